@@ -1,0 +1,95 @@
+"""What can go wrong for a client, named by whoever refuses.
+
+Rule 1: who refuses knows the status; the renderer only renders.
+Rule 2: a message says what was wrong, what is allowed and, where it helps, what was probably meant.
+"""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+from shared.protocol import Failure
+
+
+class ServingError(Exception):
+    """An answer that is not a completion. ``param`` is the field to blame; ``retry_after`` in whole seconds."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def to_failure(self) -> Failure:
+        return Failure(
+            status=self.status,
+            code=self.code,
+            message=self.message,
+            param=self.param,
+            retry_after=self.retry_after,
+        )
+
+
+class FailureFromElsewhere(ServingError):
+    """A Failure that came over the wire, raised here."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, param=failure.param, retry_after=failure.retry_after)
+        self.status = failure.status
+        self.code = failure.code
+
+
+class InvalidRequest(ServingError):
+    status = 400
+    code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(ServingError):
+    status = 404
+    code = "model_not_found"
+
+    def __init__(self, model: str, available: Collection[str]) -> None:
+        near = get_close_matches(model, available, n=1, cutoff=0.6)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(
+            f"The model {model!r} is not served here.{meant} Available: {', '.join(sorted(available)) or 'none'}."
+        )
+
+
+class QueueFull(ServingError):
+    status = 503
+    code = "queue_full"
+
+
+class ModelUnavailable(ServingError):
+    """It cannot be loaded; the message says why."""
+
+    status = 503
+    code = "model_unavailable"
+
+
+class WorkerLost(ServingError):
+    """The process that ran the request died, more than once."""
+
+    status = 500
+    code = "worker_lost"
+
+
+class BrokerLost(ServingError):
+    status = 503
+    code = "broker_unavailable"
+
+
+class Draining(ServingError):
+    status = 503
+    code = "draining"

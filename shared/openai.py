@@ -1,0 +1,415 @@
+"""The OpenAI dialect: what clients send and what they get.
+
+Rule 1: requests are strict in type and range and deaf to unknown fields; an explicit null is an absent field.
+Rule 2: responses carry exactly the keys clients rely on; a key that may be null is there with null.
+Rule 3: a field that does not work yet is checked here all the same; ``api.translate`` refuses it by name.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
+
+MAX_TOKENS = 128_000
+MAX_PROMPTS = 2048  # in one completions request
+INT64 = 1 << 63
+
+# ---------------------------------------------------------------- requests
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(
+        extra="ignore", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+def _either(other: str, kind: type) -> Discriminator:
+    """Tells ``string`` from ``other``, so that one mistake gives one error and not one per branch."""
+
+    def tag(value: Any) -> str | None:
+        return "string" if isinstance(value, str) else other if isinstance(value, (kind, BaseModel)) else None
+
+    return Discriminator(
+        tag,
+        custom_error_type=f"string_or_{other}_type",
+        custom_error_message=f"Input should be a string or a {other}",
+    )
+
+
+class TextPart(_Request):
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(_Request):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class MediaPart(_Request):
+    """An image, a sound or a file: known, and refused by models that read only text."""
+
+    type: Literal["image_url", "input_audio", "file"]
+
+
+ContentPart = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
+Content = Annotated[
+    Annotated[str, Tag("string")] | Annotated[list[ContentPart], Tag("list"), Field(max_length=2048)],
+    _either("list", list),
+]
+
+
+class FunctionCall(_Request):
+    name: str
+    arguments: str
+
+
+class ToolCall(_Request):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(_Request):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = Field(None, validate_default=True)
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
+    tool_call_id: str | None = Field(None, validate_default=True)
+    reasoning_content: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _has_content(cls, content: Content | None, info: ValidationInfo) -> Content | None:
+        if content is None and info.data.get("role") in ("system", "developer", "user", "tool"):
+            raise PydanticKnownError("missing")
+        return content
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _answers_a_call(cls, id: str | None, info: ValidationInfo) -> str | None:
+        if id is None and info.data.get("role") == "tool":
+            raise PydanticKnownError("missing")
+        return id
+
+
+class FunctionDefinition(_Request):
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Request):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class FunctionName(_Request):
+    name: str
+
+
+class NamedToolChoice(_Request):
+    type: Literal["function"]
+    function: FunctionName
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("string")] | Annotated[NamedToolChoice, Tag("object")],
+    _either("object", dict),
+]
+
+
+class JsonSchema(_Request):
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Request):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = Field(None, validate_default=True)
+
+    @field_validator("json_schema")
+    @classmethod
+    def _has_its_schema(cls, schema: JsonSchema | None, info: ValidationInfo) -> JsonSchema | None:
+        if schema is None and info.data.get("type") == "json_schema":
+            raise PydanticKnownError("missing")
+        return schema
+
+
+class StreamOptions(_Request):
+    include_usage: bool = False
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Stop = Annotated[
+    Annotated[StopString, Tag("string")] | Annotated[list[StopString], Tag("list"), Field(max_length=16)],
+    _either("list", list),
+]
+TokenIdString = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
+class _GenerationRequest(_Request):
+    """The fields that chat and completions share."""
+
+    model: str | None = Field(None, max_length=512)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    min_tokens: int = Field(0, ge=0, le=MAX_TOKENS)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, ge=0, le=1)
+    top_k: int = Field(0, ge=-1, lt=1 << 31)  # -1 and 0: no limit
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=2)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[TokenIdString, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    n: int = Field(1, ge=1, le=128)
+    stop: Stop = []
+    ignore_eos: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_with_stream(cls, options: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if options is not None and info.data.get("stream") is False:
+            raise ValueError("it is only allowed when 'stream' is true")
+        return options
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class ChatCompletionRequest(_GenerationRequest):
+    messages: list[ChatMessage] = Field(min_length=1, max_length=2048)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)  # wins over max_tokens
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] = Field([], max_length=128)
+    tool_choice: ToolChoice | None = None
+    functions: list[FunctionDefinition] = Field([], max_length=128)
+    function_call: Literal["none", "auto"] | FunctionName | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
+        if top is not None and info.data.get("logprobs") is False:
+            raise ValueError("it is only allowed when 'logprobs' is true")
+        return top
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _only_with_tools(cls, choice: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        if choice not in (None, "none", "auto") and info.data.get("tools") == []:
+            raise ValueError("it is only allowed when 'tools' are given")
+        return choice
+
+
+def _kind_of_prompt(value: Any) -> str:
+    first = value[0] if isinstance(value, list) and value else value
+    match first:
+        case int():
+            return "ids"
+        case list():
+            return "lists of ids"
+    return "strings" if isinstance(value, list) else "string"
+
+
+_Ids = Annotated[list[TokenId], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
+_Many = Field(min_length=1, max_length=MAX_PROMPTS)
+TextOrTokens = Annotated[
+    Annotated[str, Tag("string")]
+    | Annotated[list[str], Tag("strings"), _Many]
+    | Annotated[_Ids, Tag("ids")]
+    | Annotated[list[_Ids], Tag("lists of ids"), _Many],
+    Discriminator(_kind_of_prompt),
+]
+
+
+class CompletionRequest(_GenerationRequest):
+    prompt: TextOrTokens
+    max_tokens: int = Field(16, ge=0, le=MAX_TOKENS)
+    logprobs: int | None = Field(None, ge=0, le=5)
+    echo: bool = False
+    suffix: str | None = None
+    best_of: int | None = Field(None, ge=1, le=128)
+
+    @field_validator("best_of")
+    @classmethod
+    def _not_below_n(cls, best_of: int | None, info: ValidationInfo) -> int | None:
+        if best_of is not None and best_of < info.data.get("n", 1):
+            raise ValueError("it must not be smaller than 'n'")
+        return best_of
+
+
+# ---------------------------------------------------------------- responses
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PromptTokensDetails(_Response):
+    cached_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class CompletionTokensDetails(_Response):
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class Usage(_Response):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+
+
+class TopLogprob(_Response):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(_Response):
+    content: list[ChatLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(_Response):
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    annotations: list[Any] = []
+
+
+class ChatChoice(_Response):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletionResponse(_Response):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str | None = None
+    service_tier: str | None = "default"
+
+
+class ChunkDelta(_Response):
+    """Only the keys that were set are sent."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    refusal: None = None
+
+
+class ChunkChoice(_Response):
+    index: int
+    delta: ChunkDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class ChatCompletionChunk(_Response):
+    """``usage`` is sent only when the client asked for it: null, and a value in the last chunk."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class CompletionLogprobs(_Response):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(_Response):
+    """``finish_reason`` is null only in a stream."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class CompletionResponse(_Response):
+    """The whole answer, and each chunk of a stream, where ``usage`` is as in ChatCompletionChunk."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class ModelInfo(_Response):
+    """One object for OpenAI's and Anthropic's clients, and what this server knows besides."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "mlx-server"
+    type: Literal["model"] = "model"
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active"] = "active"
+    capabilities: None = None
+    max_tokens: None = None
+    max_input_tokens: int | None = None
+    status: Literal["hot", "loading", "loadable", "failed"]
+    context_length: int | None = None
+
+
+class ModelListResponse(_Response):
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+    has_more: bool = False
+    first_id: str | None
+    last_id: str | None

@@ -1,0 +1,374 @@
+"""Every message that crosses a socket.
+
+Rule 1: nothing travels between processes unless it is defined here.
+Rule 2: this module knows no sockets, no models and no HTTP.
+Rule 3: each accepted Submit is answered by deltas that end every choice, or by exactly one Refused.
+Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,
+``attempt`` one dispatch of a request (the api counts it up with each Submit), ``index`` a token of a choice.
+Whoever receives a message of another epoch or attempt drops it.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """A piece of a message. Unknown fields are ignored, so that a newer peer can talk to an older one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+class ChatPrompt(Part):
+    """Messages for the model's chat template, already in one dialect: roles system, user, assistant, tool."""
+
+    kind: Literal["chat"] = "chat"
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    template_kwargs: dict[str, Any] = {}
+
+
+class TextPrompt(Part):
+    kind: Literal["text"] = "text"
+    text: str
+
+
+class TokenPrompt(Part):
+    kind: Literal["tokens"] = "tokens"
+    ids: list[int]
+
+
+Prompt = Annotated[ChatPrompt | TextPrompt | TokenPrompt, Field(discriminator="kind")]
+
+
+class Sampling(Part):
+    """How each next token is chosen. Random numbers are a function of (seed, choice, index) and nothing else."""
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+
+
+class Stopping(Part):
+    """When a choice ends. ``max_tokens`` None: what is left of the context."""
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop: list[str] = []
+    ignore_eos: bool = False
+
+
+class Generation(Part):
+    """One prompt and how to continue it; what every dialect of the api is translated into."""
+
+    prompt: Prompt
+    sampling: Sampling
+    stopping: Stopping = Stopping()
+    n: int = 1
+    logprobs: int | None = None  # None: not asked; k: the chosen token's and the k best
+    echo: bool = False  # the prompt's text comes first, in the first delta of each choice
+    cache_namespace: str = ""  # prompts of unlike namespaces never share a cached beginning
+
+
+# ---------------------------------------------------------------- what is answered
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Alternative(Part):
+    id: int
+    bytes: bytes
+    logprob: float
+
+
+class TokenLogprob(Alternative):
+    """The chosen token, with the k most likely ones, best first."""
+
+    top: list[Alternative] = []
+
+
+class Start(Part):
+    """What is known once the prompt is tokenized; in the first delta of each choice."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    prompt_text: str | None = None  # when echo was asked
+
+
+class Finish(Part):
+    reason: FinishReason
+    completion_tokens: int
+    stop_sequence: str | None = None  # the stop string that ended it, if one did
+
+
+class Delta(Part):
+    """What one choice gained in one step.
+
+    ``index`` is the index of the first of ``ids`` in the completion. ``text`` may lag behind the ids (incomplete
+    UTF-8, a possible stop string) and never runs ahead of them.
+    """
+
+    request_id: str
+    attempt: int
+    choice: int = 0
+    index: int
+    ids: list[int] = []
+    text: str = ""
+    logprobs: list[TokenLogprob] | None = None
+    start: Start | None = None
+    finish: Finish | None = None
+
+
+class Failure(Part):
+    """A refusal or an error as the client will see it; ``shared.errors.ServingError`` on the wire."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    retry_after: int | None = None
+
+
+# ---------------------------------------------------------------- api -> broker
+
+
+class Hello(Part):
+    """The first word of an api process; the broker answers with Pong."""
+
+    type: Literal["hello"] = "hello"
+    pid: int
+
+
+class Ping(Part):
+    type: Literal["ping"] = "ping"
+
+
+class Submit(Part):
+    """Run this request. First try, resume and re-attachment are this one message.
+
+    ``held`` has, per choice, the token ids the api already has; generation goes on behind them.
+    """
+
+    type: Literal["submit"] = "submit"
+    request_id: str
+    attempt: int
+    model: str
+    generation: Generation
+    held: list[list[int]] = []
+
+
+class Ack(Part):
+    """The api has every token of the choice below ``next_index``."""
+
+    type: Literal["ack"] = "ack"
+    request_id: str
+    choice: int
+    next_index: int
+
+
+class Cancel(Part):
+    type: Literal["cancel"] = "cancel"
+    request_id: str
+
+
+class Status(Part):
+    """Asks for a StatusReport with the same ``query``."""
+
+    type: Literal["status"] = "status"
+    query: str
+
+
+# ---------------------------------------------------------------- broker -> api
+
+
+class Pong(Part):
+    """``epoch`` is new in each life of the broker: whoever sees it change tells the broker what it holds."""
+
+    type: Literal["pong"] = "pong"
+    epoch: str
+
+
+class Accepted(Part):
+    """``position`` counts the requests of the model that wait before this one."""
+
+    type: Literal["accepted"] = "accepted"
+    request_id: str
+    attempt: int
+    position: int = 0
+
+
+class Chunks(Part):
+    """All that one engine step gave to the requests of one api process."""
+
+    type: Literal["chunks"] = "chunks"
+    deltas: list[Delta]
+
+
+class Resubmit(Part):
+    """The worker that ran this attempt is lost: submit again with what you hold."""
+
+    type: Literal["resubmit"] = "resubmit"
+    request_id: str
+    attempt: int
+    reason: str
+
+
+class Refused(Part):
+    """The end of a request that did not finish."""
+
+    type: Literal["refused"] = "refused"
+    request_id: str
+    attempt: int
+    failure: Failure
+
+
+class WorkerStatus(Part):
+    id: str
+    model: str
+    pid: int
+    state: str
+    since: float  # seconds in this state
+    in_flight: int
+    spawned: bool  # by this broker; else started by someone else, who also stops it
+    phase: str = ""
+    done: int = 0  # bytes, while loading
+    total: int = 0
+    context_length: int | None = None
+    engine: dict[str, float | int | str] = {}
+
+
+class ModelStatus(Part):
+    """``state``: hot, loading, loadable or failed; ``reason`` says why it failed."""
+
+    id: str
+    state: str
+    queued: int = 0
+    reason: str | None = None
+    context_length: int | None = None
+
+
+class StatusReport(Part):
+    type: Literal["status_report"] = "status_report"
+    query: str
+    epoch: str
+    pid: int
+    uptime: float
+    models: list[ModelStatus]
+    workers: list[WorkerStatus]
+    in_flight: int
+    queued: int
+
+
+# ---------------------------------------------------------------- broker -> worker
+
+
+class Run(Part):
+    """``api`` is the name of the api process that gets the deltas."""
+
+    type: Literal["run"] = "run"
+    api: str
+    submit: Submit
+
+
+class Drain(Part):
+    """Finish what is running, accept nothing new, exit 0."""
+
+    type: Literal["drain"] = "drain"
+
+
+class Goodbye(Part):
+    """The broker does not know this worker, or not any more: leave."""
+
+    type: Literal["goodbye"] = "goodbye"
+    reason: str
+
+
+# ---------------------------------------------------------------- worker -> broker
+
+
+class Loading(Part):
+    """The first word of a worker, repeated as loading goes on. ``token`` proves that it may serve here."""
+
+    type: Literal["loading"] = "loading"
+    token: str
+    model: str
+    pid: int
+    phase: str = "starting"
+    done: int = 0
+    total: int = 0
+
+
+class Register(Part):
+    """The model is loaded. ``held``: the requests this worker is running, for a broker that does not know."""
+
+    type: Literal["register"] = "register"
+    token: str
+    model: str
+    pid: int
+    digest: str
+    context_length: int
+    held: list[str] = []
+
+
+class Heartbeat(Part):
+    """Life (from the link thread) and progress (the engine's step counter)."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    epoch: str
+    step: int
+    active: int
+    engine: dict[str, float | int | str] = {}
+
+
+class Forward(Part):
+    """The header of a two-frame message; the second frame is a Chunks for ``api`` that the broker does not open."""
+
+    type: Literal["forward"] = "forward"
+    api: str
+    ended: list[str] = []  # requests of which this is the last word
+    attempts: list[int] = []  # theirs, in the same order: an older run's end does not end a newer one
+
+
+class Failed(Part):
+    """This request cannot run or go on here; the worker is well."""
+
+    type: Literal["failed"] = "failed"
+    request_id: str
+    attempt: int
+    failure: Failure
+
+
+class LoadFailed(Part):
+    """The worker exits after this. ``permanent``: it will fail again until the files or settings change."""
+
+    type: Literal["load_failed"] = "load_failed"
+    reason: str
+    permanent: bool
+
+
+class Bye(Part):
+    type: Literal["bye"] = "bye"
+    reason: str
+
+
+ApiToBroker = Annotated[Hello | Ping | Submit | Ack | Cancel | Status, Field(discriminator="type")]
+BrokerToApi = Annotated[
+    Pong | Accepted | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")
+]
+BrokerToWorker = Annotated[Run | Ack | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")]
+WorkerToBroker = Annotated[
+    Loading | Register | Heartbeat | Forward | Failed | LoadFailed | Bye, Field(discriminator="type")
+]

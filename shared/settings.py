@@ -1,0 +1,169 @@
+"""Every setting, in one frozen class: read once in each ``__main__`` and passed down.
+
+Nothing below a ``__main__`` reads ``os.environ``. Sources, the first wins: environment (``MLX_SERVER_…``), ``.env``.
+Durations are seconds, sizes bytes unless the name says otherwise.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.models import EMBEDDED_MODEL, ModelSource, parse_source
+
+PREFIX = "MLX_SERVER_"
+_MAX_SOCKET_PATH = 100  # Linux allows 107 bytes, macOS about 103
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    host: str = Field("127.0.0.1", description="address the api listens on")
+    port: int = Field(8000, ge=1, le=65535, description="port the api listens on")
+    available_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", EMBEDDED_MODEL),
+        description="models that may be asked for: ID, /folder or ID=/folder, comma-separated or a JSON list",
+    )
+    default_model: str | None = Field(None, description="serves requests that name no model")
+    max_cache_size_gb: float = Field(8.0, ge=1, le=128, description="memory budget of all workers together")
+
+    run_dir: Path | None = Field(
+        None, description="sockets, locks and logs; by default one per user and port"
+    )
+    cache_dir: Path = Field(
+        Path("~/.cache/mlx-server"), validate_default=True, description="converted models and caches"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    api_processes: int = Field(1, ge=1, le=64, description="api processes that share the port")
+    worker_command: Annotated[tuple[str, ...], NoDecode] = Field(
+        (sys.executable, "-m", "workers"), description="program the broker starts for a model; a JSON list"
+    )
+
+    max_batch_rows: int = Field(32, ge=1, le=1024, description="sequences decoded together by one worker")
+    max_in_flight: int = Field(256, ge=1, le=65536, description="requests one worker holds at a time")
+    queue_per_model: int = Field(64, ge=1, description="requests that wait for one model")
+    queue_total: int = Field(512, ge=1, description="requests that wait in all")
+    queue_age: float = Field(
+        120.0, gt=0, description="how long a request may wait for a worker that is ready"
+    )
+    context_length: int | None = Field(
+        None, ge=16, description="upper bound on every model's context, in tokens"
+    )
+    prompt_cache_gb: float = Field(
+        1.0, ge=0, description="memory in which each worker keeps prompts it has read, part of the budget"
+    )
+    decode_gap: float = Field(
+        0.2, gt=0, description="how long running answers may pause for the prompts of new ones"
+    )
+    prefill_chunk: int = Field(512, ge=16, le=65536, description="most prompt tokens in one engine step")
+
+    heartbeat_interval: float = Field(1.0, gt=0)
+    heartbeat_timeout: float = Field(5.0, gt=0)
+    load_timeout: float = Field(120.0, gt=0, description="a load without progress for so long is given up")
+    drain_timeout: float = Field(60.0, gt=0, description="how long a worker may finish what it has")
+    orphan_grace: float = Field(60.0, gt=0, description="how long a worker lives without a broker")
+    broker_timeout: float = Field(10.0, gt=0, description="how long a new request waits for a lost broker")
+    resume_timeout: float = Field(
+        60.0, gt=0, description="how long a running request waits for a lost broker"
+    )
+    first_token_silence: float = Field(
+        10.0, gt=0, description="a stream's head is sent at the latest after this"
+    )
+    keepalive: float = Field(5.0, gt=0, description="a comment is sent on a silent stream this often")
+    send_timeout: float = Field(60.0, gt=0, description="a client that reads nothing for so long is cut")
+    max_body_bytes: int = Field(32 << 20, ge=1024, description="largest request body")
+
+    @field_validator("available_models", "worker_command", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """``a,b`` and ``["a", "b"]`` both mean two entries."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"starts like a JSON list but is not one: {error}") from error
+        return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+    @field_validator("available_models")
+    @classmethod
+    def _entries_are_models(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        if not entries:
+            raise ValueError("names no model")
+        ids = [parse_source(entry).id for entry in entries]
+        if twice := {id for id in ids if ids.count(id) > 1}:
+            raise ValueError(f"names {', '.join(sorted(twice))} twice")
+        return entries
+
+    @field_validator("worker_command")
+    @classmethod
+    def _names_a_program(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if not command:
+            raise ValueError("names no program")
+        return command
+
+    @field_validator("cache_dir", "run_dir")
+    @classmethod
+    def _expand(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        if self.default_model is not None and self.default_model not in self.sources:
+            raise ValueError(f"default_model {self.default_model!r} is not one of available_models")
+        if len(os.fsencode(self.api_socket)) > _MAX_SOCKET_PATH:
+            raise ValueError(f"run_dir {self.sockets_dir} is too long a path for a socket")
+        return self
+
+    @property
+    def sources(self) -> dict[str, ModelSource]:
+        """By model id, in the operator's order."""
+        return {source.id: source for source in map(parse_source, self.available_models)}
+
+    @property
+    def sockets_dir(self) -> Path:
+        """The run directory: made 0700 by the broker, and unlike for stacks on different ports."""
+        return self.run_dir or Path(tempfile.gettempdir()) / f"mlx-server-{os.getuid()}-{self.port}"
+
+    @property
+    def api_socket(self) -> Path:
+        return self.sockets_dir / "api.sock"
+
+    @property
+    def worker_socket(self) -> Path:
+        return self.sockets_dir / "worker.sock"
+
+    @property
+    def token_file(self) -> Path:
+        """A secret that the broker makes and a worker shows; whoever can read it may serve."""
+        return self.sockets_dir / "worker.token"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.sockets_dir / "log"
+
+
+def explain(error: ValidationError) -> str:
+    """One line per bad setting, named as the operator wrote it."""
+    lines = []
+    for item in error.errors():
+        key = PREFIX + str(item["loc"][0]).upper() if item["loc"] else "settings"
+        lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"[:500])
+    return "\n".join(lines)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """For a ``__main__``: prints what is wrong, by key, and exits 2."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        print(f"mlx-server: these settings cannot be used:\n{explain(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
