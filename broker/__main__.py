@@ -1,0 +1,84 @@
+"""``python -m broker``. SIGTERM: leave, the workers stay. SIGINT: stop them first; a second signal: at once.
+
+Exit codes: 0 told to end, 70 a bug, 75 another broker runs here, 78 the run directory cannot be used.
+"""
+
+import logging
+import os
+import secrets
+import sys
+
+import zmq
+
+from broker.clock import AwakeClock
+from broker.core import Broker
+from broker.life import Life, Timeouts
+from broker.mailbox import Mailbox
+from broker.rundir import AlreadyRunningError, RunDir, RunDirError, raise_file_limit
+from broker.scheduler import Limits, Scheduler
+from broker.server import Server
+from broker.supervisor import Supervisor, name_worker
+from broker.wakeup import Wakeup
+from shared import logs
+from shared.settings import Settings, load_settings
+
+log = logging.getLogger("broker")
+
+EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG = 70, 75, 78
+
+
+def main() -> int:
+    settings = load_settings()
+    logs.configure("broker", settings.log_level)
+    try:
+        serve(settings, RunDir(settings))
+    except AlreadyRunningError as error:
+        log.error("%s", error)
+        return EX_TEMPFAIL
+    except RunDirError as error:
+        log.error("%s", error)
+        return EX_CONFIG
+    except Exception:
+        log.exception("the broker ends because of a bug")
+        return EX_SOFTWARE
+    return 0
+
+
+def serve(settings: Settings, run_dir: RunDir) -> None:
+    wakeup = Wakeup()
+    raise_file_limit()
+    supervisor = Supervisor(settings.worker_command, settings.log_dir)
+    clock = AwakeClock(tolerance=settings.heartbeat_interval)
+    life = Life(
+        epoch=secrets.token_hex(8),
+        token=run_dir.token,
+        pid=os.getpid(),
+        started=clock.wake(0.0),
+        name_worker=name_worker,
+        log_of=supervisor.log_of,
+    )
+    context = zmq.Context()
+    apis = Mailbox(context, settings.api_socket)
+    workers = Mailbox(context, settings.worker_socket)
+    log.info("serving %s in %s, pid %d", ", ".join(settings.sources), settings.sockets_dir, life.pid)
+    Server(make_mind(settings, life), apis, workers, supervisor, wakeup, clock).run()
+    context.term()
+    wakeup.close()
+    log.info("left")
+
+
+def make_mind(settings: Settings, life: Life) -> Broker:
+    limits = Limits(
+        max_in_flight=settings.max_in_flight,
+        queue_per_model=settings.queue_per_model,
+        queue_total=settings.queue_total,
+        queue_age=settings.queue_age,
+    )
+    timeouts = Timeouts(
+        silence=settings.heartbeat_timeout, load=settings.load_timeout, drain=settings.drain_timeout
+    )
+    return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,405 @@
+"""The broker's mind: events in, actions out, no I/O, no clock and no chance.
+
+Rule 1: ``handle`` is the only door, and ``_schedule`` runs after every event: the decision tree exists once.
+Rule 2: a request is in one place: one queue, or one worker's ``in_flight``. Who takes it out answers for it.
+Rule 3: whatever ends a worker, ``_lose`` answers for what it held and for what waited for it.
+Rule 4: who is not in the registry is told how to get there, or to leave; nothing it says counts.
+"""
+
+import hmac
+from collections.abc import Collection, Iterator
+from itertools import zip_longest
+
+from broker import report
+from broker.answers import describe_exit, draining, refusal, refuse, unavailable
+from broker.events import (
+    Action,
+    ApiSaid,
+    Event,
+    Exit,
+    Kill,
+    Leave,
+    PassOn,
+    PeerGone,
+    Spawn,
+    SpawnFailed,
+    StopAll,
+    TellApi,
+    TellWorker,
+    Terminate,
+    Tick,
+    WorkerExited,
+    WorkerSaid,
+)
+from broker.life import Life, Timeouts
+from broker.lifecycle import Signal, State
+from broker.loads import Loads
+from broker.registry import COMING, SERVING, Api, Registry, Running, Worker
+from broker.scheduler import Scheduler, Waiting
+from shared.errors import Draining, ModelNotFound, QueueFull, ServingError, WorkerLost
+from shared.protocol import (
+    Accepted,
+    Ack,
+    ApiToBroker,
+    Bye,
+    Cancel,
+    Failed,
+    Failure,
+    Forward,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    LoadFailed,
+    Loading,
+    Ping,
+    Pong,
+    Refused,
+    Register,
+    Resubmit,
+    Run,
+    Status,
+    StatusReport,
+    Submit,
+    WorkerToBroker,
+)
+
+MAX_ATTEMPTS = 3
+
+
+class Broker:
+    def __init__(self, models: Collection[str], scheduler: Scheduler, timeouts: Timeouts, life: Life) -> None:
+        self.models = models
+        self.scheduler = scheduler
+        self.timeouts = timeouts
+        self.life = life
+        self.registry = Registry()
+        self.loads = Loads()
+        self.stopping = False
+        self._acquaintance = 0
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        return [*self._react(event, now), *self._schedule(now)]
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for anything that time brings."""
+        return len(self.scheduler) == 0 and all(
+            worker.state is State.READY and not worker.in_flight for worker in self.registry
+        )
+
+    def _react(self, event: Event, now: float) -> Iterator[Action]:
+        match event:
+            case WorkerSaid(worker_id, message):
+                yield from self._hear(worker_id, message, now)
+            case ApiSaid(api, message):
+                yield from self._obey(api, message, now)
+            case WorkerExited(worker_id, code):
+                yield from self._end(worker_id, describe_exit(code), now)
+            case SpawnFailed(worker_id, reason):
+                yield from self._end(worker_id, f"could not be started: {reason}", now)
+            case PeerGone(peer):
+                yield from self._lose_peer(peer, now)
+            case Tick():
+                yield from self._expire(now)
+            case Leave() | StopAll():
+                yield from self._depart(event, now)
+
+    def _schedule(self, now: float) -> Iterator[Action]:
+        while dispatch := self.scheduler.next_dispatch(self.registry):
+            waiting, worker = dispatch
+            submit = waiting.submit
+            worker.in_flight[submit.request_id] = Running(waiting.api, submit.attempt)
+            yield TellWorker(worker.id, Run(api=waiting.api, submit=submit))
+        while model := self.scheduler.next_to_load(self.registry, self.loads, now):
+            worker = self.registry.add(self.life.name_worker(model), model, now, spawned=True)
+            yield Spawn(worker.id, model)
+        if self.stopping and not any(worker.spawned for worker in self.registry):
+            yield Exit()
+
+    # ---------------------------------------------------------------- apis
+
+    def _obey(self, api: str, message: ApiToBroker, now: float) -> Iterator[Action]:
+        known = self._meet(api, now)
+        match message:
+            case Hello() | Ping():
+                yield TellApi(api, Pong(epoch=known.epoch))
+            case Submit():
+                yield from self._submit(api, message, now)
+            case Ack(request_id=request_id):
+                if worker := self.registry.runner(request_id):
+                    yield TellWorker(worker.id, message)
+            case Cancel(request_id=request_id):
+                self.scheduler.withdraw(lambda waiting: waiting.submit.request_id == request_id)
+                yield from self._cancel_run(request_id)
+            case Status(query=query):
+                yield TellApi(api, self._report(query, now))
+
+    def _meet(self, api: str, now: float) -> Api:
+        """An api that was given up and comes back sees a new epoch, and so tells what it holds."""
+        known = self.registry.apis.get(api)
+        if known is None:
+            epoch = f"{self.life.epoch}.{self._acquaintance}" if self._acquaintance else self.life.epoch
+            known = self.registry.apis[api] = Api(now, epoch)
+        known.heard = now
+        return known
+
+    def _submit(self, api: str, submit: Submit, now: float) -> Iterator[Action]:
+        if submit.attempt <= self._attempt_on_record(submit.request_id):
+            return
+        self.scheduler.withdraw(lambda waiting: waiting.submit.request_id == submit.request_id)
+        yield from self._cancel_run(submit.request_id)
+        waiting = Waiting(api, submit, now)
+        if objection := self._objection(waiting, now):
+            yield refuse(waiting, objection)
+        else:
+            position = self.scheduler.admit(waiting)
+            yield TellApi(
+                api, Accepted(request_id=submit.request_id, attempt=submit.attempt, position=position)
+            )
+
+    def _objection(self, waiting: Waiting, now: float) -> ServingError | None:
+        model = waiting.submit.model
+        if self.stopping:
+            return draining()
+        if model not in self.models:
+            return ModelNotFound(model, self.models)
+        failure = self.loads.refusing(model, now)
+        if failure and not self.registry.coming(model):
+            return unavailable(model, failure, now)
+        if not waiting.resumes and not self.scheduler.has_room(model):
+            return QueueFull(
+                f"Too many requests wait already: {self.scheduler.queued(model)} for {model!r}, "
+                f"{len(self.scheduler)} in all.",
+                retry_after=self.scheduler.retry_after(model, now),
+            )
+        return None
+
+    def _attempt_on_record(self, request_id: str) -> int:
+        """0: there is none."""
+        if waiting := self.scheduler.find(request_id):
+            return waiting.submit.attempt
+        worker = self.registry.runner(request_id)
+        return worker.in_flight[request_id].attempt if worker else 0
+
+    def _cancel_run(self, request_id: str) -> Iterator[Action]:
+        """The slot is free at once: a worker reads the Cancel before the Run that takes it."""
+        if worker := self.registry.runner(request_id):
+            del worker.in_flight[request_id]
+            yield TellWorker(worker.id, Cancel(request_id=request_id))
+
+    def _lose_api(self, api: str) -> Iterator[Action]:
+        del self.registry.apis[api]
+        self._acquaintance += 1
+        self.scheduler.withdraw(lambda waiting: waiting.api == api)
+        held = [id for worker in self.registry for id, run in worker.in_flight.items() if run.api == api]
+        for request_id in held:
+            yield from self._cancel_run(request_id)
+
+    def _report(self, query: str, now: float) -> StatusReport:
+        return StatusReport(
+            query=query,
+            epoch=self.life.epoch,
+            pid=self.life.pid,
+            uptime=now - self.life.started,
+            models=[report.of_model(id, self.registry, self.scheduler, self.loads) for id in self.models],
+            workers=[report.of_worker(worker, now) for worker in self.registry],
+            in_flight=sum(len(worker.in_flight) for worker in self.registry),
+            queued=len(self.scheduler),
+        )
+
+    # ---------------------------------------------------------------- workers
+
+    def _hear(self, worker_id: str, message: WorkerToBroker, now: float) -> Iterator[Action]:
+        worker = self.registry.get(worker_id)
+        if isinstance(message, Loading | Register):
+            yield from self._introduce(worker_id, worker, message, now)
+            return
+        if worker is None:
+            yield from self._challenge(worker_id, message)
+            return
+        worker.heard = now
+        match message:
+            case Forward(api=api):
+                if worker.state in SERVING:
+                    end_runs(worker, message)
+                    yield PassOn(api)
+            case Heartbeat(engine=engine):
+                worker.engine = engine
+                yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
+            case Failed(request_id=request_id, attempt=attempt, failure=failure):
+                run = worker.in_flight.get(request_id)
+                if run and run.attempt == attempt:
+                    del worker.in_flight[request_id]
+                    yield self._answer_failed(worker, request_id, run, failure, now)
+            case LoadFailed(reason=reason, permanent=permanent) if worker.state in COMING:
+                yield from self._fail_load(worker, reason, permanent, now)
+                self._bury_foreign(worker, now)
+            case Bye(reason=reason):
+                yield from self._lose(worker, f"left: {reason}", now)
+                self._bury_foreign(worker, now)
+
+    def _introduce(
+        self, worker_id: str, worker: Worker | None, message: Loading | Register, now: float
+    ) -> Iterator[Action]:
+        if objection := self._distrust(worker, message):
+            yield TellWorker(worker_id, Goodbye(reason=objection))
+            return
+        if worker is None:
+            worker = self.registry.add(worker_id, message.model, now, spawned=False)
+        worker.heard = now
+        worker.pid = message.pid
+        if worker.state not in COMING:
+            return
+        if isinstance(message, Loading):
+            worker.loads(message.phase, message.done, message.total, now)
+            return
+        worker.receive(Signal.READY, now)
+        worker.context_length = message.context_length
+        self.loads.work(worker.model)
+        if self.registry.ready(worker.model) == [worker]:
+            self.scheduler.restart_clocks(worker.model, now)
+        for request_id in message.held:
+            # begun in an earlier life of the broker, which the api knows to be over: it submits them again
+            yield TellWorker(worker_id, Cancel(request_id=request_id))
+
+    def _distrust(self, worker: Worker | None, message: Loading | Register) -> str | None:
+        if not hmac.compare_digest(message.token.encode(), self.life.token.encode()):
+            return "wrong token"
+        if message.model not in self.models:
+            return f"the model {message.model!r} is not served here"
+        if worker and worker.model != message.model:
+            return f"{message.model!r} is not the model it was started for"
+        return None
+
+    def _challenge(self, worker_id: str, message: WorkerToBroker) -> Iterator[Action]:
+        """Unknown: of an earlier life, so that a Pong makes it register; or given up in this one."""
+        if worker_id in self.registry.given_up:
+            yield TellWorker(worker_id, Goodbye(reason="given up: it was silent or could not be reached"))
+        elif isinstance(message, Heartbeat | Forward):
+            yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
+
+    def _lose(self, worker: Worker, how: str, now: float) -> Iterator[Action]:
+        """From here on nothing it says counts. ``how`` continues a sentence about the worker."""
+        if worker.state in COMING:
+            yield from self._fail_load(worker, f"its worker {how}", False, now)
+        elif worker.state in SERVING:
+            worker.receive(Signal.STOP, now)
+            runs, worker.in_flight = worker.in_flight, {}
+            for request_id, run in runs.items():
+                yield self._answer_for(request_id, run, how)
+
+    def _answer_failed(
+        self, worker: Worker, request_id: str, run: Running, failure: Failure, now: float
+    ) -> Action:
+        """A worker that somebody else told to leave refuses what it was still sent: another can run that."""
+        if failure.code != Draining.code:
+            return TellApi(run.api, Refused(request_id=request_id, attempt=run.attempt, failure=failure))
+        if worker.state is State.READY:
+            worker.receive(Signal.DRAIN, now)
+        return self._answer_for(request_id, run, "is leaving")
+
+    def _answer_for(self, request_id: str, run: Running, how: str) -> Action:
+        if self.stopping:
+            return refusal(run.api, request_id, run.attempt, draining())
+        if run.attempt < MAX_ATTEMPTS:
+            return TellApi(
+                run.api,
+                Resubmit(request_id=request_id, attempt=run.attempt, reason=f"its worker {how}"),
+            )
+        lost = WorkerLost(f"Attempt {run.attempt} failed like those before it: the worker that ran it {how}.")
+        return refusal(run.api, request_id, run.attempt, lost)
+
+    def _fail_load(self, worker: Worker, reason: str, permanent: bool, now: float) -> Iterator[Action]:
+        worker.receive(Signal.STOP, now)
+        model = worker.model
+        if self.registry.ready(model) or self.registry.coming(model):
+            return
+        failure = self.loads.fail(model, reason, permanent, now)
+        for waiting in self.scheduler.withdraw(lambda waiting: waiting.submit.model == model):
+            yield refuse(waiting, unavailable(model, failure, now))
+
+    def _lose_peer(self, peer: str, now: float) -> Iterator[Action]:
+        """A worker that is still loading has nothing to lose: its exit or its silence will tell more."""
+        if peer in self.registry.apis:
+            yield from self._lose_api(peer)
+        elif (worker := self.registry.get(peer)) and worker.state in SERVING:
+            yield from self._give_up(worker, "lost its connection", now)
+
+    def _give_up(self, worker: Worker, why: str, now: float) -> Iterator[Action]:
+        yield from self._lose(worker, why, now)
+        if worker.spawned:
+            worker.since = now
+            yield Kill(worker.id, why)
+        else:
+            self.registry.given_up.append(worker.id)
+            self._bury(worker, now)
+
+    def _bury(self, worker: Worker, now: float) -> None:
+        worker.receive(Signal.EXIT, now)
+        self.registry.remove(worker)
+
+    def _bury_foreign(self, worker: Worker, now: float) -> None:
+        """Nobody tells us when a process ends that is not our child."""
+        if not worker.spawned:
+            self._bury(worker, now)
+
+    def _end(self, worker_id: str, how: str, now: float) -> Iterator[Action]:
+        if worker := self.registry.get(worker_id):
+            early = " before it was ready" if worker.state in COMING else ""
+            story = f"{how}{early}; the log at {self.life.log_of(worker_id)} says more"
+            yield from self._lose(worker, story, now)
+            self._bury(worker, now)
+
+    # ---------------------------------------------------------------- time and the end
+
+    def _expire(self, now: float) -> Iterator[Action]:
+        for api in [name for name, api in self.registry.apis.items() if self._is_silent(api, now)]:
+            yield from self._lose_api(api)
+        for worker in list(self.registry):
+            if why := self._overdue(worker, now):
+                yield from self._give_up(worker, why, now)
+        for waiting in self.scheduler.expire(self.registry, now):
+            model = waiting.submit.model
+            message = f"No worker of {model!r} had room within {self.scheduler.limits.queue_age:g} s."
+            yield refuse(waiting, QueueFull(message, retry_after=self.scheduler.retry_after(model, now)))
+
+    def _is_silent(self, api: Api, now: float) -> bool:
+        return now - api.heard > 2 * self.timeouts.silence
+
+    def _overdue(self, worker: Worker, now: float) -> str | None:
+        """Why its time is up, if it is."""
+        match worker.state:
+            case State.SPAWNED | State.LOADING if now - worker.progress > self.timeouts.load:
+                return f"made no progress in loading for {self.timeouts.load:g} s"
+            case State.READY | State.DRAINING if now - worker.heard > self.timeouts.silence:
+                return f"was silent for {self.timeouts.silence:g} s"
+            case State.DRAINING if now - worker.since > self.timeouts.drain:
+                return f"had not finished after {self.timeouts.drain:g} s"
+            case State.STOPPING if now - worker.since > self.timeouts.silence:
+                return "does not end"
+        return None
+
+    def _depart(self, event: Leave | StopAll, now: float) -> Iterator[Action]:
+        if self.stopping:
+            yield from (Kill(worker.id, "told to stop twice") for worker in self.registry if worker.spawned)
+            yield Exit()
+        elif isinstance(event, Leave):
+            yield Exit()
+        else:
+            yield from self._stop_all(now)
+
+    def _stop_all(self, now: float) -> Iterator[Action]:
+        self.stopping = True
+        for waiting in self.scheduler.withdraw(lambda _: True):
+            yield refuse(waiting, draining())
+        for worker in self.registry:
+            if worker.spawned and worker.state is not State.STOPPING:
+                worker.receive(Signal.DRAIN if worker.state is State.READY else Signal.STOP, now)
+                yield Terminate(worker.id)
+
+
+def end_runs(worker: Worker, forward: Forward) -> None:
+    for request_id, attempt in zip_longest(forward.ended, forward.attempts[: len(forward.ended)]):
+        run = worker.in_flight.get(request_id)
+        if run and attempt in (None, run.attempt):
+            del worker.in_flight[request_id]

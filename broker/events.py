@@ -1,0 +1,106 @@
+"""All that passes between the broker's mind and its shell: what has happened, and what is to be done."""
+
+from dataclasses import dataclass, field
+
+from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, WorkerToBroker
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSaid:
+    api: str
+    message: ApiToBroker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSaid:
+    """With a Forward, the shell holds the body until it has been told what to do with it."""
+
+    worker: str
+    message: WorkerToBroker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """A child of ours ended: ``code`` is its exit code, or minus the signal that ended it."""
+
+    worker: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """A message to it had nowhere to go, or it reads too slowly: what it was told since is lost."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed, and everything said before it has been heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """This broker goes; the workers stay for the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAll:
+    """Workers first, then the broker. A second one does not wait."""
+
+
+Event = ApiSaid | WorkerSaid | WorkerExited | SpawnFailed | PeerGone | Tick | Leave | StopAll
+
+# ---------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class TellApi:
+    api: str
+    message: BrokerToApi
+
+
+@dataclass(frozen=True, slots=True)
+class TellWorker:
+    worker: str
+    message: BrokerToWorker
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """Send the body that came with the Forward, unopened."""
+
+    api: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    worker: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    worker: str
+    reason: str = field(default="", compare=False)  # for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    pass
+
+
+Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Exit

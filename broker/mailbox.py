@@ -1,0 +1,110 @@
+"""One ROUTER socket: frames to and from peers by name, never blocking, never losing one in silence.
+
+Rule 1: a frame for a peer that reads slowly is parked, in order, within bounds; beyond them the peer is lost.
+Rule 2: a frame that can never be sent is reported with its peer's name; what that means is decided elsewhere.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+from shared.wire import MAX_FRAME
+
+_HWM = 4096  # frames per peer inside libzmq
+_PARKED_FRAMES = 4096
+_PARKED_BYTES = 32 << 20
+
+
+@dataclass(slots=True)
+class _Parked:
+    frames: deque[bytes] = field(default_factory=deque)
+    size: int = 0
+
+    def add(self, frame: bytes) -> bool:
+        """False: too much."""
+        self.frames.append(frame)
+        self.size += len(frame)
+        return len(self.frames) <= _PARKED_FRAMES and self.size <= _PARKED_BYTES
+
+
+class Mailbox:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], path: Path, frames: int = _HWM) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.set(zmq.ROUTER_MANDATORY, 1)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_FRAME)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.HANDSHAKE_IVL, 5000)
+        self.socket.set(zmq.HEARTBEAT_IVL, 2000)
+        self.socket.set(zmq.HEARTBEAT_TIMEOUT, 6000)
+        self.socket.set(zmq.BACKLOG, 1024)
+        self.socket.set(zmq.SNDHWM, frames)
+        self.socket.set(zmq.RCVHWM, frames)
+        self.socket.bind(f"ipc://{path}")
+        self._parked: dict[bytes, _Parked] = {}
+
+    @property
+    def waits(self) -> bool:
+        """Something is parked: try again soon."""
+        return bool(self._parked)
+
+    def receive(self) -> list[bytes] | None:
+        """The sender's name and its frames; None: there is nothing more."""
+        try:
+            return self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def send(self, peer: str, frame: bytes) -> bool:
+        """False: the peer is lost, unknown or hopelessly slow, and so is the frame."""
+        return self.send_raw(peer.encode(), frame)
+
+    def send_raw(self, name: bytes, frame: bytes) -> bool:
+        """For whoever has a name that cannot be text."""
+        if parked := self._parked.get(name):
+            return parked.add(frame) or self._drop(name)
+        try:
+            self._send_now(name, frame)
+        except zmq.Again:
+            self._parked[name] = _Parked(deque([frame]), len(frame))
+        except zmq.ZMQError as error:
+            return self._lost(error)
+        return True
+
+    def flush(self) -> list[str]:
+        """Sends what can be sent of what is parked; returns who was lost over it.
+
+        A peer that left with its queue full is known as lost only after ``receive`` has run dry.
+        """
+        return [name.decode(errors="replace") for name in list(self._parked) if not self._flush_one(name)]
+
+    def close(self, linger: float) -> None:
+        self.socket.close(linger=int(linger * 1000))
+
+    def _flush_one(self, name: bytes) -> bool:
+        parked = self._parked[name]
+        try:
+            while parked.frames:
+                self._send_now(name, parked.frames[0])
+                parked.size -= len(parked.frames.popleft())
+        except zmq.Again:
+            return True
+        except zmq.ZMQError as error:
+            return self._lost(error) or self._drop(name)
+        del self._parked[name]
+        return True
+
+    def _send_now(self, name: bytes, frame: bytes) -> None:
+        """libzmq judges the first frame only: once the name is taken, so is the rest."""
+        self.socket.send(name, zmq.NOBLOCK | zmq.SNDMORE)
+        self.socket.send(frame, zmq.NOBLOCK)
+
+    def _drop(self, name: bytes) -> bool:
+        del self._parked[name]
+        return False
+
+    def _lost(self, error: zmq.ZMQError) -> bool:
+        if error.errno != zmq.EHOSTUNREACH:
+            raise error
+        return False

@@ -1,0 +1,89 @@
+"""Who there is: workers and apis by name, what each of them does and when it was last heard."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from broker.lifecycle import Signal, State, advance
+
+COMING = frozenset({State.SPAWNED, State.LOADING})
+SERVING = frozenset({State.READY, State.DRAINING})
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    api: str
+    attempt: int
+
+
+@dataclass(slots=True)
+class Worker:
+    """``heard`` is renewed by any word, ``progress`` by a load that got further."""
+
+    id: str
+    model: str
+    spawned: bool
+    since: float  # when it entered its present state
+    heard: float
+    progress: float
+    state: State = State.SPAWNED
+    pid: int = 0
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    context_length: int | None = None
+    engine: dict[str, float | int | str] = field(default_factory=dict)
+    in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
+
+    def receive(self, signal: Signal, now: float) -> None:
+        self.state = advance(self.state, signal)
+        self.since = now
+
+    def loads(self, phase: str, done: int, total: int, now: float) -> None:
+        if self.state is State.SPAWNED:
+            self.receive(Signal.LOADING, now)
+            self.progress = now
+        if (phase, done) != (self.phase, self.done):
+            self.progress = now
+        self.phase, self.done, self.total = phase, done, total
+
+
+@dataclass(slots=True)
+class Api:
+    """``epoch`` is what its Pongs say."""
+
+    heard: float
+    epoch: str
+
+
+class Registry:
+    def __init__(self) -> None:
+        self.apis: dict[str, Api] = {}
+        self.given_up: deque[str] = deque(maxlen=1000)  # workers that are not our children and may wake up
+        self._workers: dict[str, Worker] = {}
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def add(self, id: str, model: str, now: float, *, spawned: bool) -> Worker:
+        worker = Worker(id, model, spawned, since=now, heard=now, progress=now)
+        self._workers[id] = worker
+        return worker
+
+    def get(self, worker_id: str) -> Worker | None:
+        return self._workers.get(worker_id)
+
+    def remove(self, worker: Worker) -> None:
+        del self._workers[worker.id]
+
+    def of_model(self, model: str) -> list[Worker]:
+        return [worker for worker in self if worker.model == model]
+
+    def ready(self, model: str) -> list[Worker]:
+        return [worker for worker in self if worker.model == model and worker.state is State.READY]
+
+    def coming(self, model: str) -> bool:
+        return any(worker.model == model and worker.state in COMING for worker in self)
+
+    def runner(self, request_id: str) -> Worker | None:
+        return next((worker for worker in self if request_id in worker.in_flight), None)

@@ -1,0 +1,95 @@
+"""The run directory: one broker at a time holds it, and nobody else's process can look into it.
+
+Rule 1: the lock is taken before anything else in it is touched, and held for life: a second bind on a path
+would steal the socket without an error. The kernel frees the lock however its holder ends.
+"""
+
+import contextlib
+import fcntl
+import os
+import resource
+import secrets
+import stat
+from pathlib import Path
+
+from shared.settings import Settings
+
+_FILES_WANTED = 8192
+
+
+class RunDirError(Exception):
+    """It cannot be used; the message is for the operator."""
+
+
+class AlreadyRunningError(RunDirError):
+    """Another broker holds it."""
+
+
+class RunDir:
+    def __init__(self, settings: Settings) -> None:
+        """Raises AlreadyRunningError with the holder's pid, or RunDirError."""
+        os.umask(0o077)
+        try:
+            _make_private(settings.sockets_dir)
+            self.lock = _lock(settings.sockets_dir / "broker.lock")
+            _make_private(settings.log_dir)
+            for path in (settings.api_socket, settings.worker_socket):
+                _remove_stale_socket(path)
+            self.token = _keep_or_make_token(settings.token_file)
+        except OSError as error:
+            raise RunDirError(f"{settings.sockets_dir} cannot be used: {error}") from error
+
+
+def raise_file_limit() -> None:
+    """libzmq aborts the process when accept runs out of files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(_FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _make_private(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise RunDirError(f"{path} is a symbolic link, not a directory")
+    if found.st_uid != os.getuid():
+        raise RunDirError(f"{path} belongs to user {found.st_uid}, not to us ({os.getuid()})")
+    path.chmod(0o700)
+
+
+def _lock(path: Path) -> int:
+    """Returns the open file; closed on exec, so that no worker inherits the lock."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(file, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(file)
+        raise AlreadyRunningError(f"another broker (pid {holder}) holds {path}") from None
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    return file
+
+
+def _remove_stale_socket(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise RunDirError(f"{path} is in the way: it is not a socket")
+    path.unlink()
+
+
+def _keep_or_make_token(path: Path) -> str:
+    """Kept from an earlier life, so that its workers may come back."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "r+", encoding="ascii", errors="replace") as stream:
+        os.fchmod(file, 0o600)
+        token = stream.read().strip()
+        if not token:
+            token = secrets.token_hex(32)
+            stream.write(token + "\n")
+    return token

@@ -1,0 +1,106 @@
+"""What should be next: owns the queues, reads the registry, acts on nothing.
+
+Rule 1: one queue per model; who resumes goes before who begins, each kind in order of arrival.
+Rule 2: what was accepted once is not refused for lack of room when it comes back.
+Rule 3: a request grows older only while something could serve it; while its model loads it does not.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from broker.loads import Loads
+from broker.registry import Registry, Worker
+from shared.protocol import Submit
+
+
+@dataclass(frozen=True)
+class Limits:
+    max_in_flight: int = 256
+    queue_per_model: int = 64
+    queue_total: int = 512
+    queue_age: float = 120.0
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    api: str
+    submit: Submit
+    since: float
+
+    @property
+    def resumes(self) -> bool:
+        return self.submit.attempt > 1
+
+
+class Scheduler:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._queues: dict[str, list[Waiting]] = {}  # never an empty one
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return (waiting for queue in self._queues.values() for waiting in queue)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def queued(self, model: str) -> int:
+        return len(self._queues.get(model, ()))
+
+    def find(self, request_id: str) -> Waiting | None:
+        return next((waiting for waiting in self if waiting.submit.request_id == request_id), None)
+
+    def has_room(self, model: str) -> bool:
+        return self.queued(model) < self.limits.queue_per_model and len(self) < self.limits.queue_total
+
+    def retry_after(self, model: str, now: float) -> int:
+        """The next in line has waited about as long as a newcomer would: whole seconds, 1 to 60."""
+        oldest = min((waiting.since for waiting in self._queues.get(model, ())), default=now)
+        return max(1, min(60, round(now - oldest)))
+
+    def admit(self, waiting: Waiting) -> int:
+        """Returns how many requests of the model wait before this one."""
+        queue = self._queues.setdefault(waiting.submit.model, [])
+        position = len(queue)
+        if waiting.resumes:
+            position = next((at for at, other in enumerate(queue) if not other.resumes), position)
+        queue.insert(position, waiting)
+        return position
+
+    def withdraw(self, chosen: Callable[[Waiting], bool]) -> list[Waiting]:
+        out = [waiting for waiting in self if chosen(waiting)]
+        for waiting in out:
+            self._take(waiting)
+        return out
+
+    def expire(self, registry: Registry, now: float) -> list[Waiting]:
+        """Removes and returns those that have waited too long; of a loading model, nobody has."""
+        due = now - self.limits.queue_age
+        models = {model for model in self._queues if not registry.coming(model)}
+        return self.withdraw(lambda waiting: waiting.submit.model in models and waiting.since < due)
+
+    def restart_clocks(self, model: str, now: float) -> None:
+        for waiting in self._queues.get(model, ()):
+            waiting.since = now
+
+    def next_dispatch(self, registry: Registry) -> tuple[Waiting, Worker] | None:
+        """The first request that a worker has room for, removed from its queue."""
+        for model, queue in self._queues.items():
+            worker = min(registry.ready(model), key=lambda worker: len(worker.in_flight), default=None)
+            if worker and len(worker.in_flight) < self.limits.max_in_flight:
+                waiting = queue[0]
+                self._take(waiting)
+                return waiting, worker
+        return None
+
+    def next_to_load(self, registry: Registry, loads: Loads, now: float) -> str | None:
+        """A model that is waited for and has no process at all; one that is ending still holds its memory."""
+        return next(
+            (m for m in self._queues if not registry.of_model(m) and loads.may_start(m, now)),
+            None,
+        )
+
+    def _take(self, waiting: Waiting) -> None:
+        queue = self._queues[waiting.submit.model]
+        queue.remove(waiting)
+        if not queue:
+            del self._queues[waiting.submit.model]

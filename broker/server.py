@@ -1,0 +1,219 @@
+"""The broker's shell: turns what arrives into events, and actions into what happens. Decides nothing.
+
+A turn: wait, heed signals, drain both sockets within a budget, send what was parked, tick.
+A Tick comes only after both sockets were found empty, so nobody is judged silent whose word lies unread.
+"""
+
+import logging
+import math
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import zmq
+
+from broker import journal
+from broker.clock import AwakeClock
+from broker.core import Broker
+from broker.events import (
+    Action,
+    ApiSaid,
+    Event,
+    Exit,
+    Kill,
+    Leave,
+    PassOn,
+    PeerGone,
+    Spawn,
+    SpawnFailed,
+    StopAll,
+    TellApi,
+    TellWorker,
+    Terminate,
+    Tick,
+    WorkerSaid,
+)
+from broker.mailbox import Mailbox
+from broker.supervisor import Supervisor
+from broker.wakeup import Wakeup
+from shared.protocol import Forward, Goodbye
+from shared.wire import FROM_API, FROM_WORKER, ProtocolError, decode, encode
+
+log = logging.getLogger(__name__)
+
+_BUDGET = 256  # messages of one socket in one turn
+_TICK = 0.1
+_IDLE_TICK = 0.5
+_RETRY = 0.01  # while something is parked
+_OVERDUE = 1.0  # a Tick waits no longer than this for sockets that never run dry
+_LINGER = 0.2
+_REAP = 1.0
+_STRANGERS: Final = 1000  # names remembered so that each is logged once
+
+
+class Server:
+    def __init__(
+        self,
+        mind: Broker,
+        apis: Mailbox,
+        workers: Mailbox,
+        supervisor: Supervisor,
+        wakeup: Wakeup,
+        clock: AwakeClock,
+    ) -> None:
+        self._mind = mind
+        self._apis = apis
+        self._workers = workers
+        self._supervisor = supervisor
+        self._wakeup = wakeup
+        self._clock = clock
+        self._now = self._ticked = clock.wake(0.0)
+        self._upshots: deque[Event] = deque()
+        self._strangers: set[bytes] = set()
+        self._running = True
+        self.garbage = 0
+        self._poller = zmq.Poller()
+        for source in (apis.socket, workers.socket, wakeup.fd):
+            self._poller.register(source, zmq.POLLIN)
+
+    def run(self) -> None:
+        while self._running:
+            self._turn()
+        self._supervisor.close(_REAP if self._mind.stopping else 0.0)
+        self._apis.close(_LINGER)
+        self._workers.close(_LINGER)
+
+    def _turn(self) -> None:
+        planned = self._patience()
+        woken = dict(self._poller.poll(math.ceil(planned * 1000)))
+        self._now = self._clock.wake(planned)
+        if self._wakeup.fd in woken:
+            self._heed_signals()
+        drained = [self._drain(self._workers, self._read_worker), self._drain(self._apis, self._read_api)]
+        self._flush()
+        if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
+            self._ticked = self._now
+            self._handle(Tick())
+
+    @property
+    def _tick(self) -> float:
+        return _IDLE_TICK if self._mind.idle else _TICK
+
+    def _patience(self) -> float:
+        until_tick = max(0.0, self._ticked + self._tick - self._now)
+        return min(_RETRY, until_tick) if self._apis.waits or self._workers.waits else until_tick
+
+    def _heed_signals(self) -> None:
+        for number in self._wakeup.read():
+            match number:
+                case signal.SIGCHLD:
+                    self._reap()
+                case signal.SIGTERM:
+                    self._handle(Leave())
+                case signal.SIGINT:
+                    self._handle(StopAll())
+
+    # ---------------------------------------------------------------- what arrives
+
+    def _drain(self, mailbox: Mailbox, read: Callable[[list[bytes]], None]) -> bool:
+        """True: nothing is left."""
+        for _ in range(_BUDGET):
+            frames = mailbox.receive()
+            if frames is None:
+                return True
+            try:
+                read(frames)
+            except ProtocolError as error:
+                self._note_garbage(mailbox, frames[0], error)
+        return False
+
+    def _read_api(self, frames: list[bytes]) -> None:
+        match frames:
+            case [name, frame]:
+                self._handle(ApiSaid(read_name(name), decode(FROM_API, frame)))
+            case _:
+                raise ProtocolError(f"{len(frames) - 1} frames instead of one")
+
+    def _read_worker(self, frames: list[bytes]) -> None:
+        name = read_name(frames[0])
+        message = decode(FROM_WORKER, frames[1]) if len(frames) > 1 else None
+        match message, frames[2:]:
+            case Forward(), [body]:
+                self._handle(WorkerSaid(name, message), body)
+            case None | Forward(), _:
+                raise ProtocolError(f"{len(frames) - 1} frames")
+            case _, []:
+                self._handle(WorkerSaid(name, message))
+            case _:
+                raise ProtocolError(f"a body after {message.type!r}")
+
+    def _note_garbage(self, mailbox: Mailbox, name: bytes, error: ProtocolError) -> None:
+        self.garbage += 1
+        if name not in self._strangers and len(self._strangers) < _STRANGERS:
+            self._strangers.add(name)
+            log.warning("%r sent what is no message: %s (%d such so far)", name, error, self.garbage)
+            if mailbox is self._workers:
+                mailbox.send_raw(name, encode(Goodbye(reason=f"that is no message: {error}")))
+
+    def _reap(self) -> None:
+        for event in self._supervisor.reap():
+            self._handle(event)
+
+    # ---------------------------------------------------------------- what happens then
+
+    def _handle(self, event: Event, body: bytes = b"") -> None:
+        """The event, and whatever comes of carrying out what it led to."""
+        self._upshots.append(event)
+        self._settle(body)
+
+    def _settle(self, body: bytes = b"") -> None:
+        while self._upshots:
+            event = self._upshots.popleft()
+            if line := journal.heard(event):
+                log.info(line)
+            for action in self._mind.handle(event, self._now):
+                self._act(action, body)
+
+    def _act(self, action: Action, body: bytes) -> None:
+        if line := journal.done(action):
+            log.info(line)
+        match action:
+            case PassOn(api):
+                self._send(self._apis, api, body)
+            case TellApi(api, message):
+                self._send(self._apis, api, encode(message))
+            case TellWorker(worker, message):
+                self._send(self._workers, worker, encode(message))
+            case Spawn(worker, model):
+                if reason := self._supervisor.spawn(worker, model):
+                    self._upshots.append(SpawnFailed(worker, reason))
+            case Terminate(worker):
+                self._supervisor.terminate(worker)
+            case Kill(worker):
+                self._supervisor.kill(worker)
+            case Exit():
+                self._running = False
+
+    def _send(self, mailbox: Mailbox, peer: str, frame: bytes) -> None:
+        if not mailbox.send(peer, frame):
+            self._lose(peer)
+
+    def _flush(self) -> None:
+        for mailbox in (self._apis, self._workers):
+            for peer in mailbox.flush():
+                self._lose(peer)
+        self._settle()
+
+    def _lose(self, peer: str) -> None:
+        """If it is a child that ended, its exit comes first: that says more than a broken connection."""
+        self._upshots.extend(self._supervisor.reap())
+        self._upshots.append(PeerGone(peer))
+
+
+def read_name(name: bytes) -> str:
+    """Raises ProtocolError: a name is printable ascii, so that it can be logged and sent back."""
+    text = name.decode("latin-1")
+    if not (text.isascii() and text.isprintable()):
+        raise ProtocolError("its name is not printable ascii")
+    return text

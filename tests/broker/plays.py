@@ -1,0 +1,127 @@
+"""Short words for the broker's tests: what is said to the mind, and what is expected of it."""
+
+from collections.abc import Collection, Iterator
+from itertools import count
+
+from broker.core import Broker
+from broker.events import Action, ApiSaid, Event, TellApi, TellWorker, WorkerSaid
+from broker.life import Life, Timeouts
+from broker.scheduler import Limits, Scheduler
+from shared.protocol import (
+    BrokerToApi,
+    Cancel,
+    Forward,
+    Generation,
+    Heartbeat,
+    LoadFailed,
+    Loading,
+    Refused,
+    Register,
+    Run,
+    Sampling,
+    Status,
+    StatusReport,
+    Submit,
+    TextPrompt,
+)
+
+TOKEN = "secret"
+GENERATION = Generation(prompt=TextPrompt(text="hi"), sampling=Sampling(seed=1))
+API = "api-1"
+
+
+def make_broker(
+    models: Collection[str] = ("a", "b"), limits: Limits | None = None, timeouts: Timeouts | None = None
+) -> Broker:
+    """Its workers are called a#1, b#2 …"""
+    numbers: Iterator[int] = count(1)
+    life = Life(
+        epoch="e1",
+        token=TOKEN,
+        pid=1,
+        started=0.0,
+        name_worker=lambda model: f"{model}#{next(numbers)}",
+        log_of=lambda worker: f"/log/{worker}.log",
+    )
+    limits = limits or Limits(max_in_flight=2, queue_per_model=3, queue_total=5, queue_age=100)
+    return Broker(models, Scheduler(limits), timeouts or Timeouts(silence=5, load=30, drain=60), life)
+
+
+def submit(request_id: str, model: str = "a", attempt: int = 1) -> Submit:
+    return Submit(request_id=request_id, attempt=attempt, model=model, generation=GENERATION)
+
+
+def ask(request_id: str, model: str = "a", attempt: int = 1, api: str = API) -> ApiSaid:
+    return ApiSaid(api, submit(request_id, model, attempt))
+
+
+def cancel(request_id: str) -> ApiSaid:
+    return ApiSaid(API, Cancel(request_id=request_id))
+
+
+def run(worker: str, request_id: str, model: str = "a", attempt: int = 1) -> TellWorker:
+    return TellWorker(worker, Run(api=API, submit=submit(request_id, model, attempt)))
+
+
+def loading(worker: str, done: int = 0, model: str | None = None, token: str = TOKEN) -> WorkerSaid:
+    return WorkerSaid(worker, Loading(token=token, model=model or worker[0], pid=7, phase="load", done=done))
+
+
+def ready(worker: str, model: str | None = None, held: Collection[str] = ()) -> WorkerSaid:
+    word = Register(
+        token=TOKEN, model=model or worker[0], pid=7, digest="d", context_length=4096, held=list(held)
+    )
+    return WorkerSaid(worker, word)
+
+
+def beat(worker: str, epoch: str = "e1") -> WorkerSaid:
+    return WorkerSaid(worker, Heartbeat(epoch=epoch, step=1, active=0))
+
+
+def forward(worker: str, *ended: str, attempt: int | None = None) -> WorkerSaid:
+    attempts = [] if attempt is None else [attempt] * len(ended)
+    return WorkerSaid(worker, Forward(api=API, ended=list(ended), attempts=attempts))
+
+
+def load_failed(worker: str, permanent: bool) -> WorkerSaid:
+    return WorkerSaid(worker, LoadFailed(reason="no such file", permanent=permanent))
+
+
+def play(broker: Broker, *events: Event, now: float = 0.0) -> list[Action]:
+    """What came of the last one."""
+    actions: list[Action] = []
+    for event in events:
+        actions = broker.handle(event, now)
+    return actions
+
+
+def said(actions: list[Action]) -> list[BrokerToApi]:
+    return [action.message for action in actions if isinstance(action, TellApi)]
+
+
+def refusals(actions: list[Action]) -> list[tuple[str, str]]:
+    """Who was refused, and the code."""
+    return [(m.request_id, m.failure.code) for m in said(actions) if isinstance(m, Refused)]
+
+
+def reason(actions: list[Action]) -> str:
+    """The message of the only refusal."""
+    [refused] = [message for message in said(actions) if isinstance(message, Refused)]
+    return refused.failure.message
+
+
+def status(broker: Broker, now: float = 0.0) -> StatusReport:
+    [report] = said(broker.handle(ApiSaid("api-status", Status(query="q")), now))
+    assert isinstance(report, StatusReport)
+    return report
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds

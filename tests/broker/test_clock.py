@@ -1,0 +1,29 @@
+import pytest
+
+from broker.clock import AwakeClock
+from tests.broker.plays import ManualClock
+
+
+@pytest.mark.parametrize(
+    ("turn", "now"),
+    [
+        (0.3, 0.3),  # woken early
+        (0.5, 0.5),
+        (1.4, 1.4),  # a little late: an ordinary turn
+        (20.0, 0.5),  # stopped, asleep or starved
+    ],
+)
+def test_time_in_which_nobody_could_be_heard_does_not_count(turn: float, now: float) -> None:
+    manual = ManualClock()
+    clock = AwakeClock(tolerance=1.0, clock=manual)
+    manual.advance(turn)
+    assert clock.wake(planned=0.5) == pytest.approx(now)
+
+
+def test_it_goes_on_from_where_it_was() -> None:
+    manual = ManualClock()
+    clock = AwakeClock(tolerance=1.0, clock=manual)
+    for turn in (0.5, 100.0, 0.5):
+        manual.advance(turn)
+        now = clock.wake(planned=0.5)
+    assert now == pytest.approx(1.5)

@@ -1,0 +1,364 @@
+"""The broker as a process: what its shell does with sockets, children, signals and the run directory."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+import zmq
+
+from shared.protocol import (
+    Cancel,
+    Chunks,
+    Forward,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Loading,
+    Ping,
+    Pong,
+    Refused,
+    Resubmit,
+    Run,
+)
+from shared.wire import MAX_FRAME, encode
+from tests.broker.plays import submit
+from tests.broker.stack import ROOT, Stack, ended, until
+
+Start = Callable[..., Stack]
+
+
+# ---------------------------------------------------------------- workers
+
+
+def test_one_worker_is_spawned_for_many_requests_and_answers_them_all(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    for number in range(20):
+        api.say(submit(f"r{number}"))
+    texts = dict.fromkeys((f"r{number}" for number in range(20)), "")
+    while any(text != "Hello world" for text in texts.values()):
+        for delta in api.hear(Chunks).deltas:
+            texts[delta.request_id] += delta.text
+    assert len(stack.children()) == 1
+    assert api.status().in_flight == 0
+
+
+def test_worker_is_in_a_session_of_its_own_and_writes_to_its_log(start: Start) -> None:
+    stack = start()
+    stack.api().generate("r1")
+    [worker] = stack.children()
+    assert os.getsid(worker.pid) == worker.pid
+    assert worker.open_files() == [] or all(str(stack.run_dir / "log") in f.path for f in worker.open_files())
+    [log] = (stack.run_dir / "log").iterdir()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_kill_9_is_noticed_at_once_and_leaves_no_zombie(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    api.generate("r1")
+    [worker] = stack.children()
+    worker.send_signal(signal.SIGSTOP)
+    api.say(submit("r2"))
+    until(lambda: api.status().in_flight == 1)
+    worker.kill()
+    killed = time.monotonic()
+    resubmit = api.hear(Resubmit)
+    assert time.monotonic() - killed < 0.1
+    assert (resubmit.request_id, resubmit.attempt) == ("r2", 1)
+    assert "SIGKILL" in resubmit.reason
+    assert "Hello" in api.generate("r2", attempt=2)[0].text
+    assert worker.pid not in [child.pid for child in stack.children()]
+
+
+def test_request_that_kills_its_worker_three_times_is_given_up(start: Start) -> None:
+    api = start("--die-after", "0").api()
+    for attempt in (1, 2):
+        api.say(submit("r1", attempt=attempt))
+        assert api.hear(Resubmit).attempt == attempt
+    api.say(submit("r1", attempt=3))
+    failure = api.hear(Refused).failure
+    assert (failure.status, failure.code) == (500, "worker_lost")
+    assert "SIGKILL" in failure.message
+
+
+def test_silence_is_noticed_and_ended(start: Start) -> None:
+    stack = start("--silent", heartbeat_timeout=0.5)
+    api = stack.api()
+    api.say(submit("r1"))
+    until(stack.children)
+    [worker] = stack.children()
+    until(lambda: api.status().in_flight == 1)
+    assert "silent for 0.5 s" in api.hear(Resubmit).reason
+    until(lambda: not worker.is_running())
+
+
+def test_exit_at_start_is_told_with_its_code_and_its_log(start: Start) -> None:
+    stack = start("--exit-on-start", "7")
+    api = stack.api()
+    api.say(submit("r1"))
+    failure = api.hear(Refused).failure
+    assert (failure.status, failure.code) == (503, "model_unavailable")
+    assert "exited with code 7 before it was ready" in failure.message
+    assert str(stack.run_dir / "log") in failure.message
+    assert api.model().state == "failed"
+    assert stack.children() == []
+
+
+def test_command_that_is_not_there_is_told(start: Start) -> None:
+    api = start(worker_command='["/no/such/program"]').api()
+    api.say(submit("r1"))
+    assert "/no/such/program" in api.hear(Refused).failure.message
+
+
+def test_load_without_a_word_is_given_up(start: Start) -> None:
+    stack = start("--never-ready", load_timeout=1.0)
+    api = stack.api()
+    api.say(submit("r1"))
+    assert "no progress" in api.hear(Refused).failure.message
+    until(lambda: not stack.children())
+
+
+def test_model_id_that_is_a_path_stays_a_name(start: Start) -> None:
+    stack = start(available_models="a/../../b=/nowhere")
+    assert stack.api().generate("r1", model="a/../../b")
+    [log] = (stack.run_dir / "log").iterdir()
+    assert log.name.startswith("worker-a-..-..-b-")
+
+
+# ---------------------------------------------------------------- peers
+
+
+def test_body_of_a_forward_reaches_the_api_unopened(start: Start) -> None:
+    stack = start()
+    api, worker = stack.api(), stack.worker()
+    worker.say(Forward(api="api-1"), b"anything at all")
+    assert api.socket.poll(5000)
+    assert api.socket.recv() == b"anything at all"
+
+
+def test_api_that_is_gone_has_its_requests_cancelled(start: Start) -> None:
+    stack = start()
+    api, worker = stack.api("api-short"), stack.worker()
+    api.say(submit("r1"))
+    worker.hear(Run)
+    api.socket.close()
+    begun = time.monotonic()
+    while not worker.socket.poll(0):
+        worker.say(Forward(api="api-short"), b"")
+        assert time.monotonic() < begun + 5
+        worker.socket.poll(10)
+    assert worker.hear(Cancel).request_id == "r1"
+
+
+def test_forward_to_an_api_that_never_was_harms_nobody(start: Start) -> None:
+    stack = start()
+    api, worker = stack.api(), stack.worker()
+    worker.say(Forward(api="api-nobody"), b"x")
+    worker.say(Forward(api="not äscii"), b"x")
+    worker.say(Forward(api=""), b"x")
+    assert api.status().workers[0].id == "worker-static"
+
+
+def test_cancel_frees_the_slot_of_a_stuck_run(start: Start) -> None:
+    stack = start()
+    api, worker = stack.api(), stack.worker()
+    api.say(submit("r1"))
+    worker.hear(Run)
+    api.say(Cancel(request_id="r1"))
+    assert worker.hear(Cancel).request_id == "r1"
+    assert api.status().in_flight == 0
+
+
+GARBAGE = [
+    [b""],
+    [b"\xc1"],
+    [b"\x90" * 100_000],
+    [b"\x91" * 100_000],
+    [b"\xdd\xff\xff\xff\xff"],
+    [encode(Hello(pid=1)), b"more", b"and more"],
+    [b"{}", b"{}"],
+    [encode(Forward(api="api-1"))],
+    [encode(Heartbeat(epoch="", step=0, active=0)), b"a body"],
+    [encode(Run(api="api-1", submit=submit("r1")))],
+]
+
+
+@pytest.mark.parametrize("side", ["api", "worker"])
+def test_garbage_is_survived_and_logged_once_for_each_peer(start: Start, side: str) -> None:
+    stack = start()
+    api = stack.api("api-good")
+    peers = [stack.peer(name, side) for name in (f"{side}-bad", "\u00e9".encode(), b"\x01\n")]
+    for peer in peers:
+        for frames in GARBAGE * 20:
+            peer.say_frames(*frames)
+        peer.say(Ping() if side == "api" else Heartbeat(epoch="", step=0, active=0))
+    peers[0].hear(Pong)
+    until(lambda: stack.printed().count("no message") >= 3)
+    assert stack.printed().count("sent what is no message") == 3
+    assert api.status().queued == 0
+    if side == "worker":
+        peers[1].hear(Goodbye)
+
+
+def test_too_large_a_frame_cuts_its_sender_only(start: Start) -> None:
+    stack = start()
+    api, bad = stack.api(), stack.api("api-bad")
+    bad.say_frames(b"x" * (MAX_FRAME + 1))
+    assert api.generate("r1")
+
+
+def test_wrong_token_is_sent_away(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    liar = stack.peer("worker-liar", "worker")
+    liar.say(Loading(token="guess", model="a", pid=1))
+    assert liar.hear(Goodbye).reason == "wrong token"
+    assert api.status().workers == []
+
+
+def test_slow_api_holds_nobody_up_and_is_dropped_in_the_end(start: Start) -> None:
+    """It is connected and reads nothing; what is sent to it fills its buffers, ours, and then its patience."""
+    stack = start(heartbeat_timeout=20)
+    slow, api, worker = stack.api("api-slow"), stack.api(), stack.worker()
+    slow.socket.set(zmq.RCVHWM, 1)
+    slow.say(submit("r1"))
+    worker.hear(Run)
+    body = b"x" * 20_000
+    sent = 0
+    while not worker.socket.poll(0):
+        for _ in range(100):
+            worker.say(Forward(api="api-slow"), body)
+        sent += 100
+        assert api.status().pid == stack.process.pid
+        assert sent < 50_000, "never dropped"
+    assert worker.hear(Cancel).request_id == "r1"
+
+
+# ---------------------------------------------------------------- the run directory
+
+
+def test_second_broker_names_the_first_and_leaves(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    first = stack.process
+    second = stack.start()
+    assert second.wait(10) == 75
+    stack.process = first
+    [line] = [line for line in stack.printed().splitlines() if "another broker" in line]
+    assert f"(pid {first.pid})" in line
+    assert "Traceback" not in stack.printed()
+    assert api.generate("r1")
+
+
+def test_broker_starts_over_the_remains_of_a_killed_one(start: Start) -> None:
+    stack = start()
+    first = stack.api()
+    token = stack.token
+    stack.process.kill()
+    stack.process.wait()
+    assert (stack.run_dir / "api.sock").is_socket()
+    stack.start()
+    first.say(Ping())
+    first.hear(Pong)
+    assert stack.token == token
+
+
+def test_run_directory_that_cannot_be_trusted_is_refused_in_one_line(start: Start) -> None:
+    stack = start()
+    stack.api()
+    stack.process.kill()
+    stack.process.wait()
+    stack.run_dir.rename(stack.run_dir.with_name("elsewhere"))
+    stack.run_dir.symlink_to(stack.run_dir.with_name("elsewhere"))
+    stack.log.unlink()
+    stack.start()
+    assert stack.wait() == 78
+    assert len(stack.printed().splitlines()) == 1
+
+
+# ---------------------------------------------------------------- leaving
+
+
+def test_sigterm_leaves_the_workers_running_and_they_are_served_by_the_next_broker(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    api.generate("r1")
+    stack.signal(signal.SIGTERM)
+    assert stack.wait() == 0
+    [worker] = stack.orphans
+    assert not ended(worker)
+    stack.start()
+    api.say(Ping())
+    until(lambda: api.model().state == "hot")
+    assert [(w.pid, w.spawned) for w in api.status().workers] == [(worker.pid, False)]
+    assert api.generate("r2")
+
+
+def test_sigint_stops_everything(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    api.generate("r1")
+    stack.signal(signal.SIGINT)
+    assert stack.wait() == 0
+    assert all(ended(worker) for worker in stack.orphans)
+
+
+def test_who_asks_while_workers_end_is_refused_and_a_second_sigint_does_not_wait(start: Start) -> None:
+    stack = start("--stubborn")
+    api = stack.api()
+    api.generate("r1")
+    stack.signal(signal.SIGINT)
+    until(lambda: "stopping" in stack.printed())
+    api.say(submit("r2"))
+    failure = api.hear(Refused).failure
+    assert (failure.status, failure.code) == (503, "draining")
+    stack.signal(signal.SIGINT)
+    assert stack.wait() == 0
+    until(lambda: all(ended(worker) for worker in stack.orphans))
+
+
+def test_worker_that_does_not_drain_in_time_is_killed(start: Start) -> None:
+    stack = start("--stubborn", drain_timeout=0.5)
+    stack.api().generate("r1")
+    stack.signal(signal.SIGINT)
+    assert stack.wait() == 0
+    assert all(ended(worker) for worker in stack.orphans)
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+def test_broker_imports_no_machine_learning() -> None:
+    program = "import sys, broker.__main__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = {"mlx", "mlx_lm", "transformers", "huggingface_hub", "numpy", "falcon"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_broker_stays_small(start: Start) -> None:
+    stack = start()
+    stack.api()
+    assert psutil.Process(stack.process.pid).memory_info().rss < 80 << 20
+
+
+def test_stopped_broker_blames_nobody(start: Start) -> None:
+    """Its workers and apis spoke in vain while it could not listen."""
+    stack = start(heartbeat_timeout=0.5)
+    api = stack.api()
+    api.generate("r1")
+    [worker] = stack.children()
+    stack.process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    until(lambda: time.monotonic() - stopped > 1.2)
+    stack.process.send_signal(signal.SIGCONT)
+    assert api.generate("r2")
+    assert [child.pid for child in stack.children()] == [worker.pid]
+    assert "silent" not in stack.printed()

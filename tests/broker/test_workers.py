@@ -1,0 +1,343 @@
+"""What becomes of a worker, and of what it held or was awaited for."""
+
+import pytest
+
+from broker.core import Broker
+from broker.events import (
+    ApiSaid,
+    Exit,
+    Kill,
+    Leave,
+    PeerGone,
+    Spawn,
+    SpawnFailed,
+    StopAll,
+    TellApi,
+    TellWorker,
+    Terminate,
+    Tick,
+    WorkerExited,
+    WorkerSaid,
+)
+from broker.loads import backoff
+from shared.errors import Draining
+from shared.protocol import Accepted, Bye, Cancel, Failed, Goodbye, Ping, Pong, Resubmit
+from tests.broker.plays import (
+    API,
+    ask,
+    beat,
+    forward,
+    load_failed,
+    loading,
+    make_broker,
+    play,
+    ready,
+    reason,
+    refusals,
+    run,
+    status,
+)
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return make_broker()
+
+
+@pytest.fixture
+def busy(broker: Broker) -> Broker:
+    """Its worker a#1 runs r1 and r2, and r3 waits."""
+    play(broker, ask("r1"), ask("r2"), ready("a#1"), ask("r3"))
+    return broker
+
+
+def resubmit(request_id: str, how: str, attempt: int = 1) -> TellApi:
+    return TellApi(API, Resubmit(request_id=request_id, attempt=attempt, reason=f"its worker {how}"))
+
+
+def goodbye(worker: str, reason: str) -> TellWorker:
+    return TellWorker(worker, Goodbye(reason=reason))
+
+
+KILLED = "was killed by SIGKILL; the log at /log/a#1.log says more"
+
+
+# ---------------------------------------------------------------- the end of a worker that serves
+
+
+def test_requests_of_a_worker_that_died_are_to_come_again_and_another_is_spawned(busy: Broker) -> None:
+    assert play(busy, WorkerExited("a#1", -9)) == [
+        resubmit("r1", KILLED),
+        resubmit("r2", KILLED),
+        Spawn("a#2", "a"),
+    ]
+
+
+def test_what_comes_again_runs_before_what_waited(busy: Broker) -> None:
+    play(busy, WorkerExited("a#1", -9), ask("r1", attempt=2), ask("r2", attempt=2))
+    assert play(busy, ready("a#2")) == [run("a#2", "r1", attempt=2), run("a#2", "r2", attempt=2)]
+
+
+def test_third_attempt_is_the_last(broker: Broker) -> None:
+    play(broker, ask("r1", attempt=3), ready("a#1"))
+    actions = play(broker, WorkerExited("a#1", -11))
+    assert refusals(actions) == [("r1", "worker_lost")]
+    assert "SIGSEGV" in reason(actions)
+
+
+def test_silent_worker_is_killed_once_and_its_requests_do_not_wait_for_its_end(busy: Broker) -> None:
+    play(busy, ApiSaid(API, Ping()), now=5)
+    assert play(busy, Tick(), now=5.1) == [
+        resubmit("r1", "was silent for 5 s"),
+        resubmit("r2", "was silent for 5 s"),
+        Kill("a#1"),
+    ]
+    assert status(busy).in_flight == 0
+    assert play(busy, Tick(), now=5.2) == []
+    assert play(busy, WorkerExited("a#1", -9), now=5.3) == [Spawn("a#2", "a")]
+
+
+def test_any_word_is_life(busy: Broker) -> None:
+    play(busy, ApiSaid(API, Ping()), now=9)
+    assert play(busy, forward("a#1"), Tick(), now=4.9) == []
+    assert play(busy, Tick(), now=9.8) == []
+
+
+def test_who_does_not_end_is_killed_again(busy: Broker) -> None:
+    play(busy, ApiSaid(API, Ping()), now=11)
+    play(busy, Tick(), now=6)
+    assert play(busy, Tick(), now=12) == [Kill("a#1")]
+
+
+def test_words_of_a_ghost_are_dropped(busy: Broker) -> None:
+    play(busy, Tick(), now=5.1)
+    for word in (forward("a#1", "r1"), ready("a#1"), load_failed("a#1", permanent=True)):
+        assert play(busy, word, now=5.2) == []
+    play(busy, WorkerExited("a#1", -9), now=5.3)
+    assert play(busy, WorkerSaid("a#1", Bye(reason="late")), now=5.4) == []
+
+
+def test_buried_worker_that_wakes_up_is_sent_away(broker: Broker) -> None:
+    play(broker, ready("static", "a"), Tick(), now=0)
+    assert play(broker, Tick(), now=6) == []
+    [told] = play(broker, beat("static"), now=7)
+    assert told == goodbye("static", "given up: it was silent or could not be reached")
+
+
+def test_unreachable_worker_is_lost(busy: Broker) -> None:
+    actions = play(busy, PeerGone("a#1"))
+    assert actions[0] == resubmit("r1", "lost its connection")
+    assert actions[-1] == Kill("a#1")
+
+
+def test_worker_that_leaves_hands_its_requests_over(busy: Broker) -> None:
+    actions = play(busy, WorkerSaid("a#1", Bye(reason="told to")))
+    assert actions == [resubmit("r1", "left: told to"), resubmit("r2", "left: told to")]
+    assert play(busy, WorkerExited("a#1", 0)) == [Spawn("a#2", "a")]
+
+
+def test_worker_that_refuses_because_it_leaves_gets_nothing_more(busy: Broker) -> None:
+    leaving = Failed(request_id="r1", attempt=1, failure=Draining("I leave").to_failure())
+    assert play(busy, WorkerSaid("a#1", leaving)) == [resubmit("r1", "is leaving")]
+    assert play(busy, forward("a#1", "r2"), ask("r1", attempt=2))[-1:] == [
+        TellApi(API, Accepted(request_id="r1", attempt=2))
+    ]
+    assert play(busy, WorkerSaid("a#1", Bye(reason="done")), WorkerExited("a#1", 0)) == [Spawn("a#2", "a")]
+
+
+def test_idle_death_is_no_matter(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), forward("a#1", "r1"))
+    assert play(broker, WorkerExited("a#1", -9)) == []
+    assert status(broker).models[0].state == "loadable"
+
+
+# ---------------------------------------------------------------- loads that fail
+
+
+def test_exit_before_ready_refuses_who_waits_with_how_it_ended(broker: Broker) -> None:
+    play(broker, ask("r1"), ask("r2"), ask("other", model="b"))
+    actions = play(broker, WorkerExited("a#1", 3))
+    assert refusals(actions) == [("r1", "model_unavailable"), ("r2", "model_unavailable")]
+    assert "exited with code 3 before it was ready; the log at /log/a#1.log says more" in str(actions[0])
+
+
+def test_permanent_failure_refuses_for_ten_seconds_with_the_same_reason(broker: Broker) -> None:
+    play(broker, ask("r1"), loading("a#1"))
+    assert "no such file" in reason(play(broker, load_failed("a#1", permanent=True)))
+    play(broker, WorkerExited("a#1", 1))
+    assert "no such file" in reason(play(broker, ask("r2"), now=9.9))
+    assert play(broker, ask("r3"), now=10)[-1] == Spawn("a#2", "a")
+
+
+def test_worker_that_comes_by_itself_is_waited_for_whatever_failed_before(broker: Broker) -> None:
+    play(broker, ask("r1"), load_failed("a#1", permanent=True), WorkerExited("a#1", 1))
+    play(broker, loading("static", model="a"))
+    assert refusals(play(broker, ask("r2"))) == []
+    assert play(broker, ready("static", "a")) == [run("static", "r2")]
+
+
+def test_failed_model_says_so_until_a_load_works(broker: Broker) -> None:
+    play(broker, ask("r1"), load_failed("a#1", permanent=True), WorkerExited("a#1", 1))
+    assert (status(broker).models[0].state, status(broker).models[0].reason) == ("failed", "no such file")
+    play(broker, ask("r2"), now=10)
+    assert status(broker, now=10).models[0].state == "loading"
+    play(broker, ready("a#2"), now=11)
+    assert (status(broker).models[0].state, status(broker).models[0].reason) == ("hot", None)
+
+
+def test_other_failures_are_tried_again_ever_later(broker: Broker) -> None:
+    play(broker, ask("r1"), WorkerExited("a#1", 1))
+    assert play(broker, ask("r2"))[-1] == Spawn("a#2", "a")
+    play(broker, WorkerExited("a#2", 1))
+    assert refusals(play(broker, ask("r3"), now=0.9)) == []
+    assert play(broker, Tick(), now=1.0) == [Spawn("a#3", "a")]
+
+
+def test_backoff_doubles_up_to_a_minute() -> None:
+    assert [backoff(count) for count in range(1, 10)] == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_command_that_cannot_be_started_is_a_failed_load(broker: Broker) -> None:
+    play(broker, ask("r1"))
+    actions = play(broker, SpawnFailed("a#1", "No such file: 'mlx'"))
+    assert refusals(actions) == [("r1", "model_unavailable")]
+    assert "could not be started: No such file: 'mlx'" in reason(actions)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_load_without_progress_is_given_up(broker: Broker, heard: bool) -> None:
+    play(broker, ask("r1"), *([loading("a#1")] if heard else []))
+    play(broker, *([loading("a#1"), beat("a#1")] if heard else []), ApiSaid(API, Ping()), now=29)
+    actions = play(broker, Tick(), now=31)
+    assert refusals(actions) == [("r1", "model_unavailable")]
+    assert actions[-1] == Kill("a#1")
+
+
+def test_load_that_gets_further_may_take_its_time(broker: Broker) -> None:
+    play(broker, ask("r1"))
+    for now in (20, 40, 60):
+        play(broker, loading("a#1", done=now), ApiSaid(API, Ping()), now=now)
+        assert play(broker, Tick(), now=now) == []
+
+
+def test_failed_replica_refuses_nobody_while_another_serves(broker: Broker) -> None:
+    play(broker, ready("static", "a"), loading("late", model="a"), ask("r1"), ask("r2"), ask("r3"))
+    assert play(broker, load_failed("late", permanent=True)) == []
+    assert status(broker).models[0].state == "hot"
+
+
+# ---------------------------------------------------------------- strangers
+
+
+def test_worker_nobody_spawned_is_served_like_any_other(broker: Broker) -> None:
+    play(broker, loading("static", model="a"))
+    assert run("static", "r1") not in play(broker, ask("r1"))
+    assert play(broker, ready("static", "a")) == [run("static", "r1")]
+    assert not status(broker).workers[0].spawned
+
+
+def test_worker_nobody_spawned_is_never_signalled(broker: Broker) -> None:
+    play(broker, ready("static", "a"), ask("r1"))
+    assert play(broker, Tick(), now=6)[0] == resubmit("r1", "was silent for 5 s")
+    assert status(broker).workers == []
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        (loading("w", model="a", token="guess"), "wrong token"),
+        (loading("w", model="z"), "the model 'z' is not served here"),
+        (ready("w", "z"), "the model 'z' is not served here"),
+    ],
+)
+def test_who_may_not_serve_is_sent_away(broker: Broker, word: WorkerSaid, why: str) -> None:
+    assert play(broker, word) == [goodbye("w", why)]
+    assert status(broker).workers == []
+
+
+def test_worker_that_loads_another_model_than_it_was_spawned_for_is_sent_away(broker: Broker) -> None:
+    assert play(broker, ask("r1"), ready("a#1", "b")) == [
+        goodbye("a#1", "'b' is not the model it was started for")
+    ]
+
+
+@pytest.mark.parametrize("word", [beat("old", epoch="e0"), forward("old", "r1")])
+def test_worker_of_an_earlier_life_learns_the_epoch_and_registers_again(
+    broker: Broker, word: WorkerSaid
+) -> None:
+    assert play(broker, word) == [TellWorker("old", Pong(epoch="e1"))]
+    assert play(broker, ready("old", "a", held=["r1"])) == [TellWorker("old", Cancel(request_id="r1"))]
+    assert play(broker, ask("r1", attempt=2))[-1] == run("old", "r1", attempt=2)
+
+
+def test_heartbeat_is_answered_with_the_epoch(broker: Broker) -> None:
+    assert play(broker, ready("static", "a"), beat("static")) == [TellWorker("static", Pong(epoch="e1"))]
+
+
+# ---------------------------------------------------------------- leaving
+
+
+def test_leaving_ends_nobody_else(busy: Broker) -> None:
+    assert play(busy, Leave()) == [Exit()]
+
+
+def test_stopping_refuses_who_waits_and_asks_our_workers_to_end(busy: Broker) -> None:
+    play(busy, ready("static", "b"))
+    actions = play(busy, StopAll())
+    assert refusals(actions) == [("r3", "draining")]
+    assert actions[1:] == [Terminate("a#1")]
+    assert refusals(play(busy, ask("r4"))) == [("r4", "draining")]
+
+
+def test_what_runs_may_finish_and_the_last_exit_is_ours(busy: Broker) -> None:
+    play(busy, StopAll())
+    play(busy, forward("a#1", "r1"), forward("a#1", "r2"))
+    assert play(busy, WorkerExited("a#1", 0)) == [Exit()]
+
+
+def test_with_no_worker_of_ours_stopping_is_leaving(broker: Broker) -> None:
+    assert play(broker, ready("static", "a"), StopAll()) == [Exit()]
+
+
+def test_worker_that_drains_too_long_is_killed(busy: Broker) -> None:
+    play(busy, StopAll())
+    play(busy, beat("a#1"), ApiSaid(API, Ping()), now=60)
+    actions = play(busy, Tick(), now=61)
+    assert refusals(actions) == [("r1", "draining"), ("r2", "draining")]
+    assert actions[-1] == Kill("a#1")
+
+
+def test_loading_worker_does_not_outlive_a_stop(broker: Broker) -> None:
+    play(broker, ask("r1"))
+    assert play(broker, StopAll())[-1] == Terminate("a#1")
+    assert play(broker, Tick(), now=5.1) == [Kill("a#1")]
+
+
+@pytest.mark.parametrize("second", [StopAll(), Leave()])
+def test_second_word_to_stop_kills(busy: Broker, second: StopAll | Leave) -> None:
+    play(busy, StopAll())
+    assert play(busy, second) == [Kill("a#1"), Exit()]
+
+
+# ---------------------------------------------------------------- status
+
+
+def test_status_says_what_is(busy: Broker) -> None:
+    play(busy, ask("x", model="b"), loading("b#2", done=5))
+    report = status(busy, now=2)
+    assert [(m.id, m.state, m.queued) for m in report.models] == [("a", "hot", 1), ("b", "loading", 1)]
+    assert [(w.id, w.state, w.in_flight, w.done) for w in report.workers] == [
+        ("a#1", "ready", 2, 0),
+        ("b#2", "loading", 0, 5),
+    ]
+    assert (report.in_flight, report.queued, report.epoch, report.uptime) == (2, 2, "e1", 2)
+
+
+def test_broker_with_work_is_not_idle(busy: Broker) -> None:
+    assert not busy.idle
+
+
+def test_broker_is_idle_when_time_brings_nothing(busy: Broker) -> None:
+    play(busy, forward("a#1", "r1", "r2"), forward("a#1", "r3"))
+    assert busy.idle
+    assert play(busy, Tick()) == []

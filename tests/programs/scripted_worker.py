@@ -1,0 +1,37 @@
+"""A worker with a ScriptedEngine instead of a model: the real link, loop and text path, no mlx.
+
+``MLX_SERVER_WORKER_COMMAND='["python", "-m", "tests.programs.scripted_worker", "--step", "0.01"]'``
+"""
+
+import argparse
+import sys
+
+from shared import logs
+from shared.settings import load_settings
+from workers.embedded import Progress
+from workers.engine.seam import Served
+from workers.scripted import CONTEXT_LENGTH, Script, ScriptedEngine, prepare_scripted
+from workers.serve import serve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--id")
+    parser.add_argument("--step", type=float, default=0.0, help="seconds a step takes")
+    parser.add_argument("--prefill", type=float, default=0.0, help="seconds a prompt takes")
+    parser.add_argument("--tokens", type=int, help="length of every completion; without it, max_tokens")
+    options = parser.parse_args()
+    settings = load_settings()
+    logs.configure(f"scripted worker {options.model}", settings.log_level)
+    script = Script(options.tokens, options.step, options.prefill)
+
+    def load(progress: Progress) -> Served:
+        progress("script", 1, 1)
+        return Served(ScriptedEngine(script), prepare_scripted, "scripted", CONTEXT_LENGTH)
+
+    return serve(settings, options.model, options.id, load)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
