@@ -1,0 +1,52 @@
+"""Jobs and runs for tests of the worker's parts."""
+
+from typing import Any
+
+from shared.protocol import Generation, Run, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
+from workers.engine.seam import Job
+
+
+def job(
+    request_id: str = "a",
+    prompt: list[int] | None = None,
+    *,
+    max_tokens: int = 8,
+    n: int = 1,
+    logprobs: int | None = None,
+    held: list[list[int]] | None = None,
+    stop: list[str] | None = None,
+    min_tokens: int = 0,
+    ignore_eos: bool = False,
+    namespace: str = "",
+    **sampling: Any,
+) -> Job:
+    prompt = prompt or [10, 11, 12]
+    stopping = Stopping(max_tokens=max_tokens, stop=stop or [], min_tokens=min_tokens, ignore_eos=ignore_eos)
+    generation = Generation(
+        prompt=TokenPrompt(ids=prompt),
+        sampling=Sampling(**{"seed": 1, **sampling}),
+        stopping=stopping,
+        n=n,
+        logprobs=logprobs,
+        cache_namespace=namespace,
+    )
+    return Job(
+        request_id=request_id,
+        attempt=1,
+        api="api-1",
+        prompt=prompt,
+        generation=generation,
+        max_tokens=max_tokens,
+        held=held or [],
+    )
+
+
+def run(
+    request_id: str = "a", text: str = "hello", *, attempt: int = 1, n: int = 1, max_tokens: int = 8
+) -> Run:
+    generation = Generation(
+        prompt=TextPrompt(text=text), sampling=Sampling(seed=1), stopping=Stopping(max_tokens=max_tokens), n=n
+    )
+    return Run(
+        api="api-1", submit=Submit(request_id=request_id, attempt=attempt, model="m", generation=generation)
+    )

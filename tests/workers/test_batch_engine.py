@@ -1,0 +1,274 @@
+"""The engine on a tiny random model: everything in one batch, and each row as if it were alone."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from shared.protocol import Delta, FinishReason
+from tests.jobs import job
+from tests.tiny_model import make_tiny_model
+from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.load import vocabulary_size_of
+from workers.engine.rows import TokenRules
+from workers.engine.seam import Job
+from workers.loader import LoadedModel, inspect, load
+from workers.vocabulary import token_bytes
+
+MakeEngine = Callable[..., BatchEngine]
+
+
+@pytest.fixture(scope="session", params=["llama", "sliding", "recurrent"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = make_tiny_model(tmp_path_factory.mktemp(request.param) / "model", kind=request.param)
+    return load(folder, inspect(folder), lambda phase, done, total: None)
+
+
+@pytest.fixture
+def make_engine(loaded: LoadedModel) -> MakeEngine:
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+
+    def make(**limits: Any) -> BatchEngine:
+        return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits(**limits))
+
+    return make
+
+
+def play(
+    engine: BatchEngine, jobs: Iterable[Job], steps_between: int = 0
+) -> dict[tuple[str, int], list[Delta]]:
+    """Adds the jobs, with steps between them, and runs to the end; the deltas by request and choice."""
+    deltas: dict[tuple[str, int], list[Delta]] = {}
+
+    def step() -> None:
+        for output in engine.step():
+            deltas.setdefault((output.delta.request_id, output.delta.choice), []).append(output.delta)
+
+    for each in jobs:
+        engine.add(each)
+        for _ in range(steps_between):
+            step()
+    for _ in range(2000):
+        if not engine.active:
+            return deltas
+        step()
+    raise AssertionError("the engine does not come to an end")
+
+
+def ids(deltas: list[Delta]) -> list[int]:
+    return [id for delta in deltas for id in delta.ids]
+
+
+def text(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+PROMPTS = [[20, 30, 40], [50] * 17, [9, 8, 7, 6, 5, 4, 3, 2], list(range(10, 90))]
+OPTIONS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 1.0, "seed": 5},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 6},
+    {"temperature": 1.2, "top_k": 10, "seed": 7, "frequency_penalty": 0.7},
+    {"temperature": 0.0, "repetition_penalty": 1.3, "logit_bias": {33: 4.0}},
+    {"temperature": 1.0, "min_p": 0.1, "presence_penalty": 1.0, "logprobs": 3},
+    {"temperature": 1.0, "n": 2, "min_tokens": 6},
+]
+
+
+def matrix() -> list[Job]:
+    return [
+        job(f"{p}-{o}", prompt, max_tokens=12, **options)
+        for p, prompt in enumerate(PROMPTS)
+        for o, options in enumerate(OPTIONS)
+    ]
+
+
+@pytest.mark.parametrize("steps_between", [0, 1, 3])
+def test_each_request_gives_in_the_batch_what_it_gives_alone(
+    make_engine: MakeEngine, steps_between: int
+) -> None:
+    together = play(make_engine(), matrix(), steps_between)
+    for each in matrix():
+        for key, deltas in play(make_engine(), [each]).items():
+            assert ids(together[key]) == ids(deltas), key
+            assert text(together[key]) == text(deltas), key
+
+
+def test_a_prompt_read_in_chunks_gives_what_it_gives_in_one(make_engine: MakeEngine) -> None:
+    long = job("a", list(range(3, 203)), temperature=0.0)
+    assert ids(play(make_engine(chunk=16), [long])["a", 0]) == ids(play(make_engine(), [long])["a", 0])
+
+
+@pytest.mark.parametrize("options", OPTIONS[:6])
+@pytest.mark.parametrize("cut", [1, 5, 11])
+def test_a_resumed_choice_goes_on_as_the_unbroken_one(
+    make_engine: MakeEngine, options: dict[str, Any], cut: int
+) -> None:
+    whole = play(make_engine(), [job("a", PROMPTS[2], max_tokens=12, **options)])["a", 0]
+    if len(ids(whole)) <= cut:
+        pytest.skip("it ended before the cut")
+    held = job("a", PROMPTS[2], max_tokens=12, held=[ids(whole)[:cut]], **options)
+    resumed = play(make_engine(), [held, job("b", PROMPTS[0])])["a", 0]
+    assert ids(resumed) == ids(whole)[cut:]
+    assert text(resumed) == text(whole[cut:])
+    assert resumed[-1].finish == whole[-1].finish
+
+
+def test_more_requests_than_rows_all_end(make_engine: MakeEngine) -> None:
+    jobs = [job(str(i), [i + 3, i + 4], max_tokens=5, n=1 + i % 3) for i in range(12)]
+    deltas = play(make_engine(rows=4), jobs)
+    assert len(deltas) == sum(each.generation.n for each in jobs)
+    assert all(sum(delta.finish is not None for delta in choice) == 1 for choice in deltas.values())
+
+
+def test_more_choices_than_rows_all_end(make_engine: MakeEngine) -> None:
+    assert len(play(make_engine(rows=2), [job("a", n=5, max_tokens=4)])) == 5
+
+
+def test_a_length_is_a_length_and_indices_have_no_gap(make_engine: MakeEngine) -> None:
+    deltas = play(make_engine(), [job("a", max_tokens=7, ignore_eos=True)])["a", 0]
+    assert [delta.index for delta in deltas] == list(range(7))
+    assert deltas[0].start is not None and deltas[0].start.prompt_tokens == 3
+    assert deltas[-1].finish is not None and deltas[-1].finish.reason == FinishReason.LENGTH
+
+
+def test_a_cancelled_request_gives_nothing_more_in_any_state(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=2)
+    for name in "abcd":
+        engine.add(job(name, max_tokens=400))
+    for _ in range(6):
+        engine.step()
+    for name in "abc":
+        engine.cancel(name)
+    assert engine.active == 1
+    left = {output.delta.request_id for _ in range(6) for output in engine.step()}
+    assert left == {"d"}
+
+
+def test_logprobs_come_with_each_token_and_the_chosen_one_is_among_the_best(make_engine: MakeEngine) -> None:
+    deltas = play(make_engine(), [job("a", max_tokens=5, temperature=0.0, logprobs=2)])["a", 0]
+    for delta in deltas:
+        assert delta.logprobs is not None and len(delta.logprobs) == len(delta.ids)
+        assert [entry.top[0].id for entry in delta.logprobs] == delta.ids
+        assert delta.logprobs[0].logprob == pytest.approx(delta.logprobs[0].top[0].logprob)
+
+
+def test_a_prompt_of_one_token_is_read(make_engine: MakeEngine) -> None:
+    assert len(ids(play(make_engine(), [job("a", [5], max_tokens=3, ignore_eos=True)])["a", 0])) == 3
+
+
+# ---------------------------------------------------------------- what is read once
+
+LONG = [(7 * i) % 250 + 3 for i in range(120)]
+
+
+def cached_tokens(deltas: list[Delta]) -> int:
+    assert deltas[0].start is not None
+    return deltas[0].start.cached_tokens
+
+
+def test_a_prompt_that_was_read_before_gives_the_same_and_is_not_read_again(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    first = play(engine, [job("a", LONG, temperature=0.0)])["a", 0]
+    read = engine.report["tokens_read"]
+    again = play(engine, [job("b", LONG, temperature=0.0)])["b", 0]
+    assert ids(again) == ids(first)
+    assert (cached_tokens(first), cached_tokens(again)) == (0, len(LONG) - 1)
+    assert engine.report["tokens_read"] == read
+
+
+def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    answer = ids(play(engine, [job("a", LONG, temperature=0.0, ignore_eos=True)])["a", 0])
+    play(engine, [job("other", [5, 6, 7])])  # a step more, in which the ended row is let go
+    turn = job("b", [*LONG, *answer, 40, 41, 42], temperature=0.0)
+    warm, cold = play(engine, [turn])["b", 0], play(make_engine(), [turn])["b", 0]
+    assert ids(warm) == ids(cold)
+    assert cached_tokens(warm) >= len(LONG) + len(answer) - 1
+
+
+def test_prompts_that_arrive_together_read_their_common_beginning_once(make_engine: MakeEngine) -> None:
+    jobs = [job(str(i), [*LONG, 10 + i, 20 + i], temperature=0.0, max_tokens=4) for i in range(6)]
+    engine = make_engine()
+    together = play(engine, jobs)
+    assert engine.report["tokens_read"] == len(LONG) + 6
+    for each in jobs:
+        assert ids(together[each.request_id, 0]) == ids(play(make_engine(), [each])[each.request_id, 0])
+
+
+def test_n_choices_read_the_prompt_once(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    play(engine, [job("a", LONG, n=4, max_tokens=2)])
+    assert engine.report["tokens_read"] == len(LONG) - 1
+
+
+def test_a_retry_of_a_prompt_cancelled_half_way_goes_on_there(make_engine: MakeEngine) -> None:
+    engine = make_engine(chunk=16)
+    engine.add(job("a", LONG))
+    for _ in range(3):
+        engine.step()
+    engine.cancel("a")
+    assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 48
+
+
+def test_another_namespace_finds_nothing(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    play(engine, [job("a", LONG, namespace="one")])
+    assert cached_tokens(play(engine, [job("b", LONG, namespace="two")])["b", 0]) == 0
+    assert cached_tokens(play(engine, [job("c", LONG, namespace="one")])["c", 0]) > 0
+
+
+def test_prompts_of_two_namespaces_that_arrive_together_share_nothing(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    play(engine, [job("a", LONG, namespace="one"), job("b", LONG, namespace="two")])
+    assert engine.report["tokens_read"] == 2 * (len(LONG) - 1)
+
+
+def test_the_cache_stays_within_its_bytes(make_engine: MakeEngine) -> None:
+    engine = make_engine(cache_bytes=100_000)
+    for i in range(12):
+        play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
+    assert 0 < int(engine.report["cache_bytes"]) <= 100_000
+
+
+def test_without_a_budget_nothing_is_kept(make_engine: MakeEngine) -> None:
+    engine = make_engine(cache_bytes=0)
+    play(engine, [job("a", LONG)])
+    assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 0
+
+
+# ---------------------------------------------------------------- when memory is short
+
+
+def bytes_of(engine: BatchEngine, tokens: int) -> int:
+    return engine.cost.bytes(tokens)
+
+
+def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
+    make_engine: MakeEngine,
+) -> None:
+    limit = bytes_of(make_engine(), 400)
+    jobs = [
+        job(str(i), LONG[: 10 * i + 10], max_tokens=200, temperature=0.9, seed=i, ignore_eos=True)
+        for i in range(5)
+    ]
+    engine = make_engine(kv_bytes=limit)
+    together = play(engine, jobs)
+    for each in jobs:
+        alone = play(make_engine(), [each])[each.request_id, 0]
+        assert ids(together[each.request_id, 0]) == ids(alone)
+        assert together[each.request_id, 0][-1].finish == alone[-1].finish
+
+
+def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
+    engine = make_engine(kv_bytes=bytes_of(make_engine(), 700))
+    for i in range(4):
+        play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
+    kept = engine.report["cache_entries"]
+    play(engine, [job(f"long{i}", [9, i, *LONG], max_tokens=150, ignore_eos=True) for i in range(2)])
+    assert int(kept) > 0
+    assert int(engine.report["cache_bytes"]) <= bytes_of(engine, 700)
+
+
+def test_a_request_alone_is_served_even_if_it_seems_too_large(make_engine: MakeEngine) -> None:
+    assert len(ids(play(make_engine(kv_bytes=1), [job("a", max_tokens=9, ignore_eos=True)])["a", 0])) == 9

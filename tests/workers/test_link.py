@@ -1,0 +1,180 @@
+"""The link thread in a real process, spoken to over a real socket."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import zmq
+
+from shared import wire
+from shared.protocol import (
+    Bye,
+    Cancel,
+    Chunks,
+    Delta,
+    Drain,
+    Failed,
+    Forward,
+    Goodbye,
+    Heartbeat,
+    Loading,
+    Part,
+    Pong,
+    Register,
+)
+from tests.jobs import run
+
+P = TypeVar("P", bound=Part)
+
+
+class Broker:
+    """The broker's end of a worker's socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        self.socket.bind(f"ipc://{folder}/worker.sock")
+        self.worker = b""
+        self.bodies: list[Delta] = []
+
+    def hear(self) -> Part:
+        self.worker, header, *body = self.socket.recv_multipart()
+        message: Part = wire.decode(wire.FROM_WORKER, header)
+        if body:
+            chunks: Chunks = wire.decode(wire.TO_API, body[0])
+            self.bodies += chunks.deltas
+        return message
+
+    def wait_for(self, kind: type[P], where: Callable[[P], bool] = lambda message: True) -> P:
+        while True:
+            message = self.hear()
+            if isinstance(message, kind) and where(message):
+                return message
+
+    def say(self, message: Part) -> None:
+        self.socket.send_multipart([self.worker, wire.encode(message)])
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    (tmp_path / "worker.token").write_text("secret")
+    broker = Broker(tmp_path)
+    yield broker
+    broker.socket.close()
+
+
+def start(folder: Path, *options: str, **settings: str) -> "subprocess.Popen[bytes]":
+    environment = {
+        **os.environ,
+        "MLX_SERVER_RUN_DIR": str(folder),
+        "MLX_SERVER_HEARTBEAT_INTERVAL": "0.1",
+        **{f"MLX_SERVER_{name.upper()}": value for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "tests.programs.scripted_worker", "--model", "m", *options]
+    return subprocess.Popen(command, env=environment)
+
+
+@pytest.fixture
+def worker(tmp_path: Path, broker: Broker) -> "Iterator[subprocess.Popen[bytes]]":
+    process = start(tmp_path, "--id", "worker-1", "--step", "0.02")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_worker_says_who_it_is_then_registers_then_beats(broker: Broker, worker: object) -> None:
+    first = broker.hear()
+    assert isinstance(first, Loading) and (first.model, first.token) == ("m", "secret")
+    assert broker.worker == b"worker-1"
+    assert broker.wait_for(Register).digest == "scripted"
+    assert broker.wait_for(Heartbeat).active == 0
+
+
+def test_a_request_is_answered_step_by_step_and_its_end_is_in_the_header(
+    broker: Broker, worker: object
+) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", n=2, max_tokens=3))
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    assert [delta.index for delta in broker.bodies if delta.choice == 1] == [0, 1, 2]
+    assert sum(delta.finish is not None for delta in broker.bodies) == 2
+
+
+def test_a_new_epoch_makes_the_worker_register_again_with_what_it_runs(
+    broker: Broker, worker: object
+) -> None:
+    broker.wait_for(Register)
+    broker.say(Pong(epoch="one"))
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=1000))
+    broker.wait_for(Forward)
+    broker.say(Pong(epoch="two"))
+    assert broker.wait_for(Register).held == ["r1"]
+
+
+def test_a_cancelled_request_falls_silent_and_frees_its_place(broker: Broker, worker: object) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=100_000))
+    broker.wait_for(Forward)
+    broker.say(Cancel(request_id="r1"))
+    broker.wait_for(Heartbeat, lambda beat: beat.active == 0)
+    broker.bodies.clear()
+    broker.wait_for(Heartbeat)
+    assert broker.bodies == []
+
+
+def test_a_later_attempt_replaces_the_earlier_one(broker: Broker, worker: object) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=100_000))
+    broker.wait_for(Forward)
+    broker.say(run("r1", attempt=2, max_tokens=3))
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    attempts = [delta.attempt for delta in broker.bodies]
+    assert attempts == sorted(attempts) and attempts.count(2) == 3
+
+
+def test_draining_finishes_what_runs_refuses_the_new_and_exits_cleanly(
+    broker: Broker, worker: "subprocess.Popen[bytes]"
+) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=20))
+    broker.wait_for(Forward)
+    broker.say(Drain())
+    broker.say(run("r2"))
+    assert broker.wait_for(Failed).request_id == "r2"
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.wait_for(Bye)
+    assert worker.wait(10) == 0
+
+
+def test_sigterm_drains(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=10))
+    broker.wait_for(Forward)
+    worker.send_signal(signal.SIGTERM)
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    assert worker.wait(10) == 0
+
+
+def test_goodbye_makes_it_leave(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
+    broker.wait_for(Register)
+    broker.say(Goodbye(reason="wrong token"))
+    assert worker.wait(10) == 0
+
+
+def test_without_a_broker_it_leaves_after_the_grace(tmp_path: Path) -> None:
+    (tmp_path / "worker.token").write_text("secret")
+    process = start(tmp_path, orphan_grace="0.5")
+    assert process.wait(20) == 0
+
+
+def test_without_a_token_it_says_so_and_exits(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    assert process.wait(20) == os.EX_CONFIG

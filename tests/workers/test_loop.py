@@ -1,0 +1,54 @@
+"""The engine thread's loop, with an engine that has no model."""
+
+from queue import SimpleQueue
+
+from shared.protocol import Delta, FinishReason
+from tests.jobs import job
+from workers.engine.seam import Output
+from workers.loop import Add, Cancelled, Command, Finish, Loop
+from workers.scripted import Script, ScriptedEngine
+
+
+def run(*commands: Command, script: Script | None = None) -> list[Delta]:
+    inbox: SimpleQueue[Command] = SimpleQueue()
+    for command in [*commands, Finish()]:
+        inbox.put(command)
+    outputs: list[Output] = []
+    Loop(ScriptedEngine(script or Script()), inbox, outputs.extend).run()
+    return [output.delta for output in outputs]
+
+
+def test_two_requests_share_each_step() -> None:
+    deltas = run(Add(job("a", max_tokens=2)), Add(job("b", max_tokens=2)))
+    assert [delta.request_id for delta in deltas] == ["a", "b", "a", "b"]
+
+
+def test_finish_lets_running_requests_end() -> None:
+    *_, last = run(Add(job("a", max_tokens=5)))
+    assert last.finish is not None and last.finish.completion_tokens == 5
+
+
+def test_a_cancelled_request_gives_nothing_more() -> None:
+    deltas = run(Add(job("a", max_tokens=3)), Add(job("b", max_tokens=3)), Cancelled("a"))
+    assert {delta.request_id for delta in deltas} == {"b"}
+
+
+def test_every_choice_ends_once() -> None:
+    deltas = run(Add(job("a", n=3, max_tokens=4)))
+    assert sorted(delta.choice for delta in deltas if delta.finish) == [0, 1, 2]
+
+
+def test_a_resumed_request_goes_on_as_the_unbroken_one_would_have() -> None:
+    whole = run(Add(job("a", max_tokens=8)))
+    ids = [delta.ids[0] for delta in whole]
+    resumed = run(Add(job("a", max_tokens=8, held=[ids[:3]])))
+    assert [delta.ids[0] for delta in resumed] == ids[3:]
+    assert [delta.index for delta in resumed] == [3, 4, 5, 6, 7]
+    assert "".join(delta.text for delta in resumed) == "".join(delta.text for delta in whole[3:])
+
+
+def test_a_request_that_had_ended_before_its_finish_was_lost_ends_at_once() -> None:
+    ids = [delta.ids[0] for delta in run(Add(job("a", max_tokens=4)), script=Script(tokens=3))]
+    [only] = run(Add(job("a", max_tokens=4, held=[ids])), script=Script(tokens=3))
+    assert only.ids == [] and only.finish is not None
+    assert (only.finish.reason, only.finish.completion_tokens) == (FinishReason.STOP, 3)

@@ -1,0 +1,122 @@
+"""Prompts: the template, the tokenizer, and what is refused before the engine sees it."""
+
+from typing import Any
+
+import pytest
+
+from shared.errors import ContextLengthExceeded, InvalidRequest
+from shared.protocol import (
+    ChatPrompt,
+    Generation,
+    Prompt,
+    Run,
+    Sampling,
+    Stopping,
+    Submit,
+    TextPrompt,
+    TokenPrompt,
+)
+from tests.tiny_model import CONTEXT_LENGTH, make_tiny_llama
+from workers.loader import LoadedModel, inspect, load
+from workers.prompt import Preparation
+
+STRICT = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' and not loop.first %}{{ raise_exception('system first') }}{% endif %}"
+    "{% if not loop.first and m.role == loop.previtem.role %}{{ raise_exception('alternate') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
+    return load(folder, inspect(folder), lambda phase, done, total: None)
+
+
+@pytest.fixture
+def prepare(loaded: LoadedModel) -> Preparation:
+    return Preparation(loaded.tokenizer, loaded.context_length, 280)
+
+
+def ask(prompt: Prompt, *, max_tokens: int | None = None, echo: bool = False, **sampling: Any) -> Run:
+    generation = Generation(
+        prompt=prompt,
+        sampling=Sampling(seed=0, **sampling),
+        stopping=Stopping(max_tokens=max_tokens),
+        echo=echo,
+    )
+    return Run(api="api-1", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+
+
+def chat(*messages: tuple[str, str]) -> ChatPrompt:
+    return ChatPrompt(messages=[{"role": role, "content": content} for role, content in messages])
+
+
+def rendered(prepare: Preparation, prompt: ChatPrompt) -> str:
+    text: str = prepare.tokenizer.decode(prepare(ask(prompt)).prompt)
+    return text
+
+
+def test_messages_go_through_the_models_template(prepare: Preparation) -> None:
+    assert (
+        rendered(prepare, chat(("user", "hi"))) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_last_assistant_message_is_continued(prepare: Preparation) -> None:
+    assert rendered(prepare, chat(("user", "hi"), ("assistant", "Well"))).endswith(
+        "<|im_start|>assistant\nWell"
+    )
+
+
+def test_messages_a_strict_template_refuses_are_folded(
+    prepare: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare.tokenizer._tokenizer, "chat_template", STRICT)
+    folded = rendered(prepare, chat(("user", "a"), ("system", "s"), ("user", "b"), ("user", "c")))
+    assert folded == "<system>s<user>a\n\nb\n\nc"
+
+
+def test_what_no_folding_helps_is_refused_by_name(
+    prepare: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare.tokenizer._tokenizer, "chat_template", "{{ raise_exception('never') }}")
+    with pytest.raises(InvalidRequest, match="never") as refused:
+        prepare(ask(chat(("user", "a"))))
+    assert refused.value.param == "messages"
+
+
+def test_token_ids_are_taken_as_they_are(prepare: Preparation) -> None:
+    assert prepare(ask(TokenPrompt(ids=[7, 8, 9]))).prompt == [7, 8, 9]
+
+
+@pytest.mark.parametrize("prompt", [TokenPrompt(ids=[5, 280]), TokenPrompt(ids=[-1]), TextPrompt(text="")])
+def test_prompts_the_model_cannot_read_are_refused(prepare: Preparation, prompt: Prompt) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(ask(prompt))
+    assert refused.value.param == "prompt"
+
+
+def test_a_foreign_id_in_logit_bias_is_refused(prepare: Preparation) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(ask(TextPrompt(text="a"), logit_bias={280: 1.0}))
+    assert refused.value.param == "logit_bias"
+
+
+def test_without_max_tokens_a_request_gets_the_rest_of_the_context(prepare: Preparation) -> None:
+    assert prepare(ask(TokenPrompt(ids=[5] * 12))).max_tokens == CONTEXT_LENGTH - 12
+
+
+@pytest.mark.parametrize(("size", "max_tokens"), [(CONTEXT_LENGTH, None), (10, CONTEXT_LENGTH - 9), (600, 1)])
+def test_more_than_the_context_is_refused_in_the_words_clients_look_for(
+    prepare: Preparation, size: int, max_tokens: int | None
+) -> None:
+    with pytest.raises(ContextLengthExceeded, match=f"maximum context length is {CONTEXT_LENGTH} tokens"):
+        prepare(ask(TokenPrompt(ids=[5] * size), max_tokens=max_tokens))
+
+
+def test_echo_gives_the_prompts_text_back(prepare: Preparation) -> None:
+    assert prepare(ask(TextPrompt(text="the end"), echo=True)).prompt_text == "the end"
+    ids = prepare.tokenizer.encode("the end")
+    assert prepare(ask(TokenPrompt(ids=ids), echo=True)).prompt_text == "the end"

@@ -1,0 +1,49 @@
+"""A worker: ``python -m workers --model ID``. Loads one model, registers with the broker, serves until told to leave.
+
+Owns the model, its caches and the requests it has accepted. When it dies, the broker answers for those requests and
+nothing else is lost.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from shared import logs
+from shared.settings import Settings, load_settings
+from workers.blas import describe_blas, open_blas
+from workers.embedded import LoadError, Progress
+from workers.engine.seam import Served
+from workers.serve import serve
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    settings = load_settings()
+    logs.configure(f"worker {options.model}", settings.log_level)
+    log.info("%s", describe_blas(open_blas()))
+    return serve(
+        settings, options.model, options.id, lambda progress: _load(settings, options.model, progress)
+    )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m workers", description="Serve one model.")
+    parser.add_argument("--model", required=True, help="one of MLX_SERVER_AVAILABLE_MODELS")
+    parser.add_argument("--id", help="name of this worker, given by the broker that starts it")
+    return parser.parse_args(arguments)
+
+
+def _load(settings: Settings, model: str, progress: Progress) -> Served:
+    """On the engine thread: mlx is first imported here, after OpenBLAS was opened."""
+    source = settings.sources.get(model)
+    if source is None:
+        raise LoadError(f"{model!r} is not one of MLX_SERVER_AVAILABLE_MODELS", permanent=True)
+    from workers.engine.load import load_engine
+
+    return load_engine(source, settings, progress)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

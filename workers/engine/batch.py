@@ -1,0 +1,159 @@
+"""The rows that decode together, and the one forward pass a step gives all of them.
+
+``launch`` starts the next pass before the last one's tokens have been looked at, so the host's work on tokens hides
+behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import mlx.core as mx
+
+from workers.engine.caches import Cache, extend, extract, nbytes, take_rows
+from workers.engine.rows import LogprobsOf, Row
+from workers.engine.sampling import Drawn, RowParameters, Sampler
+
+Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
+
+
+@dataclass
+class Seat:
+    """A row in the batch. ``drawn`` is the index of its next draw, ahead of ``row.ids`` by what is in flight."""
+
+    row: Row
+    parameters: RowParameters
+    drawn: int
+    token: int  # the first input: the last known token, which the cache does not hold yet
+
+    @property
+    def length(self) -> int:
+        """Tokens in its cache."""
+        return len(self.row.job.prompt) - 1 + self.drawn
+
+    @property
+    def fed(self) -> list[int]:
+        """The ids its cache holds."""
+        known = [*self.row.job.prompt, *self.row.ids]
+        return known[: self.length]
+
+    @property
+    def done(self) -> bool:
+        return self.row.ended or self.drawn >= self.row.job.max_tokens
+
+
+@dataclass
+class Flight:
+    """A pass that was launched: who was aboard, and the tokens it will give."""
+
+    seats: list[Seat]
+    drawn: Drawn
+
+    def land(self) -> list[tuple[Row, int, LogprobsOf | None]]:
+        """Waits for the tokens; leaves out the rows that have ended meanwhile."""
+        mx.eval(self.drawn.arrays)
+        ids = cast(list[int], self.drawn.tokens.tolist())
+        logprobs = self._logprobs()
+        return [
+            (seat.row, id, logprobs.get(i))
+            for i, (seat, id) in enumerate(zip(self.seats, ids, strict=True))
+            if not seat.row.ended
+        ]
+
+    def _logprobs(self) -> dict[int, LogprobsOf]:
+        taken = self.drawn.logprobs
+        if taken is None:
+            return {}
+        chosen = cast(list[float], taken.chosen.tolist())
+        ids = cast(list[list[int]], taken.top_ids.tolist())
+        top = cast(list[list[float]], taken.top.tolist())
+        return {
+            row: LogprobsOf(chosen[i], list(zip(ids[i], top[i], strict=True)))
+            for i, row in enumerate(taken.rows)
+        }
+
+
+class Batch:
+    """``leaving`` gets each row that ends, with its cache; what it does not keep is gone."""
+
+    def __init__(self, forward: Forward, leaving: Callable[[Seat, Callable[[], Cache]], None]) -> None:
+        self._forward = forward
+        self._leaving = leaving
+        self._cache: Cache = []
+        self._seats: list[Seat] = []
+        self._inputs = mx.array([], dtype=mx.uint32)
+        self._sampler = Sampler([])
+
+    def __len__(self) -> int:
+        return sum(not seat.done for seat in self._seats)
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self._cache)
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the cache of the longest row; what all rows are padded to."""
+        return max((seat.length for seat in self._seats if not seat.done), default=0)
+
+    def evict_youngest(self) -> Row:
+        """Takes out the row with the fewest generated tokens; nothing may be in flight."""
+        self._drop_done()
+        youngest = min(self._seats, key=lambda seat: seat.drawn)
+        self._keep_seats([i for i, seat in enumerate(self._seats) if seat is not youngest])
+        return youngest.row
+
+    @property
+    def waits(self) -> bool:
+        """Whether a launch must wait for its own logits; then the last flight should land first."""
+        return self._sampler.waits
+
+    def join(self, seats: list[Seat], cache: Cache) -> None:
+        """``cache`` has a row for each seat; an unbatchable one serves an empty batch as it is."""
+        self._drop_done()
+        if self._seats:
+            extend(self._cache, cache)
+        else:
+            self._cache = cache
+        tokens = mx.array([seat.token for seat in seats], dtype=mx.uint32)
+        self._inputs = mx.concatenate([self._inputs, tokens])
+        self._seats = [*self._seats, *seats]
+        self._sampler = Sampler([seat.parameters for seat in self._seats])
+
+    def launch(self) -> Flight | None:
+        """Starts the pass that gives each row its next token; None when no row needs one."""
+        self._drop_done()
+        if not self._seats:
+            return None
+        logits = self._forward(self._inputs[:, None], self._cache)[:, -1, :]
+        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats])
+        mx.async_eval(drawn.arrays)
+        self._inputs = drawn.tokens
+        for seat in self._seats:
+            seat.drawn += 1
+        return Flight(list(self._seats), drawn)
+
+    def _drop_done(self) -> None:
+        keep = [i for i, seat in enumerate(self._seats) if not seat.done]
+        if len(keep) == len(self._seats):
+            return
+        for i, seat in enumerate(self._seats):
+            if seat.done:
+                self._leaving(seat, partial(self._cache_of, i))
+        self._keep_seats(keep)
+
+    def _keep_seats(self, keep: list[int]) -> None:
+        self._seats = [self._seats[i] for i in keep]
+        self._sampler = Sampler([seat.parameters for seat in self._seats])
+        if keep:
+            take_rows(self._cache, keep)
+            self._inputs = self._inputs[mx.array(keep)]
+        else:
+            self._cache = []
+            self._inputs = mx.array([], dtype=mx.uint32)
+
+    def _cache_of(self, row: int) -> Cache:
+        if len(self._seats) == 1 and not hasattr(self._cache[0], "extract"):
+            return self._cache
+        return extract(self._cache, row)

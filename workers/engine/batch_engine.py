@@ -1,0 +1,312 @@
+"""The engine: every request of a model in one batch.
+
+One step, to be recited:
+1. read: the next piece of the prompts that wait, as much as keeps the pause of the decoding rows under the target;
+2. seat: a prompt that is read becomes a row for each of its choices;
+3. launch: the forward pass that draws every row's next token;
+4. land: the tokens of the pass before, as text, log-probabilities and finishes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from workers.engine.adjustment import adjustment_for
+from workers.engine.batch import Batch, Flight, Seat
+from workers.engine.caches import (
+    Cache,
+    can_batch,
+    can_pad,
+    evaluate,
+    extract,
+    feed,
+    feed_one,
+    fork,
+    merge,
+    new_cache,
+    take_rows,
+)
+from workers.engine.memory import RESERVE, Cost, measure_cost
+from workers.engine.pace import Pace
+from workers.engine.prefill import Reading, Waiting
+from workers.engine.prefix_cache import PrefixCache
+from workers.engine.rows import Row, TokenRules
+from workers.engine.sampling import RowParameters
+from workers.engine.seam import Job, Output
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    rows: int = 32  # sequences decoded together
+    chunk: int = 512  # most prompt tokens read in one step
+    gap: float = 0.2  # seconds a decoding row may wait for others' prompts
+    cache_bytes: int = 1 << 30  # of prompts kept for later requests
+    kv_bytes: int = 1 << 40  # of all keys and values, kept prompts included
+
+
+class BatchEngine:
+    def __init__(self, model: Any, rules: TokenRules, vocabulary_size: int, limits: EngineLimits) -> None:
+        self._model = model
+        self._rules = rules
+        self._vocabulary_size = vocabulary_size
+        self._batches = can_batch(model)
+        self._pads = can_pad(model)
+        self._rows_at_most = limits.rows if self._batches else 1
+        self._pace = Pace(limits.chunk, limits.gap)
+        self._cost = measure_cost(model)
+        self._kv_bytes = limits.kv_bytes
+        self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
+        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._keep_ended)
+        self._waiting = Waiting()
+        self._flight: Flight | None = None
+        self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
+        self._finished: list[Output] = []  # of requests that had ended before they came here
+        self._steps = 0
+        self._tokens = 0  # generated
+        self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
+
+    @property
+    def active(self) -> int:
+        return len(self._rows)
+
+    @property
+    def report(self) -> dict[str, float | int | str]:
+        decoding, waiting = len(self._batch), len(self._waiting)
+        return {
+            "step": self._steps,
+            "phase": "prefill" if waiting else "decode" if decoding else "idle",
+            "rows": decoding,
+            "waiting": waiting,
+            "waiting_tokens": self._waiting.tokens,
+            "tokens": self._tokens,
+            "tokens_read": self._tokens_read,
+            "kv_bytes": self._batch.nbytes,
+            "cache_bytes": self._prefixes.bytes,
+            "cache_entries": len(self._prefixes),
+            "cache_hit_rate": round(self._prefixes.hit_rate, 4),
+            "active_bytes": mx.get_active_memory(),
+            "peak_bytes": mx.get_peak_memory(),
+        }
+
+    @property
+    def cost(self) -> Cost:
+        return self._cost
+
+    @property
+    def rows_at_most(self) -> int:
+        return self._rows_at_most
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens that fit into the memory for keys and values when one request has all of it."""
+        return self._cost.tokens(self._kv_bytes)
+
+    def add(self, job: Job) -> None:
+        """One reading for the choices that begin with the prompt, one for each that goes on behind held ids."""
+        rows = [Row(job, choice, self._rules) for choice in range(job.generation.n)]
+        self._rows[job.request_id] = rows
+        self._finished += [finished for row in rows if (finished := row.replay())]
+        fresh = [row for row in rows if not row.ids]
+        readings = [[row] for row in rows if row.ids and not row.ended] + ([fresh] if fresh else [])
+        for together in readings:
+            for some in self._seatable(together):
+                self._waiting.add(Reading([*job.prompt, *some[0].ids], some, self._steps))
+        self._forget_ended(job.request_id)
+
+    def cancel(self, request_id: str) -> None:
+        for row in self._rows.pop(request_id, []):
+            row.ended = True
+
+    def step(self) -> list[Output]:
+        self._steps += 1
+        outputs, self._finished = self._finished, []
+        outputs += self._make_room()
+        self._read()
+        landing = self._flight
+        if landing and self._batch.waits:
+            outputs += self._land(landing)
+            landing = None
+        self._flight = self._batch.launch()
+        if landing:
+            outputs += self._land(landing)
+        return outputs
+
+    def _seatable(self, rows: list[Row]) -> Iterator[list[Row]]:
+        """No more rows together than the batch can ever hold."""
+        for start in range(0, len(rows), self._rows_at_most):
+            yield rows[start : start + self._rows_at_most]
+
+    # ------------------------------------------------------------ reading
+
+    def _read(self) -> None:
+        """At most one pass: a chunk of one prompt, or the rest of several."""
+        for dropped in self._waiting.drop_ended():
+            self._keep_prompt(dropped)
+        room = self._rows_at_most - len(self._batch)
+        order = [reading for reading in self._waiting.in_order(self._steps) if len(reading.rows) <= room]
+        if not order or not self._has_room(order[0]):
+            return
+        first = order[0]
+        self._look_up(first)
+        budget = self._pace.budget(beside_decode=len(self._batch) > 0)
+        stop = first.pause or len(first.read)
+        if stop - first.done > budget or first.pause:
+            self._read_on(first, min(budget, stop - first.done))
+        else:
+            self._read_out(self._together(order, room, budget))
+
+    def _look_up(self, reading: Reading) -> None:
+        if not reading.looked_up:
+            reading.looked_up = True
+            hit = self._prefixes.find(reading.namespace, reading.read)
+            if hit:
+                reading.advance(hit.cache, hit.length)
+                for row in reading.rows:
+                    row.cached_tokens = min(hit.length, len(row.job.prompt))
+        if reading.pause is None:
+            self._waiting.lead(reading)
+
+    def _together(self, order: list[Reading], room: int, budget: int) -> list[Reading]:
+        """The readings whose rest fits into one pass, padded to one width."""
+        chosen, rows, width = [order[0]], len(order[0].rows), order[0].left
+        if not self._batches:
+            return chosen
+        for reading in order[1:]:
+            if not reading.blocked:  # by one before it in this loop
+                self._look_up(reading)
+            if reading.blocked or reading.pause:
+                continue
+            wider = max(width, reading.left)
+            if not self._pads and reading.left != width:
+                continue
+            if rows + len(reading.rows) > room or wider * (len(chosen) + 1) > budget:
+                continue
+            if not self._has_room(reading, rows):
+                continue
+            chosen.append(reading)
+            rows, width = rows + len(reading.rows), wider
+        return chosen
+
+    def _read_on(self, reading: Reading, size: int) -> None:
+        """A chunk of one prompt."""
+        cache = reading.cache if reading.cache is not None else new_cache(self._model)
+        with self._pace.timing(size):
+            feed_one(self._model, cache, reading.ids[reading.done : reading.done + size])
+        reading.advance(cache, size)
+        self._tokens_read += size
+        if reading.done == reading.pause:
+            reading.pause = None
+            self._keep_prompt(reading)
+
+    def _read_out(self, readings: list[Reading]) -> None:
+        """The rest of these prompts; their rows join the batch."""
+        cache = self._read_rest(readings)
+        for reading in readings:
+            reading.done = len(reading.read)
+        self._waiting.remove(readings)
+        self._seat(readings, cache)
+
+    def _read_rest(self, readings: list[Reading]) -> Cache:
+        """A batch cache with one row for each reading."""
+        caches = [r.cache if r.cache is not None else new_cache(self._model) for r in readings]
+        rest = [reading.ids[reading.done : -1] for reading in readings]
+        tokens = max(map(len, rest)) * len(rest)  # padding included
+        self._tokens_read += sum(map(len, rest))
+        if not self._batches:
+            if tokens:
+                with self._pace.timing(tokens):
+                    feed_one(self._model, caches[0], rest[0])
+            readings[0].cache = caches[0]
+            self._keep_prompt(readings[0])
+            return caches[0]
+        cache = merge(caches)
+        if tokens:
+            with self._pace.timing(tokens):
+                feed(self._model, cache, rest)
+        for i, reading in enumerate(readings):
+            self._keep(reading.namespace, reading.ids[:-1], lambda i=i: extract(cache, i))  # type: ignore[misc]
+        return cache
+
+    def _seat(self, readings: list[Reading], cache: Cache) -> None:
+        rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
+        if [i for i, _ in rows] != list(range(len(readings))):
+            take_rows(cache, [i for i, _ in rows])
+        seats = [Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1]) for i, row in rows]
+        self._batch.join(seats, cache)
+
+    def _parameters(self, row: Row) -> RowParameters:
+        generation = row.job.generation
+        return RowParameters(
+            sampling=generation.sampling,
+            choice=row.choice,
+            logprobs=generation.logprobs,
+            adjustment=adjustment_for(
+                generation, row.job.prompt, row.ids, self._rules.eos, self._vocabulary_size
+            ),
+        )
+
+    # ------------------------------------------------------------ memory
+
+    def _has_room(self, reading: Reading, besides: int = 0) -> bool:
+        """Whether its rows, and ``besides`` more, fit beside all others; the kept prompts give way. One always fits."""
+        rows = len(self._batch) + len(reading.rows) + besides
+        longest = max(self._batch.longest, len(reading.ids))
+        if self._fits(rows, longest + RESERVE):
+            return True
+        return rows == len(reading.rows) and not self._waiting.bytes
+
+    def _fits(self, rows: int, tokens: int) -> bool:
+        left = self._kv_bytes - self._cost.bytes(tokens, rows) - self._waiting.bytes
+        self._prefixes.shrink(max(0, left))
+        return left >= 0
+
+    def _make_room(self) -> list[Output]:
+        """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
+        outputs: list[Output] = []
+        while len(self._batch) > 1 and not self._fits(len(self._batch), self._batch.longest + 1):
+            if self._flight:
+                outputs += self._land(self._flight)
+                self._flight = None
+                continue  # some may have ended
+            row = self._batch.evict_youngest()
+            self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
+        return outputs
+
+    # ------------------------------------------------------------ keeping
+
+    def _keep_prompt(self, reading: Reading) -> None:
+        """What a reading has read, also of one that was cancelled half-way, so that a retry goes on there."""
+        if reading.cache is not None:
+            cache = reading.cache
+            self._keep(reading.namespace, reading.ids[: reading.done], lambda: fork(cache))
+
+    def _keep_ended(self, seat: Seat, cache: Callable[[], Cache]) -> None:
+        """The prompt and the answer: what the conversation's next turn begins with."""
+        self._keep(seat.row.job.generation.cache_namespace, seat.fed, cache)
+
+    def _keep(self, namespace: str, ids: list[int], cache: Callable[[], Cache]) -> None:
+        if not self._prefixes.wants(namespace, ids):
+            return
+        own = cache()
+        evaluate(own)
+        self._prefixes.keep(namespace, ids, own)
+
+    # ------------------------------------------------------------ landing
+
+    def _land(self, flight: Flight) -> list[Output]:
+        outputs = []
+        for row, id, logprobs in flight.land():
+            outputs.append(row.push(id, logprobs))
+            if row.ended:
+                self._forget_ended(row.job.request_id)
+        self._tokens += len(outputs)
+        return outputs
+
+    def _forget_ended(self, request_id: str) -> None:
+        left = [row for row in self._rows[request_id] if not row.ended]
+        if left:
+            self._rows[request_id] = left
+        else:
+            del self._rows[request_id]

@@ -1,0 +1,100 @@
+"""The KV caches of mlx-lm, as the engine uses them: for one sequence, or for a batch of sequences of unlike length.
+
+A cache here is a list with one entry a layer. All that depends on how mlx-lm's classes work is in this file.
+"""
+
+import copy
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+Cache = list[Any]
+
+
+def new_cache(model: Any) -> Cache:
+    """An empty cache for one sequence."""
+    cache: Cache = make_prompt_cache(model)
+    return cache
+
+
+def can_batch(model: Any) -> bool:
+    return all(hasattr(layer, "merge") for layer in new_cache(model))
+
+
+def can_pad(model: Any) -> bool:
+    """Whether prompts of unlike length can be read in one pass. A recurrent state would take the padding in."""
+    return all(type(layer) in (KVCache, RotatingKVCache) for layer in new_cache(model))
+
+
+def can_trim(cache: Cache) -> bool:
+    """Whether the cache of a sequence also serves the sequence's beginnings: keys and values, token by token."""
+    return all(type(layer) is KVCache for layer in cache)
+
+
+def fork(cache: Cache) -> Cache:
+    """A cache that can grow apart from this one."""
+    return copy.deepcopy(cache)
+
+
+def prefix(cache: Cache, length: int) -> Cache:
+    """The cache of the first ``length`` tokens; only of one that ``can_trim``."""
+    return [_prefix(layer, length) for layer in cache]
+
+
+def _prefix(layer: KVCache, length: int) -> KVCache:
+    keys, values, _ = layer.state
+    part = KVCache()
+    part.state = keys[..., :length, :], values[..., :length, :], length
+    return part
+
+
+def merge(caches: list[Cache]) -> Cache:
+    """One batch cache for sequences of unlike length."""
+    return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
+
+
+def extract(batch: Cache, row: int) -> Cache:
+    """The cache of one row, as a sequence's; compact."""
+    return [layer.extract(row) for layer in batch]
+
+
+def extend(batch: Cache, more: Cache) -> None:
+    for layer, other in zip(batch, more, strict=True):
+        layer.extend(other)
+
+
+def take_rows(batch: Cache, rows: list[int]) -> None:
+    """Keeps these rows, in this order; a row named twice becomes two."""
+    for layer in batch:
+        layer.filter(rows)
+
+
+def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
+    """Reads tokens into a batch cache, as many as each row has. Logits are not asked for, so not computed."""
+    lengths = [len(row) for row in rows]
+    width = max(lengths)
+    padding = [width - length for length in lengths]
+    if any(padding):
+        for layer in cache:
+            layer.prepare(lengths=lengths, right_padding=padding)
+    model(mx.array([row + [0] * (width - len(row)) for row in rows]), cache=cache)
+    evaluate(cache)
+    if any(padding):
+        for layer in cache:
+            layer.finalize()
+        evaluate(cache)
+
+
+def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:
+    """The same for the cache of one sequence."""
+    model(mx.array([tokens]), cache=cache)
+    evaluate(cache)
+
+
+def evaluate(cache: Cache) -> None:
+    mx.eval([layer.state for layer in cache])
+
+
+def nbytes(cache: Cache) -> int:
+    return sum(layer.nbytes for layer in cache)

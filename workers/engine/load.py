@@ -1,0 +1,61 @@
+"""A model's source -> an engine that serves it."""
+
+import logging
+
+from mlx.utils import tree_reduce
+
+from shared.models import ModelSource
+from shared.settings import Settings
+from workers.embedded import Progress
+from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.rows import TokenRules
+from workers.engine.seam import Served
+from workers.loader import LoadedModel, inspect, load, locate
+from workers.prompt import Preparation
+from workers.vocabulary import token_bytes
+
+log = logging.getLogger(__name__)
+
+GB = 10**9
+SMALLEST_KV = GB // 4  # even when the weights alone are over the budget
+
+
+def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> Served:
+    """Raises LoadError."""
+    folder = locate(source, settings.cache_dir, progress)
+    return serve_model(load(folder, inspect(folder), progress), settings)
+
+
+def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
+    vocabulary_size = vocabulary_size_of(loaded)
+    context = min(loaded.context_length, settings.context_length or loaded.context_length)
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+    engine = BatchEngine(loaded.model, rules, vocabulary_size, _limits(loaded, settings))
+    context = min(context, engine.longest_sequence)
+    log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
+    return Served(
+        engine=engine,
+        prepare=Preparation(loaded.tokenizer, context, vocabulary_size),
+        digest=loaded.facts.digest,
+        context_length=context,
+    )
+
+
+def _limits(loaded: LoadedModel, settings: Settings) -> EngineLimits:
+    """Keys and values get what the weights leave of the budget."""
+    weights: int = tree_reduce(lambda size, array: size + array.nbytes, loaded.model.parameters(), 0)
+    budget = int(settings.max_cache_size_gb * GB)
+    return EngineLimits(
+        rows=settings.max_batch_rows,
+        chunk=settings.prefill_chunk,
+        gap=settings.decode_gap,
+        kv_bytes=max(budget - weights, SMALLEST_KV),
+        cache_bytes=int(settings.prompt_cache_gb * GB),
+    )
+
+
+def vocabulary_size_of(loaded: LoadedModel) -> int:
+    """Of the logits, which may be wider than the tokenizer's."""
+    config = loaded.config
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    return int(size or len(loaded.tokenizer))

@@ -1,0 +1,61 @@
+"""What keys and values cost, and whether there is room for more.
+
+Rule 1: the prefix cache gives way first, then new prompts wait, then the youngest row leaves the batch and is read
+again later. A request is never ended for lack of memory.
+Rule 2: a batch is as wide as its longest row, so it costs rows times that.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_lm.models.cache import KVCache, RotatingKVCache
+
+from workers.engine.caches import Cache, feed_one, new_cache
+
+RESERVE = 128  # tokens a row is expected to grow by before it is asked again whether there is room
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """``per_token`` bytes, for ``window`` tokens at the most, and ``fixed`` bytes whatever the length."""
+
+    per_token: float
+    window: int | None = None
+    fixed: int = 0
+
+    def bytes(self, tokens: int) -> float:
+        counted = tokens if self.window is None else min(tokens, self.window)
+        return self.per_token * counted + self.fixed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the cache of one sequence of a model."""
+
+    layers: tuple[LayerCost, ...]
+
+    def bytes(self, tokens: int, rows: int = 1) -> int:
+        return int(rows * sum(layer.bytes(tokens) for layer in self.layers))
+
+    def tokens(self, size: int) -> int:
+        """How long one sequence may be in ``size`` bytes; a billion where length costs nothing."""
+        growing = sum(layer.per_token for layer in self.layers if layer.window is None)
+        fixed = self.bytes(0) + sum(
+            layer.per_token * layer.window for layer in self.layers if layer.window is not None
+        )
+        return max(0, int((size - fixed) / growing)) if growing else 1_000_000_000
+
+
+def measure_cost(model: Any) -> Cost:
+    """Reads one token and looks at what the layers' caches hold then."""
+    cache: Cache = new_cache(model)
+    feed_one(model, cache, [0])
+    return Cost(tuple(_layer_cost(layer) for layer in cache))
+
+
+def _layer_cost(layer: Any) -> LayerCost:
+    if isinstance(layer, KVCache):
+        return LayerCost(layer.nbytes / layer.state[0].shape[2])
+    if isinstance(layer, RotatingKVCache):
+        return LayerCost(layer.nbytes / layer.state[0].shape[2], window=layer.max_size)
+    return LayerCost(0.0, fixed=layer.nbytes)

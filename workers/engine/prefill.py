@@ -1,0 +1,120 @@
+"""Prompts that wait to be read, and what is read in the next step.
+
+Rule 1: shortest remaining first, so that a long prompt does not keep short ones from starting; a prompt that waits
+counts as shorter (ageing), so that short ones cannot keep a long one out for ever.
+Rule 2: short prompts are read in one pass together, long ones alone and in chunks.
+Rule 3: what several waiting prompts begin with is read once: the first reads up to there and leaves it in the prefix
+cache, the others wait for that.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workers.engine.caches import Cache, nbytes
+from workers.engine.prefix_cache import Ids, common_prefix
+from workers.engine.rows import Row
+
+AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
+WORTH = 64  # tokens that must be saved for a shared beginning to get a pass of its own
+
+
+@dataclass(eq=False)
+class Reading:
+    """A run of ids on its way into a cache, for rows that all begin with it.
+
+    The last id is not read: it is the rows' first input. ``ids`` is the prompt, and behind it what an earlier attempt
+    or a row that had to leave the batch has already generated.
+    """
+
+    ids: list[int]
+    rows: list[Row]
+    since: int  # the step it came in
+    cache: Cache | None = None  # of the first ``done`` ids
+    done: int = 0
+    looked_up: bool = False  # in the prefix cache
+    pause: int | None = None  # where to stop, to leave a shared beginning in the prefix cache
+    leader: "Reading | None" = None  # reads our beginning just now
+
+    def __post_init__(self) -> None:
+        self.read: Ids = np.asarray(self.ids[:-1], dtype=np.int32)
+
+    @property
+    def left(self) -> int:
+        return len(self.read) - self.done
+
+    @property
+    def namespace(self) -> str:
+        return self.rows[0].job.generation.cache_namespace
+
+    @property
+    def ended(self) -> bool:
+        return all(row.ended for row in self.rows)
+
+    @property
+    def blocked(self) -> bool:
+        leader = self.leader
+        return leader is not None and leader.pause is not None and not leader.ended
+
+    def advance(self, cache: Cache, tokens: int) -> None:
+        self.cache = cache
+        self.done += tokens
+        self.looked_up = True
+
+
+class Waiting:
+    def __init__(self) -> None:
+        self._readings: list[Reading] = []
+
+    def __len__(self) -> int:
+        return len(self._readings)
+
+    @property
+    def tokens(self) -> int:
+        return sum(reading.left for reading in self._readings)
+
+    @property
+    def bytes(self) -> int:
+        """Of the prompts that are read half-way."""
+        return sum(nbytes(reading.cache) for reading in self._readings if reading.cache is not None)
+
+    def add(self, reading: Reading) -> None:
+        self._readings.append(reading)
+
+    def remove(self, readings: list[Reading]) -> None:
+        self._readings = [reading for reading in self._readings if reading not in readings]
+
+    def drop_ended(self) -> list[Reading]:
+        """Takes out the readings nobody waits for any more."""
+        ended = [reading for reading in self._readings if reading.ended]
+        if ended:
+            self.remove(ended)
+        return ended
+
+    def in_order(self, step: int) -> list[Reading]:
+        """Those that may be read now, the most urgent first."""
+        free = [reading for reading in self._readings if not reading.blocked]
+        return sorted(free, key=lambda r: (r.left - AGEING * (step - r.since), r.since))
+
+    def lead(self, reading: Reading) -> None:
+        """Sets the pause at which others can go on from what ``reading`` has read; they wait for it."""
+        followers = [
+            (common_prefix(reading.read, other.read), other)
+            for other in self._readings
+            if other is not reading
+            and not other.done
+            and not other.blocked
+            and other.namespace == reading.namespace
+        ]
+        saved = {
+            length: (length - reading.done) * sum(shared >= length for shared, _ in followers)
+            for length, _ in followers
+            if length > reading.done
+        }
+        best = max(saved, key=lambda length: saved[length], default=0)
+        if not best or saved[best] < WORTH:
+            return
+        reading.pause = best
+        for shared, other in followers:
+            if shared >= best:
+                other.leader = reading

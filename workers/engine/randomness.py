@@ -1,0 +1,45 @@
+"""Random numbers as a function of (seed, choice, index, token id) and of nothing else.
+
+Sampling is a Gumbel-max draw: each token's scaled logit gets noise, the greatest sum wins. The noise of a token comes
+from a hash of the row's key and the token's id, so it is the same whether all of the vocabulary is looked at or only
+the best candidates, alone or in a batch, in a first run or a resumed one.
+"""
+
+import mlx.core as mx
+import numpy as np
+
+_MASK64 = (1 << 64) - 1
+
+
+def row_key(seed: int, choice: int, index: int) -> tuple[int, int]:
+    """64 bits, as two words, for the token at ``index`` of a choice (two rounds of splitmix64)."""
+    state = _splitmix((seed & _MASK64) ^ _splitmix((choice << 40) ^ index))
+    return state & 0xFFFFFFFF, state >> 32
+
+
+def keys_array(keys: list[tuple[int, int]]) -> mx.array:
+    """Shape (rows, 2), uint32."""
+    return mx.array(np.array(keys, dtype=np.uint32).reshape(len(keys), 2))
+
+
+def gumbel(keys: mx.array, ids: mx.array) -> mx.array:
+    """Noise of shape (rows, n) for keys (rows, 2) and token ids (rows, n) or (1, n)."""
+    bits = _hash(ids.astype(mx.uint32), keys[:, :1], keys[:, 1:])
+    uniform = ((bits >> 8).astype(mx.float32) + 0.5) * (1.0 / (1 << 24))  # 24 bits, never 0 or 1
+    return -mx.log(-mx.log(uniform))
+
+
+def _splitmix(value: int) -> int:
+    value = (value + 0x9E3779B97F4A7C15) & _MASK64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return value ^ (value >> 31)
+
+
+def _hash(value: mx.array, low: mx.array, high: mx.array) -> mx.array:
+    """A 32-bit integer mix; the second word of the key enters half-way, so both count in full."""
+    value = (value + low) ^ 0x9E3779B9
+    value = (value ^ (value >> 16)) * mx.array(0x7FEB352D, dtype=mx.uint32)
+    value = (value ^ (value >> 15)) + high
+    value = (value ^ (value >> 15)) * mx.array(0x846CA68B, dtype=mx.uint32)
+    return value ^ (value >> 16)

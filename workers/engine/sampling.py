@@ -1,0 +1,222 @@
+"""The next token of every row, in one vectorized pass.
+
+Rule 1: a row's choice depends on its own logits, parameters and key; never on its neighbours.
+Rule 2: nobody pays for what nobody asked: an all-greedy batch is one argmax, only rows with penalties keep counts,
+only rows that ask get log-probabilities.
+Rule 3: a nucleus is exact. It is searched among the best candidates first and in the whole vocabulary when they do
+not hold enough mass (a full sort costs ten times the candidates' cut).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import mlx.core as mx
+
+from shared.protocol import Sampling
+from workers.engine.adjustment import Adjustment
+from workers.engine.randomness import gumbel, keys_array, row_key
+
+CANDIDATES = 256
+WIDER = 16  # how many times more candidates a nucleus gets that did not fit
+
+
+@dataclass(frozen=True)
+class RowParameters:
+    """What sampling knows of a row."""
+
+    sampling: Sampling
+    choice: int = 0
+    logprobs: int | None = None
+    adjustment: Adjustment | None = None
+
+    @property
+    def greedy(self) -> bool:
+        return self.sampling.temperature < 1e-5 or self.sampling.top_k == 1
+
+    @property
+    def needs_cut(self) -> bool:
+        return self.sampling.top_p < 1 or self.sampling.top_k > 0
+
+
+@dataclass
+class LogprobsTaken:
+    """Raw log-probabilities of the rows that asked; arrays of (rows,), (rows, k), (rows, k)."""
+
+    rows: list[int]
+    chosen: mx.array
+    top_ids: mx.array
+    top: mx.array
+
+
+@dataclass
+class Drawn:
+    """``tokens``: (rows,) uint32, maybe not computed yet."""
+
+    tokens: mx.array
+    logprobs: LogprobsTaken | None = None
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        taken = self.logprobs
+        return [self.tokens, *([taken.chosen, taken.top_ids, taken.top] if taken else [])]
+
+
+class Sampler:
+    """The parameters of the rows of a batch, as arrays; made anew when rows join or leave."""
+
+    def __init__(self, rows: Sequence[RowParameters]) -> None:
+        self._rows = rows
+        self._open = [i for i, row in enumerate(rows) if not row.greedy and not row.needs_cut]
+        self._cut = [i for i, row in enumerate(rows) if not row.greedy and row.needs_cut]
+        self._asking = [i for i, row in enumerate(rows) if row.logprobs is not None]
+        self._depth = max((row.logprobs or 0 for row in rows), default=0)
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``draw`` must see the logits before it returns (to know if the candidates were enough)."""
+        return any(self._rows[i].sampling.top_p < 1 for i in self._cut)
+
+    def draw(self, logits: mx.array, indices: Sequence[int]) -> Drawn:
+        """``logits`` (rows, vocabulary); ``indices`` the index of each row's next token."""
+        raw = logits.astype(mx.float32)
+        logits = self._adjusted(raw, indices)
+        tokens = mx.argmax(logits, axis=-1)
+        if self._open:
+            tokens = _put(tokens, self._open, self._draw_open(logits, indices))
+        if self._cut:
+            tokens = _put(tokens, self._cut, self._draw_cut(logits, indices))
+        for i, row in enumerate(self._rows):
+            if row.adjustment:
+                row.adjustment.count(tokens[i : i + 1])
+        return Drawn(tokens, self._take_logprobs(raw, tokens))
+
+    def _adjusted(self, logits: mx.array, indices: Sequence[int]) -> mx.array:
+        changed = {
+            i: row.adjustment.apply(logits[i], indices[i])
+            for i, row in enumerate(self._rows)
+            if row.adjustment
+        }
+        if not changed:
+            return logits
+        return mx.stack([changed[i] if i in changed else logits[i] for i in range(len(self._rows))])
+
+    def _draw_open(self, logits: mx.array, indices: Sequence[int]) -> mx.array:
+        """Rows that sample from the whole vocabulary, bounded by min_p at most."""
+        rows = self._open
+        scaled = _pick(logits, rows) / _column(self._rows, rows, "temperature")
+        ids = mx.arange(logits.shape[-1], dtype=mx.uint32)[None]
+        noisy = scaled + gumbel(_keys(self._rows, rows, indices), ids)
+        if any(self._rows[i].sampling.min_p > 0 for i in rows):
+            floor = mx.max(scaled, axis=-1, keepdims=True) + _log(_column(self._rows, rows, "min_p"))
+            noisy = mx.where(scaled >= floor, noisy, -mx.inf)
+        return mx.argmax(noisy, axis=-1)
+
+    def _draw_cut(self, logits: mx.array, indices: Sequence[int]) -> mx.array:
+        """Rows with top_k or top_p: among the best candidates; rows whose nucleus is wider, among more."""
+        cut = Cut(self._rows, self._cut, _pick(logits, self._cut), indices)
+        vocabulary = logits.shape[-1]
+        most = max(CANDIDATES, *(self._rows[i].sampling.top_k for i in self._cut))
+        tokens, enough = cut.draw(min(most, vocabulary))
+        if not self.waits:
+            return tokens
+        while most < vocabulary and (
+            wider := [i for i, ok in enumerate(cast(list[bool], enough.tolist())) if not ok]
+        ):
+            most *= WIDER
+            again, settled = cut.only(wider).draw(min(most, vocabulary))
+            tokens = _put(tokens, wider, again)
+            enough = _put(enough, wider, settled)
+        return tokens
+
+    def _take_logprobs(self, raw: mx.array, tokens: mx.array) -> LogprobsTaken | None:
+        """The model's own distribution: before temperature, penalties and cuts."""
+        if not self._asking:
+            return None
+        logits = _pick(raw, self._asking)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        chosen = mx.take_along_axis(logprobs, _pick(tokens, self._asking)[:, None], axis=-1)[:, 0]
+        depth = max(1, min(self._depth, logits.shape[-1] - 1))
+        ids = mx.argpartition(-logprobs, depth, axis=-1)[:, :depth]
+        top = mx.take_along_axis(logprobs, ids, axis=-1)
+        order = mx.argsort(-top, axis=-1)
+        return LogprobsTaken(
+            self._asking,
+            chosen,
+            mx.take_along_axis(ids, order, axis=-1),
+            mx.take_along_axis(top, order, axis=-1),
+        )
+
+
+class Cut:
+    """Rows that sample among their best tokens only. ``rows`` index ``parameters``, ``logits`` has one row each."""
+
+    def __init__(
+        self, parameters: Sequence[RowParameters], rows: list[int], logits: mx.array, indices: Sequence[int]
+    ) -> None:
+        self._samplings = [parameters[i].sampling for i in rows]
+        self._keys = _keys(parameters, rows, indices)
+        self._scaled = logits / _column(parameters, rows, "temperature")
+        self._top_p = _column(parameters, rows, "top_p")
+        self._min_p = _column(parameters, rows, "min_p")
+        nucleus = any(sampling.top_p < 1 for sampling in self._samplings)
+        normalize = mx.logsumexp if nucleus else mx.max
+        self._norm = normalize(self._scaled, axis=-1, keepdims=True)
+
+    def only(self, rows: list[int]) -> "Cut":
+        chosen = object.__new__(Cut)
+        chosen._samplings = [self._samplings[i] for i in rows]
+        for name in ("_keys", "_scaled", "_top_p", "_min_p", "_norm"):
+            setattr(chosen, name, _pick(getattr(self, name), rows))
+        return chosen
+
+    def draw(self, most: int) -> tuple[mx.array, mx.array]:
+        """Tokens (rows,), and for each row whether ``most`` candidates hold all of its nucleus."""
+        best, ids = self._candidates(most)
+        mass = mx.cumsum(mx.exp(best - self._norm), axis=-1)
+        before = mass - mx.exp(best - self._norm)
+        rank = mx.arange(most)[None]
+        top_k = mx.array([[sampling.top_k or most] for sampling in self._samplings])
+        keep = ((before < self._top_p) | (self._top_p >= 1)) & (rank < top_k)
+        keep = keep & (best >= best[:, :1] + _log(self._min_p))
+        keep = keep | (rank == 0)  # top_p 0 and rounding leave the best one
+        noisy = mx.where(keep, best + gumbel(self._keys, ids), -mx.inf)
+        tokens = mx.take_along_axis(ids, mx.argmax(noisy, axis=-1, keepdims=True), axis=-1)[:, 0]
+        bounded = mx.array(
+            [0 < sampling.top_k <= most or sampling.top_p >= 1 for sampling in self._samplings]
+        )
+        return tokens.astype(mx.uint32), (mass[:, -1] >= self._top_p[:, 0]) | bounded
+
+    def _candidates(self, most: int) -> tuple[mx.array, mx.array]:
+        """The best logits, descending, and their ids; both (rows, most)."""
+        if most == self._scaled.shape[-1]:
+            ids = mx.argsort(-self._scaled, axis=-1)
+            return mx.take_along_axis(self._scaled, ids, axis=-1), ids
+        ids = mx.argpartition(self._scaled, -most, axis=-1)[:, -most:]
+        best = mx.take_along_axis(self._scaled, ids, axis=-1)
+        order = mx.argsort(-best, axis=-1)
+        return mx.take_along_axis(best, order, axis=-1), mx.take_along_axis(ids, order, axis=-1)
+
+
+def _keys(parameters: Sequence[RowParameters], rows: list[int], indices: Sequence[int]) -> mx.array:
+    return keys_array([row_key(parameters[i].sampling.seed, parameters[i].choice, indices[i]) for i in rows])
+
+
+def _column(parameters: Sequence[RowParameters], rows: list[int], field: str) -> mx.array:
+    return mx.array([[getattr(parameters[i].sampling, field)] for i in rows], dtype=mx.float32)
+
+
+def _pick(array: mx.array, rows: list[int]) -> mx.array:
+    return array if len(rows) == array.shape[0] else array[mx.array(rows)]
+
+
+def _put(values: mx.array, rows: list[int], drawn: mx.array) -> mx.array:
+    if len(rows) == values.shape[0]:
+        return drawn.astype(values.dtype)
+    values[mx.array(rows)] = drawn.astype(values.dtype)
+    return values
+
+
+def _log(column: mx.array) -> mx.array:
+    """log, with a finite floor for 0."""
+    return mx.maximum(mx.log(column), mx.array(-1e30))

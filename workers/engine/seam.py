@@ -1,0 +1,74 @@
+"""What a worker needs from an engine: take a job, step, give what each choice gained.
+
+The engine knows tokens, rows and caches; it knows no sockets and no HTTP. ``workers.engine.batch_engine`` is the real
+one, ``workers.scripted`` one without a model; a test that holds for one holds for the other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shared.protocol import Delta, Generation, Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that can run: tokenized, inside the context, nothing left to refuse.
+
+    ``held`` has per choice the token ids that an earlier attempt already gave; they are replayed through the whole
+    output path without being sent, and generation goes on behind them.
+    """
+
+    request_id: str
+    attempt: int
+    api: str
+    prompt: list[int]
+    generation: Generation
+    max_tokens: int  # of each choice, held ones included
+    held: list[list[int]] = field(default_factory=list)
+    prompt_text: str | None = None  # when echo was asked
+
+
+@dataclass(frozen=True)
+class Output:
+    """A delta on its way to the api process that asked."""
+
+    api: str
+    delta: Delta
+
+
+class Engine(Protocol):
+    """One thread calls all of it."""
+
+    @property
+    def active(self) -> int:
+        """Requests that have not ended."""
+        ...
+
+    @property
+    def report(self) -> dict[str, float | int | str]:
+        """Figures for the heartbeat; read by another thread, so it must be cheap and must not wait."""
+        ...
+
+    def add(self, job: Job) -> None: ...
+
+    def cancel(self, request_id: str) -> None:
+        """Forgets the request; it gives nothing more. Unknown ids are ignored."""
+        ...
+
+    def step(self) -> list[Output]:
+        """One turn for everybody. Any exception but ServingError means the engine is broken."""
+        ...
+
+
+Prepare = Callable[[Run], Job]  # raises ServingError; called on a thread beside the engine's
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that can serve."""
+
+    engine: Engine
+    prepare: Prepare
+    digest: str
+    context_length: int

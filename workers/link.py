@@ -1,0 +1,364 @@
+"""The link thread: the only one that touches ZeroMQ, heartbeats and signals.
+
+It owns which requests this worker has accepted and not yet answered in full. It survives its broker: a new epoch makes
+it register again; no broker for ``orphan_grace`` makes it leave. The engine thread and the preparing thread speak to it
+through ``post``, which wakes it.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import FrameType
+
+import zmq
+
+from shared import wire
+from shared.errors import Draining, ServingError
+from shared.protocol import (
+    Ack,
+    Bye,
+    Cancel,
+    Chunks,
+    Delta,
+    Drain,
+    Failed,
+    Failure,
+    Forward,
+    Goodbye,
+    Heartbeat,
+    LoadFailed,
+    Loading,
+    Part,
+    Pong,
+    Register,
+    Run,
+)
+from shared.settings import Settings
+from workers.engine.seam import Job, Output, Prepare, Served
+from workers.loop import Add, Cancelled, Finish, Inbox
+
+log = logging.getLogger(__name__)
+
+PERMANENT_FAILURE, TEMPORARY_FAILURE = os.EX_CONFIG, os.EX_TEMPFAIL  # exit codes after a failed load
+
+
+@dataclass(frozen=True)
+class Who:
+    """``id`` is the ZeroMQ routing id too, never used twice."""
+
+    id: str
+    model: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model can serve. ``steps`` counts the engine's, for the heartbeat."""
+
+    served: Served
+    steps: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class LoadingProgress:
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class LoadingFailed:
+    reason: str
+    permanent: bool
+
+
+@dataclass(frozen=True)
+class Outputs:
+    outputs: list[Output]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    job: Job
+
+
+@dataclass(frozen=True)
+class CannotRun:
+    request_id: str
+    attempt: int
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The engine thread has nothing left and has returned."""
+
+
+Posted = Loaded | LoadingProgress | LoadingFailed | Outputs | Prepared | CannotRun | Finished
+
+
+@dataclass
+class Accepted:
+    """A request that is here. ``left`` counts its choices without a finish."""
+
+    attempt: int
+    left: int
+
+
+class Link:
+    def __init__(self, settings: Settings, who: Who, inbox: Inbox) -> None:
+        self._settings = settings
+        self._who = who
+        self._inbox = inbox
+        self._posted: deque[Posted] = deque()
+        self._waked, self._waker = os.pipe()
+        for end in (self._waked, self._waker):
+            os.set_blocking(end, False)
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._accepted: dict[str, Accepted] = {}
+        self._loading = LoadingProgress("starting", 0, 0)
+        self._loaded: Loaded | None = None
+        self._epoch = ""
+        self._last_pong = self._next_beat = time.monotonic()
+        self._drain_until: float | None = None
+        self._exit: int | None = None
+        self._socket = self._connect()
+
+    def post(self, item: Posted) -> None:
+        """From any thread."""
+        self._posted.append(item)
+        self._wake()
+
+    def run(self) -> int:
+        """Until this worker is done; gives the exit code."""
+        self._watch_signals()
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._waked, zmq.POLLIN)
+        while self._exit is None:
+            self._beat()
+            poller.poll(int(1000 * max(0.0, self._next_beat - time.monotonic())) + 1)
+            self._clear_wake()
+            self._hear_all()
+            while self._posted:
+                self._take(self._posted.popleft())
+            self._judge(time.monotonic())
+        self._say(Bye(reason=f"exit {self._exit}"))
+        self._socket.close(linger=200)
+        return self._exit
+
+    # ------------------------------------------------------------ broker
+
+    def _connect(self) -> "zmq.Socket[bytes]":
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        socket.setsockopt(zmq.IDENTITY, self._who.id.encode())
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)  # what waits for a lost broker is bounded by orphan_grace
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME)
+        socket.connect(f"ipc://{self._settings.worker_socket}")
+        return socket
+
+    def _say(self, message: Part) -> None:
+        self._socket.send(wire.encode(message))
+
+    def _hear_all(self) -> None:
+        while True:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._hear(wire.decode(wire.TO_WORKER, frames[0]))
+
+    def _hear(self, message: Part) -> None:
+        match message:
+            case Run():
+                self._accept(message)
+            case Cancel(request_id=request_id):
+                self._forget(request_id)
+            case Pong(epoch=epoch):
+                self._last_pong = time.monotonic()
+                if epoch != self._epoch:
+                    self._epoch = epoch
+                    self._introduce()
+            case Drain():
+                self._drain("the broker asked for it")
+            case Goodbye(reason=reason):
+                log.warning("told to leave: %s", reason)
+                self._exit = 0
+            case Ack():
+                pass  # tokens are not kept for a lost broker yet
+
+    def _introduce(self) -> None:
+        who = self._who
+        if self._loaded is None:
+            now = self._loading
+            self._say(
+                Loading(
+                    token=who.token,
+                    model=who.model,
+                    pid=os.getpid(),
+                    phase=now.phase,
+                    done=now.done,
+                    total=now.total,
+                )
+            )
+            return
+        self._say(
+            Register(
+                token=who.token,
+                model=who.model,
+                pid=os.getpid(),
+                digest=self._loaded.served.digest,
+                context_length=self._loaded.served.context_length,
+                held=list(self._accepted),
+            )
+        )
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now < self._next_beat:
+            return
+        self._next_beat = now + self._settings.heartbeat_interval
+        if self._loaded is None:
+            self._introduce()
+            return
+        self._say(
+            Heartbeat(
+                epoch=self._epoch,
+                step=self._loaded.steps(),
+                active=len(self._accepted),
+                engine=self._loaded.served.engine.report,
+            )
+        )
+
+    # ------------------------------------------------------------ requests
+
+    def _accept(self, run: Run) -> None:
+        submit = run.submit
+        self._forget(submit.request_id)
+        if self._drain_until is not None or self._loaded is None:
+            failure = Draining("This worker is leaving; try again.", retry_after=1).to_failure()
+            self._say(Failed(request_id=submit.request_id, attempt=submit.attempt, failure=failure))
+            return
+        self._accepted[submit.request_id] = Accepted(submit.attempt, submit.generation.n)
+        self._preparing.submit(self._prepare, self._loaded.served.prepare, run)
+
+    def _prepare(self, prepare: Prepare, run: Run) -> None:
+        """On the preparing thread. What is unknown here would be a bug; it fails this request and no other."""
+        submit = run.submit
+        try:
+            self.post(Prepared(prepare(run)))
+        except ServingError as error:
+            self.post(CannotRun(submit.request_id, submit.attempt, error.to_failure()))
+        except Exception:
+            log.exception("request %s could not be prepared", submit.request_id)
+            failure = ServingError(
+                "The request could not be prepared; the worker's log says why."
+            ).to_failure()
+            self.post(CannotRun(submit.request_id, submit.attempt, failure))
+
+    def _forget(self, request_id: str) -> None:
+        if self._accepted.pop(request_id, None):
+            self._inbox.put(Cancelled(request_id))
+
+    def _is_current(self, request_id: str, attempt: int) -> bool:
+        accepted = self._accepted.get(request_id)
+        return accepted is not None and accepted.attempt == attempt
+
+    # ------------------------------------------------------------ what other threads posted
+
+    def _take(self, item: Posted) -> None:
+        match item:
+            case Outputs(outputs):
+                self._forward(outputs)
+            case Prepared(job):
+                if self._is_current(job.request_id, job.attempt):
+                    self._inbox.put(Add(job))
+            case CannotRun(request_id, attempt, failure):
+                if self._is_current(request_id, attempt):
+                    del self._accepted[request_id]
+                    self._say(Failed(request_id=request_id, attempt=attempt, failure=failure))
+            case LoadingProgress():
+                news = item.phase != self._loading.phase
+                self._loading = item
+                if news:  # the rest goes with the heartbeat
+                    self._introduce()
+            case Loaded():
+                self._loaded = item
+                self._introduce()
+            case LoadingFailed(reason, permanent):
+                self._say(LoadFailed(reason=reason, permanent=permanent))
+                self._exit = PERMANENT_FAILURE if permanent else TEMPORARY_FAILURE
+            case Finished():
+                self._exit = 0
+
+    def _forward(self, outputs: list[Output]) -> None:
+        """One message per api process, with all its rows of this step."""
+        deltas: dict[str, list[Delta]] = {}
+        ended: dict[str, dict[str, int]] = {}
+        for output in outputs:
+            delta = output.delta
+            if not self._is_current(delta.request_id, delta.attempt):
+                continue
+            deltas.setdefault(output.api, []).append(delta)
+            if delta.finish and self._is_last(delta.request_id):
+                ended.setdefault(output.api, {})[delta.request_id] = delta.attempt
+        for api, rows in deltas.items():
+            last = ended.get(api, {})
+            header = Forward(api=api, ended=list(last), attempts=list(last.values()))
+            self._socket.send_multipart([wire.encode(header), wire.encode(Chunks(deltas=rows))])
+
+    def _is_last(self, request_id: str) -> bool:
+        accepted = self._accepted[request_id]
+        accepted.left -= 1
+        if accepted.left == 0:
+            del self._accepted[request_id]
+        return accepted.left == 0
+
+    # ------------------------------------------------------------ leaving
+
+    def _judge(self, now: float) -> None:
+        if self._drain_until is not None and now > self._drain_until:
+            log.warning("%d requests were not finished in time", len(self._accepted))
+            self._exit = 0
+        if now - self._last_pong > self._settings.orphan_grace:
+            log.warning("no broker for %.0f s", now - self._last_pong)
+            self._exit = 0
+
+    def _drain(self, why: str) -> None:
+        if self._drain_until is not None:
+            return
+        log.info("leaving: %s; %d requests to finish", why, len(self._accepted))
+        self._drain_until = time.monotonic() + self._settings.drain_timeout
+        if self._loaded is None:
+            self._exit = 0
+        self._inbox.put(Finish())
+
+    def _watch_signals(self) -> None:
+        def on_term(_signal: int, _frame: FrameType | None) -> None:
+            self._drain("SIGTERM")
+            self._wake()
+
+        signal.signal(signal.SIGTERM, on_term)
+        signal.signal(signal.SIGINT, on_term)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._waker, b"\0")
+        except BlockingIOError:
+            pass  # it is awake
+
+    def _clear_wake(self) -> None:
+        try:
+            while os.read(self._waked, 4096):
+                pass
+        except BlockingIOError:
+            pass

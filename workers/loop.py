@@ -1,0 +1,70 @@
+"""The engine thread's loop: obey what came in, step the engine, hand over what came out.
+
+Every touch of the model happens here, on one thread: loading, reading, decoding. The link thread fills the inbox and
+sends what is handed over.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from workers.engine.seam import Engine, Job, Output
+
+
+@dataclass(frozen=True)
+class Add:
+    job: Job
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Finish what is running, then return."""
+
+
+Command = Add | Cancelled | Finish
+Inbox = SimpleQueue[Command]
+
+
+class Loop:
+    def __init__(self, engine: Engine, inbox: Inbox, hand_over: Callable[[list[Output]], None]) -> None:
+        self._engine = engine
+        self._inbox = inbox
+        self._hand_over = hand_over
+        self._finishing = False
+        self.steps = 0  # proof of progress, read by the link thread for its heartbeat
+
+    def run(self) -> None:
+        while self._engine.active or not self._finishing:
+            self.turn()
+
+    def turn(self) -> None:
+        """Waits for a command when there is nothing to step."""
+        if not self._engine.active:
+            self._obey(self._inbox.get())
+        self._obey_all()
+        if self._engine.active:
+            outputs = self._engine.step()
+            self.steps += 1
+            if outputs:
+                self._hand_over(outputs)
+
+    def _obey_all(self) -> None:
+        while True:
+            try:
+                self._obey(self._inbox.get_nowait())
+            except Empty:
+                return
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Add(job):
+                self._engine.add(job)
+            case Cancelled(request_id):
+                self._engine.cancel(request_id)
+            case Finish():
+                self._finishing = True

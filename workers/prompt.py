@@ -1,0 +1,156 @@
+"""A request's prompt as token ids: the chat template, the tokenizer, and the check against the context.
+
+Runs on a thread of its own, beside the engine, so that a long prompt costs no decoding row a pause. All that can be
+wrong with a request is found here, before the engine sees it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from shared.errors import ContextLengthExceeded, InvalidRequest
+from shared.protocol import ChatPrompt, Run, Stopping, TextPrompt, TokenPrompt
+from workers.engine.seam import Job
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face tokenizer; ``vocabulary_size`` is the model's."""
+
+    tokenizer: Any
+    context_length: int
+    vocabulary_size: int
+
+    def __call__(self, run: Run) -> Job:
+        """Raises InvalidRequest or ContextLengthExceeded."""
+        submit = run.submit
+        generation = submit.generation
+        field = "messages" if isinstance(generation.prompt, ChatPrompt) else "prompt"
+        ids = self._tokenize(generation.prompt)
+        if not ids:
+            raise InvalidRequest("The prompt is empty: it must have at least one token.", param=field)
+        self._check_bias(generation.sampling.logit_bias)
+        return Job(
+            request_id=submit.request_id,
+            attempt=submit.attempt,
+            api=run.api,
+            prompt=ids,
+            generation=generation,
+            max_tokens=self._max_tokens(len(ids), generation.stopping, field),
+            held=submit.held,
+            prompt_text=self._text(generation.prompt, ids) if generation.echo else None,
+        )
+
+    def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> list[int]:
+        match prompt:
+            case ChatPrompt():
+                return list(self.tokenizer.encode(self._render(prompt), add_special_tokens=False))
+            case TextPrompt(text=text):
+                return list(self.tokenizer.encode(text))
+            case TokenPrompt(ids=ids):
+                if (wrong := self._foreign(ids)) is not None:
+                    raise InvalidRequest(
+                        f"The prompt has the token id {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
+                        param="prompt",
+                    )
+                return ids
+
+    def _render(self, prompt: ChatPrompt) -> str:
+        if not self.tokenizer.has_chat_template:
+            raise InvalidRequest(
+                "This model has no chat template; use /v1/completions with a prompt.", param="messages"
+            )
+        messages = _parsed_arguments(prompt.messages)
+        try:
+            return self._apply(messages, prompt)
+        except (TemplateError, TypeError, ValueError, KeyError):
+            # Templates that demand one leading system message, or strict alternation, raise for others.
+            pass
+        try:
+            return self._apply(_alternating(messages), prompt)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise InvalidRequest(
+                f"This model's chat template refuses these messages: {error}", param="messages"
+            ) from error
+
+    def _apply(self, messages: list[dict[str, Any]], prompt: ChatPrompt) -> str:
+        continues = messages[-1]["role"] == "assistant"
+        text: str = self.tokenizer.apply_chat_template(
+            messages,
+            tools=prompt.tools,
+            tokenize=False,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
+            **prompt.template_kwargs,
+        )
+        return text
+
+    def _max_tokens(self, prompt_tokens: int, stopping: Stopping, field: str) -> int:
+        room = self.context_length - prompt_tokens
+        wanted = stopping.max_tokens
+        if room < 1 or (wanted is not None and wanted > room):
+            asked = f"{prompt_tokens} in the prompt"
+            if wanted is not None:
+                asked = f"{prompt_tokens + wanted} tokens ({asked}, {wanted} in the completion)"
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {self.context_length} tokens. However, you requested "
+                f"{asked}. Shorten the prompt or ask for fewer tokens.",
+                param=field,
+            )
+        return room if wanted is None else wanted
+
+    def _check_bias(self, bias: dict[int, float]) -> None:
+        if (wrong := self._foreign(bias)) is not None:
+            raise InvalidRequest(
+                f"logit_bias names the token id {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
+                param="logit_bias",
+            )
+
+    def _foreign(self, ids: Iterable[int]) -> int | None:
+        return next((id for id in ids if not 0 <= id < self.vocabulary_size), None)
+
+    def _text(self, prompt: ChatPrompt | TextPrompt | TokenPrompt, ids: list[int]) -> str:
+        if isinstance(prompt, TextPrompt):
+            return prompt.text
+        text: str = self.tokenizer.decode(ids)
+        return text
+
+
+def _parsed_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Templates iterate over a call's arguments; clients send them as a JSON string."""
+    return [
+        {**message, "tool_calls": [_parsed_call(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function") or {})
+    try:
+        function["arguments"] = json.loads(function.get("arguments") or "{}")
+    except (TypeError, json.JSONDecodeError):
+        pass  # not JSON: the template gets the text as it is
+    return {**call, "function": function}
+
+
+def _alternating(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same words in one system message and alternating turns, for templates that accept nothing else."""
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system" and m.get("content"))
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] == "system":
+            continue
+        plain = message["role"] in ("user", "assistant") and not message.get("tool_calls")
+        if plain and turns and turns[-1]["role"] == message["role"] and not turns[-1].get("tool_calls"):
+            joined = "\n\n".join(filter(None, [turns[-1].get("content"), message.get("content")]))
+            turns[-1] = {**turns[-1], "content": joined}
+        else:
+            turns.append(message)
+    if system:
+        turns.insert(0, {"role": "system", "content": system})
+    return turns

@@ -1,0 +1,65 @@
+"""A worker process: the link on the main thread, load and loop on the engine thread.
+
+Shared by the real worker and by the scripted one; they differ in how they load.
+"""
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from shared.settings import Settings
+from workers.embedded import LoadError, Progress
+from workers.engine.seam import Served
+from workers.link import Finished, Link, Loaded, LoadingFailed, LoadingProgress, Outputs, Who
+from workers.loop import Command, Loop
+
+log = logging.getLogger(__name__)
+
+ENGINE_BROKEN = 70  # exit code (EX_SOFTWARE): the engine raised what it may not raise
+
+
+Load = Callable[[Progress], Served]  # raises LoadError
+
+
+def new_worker_id() -> str:
+    return f"worker-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> int:
+    """Runs until told to leave; gives the exit code."""
+    try:
+        token = settings.token_file.read_text().strip()
+    except OSError as error:
+        log.error("no broker has made %s: %s", settings.token_file, error.strerror)
+        return os.EX_CONFIG
+    inbox: SimpleQueue[Command] = SimpleQueue()
+    link = Link(settings, Who(worker_id or new_worker_id(), model, token), inbox)
+    engine = threading.Thread(target=_engine_thread, args=(link, inbox, load), name="engine", daemon=True)
+    engine.start()
+    return link.run()
+
+
+def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> None:
+    """An exception nobody named ends the process: a half-dead engine is the worst state."""
+    try:
+        served = load(lambda phase, done, total: link.post(LoadingProgress(phase, done, total)))
+    except LoadError as error:
+        log.error("%s", error.reason)
+        link.post(LoadingFailed(error.reason, error.permanent))
+        return
+    except Exception as error:
+        log.exception("loading failed")
+        link.post(LoadingFailed(f"{type(error).__name__}: {error}", permanent=False))
+        return
+    loop = Loop(served.engine, inbox, lambda outputs: link.post(Outputs(outputs)))
+    link.post(Loaded(served, lambda: loop.steps))
+    try:
+        loop.run()
+    except BaseException:
+        log.critical("the engine is broken; this worker ends", exc_info=True)
+        logging.shutdown()
+        os._exit(ENGINE_BROKEN)
+    link.post(Finished())
