@@ -1,0 +1,71 @@
+"""``python -m api [--fd N]``: one api process. ``--fd`` is a listening socket that supervisord holds."""
+
+import argparse
+import errno
+import gc
+import os
+import signal
+import socket
+import sys
+
+import uvicorn
+
+from api.app import make_app
+from api.broker_client import BrokerClient
+from api.connection import Connection
+from shared import logs
+from shared.settings import Settings, load_settings
+
+EX_TEMPFAIL = 75
+GRACE = 30  # seconds that running requests get when the process is told to stop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m api", description="The HTTP side of mlx-server.")
+    parser.add_argument("--fd", type=int, help="file descriptor of an inherited listening socket")
+    fd: int | None = parser.parse_args().fd
+    settings = load_settings()
+    logs.configure("api", settings.log_level)
+    listener = listen(settings) if fd is None else socket.socket(fileno=fd)
+    serve(settings, listener)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Exits 75 with one line when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        why = "it is in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        sys.stderr.write(f"api: cannot listen on {settings.host}:{settings.port}: {why}\n")
+        raise SystemExit(EX_TEMPFAIL) from None
+    return listener
+
+
+def serve(settings: Settings, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        make_app(settings, BrokerClient(settings)),
+        loop="uvloop",
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE,
+    )
+    for stop in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # uvicorn raises them again when it is done: then we just leave
+        signal.signal(stop, lambda *_: None)
+    gc.freeze()  # a full collection over what is imported would stop all streams for 15 ms
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

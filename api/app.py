@@ -1,0 +1,60 @@
+"""Every route on one screen. Errors are not rendered here: they pass through to the shell."""
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import falcon
+import falcon.asgi
+
+from api.admin import Admin
+from api.broker_client import BrokerClient
+from api.catalog import Catalog
+from api.chat import ChatCompletions
+from api.completions import Completions
+from api.errors import from_falcon
+from api.health import Health, Ready, Root
+from api.models import Models
+from api.shell import Shell
+from shared.settings import Settings
+
+
+def make_app(settings: Settings, broker: BrokerClient) -> Shell:
+    catalog = Catalog(settings)
+    models = Models(catalog, broker)
+    app = falcon.asgi.App(middleware=[Lifespan(broker)])
+    app.add_route("/v1/models", models)
+    app.add_route("/v1/models/{id:path}", models, suffix="one")
+    app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
+    app.add_route("/v1/completions", Completions(catalog, broker))
+    app.add_route("/health", Health())
+    app.add_route("/ready", Ready(broker))
+    app.add_route("/admin/status", Admin(broker))
+    app.add_route("/", Root())
+    app.add_error_handler(Exception, pass_on)
+    app.add_error_handler(falcon.HTTPError, pass_on_http)
+    return Shell(app, settings)
+
+
+class Lifespan:
+    """The broker client lives as long as the server."""
+
+    def __init__(self, broker: BrokerClient) -> None:
+        self._broker = broker
+
+    async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        await self._broker.start()
+
+    async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        await self._broker.close()
+
+
+async def pass_on(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
+) -> NoReturn:
+    raise error
+
+
+async def pass_on_http(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: dict[str, Any]
+) -> NoReturn:
+    raise from_falcon(error)

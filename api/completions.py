@@ -1,0 +1,32 @@
+"""POST /v1/completions"""
+
+from falcon.asgi import Request, Response
+
+from api.answer import Identity
+from api.broker_client import BrokerClient
+from api.catalog import Catalog
+from api.collect import completion
+from api.parse import read
+from api.respond import respond_json, respond_stream
+from api.streaming import CompletionEvents, server_sent
+from api.translate import completion_generations
+from shared.openai import CompletionRequest
+
+
+class Completions:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        request = await read(req, CompletionRequest)
+        model = self._catalog.resolve(request.model)
+        generations = completion_generations(request)
+        replies = await self._broker.generate(model, generations)
+        identity = Identity.new("cmpl-", model)
+        if request.stream:
+            events = CompletionEvents(identity, request.n, request.include_usage)
+            respond_stream(resp, server_sent(events, replies))
+        else:
+            scored = request.logprobs is not None
+            respond_json(resp, await completion(identity, replies, len(generations), request.n, scored))

@@ -1,0 +1,105 @@
+"""Whatever goes wrong, as OpenAI's body: ``{"error": {message, type, param, code}}``, always all four keys.
+
+Rule 1: a client's mistake is a 4xx that names the field and says what is allowed; never a 422, never a 5xx.
+Rule 2: this module renders; it decides no status that the error does not bring along.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import falcon
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from shared.errors import InvalidRequest, ServingError
+
+MAX_KEY = 64  # of a client's key, in an answer
+
+
+@dataclass(frozen=True)
+class ErrorAnswer:
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    def body(self) -> bytes:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return to_json({"error": error})
+
+
+class InvalidField(InvalidRequest):
+    def __init__(self, message: str, *, param: str | None, code: str) -> None:
+        super().__init__(message, param=param)
+        self.code = code
+
+
+class RequestError(ServingError):
+    """A request that is wrong as HTTP, before anybody looks at its fields."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+
+
+def from_falcon(error: falcon.HTTPError) -> RequestError:
+    sentences = {404: "There is nothing at this URL.", 405: "This URL does not answer this method."}
+    sentence = sentences.get(error.status_code) or error.description or error.title
+    return RequestError(
+        error.status_code, sentence or "The request cannot be served.", dict(error.headers or {})
+    )
+
+
+def answer_to(error: Exception) -> ErrorAnswer:
+    match error:
+        case RequestError():
+            return ErrorAnswer(error.status, error.message, headers=error.headers)
+        case ServingError():
+            retry = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+            return ErrorAnswer(error.status, error.message, error.param, error.code, retry)
+        case _:
+            sentence = "The server failed on this request; its log says why."
+            return ErrorAnswer(500, sentence, code="internal_error")
+
+
+def invalid(error: ValidationError, body: object) -> InvalidField:
+    """The first of pydantic's errors, in a client's words. ``body`` tells real keys from the labels of unions."""
+    first = error.errors(include_url=False)[0]
+    kind, param = first["type"], _path(first["loc"], body)
+    if kind == "missing":
+        return InvalidField(
+            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    wanted = first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    wanted = wanted[0].lower() + wanted[1:]
+    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    where = f"Invalid value for '{param}'" if param else "Invalid request body"
+    return InvalidField(f"{where}: {wanted}{_got(first['input'])}.", param=param or None, code=code)
+
+
+def _path(loc: Sequence[str | int], body: object) -> str:
+    """``("messages", 0, "content", "list", 1)`` -> ``messages[0].content[1]``."""
+    path, here = "", body
+    for position, step in enumerate(loc):
+        if isinstance(step, int) and isinstance(here, list) and step < len(here):
+            path, here = f"{path}[{step}]", here[step]
+        elif isinstance(here, dict) and (step in here or position == len(loc) - 1):
+            key = str(step)[:MAX_KEY]
+            path, here = (f"{path}.{key}" if path else key), here.get(step)
+    return path
+
+
+def _got(value: Any) -> str:
+    """Short scalars only: a prompt never comes back in an error."""
+    if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 32):
+        return f" (got {value!r})" if len(repr(value)) <= 40 else ""
+    return ""

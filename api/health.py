@@ -1,0 +1,31 @@
+"""Three questions: does this process turn (/health), could it serve now (/ready), what is it (/)."""
+
+from falcon.asgi import Request, Response
+
+from api.broker_client import BrokerClient
+from shared.errors import BrokerLost
+
+
+class Health:
+    async def on_get(self, req: Request, resp: Response) -> None:
+        resp.media = {"status": "ok"}
+
+
+class Ready:
+    def __init__(self, broker: BrokerClient) -> None:
+        self._broker = broker
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        if not self._broker.seen:
+            raise BrokerLost("Not ready: no broker is seen.", retry_after=1)
+        resp.media = {"status": "ready"}
+
+
+class Root:
+    async def on_get(self, req: Request, resp: Response) -> None:
+        resp.media = {
+            "name": "mlx-server",
+            "links": ["/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/ready"],
+        }
+
+    on_head = on_get

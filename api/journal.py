@@ -1,0 +1,82 @@
+"""One request as its edge knows it: every token id received, and which attempt may still speak. Pure.
+
+Rule 1: a delta of another attempt, or of a choice that has ended, is dropped; so is one that is wholly old.
+Rule 2: any other delta that does not begin at the next index is a Gap: its text cannot be cut at a token, so
+the request is submitted again with what is held, and the answer then begins exactly there.
+"""
+
+from shared.protocol import Ack, Delta, Generation, Submit
+
+ACK_TOKENS = 32
+MAX_REPAIRS = 8  # a peer that makes gaps again and again is broken, not unlucky
+
+
+class Gap(Exception):
+    """The deltas do not join what is held."""
+
+
+class Journal:
+    """``first_choice`` is the client's number of this request's choice 0: it may have sent many prompts."""
+
+    def __init__(self, request_id: str, model: str, generation: Generation, first_choice: int = 0) -> None:
+        self.request_id = request_id
+        self.attempt = 0
+        self.repairs = 0
+        self._model = model
+        self._generation = generation
+        self._first_choice = first_choice
+        self._held: list[list[int]] = [[] for _ in range(generation.n)]
+        self._acked = [0] * generation.n
+        self._open = set(range(generation.n))
+        self._started: set[int] = set()
+
+    @property
+    def finished(self) -> bool:
+        return not self._open
+
+    def submit(self) -> Submit:
+        """The next attempt."""
+        self.attempt += 1
+        return Submit(
+            request_id=self.request_id,
+            attempt=self.attempt,
+            model=self._model,
+            generation=self._generation,
+            held=self._held if any(self._held) else [],
+        )
+
+    def take(self, delta: Delta) -> Delta | None:
+        """The delta as the client shall see it, or None when it is to be dropped. Raises Gap."""
+        choice = delta.choice
+        if delta.attempt != self.attempt or choice not in self._open:
+            return None
+        held = self._held[choice]
+        if delta.index != len(held):
+            if delta.index + len(delta.ids) <= len(held) and delta.finish is None:
+                return None
+            raise Gap
+        held.extend(delta.ids)
+        if delta.finish is not None:
+            self._open.discard(choice)
+        if self._first_choice or delta.start is not None:
+            return self._renumbered(delta)
+        return delta
+
+    def _renumbered(self, delta: Delta) -> Delta:
+        """Each choice starts once for the client, however often it is resumed."""
+        start = None if delta.choice in self._started else delta.start
+        if delta.start is not None:
+            self._started.add(delta.choice)
+        return delta.model_copy(update={"choice": delta.choice + self._first_choice, "start": start})
+
+    def unacked(self, choice: int) -> int:
+        return len(self._held[choice]) - self._acked[choice]
+
+    def acks(self) -> list[Ack]:
+        """What the worker may forget since the last time."""
+        due = [choice for choice in range(len(self._held)) if self.unacked(choice)]
+        for choice in due:
+            self._acked[choice] = len(self._held[choice])
+        return [
+            Ack(request_id=self.request_id, choice=choice, next_index=self._acked[choice]) for choice in due
+        ]

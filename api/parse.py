@@ -1,0 +1,59 @@
+"""Bytes -> a checked request. Strict JSON: UTF-8, no NaN, no lone surrogates, at most 64 levels deep.
+
+jiter (inside pydantic_core) refuses the first three and runs out of depth at 200; the 64 are counted here.
+"""
+
+from typing import TypeVar
+
+import falcon.asgi
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from api.errors import InvalidField, invalid
+
+MAX_DEPTH = 64
+
+R = TypeVar("R", bound=BaseModel)
+
+
+async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
+    return parse(await request.stream.read(), schema)
+
+
+def parse(data: bytes, schema: type[R]) -> R:
+    """Raises InvalidField."""
+    body = _json(data)
+    try:
+        return schema.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error, body) from error
+
+
+def _json(data: bytes) -> object:
+    try:
+        body: object = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidField(
+            f"The request body is not valid JSON: {error}.", param=None, code="invalid_json"
+        ) from error
+    if not isinstance(body, dict):
+        raise InvalidField("The request body must be a JSON object.", param=None, code="invalid_type")
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(MAX_DEPTH, body):
+        raise InvalidField(
+            f"The request body is nested more than {MAX_DEPTH} levels deep.", param=None, code="invalid_json"
+        )
+    return body
+
+
+def _deeper_than(limit: int, body: object) -> bool:
+    level: list[object] = [body]
+    for _ in range(limit):
+        inner = [
+            item.values() if isinstance(item, dict) else item
+            for item in level
+            if isinstance(item, dict | list)
+        ]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,94 @@
+"""What comes back for one HTTP request: batches of deltas, as they come.
+
+Rule 1: a batch holds all that came since the last one; an empty batch means nothing came for ``keepalive``.
+Rule 2: a failure is raised after the deltas that came before it.
+Rule 3: whoever stops reading closes; ``close`` may be called in every state and twice.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from shared.errors import ServingError
+from shared.protocol import Delta
+
+
+class Replies:
+    def __init__(self, choices: int, keepalive: float, on_close: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._open_choices = choices
+        self._keepalive = keepalive
+        self._on_close = on_close
+        self._arrived: list[Delta] = []
+        self._failure: ServingError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._last_batch = self._loop.time()
+        self._pulse = self._loop.call_later(keepalive, self._beat)
+        self._closed = False
+
+    # ---- the side of the broker client
+
+    def put(self, delta: Delta) -> None:
+        if delta.finish is not None:
+            self._open_choices -= 1
+        self._arrived.append(delta)
+        self._wake()
+
+    def fail(self, failure: ServingError) -> None:
+        self._failure = self._failure or failure
+        self._wake()
+
+    @property
+    def unread(self) -> int:
+        """Tokens that wait for a slow reader."""
+        return sum(len(delta.ids) for delta in self._arrived)
+
+    # ---- the side of the resource
+
+    async def first(self, within: float) -> None:
+        """Returns when there is something to send or ``within`` has passed; raises a refusal."""
+        try:
+            async with asyncio.timeout(within):
+                while not self._arrived and self._failure is None:
+                    await self._wait()
+        except TimeoutError:
+            return
+        if self._failure is not None and not self._arrived:
+            raise self._failure
+
+    def __aiter__(self) -> "Replies":
+        return self
+
+    async def __anext__(self) -> list[Delta]:
+        if not self._arrived and self._failure is None:
+            if not self._open_choices:
+                raise StopAsyncIteration
+            await self._wait()
+        self._last_batch = self._loop.time()
+        if self._arrived:
+            batch, self._arrived = self._arrived, []
+            return batch
+        if self._failure is not None:
+            raise self._failure
+        return []
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._pulse.cancel()
+            self._on_close()
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _beat(self) -> None:
+        """One timer per request that moves itself, instead of one per token."""
+        due = self._last_batch + self._keepalive
+        if self._loop.time() >= due:
+            self._wake()
+            due = self._loop.time() + self._keepalive
+        self._pulse = self._loop.call_at(due, self._beat)

@@ -1,0 +1,200 @@
+"""A broker for the api's tests: a thread with a ROUTER that keeps the protocol's contract.
+
+It answers by itself like a broker with one quick worker, unless ``script`` says otherwise; ``say`` sends anything.
+"""
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import zmq
+from pydantic import BaseModel
+
+from shared import wire
+from shared.protocol import (
+    Accepted,
+    Alternative,
+    Chunks,
+    Delta,
+    Finish,
+    FinishReason,
+    Hello,
+    ModelStatus,
+    Ping,
+    Pong,
+    Start,
+    Status,
+    StatusReport,
+    Submit,
+    TextPrompt,
+    TokenLogprob,
+    TokenPrompt,
+)
+
+WORDS = ("Once", " upon", " a", " time", ' "é', "\n✓", " 🎉", " end")
+PROMPT_TOKENS = 7
+DEADLINE = 5.0
+
+M = TypeVar("M", bound=BaseModel)
+Script = Callable[[Submit], Iterable[BaseModel]]
+
+
+def prompt_tokens(submit: Submit) -> int:
+    prompt = submit.generation.prompt
+    return len(prompt.ids) if isinstance(prompt, TokenPrompt) else PROMPT_TOKENS
+
+
+def deltas(submit: Submit, *, end: int | None = None, attempt: int | None = None) -> list[Delta]:
+    """One delta per token and choice behind what is held; those up to ``end`` only, when given."""
+    return [
+        one
+        for choice in range(submit.generation.n)
+        for one in _choice(submit, choice, attempt or submit.attempt)
+        if end is None or one.index < end
+    ]
+
+
+def _choice(submit: Submit, choice: int, attempt: int) -> Iterable[Delta]:
+    held = len(submit.held[choice]) if submit.held else 0
+    asked = submit.generation
+    limit = min(asked.stopping.max_tokens or len(WORDS), len(WORDS))
+    reason = FinishReason.LENGTH if limit == asked.stopping.max_tokens else FinishReason.STOP
+    finish = Finish(reason=reason, completion_tokens=limit)
+    echo = asked.prompt.text if asked.echo and isinstance(asked.prompt, TextPrompt) else None
+    start = Start(prompt_tokens=prompt_tokens(submit), cached_tokens=2, prompt_text=echo)
+    for index in range(held, max(limit, held + 1)):
+        past_the_end = index >= limit  # everything is held already: only the finish is missing
+        yield Delta(
+            request_id=submit.request_id,
+            attempt=attempt,
+            choice=choice,
+            index=index,
+            ids=[] if past_the_end else [100 + index],
+            text="" if past_the_end else WORDS[index],
+            logprobs=None if asked.logprobs is None else [logprob(index, asked.logprobs)],
+            start=start if index == held else None,
+            finish=finish if index >= limit - 1 else None,
+        )
+
+
+def logprob(index: int, k: int) -> TokenLogprob:
+    top = [Alternative(id=i, bytes=f"t{i}".encode(), logprob=-0.5 - i) for i in range(k)]
+    return TokenLogprob(id=100 + index, bytes=WORDS[index].encode(), logprob=-0.25, top=top)
+
+
+def answer(submit: Submit) -> Iterable[BaseModel]:
+    yield Accepted(request_id=submit.request_id, attempt=submit.attempt)
+    for delta in deltas(submit):
+        yield Chunks(deltas=[delta])
+
+
+def accept_only(submit: Submit) -> Iterable[BaseModel]:
+    yield Accepted(request_id=submit.request_id, attempt=submit.attempt)
+
+
+class FakeBroker:
+    def __init__(self, path: Path) -> None:
+        self.epoch = secrets.token_hex(8)
+        self.script: Script = answer
+        self.deaf = False  # like a stopped process: reads nothing, answers nothing
+        self.models: list[ModelStatus] = []
+        self.received: list[BaseModel] = []
+        self._news = threading.Condition()
+        self._outbox: queue.Queue[bytes] = queue.Queue()
+        self._peer = b""
+        self._stop = threading.Event()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.bind(f"ipc://{path}")
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    # ---- for tests
+
+    def say(self, *messages: BaseModel) -> None:
+        for message in messages:
+            self._outbox.put(wire.encode(message))
+
+    def say_bytes(self, data: bytes) -> None:
+        self._outbox.put(data)
+
+    def restart(self) -> None:
+        self.epoch = secrets.token_hex(8)
+
+    def reset(self) -> None:
+        self.script, self.deaf, self.models = answer, False, []
+        with self._news:
+            self.received.clear()
+
+    def wait_for(
+        self, kind: type[M], which: Callable[[M], bool] = lambda _: True, within: float = DEADLINE
+    ) -> M:
+        """The first message of ``kind`` that fits, received since ``reset``; fails the test after ``within``."""
+        deadline = time.monotonic() + within
+        with self._news:
+            while True:
+                for message in self.received:
+                    if isinstance(message, kind) and which(message):
+                        return message
+                if not self._news.wait(deadline - time.monotonic()):
+                    raise AssertionError(
+                        f"no such {kind.__name__} within {within} s; got {self.received[-5:]}"
+                    )
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(DEADLINE)
+        self._context.term()
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if self.deaf:
+                self._stop.wait(0.005)
+                continue
+            while not self._outbox.empty():
+                self._send(self._outbox.get())
+            if self._socket.poll(2):
+                peer, data = self._socket.recv_multipart()
+                self._peer = peer
+                self._hear(wire.decode(wire.FROM_API, data))
+        self._socket.close()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.send_multipart([self._peer, data])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:  # an api that has left
+                raise
+
+    def _hear(self, message: BaseModel) -> None:
+        with self._news:
+            self.received.append(message)
+            self._news.notify_all()
+        match message:
+            case Hello() | Ping():
+                self._send(wire.encode(Pong(epoch=self.epoch)))
+            case Submit():
+                for reply in self.script(message):
+                    self._send(wire.encode(reply))
+            case Status():
+                self._send(wire.encode(self._report(message.query)))
+
+    def _report(self, query: str) -> StatusReport:
+        return StatusReport(
+            query=query,
+            epoch=self.epoch,
+            pid=1,
+            uptime=1.0,
+            models=self.models,
+            workers=[],
+            in_flight=0,
+            queued=0,
+        )

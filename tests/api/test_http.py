@@ -1,0 +1,304 @@
+"""Routes, shapes and errors over real HTTP, with httpx and the official client."""
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from shared.protocol import ChatPrompt, ModelStatus, Submit, TokenPrompt
+from tests.api.conftest import Stack, chat_body
+from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS
+
+TEXT = "".join(WORDS)
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def sdk(stack: Stack) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE)
+
+
+# ---- answers
+
+
+def test_a_chat_completion_has_the_keys_clients_rely_on(stack: Stack) -> None:
+    body = stack.chat().json()
+    assert body["id"].startswith("chatcmpl-")
+    assert (body["object"], body["model"]) == ("chat.completion", "tiny")
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": TEXT, "refusal": None, "annotations": []},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert {"system_fingerprint", "service_tier", "created"} <= body.keys()
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] == 7 + len(WORDS)
+
+
+def test_n_choices_come_in_order_and_usage_sums(stack: Stack) -> None:
+    body = stack.chat(n=3, max_tokens=2).json()
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
+    assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (PROMPT_TOKENS, 6)
+
+
+def test_logprobs_join_to_the_content(stack: Stack) -> None:
+    choice = stack.chat(logprobs=True, top_logprobs=2).json()["choices"][0]
+    entries = choice["logprobs"]["content"]
+    assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == choice["message"]["content"]
+    assert choice["logprobs"]["refusal"] is None
+    assert all(len(entry["top_logprobs"]) == 2 for entry in entries)
+
+
+def test_many_prompts_are_many_submits_and_one_answer(stack: Stack) -> None:
+    body = stack.complete(prompt=[[1, 2], [3, 4, 5]], n=2, max_tokens=1).json()
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
+    assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (5, 4)
+    prompts = [m.generation.prompt for m in stack.broker.received if isinstance(m, Submit)]
+    assert prompts == [TokenPrompt(ids=[1, 2]), TokenPrompt(ids=[3, 4, 5])]
+
+
+def test_echo_puts_each_prompt_before_its_text(stack: Stack) -> None:
+    body = stack.complete(prompt=["a: ", "b: "], echo=True, max_tokens=1).json()
+    assert [choice["text"] for choice in body["choices"]] == ["a: Once", "b: Once"]
+
+
+def test_completion_logprobs_are_four_arrays_of_one_length(stack: Stack) -> None:
+    scores = stack.complete(logprobs=2).json()["choices"][0]["logprobs"]
+    assert {len(scores[key]) for key in scores} == {len(WORDS)}
+    assert scores["tokens"] == list(WORDS)
+    assert scores["top_logprobs"][0] == {"t0": -0.5, "t1": -1.5, "Once": -0.25}
+
+
+def test_the_streamed_text_is_the_whole_text(stack: Stack, sdk: openai.OpenAI) -> None:
+    stream = sdk.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Hi"}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == TEXT
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == len(WORDS)
+
+
+def test_the_stream_helper_of_the_official_client_understands_n_choices(sdk: openai.OpenAI) -> None:
+    with sdk.chat.completions.stream(
+        model="tiny", messages=[{"role": "user", "content": "Hi"}], n=2
+    ) as stream:
+        stream.until_done()
+        final = stream.get_final_completion()
+    assert [choice.message.content for choice in final.choices] == [TEXT, TEXT]
+    assert [choice.message.role for choice in final.choices] == ["assistant", "assistant"]
+
+
+def test_the_official_client_streams_completions(sdk: openai.OpenAI) -> None:
+    stream = sdk.completions.create(model="tiny", prompt=["a", "b"], stream=True)
+    texts = {0: "", 1: ""}
+    for chunk in stream:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == {0: TEXT, 1: TEXT}
+
+
+def test_a_stream_is_an_event_stream_that_nobody_caches(stack: Stack) -> None:
+    response = stack.chat(stream=True)
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["cache-control"] == "no-cache"
+    assert "content-length" not in response.headers
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert "\nid:" not in response.text
+
+
+def test_messages_reach_the_broker_in_one_dialect(stack: Stack) -> None:
+    stack.chat(messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    prompt = stack.broker.wait_for(Submit).generation.prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert [message["role"] for message in prompt.messages] == ["system", "user"]
+
+
+# ---- models and health
+
+
+def test_models_are_listed_hot_first_for_both_kinds_of_client(stack: Stack) -> None:
+    stack.broker.models = [ModelStatus(id="org/name", state="hot", context_length=2048)]
+    body = stack.client.get("/v1/models").json()
+    assert [(m["id"], m["status"], m["context_length"]) for m in body["data"]] == [
+        ("org/name", "hot", 2048),
+        ("tiny", "loadable", None),
+    ]
+    assert (body["object"], body["has_more"], body["first_id"], body["last_id"]) == (
+        "list",
+        False,
+        "org/name",
+        "tiny",
+    )
+    one = body["data"][0]
+    assert (one["object"], one["type"], one["lifecycle"]) == ("model", "model", "active")
+    assert isinstance(one["created"], int)
+
+
+@pytest.mark.parametrize("path", ["org/name", "org%2Fname"])
+def test_a_model_is_found_with_both_kinds_of_slash(stack: Stack, path: str) -> None:
+    assert stack.client.get(f"/v1/models/{path}").json()["id"] == "org/name"
+
+
+@pytest.mark.parametrize("path", ["nope", "no/such", "no%2Fsuch", "../etc", "%2Fetc"])
+def test_an_unknown_model_is_not_found(stack: Stack, path: str) -> None:
+    response = stack.client.get(f"/v1/models/{path}")
+    assert response.status_code == 404
+
+
+def test_the_official_client_lists_models(sdk: openai.OpenAI) -> None:
+    assert {model.id for model in sdk.models.list()} == {"tiny", "org/name"}
+    assert sdk.models.retrieve("org/name").id == "org/name"
+
+
+def test_health_readiness_and_status(stack: Stack) -> None:
+    assert stack.client.get("/health").json() == {"status": "ok"}
+    assert stack.client.get("/ready").status_code == 200
+    status = stack.client.get("/admin/status").json()
+    assert status["epoch"] == stack.broker.epoch
+    assert isinstance(status["api_pid"], int)
+
+
+def test_the_root_names_the_server(stack: Stack) -> None:
+    assert stack.client.head("/").status_code == 200
+    assert stack.client.get("/").json()["name"] == "mlx-server"
+
+
+# ---- errors
+
+
+def error_of(response: Any) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/json"
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "code"),
+    [
+        ("POST", "/v1/chat/completions", b"{", JSON, 400, "invalid_json"),
+        ("POST", "/v1/chat/completions", b"", JSON, 400, "invalid_json"),
+        ("POST", "/v1/chat/completions", b"a=b", {"content-type": "text/plain"}, 415, None),
+        ("POST", "/v1/chat/completions", b"{}", {}, 415, None),
+        ("POST", "/no/such", b"{}", JSON, 404, None),
+        ("GET", "/nope", b"", {}, 404, None),
+        ("GET", "/v1/chat/completions", b"", {}, 405, None),
+        ("DELETE", "/v1/models/tiny", b"", {}, 405, None),
+        ("POST", "/v1/chat/completions", b"x" * (1 << 20) + b"x", JSON, 413, None),
+        ("POST", "/v1/chat/completions", b'{"prompt": 1, "messages": 5}', JSON, 400, "invalid_type"),
+    ],
+)
+def test_every_error_is_an_openai_error(
+    stack: Stack,
+    method: str,
+    path: str,
+    content: bytes,
+    headers: dict[str, str],
+    status: int,
+    code: str | None,
+) -> None:
+    response = stack.client.request(method, path, content=content, headers=headers)
+    assert response.status_code == status
+    error = error_of(response)
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+
+
+def test_a_wrong_method_is_told_the_right_ones(stack: Stack) -> None:
+    assert "POST" in stack.client.get("/v1/completions").headers["allow"]
+
+
+def test_a_charset_beside_the_content_type_is_fine(stack: Stack) -> None:
+    content = json.dumps(chat_body()).encode()
+    headers = {"content-type": "application/json; charset=utf-8"}
+    assert stack.client.post("/v1/chat/completions?x=y", content=content, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["nope", "no/such", "../../etc", "/etc", "", "tiny\x00"])
+def test_an_unknown_model_is_a_404_that_the_broker_never_hears_of(stack: Stack, model: str) -> None:
+    response = stack.chat(model=model)
+    assert response.status_code == 404
+    error = error_of(response)
+    assert (error["code"], error["param"]) == ("model_not_found", None)
+    assert not [m for m in stack.broker.received if isinstance(m, Submit)]
+
+
+def test_a_missing_model_names_the_field(stack: Stack) -> None:
+    error = error_of(stack.client.post("/v1/completions", json={"prompt": "x"}))
+    assert (error["param"], error["code"]) == ("model", "missing_required_parameter")
+
+
+def test_a_bad_request_for_a_stream_is_plain_http(stack: Stack) -> None:
+    response = stack.chat(stream=True, temperature=9)
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "temperature"
+
+
+def test_the_official_client_raises_the_right_exceptions(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        sdk.chat.completions.create(model="nope", messages=[{"role": "user", "content": "Hi"}])
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad:
+        sdk.chat.completions.create(model="tiny", messages=[])
+    assert bad.value.param == "messages"
+
+
+# ---- the shell
+
+
+def test_every_answer_has_a_request_id_of_its_own(stack: Stack) -> None:
+    responses = [
+        stack.chat(),
+        stack.chat(),
+        stack.chat(n=0),
+        stack.client.get("/nope"),
+        stack.chat(stream=True),
+    ]
+    ids = [response.headers["x-request-id"] for response in responses]
+    assert len(set(ids)) == 5
+    assert all(id.startswith("req_") for id in ids)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("abc-1", True), ("x" * 128, True), ("x" * 129, False), ("a b", False)]
+)
+def test_a_sane_request_id_is_echoed(stack: Stack, sent: str, kept: bool) -> None:
+    response = stack.client.get("/health", headers={"x-request-id": sent})
+    assert (response.headers["x-request-id"] == sent) == kept
+
+
+def test_a_chunked_body_is_read(stack: Stack) -> None:
+    body = json.dumps(chat_body(max_tokens=1)).encode()
+    response = stack.client.post("/v1/chat/completions", content=iter([body[:20], body[20:]]), headers=JSON)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 8388608", b"Transfer-Encoding: chunked"])
+def test_a_client_still_sending_too_much_can_read_its_413(stack: Stack, length: bytes) -> None:
+    with stack.connect() as client:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(head + length + b"\r\nConnection: close\r\n\r\n")
+        block = b"a" * (1 << 18)
+        for _ in range(32):
+            client.sendall(b"40000\r\n" + block + b"\r\n" if b"chunked" in length else block)
+        if b"chunked" in length:
+            client.sendall(b"0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"error"' in answer
+
+
+def test_a_connection_serves_again_after_a_refusal(stack: Stack) -> None:
+    with stack.connect() as client, client.makefile("rb") as lines:
+        for _ in range(3):
+            client.sendall(b"GET /nope HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert lines.readline().startswith(b"HTTP/1.1 404 ")
+            headers = dict(line.lower().split(b": ", 1) for line in iter(lines.readline, b"\r\n"))
+            lines.read(int(headers[b"content-length"]))

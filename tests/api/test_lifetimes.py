@@ -1,0 +1,359 @@
+"""Requests in trouble: refusals, slow loads, lost workers and brokers, clients that leave."""
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from shared.protocol import (
+    Accepted,
+    Ack,
+    Cancel,
+    Chunks,
+    Delta,
+    Failure,
+    Finish,
+    FinishReason,
+    Hello,
+    Refused,
+    Resubmit,
+    Submit,
+)
+from tests.api.conftest import Stack, chat_body, run_stack
+from tests.api.fake_broker import WORDS, accept_only, answer, deltas
+
+TEXT = "".join(WORDS)
+THIRD = '" a"'  # as it stands in a chunk
+FULL = Failure(status=503, code="queue_full", message="64 requests wait.", retry_after=7)
+
+
+def refuse(submit: Submit) -> Iterable[BaseModel]:
+    yield Refused(request_id=submit.request_id, attempt=submit.attempt, failure=FULL)
+
+
+def first_three(submit: Submit) -> Iterable[BaseModel]:
+    """Three tokens of the first attempt, then nothing; later attempts to their end."""
+    yield Accepted(request_id=submit.request_id, attempt=submit.attempt)
+    yield Chunks(deltas=deltas(submit, end=3 if submit.attempt == 1 else None))
+
+
+@contextmanager
+def streaming(stack: Stack, **fields: Any) -> Iterator[Iterator[str]]:
+    """The lines of a stream, as they come."""
+    body = chat_body(stream=True, **fields)
+    with stack.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        yield (line for line in response.iter_lines() if line)
+
+
+def text_of(lines: Iterable[str], index: int = 0) -> str:
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def read_until(lines: Iterator[str], what: str) -> list[str]:
+    seen = []
+    for line in lines:
+        seen.append(line)
+        if what in line:
+            return seen
+    raise AssertionError(f"the stream ended without {what!r}: {seen}")
+
+
+# ---- refusals and the head
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_before_the_first_token_is_a_plain_status(stack: Stack, stream: bool) -> None:
+    stack.broker.script = refuse
+    response = stack.chat(stream=stream)
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "7"
+    assert response.json()["error"] == {
+        "message": "64 requests wait.",
+        "type": "server_error",
+        "param": None,
+        "code": "queue_full",
+    }
+
+
+def test_one_refused_prompt_refuses_the_request_and_cancels_the_others(stack: Stack) -> None:
+    def refuse_b(submit: Submit) -> Iterable[BaseModel]:
+        return refuse(submit) if getattr(submit.generation.prompt, "text", "") == "b" else accept_only(submit)
+
+    stack.broker.script = refuse_b
+    assert stack.complete(prompt=["a", "b"]).status_code == 503
+    waiting = stack.broker.wait_for(Submit)
+    stack.broker.wait_for(Cancel, lambda cancel: cancel.request_id == waiting.request_id)
+
+
+def test_a_slow_load_gets_its_head_and_comments_and_then_the_tokens(stack: Stack) -> None:
+    stack.broker.script = accept_only
+    with streaming(stack) as lines:  # the head is here: nothing has been generated
+        submit = stack.broker.wait_for(Submit)
+        assert next(lines) == ": keep-alive"
+        stack.broker.say(*answer(submit))
+        assert text_of(lines) == TEXT
+
+
+def test_a_refusal_behind_the_head_is_an_error_event_and_no_done(stack: Stack) -> None:
+    stack.broker.script = accept_only
+    with streaming(stack) as lines:
+        stack.broker.say(*refuse(stack.broker.wait_for(Submit)))
+        data = [line for line in lines if not line.startswith(":")]
+    assert [json.loads(line[6:])["error"]["code"] for line in data] == ["queue_full"]
+
+
+def test_a_slow_load_without_a_stream_is_waited_for(stack: Stack) -> None:
+    def later(submit: Submit) -> Iterable[BaseModel]:
+        time.sleep(2 * stack.settings.first_token_silence)
+        return answer(submit)
+
+    stack.broker.script = later
+    assert stack.chat().json()["choices"][0]["message"]["content"] == TEXT
+
+
+# ---- resume
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_lost_worker_is_not_noticed(stack: Stack, stream: bool) -> None:
+    def lose(submit: Submit) -> Iterable[BaseModel]:
+        yield from first_three(submit)
+        if submit.attempt == 1:
+            yield Resubmit(request_id=submit.request_id, attempt=1, reason="killed")
+
+    stack.broker.script = lose
+    response = stack.chat(stream=stream)
+    text = (
+        text_of(response.text.splitlines()) if stream else response.json()["choices"][0]["message"]["content"]
+    )
+    assert text == TEXT
+    again = stack.broker.wait_for(Submit, lambda submit: submit.attempt == 2)
+    assert again.held == [[100, 101, 102]]
+
+
+def test_all_that_is_unfinished_is_submitted_to_a_new_broker(stack: Stack) -> None:
+    stack.broker.script = first_three
+    with streaming(stack, n=2) as lines:
+        seen = read_until(lines, THIRD)
+        stack.broker.restart()
+        again = stack.broker.wait_for(Submit, lambda submit: submit.attempt == 2)
+        assert again.held == [[100, 101, 102]] * 2
+        seen += lines
+    assert [text_of(seen, index) for index in (0, 1)] == [TEXT, TEXT]
+
+
+def test_a_gap_is_repaired_by_asking_again(stack: Stack) -> None:
+    def lossy(submit: Submit) -> Iterable[BaseModel]:
+        missing = 4 if submit.attempt == 1 else None
+        yield Chunks(deltas=[delta for delta in deltas(submit) if delta.index != missing])
+
+    stack.broker.script = lossy
+    assert stack.chat().json()["choices"][0]["message"]["content"] == TEXT
+    assert stack.broker.wait_for(Submit, lambda submit: submit.attempt == 2).held == [[100, 101, 102, 103]]
+
+
+def test_gaps_without_end_end_the_request(stack: Stack) -> None:
+    def broken(submit: Submit) -> Iterable[BaseModel]:
+        yield Chunks(deltas=[delta for delta in deltas(submit) if delta.index != 4])
+
+    stack.broker.script = broken
+    response = stack.chat()
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "worker_lost")
+    stack.broker.wait_for(Cancel)
+
+
+def test_an_old_attempt_is_not_heard(stack: Stack) -> None:
+    def haunted(submit: Submit) -> Iterable[BaseModel]:
+        ghost = [d.model_copy(update={"attempt": submit.attempt - 1, "text": "boo"}) for d in deltas(submit)]
+        yield Chunks(deltas=ghost)
+        yield Refused(request_id=submit.request_id, attempt=submit.attempt - 1, failure=FULL)
+        yield Resubmit(request_id=submit.request_id, attempt=submit.attempt - 1, reason="late")
+        yield from answer(submit)
+
+    stack.broker.script = haunted
+    assert stack.chat().json()["choices"][0]["message"]["content"] == TEXT
+    assert len([m for m in stack.broker.received if isinstance(m, Submit)]) == 1
+
+
+def test_repeated_deltas_are_dropped(stack: Stack) -> None:
+    def twice(submit: Submit) -> Iterable[BaseModel]:
+        for delta in deltas(submit):
+            yield Chunks(deltas=[delta, delta])
+
+    stack.broker.script = twice
+    assert stack.chat().json()["choices"][0]["message"]["content"] == TEXT
+
+
+def test_garbage_and_strangers_from_the_broker_do_no_harm(stack: Stack) -> None:
+    stack.broker.say_bytes(b"\xc1 not msgpack")
+    stack.broker.say(Hello(pid=1))
+    stack.broker.say(Chunks(deltas=[Delta(request_id="nobody", attempt=1, index=0, ids=[1], text="x")]))
+    assert stack.chat().status_code == 200
+
+
+# ---- acknowledgements
+
+
+def test_tokens_are_acknowledged_in_time_and_at_the_end(stack: Stack) -> None:
+    stack.broker.script = first_three
+    with streaming(stack) as lines:
+        read_until(lines, THIRD)
+        stack.broker.wait_for(Ack, lambda ack: ack.next_index == 3, within=1)
+        stack.broker.restart()
+        list(lines)
+    stack.broker.wait_for(Ack, lambda ack: ack.next_index == len(WORDS), within=1)
+
+
+def test_many_tokens_are_acknowledged_without_the_timer(stack: Stack) -> None:
+    def forty_at_once(submit: Submit) -> Iterable[BaseModel]:
+        one = Delta(request_id=submit.request_id, attempt=1, index=0, ids=[1], text="x")
+        yield Chunks(deltas=[one.model_copy(update={"index": index}) for index in range(40)])
+
+    stack.broker.script = forty_at_once
+    with streaming(stack):
+        assert stack.broker.wait_for(Ack).next_index == 32
+
+
+# ---- a broker that is away
+
+
+def test_a_new_request_waits_for_the_broker_and_then_is_told_to_come_back() -> None:
+    with run_stack() as stack:
+        stack.chat()
+        stack.broker.deaf = True
+        while stack.client.get("/ready").status_code == 200:
+            time.sleep(0.01)
+        assert stack.client.get("/health").status_code == 200
+        started = time.monotonic()
+        response = stack.chat()
+        assert time.monotonic() - started >= stack.settings.broker_timeout
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "broker_unavailable")
+        assert int(response.headers["retry-after"]) >= 1
+        assert stack.client.get("/v1/models").json()["data"][0]["status"] == "loadable"
+        assert stack.client.get("/admin/status").status_code == 503
+        stack.broker.deaf = False
+        while stack.client.get("/ready").status_code != 200:
+            time.sleep(0.01)
+        assert stack.chat().status_code == 200
+        assert len([m for m in stack.broker.received if isinstance(m, Submit)]) == 2  # not the refused one
+
+
+def test_a_running_request_outlives_a_short_absence_and_not_a_long_one() -> None:
+    with run_stack() as stack:
+        stack.broker.script = first_three
+        with streaming(stack) as lines:
+            seen = read_until(lines, THIRD)
+            stack.broker.deaf = True
+            read_until(lines, ": keep-alive")
+            stack.broker.deaf = False
+            stack.broker.restart()
+            assert text_of([*seen, *lines]) == TEXT
+        stack.broker.script = accept_only
+        with streaming(stack) as lines:
+            stack.broker.deaf = True
+            data = [line for line in lines if not line.startswith(":")]
+        assert [json.loads(line[6:])["error"]["code"] for line in data] == ["broker_unavailable"]
+
+
+# ---- clients that leave
+
+
+def leave_politely(client: socket.socket) -> None:
+    client.close()
+
+
+def leave_rudely(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def post(stack: Stack, path: str = "/v1/chat/completions", **fields: Any) -> socket.socket:
+    client = stack.connect()
+    content = json.dumps(chat_body(**fields)).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
+    client.sendall(head.encode() + b"\r\n\r\n" + content)
+    return client
+
+
+@pytest.mark.parametrize("leave", [leave_politely, leave_rudely])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("script", [accept_only, first_three, lambda submit: ()])
+def test_a_client_that_leaves_is_cancelled_within_a_second(
+    stack: Stack, script: Any, stream: bool, leave: Any
+) -> None:
+    stack.broker.script = script
+    client = post(stack, stream=stream)
+    submit = stack.broker.wait_for(Submit)
+    leave(client)
+    stack.broker.wait_for(Cancel, lambda cancel: cancel.request_id == submit.request_id, within=1)
+
+
+def test_a_client_that_leaves_behind_the_head_is_cancelled(stack: Stack) -> None:
+    stack.broker.script = first_three
+    client = post(stack, stream=True)
+    assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    leave_rudely(client)
+    stack.broker.wait_for(Cancel, within=1)
+
+
+def test_a_client_that_stays_is_not_cancelled(stack: Stack) -> None:
+    stack.chat(stream=True)
+    stack.chat()
+    assert stack.client.get("/health").status_code == 200
+    assert not [m for m in stack.broker.received if isinstance(m, Cancel)]
+
+
+def test_a_client_that_reads_nothing_is_cut() -> None:
+    def flood(submit: Submit) -> Iterable[BaseModel]:
+        for index in range(128):
+            text = "x" * (1 << 17)
+            yield Chunks(
+                deltas=[Delta(request_id=submit.request_id, attempt=1, index=index, ids=[1], text=text)]
+            )
+
+    with run_stack(send_timeout=0.4) as stack:
+        stack.broker.script = flood
+        with post(stack, stream=True) as client:
+            stack.broker.wait_for(Cancel)
+            with suppress(ConnectionResetError):
+                while part := client.recv(1 << 20):
+                    last = part
+            assert not last.endswith(b"0\r\n\r\n")
+
+
+def test_a_body_that_never_comes_is_given_up() -> None:
+    with run_stack(send_timeout=0.2) as stack, stack.connect() as client:
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(head + b"Content-Length: 5\r\n\r\n{")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+
+
+def test_stopping_the_server_cancels_what_still_runs() -> None:
+    with run_stack() as stack:
+        stack.broker.script = accept_only
+        client = post(stack, stream=True)
+        submit = stack.broker.wait_for(Submit)
+    assert stack.broker.wait_for(Cancel).request_id == submit.request_id
+    client.close()
+
+
+def test_a_stalled_stream_ends_whole_once_its_tokens_come(stack: Stack) -> None:
+    stack.broker.script = accept_only
+    with streaming(stack) as lines:
+        submit = stack.broker.wait_for(Submit)
+        read_until(lines, ": keep-alive")
+        finish = Finish(reason=FinishReason.LENGTH, completion_tokens=1)
+        only = Delta(request_id=submit.request_id, attempt=1, index=0, ids=[1], text="x", finish=finish)
+        stack.broker.say(Chunks(deltas=[only]))
+        assert read_until(lines, "[DONE]")

@@ -1,0 +1,65 @@
+"""``python -m api`` as a process."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.api.fake_broker import DEADLINE
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    folder = tempfile.mkdtemp(prefix="mlx", dir="/tmp")
+    yield {**os.environ, "MLX_SERVER_RUN_DIR": folder, "MLX_SERVER_AVAILABLE_MODELS": "tiny=/models/tiny"}
+    shutil.rmtree(folder)
+
+
+def listening() -> socket.socket:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+def test_a_port_in_use_is_one_clear_line_and_exit_75(environment: dict[str, str]) -> None:
+    with listening() as taken:
+        environment["MLX_SERVER_PORT"] = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "api"], env=environment, capture_output=True, text=True, timeout=DEADLINE
+        )
+    assert done.returncode == 75
+    assert done.stderr.count("\n") == 1
+    assert "in use" in done.stderr
+
+
+def test_it_serves_an_inherited_socket_and_leaves_cleanly(environment: dict[str, str]) -> None:
+    with listening() as listener:
+        number = listener.fileno()
+        command = [sys.executable, "-m", "api", "--fd", str(number)]
+        process = subprocess.Popen(
+            command, env=environment, pass_fds=[number], stderr=subprocess.PIPE, text=True
+        )
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            assert httpx.get(f"{url}/health", timeout=DEADLINE).status_code == 200
+            not_ready = httpx.get(f"{url}/ready", timeout=DEADLINE)
+            assert (not_ready.status_code, not_ready.json()["error"]["code"]) == (503, "broker_unavailable")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_it_never_imports_a_model_library() -> None:
+    code = "import api.__main__, sys; print({m.split('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not any(f"'{name}'" in loaded for name in ("mlx", "mlx_lm", "transformers", "huggingface_hub"))
