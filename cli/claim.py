@@ -1,0 +1,110 @@
+"""What must be ours before anything is started: the run directory and the port.
+
+Each refusal is one sentence for the operator. Exit 75 means: something else has it now, later it may work.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import IO
+
+TAKEN = 75  # EX_TEMPFAIL
+UNUSABLE = 2
+
+
+class Refusal(Exception):
+    """Nothing was started, and the message says why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def claim_run_dir(run_dir: Path) -> IO[str]:
+    """Makes the directory 0700 and locks it; the lock is held as long as the returned file is open."""
+    _make_private(run_dir)
+    lock = (run_dir / "serve.lock").open("a+")
+    if (holder := _lock(lock)) is not None:
+        lock.close()
+        raise Refusal(
+            f"Another mlx-server{_named(holder)} uses {run_dir}. Stop it, or choose another --port or --run-dir.",
+            TAKEN,
+        )
+    if (broker_lock := run_dir / "broker.lock").exists():
+        with broker_lock.open("r+") as file:
+            holder = _lock(file)
+        if holder is not None:
+            lock.close()
+            raise Refusal(
+                f"A broker{_named(holder)} still runs in {run_dir}, without the `mlx-server serve` that started it."
+                f" Stop it{_how_to_stop(run_dir)}, or choose another --port or --run-dir.",
+                TAKEN,
+            )
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises Refusal if nothing can listen there."""
+    if ":" in host:
+        raise Refusal(f"MLX_SERVER_HOST: {host} is IPv6; give an IPv4 address or a name.", UNUSABLE)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Refusal(
+                    f"Port {port} on {host} is in use; choose another with --port.", TAKEN
+                ) from None
+            raise Refusal(
+                f"MLX_SERVER_HOST, MLX_SERVER_PORT: cannot listen on {host}:{port}: {error.strerror}.",
+                UNUSABLE,
+            ) from None
+
+
+def _make_private(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = run_dir.lstat()
+    except OSError as error:
+        raise Refusal(f"MLX_SERVER_RUN_DIR: cannot use {run_dir}: {error.strerror}.", UNUSABLE) from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise Refusal(
+            f"MLX_SERVER_RUN_DIR: {run_dir} is not a directory of yours; name another with --run-dir.",
+            UNUSABLE,
+        )
+    if found.st_mode & 0o077:
+        raise Refusal(
+            f"MLX_SERVER_RUN_DIR: others may enter {run_dir}; `chmod 700` it or name another with --run-dir.",
+            UNUSABLE,
+        )
+
+
+def _lock(file: IO[str]) -> str | None:
+    """None if the lock is ours now, else what its holder wrote into the file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        return file.read(32).strip()
+    return None
+
+
+def _named(holder: str) -> str:
+    return f" (pid {holder})" if holder.isdigit() else ""
+
+
+def _how_to_stop(run_dir: Path) -> str:
+    """A supervisord would start its broker again, so it is the one to end."""
+    try:
+        pid = (run_dir / "supervisord.pid").read_text().strip()
+    except OSError:
+        return ""
+    return f" (`kill {pid}`)" if pid.isdigit() else ""

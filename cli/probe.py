@@ -1,0 +1,28 @@
+"""One GET to the api of a stack, on this machine or another."""
+
+import http.client
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+
+def get(host: str, port: int, path: str, timeout: float = 5.0) -> Answer | None:
+    """None when nothing that speaks HTTP answers in time."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return Answer(response.status, response.read())
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def reachable(host: str) -> str:
+    """An address to connect to: who listens on all of them listens on this one."""
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host  # noqa: S104

@@ -1,0 +1,90 @@
+"""``mlx-server status``: the broker's report, as tables or as JSON."""
+
+import json
+import sys
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Column, Table
+
+from cli import probe
+from shared.protocol import StatusReport
+from shared.settings import load_settings
+
+NO_ANSWER = 1
+
+
+def status(options: Mapping[str, Any], as_json: bool) -> int:
+    settings = load_settings(**options)
+    where = f"http://{probe.reachable(settings.host)}:{settings.port}"
+    answer = probe.get(settings.host, settings.port, "/admin/status")
+    if answer is None:
+        return _refuse(f"Nothing answers at {where}. `mlx-server serve` starts a server.")
+    if answer.status != HTTPStatus.OK:
+        body = answer.body[:500].decode(errors="replace")
+        return _refuse(f"{where}/admin/status answers {answer.status}: {body}")
+    try:
+        report = _read(answer.body)
+    except (ValueError, ValidationError):
+        return _refuse(f"What answers at {where} is not an mlx-server, or one of another version.")
+    if as_json:
+        print(answer.body.decode())
+    else:
+        _print_tables(report, where)
+    return 0
+
+
+def _read(body: bytes) -> StatusReport:
+    raw = json.loads(body)
+    if not isinstance(raw, dict):
+        raise ValueError("not an object")
+    return StatusReport.model_validate({"query": "", **raw})
+
+
+def _refuse(sentence: str) -> int:
+    print(f"mlx-server: {sentence}", file=sys.stderr)
+    return NO_ANSWER
+
+
+def _print_tables(report: StatusReport, where: str) -> None:
+    print(
+        f"{where}: broker {report.epoch}, pid {report.pid}, up {_span(report.uptime)};"
+        f" {report.in_flight} in flight, {report.queued} queued"
+    )
+    console = Console(highlight=False, markup=False)
+    console.print(_models(report))
+    if report.workers:
+        console.print(_workers(report))
+
+
+def _models(report: StatusReport) -> Table:
+    table = _table("model", "state", "queued", "context", "why")
+    for model in report.models:
+        context = str(model.context_length or "")
+        table.add_row(model.id, model.state, str(model.queued), context, model.reason or "")
+    return table
+
+
+def _workers(report: StatusReport) -> Table:
+    table = _table("worker", "model", "pid", "state", "since", "in flight")
+    for worker in report.workers:
+        state = f"{worker.state} ({worker.phase})" if worker.phase else worker.state
+        since, in_flight = _span(worker.since), str(worker.in_flight)
+        table.add_row(worker.id, worker.model, str(worker.pid), state, since, in_flight)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """An id is broken rather than cut."""
+    return Table(*(Column(name, overflow="fold") for name in columns), box=None)
+
+
+def _span(seconds: float) -> str:
+    """``42 s``, ``7 min``, ``3 h``: the largest unit that is not zero."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"

@@ -1,0 +1,79 @@
+"""What ``serve`` tells the operator: what is served and what to try, or what went wrong and which log says so."""
+
+import json
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TextIO
+
+from cli import probe
+from cli.news import News
+from cli.stack import Stack
+from shared.models import EMBEDDED_MODEL
+from shared.settings import Settings
+
+LOG_LINES = 15
+
+
+def print_lines(*lines: str, file: TextIO | None = None) -> None:
+    """As they are, so that a command can be copied; at once, also into a file."""
+    print(*lines, sep="\n", file=file, flush=True)
+
+
+def print_welcome(settings: Settings) -> None:
+    from workers.blas import describe_blas, open_blas
+
+    address = f"http://{probe.reachable(settings.host)}:{settings.port}"
+    print_lines(
+        f"Serving {', '.join(settings.sources)}",
+        f"     at {address}/v1",
+        f"   logs {settings.log_dir}",
+        describe_blas(open_blas()),
+        "",
+        "Try it (the first request of a model loads it):",
+        "",
+        *_first_request(address, _model_to_try(settings)),
+        "",
+        "Ctrl-C stops the server.",
+    )
+
+
+def print_failure(stack: Stack, settings: Settings, what: News) -> None:
+    lines = [f"mlx-server: {what.value}."]
+    if answer := probe.get(settings.host, settings.port, "/ready", timeout=0.5):
+        lines.append(f"/ready says {answer.status}: {answer.body[:500].decode(errors='replace')}")
+    for log in _telling_logs(stack):
+        lines += ["", f"The last lines of {log}:", *_tail(log)]
+    print_lines(*lines, file=sys.stderr)
+
+
+def _model_to_try(settings: Settings) -> str:
+    if EMBEDDED_MODEL in settings.sources:
+        return EMBEDDED_MODEL
+    return settings.default_model or next(iter(settings.sources))
+
+
+def _first_request(address: str, model: str) -> list[str]:
+    question = {"role": "user", "content": "What is the capital of France?"}
+    body = json.dumps({"model": model, "messages": [question], "temperature": 0})
+    return [
+        f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        f"    -d '{body}'",
+    ]
+
+
+def _telling_logs(stack: Stack) -> list[Path]:
+    """Of the programs that do not run; of all if they do; of supervisord if it does not answer."""
+    programs = stack.programs()
+    if not programs:
+        return [stack.output if stack.output.stat().st_size else stack.log_dir / "supervisord.log"]
+    broken = [program for program in programs if program.is_down]
+    return [program.log for program in broken or programs]
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        with log.open(errors="replace") as file:
+            return [line.rstrip("\n") for line in deque(file, maxlen=LOG_LINES)] or ["(it is empty)"]
+    except OSError as error:
+        return [f"(it cannot be read: {error.strerror})"]

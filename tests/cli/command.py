@@ -1,0 +1,46 @@
+"""Runs ``mlx-server`` as a process, the way an operator does."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STAND_INS = Path(__file__).parent / "stand_ins"
+COMMAND = [sys.executable, "-P", "-m", "cli"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **more}
+
+
+def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def start(*arguments: str, stand_in: str = "") -> subprocess.Popen[str]:
+    """With the stand-ins for broker and api; its SIGINT is what Ctrl-C sends."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environment(PYTHONPATH=f"{STAND_INS}{os.pathsep}{ROOT}", STAND_IN=stand_in),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,101 @@
+"""``mlx-server status`` against an api that answers what a broker would report."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from shared.protocol import ModelStatus, StatusReport, WorkerStatus
+from tests.cli.command import free_port, run
+
+REPORT = StatusReport(
+    query="q",
+    epoch="e1",
+    pid=17,
+    uptime=3700.0,
+    models=[
+        ModelStatus(id="a/b", state="hot", queued=2, context_length=4096),
+        ModelStatus(id="[c]", state="failed", reason="no such file"),
+    ],
+    workers=[
+        WorkerStatus(
+            id="w1",
+            model="a/b",
+            pid=18,
+            state="loading",
+            since=61.0,
+            in_flight=3,
+            spawned=True,
+            phase="weights",
+        )
+    ],
+    in_flight=3,
+    queued=2,
+)
+
+
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """An api on a port of its own, which is yielded."""
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/admin/status" else 404)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield str(server.server_port)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_tables_say_who_does_what() -> None:
+    with answering(200, REPORT.model_dump_json()) as port:
+        done = run("status", "--port", port)
+    assert done.returncode == 0
+    first, *rest = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert first.endswith("broker e1, pid 17, up 1 h; 3 in flight, 2 queued")
+    assert "a/b hot 2 4096" in rest
+    assert "[c] failed 0 no such file" in rest
+    assert "w1 a/b 18 loading (weights) 1 min 3" in rest
+
+
+def test_json_is_the_report_itself() -> None:
+    with answering(200, REPORT.model_dump_json()) as port:
+        done = run("status", "--json", "--port", port)
+    assert json.loads(done.stdout) == json.loads(REPORT.model_dump_json())
+
+
+def test_nothing_there_is_said_in_one_sentence() -> None:
+    port = free_port()
+    done = run("status", MLX_SERVER_PORT=str(port))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"mlx-server: Nothing answers at http://127.0.0.1:{port}. `mlx-server serve` starts a server."
+    ]
+
+
+def test_a_refusal_is_passed_on() -> None:
+    with answering(503, '{"error": "no broker"}') as port:
+        done = run("status", "--port", port)
+    assert done.returncode == 1
+    assert '503: {"error": "no broker"}' in done.stderr
+
+
+@pytest.mark.parametrize("body", ["", "hello", "[]", "{}", "\N{SNOWMAN}"])
+def test_something_else_on_the_port_is_not_taken_for_ours(body: str) -> None:
+    with answering(200, body) as port:
+        done = run("status", "--port", port)
+    assert done.returncode == 1
+    assert "is not an mlx-server" in done.stderr

@@ -1,0 +1,192 @@
+"""The arrows between folders, read from the imports: api -> shared <- broker, workers -> shared, cli -> shared."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.lifecycle import TRANSITIONS
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("api", "broker", "workers", "shared", "cli")
+LAYERS = ("server", "core", "scheduler", "registry", "lifecycle")  # of the broker, from the top
+
+MAY_IMPORT = {
+    "shared": {"shared"},
+    "api": {"api", "shared"},
+    "broker": {"broker", "shared"},
+    "workers": {"workers", "shared"},
+    "cli": {"cli", "shared"},
+}
+EXCEPTIONS = {("cli/words.py", "workers.blas")}  # says at the start which BLAS was found
+
+MLX = {"mlx", "mlx_lm"}
+HEAVY = MLX | {"transformers", "huggingface_hub"}
+SERIALISERS_THAT_RUN_CODE = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "shelve",
+    "marshal",
+    "joblib",
+}
+METHODS_THAT_PICKLE = {"send_pyobj", "recv_pyobj"}
+
+PASSES_THE_ENVIRONMENT_ON = {"cli/stack.py"}
+TELLS_THE_TIME = {"api/answer.py", "api/models.py", "shared/logs.py"}  # ``created`` in answers; logs
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Every module a file names, wherever in it; ``from a import b`` gives both ``a`` and ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(parse(path))}
+
+
+def attributes(tree: ast.Module) -> Iterator[str]:
+    """``os.environ`` from both ``os.environ`` and ``from os import environ``; ``.attribute`` of anything else."""
+    yield from imports(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield f"{node.value.id}.{node.attr}" if isinstance(node.value, ast.Name) else f".{node.attr}"
+
+
+def users(wanted: set[str], *folders: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT)) for path in sources(*folders) if wanted & set(attributes(parse(path)))
+    }
+
+
+def file_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", sources(*PACKAGES), ids=file_id)
+def test_a_process_imports_only_itself_and_shared(path: Path) -> None:
+    name = file_id(path)
+    allowed = MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+    excepted = {module for file, module in EXCEPTIONS if file == name}
+    ours = {
+        module
+        for module in imports(parse(path))
+        if module.split(".")[0] in {*PACKAGES, "tests", "benchmarks"}
+    }
+    strangers = {module for module in ours if module.split(".")[0] not in allowed}
+    strangers = {module for module in strangers if not any(module.startswith(good) for good in excepted)}
+    assert not strangers
+
+
+def reach(module: str, package: str) -> set[str]:
+    """The modules of the package that ``module`` imports, and theirs."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        path = ROOT / package / f"{waiting.pop()}.py"
+        names = {name.split(".")[1] for name in imports(parse(path)) if name.startswith(f"{package}.")}
+        waiting += names - found
+        found |= names
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_broker_imports_downwards_only(layer: str) -> None:
+    above = set(LAYERS[: LAYERS.index(layer)])
+    assert not reach(layer, "broker") & above
+
+
+def test_the_mind_of_the_broker_knows_no_sockets_and_no_processes() -> None:
+    below = reach("core", "broker") | {"core"}
+    for module in below:
+        assert not tops(ROOT / "broker" / f"{module}.py") & {"zmq", "subprocess", "socket", "threading"}, (
+            module
+        )
+
+
+def test_one_module_of_the_api_knows_zeromq() -> None:
+    assert {file_id(path) for path in sources("api") if "zmq" in tops(path)} == {"api/broker_client.py"}
+
+
+def test_mlx_stays_in_the_engine_and_the_loaders() -> None:
+    users = {file_id(path) for path in sources(*PACKAGES) if tops(path) & MLX}
+    allowed = {"workers/loader.py", "workers/embedded.py"}
+    assert {file for file in users if not file.startswith("workers/engine/")} <= allowed
+
+
+def test_settings_come_from_one_place() -> None:
+    readers = users({"os.environ", "os.environb", "os.getenv"}, *PACKAGES)
+    assert {file for file in readers if not file.endswith("__main__.py")} <= PASSES_THE_ENVIRONMENT_ON
+
+
+@pytest.mark.parametrize("path", sources(*PACKAGES, "tests", "benchmarks"), ids=file_id)
+def test_nothing_is_pickled(path: Path) -> None:
+    assert not tops(path) & SERIALISERS_THAT_RUN_CODE
+    names = {node.attr for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)}
+    assert not names & METHODS_THAT_PICKLE
+
+
+def test_durations_are_measured_with_a_monotonic_clock() -> None:
+    assert users({"time.time", "time.time_ns"}, *PACKAGES) <= TELLS_THE_TIME
+
+
+@pytest.mark.parametrize(
+    "module", ["broker.__main__", "api.__main__", "cli.__main__", "cli.serve", "cli.status"]
+)
+def test_only_workers_load_mlx(module: str) -> None:
+    program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not set(done.stdout.split()) & HEAVY
+
+
+# ---------------------------------------------------------------- what docs/architecture.md says
+
+
+def guide() -> str:
+    return (ROOT / "docs" / "architecture.md").read_text()
+
+
+def lifecycle_diagram() -> str:
+    lines = [
+        f"    {state.name} --> {then.name}: {signal.value}"
+        for state, row in TRANSITIONS.items()
+        for signal, then in row.items()
+    ]
+    return "\n".join(
+        ["```mermaid", "stateDiagram-v2", "    [*] --> SPAWNED", *lines, "    GONE --> [*]", "```"]
+    )
+
+
+def test_the_guide_draws_the_life_of_a_worker_as_it_is() -> None:
+    drawn = guide().partition("<!-- lifecycle -->")[2].partition("<!-- /lifecycle -->")[0]
+    assert drawn.strip() == lifecycle_diagram()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_guide_has_a_line_for_each_module(package: str) -> None:
+    section = guide().partition(f"### {package}/\n")[2].partition("###")[0]
+    described = {line.split("`")[1] for line in section.splitlines() if line.startswith("| `")}
+    modules = {str(path.relative_to(ROOT / package)) for path in sources(package) if path.stem != "__init__"}
+    assert described == modules
