@@ -1,0 +1,104 @@
+"""The whole server as an operator starts it: ``mlx-server serve``, on a port and a run directory of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from openai import OpenAI
+
+from tests.cli.command import COMMAND, ROOT, free_port
+
+DEADLINE = 20.0
+
+
+class Stack:
+    def __init__(self, settings: Mapping[str, object], ready: float = 60.0) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mlx", dir="/tmp"))
+        self.port = free_port()
+        wanted = {"port": self.port, "run_dir": self.folder, **settings}
+        environment = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in wanted.items()}
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE)
+        self.until(self._is_ready, "ready", ready)
+        self.family = [psutil.Process(self.process.pid), *self.descendants()]
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()
+        try:
+            return self.http.get("/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=60)
+
+    def status(self) -> dict[str, Any]:
+        report: dict[str, Any] = self.http.get("/admin/status").json()
+        return report
+
+    def workers(self, model: str) -> list[dict[str, Any]]:
+        return [w for w in self.status()["workers"] if w["model"] == model and w["state"] == "ready"]
+
+    def in_flight(self) -> int:
+        count: int = self.status()["in_flight"]
+        return count
+
+    def until(self, condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> float:
+        """Waits for it; gives how long that took, in seconds."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() < began + deadline, f"not {what} within {deadline} s"
+            time.sleep(0.01)
+        return time.monotonic() - began
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """As an operator stops it; gives the exit code."""
+        self.family += [process for process in self.descendants() if process not in self.family]
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE)
+
+    def survivors(self) -> list[psutil.Process]:
+        return [p for p in self.family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def close(self) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.stop(signal.SIGTERM)
+        for process in self.survivors():
+            process.kill()
+        if self.process.stdout:
+            self.process.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def scripted_stack(*options: str, **settings: object) -> Iterator[Stack]:
+    """Models ``a`` and ``b`` without weights; ``options`` are the scripted worker's."""
+    command = [sys.executable, "-m", "tests.programs.scripted_worker", *options]
+    stack = Stack({"available_models": "a=/none,b=/none", "worker_command": json.dumps(command), **settings})
+    try:
+        yield stack
+    finally:
+        stack.close()

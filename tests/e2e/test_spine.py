@@ -1,0 +1,164 @@
+"""From the client to the worker and back, with real processes; the scripted worker stands in for a model."""
+
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from openai import APIStatusError, NotFoundError
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.e2e.stack import Stack, scripted_stack
+
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with scripted_stack("--step", "0.01") as stack:
+        yield stack
+
+
+def chat(stack: Stack, model: str = "a", max_tokens: int = 8, seed: int = 1) -> str:
+    answer = stack.openai.chat.completions.create(
+        model=model,
+        messages=HELLO,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None and answer.usage.completion_tokens == max_tokens
+    return answer.choices[0].message.content or ""
+
+
+def stream(stack: Stack, model: str = "a", max_tokens: int = 8, seed: int = 1) -> Iterator[str]:
+    chunks = stack.openai.chat.completions.create(
+        model=model,
+        messages=HELLO,
+        max_tokens=max_tokens,
+        seed=seed,
+        stream=True,
+    )
+    for chunk in chunks:
+        if chunk.choices and chunk.choices[0].delta.content:
+            yield chunk.choices[0].delta.content
+
+
+def test_a_stream_says_what_the_whole_answer_says(stack: Stack) -> None:
+    assert "".join(stream(stack)) == chat(stack) != ""
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_does_not(stack: Stack) -> None:
+    assert chat(stack, seed=5) == chat(stack, seed=5) != chat(stack, seed=6)
+
+
+def test_completions_are_answered_with_echo(stack: Stack) -> None:
+    answer = stack.openai.completions.create(model="a", prompt="once upon", max_tokens=3, echo=True, seed=1)
+    assert answer.choices[0].text.startswith("once upon w")
+
+
+def test_models_are_listed_hot_ones_first_with_their_status(stack: Stack) -> None:
+    chat(stack, "b")
+    listed = stack.http.get("/v1/models").json()["data"]
+    assert listed[0]["status"] == "hot"
+    assert {model["id"] for model in listed} == {"a", "b"}
+    assert stack.openai.models.retrieve("b").id == "b"
+
+
+def test_an_unknown_model_is_refused_and_the_near_name_named(stack: Stack) -> None:
+    with pytest.raises(NotFoundError) as refused:
+        chat(stack, "aa")
+    assert refused.value.code == "model_not_found"
+    assert "a" in str(refused.value)
+
+
+def test_32_streams_at_once_all_end(stack: Stack) -> None:
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda seed: "".join(stream(stack, max_tokens=20, seed=seed)), range(32)))
+    assert all(len(answer.split()) == 20 for answer in answers)
+    assert len(set(answers)) == 32
+
+
+def leave(stack: Stack, streaming: bool, reset: bool) -> None:
+    """Asks for a long answer and closes the connection once it runs."""
+    body = httpx.Request(
+        "POST", "http://x", json={"model": "a", "messages": HELLO, "max_tokens": 9000, "stream": streaming}
+    ).content
+    connection = socket.create_connection(("127.0.0.1", stack.port))
+    if reset:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    connection.sendall("\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+    stack.until(lambda: stack.in_flight() == 1, "in flight")
+    connection.close()
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_client_that_leaves_frees_its_place_within_a_second(
+    stack: Stack, streaming: bool, reset: bool
+) -> None:
+    stack.until(lambda: stack.in_flight() == 0, "idle")
+    leave(stack, streaming, reset)
+    assert stack.until(lambda: stack.in_flight() == 0, "free") < 1.0
+
+
+def test_a_killed_worker_is_no_matter_to_another_models_stream_and_is_started_again(stack: Stack) -> None:
+    chat(stack, "a")
+    chat(stack, "b")
+    [victim] = stack.workers("b")
+    other = stream(stack, "a", max_tokens=150)
+    next(other)
+    os.kill(victim["pid"], signal.SIGKILL)
+    stack.until(lambda: not stack.workers("b"), "noticed", 0.5)
+    assert len("".join(other).split()) == 149
+    chat(stack, "b")
+    [successor] = stack.workers("b")
+    assert successor["pid"] != victim["pid"]
+
+
+def test_a_stream_goes_on_when_its_worker_is_killed(stack: Stack) -> None:
+    whole = chat(stack, "a", max_tokens=60)
+    running = stream(stack, "a", max_tokens=60)
+    begun = next(running)
+    [victim] = stack.workers("a")
+    os.kill(victim["pid"], signal.SIGKILL)
+    assert begun + "".join(running) == whole
+
+
+def test_many_first_requests_start_one_worker() -> None:
+    with scripted_stack() as stack, ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(lambda _: chat(stack), range(16)))) == 1
+        assert len(stack.status()["workers"]) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything_after_what_runs(number: int) -> None:
+    with scripted_stack("--step", "0.02") as stack:
+        answers: list[str] = []
+        thread = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=50)))
+        thread.start()
+        stack.until(lambda: stack.in_flight() == 1, "in flight")
+        assert stack.stop(number) == 0
+        thread.join()
+        assert len(answers[0].split()) == 50
+        stack.until(lambda: not stack.survivors(), "gone", 2)
+
+
+def test_a_model_that_cannot_be_loaded_says_why_and_others_are_served() -> None:
+    settings = {"available_models": "broken=/nowhere/at/all"}
+    stack = Stack(settings)
+    try:
+        with pytest.raises(APIStatusError) as refused:
+            chat(stack, "broken")
+        assert refused.value.status_code == 503
+        assert "/nowhere/at/all" in str(refused.value)
+        [model] = stack.http.get("/v1/models").json()["data"]
+        assert model["status"] == "failed"
+    finally:
+        stack.close()
