@@ -60,12 +60,26 @@ class Sampling(Part):
 
 
 class Stopping(Part):
-    """When a choice ends. ``max_tokens`` None: what is left of the context."""
+    """When a choice ends. ``max_tokens`` None: what is left of the context; 0: the prompt is read, nothing follows."""
 
     max_tokens: int | None = None
     min_tokens: int = 0
     stop: list[str] = []
     ignore_eos: bool = False
+
+
+class Grammar(Part):
+    """What the text must be, enforced token by token. ``json_schema`` None: any JSON object."""
+
+    json_schema: dict[str, Any] | None = None
+
+
+class ToolUse(Part):
+    """Which of the prompt's tools may be called. ``mode`` required: a call of one of ``names`` must come."""
+
+    mode: Literal["auto", "required"] = "auto"
+    names: list[str]
+    parallel: bool = True
 
 
 class Generation(Part):
@@ -76,7 +90,12 @@ class Generation(Part):
     stopping: Stopping = Stopping()
     n: int = 1
     logprobs: int | None = None  # None: not asked; k: the chosen token's and the k best
-    echo: bool = False  # the prompt's text comes first, in the first delta of each choice
+    echo: bool = (
+        False  # the prompt's text (and its log-probabilities, when asked) come in the first delta's start
+    )
+    grammar: Grammar | None = None
+    tool_use: ToolUse | None = None  # None: what looks like a call is text
+    split_reasoning: bool = False  # thinking goes to the deltas' ``reasoning``
     cache_namespace: str = ""  # prompts of unlike namespaces never share a cached beginning
 
 
@@ -86,6 +105,7 @@ class Generation(Part):
 class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
 
 
 class Alternative(Part):
@@ -106,6 +126,19 @@ class Start(Part):
     prompt_tokens: int
     cached_tokens: int = 0
     prompt_text: str | None = None  # when echo was asked
+    prompt_ids: list[int] | None = None  # when echo was asked
+    prompt_logprobs: list[TokenLogprob] | None = (
+        None  # of the ids behind the first, when echo and logprobs were asked
+    )
+
+
+class CallPiece(Part):
+    """A part of a tool call: ``id`` and ``name`` once, in the call's first piece; ``arguments`` is JSON text to append."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
 
 
 class Finish(Part):
@@ -127,6 +160,8 @@ class Delta(Part):
     index: int
     ids: list[int] = []
     text: str = ""
+    reasoning: str = ""
+    calls: list[CallPiece] = []
     logprobs: list[TokenLogprob] | None = None
     start: Start | None = None
     finish: Finish | None = None
@@ -235,6 +270,16 @@ class Refused(Part):
     failure: Failure
 
 
+class Capabilities(Part):
+    """What a loaded model can do; ``bytes`` is the size of its weights."""
+
+    tools: bool = False
+    reasoning: bool = False
+    json_schema: bool = False
+    logprobs: bool = True
+    bytes: int = 0
+
+
 class WorkerStatus(Part):
     id: str
     model: str
@@ -258,6 +303,7 @@ class ModelStatus(Part):
     queued: int = 0
     reason: str | None = None
     context_length: int | None = None
+    capabilities: Capabilities | None = None
 
 
 class StatusReport(Part):
@@ -320,6 +366,7 @@ class Register(Part):
     pid: int
     digest: str
     context_length: int
+    capabilities: Capabilities | None = None
     held: list[str] = []
 
 

@@ -46,7 +46,10 @@ def until(condition: Callable[[], object], deadline: float = DEADLINE) -> float:
 
 def ended(process: psutil.Process) -> bool:
     """A zombie has ended; whether it was reaped is another question."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 class Peer:
