@@ -133,7 +133,7 @@ class Start(Part):
 
 
 class CallPiece(Part):
-    """A part of a tool call: ``id`` and ``name`` once, in the call's first piece; ``arguments`` is JSON text to append."""
+    """A part of a tool call: ``id`` and ``name`` in its first piece only; ``arguments`` is JSON text to append."""
 
     index: int
     id: str | None = None
