@@ -20,7 +20,7 @@ from shared.protocol import Delta, TokenLogprob
 class Choice:
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
 
     def add(self, delta: Delta) -> None:
         self.texts.append(text_of(delta))
