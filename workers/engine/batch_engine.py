@@ -32,6 +32,7 @@ from workers.engine.memory import RESERVE, Cost, measure_cost
 from workers.engine.pace import Pace
 from workers.engine.prefill import Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
+from workers.engine.rate import Rate
 from workers.engine.rows import Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.seam import Job, Output
@@ -65,6 +66,7 @@ class BatchEngine:
         self._finished: list[Output] = []  # of requests that had ended before they came here
         self._steps = 0
         self._tokens = 0  # generated
+        self._rate = Rate()
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
 
     @property
@@ -82,6 +84,7 @@ class BatchEngine:
             "waiting_tokens": self._waiting.tokens,
             "tokens": self._tokens,
             "tokens_read": self._tokens_read,
+            "tokens_per_second": self._rate.per_second(time.monotonic()),
             "kv_bytes": self._batch.nbytes,
             "cache_bytes": self._prefixes.bytes,
             "cache_entries": len(self._prefixes),
@@ -302,6 +305,7 @@ class BatchEngine:
             if row.ended:
                 self._forget_ended(row.job.request_id)
         self._tokens += len(outputs)
+        self._rate.count(len(outputs), time.monotonic())
         return outputs
 
     def _forget_ended(self, request_id: str) -> None:

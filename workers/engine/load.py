@@ -33,6 +33,8 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     engine = BatchEngine(loaded.model, rules, vocabulary_size, _limits(loaded, settings))
     context = min(context, engine.longest_sequence)
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
+    if engine.rows_at_most < settings.max_batch_rows:
+        log.warning("this model's caches cannot share a batch: its requests are answered one after another")
     return Served(
         engine=engine,
         prepare=Preparation(loaded.tokenizer, context, vocabulary_size),
