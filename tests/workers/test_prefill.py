@@ -101,14 +101,31 @@ def test_alone_a_prompt_is_read_in_the_largest_chunks() -> None:
     assert Pace(512, 0.2).budget(beside_decode=False) == 512
 
 
-def test_beside_decoding_rows_a_chunk_takes_no_longer_than_the_gap() -> None:
+def measured(pace: Pace, fixed: float, per_token: float) -> Pace:
+    for tokens in (1, 16, 64, 100):
+        pace.read(tokens, fixed + per_token * tokens)
+    return pace
+
+
+def test_beside_decoding_rows_a_pass_takes_no_longer_than_the_gap() -> None:
+    pace = measured(Pace(512, 0.2), fixed=0.08, per_token=0.004)
+    assert pace.budget(beside_decode=True) == pytest.approx(30, abs=1)
+
+
+def test_where_a_decode_step_takes_longer_than_the_gap_a_pass_may_take_as_long() -> None:
+    pace = measured(Pace(512, 0.2), fixed=0.08, per_token=0.004)
+    pace.decoded(0.48)
+    assert pace.budget(beside_decode=True) == pytest.approx(100, abs=1)
+
+
+def test_a_pass_is_never_smaller_than_what_costs_the_same() -> None:
+    assert measured(Pace(512, 0.2), fixed=1.0, per_token=0.01).budget(beside_decode=True) == SMALLEST
+
+
+def test_passes_of_one_size_give_a_rate() -> None:
     pace = Pace(512, 0.2)
-    pace.measured(100, 0.5)
+    pace.read(100, 0.5)
     assert pace.budget(beside_decode=True) == 40
-    pace.measured(100, 50.0)
-    for _ in range(30):
-        pace.measured(100, 50.0)
-    assert pace.budget(beside_decode=True) == SMALLEST
 
 
 def test_a_rate_is_of_the_last_seconds_only() -> None:
