@@ -60,6 +60,7 @@ class BatchEngine:
         self._rows_at_most = limits.rows if self._batches else 1
         self._pace = Pace(limits.chunk, limits.gap)
         self._cost = measure_cost(model)
+        self._pace.calibrate(lambda tokens: feed_one(model, new_cache(model), [0] * tokens))
         self._kv_bytes = limits.kv_bytes
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._keep_ended)
@@ -131,10 +132,10 @@ class BatchEngine:
         outputs += self._make_room()
         if self._flight and not len(self._batch):
             outputs += self._land_last()  # last tokens, which would wait for a pass over somebody's prompt
-        reads = self._read()
+        self._read()
         began = time.perf_counter()
         outputs += self._decode()
-        if not reads and len(self._batch):
+        if len(self._batch):
             self._pace.decoded(time.perf_counter() - began)
         return outputs
 
@@ -154,14 +155,14 @@ class BatchEngine:
 
     # ------------------------------------------------------------ reading
 
-    def _read(self) -> bool:
-        """At most one pass: a chunk of one prompt, or the rest of several. Whether there was one."""
+    def _read(self) -> None:
+        """At most one pass: a chunk of one prompt, or the rest of several."""
         for dropped in self._waiting.drop_ended():
             self._keep_prompt(dropped)
         room = self._rows_at_most - len(self._batch)
         order = [reading for reading in self._waiting.in_order(self._steps) if len(reading.rows) <= room]
-        if not order or not self._has_room(order[0]):
-            return False
+        if not order or self._waits_for_more(order) or not self._has_room(order[0]):
+            return
         first = order[0]
         self._look_up(first)
         budget = self._pace.budget(beside_decode=len(self._batch) > 0)
@@ -170,7 +171,12 @@ class BatchEngine:
             self._read_on(first, min(budget, stop - first.done))
         else:
             self._read_out(self._together(order, room, budget))
-        return True
+
+    def _waits_for_more(self, order: list[Reading]) -> bool:
+        if any(reading.done for reading in order):
+            return False
+        oldest = self._steps - min(reading.since for reading in order)
+        return self._pace.waits_for_more(len(self._batch), len(order), oldest)
 
     def _look_up(self, reading: Reading) -> None:
         if not reading.looked_up:
