@@ -60,7 +60,6 @@ class BatchEngine:
         self._rows_at_most = limits.rows if self._batches else 1
         self._pace = Pace(limits.chunk, limits.gap)
         self._cost = measure_cost(model)
-        self._pace.calibrate(lambda tokens: feed_one(model, new_cache(model), [0] * tokens))
         self._kv_bytes = limits.kv_bytes
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._keep_ended)
@@ -96,6 +95,10 @@ class BatchEngine:
             "active_bytes": mx.get_active_memory(),
             "peak_bytes": mx.get_peak_memory(),
         }
+
+    def calibrate(self) -> None:
+        """Measures what reading costs here; before the first request."""
+        self._pace.calibrate(lambda tokens: feed_one(self._model, new_cache(self._model), [0] * tokens))
 
     @property
     def cost(self) -> Cost:

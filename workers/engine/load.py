@@ -32,6 +32,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     context = min(loaded.context_length, settings.context_length or loaded.context_length)
     rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
     engine = BatchEngine(loaded.model, rules, vocabulary_size, _limits(loaded, settings))
+    engine.calibrate()
     context = min(context, engine.longest_sequence)
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
     if engine.rows_at_most < settings.max_batch_rows:
