@@ -4,6 +4,7 @@ from typing import Any
 
 from shared.protocol import Generation, Run, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
 from workers.engine.seam import Job
+from workers.grammar import Compiled
 
 
 def job(
@@ -18,6 +19,8 @@ def job(
     min_tokens: int = 0,
     ignore_eos: bool = False,
     namespace: str = "",
+    echo: bool = False,
+    grammar: Compiled | None = None,
     **sampling: Any,
 ) -> Job:
     prompt = prompt or [10, 11, 12]
@@ -29,6 +32,7 @@ def job(
         n=n,
         logprobs=logprobs,
         cache_namespace=namespace,
+        echo=echo,
     )
     return Job(
         request_id=request_id,
@@ -38,6 +42,7 @@ def job(
         generation=generation,
         max_tokens=max_tokens,
         held=held or [],
+        grammar=grammar,
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import TemplateError
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
-from shared.protocol import ChatPrompt, Run, Stopping, TextPrompt, TokenPrompt
+from shared.protocol import ChatPrompt, Generation, Run, Stopping, TextPrompt, TokenPrompt
 from workers.engine.seam import Job
+from workers.grammar import Compiled, Grammars
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Preparation:
     tokenizer: Any
     context_length: int
     vocabulary_size: int
+    grammars: Grammars | None = None  # None: with this tokenizer no text can be enforced
 
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
@@ -42,7 +44,18 @@ class Preparation:
             max_tokens=self._max_tokens(len(ids), generation.stopping, field),
             held=submit.held,
             prompt_text=self._text(generation.prompt, ids) if generation.echo else None,
+            grammar=self._grammar(generation),
         )
+
+    def _grammar(self, generation: Generation) -> Compiled | None:
+        if generation.grammar is None:
+            return None
+        if self.grammars is None:
+            raise InvalidRequest(
+                "With this model's tokenizer no JSON can be enforced: use response_format text.",
+                param="response_format",
+            )
+        return Compiled(self.grammars.json(generation.grammar), self.grammars.eos)
 
     def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> list[int]:
         match prompt:
@@ -91,7 +104,7 @@ class Preparation:
     def _max_tokens(self, prompt_tokens: int, stopping: Stopping, field: str) -> int:
         room = self.context_length - prompt_tokens
         wanted = stopping.max_tokens
-        if room < 1 or (wanted is not None and wanted > room):
+        if room < (1 if wanted is None else wanted):
             asked = f"{prompt_tokens} in the prompt"
             if wanted is not None:
                 asked = f"{prompt_tokens + wanted} tokens ({asked}, {wanted} in the completion)"

@@ -10,6 +10,7 @@ from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
+from workers.grammar import grammars_for
 from workers.loader import LoadedModel, inspect, load, locate
 from workers.prompt import Preparation
 from workers.vocabulary import token_bytes
@@ -35,7 +36,9 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
     return Served(
         engine=engine,
-        prepare=Preparation(loaded.tokenizer, context, vocabulary_size),
+        prepare=Preparation(
+            loaded.tokenizer, context, vocabulary_size, grammars_for(loaded.tokenizer, vocabulary_size)
+        ),
         digest=loaded.facts.digest,
         context_length=context,
     )

@@ -36,11 +36,14 @@ class Row:
     cached_tokens: int = 0
     ids: list[int] = field(default_factory=list)
     ended: bool = False
+    prompt_logprobs: list[TokenLogprob] | None = None  # when the prompt was scored
 
     def __post_init__(self) -> None:
         stopping = self.job.generation.stopping
         self._text = TextFilter(self.rules.vocabulary, stopping.stop)
         self._started = False
+        grammar = self.job.grammar
+        self.guide = grammar.guide(self.rules.vocabulary) if grammar else None
 
     @property
     def held(self) -> list[int]:
@@ -59,6 +62,18 @@ class Row:
                 return self._output(Piece(""), [], None, finish)
         return None
 
+    def finish_unbegun(self) -> Output:
+        """The only output of a choice of no tokens."""
+        _, finish = self._end(Piece(""), FinishReason.LENGTH)
+        return self._output(Piece(""), [], None, finish)
+
+    def score_prompt(self, scores: Sequence[LogprobsOf]) -> None:
+        """``scores`` are of the prompt's ids behind the first, in order; they may come in several parts."""
+        entries = self.prompt_logprobs or []
+        following = self.job.prompt[1 + len(entries) :]
+        added = [self._entry(id, score) for id, score in zip(following, scores, strict=False)]
+        self.prompt_logprobs = entries + added
+
     def push(self, id: int, logprobs: LogprobsOf | None) -> Output:
         """What the token at the next index gives to the client."""
         piece, finish = self._take(id)
@@ -69,16 +84,23 @@ class Row:
         stopping = self.job.generation.stopping
         self.ids.append(id)
         count = len(self.ids)
+        if self.guide:
+            self.guide.take(id)
         may_stop = count > stopping.min_tokens
         if id in self.rules.eos and not stopping.ignore_eos and may_stop:
             return self._end(self._text.flush(), FinishReason.STOP)
         piece = self._text.push(id, may_stop=may_stop)
         if piece.stopped:
             return self._end(piece, FinishReason.STOP)
-        if count >= self.job.max_tokens:
-            rest = self._text.flush()
-            return self._end(Piece(piece.text + rest.text, rest.stopped), FinishReason.LENGTH)
+        if self.guide and self.guide.complete:
+            return self._end_all(piece, FinishReason.STOP)
+        if count >= self.job.max_tokens or (self.guide and self.guide.failed):
+            return self._end_all(piece, FinishReason.LENGTH)
         return piece, None
+
+    def _end_all(self, piece: Piece, reason: FinishReason) -> tuple[Piece, Finish]:
+        rest = self._text.flush()
+        return self._end(Piece(piece.text + rest.text, rest.stopped), reason)
 
     def _end(self, piece: Piece, reason: FinishReason) -> tuple[Piece, Finish]:
         self.ended = True
@@ -110,6 +132,8 @@ class Row:
             prompt_tokens=len(self.job.prompt),
             cached_tokens=self.cached_tokens,
             prompt_text=self.job.prompt_text,
+            prompt_ids=self.job.prompt if self.job.generation.echo else None,
+            prompt_logprobs=self.prompt_logprobs,
         )
 
     def _entry(self, id: int, logprobs: LogprobsOf) -> TokenLogprob:

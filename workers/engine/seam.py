@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from shared.protocol import Delta, Generation, Run
+from workers.grammar import Compiled
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Job:
     max_tokens: int  # of each choice, held ones included
     held: list[list[int]] = field(default_factory=list)
     prompt_text: str | None = None  # when echo was asked
+    grammar: Compiled | None = None
+
+    @property
+    def scores_prompt(self) -> bool:
+        return self.generation.echo and self.generation.logprobs is not None
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Engine(Protocol):
 
     @property
     def active(self) -> int:
-        """Requests that have not ended."""
+        """Requests that have not ended, or whose end was not given out yet."""
         ...
 
     @property
