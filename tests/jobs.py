@@ -3,8 +3,10 @@
 from typing import Any
 
 from shared.protocol import Generation, Run, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
+from workers.calls import Calling
 from workers.engine.seam import Job
 from workers.grammar import Compiled
+from workers.reasoning import Thinking
 
 
 def job(
@@ -21,6 +23,8 @@ def job(
     namespace: str = "",
     echo: bool = False,
     grammar: Compiled | None = None,
+    thinking: Thinking | None = None,
+    calling: Calling | None = None,
     **sampling: Any,
 ) -> Job:
     prompt = prompt or [10, 11, 12]
@@ -43,6 +47,8 @@ def job(
         max_tokens=max_tokens,
         held=held or [],
         grammar=grammar,
+        thinking=thinking,
+        calling=calling,
     )
 
 

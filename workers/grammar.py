@@ -8,10 +8,10 @@ Rule 3: a guide that fails half-way allows everything and ends the choice with i
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TookTooLong
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from shared.errors import InvalidRequest
 from shared.protocol import Grammar
+from workers.calls import Calling
+from workers.demand import ANYTHING, Demand, tool_of
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -118,8 +120,46 @@ class Grammars:
 
     def json(self, grammar: Grammar) -> LLMatcher:
         """Raises InvalidRequest, naming ``response_format``."""
-        schema = {"type": "object"} if grammar.json_schema is None else grammar.json_schema
-        return self.compiled(checked_schema(schema), lambda text: json_grammar(text))
+        return self.compiled(checked_schema(schema_of(grammar)), json_grammar)
+
+    def matcher(self, text: Grammar | None, calling: Calling | None, special: Mapping[str, int]) -> LLMatcher:
+        """What the text must be, or a call that may come instead of it, or, without ``text``, must come.
+
+        Raises InvalidRequest, naming ``response_format``, ``tool_choice`` or ``tools``.
+        """
+        if calling is None:
+            return self.json(text or Grammar())
+        if text is None:
+            return self.calls(calling, special)
+        alone = self.json(text)
+        if calling.family.form is None:
+            return alone
+        return self.calls(calling, special, schema_of(text))
+
+    def calls(
+        self, calling: Calling, special: Mapping[str, int], instead: dict[str, Any] | None = None
+    ) -> LLMatcher:
+        """Tools carry schemas of all kinds: what of theirs cannot be enforced is left to the model."""
+        form = calling.family.form
+        if form is None:
+            raise InvalidRequest("This model cannot be made to call a tool: use auto.", param="tool_choice")
+        tools = [
+            tool_of(each) for each in calling.tools if each.get("function", {}).get("name") in calling.names
+        ]
+        if not tools:
+            raise InvalidRequest("None of the tools may be called.", param="tool_choice")
+        lenient: JsonCompileOptions = {**_JSON_OPTIONS, "lenient": True}
+        loose = [replace(tool, parameters=ANYTHING) for tool in tools]
+        refusal: InvalidRequest | None = None
+        for candidates, options in [(tools, _JSON_OPTIONS), (tools, lenient), (loose, lenient)]:
+            demand = Demand(form, special, options, _JSON_OPTIONS)
+            written = demand.grammar(candidates, parallel=calling.parallel, instead=instead)
+            try:
+                return self.compiled(written, LLMatcher.grammar_from_lark, "tools")
+            except InvalidRequest as error:
+                refusal = refusal or error
+        assert refusal
+        raise refusal
 
     def compiled(self, text: str, build: Callable[[str], str], param: str = "response_format") -> LLMatcher:
         """``text`` names the grammar among those kept; ``build`` makes llguidance's form of it."""
@@ -166,6 +206,10 @@ def grammars_for(tokenizer: Any, vocabulary_size: int) -> Grammars | None:
 
 def _without_padding(tokenizer: str) -> str:
     return json.dumps(json.loads(tokenizer) | {"padding": None, "truncation": None})
+
+
+def schema_of(grammar: Grammar) -> dict[str, Any]:
+    return {"type": "object"} if grammar.json_schema is None else grammar.json_schema
 
 
 def json_grammar(schema: str) -> str:

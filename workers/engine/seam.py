@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.protocol import Delta, Generation, Run
+from shared.protocol import Capabilities, Delta, Generation, Run
+from workers.calls import Calling
 from workers.grammar import Compiled
+from workers.reasoning import Thinking
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Job:
     held: list[list[int]] = field(default_factory=list)
     prompt_text: str | None = None  # when echo was asked
     grammar: Compiled | None = None
+    thinking: Thinking | None = None  # when it is to be split off
+    calling: Calling | None = None  # None: what looks like a call is text
 
     @property
     def scores_prompt(self) -> bool:
@@ -78,3 +82,4 @@ class Served:
     prepare: Prepare
     digest: str
     context_length: int
+    capabilities: Capabilities | None = None
