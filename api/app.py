@@ -15,6 +15,7 @@ from api.errors import from_falcon
 from api.health import Health, Ready, Root
 from api.models import Models
 from api.shell import Shell
+from api.tokens import ApplyTemplate, Detokenize, Tokenize
 from shared.settings import Settings
 
 
@@ -26,6 +27,9 @@ def make_app(settings: Settings, broker: BrokerClient) -> Shell:
     app.add_route("/v1/models/{id:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
     app.add_route("/v1/completions", Completions(catalog, broker))
+    app.add_route("/tokenize", Tokenize(catalog, broker))
+    app.add_route("/detokenize", Detokenize(catalog, broker))
+    app.add_route("/apply-template", ApplyTemplate(catalog, broker))
     app.add_route("/health", Health())
     app.add_route("/ready", Ready(broker))
     app.add_route("/admin/status", Admin(broker))

@@ -21,6 +21,7 @@ from shared.openai import (
     NamedToolChoice,
     RefusalPart,
     ResponseFormat,
+    Tool,
     ToolChoice,
 )
 from shared.protocol import (
@@ -39,14 +40,10 @@ from shared.protocol import (
 def chat_generation(request: ChatCompletionRequest) -> Generation:
     tools = _tools(request)
     choice = _choice(request)
+    effort = effort_kwargs(request.reasoning_effort)
     return Generation(
-        prompt=ChatPrompt(
-            messages=chat_messages(request.messages),
-            tools=tools if tools and choice != "none" else None,
-            template_kwargs={
-                **effort_kwargs(request.reasoning_effort),
-                **checked_kwargs(request.chat_template_kwargs),
-            },
+        prompt=chat_prompt(
+            request.messages, [] if choice == "none" else tools, effort, request.chat_template_kwargs
         ),
         sampling=_sampling(request),
         stopping=_stopping(request, request.max_completion_tokens or request.max_tokens),
@@ -58,8 +55,27 @@ def chat_generation(request: ChatCompletionRequest) -> Generation:
     )
 
 
-def chat_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+def chat_prompt(
+    messages: list[ChatMessage], tools: list[dict[str, Any]], effort: dict[str, Any], kwargs: dict[str, Any]
+) -> ChatPrompt:
+    """What the client says to the template wins over what its effort says."""
+    return ChatPrompt(
+        messages=[_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
+        tools=tools or None,
+        template_kwargs={**effort, **checked_kwargs(kwargs)},
+    )
+
+
+def prompt_tools(tools: list[Tool]) -> list[dict[str, Any]]:
+    return [
+        tool(
+            one.function.name,
+            one.function.description,
+            one.function.parameters,
+            f"tools[{i}].function.parameters",
+        )
+        for i, one in enumerate(tools)
+    ]
 
 
 def completion_generations(request: CompletionRequest) -> list[Generation]:
@@ -131,10 +147,10 @@ def _grammar(wanted: ResponseFormat | None) -> Grammar | None:
 
 
 def _tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
-    functions = [
-        (one.function, f"tools[{i}].function.parameters") for i, one in enumerate(request.tools)
-    ] or [(one, f"functions[{i}].parameters") for i, one in enumerate(request.functions)]
-    return [tool(one.name, one.description, one.parameters, param) for one, param in functions]
+    return prompt_tools(request.tools) or [
+        tool(one.name, one.description, one.parameters, f"functions[{i}].parameters")
+        for i, one in enumerate(request.functions)
+    ]
 
 
 def _choice(request: ChatCompletionRequest) -> ToolChoice | FunctionName | None:

@@ -419,8 +419,18 @@ class CompletionResponse(Response):
     usage: Usage | None = None
 
 
+class ModelCapabilities(Response):
+    tools: bool
+    reasoning: bool
+    json_schema: bool
+    logprobs: bool
+
+
 class ModelInfo(Response):
-    """One object for OpenAI's and Anthropic's clients, and what this server knows besides."""
+    """One object for OpenAI's and Anthropic's clients, and what this server knows besides.
+
+    ``capabilities`` and ``size``, the bytes of its weights, are known once a model was loaded.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -430,11 +440,13 @@ class ModelInfo(Response):
     display_name: str
     created_at: str
     lifecycle: Literal["active"] = "active"
-    capabilities: None = None
+    capabilities: ModelCapabilities | None = None
     max_tokens: None = None
     max_input_tokens: int | None = None
     status: Literal["hot", "loading", "loadable", "failed"]
+    reason: str | None = None
     context_length: int | None = None
+    size: int | None = None
 
 
 class ModelListResponse(Response):
@@ -443,3 +455,46 @@ class ModelListResponse(Response):
     has_more: bool = False
     first_id: str | None
     last_id: str | None
+
+
+# ---------------------------------------------------------------- tokens
+
+
+class TokenizeRequest(Request):
+    """A text (``prompt``, or ``content`` as llama.cpp calls it), or messages as the model's template renders them."""
+
+    model: str | None = Field(None, max_length=512)
+    prompt: str | None = None
+    content: str | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=MAX_ITEMS)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class TokenizeResponse(Response):
+    tokens: list[int]
+    count: int
+    max_model_len: int | None
+
+
+class DetokenizeRequest(Request):
+    model: str | None = Field(None, max_length=512)
+    tokens: list[TokenId] = Field(min_length=1, max_length=1 << 20, fail_fast=True)
+
+
+class DetokenizeResponse(Response):
+    """The text under both names it has elsewhere."""
+
+    prompt: str
+    content: str
+
+
+class ApplyTemplateRequest(Request):
+    model: str | None = Field(None, max_length=512)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class ApplyTemplateResponse(Response):
+    prompt: str
