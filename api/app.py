@@ -13,6 +13,7 @@ from api.chat import ChatCompletions
 from api.completions import Completions
 from api.errors import from_falcon
 from api.health import Health, Ready, Root
+from api.messages.resource import Messages
 from api.models import Models
 from api.shell import Shell
 from api.tokens import ApplyTemplate, Detokenize, Tokenize
@@ -27,6 +28,9 @@ def make_app(settings: Settings, broker: BrokerClient) -> Shell:
     app.add_route("/v1/models/{id:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
     app.add_route("/v1/completions", Completions(catalog, broker))
+    messages = Messages(catalog, broker)
+    app.add_route("/v1/messages", messages)
+    app.add_route("/v1/messages/count_tokens", messages, suffix="count")
     app.add_route("/tokenize", Tokenize(catalog, broker))
     app.add_route("/detokenize", Detokenize(catalog, broker))
     app.add_route("/apply-template", ApplyTemplate(catalog, broker))

@@ -25,7 +25,14 @@ class Root:
     async def on_get(self, req: Request, resp: Response) -> None:
         resp.media = {
             "name": "mlx-server",
-            "links": ["/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/ready"],
+            "links": [
+                "/v1/models",
+                "/v1/chat/completions",
+                "/v1/completions",
+                "/v1/messages",
+                "/health",
+                "/ready",
+            ],
         }
 
     on_head = on_get
