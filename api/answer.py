@@ -18,7 +18,11 @@ class Identity:
 
     @classmethod
     def new(cls, prefix: str, model: str) -> "Identity":
-        return cls(f"{prefix}{secrets.token_hex(16)}", int(time.time()), model)
+        return cls(f"{prefix}{secrets.token_hex(16)}", now(), model)
+
+
+def now() -> int:
+    return int(time.time())
 
 
 class Tally:

@@ -15,6 +15,9 @@ from api.errors import from_falcon
 from api.health import Health, Ready, Root
 from api.messages.resource import Messages
 from api.models import Models
+from api.responses.conversations import Conversations
+from api.responses.resource import Responses, StoredResponses
+from api.responses.store import Store
 from api.shell import Shell
 from api.tokens import ApplyTemplate, Detokenize, Tokenize
 from shared.settings import Settings
@@ -28,6 +31,13 @@ def make_app(settings: Settings, broker: BrokerClient) -> Shell:
     app.add_route("/v1/models/{id:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
     app.add_route("/v1/completions", Completions(catalog, broker))
+    conversations = Conversations(Store(settings.responses_file, settings.response_store_bytes))
+    responses, stored = Responses(catalog, broker, conversations), StoredResponses(conversations)
+    app.add_route("/v1/responses", responses)
+    app.add_route("/v1/responses/input_tokens", responses, suffix="count")
+    app.add_route("/v1/responses/{id}", stored)
+    app.add_route("/v1/responses/{id}/cancel", stored, suffix="cancel")
+    app.add_route("/v1/responses/{id}/input_items", stored, suffix="input")
     messages = Messages(catalog, broker)
     app.add_route("/v1/messages", messages)
     app.add_route("/v1/messages/count_tokens", messages, suffix="count")

@@ -29,6 +29,7 @@ class Root:
                 "/v1/models",
                 "/v1/chat/completions",
                 "/v1/completions",
+                "/v1/responses",
                 "/v1/messages",
                 "/health",
                 "/ready",

@@ -5,21 +5,11 @@ Blocks, tools and choices of a type that is not known here are read as such, and
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
-from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, either
+from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, by_type, either
 
 # ---------------------------------------------------------------- requests
-
-
-def _kind_of(*known: str) -> Discriminator:
-    def kind(value: Any) -> str | None:
-        type = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-        return (type if type in known else "other") if isinstance(type, str) else None
-
-    return Discriminator(
-        kind, custom_error_type="block_type", custom_error_message="Input should be an object with a type"
-    )
 
 
 class TextBlock(Request):
@@ -50,7 +40,7 @@ ResultPart = Annotated[
     | Annotated[ImageBlock, Tag("image")]
     | Annotated[DocumentBlock, Tag("document")]
     | Annotated[OtherBlock, Tag("other")],
-    _kind_of("text", "image", "document"),
+    by_type("text", "image", "document"),
 ]
 
 
@@ -83,7 +73,7 @@ InputBlock = Annotated[
     | Annotated[ToolResultBlock, Tag("tool_result")]
     | Annotated[ThinkingBlock, Tag("thinking")]
     | Annotated[OtherBlock, Tag("other")],
-    _kind_of("text", "image", "document", "tool_use", "tool_result", "thinking"),
+    by_type("text", "image", "document", "tool_use", "tool_result", "thinking"),
 ]
 
 

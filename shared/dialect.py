@@ -44,6 +44,24 @@ def either(other: str, kind: type) -> Discriminator:
     )
 
 
+def by_type(*known: str, default: str | None = None, **tags: str) -> Discriminator:
+    """Tells objects apart by their ``type``: the tag of a known one is its name, that of any other ``other``.
+
+    ``default`` is the tag of an object without a type, ``tags`` the tags of types that share one.
+    """
+    tag_of = {**{name: name for name in known}, **tags}
+
+    def tag(value: Any) -> str | None:
+        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        if kind is None:
+            return default if isinstance(value, dict) else None
+        return tag_of.get(kind, "other") if isinstance(kind, str) else None
+
+    return Discriminator(
+        tag, custom_error_type="object_type", custom_error_message="Input should be an object with a type"
+    )
+
+
 def is_none(value: object) -> bool:
     """For a key that is left out rather than null."""
     return value is None
