@@ -18,7 +18,7 @@ from typing import Any
 from api.dialects import error_dialect
 from api.errors import ErrorAnswer, RequestError, answer_to
 from api.respond import EVENT_STREAM
-from shared.errors import ServingError
+from shared.errors import Draining, ServingError
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ class Exchange:
             await self._serve(await self._body())
         except ClientLeft:
             self._abort()
+        except asyncio.CancelledError:  # by the ASGI server, whose patience with what still runs has ended
+            await self._answer(Draining("The server is stopping and cannot finish this.", retry_after=5))
         except Exception as error:  # noqa: BLE001 - the resource boundary
             await self._answer(error)
 

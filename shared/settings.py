@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     decode_gap: float = Field(
         0.2, gt=0, description="how long running answers may pause for the prompts of new ones"
     )
-    prefill_chunk: int = Field(512, ge=16, le=65536, description="most prompt tokens in one engine step")
+    prefill_chunk: int | None = Field(
+        None, ge=16, le=65536, description="most prompt tokens in one pass; else 256 on a CPU, 2048 on a GPU"
+    )
 
     heartbeat_interval: float = Field(1.0, gt=0)
     heartbeat_timeout: float = Field(5.0, gt=0)

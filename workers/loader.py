@@ -376,6 +376,13 @@ def _garbled(file: Path, why: str) -> LoadError:
 # Load
 
 
+def has_accelerator() -> bool:
+    """Whether MLX computes on a GPU."""
+    import mlx.core as mx
+
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
 def load(folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool | None = None) -> LoadedModel:
     """Brings an inspected folder into memory, ready for its first request. Raises LoadError.
 
@@ -383,13 +390,12 @@ def load(folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool 
     float32, which takes more memory and is many times faster there than the packed forms.
     """
     progress("import", 0, 0)
-    import mlx.core as mx
     from huggingface_hub.errors import StrictDataclassError
     from mlx_lm.utils import load_model, load_tokenizer
 
     read_tokenizer: Callable[..., TokenizerWrapper] = load_tokenizer
     if accelerator is None:
-        accelerator = mx.default_device().type == mx.DeviceType.gpu
+        accelerator = has_accelerator()
     try:
         model, config = load_model(folder, lazy=True)
         if not accelerator:

@@ -7,6 +7,7 @@ One step, to be recited:
 4. land: the tokens of the pass before, as text, log-probabilities and finishes.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +33,12 @@ from workers.engine.memory import RESERVE, Cost, measure_cost
 from workers.engine.pace import Pace
 from workers.engine.prefill import Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
+from workers.engine.rate import Rate
 from workers.engine.rows import Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.seam import Job, Output
+
+WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it is copied for every request
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class BatchEngine:
         self._finished: list[Output] = []  # of requests that had ended before they came here
         self._steps = 0
         self._tokens = 0  # generated
+        self._rate = Rate()
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
 
     @property
@@ -82,6 +87,7 @@ class BatchEngine:
             "waiting_tokens": self._waiting.tokens,
             "tokens": self._tokens,
             "tokens_read": self._tokens_read,
+            "tokens_per_second": self._rate.per_second(time.monotonic()),
             "kv_bytes": self._batch.nbytes,
             "cache_bytes": self._prefixes.bytes,
             "cache_entries": len(self._prefixes),
@@ -123,15 +129,23 @@ class BatchEngine:
         self._steps += 1
         outputs, self._finished = self._finished, []
         outputs += self._make_room()
-        self._read()
-        landing = self._flight
-        if landing and self._batch.waits:
-            outputs += self._land(landing)
-            landing = None
-        self._flight = self._batch.launch()
-        if landing:
-            outputs += self._land(landing)
+        if self._flight and not len(self._batch):
+            outputs += self._land_last()  # last tokens, which would wait for a pass over somebody's prompt
+        reads = self._read()
+        began = time.perf_counter()
+        outputs += self._decode()
+        if not reads and len(self._batch):
+            self._pace.decoded(time.perf_counter() - began)
         return outputs
+
+    def _decode(self) -> list[Output]:
+        """Launches the next pass, then lands the one before; the other way round if the launch has to wait."""
+        if self._batch.waits:
+            outputs = self._land_last()
+            self._flight = self._batch.launch()
+            return outputs
+        landing, self._flight = self._flight, self._batch.launch()
+        return self._land(landing) if landing else []
 
     def _seatable(self, rows: list[Row]) -> Iterator[list[Row]]:
         """No more rows together than the batch can ever hold."""
@@ -140,14 +154,14 @@ class BatchEngine:
 
     # ------------------------------------------------------------ reading
 
-    def _read(self) -> None:
-        """At most one pass: a chunk of one prompt, or the rest of several."""
+    def _read(self) -> bool:
+        """At most one pass: a chunk of one prompt, or the rest of several. Whether there was one."""
         for dropped in self._waiting.drop_ended():
             self._keep_prompt(dropped)
         room = self._rows_at_most - len(self._batch)
         order = [reading for reading in self._waiting.in_order(self._steps) if len(reading.rows) <= room]
         if not order or not self._has_room(order[0]):
-            return
+            return False
         first = order[0]
         self._look_up(first)
         budget = self._pace.budget(beside_decode=len(self._batch) > 0)
@@ -156,6 +170,7 @@ class BatchEngine:
             self._read_on(first, min(budget, stop - first.done))
         else:
             self._read_out(self._together(order, room, budget))
+        return True
 
     def _look_up(self, reading: Reading) -> None:
         if not reading.looked_up:
@@ -226,6 +241,8 @@ class BatchEngine:
             with self._pace.timing(tokens):
                 feed(self._model, cache, rest)
         for i, reading in enumerate(readings):
+            if len(rest[i]) < WORTH_KEEPING:  # soon it is kept with its answer
+                continue
             self._keep(reading.namespace, reading.ids[:-1], lambda i=i: extract(cache, i))  # type: ignore[misc]
         return cache
 
@@ -267,8 +284,7 @@ class BatchEngine:
         outputs: list[Output] = []
         while len(self._batch) > 1 and not self._fits(len(self._batch), self._batch.longest + 1):
             if self._flight:
-                outputs += self._land(self._flight)
-                self._flight = None
+                outputs += self._land_last()
                 continue  # some may have ended
             row = self._batch.evict_youngest()
             self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
@@ -295,6 +311,11 @@ class BatchEngine:
 
     # ------------------------------------------------------------ landing
 
+    def _land_last(self) -> list[Output]:
+        """With nothing launched behind it."""
+        flight, self._flight = self._flight, None
+        return self._land(flight) if flight else []
+
     def _land(self, flight: Flight) -> list[Output]:
         outputs = []
         for row, id, logprobs in flight.land():
@@ -302,6 +323,7 @@ class BatchEngine:
             if row.ended:
                 self._forget_ended(row.job.request_id)
         self._tokens += len(outputs)
+        self._rate.count(len(outputs), time.monotonic())
         return outputs
 
     def _forget_ended(self, request_id: str) -> None:

@@ -10,13 +10,14 @@ from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
-from workers.loader import LoadedModel, inspect, load, locate
+from workers.loader import LoadedModel, has_accelerator, inspect, load, locate
 from workers.prompt import Preparation
 from workers.vocabulary import token_bytes
 
 log = logging.getLogger(__name__)
 
 GB = 10**9
+CPU_CHUNK, GPU_CHUNK = 256, 2048  # tokens; on a CPU a pass over 512 takes five times one over 256
 SMALLEST_KV = GB // 4  # even when the weights alone are over the budget
 
 
@@ -33,6 +34,8 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     engine = BatchEngine(loaded.model, rules, vocabulary_size, _limits(loaded, settings))
     context = min(context, engine.longest_sequence)
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
+    if engine.rows_at_most < settings.max_batch_rows:
+        log.warning("this model's caches cannot share a batch: its requests are answered one after another")
     return Served(
         engine=engine,
         prepare=Preparation(loaded.tokenizer, context, vocabulary_size),
@@ -47,7 +50,7 @@ def _limits(loaded: LoadedModel, settings: Settings) -> EngineLimits:
     budget = int(settings.max_cache_size_gb * GB)
     return EngineLimits(
         rows=settings.max_batch_rows,
-        chunk=settings.prefill_chunk,
+        chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),
         gap=settings.decode_gap,
         kv_bytes=max(budget - weights, SMALLEST_KV),
         cache_bytes=int(settings.prompt_cache_gb * GB),

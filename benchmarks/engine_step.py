@@ -1,0 +1,99 @@
+"""What one engine step costs without the model: scheduling, sampling, text, and the wire message's bytes.
+
+The model is replaced by one that gives the same logits each time. They are the real model's, for real prompts, because
+the cost of top_p depends on how peaked they are.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from benchmarks.engine_play import decode_jobs
+from benchmarks.plans import Decode
+from shared.protocol import Chunks, Sampling
+from shared.wire import encode
+from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.load import vocabulary_size_of
+from workers.engine.rows import TokenRules
+from workers.engine.seam import Job, Output, Prepare
+from workers.loader import LoadedModel
+from workers.vocabulary import token_bytes
+
+T = TypeVar("T")
+
+ROWS, STEPS = 32, 100
+SAMPLINGS = {
+    "greedy": Sampling(seed=1, temperature=0.0),
+    "temperature 0.7": Sampling(seed=1, temperature=0.7),
+    "temperature 0.7, top_p 0.95": Sampling(seed=1, temperature=0.7, top_p=0.95),
+}
+
+
+class FixedModel:
+    """Gives row i the logits i, and keeps a KV cache of next to nothing."""
+
+    def __init__(self, logits: mx.array) -> None:
+        self.layers = [None]  # mlx-lm makes one KV cache for each
+        self._logits = logits
+
+    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
+        rows, length = tokens.shape
+        nothing = mx.zeros((rows, 1, length, 1))
+        kept = cache[0].update_and_fetch(nothing, nothing)
+        logits = mx.broadcast_to(self._logits[:rows, None], (rows, length, self._logits.shape[-1]))
+        held: mx.array = mx.depends(logits, list(kept))  # else the cache would never be computed
+        return held
+
+
+def step_cost(loaded: LoadedModel, prepare: Prepare) -> dict[str, dict[str, float]]:
+    """Seconds, median of the steps: of the step, and of encoding its message; by sampling."""
+    jobs = decode_jobs(prepare, Decode(ROWS), "step")
+    engine = _engine(loaded, FixedModel(_real_logits(loaded.model, jobs)))
+    return {name: _cost(engine, jobs, sampling) for name, sampling in SAMPLINGS.items()}
+
+
+def _engine(loaded: LoadedModel, model: FixedModel) -> BatchEngine:
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+    return BatchEngine(model, rules, vocabulary_size_of(loaded), EngineLimits(rows=ROWS))
+
+
+def _real_logits(model: Any, jobs: list[Job]) -> mx.array:
+    last = [model(mx.array([job.prompt]))[0, -1] for job in jobs]
+    logits = mx.stack(last)
+    mx.eval(logits)
+    return logits
+
+
+def _cost(engine: BatchEngine, jobs: list[Job], sampling: Sampling) -> dict[str, float]:
+    for job in jobs:
+        engine.add(_sampled(job, sampling))
+    while engine.step() == [] or engine.report["rows"] != ROWS:
+        pass
+    steps, encodings = [], []
+    for _ in range(STEPS):
+        seconds, outputs = _timed(engine.step)
+        steps.append(seconds)
+        encodings.append(_timed(partial(_message, outputs))[0])
+    for job in jobs:
+        engine.cancel(job.request_id)
+    engine.step()
+    return {"step": statistics.median(steps), "encode": statistics.median(encodings)}
+
+
+def _sampled(job: Job, sampling: Sampling) -> Job:
+    return replace(job, generation=job.generation.model_copy(update={"sampling": sampling}))
+
+
+def _message(outputs: list[Output]) -> bytes:
+    return encode(Chunks(deltas=[output.delta for output in outputs]))
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    began = time.perf_counter()
+    done = work()
+    return time.perf_counter() - began, done

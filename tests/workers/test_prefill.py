@@ -1,0 +1,143 @@
+"""What is read next, how much of it, and what is read once for all."""
+
+import numpy as np
+import pytest
+
+from shared.protocol import Start
+from tests.jobs import job
+from workers.engine.pace import SMALLEST, Pace
+from workers.engine.prefill import AGEING, WORTH, Reading, Waiting
+from workers.engine.prefix_cache import common_prefix
+from workers.engine.rate import WINDOW, Rate
+from workers.engine.rows import Row, TokenRules
+from workers.scripted import RULES
+
+
+def reading(name: str, ids: list[int], since: int = 0, namespace: str = "") -> Reading:
+    return Reading(ids, [Row(job(name, ids, namespace=namespace), 0, RULES)], since)
+
+
+def waiting(*readings: Reading) -> Waiting:
+    queue = Waiting()
+    for each in readings:
+        queue.add(each)
+    return queue
+
+
+def names(readings: list[Reading]) -> list[str]:
+    return [each.rows[0].job.request_id for each in readings]
+
+
+def test_the_shortest_rest_is_read_first() -> None:
+    queue = waiting(reading("long", [1] * 500), reading("short", [2] * 10), reading("middle", [3] * 50))
+    assert names(queue.in_order(0)) == ["short", "middle", "long"]
+
+
+def test_a_long_prompt_that_has_waited_goes_before_new_short_ones() -> None:
+    queue = waiting(reading("long", [1] * 500), reading("short", [2] * 10, since=500 // AGEING + 1))
+    assert names(queue.in_order(500 // AGEING + 1)) == ["long", "short"]
+
+
+def test_readings_nobody_waits_for_are_dropped() -> None:
+    left = reading("left", [1] * 9)
+    queue = waiting(left, reading("stays", [1] * 9))
+    left.rows[0].ended = True
+    assert names(queue.drop_ended()) == ["left"]
+    assert names(queue.in_order(0)) == ["stays"]
+
+
+SHARED = [5] * WORTH
+
+
+def test_the_first_pauses_where_the_others_go_their_own_way_and_they_wait_for_it() -> None:
+    first, second, other = (
+        reading("1", [*SHARED, 1, 1]),
+        reading("2", [*SHARED, 2, 2]),
+        reading("3", [9] * 70),
+    )
+    queue = waiting(first, second, other)
+    queue.lead(first)
+    assert (first.pause, second.blocked, other.blocked) == (len(SHARED), True, False)
+    assert names(queue.in_order(0)) == ["1", "3"]
+
+
+def test_the_others_are_free_when_the_beginning_is_read_or_its_reader_leaves() -> None:
+    first, second = reading("1", [*SHARED, 1, 1]), reading("2", [*SHARED, 2, 2])
+    waiting(first, second).lead(first)
+    first.rows[0].ended = True
+    assert not second.blocked
+    first.rows[0].ended = False
+    first.pause = None
+    assert not second.blocked
+
+
+def test_a_short_common_beginning_is_not_worth_a_pause() -> None:
+    first, second = reading("1", [5] * 20 + [1, 1]), reading("2", [5] * 20 + [2, 2])
+    waiting(first, second).lead(first)
+    assert first.pause is None and not second.blocked
+
+
+def test_many_that_share_little_are_worth_a_pause_too() -> None:
+    readings = [reading(str(i), [5] * 20 + [i, i]) for i in range(WORTH // 20 + 2)]
+    waiting(*readings).lead(readings[0])
+    assert readings[0].pause == 20
+
+
+def test_namespaces_do_not_wait_for_each_other() -> None:
+    first, second = reading("1", [*SHARED, 1, 1]), reading("2", [*SHARED, 2, 2], namespace="other")
+    waiting(first, second).lead(first)
+    assert first.pause is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [([1, 2, 3], [1, 2, 4], 2), ([1, 2], [1, 2, 4], 2), ([], [1], 0), ([7], [8], 0)],
+)
+def test_a_common_prefix_is_counted_in_ids(one: list[int], other: list[int], shared: int) -> None:
+    assert common_prefix(np.array(one, dtype=np.int32), np.array(other, dtype=np.int32)) == shared
+
+
+def test_alone_a_prompt_is_read_in_the_largest_chunks() -> None:
+    assert Pace(512, 0.2).budget(beside_decode=False) == 512
+
+
+def measured(pace: Pace, fixed: float, per_token: float) -> Pace:
+    for tokens in (1, 16, 64, 100):
+        pace.read(tokens, fixed + per_token * tokens)
+    return pace
+
+
+def test_beside_decoding_rows_a_pass_takes_no_longer_than_the_gap() -> None:
+    pace = measured(Pace(512, 0.2), fixed=0.08, per_token=0.004)
+    assert pace.budget(beside_decode=True) == pytest.approx(30, abs=1)
+
+
+def test_where_a_decode_step_takes_longer_than_the_gap_a_pass_may_take_as_long() -> None:
+    pace = measured(Pace(512, 0.2), fixed=0.08, per_token=0.004)
+    pace.decoded(0.48)
+    assert pace.budget(beside_decode=True) == pytest.approx(100, abs=1)
+
+
+def test_a_pass_is_never_smaller_than_what_costs_the_same() -> None:
+    assert measured(Pace(512, 0.2), fixed=1.0, per_token=0.01).budget(beside_decode=True) == SMALLEST
+
+
+def test_passes_of_one_size_give_a_rate() -> None:
+    pace = Pace(512, 0.2)
+    pace.read(100, 0.5)
+    assert pace.budget(beside_decode=True) == 40
+
+
+def test_a_rate_is_of_the_last_seconds_only() -> None:
+    rate = Rate()
+    rate.count(1000, 0.0)
+    rate.count(50, 100.0)
+    assert rate.per_second(100.0) == 50 / WINDOW
+    assert rate.per_second(200.0) == 0
+
+
+def test_a_row_tells_its_start_once_and_its_end_once() -> None:
+    row = Row(job("a", [1, 2, 3], max_tokens=2), 0, TokenRules([b"a", b"b"], frozenset()))
+    first, last = row.push(0, None).delta, row.push(1, None).delta
+    assert first.start == Start(prompt_tokens=3) and last.start is None
+    assert first.finish is None and last.finish is not None and row.ended
