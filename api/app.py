@@ -15,6 +15,7 @@ from api.errors import from_falcon
 from api.health import Health, Ready, Root
 from api.messages.resource import Messages
 from api.models import Models
+from api.reference import Docs, OpenApi
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
 from api.responses.store import Store
@@ -24,6 +25,10 @@ from shared.settings import Settings
 
 
 def make_app(settings: Settings, broker: BrokerClient) -> Shell:
+    return Shell(make_routes(settings, broker), settings)
+
+
+def make_routes(settings: Settings, broker: BrokerClient) -> falcon.asgi.App[Any, Any]:
     catalog = Catalog(settings)
     models = Models(catalog, broker)
     app = falcon.asgi.App(middleware=[Lifespan(broker)])
@@ -47,10 +52,12 @@ def make_app(settings: Settings, broker: BrokerClient) -> Shell:
     app.add_route("/health", Health())
     app.add_route("/ready", Ready(broker))
     app.add_route("/admin/status", Admin(broker))
+    app.add_route("/openapi.json", OpenApi())
+    app.add_route("/docs", Docs())
     app.add_route("/", Root())
     app.add_error_handler(Exception, pass_on)
     app.add_error_handler(falcon.HTTPError, pass_on_http)
-    return Shell(app, settings)
+    return app
 
 
 class Lifespan:

@@ -33,6 +33,7 @@ class Root:
                 "/v1/messages",
                 "/health",
                 "/ready",
+                "/docs",
             ],
         }
 
