@@ -4,7 +4,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from shared.openai import PromptTokensDetails, Usage
+from shared.openai import CompletionTokensDetails, PromptTokensDetails, Usage
 from shared.protocol import Delta, Start
 
 
@@ -18,7 +18,11 @@ class Identity:
 
     @classmethod
     def new(cls, prefix: str, model: str) -> "Identity":
-        return cls(f"{prefix}{secrets.token_hex(16)}", int(time.time()), model)
+        return cls(f"{prefix}{secrets.token_hex(16)}", now(), model)
+
+
+def now() -> int:
+    return int(time.time())
 
 
 class Tally:
@@ -27,22 +31,32 @@ class Tally:
     def __init__(self, n: int) -> None:
         self._n = n
         self._starts: dict[int, Start] = {}
-        self._completion_tokens = 0
+        self.completion_tokens = 0
+        self.reasoning_tokens = 0
 
     def see(self, delta: Delta) -> None:
         if delta.start is not None:
             self._starts.setdefault(delta.choice // self._n, delta.start)
         if delta.finish is not None:
-            self._completion_tokens += delta.finish.completion_tokens
+            self.completion_tokens += delta.finish.completion_tokens
+        if delta.reasoning:
+            self.reasoning_tokens += len(delta.ids)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(start.prompt_tokens for start in self._starts.values())
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(start.cached_tokens for start in self._starts.values())
 
     def usage(self) -> Usage:
-        prompt_tokens = sum(start.prompt_tokens for start in self._starts.values())
-        cached_tokens = sum(start.cached_tokens for start in self._starts.values())
         return Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=self._completion_tokens,
-            total_tokens=prompt_tokens + self._completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached_tokens),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self.reasoning_tokens),
         )
 
 

@@ -13,12 +13,22 @@ from api.chat import ChatCompletions
 from api.completions import Completions
 from api.errors import from_falcon
 from api.health import Health, Ready, Root
+from api.messages.resource import Messages
 from api.models import Models
+from api.reference import Docs, OpenApi
+from api.responses.conversations import Conversations
+from api.responses.resource import Responses, StoredResponses
+from api.responses.store import Store
 from api.shell import Shell
+from api.tokens import ApplyTemplate, Detokenize, Tokenize
 from shared.settings import Settings
 
 
 def make_app(settings: Settings, broker: BrokerClient) -> Shell:
+    return Shell(make_routes(settings, broker), settings)
+
+
+def make_routes(settings: Settings, broker: BrokerClient) -> falcon.asgi.App[Any, Any]:
     catalog = Catalog(settings)
     models = Models(catalog, broker)
     app = falcon.asgi.App(middleware=[Lifespan(broker)])
@@ -26,13 +36,28 @@ def make_app(settings: Settings, broker: BrokerClient) -> Shell:
     app.add_route("/v1/models/{id:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
     app.add_route("/v1/completions", Completions(catalog, broker))
+    conversations = Conversations(Store(settings.responses_file, settings.response_store_bytes))
+    responses, stored = Responses(catalog, broker, conversations), StoredResponses(conversations)
+    app.add_route("/v1/responses", responses)
+    app.add_route("/v1/responses/input_tokens", responses, suffix="count")
+    app.add_route("/v1/responses/{id}", stored)
+    app.add_route("/v1/responses/{id}/cancel", stored, suffix="cancel")
+    app.add_route("/v1/responses/{id}/input_items", stored, suffix="input")
+    messages = Messages(catalog, broker)
+    app.add_route("/v1/messages", messages)
+    app.add_route("/v1/messages/count_tokens", messages, suffix="count")
+    app.add_route("/tokenize", Tokenize(catalog, broker))
+    app.add_route("/detokenize", Detokenize(catalog, broker))
+    app.add_route("/apply-template", ApplyTemplate(catalog, broker))
     app.add_route("/health", Health())
     app.add_route("/ready", Ready(broker))
     app.add_route("/admin/status", Admin(broker))
+    app.add_route("/openapi.json", OpenApi())
+    app.add_route("/docs", Docs())
     app.add_route("/", Root())
     app.add_error_handler(Exception, pass_on)
     app.add_error_handler(falcon.HTTPError, pass_on_http)
-    return Shell(app, settings)
+    return app
 
 
 class Lifespan:

@@ -24,7 +24,7 @@ class ChatCompletions:
         replies = await self._broker.generate(model, [chat_generation(request)])
         identity = Identity.new("chatcmpl-", model)
         if request.stream:
-            events = ChatEvents(identity, request.n, request.include_usage)
+            events = ChatEvents(identity, request.n, request.include_usage, request.legacy)
             respond_stream(resp, server_sent(events, replies))
         else:
-            respond_json(resp, await chat_completion(identity, replies, request.n, request.logprobs))
+            respond_json(resp, await chat_completion(identity, replies, request))

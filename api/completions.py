@@ -28,5 +28,4 @@ class Completions:
             events = CompletionEvents(identity, request.n, request.include_usage)
             respond_stream(resp, server_sent(events, replies))
         else:
-            scored = request.logprobs is not None
-            respond_json(resp, await completion(identity, replies, len(generations), request.n, scored))
+            respond_json(resp, await completion(identity, replies, request, len(generations)))

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, as OpenAI's body: ``{"error": {message, type, param, code}}``, always all four keys.
+"""Whatever goes wrong, as an answer; and that as OpenAI's body: ``{"error": {message, type, param, code}}``.
 
 Rule 1: a client's mistake is a 4xx that names the field and says what is allowed; never a 422, never a 5xx.
 Rule 2: this module renders; it decides no status that the error does not bring along.
@@ -6,7 +6,7 @@ Rule 2: this module renders; it decides no status that the error does not bring 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import falcon
 from pydantic import ValidationError
@@ -31,9 +31,31 @@ class ErrorAnswer:
             return "rate_limit_error"
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
-    def body(self) -> bytes:
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+class ErrorDialect(Protocol):
+    """How clients of one dialect are told: before the head of an answer, and as an event behind it."""
+
+    request_id_header: bytes
+
+    def status(self, answer: ErrorAnswer) -> int: ...
+    def body(self, answer: ErrorAnswer, request_id: str) -> bytes: ...
+    def event(self, answer: ErrorAnswer, request_id: str) -> bytes: ...
+
+
+class OpenAIErrors:
+    """Always all four keys."""
+
+    request_id_header = b"x-request-id"
+
+    def status(self, answer: ErrorAnswer) -> int:
+        return answer.status
+
+    def body(self, answer: ErrorAnswer, request_id: str) -> bytes:
+        error = {"message": answer.message, "type": answer.type, "param": answer.param, "code": answer.code}
         return to_json({"error": error})
+
+    def event(self, answer: ErrorAnswer, request_id: str) -> bytes:
+        return b"data: %b\n\n" % self.body(answer, request_id)
 
 
 class InvalidField(InvalidRequest):

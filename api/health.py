@@ -25,7 +25,16 @@ class Root:
     async def on_get(self, req: Request, resp: Response) -> None:
         resp.media = {
             "name": "mlx-server",
-            "links": ["/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/ready"],
+            "links": [
+                "/v1/models",
+                "/v1/chat/completions",
+                "/v1/completions",
+                "/v1/responses",
+                "/v1/messages",
+                "/health",
+                "/ready",
+                "/docs",
+            ],
         }
 
     on_head = on_get

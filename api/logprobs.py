@@ -4,7 +4,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
 from shared.openai import ChatLogprob, ChatLogprobs, CompletionLogprobs, TopLogprob
-from shared.protocol import Alternative, TokenLogprob
+from shared.protocol import Alternative, Start, TokenLogprob
 
 IMPOSSIBLE = -9999.0  # stands for minus infinity, which JSON cannot say
 
@@ -35,23 +35,47 @@ class CompletionScores:
         self._decoder = _Utf8Decoder("replace")
         self._offset = 0
 
-    def next(self, tokens: Sequence[TokenLogprob]) -> CompletionLogprobs:
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(token.bytes))
+    def next(self, tokens: Sequence[TokenLogprob], start: Start | None = None) -> CompletionLogprobs:
+        """``start`` brings the echoed prompt, whose first token has nothing before it that could predict it."""
+        unscored, scored = _echoed(start)
+        scored += tokens
+        pieces = unscored + [token.bytes for token in scored]
         return CompletionLogprobs(
-            tokens=[_text(token) for token in tokens],
-            token_logprobs=[_finite(token) for token in tokens],
-            top_logprobs=[_best_and_chosen(token) for token in tokens],
-            text_offset=offsets,
+            tokens=[piece.decode("utf-8", "replace") for piece in pieces],
+            token_logprobs=[*(None for _ in unscored), *map(_finite, scored)],
+            top_logprobs=[*(None for _ in unscored), *map(_best_and_chosen, scored)],
+            text_offset=[self._pass(piece) for piece in pieces],
         )
+
+    def _pass(self, piece: bytes) -> int:
+        """Where the piece begins."""
+        offset = self._offset
+        self._offset += len(self._decoder.decode(piece))
+        return offset
+
+
+def _echoed(start: Start | None) -> tuple[list[bytes], list[TokenLogprob]]:
+    """The prompt's first token, of which only the text before the others is known, and the others."""
+    if start is None or start.prompt_logprobs is None:
+        return [], []
+    text = (start.prompt_text or "").encode()
+    behind = b"".join(token.bytes for token in start.prompt_logprobs)
+    first = text.removesuffix(behind) if text.endswith(behind) else b""
+    return [first], list(start.prompt_logprobs)
 
 
 def _best_and_chosen(token: TokenLogprob) -> dict[str, float]:
-    """The chosen token is always there, with the very number it has in ``token_logprobs``."""
-    best = {_text(other): _finite(other) for other in reversed(token.top)}
-    return {**dict(reversed(best.items())), _text(token): _finite(token)}
+    """The chosen token is always there, with the very number it has in ``token_logprobs``.
+
+    Where another token reads the same, that one goes by its id: whether the chosen one was the best must show.
+    """
+    best: dict[str, float] = {}
+    for other in token.top:
+        same = other.id == token.id
+        taken = _text(other) in best or (not same and _text(other) == _text(token))
+        if not same:
+            best[f"token_id:{other.id}" if taken else _text(other)] = _finite(other)
+    return {**best, _text(token): _finite(token)}
 
 
 def _text(token: Alternative) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from falcon.asgi import Request, Response
 
@@ -10,7 +10,7 @@ from api.broker_client import BrokerClient
 from api.catalog import Catalog
 from api.respond import respond_json
 from shared.errors import BrokerLost
-from shared.openai import ModelInfo, ModelListResponse
+from shared.openai import ModelCapabilities, ModelInfo, ModelListResponse
 from shared.protocol import ModelStatus
 
 ASK_WITHIN = 1.0  # seconds; without an answer every model counts as loadable
@@ -48,8 +48,21 @@ class Models:
             display_name=id,
             created_at=datetime.fromtimestamp(self._created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             status=_status(state),
-            context_length=state.context_length if state else None,
+            **_known(state),
         )
+
+
+def _known(state: ModelStatus | None) -> dict[str, Any]:
+    if state is None:
+        return {}
+    can = state.capabilities
+    return {
+        "reason": state.reason,
+        "context_length": state.context_length,
+        "max_input_tokens": state.context_length,
+        "capabilities": None if can is None else ModelCapabilities(**can.model_dump(exclude={"bytes"})),
+        "size": None if can is None else can.bytes,
+    }
 
 
 def _status(state: ModelStatus | None) -> Literal["hot", "loading", "loadable", "failed"]:

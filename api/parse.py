@@ -38,14 +38,14 @@ def _json(data: bytes) -> object:
         ) from error
     if not isinstance(body, dict):
         raise InvalidField("The request body must be a JSON object.", param=None, code="invalid_type")
-    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(MAX_DEPTH, body):
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and deeper_than(MAX_DEPTH, body):
         raise InvalidField(
             f"The request body is nested more than {MAX_DEPTH} levels deep.", param=None, code="invalid_json"
         )
     return body
 
 
-def _deeper_than(limit: int, body: object) -> bool:
+def deeper_than(limit: int, body: object) -> bool:
     level: list[object] = [body]
     for _ in range(limit):
         inner = [

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from api.dialects import error_dialect
 from api.errors import ErrorAnswer, RequestError, answer_to
 from api.respond import EVENT_STREAM
 from shared.errors import Draining, ServingError
@@ -60,6 +61,8 @@ class Exchange:
         self._receive = receive
         self._asgi_send = send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._errors = error_dialect(scope["path"], self._headers)
+        self._request_id = self._theirs_or_new()
         self._loop = asyncio.get_running_loop()
         self._body_read = self._head_sent = self._ended = self._streams = False
         self._sending_since: float | None = None
@@ -153,7 +156,8 @@ class Exchange:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._head_sent = True
-            headers = [*message.get("headers", ()), (b"x-request-id", self._request_id())]
+            names = {b"x-request-id", self._errors.request_id_header}
+            headers = [*message.get("headers", ()), *((name, self._request_id.encode()) for name in names)]
             self._streams = any(value.startswith(EVENT_STREAM.encode()) for _, value in headers)
             message = {**message, "headers": headers}
         elif not message.get("more_body", False):
@@ -162,11 +166,11 @@ class Exchange:
         await self._asgi_send(message)
         self._sending_since = None
 
-    def _request_id(self) -> bytes:
+    def _theirs_or_new(self) -> str:
         for name in (b"x-request-id", b"x-client-request-id"):
             if _SANE_ID.fullmatch(theirs := self._headers.get(name, b"")):
-                return theirs
-        return b"req_" + secrets.token_hex(16).encode()
+                return theirs.decode()
+        return "req_" + secrets.token_hex(16)
 
     async def _answer(self, error: Exception) -> None:
         if not isinstance(error, ServingError):
@@ -175,17 +179,20 @@ class Exchange:
         if not self._head_sent:
             await self._refuse(answer)
         elif self._streams and not self._ended:
-            await self._send({"type": "http.response.body", "body": b"data: " + answer.body() + b"\n\n"})
+            event = self._errors.event(answer, self._request_id)
+            await self._send({"type": "http.response.body", "body": event})
         else:
             self._abort()
 
     async def _refuse(self, answer: ErrorAnswer) -> None:
-        body = b"" if self._scope["method"] == "HEAD" else answer.body()
+        body = b"" if self._scope["method"] == "HEAD" else self._errors.body(answer, self._request_id)
         headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
         if not self._body_read:
             headers["connection"] = "close"
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        await self._send(
+            {"type": "http.response.start", "status": self._errors.status(answer), "headers": raw}
+        )
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
         await self._throw_away()
         await self._send({"type": "http.response.body"})

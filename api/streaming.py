@@ -5,7 +5,7 @@ Rule 2: a choice ends with a chunk that has only its finish_reason; usage, when 
 Rule 3: only ``data:`` lines, and comments while nothing comes; never ``id:``, which breaks openai-python.
 
 A chunk is one choice between a head and a tail made once for the stream; only its text is encoded per token.
-Tests compare the bytes with the schemas in ``shared.openai``.
+Tests compare the bytes with the schemas in ``shared.openai``. Whatever is more than text takes a slower way.
 """
 
 from collections import defaultdict
@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from api.answer import Identity, Tally, text_of
 from api.logprobs import CompletionScores, chat_logprobs
+from api.pieces import chunk_deltas
 from shared.protocol import Delta
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -24,6 +25,7 @@ DONE = b"data: [DONE]\n\n"
 
 class Events(Protocol):
     def render(self, batch: Sequence[Delta]) -> bytes: ...
+    def idle(self) -> bytes: ...
     def end(self) -> bytes: ...
 
 
@@ -31,7 +33,7 @@ async def server_sent(events: Events, replies: AsyncIterable[list[Delta]]) -> As
     """One ``bytes`` for all that waits, so that it becomes one write."""
     async for batch in replies:
         if not batch:
-            yield KEEP_ALIVE
+            yield events.idle()
         elif data := events.render(batch):
             yield data
     yield events.end()
@@ -58,7 +60,10 @@ class _Frame:
 
 
 class ChatEvents:
-    def __init__(self, identity: Identity, n: int, include_usage: bool) -> None:
+    """``legacy``: calls are answered as ``function_call``."""
+
+    def __init__(self, identity: Identity, n: int, include_usage: bool, legacy: bool = False) -> None:
+        self._legacy = legacy
         self._frame = _Frame(b"chat.completion.chunk", identity, include_usage)
         head, tail = self._frame.head, self._frame.tail
         self._tally = Tally(n)
@@ -74,11 +79,11 @@ class ChatEvents:
         out = [self._roles]
         self._roles = b""
         for delta in batch:
-            if delta.logprobs:
-                out += self._content[delta.choice], to_json(delta.text), self._scores(delta)
+            if delta.logprobs or delta.calls or delta.reasoning:
+                out += self._more_than_text(delta)
             elif delta.text:
                 out += self._content[delta.choice], to_json(delta.text), self._plain_tail
-            if delta.start is not None or delta.finish is not None:
+            if delta.start is not None or delta.finish is not None or delta.reasoning:
                 self._tally.see(delta)
             if delta.finish is not None:
                 out.append(self._finish(delta.choice, delta.finish.reason.value))
@@ -87,11 +92,30 @@ class ChatEvents:
     def end(self) -> bytes:
         return self._frame.last(self._tally)
 
-    def _scores(self, delta: Delta) -> bytes:
-        scores = chat_logprobs(delta.logprobs or ()).model_dump_json().encode()
-        return b'},"logprobs":%b,"finish_reason":null%b' % (scores, self._frame.tail)
+    def idle(self) -> bytes:
+        return KEEP_ALIVE
+
+    def _more_than_text(self, delta: Delta) -> list[bytes]:
+        """The log probabilities of the delta's tokens go with the first of its chunks."""
+        out = []
+        scores = chat_logprobs(delta.logprobs).model_dump_json().encode() if delta.logprobs else b"null"
+        for inner in chunk_deltas(delta, self._legacy):
+            out.append(
+                b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":null%b'
+                % (
+                    self._frame.head,
+                    delta.choice,
+                    inner.model_dump_json(exclude_unset=True).encode(),
+                    scores,
+                    self._frame.tail,
+                )
+            )
+            scores = b"null"
+        return out
 
     def _finish(self, choice: int, reason: str) -> bytes:
+        if self._legacy and reason == "tool_calls":
+            reason = "function_call"
         return b'%b%d,"delta":{},"logprobs":null,"finish_reason":"%b"%b' % (
             self._frame.head,
             choice,
@@ -110,22 +134,25 @@ class CompletionEvents:
         out = []
         for delta in batch:
             self._tally.see(delta)
-            text = text_of(delta)
-            if text or delta.logprobs:
-                out.append(self._chunk(delta.choice, text, self._logprobs(delta), b"null"))
+            text, scores = text_of(delta), self._logprobs(delta)
+            if text or scores != b"null":
+                out.append(self._chunk(delta.choice, text, scores, b"null"))
             if delta.finish is not None:
                 out.append(
                     self._chunk(delta.choice, "", b"null", b'"%b"' % delta.finish.reason.value.encode())
                 )
         return b"".join(out)
 
+    def idle(self) -> bytes:
+        return KEEP_ALIVE
+
     def end(self) -> bytes:
         return self._frame.last(self._tally)
 
     def _logprobs(self, delta: Delta) -> bytes:
-        if not delta.logprobs:
+        if not delta.logprobs and (delta.start is None or delta.start.prompt_logprobs is None):
             return b"null"
-        return self._scores[delta.choice].next(delta.logprobs).model_dump_json().encode()
+        return self._scores[delta.choice].next(delta.logprobs or (), delta.start).model_dump_json().encode()
 
     def _chunk(self, choice: int, text: str, logprobs: bytes, reason: bytes) -> bytes:
         return b'%b%d,"text":%b,"logprobs":%b,"finish_reason":%b%b' % (

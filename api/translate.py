@@ -1,53 +1,98 @@
-"""OpenAI requests -> ``Generation``, the one inner request. Pure.
+"""OpenAI's chat and completions requests -> ``Generation``, the one inner request. Pure.
 
-Rule 1: what does not work yet is refused by name, never ignored.
+Rule 1: what does not work is refused by name, never ignored.
 Rule 2: nothing is tokenized, folded or guessed here: the worker knows the model.
 """
 
 import secrets
-from typing import Any
+from typing import Any, Literal
 
-from api.errors import MAX_KEY
-from shared.errors import InvalidRequest, UnsupportedParameter
+from api.grammars import grammar
+from api.refusals import unsupported, wrong
+from api.templates import checked_kwargs, effort_kwargs
+from api.tools import names_of, tool, tool_use
 from shared.openai import (
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
+    FunctionCall,
+    FunctionName,
     MediaPart,
+    NamedToolChoice,
     RefusalPart,
+    ResponseFormat,
+    Tool,
+    ToolChoice,
 )
-from shared.protocol import ChatPrompt, Generation, Prompt, Sampling, Stopping, TextPrompt, TokenPrompt
-
-TEMPLATE_KWARGS = {"enable_thinking": bool, "reasoning_effort": str}
+from shared.protocol import (
+    ChatPrompt,
+    Generation,
+    Grammar,
+    Prompt,
+    Sampling,
+    Stopping,
+    TextPrompt,
+    TokenPrompt,
+    ToolUse,
+)
 
 
 def chat_generation(request: ChatCompletionRequest) -> Generation:
-    _refuse_tools(request)
-    if request.response_format is not None and request.response_format.type != "text":
-        raise _unsupported("response_format", "only {'type': 'text'} works yet")
+    tools = _tools(request)
+    choice = _choice(request)
+    effort = effort_kwargs(request.reasoning_effort)
     return Generation(
-        prompt=ChatPrompt(
-            messages=[_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)],
-            template_kwargs=_template_kwargs(request.chat_template_kwargs),
+        prompt=chat_prompt(
+            request.messages, [] if choice == "none" else tools, effort, request.chat_template_kwargs
         ),
         sampling=_sampling(request),
         stopping=_stopping(request, request.max_completion_tokens or request.max_tokens),
         n=request.n,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        grammar=_grammar(request.response_format),
+        tool_use=_tool_use(choice, tools, request.parallel_tool_calls and not request.legacy),
+        split_reasoning=True,
     )
 
 
+def chat_prompt(
+    messages: list[ChatMessage], tools: list[dict[str, Any]], effort: dict[str, Any], kwargs: dict[str, Any]
+) -> ChatPrompt:
+    """What the client says to the template wins over what its effort says."""
+    return ChatPrompt(
+        messages=[_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
+        tools=tools or None,
+        template_kwargs={**effort, **checked_kwargs(kwargs)},
+    )
+
+
+def prompt_tools(tools: list[Tool]) -> list[dict[str, Any]]:
+    return [
+        tool(
+            one.function.name,
+            one.function.description,
+            one.function.parameters,
+            f"tools[{i}].function.parameters",
+        )
+        for i, one in enumerate(tools)
+    ]
+
+
 def completion_generations(request: CompletionRequest) -> list[Generation]:
-    """One for each prompt, in the order of the prompts."""
-    _refuse_completion_extras(request)
+    """One for each prompt, in the order of the prompts; each runs ``best_of`` choices."""
+    if request.suffix is not None:
+        raise unsupported("suffix", "no model here fills in a middle")
+    if request.stream and request.choices > request.n:
+        raise unsupported("best_of", "which choices are the best is known at their end: not in a stream")
     sampling, stopping = _sampling(request), _stopping(request, request.max_tokens)
+    judged = 0 if request.choices > request.n else None
     return [
         Generation(
             prompt=prompt,
             sampling=sampling,
             stopping=stopping,
-            n=request.n,
-            logprobs=request.logprobs,
+            n=request.choices,
+            logprobs=judged if request.logprobs is None else request.logprobs,
             echo=request.echo,
         )
         for prompt in _prompts(request.prompt)
@@ -61,6 +106,9 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Prom
         return [TokenPrompt(ids=ids)]
     many = [item for item in prompt if not isinstance(item, int)]
     return [TextPrompt(text=item) if isinstance(item, str) else TokenPrompt(ids=item) for item in many]
+
+
+# ---------------------------------------------------------------- how it goes on
 
 
 def _sampling(request: ChatCompletionRequest | CompletionRequest) -> Sampling:
@@ -79,9 +127,7 @@ def _sampling(request: ChatCompletionRequest | CompletionRequest) -> Sampling:
 
 def _stopping(request: ChatCompletionRequest | CompletionRequest, max_tokens: int | None) -> Stopping:
     if max_tokens is not None and request.min_tokens > max_tokens:
-        raise InvalidRequest(
-            f"'min_tokens' must not be larger than max_tokens ({max_tokens}).", param="min_tokens"
-        )
+        raise wrong("min_tokens", f"it must not be larger than max_tokens ({max_tokens})")
     return Stopping(
         max_tokens=max_tokens,
         min_tokens=request.min_tokens,
@@ -90,18 +136,79 @@ def _stopping(request: ChatCompletionRequest | CompletionRequest, max_tokens: in
     )
 
 
+def _grammar(wanted: ResponseFormat | None) -> Grammar | None:
+    if wanted is None or wanted.type == "text":
+        return None
+    schema = wanted.json_schema.schema_ if wanted.json_schema is not None else None
+    return grammar(schema, "response_format")
+
+
+# ---------------------------------------------------------------- tools
+
+
+def _tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
+    return prompt_tools(request.tools) or [
+        tool(one.name, one.description, one.parameters, f"functions[{i}].parameters")
+        for i, one in enumerate(request.functions)
+    ]
+
+
+def _choice(request: ChatCompletionRequest) -> ToolChoice | FunctionName | None:
+    """``function_call`` is what ``tool_choice`` was called before there were tools."""
+    return request.function_call if request.legacy else request.tool_choice
+
+
+def _tool_use(
+    choice: ToolChoice | FunctionName | None, tools: list[dict[str, Any]], parallel: bool
+) -> ToolUse | None:
+    if not tools or choice == "none":
+        return None
+    if isinstance(choice, FunctionName):
+        return tool_use("required", [choice.name], tools, parallel=False)
+    if isinstance(choice, NamedToolChoice):
+        return tool_use("required", [choice.function.name], tools, parallel=False)
+    if choice is None or isinstance(choice, str):
+        mode: Literal["auto", "required"] = "required" if choice == "required" else "auto"
+        return tool_use(mode, names_of(tools), tools, parallel)
+    allowed = choice.allowed_tools
+    return tool_use(allowed.mode, [one.function.name for one in allowed.tools], tools, parallel)
+
+
+# ---------------------------------------------------------------- messages
+
+
 def _message(message: ChatMessage, path: str) -> dict[str, Any]:
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
     out: dict[str, Any] = {"role": role, "content": _text(message, f"{path}.content")}
     if message.name is not None:
         out["name"] = message.name
-    if message.tool_call_id is not None:
+    if message.role == "function":
+        out["tool_call_id"] = _legacy_id(message.name)
+    elif message.tool_call_id is not None:
         out["tool_call_id"] = message.tool_call_id
-    if message.role == "assistant" and message.tool_calls:
+    if message.role == "assistant":
+        out |= _what_it_did(message)
+    return out
+
+
+def _what_it_did(message: ChatMessage) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if message.tool_calls:
         out["tool_calls"] = [call.model_dump() for call in message.tool_calls]
-    if message.role == "assistant" and message.reasoning_content is not None:
+    elif message.function_call is not None:
+        out["tool_calls"] = [_legacy_call(message.function_call)]
+    if message.reasoning_content is not None:
         out["reasoning_content"] = message.reasoning_content
     return out
+
+
+def _legacy_call(call: FunctionCall) -> dict[str, Any]:
+    return {"id": _legacy_id(call.name), "type": "function", "function": call.model_dump()}
+
+
+def _legacy_id(name: str | None) -> str:
+    """Calls had no ids then; the function's name joined a call to its answer."""
+    return f"call_{name}"
 
 
 def _text(message: ChatMessage, path: str) -> str:
@@ -110,43 +217,6 @@ def _text(message: ChatMessage, path: str) -> str:
     texts = []
     for i, part in enumerate(message.content):
         if isinstance(part, MediaPart):
-            raise _unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type}")
+            raise unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type}")
         texts.append(part.refusal if isinstance(part, RefusalPart) else part.text)
     return "".join(texts)
-
-
-def _template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    given = {key: value for key, value in kwargs.items() if value is not None}
-    for key, value in given.items():
-        wanted = TEMPLATE_KWARGS.get(key)
-        if wanted is None:
-            raise _unsupported(
-                f"chat_template_kwargs.{key[:MAX_KEY]}", f"allowed: {', '.join(TEMPLATE_KWARGS)}"
-            )
-        if not isinstance(value, wanted):
-            raise InvalidRequest(f"'{key}' must be a {wanted.__name__}.", param=f"chat_template_kwargs.{key}")
-    return given
-
-
-def _refuse_tools(request: ChatCompletionRequest) -> None:
-    if request.tools and request.tool_choice != "none":
-        raise _unsupported("tools", "tools do not work yet; send no tools or tool_choice 'none'")
-    if request.functions and request.function_call != "none":
-        raise _unsupported(
-            "functions", "functions do not work yet; send no functions or function_call 'none'"
-        )
-
-
-def _refuse_completion_extras(request: CompletionRequest) -> None:
-    if request.suffix is not None:
-        raise _unsupported("suffix", "no model here fills in a middle")
-    if request.max_tokens == 0:
-        raise _unsupported("max_tokens", "0 does not work yet; at least 1")
-    if request.echo and request.logprobs is not None:
-        raise _unsupported("logprobs", "it does not work together with echo yet")
-    if request.best_of is not None and request.best_of > request.n:
-        raise _unsupported("best_of", f"only best_of equal to n ({request.n}) works")
-
-
-def _unsupported(param: str, why: str) -> UnsupportedParameter:
-    return UnsupportedParameter(f"Unsupported parameter: '{param}': {why}.", param=param)

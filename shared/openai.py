@@ -1,68 +1,31 @@
-"""The OpenAI dialect: what clients send and what they get.
+"""The OpenAI dialect: what clients of chat, completions and models send and what they get.
 
-Rule 1: requests are strict in type and range and deaf to unknown fields; an explicit null is an absent field.
-Rule 2: responses carry exactly the keys clients rely on; a key that may be null is there with null.
-Rule 3: a field that does not work yet is checked here all the same; ``api.translate`` refuses it by name.
+A field that does not work is checked here all the same; the translations refuse it by name.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
-MAX_TOKENS = 128_000
-MAX_PROMPTS = 2048  # in one completions request
+from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, either, is_none
+
 INT64 = 1 << 63
 
 # ---------------------------------------------------------------- requests
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(
-        extra="ignore", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
-
-
-def _either(other: str, kind: type) -> Discriminator:
-    """Tells ``string`` from ``other``, so that one mistake gives one error and not one per branch."""
-
-    def tag(value: Any) -> str | None:
-        return "string" if isinstance(value, str) else other if isinstance(value, (kind, BaseModel)) else None
-
-    return Discriminator(
-        tag,
-        custom_error_type=f"string_or_{other}_type",
-        custom_error_message=f"Input should be a string or a {other}",
-    )
-
-
-class TextPart(_Request):
+class TextPart(Request):
     type: Literal["text"]
     text: str
 
 
-class RefusalPart(_Request):
+class RefusalPart(Request):
     type: Literal["refusal"]
     refusal: str
 
 
-class MediaPart(_Request):
+class MediaPart(Request):
     """An image, a sound or a file: known, and refused by models that read only text."""
 
     type: Literal["image_url", "input_audio", "file"]
@@ -70,27 +33,28 @@ class MediaPart(_Request):
 
 ContentPart = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
 Content = Annotated[
-    Annotated[str, Tag("string")] | Annotated[list[ContentPart], Tag("list"), Field(max_length=2048)],
-    _either("list", list),
+    Annotated[str, Tag("string")] | Annotated[list[ContentPart], Tag("list"), Field(max_length=MAX_ITEMS)],
+    either("list", list),
 ]
 
 
-class FunctionCall(_Request):
+class FunctionCall(Request):
     name: str
     arguments: str
 
 
-class ToolCall(_Request):
+class ToolCall(Request):
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class ChatMessage(_Request):
+class ChatMessage(Request):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = Field(None, validate_default=True)
     name: str | None = None
-    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
+    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_TOOLS)
+    function_call: FunctionCall | None = None
     tool_call_id: str | None = Field(None, validate_default=True)
     reasoning_content: str | None = None
 
@@ -109,41 +73,62 @@ class ChatMessage(_Request):
         return id
 
 
-class FunctionDefinition(_Request):
+class FunctionDefinition(Request):
     name: str = Field(min_length=1, max_length=256)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(_Request):
+class Tool(Request):
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class FunctionName(_Request):
+class FunctionName(Request):
     name: str
 
 
-class NamedToolChoice(_Request):
+class NamedToolChoice(Request):
     type: Literal["function"]
     function: FunctionName
 
 
+class AllowedTool(Request):
+    function: FunctionName
+
+
+class AllowedTools(Request):
+    mode: Literal["auto", "required"]
+    tools: list[AllowedTool] = Field(min_length=1, max_length=MAX_TOOLS)
+
+
+class AllowedToolsChoice(Request):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+ToolChoiceObject = Annotated[NamedToolChoice | AllowedToolsChoice, Field(discriminator="type")]
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("string")] | Annotated[NamedToolChoice, Tag("object")],
-    _either("object", dict),
+    Annotated[Literal["none", "auto", "required"], Tag("string")]
+    | Annotated[ToolChoiceObject, Tag("object")],
+    either("object", dict),
 ]
+FunctionChoice = Annotated[
+    Annotated[Literal["none", "auto"], Tag("string")] | Annotated[FunctionName, Tag("object")],
+    either("object", dict),
+]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class JsonSchema(_Request):
+class JsonSchema(Request):
     name: str
     description: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
-class ResponseFormat(_Request):
+class ResponseFormat(Request):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = Field(None, validate_default=True)
 
@@ -155,20 +140,20 @@ class ResponseFormat(_Request):
         return schema
 
 
-class StreamOptions(_Request):
+class StreamOptions(Request):
     include_usage: bool = False
 
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = Annotated[
     Annotated[StopString, Tag("string")] | Annotated[list[StopString], Tag("list"), Field(max_length=16)],
-    _either("list", list),
+    either("list", list),
 ]
 TokenIdString = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
-class _GenerationRequest(_Request):
+class _GenerationRequest(Request):
     """The fields that chat and completions share."""
 
     model: str | None = Field(None, max_length=512)
@@ -206,15 +191,17 @@ class _GenerationRequest(_Request):
 
 
 class ChatCompletionRequest(_GenerationRequest):
-    messages: list[ChatMessage] = Field(min_length=1, max_length=2048)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: list[Tool] = Field([], max_length=128)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
-    functions: list[FunctionDefinition] = Field([], max_length=128)
-    function_call: Literal["none", "auto"] | FunctionName | None = None
+    parallel_tool_calls: bool = True
+    functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS)
+    function_call: FunctionChoice | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] = {}
 
     @field_validator("top_logprobs")
@@ -231,6 +218,11 @@ class ChatCompletionRequest(_GenerationRequest):
             raise ValueError("it is only allowed when 'tools' are given")
         return choice
 
+    @property
+    def legacy(self) -> bool:
+        """Tools were asked for by their old name, functions, and calls are answered by theirs."""
+        return bool(self.functions) and not self.tools
+
 
 def _kind_of_prompt(value: Any) -> str:
     first = value[0] if isinstance(value, list) and value else value
@@ -243,7 +235,7 @@ def _kind_of_prompt(value: Any) -> str:
 
 
 _Ids = Annotated[list[TokenId], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
-_Many = Field(min_length=1, max_length=MAX_PROMPTS)
+_Many = Field(min_length=1, max_length=MAX_ITEMS)
 TextOrTokens = Annotated[
     Annotated[str, Tag("string")]
     | Annotated[list[str], Tag("strings"), _Many]
@@ -268,27 +260,30 @@ class CompletionRequest(_GenerationRequest):
             raise ValueError("it must not be smaller than 'n'")
         return best_of
 
+    @property
+    def choices(self) -> int:
+        """How many are run for each prompt; the best ``n`` of them are the answer."""
+        return self.best_of or self.n
+
 
 # ---------------------------------------------------------------- responses
 
-
-class _Response(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
 
-class PromptTokensDetails(_Response):
+class PromptTokensDetails(Response):
     cached_tokens: int = 0
     audio_tokens: int = 0
 
 
-class CompletionTokensDetails(_Response):
+class CompletionTokensDetails(Response):
     reasoning_tokens: int = 0
     audio_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
 
 
-class Usage(_Response):
+class Usage(Response):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -296,7 +291,7 @@ class Usage(_Response):
     completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
-class TopLogprob(_Response):
+class TopLogprob(Response):
     token: str
     logprob: float
     bytes: list[int] | None
@@ -306,26 +301,43 @@ class ChatLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
-class ChatLogprobs(_Response):
+class ChatLogprobs(Response):
     content: list[ChatLogprob]
     refusal: None = None
 
 
-class AssistantMessage(_Response):
+class CalledFunction(Response):
+    name: str
+    arguments: str
+
+
+class CallMade(Response):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class AssistantMessage(Response):
+    """``reasoning`` is said twice: clients look for it under either name."""
+
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
     annotations: list[Any] = []
+    reasoning_content: str | None = Field(None, exclude_if=is_none)
+    reasoning: str | None = Field(None, exclude_if=is_none)
+    tool_calls: list[CallMade] | None = Field(None, exclude_if=is_none)
+    function_call: CalledFunction | None = Field(None, exclude_if=is_none)
 
 
-class ChatChoice(_Response):
+class ChatChoice(Response):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: FinishReason
 
 
-class ChatCompletionResponse(_Response):
+class ChatCompletionResponse(Response):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -336,22 +348,40 @@ class ChatCompletionResponse(_Response):
     service_tier: str | None = "default"
 
 
-class ChunkDelta(_Response):
+class CalledFunctionPiece(Response):
+    name: str | None = None
+    arguments: str
+
+
+class CallPieceMade(Response):
+    """``id``, ``type`` and the name come once: clients join what comes twice."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunctionPiece
+
+
+class ChunkDelta(Response):
     """Only the keys that were set are sent."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[CallPieceMade] | None = None
+    function_call: CalledFunctionPiece | None = None
 
 
-class ChunkChoice(_Response):
+class ChunkChoice(Response):
     index: int
     delta: ChunkDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None
+    finish_reason: FinishReason | None
 
 
-class ChatCompletionChunk(_Response):
+class ChatCompletionChunk(Response):
     """``usage`` is sent only when the client asked for it: null, and a value in the last chunk."""
 
     id: str
@@ -362,23 +392,23 @@ class ChatCompletionChunk(_Response):
     usage: Usage | None = None
 
 
-class CompletionLogprobs(_Response):
+class CompletionLogprobs(Response):
     tokens: list[str]
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
-class CompletionChoice(_Response):
+class CompletionChoice(Response):
     """``finish_reason`` is null only in a stream."""
 
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None
+    finish_reason: FinishReason | None
 
 
-class CompletionResponse(_Response):
+class CompletionResponse(Response):
     """The whole answer, and each chunk of a stream, where ``usage`` is as in ChatCompletionChunk."""
 
     id: str
@@ -389,8 +419,18 @@ class CompletionResponse(_Response):
     usage: Usage | None = None
 
 
-class ModelInfo(_Response):
-    """One object for OpenAI's and Anthropic's clients, and what this server knows besides."""
+class ModelCapabilities(Response):
+    tools: bool
+    reasoning: bool
+    json_schema: bool
+    logprobs: bool
+
+
+class ModelInfo(Response):
+    """One object for OpenAI's and Anthropic's clients, and what this server knows besides.
+
+    ``capabilities`` and ``size``, the bytes of its weights, are known once a model was loaded.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -400,16 +440,61 @@ class ModelInfo(_Response):
     display_name: str
     created_at: str
     lifecycle: Literal["active"] = "active"
-    capabilities: None = None
+    capabilities: ModelCapabilities | None = None
     max_tokens: None = None
     max_input_tokens: int | None = None
     status: Literal["hot", "loading", "loadable", "failed"]
+    reason: str | None = None
     context_length: int | None = None
+    size: int | None = None
 
 
-class ModelListResponse(_Response):
+class ModelListResponse(Response):
     object: Literal["list"] = "list"
     data: list[ModelInfo]
     has_more: bool = False
     first_id: str | None
     last_id: str | None
+
+
+# ---------------------------------------------------------------- tokens
+
+
+class TokenizeRequest(Request):
+    """A text (``prompt``, or ``content`` as llama.cpp calls it), or messages as the model's template renders them."""
+
+    model: str | None = Field(None, max_length=512)
+    prompt: str | None = None
+    content: str | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=MAX_ITEMS)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class TokenizeResponse(Response):
+    tokens: list[int]
+    count: int
+    max_model_len: int | None
+
+
+class DetokenizeRequest(Request):
+    model: str | None = Field(None, max_length=512)
+    tokens: list[TokenId] = Field(min_length=1, max_length=1 << 20, fail_fast=True)
+
+
+class DetokenizeResponse(Response):
+    """The text under both names it has elsewhere."""
+
+    prompt: str
+    content: str
+
+
+class ApplyTemplateRequest(Request):
+    model: str | None = Field(None, max_length=512)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class ApplyTemplateResponse(Response):
+    prompt: str

@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     keepalive: float = Field(5.0, gt=0, description="a comment is sent on a silent stream this often")
     send_timeout: float = Field(60.0, gt=0, description="a client that reads nothing for so long is cut")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="largest request body")
+    response_store_bytes: int = Field(
+        256 << 20, ge=0, description="what is kept of /v1/responses, the oldest go first; 0 keeps nothing"
+    )
 
     @field_validator("available_models", "worker_command", mode="before")
     @classmethod
@@ -147,6 +150,11 @@ class Settings(BaseSettings):
     def token_file(self) -> Path:
         """A secret that the broker makes and a worker shows; whoever can read it may serve."""
         return self.sockets_dir / "worker.token"
+
+    @property
+    def responses_file(self) -> Path:
+        """Prompts and answers that clients asked to have kept."""
+        return self.sockets_dir / "responses.sqlite"
 
     @property
     def log_dir(self) -> Path:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import zmq
 from pydantic import BaseModel
@@ -18,6 +18,7 @@ from shared import wire
 from shared.protocol import (
     Accepted,
     Alternative,
+    CallPiece,
     Chunks,
     Delta,
     Finish,
@@ -61,13 +62,12 @@ def deltas(submit: Submit, *, end: int | None = None, attempt: int | None = None
 def _choice(submit: Submit, choice: int, attempt: int) -> Iterable[Delta]:
     held = len(submit.held[choice]) if submit.held else 0
     asked = submit.generation
-    limit = min(asked.stopping.max_tokens or len(WORDS), len(WORDS))
-    reason = FinishReason.LENGTH if limit == asked.stopping.max_tokens else FinishReason.STOP
+    wanted = asked.stopping.max_tokens
+    limit = len(WORDS) if wanted is None else min(wanted, len(WORDS))
+    reason = FinishReason.LENGTH if limit == wanted else FinishReason.STOP
     finish = Finish(reason=reason, completion_tokens=limit)
-    echo = asked.prompt.text if asked.echo and isinstance(asked.prompt, TextPrompt) else None
-    start = Start(prompt_tokens=prompt_tokens(submit), cached_tokens=2, prompt_text=echo)
     for index in range(held, max(limit, held + 1)):
-        past_the_end = index >= limit  # everything is held already: only the finish is missing
+        past_the_end = index >= limit  # everything is held already, or nothing was asked for
         yield Delta(
             request_id=submit.request_id,
             attempt=attempt,
@@ -75,10 +75,59 @@ def _choice(submit: Submit, choice: int, attempt: int) -> Iterable[Delta]:
             index=index,
             ids=[] if past_the_end else [100 + index],
             text="" if past_the_end else WORDS[index],
-            logprobs=None if asked.logprobs is None else [logprob(index, asked.logprobs)],
-            start=start if index == held else None,
+            logprobs=None if asked.logprobs is None or past_the_end else [logprob(index, asked.logprobs)],
+            start=start_of(submit) if index == held else None,
             finish=finish if index >= limit - 1 else None,
         )
+
+
+def start_of(submit: Submit) -> Start:
+    """The tokens of a text are its characters; those of a chat, ten and more."""
+    asked = submit.generation
+    if not asked.echo:
+        return Start(prompt_tokens=prompt_tokens(submit), cached_tokens=2)
+    match asked.prompt:
+        case TextPrompt(text=text):
+            ids = [ord(character) for character in text]
+        case TokenPrompt(ids=ids):
+            text = "".join(map(chr, ids))
+        case _:
+            ids, text = list(range(10, 10 + PROMPT_TOKENS)), "<chat>"
+    scores = [TokenLogprob(id=id, bytes=chr(id).encode(), logprob=-1.5) for id in ids[1:]]
+    return Start(
+        prompt_tokens=len(ids),
+        prompt_text=text,
+        prompt_ids=ids,
+        prompt_logprobs=None if asked.logprobs is None else scores,
+    )
+
+
+def saying(
+    *tokens: dict[str, Any], reason: FinishReason = FinishReason.STOP, stop: str | None = None
+) -> "Script":
+    """A script for one choice: each of ``tokens`` is what one Delta brings besides its id."""
+
+    def script(submit: Submit) -> Iterable[BaseModel]:
+        finish = Finish(reason=reason, completion_tokens=len(tokens), stop_sequence=stop)
+        for index, fields in enumerate(tokens):
+            delta = Delta(
+                request_id=submit.request_id,
+                attempt=submit.attempt,
+                index=index,
+                ids=[100 + index],
+                start=start_of(submit) if index == 0 else None,
+                finish=finish if index == len(tokens) - 1 else None,
+                **fields,
+            )
+            yield Chunks(deltas=[delta])
+
+    return script
+
+
+def call(id: str, name: str, *arguments: str, index: int = 0) -> list[dict[str, Any]]:
+    """The tokens of one tool call."""
+    first = {"calls": [CallPiece(index=index, id=id, name=name)]}
+    return [first, *({"calls": [CallPiece(index=index, arguments=piece)]} for piece in arguments)]
 
 
 def logprob(index: int, k: int) -> TokenLogprob:

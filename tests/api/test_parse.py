@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import InvalidField, answer_to
+from api.errors import InvalidField, OpenAIErrors, answer_to
 from api.parse import parse
 from shared.openai import ChatCompletionRequest, CompletionRequest
 from tests.api.conftest import chat_body
@@ -102,8 +102,9 @@ def test_an_error_never_repeats_a_prompt() -> None:
 
 
 def test_an_error_body_has_all_four_keys() -> None:
-    body = json.loads(answer_to(chat_refusal(n=0)).body())
+    body = json.loads(OpenAIErrors().body(answer_to(chat_refusal(n=0)), "req_1"))
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert body["error"]["type"] == "invalid_request_error"
-    assert answer_to(RuntimeError("secret")).status == 500
-    assert b"secret" not in answer_to(RuntimeError("secret")).body()
+    failure = answer_to(RuntimeError("secret"))
+    assert failure.status == 500
+    assert b"secret" not in OpenAIErrors().body(failure, "req_1")

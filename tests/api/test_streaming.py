@@ -6,7 +6,7 @@ import pytest
 from api.answer import Identity
 from api.streaming import ChatEvents, CompletionEvents
 from shared.openai import ChatCompletionChunk, CompletionResponse
-from shared.protocol import Delta, Finish, FinishReason, Start, TokenLogprob
+from shared.protocol import Alternative, CallPiece, Delta, Finish, FinishReason, Start, TokenLogprob
 from tests.api.fake_broker import logprob
 
 IDENTITY = Identity("chatcmpl-1", 1_700_000_000, 'org/"näme"')
@@ -113,7 +113,7 @@ def test_offsets_go_on_from_one_chunk_to_the_next_and_count_split_characters_onc
 
 def test_the_chosen_token_is_among_the_best_with_the_very_same_number() -> None:
     stream = CompletionEvents(IDENTITY, 1, False)
-    token = TokenLogprob(id=1, bytes=b"x", logprob=-3.3, top=logprob(0, 2).top)
+    token = TokenLogprob(id=9, bytes=b"x", logprob=-3.3, top=logprob(0, 2).top)
     (chunk,) = events(stream.render([delta("x", logprobs=[token])]))
     assert json.loads(chunk)["choices"][0]["logprobs"] == {
         "tokens": ["x"],
@@ -128,3 +128,76 @@ def test_minus_infinity_is_a_number() -> None:
     assert choices(chat([delta("x", logprobs=[token])]))
     chunk = chat([delta("x", logprobs=[token])])[1]
     assert chunk["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
+
+
+# ---- calls and thinking
+
+
+def calls(*pieces: CallPiece, legacy: bool = False) -> list[dict[str, Any]]:
+    stream = ChatEvents(IDENTITY, 1, False, legacy)
+    batch = [*(delta(calls=[piece]) for piece in pieces), delta(finish=end(FinishReason.TOOL_CALLS))]
+    *chunks, _ = events(stream.render(batch) + stream.end())
+    for chunk in map(json.loads, chunks):
+        assert ChatCompletionChunk.model_validate(chunk).model_dump(exclude_unset=True) == chunk
+    return [json.loads(chunk)["choices"][0] for chunk in chunks][1:]
+
+
+PIECES = (
+    CallPiece(index=0, id="call_1", name="f", arguments='{"a'),
+    CallPiece(index=0, arguments='": 1}'),
+    CallPiece(index=1, id="call_2", name="g"),
+)
+
+
+def test_a_call_says_its_id_type_and_name_once_and_its_index_always() -> None:
+    *pieces, last = [choice["delta"] for choice in calls(*PIECES)]
+    assert [piece["tool_calls"][0] for piece in pieces] == [
+        {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"a'}},
+        {"index": 0, "function": {"arguments": '": 1}'}},
+        {"index": 1, "id": "call_2", "type": "function", "function": {"name": "g", "arguments": ""}},
+    ]
+    assert last == {}
+
+
+def test_who_asked_for_functions_is_answered_with_a_function_call() -> None:
+    first, second, last = calls(CallPiece(index=0, id="c", name="f", arguments="{}"), legacy=True)
+    assert first["delta"] == {"function_call": {"name": "f", "arguments": ""}}
+    assert second["delta"] == {"function_call": {"arguments": "{}"}}
+    assert last["finish_reason"] == "function_call"
+
+
+def test_thinking_has_both_names_and_comes_before_the_text() -> None:
+    chunks = chat([delta(reasoning="hm", text="Hi", logprobs=[logprob(0, 0)])])
+    assert [d for _, d, _ in choices(chunks)][1:] == [
+        {"reasoning_content": "hm", "reasoning": "hm"},
+        {"content": "Hi"},
+    ]
+    scored = [chunk["choices"][0]["logprobs"] is not None for chunk in chunks]
+    assert scored == [False, True, False]
+
+
+def test_usage_counts_the_tokens_of_thinking() -> None:
+    deltas = [delta(reasoning="h"), delta(reasoning="m"), delta(text="Hi", finish=end())]
+    assert chat(deltas, usage=True)[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
+
+
+def test_an_echoed_prompt_is_scored_in_the_first_chunk_of_a_stream() -> None:
+    stream = CompletionEvents(IDENTITY, 1, False)
+    prompt = [TokenLogprob(id=i, bytes=b"b", logprob=-1.5) for i in range(2)]
+    start = Start(prompt_tokens=3, prompt_text="abb", prompt_ids=[0, 1, 2], prompt_logprobs=prompt)
+    (chunk,) = events(stream.render([delta("c", start=start, logprobs=[logprob(0, 0)])]))
+    choice = json.loads(chunk)["choices"][0]
+    assert choice["text"] == "abbc"
+    assert choice["logprobs"]["token_logprobs"] == [None, -1.5, -1.5, -0.25]
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2, 3]
+
+
+def test_a_token_that_reads_like_the_chosen_one_does_not_hide_that_it_was_likelier() -> None:
+    stream = CompletionEvents(IDENTITY, 1, False)
+    top = [Alternative(id=7, bytes=b"\xe2", logprob=-0.1), Alternative(id=8, bytes=b"\xe3", logprob=-2.5)]
+    token = TokenLogprob(id=8, bytes=b"\xe3", logprob=-2.5, top=top)
+    (chunk,) = events(stream.render([delta("", logprobs=[token])]))
+    assert json.loads(chunk)["choices"][0]["logprobs"]["top_logprobs"] == [
+        {"token_id:7": -0.1, "\ufffd": -2.5}
+    ]

@@ -5,7 +5,7 @@ import pytest
 from api.translate import chat_generation, completion_generations
 from shared.errors import InvalidRequest, UnsupportedParameter
 from shared.openai import ChatCompletionRequest, CompletionRequest
-from shared.protocol import ChatPrompt, Generation, TextPrompt, TokenPrompt
+from shared.protocol import ChatPrompt, Generation, Grammar, TextPrompt, TokenPrompt, ToolUse
 from tests.api.conftest import chat_body
 
 
@@ -85,10 +85,6 @@ def test_logprobs_are_the_number_of_alternatives() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [TOOL]}, "tools"),
-        ({"tools": [TOOL], "tool_choice": "auto"}, "tools"),
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -96,7 +92,7 @@ def test_logprobs_are_the_number_of_alternatives() -> None:
         ),
     ],
 )
-def test_what_chat_cannot_do_yet_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_what_chat_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         chat(**fields)
     assert caught.value.param == param
@@ -141,21 +137,176 @@ def test_each_prompt_becomes_one_generation(prompt: Any, expected: list[Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"suffix": "end"}, "suffix"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"echo": True, "logprobs": 1}, "logprobs"),
-        ({"best_of": 2}, "best_of"),
-    ],
+    ("fields", "param"), [({"suffix": "end"}, "suffix"), ({"best_of": 2, "stream": True}, "best_of")]
 )
-def test_what_completions_cannot_do_yet_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_what_completions_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         completions(**fields)
     assert caught.value.param == param
 
 
-def test_best_of_may_equal_n_and_min_tokens_may_not_exceed_max_tokens() -> None:
-    assert completions(best_of=2, n=2)[0].n == 2
+def test_best_of_is_how_many_are_run_and_they_are_scored_to_be_ranked() -> None:
+    assert [(one.n, one.logprobs) for one in completions(best_of=3, n=2)] == [(3, 0)]
+    assert [(one.n, one.logprobs) for one in completions(best_of=2, n=2)] == [(2, None)]
+    assert [(one.n, one.logprobs) for one in completions(best_of=2, logprobs=3)] == [(2, 3)]
+
+
+def test_a_prompt_can_be_scored_without_an_answer() -> None:
+    (generation,) = completions(prompt=[1, 2], max_tokens=0, echo=True, logprobs=1)
+    assert (generation.stopping.max_tokens, generation.echo, generation.logprobs) == (0, True, 1)
+
+
+def test_min_tokens_may_not_exceed_max_tokens() -> None:
     with pytest.raises(InvalidRequest):
         completions(min_tokens=17)
+
+
+# ---- grammars
+
+
+def json_schema(schema: dict[str, Any] | None, **fields: Any) -> dict[str, Any]:
+    inner = {"name": "x", **fields} | ({} if schema is None else {"schema": schema})
+    return {"type": "json_schema", "json_schema": inner}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"enum": [None, 1]}}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "grammar"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, Grammar()),
+        (json_schema(SCHEMA), Grammar(json_schema=SCHEMA)),
+        (json_schema(SCHEMA, strict=True), Grammar(json_schema=SCHEMA)),
+        (json_schema(None), Grammar()),
+        (json_schema(nested(31)), Grammar(json_schema=nested(31))),
+    ],
+)
+def test_a_response_format_is_a_grammar(wanted: dict[str, Any], grammar: Grammar | None) -> None:
+    assert chat(response_format=wanted).grammar == grammar
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"description": "x" * (64 << 10)},
+        nested(33),
+        {"properties": {"a": {"$ref": "https://example.com/schema.json"}}},
+        {"anyOf": [{"$ref": "file:///etc/passwd"}]},
+    ],
+)
+def test_a_schema_is_bounded_and_fetches_nothing(schema: dict[str, Any]) -> None:
+    for fields in (
+        {"response_format": json_schema(schema)},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            chat(**fields)
+        assert caught.value.param in ("response_format", "tools[0].function.parameters")
+
+
+def test_a_property_may_be_called_ref() -> None:
+    schema = {"properties": {"$ref": {"type": "string"}}}
+    assert chat(response_format=json_schema(schema)).grammar == Grammar(json_schema=schema)
+
+
+# ---- tools
+
+TOOLS = [TOOL, {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}]
+ALLOWED = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "use"),
+    [
+        (None, ToolUse(names=["f", "g"])),
+        ("auto", ToolUse(names=["f", "g"])),
+        ("required", ToolUse(mode="required", names=["f", "g"])),
+        (
+            {"type": "function", "function": {"name": "g"}},
+            ToolUse(mode="required", names=["g"], parallel=False),
+        ),
+        ({"type": "allowed_tools", "allowed_tools": ALLOWED}, ToolUse(names=["g"])),
+        ("none", None),
+    ],
+)
+def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
+    assert chat(tools=TOOLS, tool_choice=choice).tool_use == use
+
+
+def test_the_template_gets_every_tool_with_a_schema() -> None:
+    prompt = chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}}).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert [tool["function"] for tool in prompt.tools or ()] == [
+        {"name": "f", "parameters": {"type": "object", "properties": {}}},
+        {"name": "g", "parameters": {"type": "object"}},
+    ]
+
+
+def test_a_choice_of_a_tool_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "h"}})
+    assert caught.value.param == "tool_choice"
+
+
+def test_parallel_calls_can_be_refused() -> None:
+    use = chat(tools=TOOLS, parallel_tool_calls=False).tool_use
+    assert use is not None
+    assert not use.parallel
+
+
+@pytest.mark.parametrize(
+    ("choice", "use"),
+    [
+        ("auto", ToolUse(names=["f"], parallel=False)),
+        ({"name": "f"}, ToolUse(mode="required", names=["f"], parallel=False)),
+        ("none", None),
+    ],
+)
+def test_functions_are_tools_of_which_one_is_called(choice: Any, use: ToolUse | None) -> None:
+    assert chat(functions=[{"name": "f"}], function_call=choice).tool_use == use
+
+
+def test_past_calls_of_functions_are_joined_to_their_answers() -> None:
+    call, result = messages(
+        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "1"},
+    )
+    assert (result["role"], result["tool_call_id"]) == ("tool", call["tool_calls"][0]["id"])
+
+
+# ---- thinking
+
+
+@pytest.mark.parametrize(
+    ("effort", "kwargs"),
+    [
+        ("none", {"enable_thinking": False}),
+        ("minimal", {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("medium", {"enable_thinking": True, "reasoning_effort": "medium"}),
+        ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
+    ],
+)
+def test_an_effort_is_said_in_the_words_of_templates(effort: str, kwargs: dict[str, Any]) -> None:
+    prompt = chat(reasoning_effort=effort).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.template_kwargs == kwargs
+
+
+def test_template_kwargs_win_over_the_effort() -> None:
+    prompt = chat(reasoning_effort="high", chat_template_kwargs={"enable_thinking": False}).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.template_kwargs == {"enable_thinking": False, "reasoning_effort": "high"}
+
+
+def test_chat_splits_thinking_from_the_answer() -> None:
+    assert chat().split_reasoning
+    assert not completions()[0].split_reasoning

@@ -1,0 +1,68 @@
+"""Blocks -> Anthropic's content, usage and reason to stop. Pure."""
+
+from pydantic_core import from_json
+
+from api.answer import Identity, Tally
+from api.blocks import Block, Blocks
+from shared.anthropic import (
+    Content,
+    Message,
+    OutputTokensDetails,
+    StopReason,
+    TextContent,
+    ThinkingContent,
+    ToolUseContent,
+    Usage,
+)
+from shared.protocol import Finish, FinishReason
+
+_REASONS: dict[FinishReason, StopReason] = {
+    FinishReason.STOP: "end_turn",
+    FinishReason.LENGTH: "max_tokens",
+    FinishReason.TOOL_CALLS: "tool_use",
+}
+
+
+def message(identity: Identity, blocks: Blocks) -> Message:
+    return Message(
+        id=identity.id,
+        model=identity.model,
+        content=[content(block) for block in blocks.all],
+        stop_reason=stop_reason(blocks.finish),
+        stop_sequence=blocks.finish.stop_sequence if blocks.finish else None,
+        usage=usage(blocks.tally),
+    )
+
+
+def content(block: Block) -> Content:
+    match block.kind:
+        case "text":
+            return TextContent(text=block.text)
+        case "thinking":
+            return ThinkingContent(thinking=block.text)
+        case "call":
+            return ToolUseContent(id=block.id, name=block.name, input=_input(block.text))
+
+
+def _input(arguments: str) -> dict[str, object]:
+    """Arguments that were cut off at max_tokens are no object: as far as they are whole, they are kept."""
+    try:
+        value = from_json(arguments, allow_partial=True)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def stop_reason(finish: Finish | None) -> StopReason | None:
+    if finish is None:
+        return None
+    return "stop_sequence" if finish.stop_sequence is not None else _REASONS[finish.reason]
+
+
+def usage(tally: Tally) -> Usage:
+    return Usage(
+        input_tokens=tally.prompt_tokens - tally.cached_tokens,
+        output_tokens=tally.completion_tokens,
+        cache_read_input_tokens=tally.cached_tokens,
+        output_tokens_details=OutputTokensDetails(thinking_tokens=tally.reasoning_tokens),
+    )

@@ -1,0 +1,175 @@
+"""Anthropic requests -> ``Generation``, the one inner request. Pure.
+
+What clients send and this server has no use for is left out: blocks and tools of types it does not know, thinking
+that was redacted. What it cannot read but would have to, an image, is refused by name.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic_core import to_json
+
+from api.grammars import grammar
+from api.refusals import unsupported, wrong
+from api.templates import effort_kwargs
+from api.tools import names_of, tool, tool_use
+from shared.anthropic import (
+    CountTokensRequest,
+    DocumentBlock,
+    ImageBlock,
+    InputBlock,
+    InputMessage,
+    MessagesRequest,
+    ResultPart,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from shared.protocol import ChatPrompt, Generation, Grammar, Sampling, Stopping, ToolUse
+
+BETWEEN_BLOCKS = "\n\n"
+BILLING = (
+    "x-anthropic-billing-header:"  # Claude Code's first system block; as it changes, no prefix is shared
+)
+
+
+def message_generation(request: MessagesRequest) -> Generation:
+    prompt = message_prompt(request)
+    return Generation(
+        prompt=prompt,
+        sampling=Sampling(
+            seed=secrets.randbits(63),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=max(request.top_k, 0),
+        ),
+        stopping=Stopping(max_tokens=request.max_tokens, stop=request.stop_sequences),
+        grammar=_grammar(request),
+        tool_use=_tool_use(request, prompt.tools or []),
+        split_reasoning=True,
+    )
+
+
+def message_prompt(request: CountTokensRequest) -> ChatPrompt:
+    return ChatPrompt(
+        messages=[*_system(request), *_messages(request.messages)],
+        tools=_tools(request) or None,
+        template_kwargs=_template_kwargs(request),
+    )
+
+
+def _grammar(request: MessagesRequest) -> Grammar | None:
+    wanted = request.output_config.format
+    return None if wanted is None else grammar(wanted.schema_, "output_config.format")
+
+
+def _template_kwargs(request: CountTokensRequest) -> dict[str, Any]:
+    kwargs = effort_kwargs(request.output_config.effort)
+    if request.thinking is not None:
+        kwargs["enable_thinking"] = request.thinking.type != "disabled"
+    return kwargs
+
+
+# ---------------------------------------------------------------- tools
+
+
+def _tools(request: CountTokensRequest) -> list[dict[str, Any]]:
+    if request.tool_choice is not None and request.tool_choice.type == "none":
+        return []
+    return [
+        tool(one.name, one.description, one.input_schema, f"tools[{i}].input_schema")
+        for i, one in enumerate(request.tools)
+        if one.type == "custom"
+    ]
+
+
+def _tool_use(request: MessagesRequest, tools: list[dict[str, Any]]) -> ToolUse | None:
+    choice = request.tool_choice
+    if choice is None or choice.type in ("auto", "none"):
+        parallel = choice is None or not choice.disable_parallel_tool_use
+        return tool_use("auto", names_of(tools), tools, parallel) if tools else None
+    if not tools:
+        raise wrong("tool_choice", "it is only allowed when 'tools' are given")
+    if choice.type == "any":
+        return tool_use("required", names_of(tools), tools, not choice.disable_parallel_tool_use)
+    if choice.name is None:
+        raise wrong("tool_choice.name", "it must name the tool")
+    return tool_use("required", [choice.name], tools, parallel=False)
+
+
+# ---------------------------------------------------------------- messages
+
+
+def _system(request: CountTokensRequest) -> list[dict[str, Any]]:
+    if isinstance(request.system, str):
+        texts = [request.system]
+    else:
+        texts = [block.text for block in request.system if not block.text.startswith(BILLING)]
+    text = BETWEEN_BLOCKS.join(texts)
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _messages(messages: Sequence[InputMessage]) -> Iterator[dict[str, Any]]:
+    for i, message in enumerate(messages):
+        if isinstance(message.content, str):
+            yield {"role": message.role, "content": message.content}
+        elif message.role == "assistant":
+            yield _assistant(message.content)
+        else:
+            yield from _said_to_it(message.role, message.content, f"messages[{i}].content")
+
+
+def _assistant(blocks: Sequence[InputBlock]) -> dict[str, Any]:
+    texts = [block.text for block in blocks if isinstance(block, TextBlock)]
+    calls = [_past_call(block) for block in blocks if isinstance(block, ToolUseBlock)]
+    thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
+    out: dict[str, Any] = {"role": "assistant", "content": BETWEEN_BLOCKS.join(texts)}
+    if calls:
+        out["tool_calls"] = calls
+    if thoughts:
+        out["reasoning_content"] = BETWEEN_BLOCKS.join(thoughts)
+    return out
+
+
+def _past_call(block: ToolUseBlock) -> dict[str, Any]:
+    function = {"name": block.name, "arguments": to_json(block.input).decode()}
+    return {"id": block.id, "type": "function", "function": function}
+
+
+def _said_to_it(role: str, blocks: Sequence[InputBlock], path: str) -> Iterator[dict[str, Any]]:
+    """A tool's result is a message of its own; the texts between two of them are one."""
+    texts: list[str] = []
+    empty = True
+    for i, block in enumerate(blocks):
+        if isinstance(block, ToolResultBlock):
+            if texts:
+                yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
+            texts, empty = [], False
+            yield _result(block, f"{path}[{i}].content")
+        else:
+            texts += _text(block, f"{path}[{i}]")
+    if texts or empty:
+        yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
+
+
+def _result(block: ToolResultBlock, path: str) -> dict[str, Any]:
+    if isinstance(block.content, str):
+        text = block.content
+    else:
+        parts = [_text(part, f"{path}[{i}]") for i, part in enumerate(block.content)]
+        text = BETWEEN_BLOCKS.join(text for texts in parts for text in texts)
+    return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
+
+
+def _text(block: InputBlock | ResultPart, path: str) -> list[str]:
+    match block:
+        case TextBlock():
+            return [block.text]
+        case DocumentBlock() if block.source.type == "text":
+            return [block.source.data]
+        case ImageBlock() | DocumentBlock():
+            raise unsupported(path, f"this model reads text only, no {block.type}")
+        case _:
+            return []

@@ -1,0 +1,11 @@
+"""What every dialect says about a field it cannot honour."""
+
+from shared.errors import InvalidRequest, UnsupportedParameter
+
+
+def unsupported(param: str, why: str) -> UnsupportedParameter:
+    return UnsupportedParameter(f"Unsupported parameter: '{param}': {why}.", param=param)
+
+
+def wrong(param: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Invalid value for '{param}': {why}.", param=param)

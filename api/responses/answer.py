@@ -1,0 +1,150 @@
+"""Blocks -> output items and the response around them. Pure."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from api.answer import Identity, Tally
+from api.blocks import Block, Blocks
+from api.logprobs import chat_logprobs
+from shared.errors import ServingError
+from shared.protocol import FinishReason, TokenLogprob
+from shared.responses import (
+    ErrorDetails,
+    FunctionCallOutput,
+    IncompleteDetails,
+    InputTokensDetails,
+    ItemStatus,
+    Logprob,
+    MessageOutput,
+    OutputItem,
+    OutputText,
+    OutputTokensDetails,
+    ReasoningOutput,
+    ReasoningText,
+    ResponseObject,
+    ResponsesRequest,
+    Usage,
+)
+
+PREFIX = "resp_"
+_ITEM_PREFIX = {"text": "msg_", "thinking": "rs_", "call": "fc_"}
+
+
+def in_progress(identity: Identity, request: ResponsesRequest) -> ResponseObject:
+    return _response(identity, request, "in_progress")
+
+
+def ended(identity: Identity, request: ResponsesRequest, blocks: Blocks, at: int) -> ResponseObject:
+    cut = _was_cut(blocks)
+    return _response(
+        identity,
+        request,
+        "incomplete" if cut else "completed",
+        completed_at=None if cut else at,
+        incomplete_details=IncompleteDetails() if cut else None,
+        output=[item(identity, block, status(block, blocks)) for block in blocks.all],
+        usage=usage(blocks.tally),
+    )
+
+
+def failed(
+    identity: Identity, request: ResponsesRequest, blocks: Blocks, error: ServingError
+) -> ResponseObject:
+    return _response(
+        identity,
+        request,
+        "failed",
+        error=ErrorDetails(code="server_error", message=error.message),
+        output=[item(identity, block, "incomplete") for block in blocks.all],
+    )
+
+
+def _response(
+    identity: Identity,
+    request: ResponsesRequest,
+    status: Literal["in_progress", "completed", "incomplete", "failed"],
+    **known: Any,
+) -> ResponseObject:
+    nothing_yet: dict[str, Any] = {
+        "completed_at": None,
+        "error": None,
+        "incomplete_details": None,
+        "output": [],
+        "usage": None,
+    }
+    return ResponseObject(
+        id=identity.id,
+        created_at=identity.created,
+        model=identity.model,
+        status=status,
+        **{**_asked(request), **nothing_yet, **known},
+    )
+
+
+def _asked(request: ResponsesRequest) -> dict[str, Any]:
+    again = (
+        "instructions max_output_tokens max_tool_calls metadata parallel_tool_calls previous_response_id"
+        " presence_penalty frequency_penalty prompt_cache_key safety_identifier store temperature top_logprobs"
+        " top_p truncation"
+    )
+    choice = request.tool_choice
+    return {
+        **{name: getattr(request, name) for name in again.split()},
+        "reasoning": request.reasoning.model_dump(),
+        "text": request.text.model_dump(by_alias=True, exclude_none=True),
+        "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
+        "tools": [
+            {**tool.model_dump(), "strict": True if tool.strict is None else tool.strict}
+            for tool in request.functions
+        ],
+    }
+
+
+# ---------------------------------------------------------------- items
+
+
+def item_id(identity: Identity, block: Block) -> str:
+    """It tells which response it belongs to."""
+    return f"{_ITEM_PREFIX[block.kind]}{identity.id.removeprefix(PREFIX)}{block.index:04x}"
+
+
+def item(identity: Identity, block: Block, status: ItemStatus) -> OutputItem:
+    """An item that has just begun has no content: that is added as a part."""
+    id, began = item_id(identity, block), status == "in_progress"
+    match block.kind:
+        case "text":
+            return MessageOutput(id=id, status=status, content=[] if began else [text_part(block)])
+        case "thinking":
+            thoughts = [] if began else [ReasoningText(text=block.text)]
+            return ReasoningOutput(id=id, status=status, content=thoughts)
+        case "call":
+            arguments = "" if began else block.text
+            return FunctionCallOutput(
+                id=id, call_id=block.id, name=block.name, arguments=arguments, status=status
+            )
+
+
+def text_part(block: Block) -> OutputText:
+    return OutputText(text=block.text, logprobs=logprobs(block.logprobs))
+
+
+def logprobs(tokens: Sequence[TokenLogprob]) -> list[Logprob]:
+    return [Logprob.model_validate(entry.model_dump()) for entry in chat_logprobs(tokens).content]
+
+
+def status(block: Block, blocks: Blocks) -> ItemStatus:
+    return "incomplete" if block is blocks.all[-1] and _was_cut(blocks) else "completed"
+
+
+def _was_cut(blocks: Blocks) -> bool:
+    return blocks.finish is not None and blocks.finish.reason is FinishReason.LENGTH
+
+
+def usage(tally: Tally) -> Usage:
+    return Usage(
+        input_tokens=tally.prompt_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=tally.cached_tokens),
+        output_tokens=tally.completion_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=tally.reasoning_tokens),
+        total_tokens=tally.prompt_tokens + tally.completion_tokens,
+    )

@@ -1,0 +1,92 @@
+"""Responses requests -> ``Generation``, the one inner request. Pure.
+
+Tools of types that are not functions are left out: clients offer them to every server. What changes an answer and
+does not work is refused by name.
+"""
+
+import secrets
+from typing import Any, Literal
+
+from api.grammars import grammar
+from api.refusals import unsupported, wrong
+from api.responses.transcript import messages
+from api.templates import effort_kwargs
+from api.tools import names_of, tool, tool_use
+from shared.protocol import ChatPrompt, Generation, Grammar, Sampling, Stopping, ToolUse
+from shared.responses import AllowedTools, FunctionTool, InputItem, NamedTool, ResponsesRequest, SchemaFormat
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+def response_generation(request: ResponsesRequest, items: list[InputItem]) -> Generation:
+    """``items``: the whole conversation, the request's input at its end."""
+    prompt = response_prompt(request, items)
+    scored = request.top_logprobs or LOGPROBS in request.include
+    return Generation(
+        prompt=prompt,
+        sampling=Sampling(
+            seed=secrets.randbits(63),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+        ),
+        stopping=Stopping(max_tokens=request.max_output_tokens),
+        logprobs=request.top_logprobs if scored else None,
+        grammar=_grammar(request),
+        tool_use=_tool_use(request, prompt.tools or []),
+        split_reasoning=True,
+    )
+
+
+def response_prompt(request: ResponsesRequest, items: list[InputItem]) -> ChatPrompt:
+    _refuse(request)
+    system = [] if request.instructions is None else [{"role": "system", "content": request.instructions}]
+    said = [*system, *messages(items)]
+    if not said:
+        raise wrong("input", "it must have at least one item")
+    return ChatPrompt(
+        messages=said,
+        tools=_tools(request) or None,
+        template_kwargs=effort_kwargs(request.reasoning.effort),
+    )
+
+
+def _refuse(request: ResponsesRequest) -> None:
+    if request.background:
+        raise unsupported("background", "answers are made while the client waits")
+    if request.conversation is not None:
+        raise unsupported("conversation", "use 'previous_response_id'")
+    if request.prompt is not None:
+        raise unsupported("prompt", "there are no stored prompts here")
+
+
+def _grammar(request: ResponsesRequest) -> Grammar | None:
+    wanted = request.text.format
+    if isinstance(wanted, SchemaFormat):
+        return grammar(wanted.schema_, "text.format.schema")
+    return Grammar() if wanted.type == "json_object" else None
+
+
+def _tools(request: ResponsesRequest) -> list[dict[str, Any]]:
+    if request.tool_choice == "none":
+        return []
+    return [
+        tool(one.name, one.description, one.parameters, f"tools[{i}].parameters")
+        for i, one in enumerate(request.tools)
+        if isinstance(one, FunctionTool)
+    ]
+
+
+def _tool_use(request: ResponsesRequest, tools: list[dict[str, Any]]) -> ToolUse | None:
+    choice, parallel = request.tool_choice, request.parallel_tool_calls
+    if choice in ("none", "auto") and not tools:
+        return None
+    if not tools:
+        raise wrong("tool_choice", "it is only allowed when 'tools' has functions")
+    if isinstance(choice, NamedTool):
+        return tool_use("required", [choice.name], tools, parallel=False)
+    if isinstance(choice, AllowedTools):
+        return tool_use(choice.mode, [one.name for one in choice.tools], tools, parallel)
+    mode: Literal["auto", "required"] = "required" if choice == "required" else "auto"
+    return tool_use(mode, names_of(tools), tools, parallel)

@@ -1,0 +1,101 @@
+"""/v1/responses: made, continued, fetched, deleted; and what went into them."""
+
+from collections.abc import AsyncIterator
+
+from falcon.asgi import Request, Response
+
+from api.answer import Identity, now
+from api.blocks import gather
+from api.broker_client import BrokerClient
+from api.catalog import Catalog
+from api.parse import read
+from api.replies import Replies
+from api.respond import respond_json, respond_stream
+from api.responses.answer import PREFIX, ended
+from api.responses.conversations import Conversations
+from api.responses.events import ResponseEvents
+from api.responses.request import response_generation, response_prompt
+from api.tokens import prompt_as_read
+from shared.errors import InvalidRequest, ServingError
+from shared.responses import DeletedResponse, InputItemList, InputTokensResponse, ResponsesRequest
+
+MAX_PAGE = 100
+
+
+class Responses:
+    def __init__(self, catalog: Catalog, broker: BrokerClient, conversations: Conversations) -> None:
+        self._catalog = catalog
+        self._broker = broker
+        self._conversations = conversations
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        request = await read(req, ResponsesRequest)
+        model = self._catalog.resolve(request.model)
+        items = await self._conversations.items(request)
+        replies = await self._broker.generate(model, [response_generation(request, items)])
+        identity = Identity.new(PREFIX, model)
+        request = request.model_copy(update={"store": self._conversations.keeps(request)})
+        if request.stream:
+            respond_stream(resp, self._streamed(ResponseEvents(identity, request), request, replies))
+        else:
+            response = ended(identity, request, await gather(replies), now())
+            await self._conversations.keep(response, request)
+            respond_json(resp, response)
+
+    async def _streamed(
+        self, events: ResponseEvents, request: ResponsesRequest, replies: Replies
+    ) -> AsyncIterator[bytes]:
+        """The response is kept before the client hears that it is complete: it may be the next one's previous."""
+        try:
+            async for batch in replies:
+                yield events.render(batch) if batch else events.idle()
+        except ServingError as error:
+            yield events.fail(error)
+            return
+        response = events.ended(now())
+        await self._conversations.keep(response, request)
+        yield events.end(response)
+
+    async def on_post_count(self, req: Request, resp: Response) -> None:
+        request = await read(req, ResponsesRequest)
+        model = self._catalog.resolve(request.model)
+        prompt = response_prompt(request, await self._conversations.items(request))
+        start = await prompt_as_read(self._broker, model, prompt, echo=False)
+        respond_json(resp, InputTokensResponse(input_tokens=start.prompt_tokens))
+
+
+class StoredResponses:
+    def __init__(self, conversations: Conversations) -> None:
+        self._conversations = conversations
+
+    async def on_get(self, req: Request, resp: Response, id: str) -> None:
+        resp.media = (await self._conversations.get(id)).response
+
+    async def on_delete(self, req: Request, resp: Response, id: str) -> None:
+        await self._conversations.delete(id)
+        respond_json(resp, DeletedResponse(id=id))
+
+    async def on_post_cancel(self, req: Request, resp: Response, id: str) -> None:
+        await self._conversations.get(id)
+        raise InvalidRequest("Only background responses can be cancelled; close the connection instead.")
+
+    async def on_get_input(self, req: Request, resp: Response, id: str) -> None:
+        """The newest first, unless ``order=asc``."""
+        items = (await self._conversations.get(id)).input
+        if req.get_param("order") != "asc":
+            items.reverse()
+        after = req.get_param("after")
+        ids = [item["id"] for item in items]
+        begin = ids.index(after) + 1 if after in ids else 0
+        limit = req.get_param_as_int("limit", min_value=1, max_value=MAX_PAGE, default=20)
+        page = items[begin : begin + limit]
+        shown = [item["id"] for item in page]
+        respond_json(
+            resp,
+            InputItemList(
+                data=page,
+                first_id=shown[0] if shown else None,
+                last_id=shown[-1] if shown else None,
+                has_more=begin + limit < len(items),
+            ),
+        )
