@@ -94,12 +94,12 @@ def test_scored_choices_of_no_tokens_end_beside_others(engine: BatchEngine) -> N
     jobs = [
         job("a", PROMPT, n=2, max_tokens=0, echo=True, logprobs=1),
         job("b", [5, 6, 7], max_tokens=9, ignore_eos=True),
-        job("c", PROMPT[:40], max_tokens=2, echo=True, logprobs=1, ignore_eos=True),
+        job("c", PROMPT[:20], max_tokens=2, echo=True, logprobs=1, ignore_eos=True),
     ]
     deltas = play(engine, jobs)
     assert [len(delta.ids) for key in [("a", 0), ("a", 1)] for delta in deltas[key]] == [0, 0]
     assert sum(len(delta.ids) for delta in deltas["b", 0]) == 9
-    assert [len(d.start.prompt_logprobs or []) for d in deltas["c", 0] if d.start] == [39]
+    assert [len(d.start.prompt_logprobs or []) for d in deltas["c", 0] if d.start] == [19]
 
 
 def test_scoring_does_not_change_what_is_generated(engine: BatchEngine) -> None:
