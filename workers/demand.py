@@ -14,6 +14,7 @@ from workers.families import Form
 
 Schema = dict[str, Any]
 
+REFERENCES = 8  # that lead to one another
 NOTHING: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 ANYTHING: Schema = {"type": "object"}
 
@@ -70,13 +71,13 @@ class Demand:
         return f"{opening} {self._value(schema, root, rule)}"
 
     def _value(self, schema: Any, root: Schema, rule: str) -> str:
-        schema = schema if isinstance(schema, dict) else {}
+        schema = resolved(schema, root)
         after = self._literal(self.form.after)
         if self.form.quotes is None or not _is_text(schema):
             definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
             return f"{self._json(schema | definitions)} {after}"
         before, behind = self.form.quotes
-        if words := [word for word in schema.get("enum", []) if isinstance(word, str)]:
+        if words := [word for word in _choices(schema) if isinstance(word, str)]:
             text = f"({' | '.join(map(self._literal, words))}) {self._literal(behind + self.form.after)}"
         else:
             text = self._text_to(behind + self.form.after, rule)
@@ -123,16 +124,30 @@ def _escaped(text: str) -> str:
     return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
 
 
+def resolved(schema: Any, root: Schema) -> Schema:
+    """What a reference into the tool's own schema stands for; one that cannot be followed stands for anything."""
+    for _ in range(REFERENCES):
+        if not isinstance(schema, dict) or "$ref" not in schema:
+            break
+        found: Any = root
+        for step in str(schema["$ref"]).removeprefix("#/").split("/"):
+            found = found.get(step) if isinstance(found, dict) else None
+        schema = found
+    return schema if isinstance(schema, dict) else {}
+
+
+def _choices(schema: Schema) -> list[Any]:
+    return [schema["const"]] if "const" in schema else list(schema.get("enum") or ())
+
+
 def _is_text(schema: Schema) -> bool:
     """Whether a value may be a string: then it is written as one."""
-    kinds = schema.get("type", "string" if "enum" not in schema else None)
-    if "anyOf" in schema or "oneOf" in schema:
-        return any(
-            _is_text(each) for each in schema.get("anyOf") or schema["oneOf"] if isinstance(each, dict)
-        )
-    if kinds is None:
-        return all(isinstance(word, str) for word in schema["enum"])
-    return "string" in ([kinds] if isinstance(kinds, str) else kinds)
+    if choices := _choices(schema):
+        return all(isinstance(word, str) for word in choices)
+    if kinds := schema.get("type"):
+        return "string" in ([kinds] if isinstance(kinds, str) else kinds)
+    either = schema.get("anyOf") or schema.get("oneOf")
+    return not either or any(_is_text(each) for each in either if isinstance(each, dict))
 
 
 def tool_of(tool: Mapping[str, Any]) -> Tool:

@@ -60,11 +60,13 @@ class Dialect:
     """What a model's tokenizer and template say beside the text: calls and thinking.
 
     ``family`` None: the template knows no tools, and they are described by us, in the form PLAIN.
+    ``think``: the token that opens the thinking, if it is one.
     ``special``: special tokens that are marks of calls or of thinking, and their ids.
     """
 
     family: Family | None = None
     thinking: tuple[str, str] | None = None
+    think: int | None = None
     special: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -212,4 +214,5 @@ def dialect_of(tokenizer: Any) -> Dialect:
         for id, token in tokenizer.added_tokens_decoder.items()
         if token.special and any(token.content in mark for mark in marks)
     }
-    return Dialect(family, thinking, special)
+    opening: tuple[int, ...] = tokenizer.think_start_tokens or ()
+    return Dialect(family, thinking, opening[0] if len(opening) == 1 else None, special)

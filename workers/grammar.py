@@ -42,29 +42,30 @@ Mask = npt.NDArray[np.uint8]  # one bit a token, the lowest first
 class Compiled:
     """A grammar ready to be followed; each choice follows it with a guide of its own.
 
-    ``after``: the bytes behind which it begins (the end of thinking), if not with the first token.
+    ``after``: the bytes behind which it begins, the end of thinking. ``unless``: the token that opens the thinking;
+    if the first one is another, the grammar begins with it.
     """
 
     matcher: LLMatcher
     eos: Sequence[int] = ()
     after: bytes = b""
+    unless: int | None = None
 
     def guide(self, vocabulary: Sequence[bytes]) -> "Guide":
-        return Guide(self.matcher.deep_copy(), vocabulary, self.eos, self.after)
+        return Guide(self, vocabulary)
 
 
 class Guide:
     """Where one choice is in its grammar. ``sleeping`` until the bytes it begins behind have come."""
 
-    def __init__(
-        self, matcher: LLMatcher, vocabulary: Sequence[bytes], eos: Sequence[int] = (), after: bytes = b""
-    ) -> None:
-        self._matcher = matcher
-        self._eos = eos
+    def __init__(self, compiled: Compiled, vocabulary: Sequence[bytes]) -> None:
+        self._matcher = compiled.matcher.deep_copy()
+        self._eos = compiled.eos
         self._vocabulary = vocabulary
-        self._after = after
+        self._after = compiled.after
+        self._unless = compiled.unless  # None from the first token on
         self._tail = b""
-        self.sleeping = bool(after)
+        self.sleeping = bool(compiled.after) and compiled.unless is None
         self.failed = False
 
     @property
@@ -73,7 +74,10 @@ class Guide:
         return not self.sleeping and not self.failed and self._matcher.is_stopped()
 
     def take(self, id: int) -> None:
-        if self.sleeping:
+        opening, self._unless = self._unless, None
+        if id == opening:
+            self.sleeping = True
+        elif self.sleeping:
             self._listen(id)
         elif not self.failed and not self._matcher.consume_token(id):
             self._fail()
@@ -86,7 +90,7 @@ class Guide:
         if self._matcher.is_error() or not mask.any():
             self._fail()
             return self._all_but_the_end()
-        return mask
+        return mask if self._unless is None else _with(mask, self._unless)
 
     def _all_but_the_end(self) -> Mask:
         bits = np.ones(8 * -(-len(self._vocabulary) // 8), dtype=np.uint8)
@@ -210,6 +214,12 @@ def _without_padding(tokenizer: str) -> str:
 
 def schema_of(grammar: Grammar) -> dict[str, Any]:
     return {"type": "object"} if grammar.json_schema is None else grammar.json_schema
+
+
+def _with(mask: Mask, id: int) -> Mask:
+    mask = mask.copy()
+    mask[id // 8] |= 1 << (id % 8)
+    return mask
 
 
 def json_grammar(schema: str) -> str:

@@ -74,7 +74,7 @@ class Preparation:
     def _grammar(
         self, generation: Generation, calling: Calling | None, split: Thinking | None
     ) -> Compiled | None:
-        """Of the text or the calls that must come. It begins behind the thinking, if that is split off."""
+        """Of the text or the calls that must come. It begins behind the thinking, where that is split off."""
         must_call = calling is not None and generation.tool_use and generation.tool_use.mode == "required"
         if generation.grammar is None and not must_call:
             return None
@@ -85,8 +85,10 @@ class Preparation:
             )
         text = None if must_call else generation.grammar
         matcher = self.grammars.matcher(text, calling, self.dialect.special)
-        after = split.end.encode() if split and split.open else b""
-        return Compiled(matcher, self.grammars.eos, after)
+        if split is None or split.over or not (split.open or self.dialect.think is not None):
+            return Compiled(matcher, self.grammars.eos)
+        unless = None if split.open else self.dialect.think
+        return Compiled(matcher, self.grammars.eos, split.end.encode(), unless)
 
     def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> tuple[str | None, list[int]]:
         """The prompt's text, if it came as text, and its ids."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Thinking:
-    """How a model marks its thinking. ``open``: the prompt ends inside of it."""
+    """How a model marks its thinking. ``open``: the prompt ends inside of it; ``over``: it ends right behind it."""
 
     start: str
     end: str
     open: bool = False
+    over: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,5 @@ def overlap(text: str, marker: str) -> int:
 
 def thinking_of(start: str, end: str, prompt: str) -> Thinking:
     """Of a prompt, or its end: a template that opens the thinking leaves only blanks behind the marker."""
-    return Thinking(start, end, open=prompt.rstrip().endswith(start))
+    tail = prompt.rstrip()
+    return Thinking(start, end, open=tail.endswith(start), over=tail.endswith(end))

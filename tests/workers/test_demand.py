@@ -160,6 +160,50 @@ def test_a_schema_nobody_can_enforce_does_not_keep_a_tool_from_being_called(
         assert [name for name, _ in calls(deltas)] == ["odd"]
 
 
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm47", "gemma4", "pythonic", "minimax_m2"])
+def test_references_and_constants_among_arguments_are_followed(
+    engine: BatchEngine, grammars: Grammars, name: str
+) -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "$defs": {"Colour": {"enum": ["red", "green"]}, "Also": {"$ref": "#/$defs/Colour"}},
+        "properties": {
+            "colour": {"$ref": "#/$defs/Also"},
+            "kind": {"const": "paint"},
+            "many": {"anyOf": [{"type": "integer", "maximum": 9, "minimum": 0}, {"type": "null"}]},
+        },
+        "required": ["colour", "kind", "many"],
+    }
+    asked = calling(FAMILIES[name], "paint", tools=[tool("paint", schema)])
+    for deltas in play(engine, [must_call(grammars, str(i), asked, seed=i) for i in range(6)]).values():
+        ((_, arguments),) = calls(deltas)
+        found = json.loads(arguments)
+        assert (found["colour"] in ("red", "green"), found["kind"]) == (True, "paint")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_free_text_among_the_arguments_ends_at_its_mark(
+    loaded: LoadedModel, grammars: Grammars, name: str
+) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": DIGIT},
+        "required": ["a", "b"],
+    }
+    asked = calling(FAMILIES[name], "note", tools=[tool("note", parameters)])
+    grammar = Compiled(grammars.calls(asked, {}), grammars.eos)
+    form = asked.family.form
+    assert form is not None
+    opening = form.outer[0] + form.opening.replace("{name}", "note")
+    quote = form.quotes or ('"', '"')
+    key = (form.key or '{"{key}": ').replace("{key}", "a")
+    text = opening + key + quote[0] + "one < 2, {}" + quote[1] + form.after
+    guide = grammar.guide(token_bytes(loaded.tokenizer))
+    for id in loaded.tokenizer.encode(text):
+        guide.take(id)
+    assert not guide.failed and not guide.complete
+
+
 def test_a_call_nobody_offers_is_refused(grammars: Grammars) -> None:
     with pytest.raises(InvalidRequest):
         grammars.calls(calling(PLAIN, "missing"), {})

@@ -54,6 +54,7 @@ def test_marks_that_are_special_tokens_are_known_by_their_ids(tmp_path: Path) ->
     )
     dialect = dialect_of(loaded.tokenizer)
     assert dialect.thinking == ("<think>", "</think>")
+    assert loaded.tokenizer.convert_ids_to_tokens(dialect.think) == "<think>"
     assert set(dialect.special) == {"[TOOL_CALLS]", "[ARGS]"}
     assert loaded.tokenizer.convert_ids_to_tokens(dialect.special["[ARGS]"]) == "[ARGS]"
 

@@ -184,10 +184,24 @@ def test_while_it_sleeps_only_the_end_is_forbidden(grammars: Grammars, loaded: L
 def test_a_token_the_grammar_forbids_fails_the_guide_and_ends_the_choice(
     grammars: Grammars, engine: BatchEngine, loaded: LoadedModel
 ) -> None:
-    assert state(Compiled(grammars.json(Grammar()), grammars.eos).guide([]), spelled(loaded, "x")) == "failed"
+    assert (
+        state(Compiled(grammars.json(Grammar()), grammars.eos).guide([b""]), spelled(loaded, "x")) == "failed"
+    )
     wrong = guided(grammars, "a", None, held=[spelled(loaded, "x")])
     (only,) = play(engine, [wrong])["a", 0]
     assert only.finish is not None and only.finish.reason == FinishReason.LENGTH
+
+
+def test_a_model_may_think_first_or_begin_at_once(grammars: Grammars, loaded: LoadedModel) -> None:
+    vocabulary = token_bytes(loaded.tokenizer)
+    think = spelled(loaded, "~")[0]
+    one = Compiled(grammars.json(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>", think)
+    mask = one.guide(vocabulary).mask()
+    may = [id for id in range(len(loaded.tokenizer)) if mask[id // 8] >> (id % 8) & 1]
+    assert may == sorted([think, spelled(loaded, "1")[0]])
+    assert state(one.guide(vocabulary), spelled(loaded, "~hm")) == "sleeping"
+    assert state(one.guide(vocabulary), spelled(loaded, "~hm</think>") + spelled(loaded, "1")) == "complete"
+    assert state(one.guide(vocabulary), spelled(loaded, "1")) == "complete"
 
 
 # ---------------------------------------------------------------- what is refused

@@ -200,6 +200,18 @@ def test_a_prompt_that_opens_the_thinking_is_seen(
     assert job.grammar is not None and job.grammar.after == (b"</think>" if inside else b"")
 
 
+@pytest.mark.parametrize(("text", "unless"), [("a", 77), ("a<think>", None), ("a<think></think>\n\n", None)])
+def test_a_model_that_opens_its_thinking_itself_may_do_so_before_a_grammar(
+    whole: Preparation, text: str, unless: int | None
+) -> None:
+    generation = Generation(
+        prompt=TextPrompt(text=text), sampling=Sampling(seed=0), split_reasoning=True, grammar=Grammar()
+    )
+    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    job = replace(whole, dialect=replace(REASONING, think=77))(run)
+    assert job.grammar is not None and job.grammar.unless == unless
+
+
 def test_thinking_is_split_only_when_asked(whole: Preparation) -> None:
     assert replace(whole, dialect=REASONING)(ask(TextPrompt(text="a<think>"))).thinking is None
 

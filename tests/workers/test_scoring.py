@@ -15,6 +15,7 @@ from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.load import vocabulary_size_of
 from workers.engine.rows import TokenRules
 from workers.loader import LoadedModel, inspect, load
+from workers.scripted import Script, ScriptedEngine
 from workers.vocabulary import token_bytes
 
 PROMPT = [(11 * i) % 250 + 3 for i in range(300)]
@@ -93,12 +94,12 @@ def test_scored_choices_of_no_tokens_end_beside_others(engine: BatchEngine) -> N
     jobs = [
         job("a", PROMPT, n=2, max_tokens=0, echo=True, logprobs=1),
         job("b", [5, 6, 7], max_tokens=9, ignore_eos=True),
-        job("c", PROMPT[:40], max_tokens=2, echo=True, logprobs=1, ignore_eos=True),
+        job("c", PROMPT[:20], max_tokens=2, echo=True, logprobs=1, ignore_eos=True),
     ]
     deltas = play(engine, jobs)
     assert [len(delta.ids) for key in [("a", 0), ("a", 1)] for delta in deltas[key]] == [0, 0]
     assert sum(len(delta.ids) for delta in deltas["b", 0]) == 9
-    assert [len(d.start.prompt_logprobs or []) for d in deltas["c", 0] if d.start] == [39]
+    assert [len(d.start.prompt_logprobs or []) for d in deltas["c", 0] if d.start] == [19]
 
 
 def test_scoring_does_not_change_what_is_generated(engine: BatchEngine) -> None:
@@ -116,3 +117,17 @@ def test_the_generated_token_is_scored_even_if_it_ends_the_turn(
     assert only.logprobs[0].id == EOS
     assert only.logprobs[0].logprob == pytest.approx(directly(loaded, PROMPT[:20])[-1, EOS], abs=1e-4)
     assert only.finish is not None and only.finish.reason == FinishReason.STOP
+
+
+def test_the_engine_without_a_model_keeps_to_the_same() -> None:
+    engine = ScriptedEngine(Script())
+    for each in [
+        job("a", [5, 6, 7], n=2, max_tokens=0),
+        job("b", [5, 6], max_tokens=0, echo=True, logprobs=1),
+    ]:
+        engine.add(each)
+    outputs = [output.delta for output in engine.step()]
+    assert [(delta.request_id, len(delta.ids)) for delta in outputs] == [("a", 0), ("a", 0), ("b", 0)]
+    assert all(delta.finish and delta.finish.completion_tokens == 0 for delta in outputs)
+    assert outputs[2].start is not None and len(outputs[2].start.prompt_logprobs or []) == 1
+    assert engine.active == 0

@@ -34,7 +34,7 @@ from workers.engine.pace import Pace
 from workers.engine.prefill import Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.rate import Rate
-from workers.engine.rows import Row, TokenRules
+from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
 from workers.engine.seam import Job, Output
@@ -240,9 +240,13 @@ class BatchEngine:
             return
         following = reading.ids[reading.done + 1 : reading.done + 1 + len(tokens)]
         depth = reading.rows[0].job.generation.logprobs or 0
-        scores = score_one(self._model, cache, tokens, following, depth)
-        for row in reading.rows:
-            row.score_prompt(scores)
+        self._score(reading.rows, score_one(self._model, cache, tokens, following, depth))
+
+    def _score(self, rows: list[Row], scores: list[LogprobsOf]) -> None:
+        """Rows of one prompt share the entries: there may be a hundred thousand."""
+        rows[0].score_prompt(scores)
+        for row in rows[1:]:
+            row.prompt_logprobs = rows[0].prompt_logprobs
 
     def _read_out(self, readings: list[Reading]) -> None:
         """The rest of these prompts; their rows join the batch."""
@@ -250,8 +254,9 @@ class BatchEngine:
         for reading in readings:
             reading.done = len(reading.read)
         self._waiting.remove(readings)
-        for row in (row for reading in readings for row in reading.rows if reading.scores):
-            row.score_prompt([])  # of a prompt of one token there is nothing to score
+        for reading in readings:
+            if reading.scores:
+                self._score(reading.rows, [])  # a prompt of one token had nothing to score
         self._finish_unbegun([row for reading in readings for row in reading.rows if not row.job.max_tokens])
         self._seat(readings, cache)
 

@@ -108,7 +108,6 @@ class Waiting:
             for other in self._readings
             if other is not reading
             and not other.done
-            and not other.scores
             and not other.blocked
             and other.namespace == reading.namespace
         ]
