@@ -144,6 +144,7 @@ class CallPiece(Part):
 class Finish(Part):
     reason: FinishReason
     completion_tokens: int
+    reasoning_tokens: int = 0  # of them
     stop_sequence: str | None = None  # the stop string that ended it, if one did
 
 

@@ -272,6 +272,7 @@ def test_the_official_client_reads_thinking_text_and_calls(
     assert (called.id, called.name, called.input) == ("t1", "f", {"a": 1})
     assert answer.stop_reason == "tool_use"
     assert answer.usage.output_tokens == len(tokens)
+    assert answer.usage.output_tokens_details.thinking_tokens == 1
 
 
 def test_the_official_client_counts_and_lists(sdk: anthropic.Anthropic) -> None:
