@@ -17,6 +17,7 @@ from broker.events import (
     ApiSaid,
     Event,
     Exit,
+    Forget,
     Kill,
     Leave,
     PassOn,
@@ -187,7 +188,8 @@ class Broker:
             del worker.in_flight[request_id]
             yield TellWorker(worker.id, Cancel(request_id=request_id))
 
-    def _lose_api(self, api: str) -> Iterator[Action]:
+    def _lose_api(self, api: str, why: str) -> Iterator[Action]:
+        yield Forget(api, why)
         del self.registry.apis[api]
         self._acquaintance += 1
         self.scheduler.withdraw(lambda waiting: waiting.api == api)
@@ -321,7 +323,7 @@ class Broker:
     def _lose_peer(self, peer: str, now: float) -> Iterator[Action]:
         """A worker that is still loading has nothing to lose: its exit or its silence will tell more."""
         if peer in self.registry.apis:
-            yield from self._lose_api(peer)
+            yield from self._lose_api(peer, "lost its connection")
         elif (worker := self.registry.get(peer)) and worker.state in SERVING:
             yield from self._give_up(worker, "lost its connection", now)
 
@@ -354,7 +356,7 @@ class Broker:
 
     def _expire(self, now: float) -> Iterator[Action]:
         for api in [name for name, api in self.registry.apis.items() if self._is_silent(api, now)]:
-            yield from self._lose_api(api)
+            yield from self._lose_api(api, f"was silent for {2 * self.timeouts.silence:g} s")
         for worker in list(self.registry):
             if why := self._overdue(worker, now):
                 yield from self._give_up(worker, why, now)

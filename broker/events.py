@@ -99,8 +99,16 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing more is sent to this api until it is heard again."""
+
+    api: str
+    reason: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     pass
 
 
-Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Exit
+Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Forget | Exit

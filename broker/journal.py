@@ -6,6 +6,7 @@ Ids, names and reasons only: a prompt or a token never gets here.
 from broker.events import (
     Action,
     Event,
+    Forget,
     Kill,
     PeerGone,
     Spawn,
@@ -47,6 +48,8 @@ def done(action: Action) -> str | None:
             return f"asking {worker} to end"
         case Kill(worker, reason):
             return f"killing {worker}: {reason}"
+        case Forget(api, reason):
+            return f"{api} {reason}: its requests are cancelled"
         case TellWorker(worker, Goodbye(reason=reason)):
             return f"sending {worker} away: {reason}"
         case TellApi(api, Resubmit() as said):

@@ -72,6 +72,10 @@ class Mailbox:
             return self._lost(error)
         return True
 
+    def forget(self, peer: str) -> None:
+        """What is parked for it is not sent any more."""
+        self._parked.pop(peer.encode(), None)
+
     def flush(self) -> list[str]:
         """Sends what can be sent of what is parked; returns who was lost over it.
 

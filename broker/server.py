@@ -21,6 +21,7 @@ from broker.events import (
     ApiSaid,
     Event,
     Exit,
+    Forget,
     Kill,
     Leave,
     PassOn,
@@ -192,6 +193,8 @@ class Server:
                 self._supervisor.terminate(worker)
             case Kill(worker):
                 self._supervisor.kill(worker)
+            case Forget(api):
+                self._apis.forget(api)
             case Exit():
                 self._running = False
 

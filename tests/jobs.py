@@ -3,7 +3,10 @@
 from typing import Any
 
 from shared.protocol import Generation, Run, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
+from workers.calls import Calling
 from workers.engine.seam import Job
+from workers.grammar import Compiled
+from workers.reasoning import Thinking
 
 
 def job(
@@ -18,6 +21,10 @@ def job(
     min_tokens: int = 0,
     ignore_eos: bool = False,
     namespace: str = "",
+    echo: bool = False,
+    grammar: Compiled | None = None,
+    thinking: Thinking | None = None,
+    calling: Calling | None = None,
     **sampling: Any,
 ) -> Job:
     prompt = prompt or [10, 11, 12]
@@ -29,6 +36,7 @@ def job(
         n=n,
         logprobs=logprobs,
         cache_namespace=namespace,
+        echo=echo,
     )
     return Job(
         request_id=request_id,
@@ -38,6 +46,9 @@ def job(
         generation=generation,
         max_tokens=max_tokens,
         held=held or [],
+        grammar=grammar,
+        thinking=thinking,
+        calling=calling,
     )
 
 

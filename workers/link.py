@@ -218,6 +218,7 @@ class Link:
                 pid=os.getpid(),
                 digest=self._loaded.served.digest,
                 context_length=self._loaded.served.context_length,
+                capabilities=self._loaded.served.capabilities,
                 held=list(self._accepted),
             )
         )

@@ -6,14 +6,21 @@ wrong with a request is found here, before the engine sees it.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
-from shared.protocol import ChatPrompt, Run, Stopping, TextPrompt, TokenPrompt
+from shared.protocol import ChatPrompt, Generation, Run, Stopping, TextPrompt, TokenPrompt
+from workers.calls import Calling
 from workers.engine.seam import Job
+from workers.families import PLAIN, Dialect
+from workers.grammar import Compiled, Grammars
+from workers.plain import in_plain_words
+from workers.reasoning import Thinking, thinking_of
+
+TAIL = 16  # ids at the prompt's end in which a mark that opens the thinking is looked for
 
 
 @dataclass(frozen=True)
@@ -23,40 +30,79 @@ class Preparation:
     tokenizer: Any
     context_length: int
     vocabulary_size: int
+    grammars: Grammars | None = None  # None: with this tokenizer no text can be enforced
+    dialect: Dialect = field(default_factory=Dialect)
 
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
         submit = run.submit
         generation = submit.generation
-        field = "messages" if isinstance(generation.prompt, ChatPrompt) else "prompt"
-        ids = self._tokenize(generation.prompt)
+        param = "messages" if isinstance(generation.prompt, ChatPrompt) else "prompt"
+        text, ids = self._tokenize(generation.prompt)
         if not ids:
-            raise InvalidRequest("The prompt is empty: it must have at least one token.", param=field)
+            raise InvalidRequest("The prompt is empty: it must have at least one token.", param=param)
         self._check_bias(generation.sampling.logit_bias)
+        thinking, calling = self._thinking(text, ids), self._calling(generation)
+        split = thinking if generation.split_reasoning else None
         return Job(
             request_id=submit.request_id,
             attempt=submit.attempt,
             api=run.api,
             prompt=ids,
             generation=generation,
-            max_tokens=self._max_tokens(len(ids), generation.stopping, field),
+            max_tokens=self._max_tokens(len(ids), generation.stopping, param),
             held=submit.held,
-            prompt_text=self._text(generation.prompt, ids) if generation.echo else None,
+            prompt_text=self._echo(generation, text, ids),
+            grammar=self._grammar(generation, calling, split),
+            thinking=split,
+            calling=calling,
         )
 
-    def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> list[int]:
+    def _thinking(self, text: str | None, ids: list[int]) -> Thinking | None:
+        if self.dialect.thinking is None:
+            return None
+        tail = self.tokenizer.decode(ids[-TAIL:]) if text is None else text
+        return thinking_of(*self.dialect.thinking, tail)
+
+    def _calling(self, generation: Generation) -> Calling | None:
+        use, prompt = generation.tool_use, generation.prompt
+        if use is None or not isinstance(prompt, ChatPrompt):
+            return None
+        family = self.dialect.family or PLAIN
+        return Calling(family, frozenset(use.names), prompt.tools or [], use.parallel)
+
+    def _grammar(
+        self, generation: Generation, calling: Calling | None, split: Thinking | None
+    ) -> Compiled | None:
+        """Of the text or the calls that must come. It begins behind the thinking, if that is split off."""
+        must_call = calling is not None and generation.tool_use and generation.tool_use.mode == "required"
+        if generation.grammar is None and not must_call:
+            return None
+        if self.grammars is None:
+            raise InvalidRequest(
+                "With this model's tokenizer no form can be enforced.",
+                param="tool_choice" if must_call else "response_format",
+            )
+        text = None if must_call else generation.grammar
+        matcher = self.grammars.matcher(text, calling, self.dialect.special)
+        after = split.end.encode() if split and split.open else b""
+        return Compiled(matcher, self.grammars.eos, after)
+
+    def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> tuple[str | None, list[int]]:
+        """The prompt's text, if it came as text, and its ids."""
         match prompt:
             case ChatPrompt():
-                return list(self.tokenizer.encode(self._render(prompt), add_special_tokens=False))
+                text = self._render(prompt if self.dialect.family else in_plain_words(prompt))
+                return text, list(self.tokenizer.encode(text, add_special_tokens=False))
             case TextPrompt(text=text):
-                return list(self.tokenizer.encode(text))
+                return text, list(self.tokenizer.encode(text))
             case TokenPrompt(ids=ids):
                 if (wrong := self._foreign(ids)) is not None:
                     raise InvalidRequest(
                         f"The prompt has the token id {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
                         param="prompt",
                     )
-                return ids
+                return None, ids
 
     def _render(self, prompt: ChatPrompt) -> str:
         if not self.tokenizer.has_chat_template:
@@ -88,17 +134,17 @@ class Preparation:
         )
         return text
 
-    def _max_tokens(self, prompt_tokens: int, stopping: Stopping, field: str) -> int:
+    def _max_tokens(self, prompt_tokens: int, stopping: Stopping, param: str) -> int:
         room = self.context_length - prompt_tokens
         wanted = stopping.max_tokens
-        if room < 1 or (wanted is not None and wanted > room):
+        if room < (1 if wanted is None else wanted):
             asked = f"{prompt_tokens} in the prompt"
             if wanted is not None:
                 asked = f"{prompt_tokens + wanted} tokens ({asked}, {wanted} in the completion)"
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {self.context_length} tokens. However, you requested "
                 f"{asked}. Shorten the prompt or ask for fewer tokens.",
-                param=field,
+                param=param,
             )
         return room if wanted is None else wanted
 
@@ -112,11 +158,11 @@ class Preparation:
     def _foreign(self, ids: Iterable[int]) -> int | None:
         return next((id for id in ids if not 0 <= id < self.vocabulary_size), None)
 
-    def _text(self, prompt: ChatPrompt | TextPrompt | TokenPrompt, ids: list[int]) -> str:
-        if isinstance(prompt, TextPrompt):
-            return prompt.text
-        text: str = self.tokenizer.decode(ids)
-        return text
+    def _echo(self, generation: Generation, text: str | None, ids: list[int]) -> str | None:
+        if not generation.echo:
+            return None
+        decoded: str = self.tokenizer.decode(ids) if text is None else text
+        return decoded
 
 
 def _parsed_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

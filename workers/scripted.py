@@ -47,14 +47,14 @@ def prepare_scripted(run: Run) -> Job:
             prompt = list(text.encode()) or [0]
         case TokenPrompt(ids=ids):
             text, prompt = " ".join(map(str, ids)), ids
-    room = CONTEXT_LENGTH - len(prompt)
+    room, wanted = CONTEXT_LENGTH - len(prompt), generation.stopping.max_tokens
     return Job(
         request_id=run.submit.request_id,
         attempt=run.submit.attempt,
         api=run.api,
         prompt=prompt,
         generation=generation,
-        max_tokens=min(room, generation.stopping.max_tokens or room),
+        max_tokens=room if wanted is None else min(room, wanted),
         held=run.submit.held,
         prompt_text=text if generation.echo else None,
     )
@@ -101,7 +101,11 @@ class ScriptedEngine:
         new, self._new = self._new, []
         for job in new:
             self._sleep(self._script.prefill_seconds)
-            outputs += [finished for row in self._rows.get(job.request_id, []) if (finished := row.replay())]
+            for row in self._rows.get(job.request_id, []):
+                if job.scores_prompt:
+                    row.score_prompt([LogprobsOf(-0.5, [(id, -0.5)]) for id in job.prompt[1:]])
+                finished = row.replay() if job.max_tokens else row.finish_unbegun()
+                outputs += [finished] if finished else []
             self._forget_ended(job.request_id)
         return outputs
 

@@ -21,6 +21,7 @@ from shared.protocol import (
     Heartbeat,
     Hello,
     ModelStatus,
+    Ping,
     Pong,
     Register,
     Status,
@@ -69,13 +70,20 @@ class Peer:
         self.socket.send_multipart(frames)
 
     def hear(self, kind: type[M], deadline: float = DEADLINE) -> M:
-        """The next message of that kind; what comes before it is dropped."""
+        """The next message of that kind; what comes before it is dropped. An api says meanwhile that it lives."""
+        others = []
         end = time.monotonic() + deadline
-        while self.socket.poll(max(0, int((end - time.monotonic()) * 1000))):
+        while time.monotonic() < end:
+            if not self.socket.poll(100):
+                if self.direction is TO_API and kind is not Pong:
+                    self.say(Ping())
+                continue
             message: BrokerToApi | BrokerToWorker = decode(self.direction, self.socket.recv())
             if isinstance(message, kind):
                 return message
-        raise AssertionError(f"{self.name} heard no {kind.__name__}")
+            if not isinstance(message, Pong):
+                others.append(message)
+        raise AssertionError(f"{self.name} heard no {kind.__name__}, but {others}")
 
     def generate(self, request_id: str, model: str = "a", attempt: int = 1) -> list[Delta]:
         """Asks, and reads to the end."""
@@ -103,7 +111,7 @@ class Stack:
             "available_models": "a=/nowhere,b=/nowhere",
             "worker_command": json.dumps(command),
             "heartbeat_interval": 0.1,
-            "heartbeat_timeout": 1.0,
+            "heartbeat_timeout": 5.0,
         } | settings
         ours = {f"MLX_SERVER_{key.upper()}": str(value) for key, value in wanted.items()}
         self.environment = {**os.environ, **ours, "PYTHONPATH": str(ROOT)}
@@ -162,6 +170,8 @@ class Stack:
         return self.log.read_text()
 
     def close(self) -> None:
+        for log in (self.log, *(self.run_dir / "log").glob("*")):
+            print(f"--- {log.name}\n{log.read_text()}")  # pytest shows it when the test failed
         for peer in self.peers:
             peer.socket.close()
         if self.process.poll() is None:

@@ -67,6 +67,12 @@ def test_peer_too_slow_for_our_patience_is_lost(mailbox: Mailbox, peer: zmq.Sock
     assert mailbox.waits  # what came after waits anew
 
 
+def test_what_was_parked_for_a_forgotten_peer_is_not_sent(mailbox: Mailbox, peer: zmq.Socket[bytes]) -> None:
+    fill(mailbox, 100_000)
+    mailbox.forget("p")
+    assert not mailbox.waits
+
+
 def test_slow_peer_that_goes_is_lost_with_what_was_parked(mailbox: Mailbox, peer: zmq.Socket[bytes]) -> None:
     fill(mailbox, 100_000)
     for _ in range(100):

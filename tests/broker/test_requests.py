@@ -3,7 +3,7 @@
 import pytest
 
 from broker.core import Broker
-from broker.events import ApiSaid, PassOn, PeerGone, Spawn, TellApi, TellWorker, Tick, WorkerSaid
+from broker.events import ApiSaid, Forget, PassOn, PeerGone, Spawn, TellApi, TellWorker, Tick, WorkerSaid
 from broker.scheduler import Limits
 from shared.protocol import Accepted, Ack, Cancel, Failed, Failure, Hello, Ping, Pong, Refused
 from tests.broker.plays import (
@@ -191,6 +191,7 @@ def test_silent_api_loses_its_requests(broker: Broker) -> None:
     play(broker, ask("r1"), ask("r2"), ready("a#1"), ask("r3"))
     play(broker, ask("r9", model="b", api="api-2"), beat("a#1"), now=10.5)
     assert play(broker, Tick(), now=10.6) == [
+        Forget(API),
         TellWorker("a#1", Cancel(request_id="r1")),
         TellWorker("a#1", Cancel(request_id="r2")),
     ]
@@ -199,6 +200,6 @@ def test_silent_api_loses_its_requests(broker: Broker) -> None:
 
 def test_unreachable_api_loses_its_requests_and_sees_a_new_epoch_if_it_comes_back(broker: Broker) -> None:
     play(broker, ask("r1"), ready("a#1"))
-    assert play(broker, PeerGone(API)) == [TellWorker("a#1", Cancel(request_id="r1"))]
+    assert play(broker, PeerGone(API)) == [Forget(API), TellWorker("a#1", Cancel(request_id="r1"))]
     assert play(broker, ApiSaid(API, Ping())) == [TellApi(API, Pong(epoch="e1.1"))]
     assert play(broker, ApiSaid(API, Ping())) == [TellApi(API, Pong(epoch="e1.1"))]

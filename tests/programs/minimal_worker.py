@@ -33,6 +33,7 @@ from shared.settings import Settings, load_settings
 from shared.wire import TO_WORKER, decode, encode
 
 EX_GOODBYE = 3
+_LIFETIME = 60  # seconds: none is left behind, whatever happens to its broker and its test
 
 
 class MinimalWorker:
@@ -140,6 +141,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.exit_on_start is not None:
         return int(options.exit_on_start)
+    signal.alarm(_LIFETIME)
     worker = MinimalWorker(options, load_settings())
     signal.signal(signal.SIGTERM, signal.SIG_IGN if options.stubborn else worker.drain)
     return worker.serve()

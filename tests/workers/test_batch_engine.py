@@ -1,18 +1,24 @@
 """The engine on a tiny random model: everything in one batch, and each row as if it were alone."""
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from tokenizers.pre_tokenizers import ByteLevel
 
-from shared.protocol import Delta, FinishReason
+from shared.protocol import Delta, FinishReason, Grammar
 from tests.jobs import job
-from tests.tiny_model import make_tiny_model
+from tests.tiny_model import SPECIAL, make_tiny_model
+from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.load import vocabulary_size_of
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Job
+from workers.families import PLAIN
+from workers.grammar import Compiled, Grammars, grammars_for
 from workers.loader import LoadedModel, inspect, load
+from workers.reasoning import Thinking
 from workers.vocabulary import token_bytes
 
 MakeEngine = Callable[..., BatchEngine]
@@ -112,6 +118,85 @@ def test_a_resumed_choice_goes_on_as_the_unbroken_one(
     assert ids(resumed) == ids(whole)[cut:]
     assert text(resumed) == text(whole[cut:])
     assert resumed[-1].finish == whole[-1].finish
+
+
+@pytest.fixture(scope="session")
+def grammars(loaded: LoadedModel) -> Grammars:
+    found = grammars_for(loaded.tokenizer, vocabulary_size_of(loaded))
+    assert found is not None
+    return found
+
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+CALLING = Calling(PLAIN, frozenset({"look"}), TOOLS, parallel=False)
+OPEN = Thinking("t", "q", open=True)  # marks a random model comes to, each a token of its own
+Q = sorted(ByteLevel.alphabet()).index("q") + len(SPECIAL)
+
+
+def filtered(grammars: Grammars, kind: str) -> dict[str, Any]:
+    schema = Grammar(json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 6})
+    text, call = grammars.json(schema), grammars.calls(CALLING, {})
+    options: dict[str, dict[str, Any]] = {
+        "grammar": {"grammar": Compiled(text, grammars.eos)},
+        "call": {"grammar": Compiled(call, grammars.eos), "calling": CALLING},
+        "thinking": {"thinking": OPEN, "ignore_eos": True},
+        "thinking, then grammar": {"thinking": OPEN, "grammar": Compiled(text, grammars.eos, b"q")},
+        "thinking, then call": {
+            "thinking": OPEN,
+            "calling": CALLING,
+            "grammar": Compiled(call, grammars.eos, b"q"),
+        },
+    }
+    return {"max_tokens": 120, "temperature": 1.0, "logit_bias": {Q: 2.0}, **options[kind]}
+
+
+@pytest.mark.parametrize(
+    "kind", ["grammar", "call", "thinking", "thinking, then grammar", "thinking, then call"]
+)
+def test_a_resumed_choice_goes_on_inside_its_grammar_its_thinking_or_its_call(
+    make_engine: MakeEngine, grammars: Grammars, kind: str
+) -> None:
+    options = filtered(grammars, kind)
+    engine = make_engine()
+    whole = play(engine, [job("a", PROMPTS[2], **options)])["a", 0]
+    cuts = [cut for cut in (1, 6, 25, 60, len(ids(whole)) - 1) if 0 < cut < len(ids(whole))]
+    for cut in cuts:
+        held = job("a", PROMPTS[2], held=[ids(whole)[:cut]], **options)
+        resumed = play(engine, [held, job(f"beside {cut}", PROMPTS[0])])["a", 0]
+        rest = whole[cut:]
+        assert ids(resumed) == ids(rest)
+        for gained, expected in zip(resumed, rest, strict=True):
+            assert (gained.text, gained.reasoning) == (expected.text, expected.reasoning)
+            assert gained.calls == expected.calls
+        assert resumed[-1].finish == whole[-1].finish
+
+
+def test_a_grammar_behind_thinking_begins_where_the_thinking_ends(
+    make_engine: MakeEngine, grammars: Grammars
+) -> None:
+    options = filtered(grammars, "thinking, then grammar")
+    jobs = [job(str(seed), seed=seed, **(options | {"max_tokens": 300})) for seed in range(6)]
+    played = list(play(make_engine(), jobs).values())
+    ended = [deltas for deltas in played if _reason(deltas) == FinishReason.STOP]
+    assert ended
+    for deltas in ended:
+        assert isinstance(json.loads(text(deltas)), list)
+        assert "".join(delta.reasoning for delta in deltas)
+        finish = deltas[-1].finish
+        assert finish and 0 < finish.reasoning_tokens < finish.completion_tokens
+
+
+def _reason(deltas: list[Delta]) -> FinishReason | None:
+    finish = deltas[-1].finish
+    return finish.reason if finish else None
+
+
+def test_the_end_of_a_choice_that_had_ended_is_given_out_though_nothing_runs(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add(job("a", max_tokens=2, held=[[20, 21]]))
+    assert engine.active == 1
+    assert [output.delta.finish is not None for output in engine.step()] == [True]
+    assert engine.active == 0
 
 
 def test_more_requests_than_rows_all_end(make_engine: MakeEngine) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from shared.protocol import Start
 from tests.jobs import job
-from workers.engine.pace import SMALLEST, Pace
+from workers.engine.pace import PATIENCE, SMALLEST, Pace
 from workers.engine.prefill import AGEING, WORTH, Reading, Waiting
 from workers.engine.prefix_cache import common_prefix
 from workers.engine.rate import WINDOW, Rate
@@ -101,31 +101,39 @@ def test_alone_a_prompt_is_read_in_the_largest_chunks() -> None:
     assert Pace(512, 0.2).budget(beside_decode=False) == 512
 
 
-def measured(pace: Pace, fixed: float, per_token: float) -> Pace:
-    for tokens in (1, 16, 64, 100):
-        pace.read(tokens, fixed + per_token * tokens)
+def calibrated(pace: Pace, fixed: float, per_token: float) -> Pace:
+    pace._fixed, pace._per_token = fixed, per_token
     return pace
 
 
 def test_beside_decoding_rows_a_pass_takes_no_longer_than_the_gap() -> None:
-    pace = measured(Pace(512, 0.2), fixed=0.08, per_token=0.004)
-    assert pace.budget(beside_decode=True) == pytest.approx(30, abs=1)
+    pace = calibrated(Pace(512, 0.4), fixed=0.08, per_token=0.004)
+    assert pace.budget(beside_decode=True) == pytest.approx(80, abs=1)
 
 
 def test_where_a_decode_step_takes_longer_than_the_gap_a_pass_may_take_as_long() -> None:
-    pace = measured(Pace(512, 0.2), fixed=0.08, per_token=0.004)
+    pace = calibrated(Pace(512, 0.2), fixed=0.08, per_token=0.004)
     pace.decoded(0.48)
     assert pace.budget(beside_decode=True) == pytest.approx(100, abs=1)
 
 
+def test_a_machine_that_has_become_slower_reads_less_at_a_time() -> None:
+    pace = calibrated(Pace(512, 0.2), fixed=0.01, per_token=0.001)
+    for _ in range(40):
+        pace.measured(100, 2 * 0.11)
+    assert pace.budget(beside_decode=True) == pytest.approx(90, abs=1)
+
+
 def test_a_pass_is_never_smaller_than_what_costs_the_same() -> None:
-    assert measured(Pace(512, 0.2), fixed=1.0, per_token=0.01).budget(beside_decode=True) == SMALLEST
+    assert calibrated(Pace(512, 0.2), fixed=1.0, per_token=0.01).budget(beside_decode=True) == SMALLEST
 
 
-def test_passes_of_one_size_give_a_rate() -> None:
+def test_a_full_batch_lets_a_prompt_wait_a_few_steps_for_others_and_a_small_one_does_not() -> None:
     pace = Pace(512, 0.2)
-    pace.read(100, 0.5)
-    assert pace.budget(beside_decode=True) == 40
+    assert pace.waits_for_more(rows=32, prompts=1, oldest=0)
+    assert not pace.waits_for_more(rows=32, prompts=1, oldest=PATIENCE)
+    assert not pace.waits_for_more(rows=32, prompts=4, oldest=0)
+    assert not pace.waits_for_more(rows=8, prompts=1, oldest=0)
 
 
 def test_a_rate_is_of_the_last_seconds_only() -> None:

@@ -1,6 +1,7 @@
 """Prompts: the template, the tokenizer, and what is refused before the engine sees it."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
@@ -8,6 +9,7 @@ from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import (
     ChatPrompt,
     Generation,
+    Grammar,
     Prompt,
     Run,
     Sampling,
@@ -15,8 +17,11 @@ from shared.protocol import (
     Submit,
     TextPrompt,
     TokenPrompt,
+    ToolUse,
 )
 from tests.tiny_model import CONTEXT_LENGTH, make_tiny_llama
+from workers.families import PLAIN, Dialect
+from workers.grammar import grammars_for
 from workers.loader import LoadedModel, inspect, load
 from workers.prompt import Preparation
 
@@ -120,3 +125,84 @@ def test_echo_gives_the_prompts_text_back(prepare: Preparation) -> None:
     assert prepare(ask(TextPrompt(text="the end"), echo=True)).prompt_text == "the end"
     ids = prepare.tokenizer.encode("the end")
     assert prepare(ask(TokenPrompt(ids=ids), echo=True)).prompt_text == "the end"
+
+
+# ---------------------------------------------------------------- tools and thinking
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+REASONING = Dialect(thinking=("<think>", "</think>"))
+
+
+@pytest.fixture
+def whole(loaded: LoadedModel) -> Preparation:
+    """One that can enforce."""
+    return Preparation(loaded.tokenizer, loaded.context_length, 280, grammars_for(loaded.tokenizer, 280))
+
+
+def with_tools(*messages: dict[str, Any], mode: Literal["auto", "required"] = "auto") -> Run:
+    generation = Generation(
+        prompt=ChatPrompt(messages=list(messages), tools=[TOOL]),
+        sampling=Sampling(seed=0),
+        tool_use=ToolUse(mode=mode, names=["look"]),
+    )
+    return Run(api="api-1", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+
+
+def test_a_template_that_knows_no_tools_gets_them_in_plain_words(whole: Preparation) -> None:
+    job = whole(with_tools({"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}))
+    text = whole.tokenizer.decode(job.prompt)
+    assert text.startswith("<|im_start|>system\nBe kind.\n\nYou can use these tools")
+    assert '{"name": "look", "parameters": {"type": "object"}}' in text
+    assert job.calling is not None and job.calling.family is PLAIN and job.grammar is None
+
+
+def test_earlier_calls_and_their_answers_are_text_for_such_a_template(whole: Preparation) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sea"}'}}
+    job = whole(
+        with_tools(
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "blue"},
+        )
+    )
+    text = whole.tokenizer.decode(job.prompt)
+    assert '<tool_call>{"name": "look", "arguments": {"at": "sea"}}</tool_call><|im_end|>' in text
+    assert "<|im_start|>user\n<tool_response>\nblue\n</tool_response>" in text
+
+
+def test_a_call_that_must_come_is_enforced(whole: Preparation) -> None:
+    job = whole(with_tools({"role": "user", "content": "hi"}, mode="required"))
+    assert job.grammar is not None and not job.grammar.after
+
+
+def test_what_cannot_be_enforced_is_refused_by_name(prepare: Preparation, whole: Preparation) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(with_tools({"role": "user", "content": "hi"}, mode="required"))
+    assert refused.value.param == "tool_choice"
+    generation = Generation(
+        prompt=TextPrompt(text="a"), sampling=Sampling(seed=0), grammar=Grammar(json_schema={"not": {}})
+    )
+    with pytest.raises(InvalidRequest) as refused:
+        whole(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation)))
+    assert refused.value.param == "response_format"
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize(("text", "inside"), [("a<think>\n", True), ("a", False)])
+def test_a_prompt_that_opens_the_thinking_is_seen(
+    whole: Preparation, as_ids: bool, text: str, inside: bool
+) -> None:
+    prompt: Prompt = TokenPrompt(ids=whole.tokenizer.encode(text)) if as_ids else TextPrompt(text=text)
+    generation = Generation(prompt=prompt, sampling=Sampling(seed=0), split_reasoning=True, grammar=Grammar())
+    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    job = replace(whole, dialect=REASONING)(run)
+    assert job.thinking is not None and job.thinking.open is inside
+    assert job.grammar is not None and job.grammar.after == (b"</think>" if inside else b"")
+
+
+def test_thinking_is_split_only_when_asked(whole: Preparation) -> None:
+    assert replace(whole, dialect=REASONING)(ask(TextPrompt(text="a<think>"))).thinking is None
+
+
+def test_no_token_may_be_wanted_of_a_prompt_as_long_as_the_context(prepare: Preparation) -> None:
+    assert prepare(ask(TokenPrompt(ids=[5] * CONTEXT_LENGTH), max_tokens=0)).max_tokens == 0

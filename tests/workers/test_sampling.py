@@ -92,8 +92,8 @@ def test_top_p_zero_is_greedy() -> None:
 def test_log_probabilities_are_the_models_own_and_best_first() -> None:
     values = logits(2)
     drawn = Sampler([row(temperature=0.0), row(temperature=0.0, logprobs=3)]).draw(values, [0, 0])
-    taken = drawn.logprobs
-    assert taken is not None and taken.rows == [1]
+    taken = drawn.best
+    assert taken is not None and drawn.asking == [1]
     expected = values[1] - mx.logsumexp(values[1])
     top = cast(list[list[float]], taken.top.tolist())[0]
     assert top == pytest.approx(sorted(cast(list[float], expected.tolist()))[:-4:-1])

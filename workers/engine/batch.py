@@ -1,7 +1,8 @@
 """The rows that decode together, and the one forward pass a step gives all of them.
 
 ``launch`` starts the next pass before the last one's tokens have been looked at, so the host's work on tokens hides
-behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads.
+behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads. Beside a row
+with a grammar the tokens are looked at first, and the masks are computed while the model runs.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import cast
 import mlx.core as mx
 
 from workers.engine.caches import Cache, extend, extract, nbytes, take_rows
+from workers.engine.masks import allowed
 from workers.engine.rows import LogprobsOf, Row
 from workers.engine.sampling import Drawn, RowParameters, Sampler
+from workers.grammar import Guide
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
 
@@ -62,16 +65,8 @@ class Flight:
         ]
 
     def _logprobs(self) -> dict[int, LogprobsOf]:
-        taken = self.drawn.logprobs
-        if taken is None:
-            return {}
-        chosen = cast(list[float], taken.chosen.tolist())
-        ids = cast(list[list[int]], taken.top_ids.tolist())
-        top = cast(list[list[float]], taken.top.tolist())
-        return {
-            row: LogprobsOf(chosen[i], list(zip(ids[i], top[i], strict=True)))
-            for i, row in enumerate(taken.rows)
-        }
+        best = self.drawn.best
+        return dict(zip(self.drawn.asking, best.entries(), strict=True)) if best else {}
 
 
 class Batch:
@@ -84,6 +79,7 @@ class Batch:
         self._seats: list[Seat] = []
         self._inputs = mx.array([], dtype=mx.uint32)
         self._sampler = Sampler([])
+        self._guided: list[tuple[int, Guide]] = []
 
     def __len__(self) -> int:
         return sum(not seat.done for seat in self._seats)
@@ -106,8 +102,8 @@ class Batch:
 
     @property
     def waits(self) -> bool:
-        """Whether a launch must wait for its own logits; then the last flight should land first."""
-        return self._sampler.waits
+        """Whether a launch must wait for its own logits, or a mask for the last token: then land first."""
+        return self._sampler.waits or bool(self._guided)
 
     def join(self, seats: list[Seat], cache: Cache) -> None:
         """``cache`` has a row for each seat; an unbatchable one serves an empty batch as it is."""
@@ -118,8 +114,7 @@ class Batch:
             self._cache = cache
         tokens = mx.array([seat.token for seat in seats], dtype=mx.uint32)
         self._inputs = mx.concatenate([self._inputs, tokens])
-        self._seats = [*self._seats, *seats]
-        self._sampler = Sampler([seat.parameters for seat in self._seats])
+        self._set_seats([*self._seats, *seats])
 
     def launch(self) -> Flight | None:
         """Starts the pass that gives each row its next token; None when no row needs one."""
@@ -127,12 +122,18 @@ class Batch:
         if not self._seats:
             return None
         logits = self._forward(self._inputs[:, None], self._cache)[:, -1, :]
-        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats])
+        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats], self._allowed(logits))
         mx.async_eval(drawn.arrays)
         self._inputs = drawn.tokens
         for seat in self._seats:
             seat.drawn += 1
         return Flight(list(self._seats), drawn)
+
+    def _allowed(self, logits: mx.array) -> mx.array | None:
+        if not self._guided:
+            return None
+        mx.async_eval(logits)
+        return allowed(self._guided, *logits.shape)
 
     def _drop_done(self) -> None:
         keep = [i for i, seat in enumerate(self._seats) if not seat.done]
@@ -144,14 +145,18 @@ class Batch:
         self._keep_seats(keep)
 
     def _keep_seats(self, keep: list[int]) -> None:
-        self._seats = [self._seats[i] for i in keep]
-        self._sampler = Sampler([seat.parameters for seat in self._seats])
+        self._set_seats([self._seats[i] for i in keep])
         if keep:
             take_rows(self._cache, keep)
             self._inputs = self._inputs[mx.array(keep)]
         else:
             self._cache = []
             self._inputs = mx.array([], dtype=mx.uint32)
+
+    def _set_seats(self, seats: list[Seat]) -> None:
+        self._seats = seats
+        self._sampler = Sampler([seat.parameters for seat in seats])
+        self._guided = [(i, seat.row.guide) for i, seat in enumerate(seats) if seat.row.guide]
 
     def _cache_of(self, row: int) -> Cache:
         if len(self._seats) == 1 and not hasattr(self._cache[0], "extract"):

@@ -36,6 +36,7 @@ from workers.engine.prefix_cache import PrefixCache
 from workers.engine.rate import Rate
 from workers.engine.rows import Row, TokenRules
 from workers.engine.sampling import RowParameters
+from workers.engine.scoring import score_one
 from workers.engine.seam import Job, Output
 
 WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it is copied for every request
@@ -66,7 +67,7 @@ class BatchEngine:
         self._waiting = Waiting()
         self._flight: Flight | None = None
         self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
-        self._finished: list[Output] = []  # of requests that had ended before they came here
+        self._finished: list[Output] = []  # of choices that ended without a token drawn here
         self._steps = 0
         self._tokens = 0  # generated
         self._rate = Rate()
@@ -74,7 +75,7 @@ class BatchEngine:
 
     @property
     def active(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + len(self._finished)
 
     @property
     def report(self) -> dict[str, float | int | str]:
@@ -96,6 +97,10 @@ class BatchEngine:
             "peak_bytes": mx.get_peak_memory(),
         }
 
+    def calibrate(self) -> None:
+        """Measures what reading costs here; before the first request."""
+        self._pace.calibrate(lambda tokens: feed_one(self._model, new_cache(self._model), [0] * tokens))
+
     @property
     def cost(self) -> Cost:
         return self._cost
@@ -114,7 +119,9 @@ class BatchEngine:
         rows = [Row(job, choice, self._rules) for choice in range(job.generation.n)]
         self._rows[job.request_id] = rows
         self._finished += [finished for row in rows if (finished := row.replay())]
-        fresh = [row for row in rows if not row.ids]
+        if not job.max_tokens and not job.scores_prompt:
+            self._finish_unbegun(rows)
+        fresh = [row for row in rows if not row.ids and not row.ended]
         readings = [[row] for row in rows if row.ids and not row.ended] + ([fresh] if fresh else [])
         for together in readings:
             for some in self._seatable(together):
@@ -127,14 +134,15 @@ class BatchEngine:
 
     def step(self) -> list[Output]:
         self._steps += 1
-        outputs, self._finished = self._finished, []
-        outputs += self._make_room()
+        outputs = self._make_room()
         if self._flight and not len(self._batch):
             outputs += self._land_last()  # last tokens, which would wait for a pass over somebody's prompt
-        reads = self._read()
+        self._read()
+        finished, self._finished = self._finished, []
+        outputs += finished
         began = time.perf_counter()
         outputs += self._decode()
-        if not reads and len(self._batch):
+        if len(self._batch):
             self._pace.decoded(time.perf_counter() - began)
         return outputs
 
@@ -147,6 +155,12 @@ class BatchEngine:
         landing, self._flight = self._flight, self._batch.launch()
         return self._land(landing) if landing else []
 
+    def _finish_unbegun(self, rows: list[Row]) -> None:
+        """Of choices that want no token."""
+        self._finished += [row.finish_unbegun() for row in rows if not row.ended]
+        for request_id in {row.job.request_id for row in rows}:
+            self._forget_ended(request_id)
+
     def _seatable(self, rows: list[Row]) -> Iterator[list[Row]]:
         """No more rows together than the batch can ever hold."""
         for start in range(0, len(rows), self._rows_at_most):
@@ -154,28 +168,33 @@ class BatchEngine:
 
     # ------------------------------------------------------------ reading
 
-    def _read(self) -> bool:
-        """At most one pass: a chunk of one prompt, or the rest of several. Whether there was one."""
+    def _read(self) -> None:
+        """At most one pass: a chunk of one prompt, or the rest of several."""
         for dropped in self._waiting.drop_ended():
             self._keep_prompt(dropped)
         room = self._rows_at_most - len(self._batch)
         order = [reading for reading in self._waiting.in_order(self._steps) if len(reading.rows) <= room]
-        if not order or not self._has_room(order[0]):
-            return False
+        if not order or self._waits_for_more(order) or not self._has_room(order[0]):
+            return
         first = order[0]
         self._look_up(first)
         budget = self._pace.budget(beside_decode=len(self._batch) > 0)
         stop = first.pause or len(first.read)
-        if stop - first.done > budget or first.pause:
+        if stop - first.done > budget or first.pause or (first.scores and first.left):
             self._read_on(first, min(budget, stop - first.done))
         else:
             self._read_out(self._together(order, room, budget))
-        return True
+
+    def _waits_for_more(self, order: list[Reading]) -> bool:
+        if any(reading.done for reading in order):
+            return False
+        oldest = self._steps - min(reading.since for reading in order)
+        return self._pace.waits_for_more(len(self._batch), len(order), oldest)
 
     def _look_up(self, reading: Reading) -> None:
         if not reading.looked_up:
             reading.looked_up = True
-            hit = self._prefixes.find(reading.namespace, reading.read)
+            hit = None if reading.scores else self._prefixes.find(reading.namespace, reading.read)
             if hit:
                 reading.advance(hit.cache, hit.length)
                 for row in reading.rows:
@@ -191,7 +210,7 @@ class BatchEngine:
         for reading in order[1:]:
             if not reading.blocked:  # by one before it in this loop
                 self._look_up(reading)
-            if reading.blocked or reading.pause:
+            if reading.blocked or reading.pause or (reading.scores and reading.left):
                 continue
             wider = max(width, reading.left)
             if not self._pads and reading.left != width:
@@ -208,12 +227,22 @@ class BatchEngine:
         """A chunk of one prompt."""
         cache = reading.cache if reading.cache is not None else new_cache(self._model)
         with self._pace.timing(size):
-            feed_one(self._model, cache, reading.ids[reading.done : reading.done + size])
+            self._feed(reading, cache, reading.ids[reading.done : reading.done + size])
         reading.advance(cache, size)
         self._tokens_read += size
         if reading.done == reading.pause:
             reading.pause = None
             self._keep_prompt(reading)
+
+    def _feed(self, reading: Reading, cache: Cache, tokens: list[int]) -> None:
+        if not reading.scores:
+            feed_one(self._model, cache, tokens)
+            return
+        following = reading.ids[reading.done + 1 : reading.done + 1 + len(tokens)]
+        depth = reading.rows[0].job.generation.logprobs or 0
+        scores = score_one(self._model, cache, tokens, following, depth)
+        for row in reading.rows:
+            row.score_prompt(scores)
 
     def _read_out(self, readings: list[Reading]) -> None:
         """The rest of these prompts; their rows join the batch."""
@@ -221,6 +250,9 @@ class BatchEngine:
         for reading in readings:
             reading.done = len(reading.read)
         self._waiting.remove(readings)
+        for row in (row for reading in readings for row in reading.rows if reading.scores):
+            row.score_prompt([])  # of a prompt of one token there is nothing to score
+        self._finish_unbegun([row for reading in readings for row in reading.rows if not row.job.max_tokens])
         self._seat(readings, cache)
 
     def _read_rest(self, readings: list[Reading]) -> Cache:
@@ -248,6 +280,8 @@ class BatchEngine:
 
     def _seat(self, readings: list[Reading], cache: Cache) -> None:
         rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
+        if not rows:
+            return
         if [i for i, _ in rows] != list(range(len(readings))):
             take_rows(cache, [i for i, _ in rows])
         seats = [Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1]) for i, row in rows]
@@ -327,8 +361,8 @@ class BatchEngine:
         return outputs
 
     def _forget_ended(self, request_id: str) -> None:
-        left = [row for row in self._rows[request_id] if not row.ended]
+        left = [row for row in self._rows.get(request_id, []) if not row.ended]
         if left:
             self._rows[request_id] = left
         else:
-            del self._rows[request_id]
+            self._rows.pop(request_id, None)

@@ -5,11 +5,14 @@ import logging
 from mlx.utils import tree_reduce
 
 from shared.models import ModelSource
+from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
+from workers.families import dialect_of
+from workers.grammar import grammars_for
 from workers.loader import LoadedModel, has_accelerator, inspect, load, locate
 from workers.prompt import Preparation
 from workers.vocabulary import token_bytes
@@ -28,33 +31,46 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
 
 
 def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
-    vocabulary_size = vocabulary_size_of(loaded)
+    tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
     context = min(loaded.context_length, settings.context_length or loaded.context_length)
-    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+    dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
+    rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     engine = BatchEngine(loaded.model, rules, vocabulary_size, _limits(loaded, settings))
+    engine.calibrate()
     context = min(context, engine.longest_sequence)
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
     if engine.rows_at_most < settings.max_batch_rows:
         log.warning("this model's caches cannot share a batch: its requests are answered one after another")
     return Served(
         engine=engine,
-        prepare=Preparation(loaded.tokenizer, context, vocabulary_size),
+        prepare=Preparation(tokenizer, context, vocabulary_size, grammars, dialect),
         digest=loaded.facts.digest,
         context_length=context,
+        capabilities=Capabilities(
+            tools=tokenizer.has_chat_template,
+            reasoning=dialect.thinking is not None,
+            json_schema=grammars is not None,
+            bytes=weight_bytes(loaded),
+        ),
     )
 
 
 def _limits(loaded: LoadedModel, settings: Settings) -> EngineLimits:
     """Keys and values get what the weights leave of the budget."""
-    weights: int = tree_reduce(lambda size, array: size + array.nbytes, loaded.model.parameters(), 0)
     budget = int(settings.max_cache_size_gb * GB)
     return EngineLimits(
         rows=settings.max_batch_rows,
         chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),
         gap=settings.decode_gap,
-        kv_bytes=max(budget - weights, SMALLEST_KV),
+        kv_bytes=max(budget - weight_bytes(loaded), SMALLEST_KV),
         cache_bytes=int(settings.prompt_cache_gb * GB),
     )
+
+
+def weight_bytes(loaded: LoadedModel) -> int:
+    """In memory, which is more than on the disk where weights were unpacked."""
+    size: int = tree_reduce(lambda size, array: size + array.nbytes, loaded.model.parameters(), 0)
+    return size
 
 
 def vocabulary_size_of(loaded: LoadedModel) -> int:

@@ -44,6 +44,11 @@ class Reading:
         return len(self.read) - self.done
 
     @property
+    def scores(self) -> bool:
+        """Whether the log-probabilities of the prompt are wanted: then all of it is read, alone."""
+        return self.rows[0].job.scores_prompt and not self.rows[0].ids
+
+    @property
     def namespace(self) -> str:
         return self.rows[0].job.generation.cache_namespace
 
@@ -103,6 +108,7 @@ class Waiting:
             for other in self._readings
             if other is not reading
             and not other.done
+            and not other.scores
             and not other.blocked
             and other.namespace == reading.namespace
         ]

@@ -4,20 +4,38 @@ The row turns token ids into deltas; it alone decides that a choice has ended. H
 through the same path, muted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from shared.protocol import Alternative, Delta, Finish, FinishReason, Start, TokenLogprob
+from workers.calls import CallFilter
+from workers.choice import ChoiceFilter, Shown
 from workers.engine.seam import Job, Output
+from workers.reasoning import ReasoningFilter
 from workers.text import Piece, TextFilter
 
 
 @dataclass(frozen=True)
 class TokenRules:
-    """What a tokenizer says about ids: the bytes of each, and which end a turn."""
+    """What a tokenizer says about ids: the bytes of each, which end a turn, which are marks.
+
+    ``marks``: the special tokens that choices with tools or thinking read as text.
+    """
 
     vocabulary: Sequence[bytes]
     eos: frozenset[int]
+    marks: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def marked(self) -> Sequence[bytes]:
+        """The vocabulary with the marks."""
+        if not self.marks:
+            return self.vocabulary
+        table = list(self.vocabulary)
+        for text, id in self.marks.items():
+            table[id] = text.encode()
+        return table
 
 
 @dataclass(frozen=True)
@@ -36,11 +54,16 @@ class Row:
     cached_tokens: int = 0
     ids: list[int] = field(default_factory=list)
     ended: bool = False
+    prompt_logprobs: list[TokenLogprob] | None = None  # when the prompt was scored
 
     def __post_init__(self) -> None:
-        stopping = self.job.generation.stopping
-        self._text = TextFilter(self.rules.vocabulary, stopping.stop)
+        job = self.job
+        self._filter = choice_filter(job, self.choice)
+        vocabulary = self.rules.marked if self._filter else self.rules.vocabulary
+        self._text = TextFilter(vocabulary, job.generation.stopping.stop)
+        self._reasoning_tokens = 0
         self._started = False
+        self.guide = job.grammar.guide(self.rules.marked) if job.grammar else None
 
     @property
     def held(self) -> list[int]:
@@ -56,38 +79,84 @@ class Row:
         for id in self.held:
             _, finish = self._take(id)
             if finish:
-                return self._output(Piece(""), [], None, finish)
+                return self._output(Shown(), [], None, finish)
         return None
+
+    def finish_unbegun(self) -> Output:
+        """The only output of a choice of no tokens."""
+        return self._output(Shown(), [], None, self._end(FinishReason.LENGTH))
+
+    def score_prompt(self, scores: Sequence[LogprobsOf]) -> None:
+        """``scores`` are of the prompt's ids behind the first, in order; they may come in several parts."""
+        entries = self.prompt_logprobs or []
+        following = self.job.prompt[1 + len(entries) :]
+        added = [self._entry(id, score) for id, score in zip(following, scores, strict=False)]
+        self.prompt_logprobs = entries + added
 
     def push(self, id: int, logprobs: LogprobsOf | None) -> Output:
         """What the token at the next index gives to the client."""
-        piece, finish = self._take(id)
+        shown, finish = self._take(id)
         entry = [self._entry(id, logprobs)] if logprobs else None
-        return self._output(piece, [id], entry, finish)
+        return self._output(shown, [id], entry, finish)
 
-    def _take(self, id: int) -> tuple[Piece, Finish | None]:
+    def _take(self, id: int) -> tuple[Shown, Finish | None]:
+        piece, reason = self._read(id)
+        if self._filter is None:
+            shown = Shown(piece.text)
+        else:
+            shown, reason = self._split(self._filter, piece.text, reason)
+        return shown, self._end(reason, piece.stopped) if reason else None
+
+    def _read(self, id: int) -> tuple[Piece, FinishReason | None]:
+        """The token's text, and whether the choice ends with it."""
         stopping = self.job.generation.stopping
         self.ids.append(id)
-        count = len(self.ids)
-        may_stop = count > stopping.min_tokens
+        if self.guide:
+            self.guide.take(id)
+        may_stop = len(self.ids) > stopping.min_tokens
         if id in self.rules.eos and not stopping.ignore_eos and may_stop:
-            return self._end(self._text.flush(), FinishReason.STOP)
+            return self._text.flush(), FinishReason.STOP
         piece = self._text.push(id, may_stop=may_stop)
-        if piece.stopped:
-            return self._end(piece, FinishReason.STOP)
-        if count >= self.job.max_tokens:
-            rest = self._text.flush()
-            return self._end(Piece(piece.text + rest.text, rest.stopped), FinishReason.LENGTH)
-        return piece, None
+        reason = FinishReason.STOP if piece.stopped else self._reason()
+        if piece.stopped or not reason:
+            return piece, reason
+        rest = self._text.flush()
+        return Piece(piece.text + rest.text, rest.stopped), FinishReason.STOP if rest.stopped else reason
 
-    def _end(self, piece: Piece, reason: FinishReason) -> tuple[Piece, Finish]:
-        self.ended = True
-        if piece.stopped:
+    def _reason(self) -> FinishReason | None:
+        """Why nothing may follow, if so."""
+        if self.guide and self.guide.complete:
+            return FinishReason.STOP
+        if len(self.ids) >= self.job.max_tokens or (self.guide and self.guide.failed):
+            return FinishReason.LENGTH
+        return None
+
+    def _split(
+        self, filter: ChoiceFilter, text: str, reason: FinishReason | None
+    ) -> tuple[Shown, FinishReason | None]:
+        """The text as thinking, calls and answer; a call may be what the choice ends with."""
+        thinking = filter.thinking
+        shown = filter.push(text)
+        self._reasoning_tokens += thinking or filter.thinking
+        if filter.satisfied:
             reason = FinishReason.STOP
-        return piece, Finish(reason=reason, completion_tokens=len(self.ids), stop_sequence=piece.stopped)
+        if reason is None:
+            return shown, None
+        shown += filter.flush(closed=reason is FinishReason.STOP)
+        called = reason is FinishReason.STOP and filter.called
+        return shown, FinishReason.TOOL_CALLS if called else reason
+
+    def _end(self, reason: FinishReason, stopped: str | None = None) -> Finish:
+        self.ended = True
+        return Finish(
+            reason=reason,
+            completion_tokens=len(self.ids),
+            reasoning_tokens=self._reasoning_tokens,
+            stop_sequence=stopped,
+        )
 
     def _output(
-        self, piece: Piece, ids: list[int], logprobs: list[TokenLogprob] | None, finish: Finish | None
+        self, shown: Shown, ids: list[int], logprobs: list[TokenLogprob] | None, finish: Finish | None
     ) -> Output:
         delta = Delta(
             request_id=self.job.request_id,
@@ -95,7 +164,9 @@ class Row:
             choice=self.choice,
             index=len(self.ids) - len(ids),
             ids=ids,
-            text=piece.text,
+            text=shown.text,
+            reasoning=shown.reasoning,
+            calls=shown.calls,
             logprobs=logprobs,
             start=self._start(),
             finish=finish,
@@ -110,6 +181,8 @@ class Row:
             prompt_tokens=len(self.job.prompt),
             cached_tokens=self.cached_tokens,
             prompt_text=self.job.prompt_text,
+            prompt_ids=self.job.prompt if self.job.generation.echo else None,
+            prompt_logprobs=self.prompt_logprobs,
         )
 
     def _entry(self, id: int, logprobs: LogprobsOf) -> TokenLogprob:
@@ -122,3 +195,13 @@ class Row:
 
     def _bytes(self, id: int) -> bytes:
         return self.rules.vocabulary[id] if id < len(self.rules.vocabulary) else b""
+
+
+def choice_filter(job: Job, choice: int) -> ChoiceFilter | None:
+    """None for a choice whose text is shown as it is."""
+    if job.thinking is None and job.calling is None:
+        return None
+    return ChoiceFilter(
+        ReasoningFilter(job.thinking) if job.thinking else None,
+        CallFilter(job.calling, f"{job.request_id}|{choice}") if job.calling else None,
+    )

@@ -8,7 +8,7 @@ not hold enough mass (a full sort costs ten times the candidates' cut).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import mlx.core as mx
@@ -16,6 +16,7 @@ import mlx.core as mx
 from shared.protocol import Sampling
 from workers.engine.adjustment import Adjustment
 from workers.engine.randomness import gumbel, keys_array, row_key
+from workers.engine.scoring import Best, best_of
 
 CANDIDATES = 256
 WIDER = 16  # how many times more candidates a nucleus gets that did not fit
@@ -40,26 +41,16 @@ class RowParameters:
 
 
 @dataclass
-class LogprobsTaken:
-    """Raw log-probabilities of the rows that asked; arrays of (rows,), (rows, k), (rows, k)."""
-
-    rows: list[int]
-    chosen: mx.array
-    top_ids: mx.array
-    top: mx.array
-
-
-@dataclass
 class Drawn:
     """``tokens``: (rows,) uint32, maybe not computed yet."""
 
     tokens: mx.array
-    logprobs: LogprobsTaken | None = None
+    asking: list[int] = field(default_factory=list)  # the rows ``best`` is of, in its order
+    best: Best | None = None
 
     @property
     def arrays(self) -> list[mx.array]:
-        taken = self.logprobs
-        return [self.tokens, *([taken.chosen, taken.top_ids, taken.top] if taken else [])]
+        return [self.tokens, *(self.best.arrays if self.best else [])]
 
 
 class Sampler:
@@ -77,10 +68,12 @@ class Sampler:
         """Whether ``draw`` must see the logits before it returns (to know if the candidates were enough)."""
         return any(self._rows[i].sampling.top_p < 1 for i in self._cut)
 
-    def draw(self, logits: mx.array, indices: Sequence[int]) -> Drawn:
-        """``logits`` (rows, vocabulary); ``indices`` the index of each row's next token."""
+    def draw(self, logits: mx.array, indices: Sequence[int], allowed: mx.array | None = None) -> Drawn:
+        """``logits``, ``allowed`` (rows, vocabulary); ``indices`` the index of each row's next token."""
         raw = logits.astype(mx.float32)
         logits = self._adjusted(raw, indices)
+        if allowed is not None:
+            logits = mx.where(allowed, logits, -mx.inf)
         tokens = mx.argmax(logits, axis=-1)
         if self._open:
             tokens = _put(tokens, self._open, self._draw_open(logits, indices))
@@ -89,7 +82,7 @@ class Sampler:
         for i, row in enumerate(self._rows):
             if row.adjustment:
                 row.adjustment.count(tokens[i : i + 1])
-        return Drawn(tokens, self._take_logprobs(raw, tokens))
+        return Drawn(tokens, self._asking, self._best(raw, tokens))
 
     def _adjusted(self, logits: mx.array, indices: Sequence[int]) -> mx.array:
         changed = {
@@ -129,23 +122,11 @@ class Sampler:
             enough = _put(enough, wider, settled)
         return tokens
 
-    def _take_logprobs(self, raw: mx.array, tokens: mx.array) -> LogprobsTaken | None:
+    def _best(self, raw: mx.array, tokens: mx.array) -> Best | None:
         """The model's own distribution: before temperature, penalties and cuts."""
         if not self._asking:
             return None
-        logits = _pick(raw, self._asking)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        chosen = mx.take_along_axis(logprobs, _pick(tokens, self._asking)[:, None], axis=-1)[:, 0]
-        depth = max(1, min(self._depth, logits.shape[-1] - 1))
-        ids = mx.argpartition(-logprobs, depth, axis=-1)[:, :depth]
-        top = mx.take_along_axis(logprobs, ids, axis=-1)
-        order = mx.argsort(-top, axis=-1)
-        return LogprobsTaken(
-            self._asking,
-            chosen,
-            mx.take_along_axis(ids, order, axis=-1),
-            mx.take_along_axis(top, order, axis=-1),
-        )
+        return best_of(_pick(raw, self._asking), _pick(tokens, self._asking), self._depth)
 
 
 class Cut:

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.protocol import Delta, Generation, Run
+from shared.protocol import Capabilities, Delta, Generation, Run
+from workers.calls import Calling
+from workers.grammar import Compiled
+from workers.reasoning import Thinking
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,13 @@ class Job:
     max_tokens: int  # of each choice, held ones included
     held: list[list[int]] = field(default_factory=list)
     prompt_text: str | None = None  # when echo was asked
+    grammar: Compiled | None = None
+    thinking: Thinking | None = None  # when it is to be split off
+    calling: Calling | None = None  # None: what looks like a call is text
+
+    @property
+    def scores_prompt(self) -> bool:
+        return self.generation.echo and self.generation.logprobs is not None
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Engine(Protocol):
 
     @property
     def active(self) -> int:
-        """Requests that have not ended."""
+        """Requests that have not ended, or whose end was not given out yet."""
         ...
 
     @property
@@ -72,3 +82,4 @@ class Served:
     prepare: Prepare
     digest: str
     context_length: int
+    capabilities: Capabilities | None = None

@@ -1,0 +1,249 @@
+"""Grammars: what comes out is what was asked for, in the batch as alone, and what cannot be enforced is refused."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from shared.errors import InvalidRequest
+from shared.protocol import Delta, FinishReason, Grammar
+from tests.jobs import job
+from tests.tiny_model import make_tiny_llama
+from tests.workers.schemas import SCHEMAS, WORD, record
+from tests.workers.test_batch_engine import ids, play, text
+from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.load import vocabulary_size_of
+from workers.engine.rows import TokenRules
+from workers.engine.seam import Job
+from workers.grammar import KEPT, Compiled, Grammars, Guide, checked_schema, grammars_for
+from workers.loader import LoadedModel, inspect, load
+from workers.vocabulary import token_bytes
+
+LONG_ENOUGH = 200  # tokens
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model", vocab=300)
+    return load(folder, inspect(folder), lambda phase, done, total: None)
+
+
+@pytest.fixture(scope="module")
+def grammars(loaded: LoadedModel) -> Grammars:
+    found = grammars_for(loaded.tokenizer, vocabulary_size_of(loaded))
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def engine(loaded: LoadedModel) -> BatchEngine:
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+    return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits())
+
+
+def guided(grammars: Grammars, name: str, schema: dict[str, Any] | None, **options: Any) -> Job:
+    compiled = Compiled(grammars.json(Grammar(json_schema=schema)), grammars.eos)
+    return job(name, grammar=compiled, **{"max_tokens": LONG_ENOUGH, "temperature": 1.0, **options})
+
+
+def check(deltas: list[Delta], schema: dict[str, Any] | None) -> bool:
+    """Whether it came to its end; then it must be right."""
+    finish = deltas[-1].finish
+    assert finish is not None
+    if finish.reason == FinishReason.LENGTH:
+        return False
+    jsonschema.validate(json.loads(text(deltas)), schema or {"type": "object"})
+    return True
+
+
+def play_schemas(engine: BatchEngine, grammars: Grammars, seeds: range) -> float:
+    """Every schema with every seed, in one batch; the share that came to an end."""
+    jobs = {
+        f"{which}-{seed}": (schema, guided(grammars, f"{which}-{seed}", schema, seed=seed, n=1 + seed % 2))
+        for which, schema in enumerate(SCHEMAS)
+        for seed in seeds
+    }
+    deltas = play(engine, [each for _, each in jobs.values()])
+    ended = [check(choice, jobs[name][0]) for (name, _), choice in deltas.items()]
+    return sum(ended) / len(ended)
+
+
+def test_what_ends_is_valid_for_its_schema(engine: BatchEngine, grammars: Grammars) -> None:
+    assert play_schemas(engine, grammars, range(2)) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_thousand_answers_are_valid_for_their_schemas(engine: BatchEngine, grammars: Grammars) -> None:
+    assert play_schemas(engine, grammars, range(100, 134)) > 0.95
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"top_p": 0.9},
+        {"top_k": 5, "temperature": 1.3},
+        {"min_p": 0.1, "frequency_penalty": 1.0},
+        {"logit_bias": {2: 100.0}},
+        {"ignore_eos": True, "min_tokens": 3},
+        {"logprobs": 3, "n": 3},
+    ],
+)
+def test_every_way_of_sampling_keeps_to_the_grammar(
+    engine: BatchEngine, grammars: Grammars, options: dict[str, Any]
+) -> None:
+    schema = record(name=WORD, colour={"enum": ["red", "green"]})
+    for choice in play(engine, [guided(grammars, "a", schema, **options)]).values():
+        assert check(choice, schema)
+
+
+def test_any_object_is_an_object(engine: BatchEngine, grammars: Grammars) -> None:
+    jobs = [guided(grammars, str(seed), None, seed=seed, max_tokens=400) for seed in range(8)]
+    assert any(check(choice, None) for choice in play(engine, jobs).values())
+
+
+def test_a_complete_object_ends_the_choice_without_a_token_more(
+    engine: BatchEngine, grammars: Grammars
+) -> None:
+    deltas = play(engine, [guided(grammars, "a", record(kind={"const": "a"}))])["a", 0]
+    assert deltas[-1].text.endswith("}")
+    assert deltas[-1].finish is not None and deltas[-1].finish.reason == FinishReason.STOP
+
+
+def test_the_model_may_stop_where_the_grammar_lets_it(engine: BatchEngine, grammars: Grammars) -> None:
+    whole = guided(grammars, "a", {"type": "integer"}, logit_bias={2: 50.0})
+    deltas = play(engine, [whole])["a", 0]
+    assert ids(deltas)[-1] == 2 and check(deltas, {"type": "integer"})
+
+
+@pytest.mark.parametrize("cut", [1, 7, 15])
+def test_a_resumed_object_goes_on_as_the_unbroken_one(
+    engine: BatchEngine, grammars: Grammars, cut: int
+) -> None:
+    schema = record(name=WORD, tags={"type": "array", "items": WORD, "maxItems": 2})
+    whole = play(engine, [guided(grammars, "a", schema)])["a", 0]
+    held = guided(grammars, "b", schema, held=[ids(whole)[:cut]])
+    resumed = play(engine, [held, job("other", [5, 6])])["b", 0]
+    assert ids(resumed) == ids(whole)[cut:]
+    assert text(resumed) == text(whole[cut:])
+    assert resumed[-1].finish == whole[-1].finish
+
+
+def test_rows_with_and_without_grammar_do_not_change_each_other(
+    engine: BatchEngine, grammars: Grammars
+) -> None:
+    free = [job(f"free{i}", [9, i + 3], max_tokens=30, seed=i, ignore_eos=True) for i in range(3)]
+    bound = [guided(grammars, f"bound{i}", SCHEMAS[i + 1], seed=i) for i in range(3)]
+    together = play(engine, [job for pair in zip(free, bound, strict=True) for job in pair], steps_between=2)
+    for each in [*free, *bound]:
+        alone = play(engine, [each])[each.request_id, 0]
+        assert ids(together[each.request_id, 0]) == ids(alone)
+
+
+# ---------------------------------------------------------------- the guide alone
+
+
+def spelled(loaded: LoadedModel, words: str) -> list[int]:
+    found: list[int] = loaded.tokenizer.encode(words)
+    return found
+
+
+def state(guide: Guide, taken: list[int]) -> str:
+    for id in taken:
+        guide.take(id)
+    return (
+        "sleeping"
+        if guide.sleeping
+        else "failed"
+        if guide.failed
+        else "complete"
+        if guide.complete
+        else "open"
+    )
+
+
+def test_a_guide_sleeps_until_its_marker(loaded: LoadedModel, grammars: Grammars) -> None:
+    vocabulary = token_bytes(loaded.tokenizer)
+    compiled = Compiled(grammars.json(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>")
+    assert state(compiled.guide(vocabulary), spelled(loaded, "I {think}</thin")) == "sleeping"
+    assert (
+        state(compiled.guide(vocabulary), spelled(loaded, "I {think}</think>") + spelled(loaded, "1"))
+        == "complete"
+    )
+
+
+def test_while_it_sleeps_only_the_end_is_forbidden(grammars: Grammars, loaded: LoadedModel) -> None:
+    compiled = Compiled(grammars.json(Grammar()), grammars.eos, b"</think>")
+    mask = compiled.guide(token_bytes(loaded.tokenizer)).mask()
+    forbidden = [id for id in range(len(loaded.tokenizer)) if not mask[id // 8] >> (id % 8) & 1]
+    assert forbidden == list(grammars.eos)
+
+
+def test_a_token_the_grammar_forbids_fails_the_guide_and_ends_the_choice(
+    grammars: Grammars, engine: BatchEngine, loaded: LoadedModel
+) -> None:
+    assert state(Compiled(grammars.json(Grammar()), grammars.eos).guide([]), spelled(loaded, "x")) == "failed"
+    wrong = guided(grammars, "a", None, held=[spelled(loaded, "x")])
+    (only,) = play(engine, [wrong])["a", 0]
+    assert only.finish is not None and only.finish.reason == FinishReason.LENGTH
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"not": {"type": "string"}},
+        {"type": "string", "format": "no such format"},
+        {"type": "no such type"},
+        {"enum": []},
+        {"$ref": "https://example.com/schema.json"},
+        {"$ref": "#/$defs/missing"},
+        {"type": "string", "pattern": "("},
+        nested(40),
+        {"description": "x" * 70_000, "type": "null"},
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_by_name(grammars: Grammars, schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        grammars.json(Grammar(json_schema=schema))
+    assert refused.value.param == "response_format"
+
+
+def test_a_schema_as_deep_as_allowed_is_taken(grammars: Grammars) -> None:
+    grammars.json(Grammar(json_schema=nested(30)))
+
+
+def test_a_schema_is_compiled_once(grammars: Grammars) -> None:
+    first = grammars.json(Grammar(json_schema=SCHEMAS[1]))
+    assert grammars.json(Grammar(json_schema=SCHEMAS[1])) is first
+
+
+def test_the_kept_grammars_are_bounded(grammars: Grammars) -> None:
+    first = grammars.json(Grammar(json_schema={"const": "first"}))
+    for i in range(KEPT):
+        grammars.json(Grammar(json_schema={"const": i}))
+    assert grammars.json(Grammar(json_schema={"const": "first"})) is not first
+    assert len(grammars._kept) == KEPT
+
+
+def test_a_schema_that_is_slow_to_compile_is_refused(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.grammar.SECONDS", 0.0)
+    with pytest.raises(InvalidRequest, match="compile"):
+        grammars.json(Grammar(json_schema=record(slow={"enum": list(range(5000))})))
+
+
+def test_a_property_named_like_a_reference_is_no_reference() -> None:
+    assert "$ref" in checked_schema({"properties": {"$ref": {"type": "string"}}})
