@@ -39,8 +39,7 @@ class Tally:
             self._starts.setdefault(delta.choice // self._n, delta.start)
         if delta.finish is not None:
             self.completion_tokens += delta.finish.completion_tokens
-        if delta.reasoning:
-            self.reasoning_tokens += len(delta.ids)
+            self.reasoning_tokens += delta.finish.reasoning_tokens
 
     @property
     def prompt_tokens(self) -> int:

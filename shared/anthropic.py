@@ -85,13 +85,23 @@ class InputMessage(Request):
     ]
 
 
-class ToolDefinition(Request):
-    """``type`` names a tool of Anthropic's own, except for ``custom``."""
-
-    type: str = "custom"
+class CustomTool(Request):
+    type: Literal["custom"] = "custom"
     name: str = Field(min_length=1, max_length=256)
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+
+
+class OtherTool(Request):
+    """One of Anthropic's own."""
+
+    type: str
+
+
+ToolDefinition = Annotated[
+    Annotated[CustomTool, Tag("custom")] | Annotated[OtherTool, Tag("other")],
+    by_type("custom", default="custom"),
+]
 
 
 class ToolChoice(Request):

@@ -16,6 +16,7 @@ from api.templates import effort_kwargs
 from api.tools import names_of, tool, tool_use
 from shared.anthropic import (
     CountTokensRequest,
+    CustomTool,
     DocumentBlock,
     ImageBlock,
     InputBlock,
@@ -81,7 +82,7 @@ def _tools(request: CountTokensRequest) -> list[dict[str, Any]]:
     return [
         tool(one.name, one.description, one.input_schema, f"tools[{i}].input_schema")
         for i, one in enumerate(request.tools)
-        if one.type == "custom"
+        if isinstance(one, CustomTool)
     ]
 
 

@@ -108,7 +108,10 @@ def saying(
     """A script for one choice: each of ``tokens`` is what one Delta brings besides its id."""
 
     def script(submit: Submit) -> Iterable[BaseModel]:
-        finish = Finish(reason=reason, completion_tokens=len(tokens), stop_sequence=stop)
+        thought = sum("reasoning" in fields for fields in tokens)
+        finish = Finish(
+            reason=reason, completion_tokens=len(tokens), reasoning_tokens=thought, stop_sequence=stop
+        )
         for index, fields in enumerate(tokens):
             delta = Delta(
                 request_id=submit.request_id,

@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_refused_by_name(block: dict[str, Any]) -> None:
     ],
 )
 def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
-    tools = [TOOL, {"type": "web_search_20250305", "name": "web_search"}]
+    tools = [TOOL, {"type": "web_search_20250305", "name": "web_search"}, {"type": "mcp_toolset"}]
     assert translated(tools=tools, tool_choice=choice).tool_use == use
 
 
@@ -272,6 +272,7 @@ def test_the_official_client_reads_thinking_text_and_calls(
     assert (called.id, called.name, called.input) == ("t1", "f", {"a": 1})
     assert answer.stop_reason == "tool_use"
     assert answer.usage.output_tokens == len(tokens)
+    assert answer.usage.output_tokens_details.thinking_tokens == 1
 
 
 def test_the_official_client_counts_and_lists(sdk: anthropic.Anthropic) -> None:

@@ -178,7 +178,8 @@ def test_thinking_has_both_names_and_comes_before_the_text() -> None:
 
 
 def test_usage_counts_the_tokens_of_thinking() -> None:
-    deltas = [delta(reasoning="h"), delta(reasoning="m"), delta(text="Hi", finish=end())]
+    finish = Finish(reason=FinishReason.STOP, completion_tokens=3, reasoning_tokens=2)
+    deltas = [delta(reasoning="hm"), delta(text="Hi", finish=finish)]
     assert chat(deltas, usage=True)[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
 
 

@@ -1,0 +1,66 @@
+"""Every dialect from its official client to the worker and back, with real processes and no model."""
+
+import signal
+from collections.abc import Iterator
+
+import anthropic
+import httpx
+import psutil
+import pytest
+from anthropic.types import MessageParam
+
+from tests.e2e.stack import Stack, scripted_stack
+
+HELLO: list[MessageParam] = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with scripted_stack("--step", "0.02", "--tokens", "40") as stack:
+        yield stack
+
+
+@pytest.fixture
+def client(stack: Stack) -> anthropic.Anthropic:
+    base = f"http://127.0.0.1:{stack.port}"
+    return anthropic.Anthropic(base_url=base, api_key="none", max_retries=0, timeout=60)
+
+
+def test_a_streamed_message_is_whole(client: anthropic.Anthropic) -> None:
+    with client.messages.stream(model="a", max_tokens=8, messages=HELLO) as stream:
+        text = "".join(stream.text_stream)
+        message = stream.get_final_message()
+    assert (message.stop_reason, message.usage.output_tokens) == ("max_tokens", 8)
+    assert len(text.split()) == 8
+
+
+def test_a_message_survives_the_death_of_its_worker(stack: Stack, client: anthropic.Anthropic) -> None:
+    with client.messages.stream(model="a", max_tokens=64, messages=HELLO) as stream:
+        texts = stream.text_stream
+        begun = next(texts)
+        (worker,) = stack.workers("a")
+        psutil.Process(worker["pid"]).send_signal(signal.SIGKILL)
+        text = begun + "".join(texts)
+        message = stream.get_final_message()
+    assert (message.stop_reason, message.usage.output_tokens) == ("end_turn", 40)
+    assert len(text.split()) == 39  # and the end
+
+
+def test_a_response_goes_on_after_a_restart_of_the_api(stack: Stack) -> None:
+    first = stack.openai.responses.create(model="a", input="hello", max_output_tokens=4)
+    old = stack.status()["api_pid"]
+    psutil.Process(old).send_signal(signal.SIGTERM)
+    stack.until(lambda: _is_another(stack, old), "another api")
+    second = stack.openai.responses.create(
+        model="a", input="more", max_output_tokens=4, previous_response_id=first.id
+    )
+    assert first.usage is not None and second.usage is not None
+    said = len("hello") + len(first.output_text) + len("more")
+    assert second.usage.input_tokens >= said > first.usage.input_tokens
+
+
+def _is_another(stack: Stack, pid: int) -> bool:
+    try:
+        return bool(stack.status()["api_pid"] != pid)
+    except (httpx.TransportError, KeyError):
+        return False
