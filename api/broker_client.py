@@ -26,6 +26,7 @@ from shared.protocol import (
     BrokerToApi,
     Cancel,
     Chunks,
+    Done,
     Generation,
     Hello,
     Ping,
@@ -180,6 +181,7 @@ class BrokerClient:
             self._end(journal, FailureFromElsewhere(message.failure))
         else:
             log.info("request %s goes on elsewhere: %s", message.request_id, message.reason)
+            journal.lose(blameless=message.blameless)
             self._submit(journal)
 
     def _take(self, chunks: Chunks) -> None:
@@ -198,7 +200,7 @@ class BrokerClient:
             replies.put(fresh)
             if journal.finished:
                 del self._live[journal.request_id]
-                self._ack(journal)
+                self._send(Done(request_id=journal.request_id))
             elif journal.unacked(delta.choice) >= ACK_TOKENS and replies.unread < MAX_UNREAD:
                 self._ack(journal)
 

@@ -29,8 +29,10 @@ def unavailable(model: str, failure: FailedLoad, now: float) -> ModelUnavailable
     )
 
 
-def describe_exit(code: int) -> str:
-    """``code`` is an exit code, or minus a signal's number."""
+def describe_exit(code: int | None) -> str:
+    """``code`` is an exit code, or minus a signal's number; None: not known."""
+    if code is None:
+        return "ended, nobody knows how"
     return f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
 
 

@@ -4,6 +4,7 @@ Rule 1: ``handle`` is the only door, and ``_schedule`` runs after every event: t
 Rule 2: a request is in one place: one queue, or one worker's ``in_flight``. Who takes it out answers for it.
 Rule 3: whatever ends a worker, ``_lose`` answers for what it held and for what waited for it.
 Rule 4: who is not in the registry is told how to get there, or to leave; nothing it says counts.
+Rule 5: what a worker keeps goes on there; while workers of an earlier broker may come back, nothing else begins.
 """
 
 import hmac
@@ -31,10 +32,10 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.life import Life, Timeouts
+from broker.life import Life, Survivor, Timeouts
 from broker.lifecycle import Signal, State
 from broker.loads import Loads
-from broker.registry import COMING, SERVING, Api, Registry, Running, Worker
+from broker.registry import COMING, SERVING, Api, Kept, Registry, Running, Worker
 from broker.scheduler import Scheduler, Waiting
 from shared.errors import Draining, ModelNotFound, QueueFull, ServingError, WorkerLost
 from shared.protocol import (
@@ -43,6 +44,7 @@ from shared.protocol import (
     ApiToBroker,
     Bye,
     Cancel,
+    Done,
     Failed,
     Failure,
     Forward,
@@ -63,7 +65,7 @@ from shared.protocol import (
     WorkerToBroker,
 )
 
-MAX_ATTEMPTS = 3
+MAX_LOSSES = 3  # of workers, over a request that gains no token between them
 
 
 class Broker:
@@ -76,6 +78,23 @@ class Broker:
         self.loads = Loads()
         self.stopping = False
         self._acquaintance = 0
+        self._awaited = {survivor.id for survivor in life.survivors}
+        for survivor in life.survivors:
+            if survivor.spawned:
+                self._adopt(survivor)
+
+    def _adopt(self, survivor: Survivor) -> None:
+        worker = self.registry.add(survivor.id, survivor.model, self.life.started, spawned=True)
+        worker.pid, worker.returning = survivor.pid, survivor.ready
+
+    @property
+    def known(self) -> tuple[Survivor, ...]:
+        """Whom the next broker should expect."""
+        return tuple(
+            Survivor(w.id, w.model, w.pid, w.spawned, w.state in SERVING or w.returning)
+            for w in self.registry
+            if w.state is not State.STOPPING
+        )
 
     def handle(self, event: Event, now: float) -> list[Action]:
         return [*self._react(event, now), *self._schedule(now)]
@@ -83,8 +102,10 @@ class Broker:
     @property
     def idle(self) -> bool:
         """Nobody waits for anything that time brings."""
-        return len(self.scheduler) == 0 and all(
-            worker.state is State.READY and not worker.in_flight for worker in self.registry
+        return (
+            len(self.scheduler) == 0
+            and not self._awaited
+            and all(worker.state is State.READY and not worker.in_flight for worker in self.registry)
         )
 
     def _react(self, event: Event, now: float) -> Iterator[Action]:
@@ -105,16 +126,28 @@ class Broker:
                 yield from self._depart(event, now)
 
     def _schedule(self, now: float) -> Iterator[Action]:
+        if not self._recovering(now):
+            yield from self._begin(now)
+        if self.stopping and not any(worker.spawned for worker in self.registry):
+            yield Exit()
+
+    def _recovering(self, now: float) -> bool:
+        if self._awaited and now > self.life.started + self.timeouts.recovery:
+            self._awaited.clear()
+        return bool(self._awaited)
+
+    def _begin(self, now: float) -> Iterator[Action]:
         while dispatch := self.scheduler.next_dispatch(self.registry):
-            waiting, worker = dispatch
-            submit = waiting.submit
-            worker.in_flight[submit.request_id] = Running(waiting.api, submit.attempt)
-            yield TellWorker(worker.id, Run(api=waiting.api, submit=submit))
+            yield self._run(*dispatch)
         while model := self.scheduler.next_to_load(self.registry, self.loads, now):
             worker = self.registry.add(self.life.name_worker(model), model, now, spawned=True)
             yield Spawn(worker.id, model)
-        if self.stopping and not any(worker.spawned for worker in self.registry):
-            yield Exit()
+
+    def _run(self, waiting: Waiting, worker: Worker) -> Action:
+        submit = waiting.submit
+        worker.kept.pop(submit.request_id, None)
+        worker.in_flight[submit.request_id] = Running(waiting.api, submit.attempt, submit.losses)
+        return TellWorker(worker.id, Run(api=waiting.api, submit=submit))
 
     # ---------------------------------------------------------------- apis
 
@@ -128,9 +161,12 @@ class Broker:
             case Ack(request_id=request_id):
                 if worker := self.registry.runner(request_id):
                     yield TellWorker(worker.id, message)
+            case Done(request_id=request_id):
+                yield from self._release(request_id, message)
             case Cancel(request_id=request_id):
-                self.scheduler.withdraw(lambda waiting: waiting.submit.request_id == request_id)
+                self.scheduler.take(request_id)
                 yield from self._cancel_run(request_id)
+                yield from self._release(request_id, message)
             case Status(query=query):
                 yield TellApi(api, self._report(query, now))
 
@@ -146,16 +182,32 @@ class Broker:
     def _submit(self, api: str, submit: Submit, now: float) -> Iterator[Action]:
         if submit.attempt <= self._attempt_on_record(submit.request_id):
             return
-        self.scheduler.withdraw(lambda waiting: waiting.submit.request_id == submit.request_id)
-        yield from self._cancel_run(submit.request_id)
+        self.scheduler.take(submit.request_id)
         waiting = Waiting(api, submit, now)
-        if objection := self._objection(waiting, now):
+        if worker := self.registry.runner(submit.request_id):
+            yield self._run(waiting, worker)
+        elif keepers := self.registry.keepers(submit.request_id):
+            yield from self._claim(waiting, keepers)
+        elif objection := self._objection(waiting, now):
             yield refuse(waiting, objection)
         else:
             position = self.scheduler.admit(waiting)
             yield TellApi(
                 api, Accepted(request_id=submit.request_id, attempt=submit.attempt, position=position)
             )
+
+    def _claim(self, waiting: Waiting, keepers: list[Worker]) -> Iterator[Action]:
+        """The one that was told last goes on; to the others it was an earlier attempt."""
+        best, *others = keepers
+        yield self._run(waiting, best)
+        for worker in others:
+            yield from release(
+                worker, waiting.submit.request_id, Cancel(request_id=waiting.submit.request_id)
+            )
+
+    def _release(self, request_id: str, word: Done | Cancel) -> Iterator[Action]:
+        for worker in self.registry.keepers(request_id):
+            yield from release(worker, request_id, word)
 
     def _objection(self, waiting: Waiting, now: float) -> ServingError | None:
         model = waiting.submit.model
@@ -178,8 +230,10 @@ class Broker:
         """0: there is none."""
         if waiting := self.scheduler.find(request_id):
             return waiting.submit.attempt
-        worker = self.registry.runner(request_id)
-        return worker.in_flight[request_id].attempt if worker else 0
+        if worker := self.registry.runner(request_id):
+            return worker.in_flight[request_id].attempt
+        keepers = self.registry.keepers(request_id)
+        return keepers[0].kept[request_id].attempt if keepers else 0
 
     def _cancel_run(self, request_id: str) -> Iterator[Action]:
         """The slot is free at once: a worker reads the Cancel before the Run that takes it."""
@@ -221,7 +275,7 @@ class Broker:
         match message:
             case Forward(api=api):
                 if worker.state in SERVING:
-                    end_runs(worker, message)
+                    end_runs(worker, message, now + 2 * self.timeouts.silence)
                     yield PassOn(api)
             case Heartbeat(engine=engine):
                 worker.engine = engine
@@ -246,6 +300,7 @@ class Broker:
             return
         if worker is None:
             worker = self.registry.add(worker_id, message.model, now, spawned=False)
+        self._awaited.discard(worker_id)
         worker.heard = now
         worker.pid = message.pid
         if worker.state not in COMING:
@@ -254,13 +309,20 @@ class Broker:
             worker.loads(message.phase, message.done, message.total, now)
             return
         worker.receive(Signal.READY, now)
+        worker.returning = False
         worker.context_length = message.context_length
         self.loads.work(worker.model)
         if self.registry.ready(worker.model) == [worker]:
             self.scheduler.restart_clocks(worker.model, now)
-        for request_id in message.held:
-            # begun in an earlier life of the broker, which the api knows to be over: it submits them again
-            yield TellWorker(worker_id, Cancel(request_id=request_id))
+        yield from self._take_over(worker, message, now)
+
+    def _take_over(self, worker: Worker, message: Register, now: float) -> Iterator[Action]:
+        """What it held for an earlier broker goes on here, if its api has come or comes before it counts as silent."""
+        until = now + 2 * self.timeouts.silence
+        for request_id, attempt in zip_longest(message.held, message.attempts[: len(message.held)]):
+            worker.kept[request_id] = Kept(attempt or 0, until, ended=False)
+            if waiting := self.scheduler.take(request_id):
+                yield from self._claim(waiting, self.registry.keepers(request_id))
 
     def _distrust(self, worker: Worker | None, message: Loading | Register) -> str | None:
         if not hmac.compare_digest(message.token.encode(), self.life.token.encode()):
@@ -280,7 +342,12 @@ class Broker:
 
     def _lose(self, worker: Worker, how: str, now: float) -> Iterator[Action]:
         """From here on nothing it says counts. ``how`` continues a sentence about the worker."""
-        if worker.state in COMING:
+        self._awaited.discard(worker.id)
+        worker.kept.clear()
+        if worker.returning:
+            worker.returning = False
+            worker.receive(Signal.STOP, now)
+        elif worker.state in COMING:
             yield from self._fail_load(worker, f"its worker {how}", False, now)
         elif worker.state in SERVING:
             worker.receive(Signal.STOP, now)
@@ -301,12 +368,12 @@ class Broker:
     def _answer_for(self, request_id: str, run: Running, how: str) -> Action:
         if self.stopping:
             return refusal(run.api, request_id, run.attempt, draining())
-        if run.attempt < MAX_ATTEMPTS:
+        if run.losses + 1 < MAX_LOSSES:
             return TellApi(
                 run.api,
                 Resubmit(request_id=request_id, attempt=run.attempt, reason=f"its worker {how}"),
             )
-        lost = WorkerLost(f"Attempt {run.attempt} failed like those before it: the worker that ran it {how}.")
+        lost = WorkerLost(f"{MAX_LOSSES} workers were lost over it one after the other; the last {how}.")
         return refusal(run.api, request_id, run.attempt, lost)
 
     def _fail_load(self, worker: Worker, reason: str, permanent: bool, now: float) -> Iterator[Action]:
@@ -358,6 +425,8 @@ class Broker:
         for worker in list(self.registry):
             if why := self._overdue(worker, now):
                 yield from self._give_up(worker, why, now)
+            for request_id in [id for id, kept in worker.kept.items() if kept.until < now]:
+                yield from release(worker, request_id, Cancel(request_id=request_id))
         for waiting in self.scheduler.expire(self.registry, now):
             model = waiting.submit.model
             message = f"No worker of {model!r} had room within {self.scheduler.limits.queue_age:g} s."
@@ -369,6 +438,8 @@ class Broker:
     def _overdue(self, worker: Worker, now: float) -> str | None:
         """Why its time is up, if it is."""
         match worker.state:
+            case State.SPAWNED if worker.returning and now - worker.heard > self.timeouts.silence:
+                return f"did not come back to a new broker for {self.timeouts.silence:g} s"
             case State.SPAWNED | State.LOADING if now - worker.progress > self.timeouts.load:
                 return f"made no progress in loading for {self.timeouts.load:g} s"
             case State.READY | State.DRAINING if now - worker.heard > self.timeouts.silence:
@@ -398,8 +469,15 @@ class Broker:
                 yield Terminate(worker.id)
 
 
-def end_runs(worker: Worker, forward: Forward) -> None:
+def release(worker: Worker, request_id: str, word: Done | Cancel) -> Iterator[Action]:
+    if worker.kept.pop(request_id, None):
+        yield TellWorker(worker.id, word)
+
+
+def end_runs(worker: Worker, forward: Forward, keep_until: float) -> None:
+    """The worker keeps them until the api says that it has got to the end."""
     for request_id, attempt in zip_longest(forward.ended, forward.attempts[: len(forward.ended)]):
         run = worker.in_flight.get(request_id)
         if run and attempt in (None, run.attempt):
             del worker.in_flight[request_id]
+            worker.kept[request_id] = Kept(run.attempt, keep_until, ended=True)

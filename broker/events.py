@@ -23,10 +23,13 @@ class WorkerSaid:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """A child of ours ended: ``code`` is its exit code, or minus the signal that ended it."""
+    """A process of ours ended: ``code`` is its exit code, or minus the signal that ended it.
+
+    None: nobody can know, because it was another broker's child.
+    """
 
     worker: str
-    code: int
+    code: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,24 @@ SERVING = frozenset({State.READY, State.DRAINING})
 class Running:
     api: str
     attempt: int
+    losses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A request that a worker can go on with though nobody asks it to: one that ended, or of an earlier broker's."""
+
+    attempt: int
+    until: float
+    ended: bool
 
 
 @dataclass(slots=True)
 class Worker:
-    """``heard`` is renewed by any word, ``progress`` by a load that got further."""
+    """``heard`` is renewed by any word, ``progress`` by a load that got further.
+
+    ``returning``: an earlier broker had it ready, and it has not registered here yet.
+    """
 
     id: str
     model: str
@@ -34,6 +47,12 @@ class Worker:
     context_length: int | None = None
     engine: dict[str, float | int | str] = field(default_factory=dict)
     in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
+    kept: dict[str, Kept] = field(default_factory=dict)  # none of them in flight
+    returning: bool = False
+
+    @property
+    def load(self) -> int:
+        return len(self.in_flight) + sum(not kept.ended for kept in self.kept.values())
 
     def receive(self, signal: Signal, now: float) -> None:
         self.state = advance(self.state, signal)
@@ -84,6 +103,11 @@ class Registry:
 
     def coming(self, model: str) -> bool:
         return any(worker.model == model and worker.state in COMING for worker in self)
+
+    def keepers(self, request_id: str) -> list[Worker]:
+        """Who could go on with it, best first."""
+        found = [worker for worker in self if worker.state in SERVING and request_id in worker.kept]
+        return sorted(found, key=lambda worker: -worker.kept[request_id].attempt)
 
     def runner(self, request_id: str) -> Worker | None:
         return next((worker for worker in self if request_id in worker.in_flight), None)

@@ -72,6 +72,11 @@ class Scheduler:
             self._take(waiting)
         return out
 
+    def take(self, request_id: str) -> Waiting | None:
+        if waiting := self.find(request_id):
+            self._take(waiting)
+        return waiting
+
     def expire(self, registry: Registry, now: float) -> list[Waiting]:
         """Removes and returns those that have waited too long; of a loading model, nobody has."""
         due = now - self.limits.queue_age
@@ -85,8 +90,8 @@ class Scheduler:
     def next_dispatch(self, registry: Registry) -> tuple[Waiting, Worker] | None:
         """The first request that a worker has room for, removed from its queue."""
         for model, queue in self._queues.items():
-            worker = min(registry.ready(model), key=lambda worker: len(worker.in_flight), default=None)
-            if worker and len(worker.in_flight) < self.limits.max_in_flight:
+            worker = min(registry.ready(model), key=lambda worker: worker.load, default=None)
+            if worker and worker.load < self.limits.max_in_flight:
                 waiting = queue[0]
                 self._take(waiting)
                 return waiting, worker

@@ -203,6 +203,7 @@ class Submit(Part):
     model: str
     generation: Generation
     held: list[list[int]] = []
+    losses: int = 0  # workers that were lost over it since it last gained a token
 
 
 class Ack(Part):
@@ -212,6 +213,13 @@ class Ack(Part):
     request_id: str
     choice: int
     next_index: int
+
+
+class Done(Part):
+    """The api has all of it: whoever keeps it may forget it."""
+
+    type: Literal["done"] = "done"
+    request_id: str
 
 
 class Cancel(Part):
@@ -253,12 +261,16 @@ class Chunks(Part):
 
 
 class Resubmit(Part):
-    """The worker that ran this attempt is lost: submit again with what you hold."""
+    """The worker that ran this attempt is lost: submit again with what you hold.
+
+    ``blameless``: it left or was ended from outside, which is no fault of what it ran.
+    """
 
     type: Literal["resubmit"] = "resubmit"
     request_id: str
     attempt: int
     reason: str
+    blameless: bool = False
 
 
 class Refused(Part):
@@ -322,7 +334,11 @@ class StatusReport(Part):
 
 
 class Run(Part):
-    """``api`` is the name of the api process that gets the deltas."""
+    """``api`` is the name of the api process that gets the deltas.
+
+    A worker that has the request already, running or ended, goes on with it under the new attempt and says again what
+    the api does not hold; if it cannot, it runs the request anew.
+    """
 
     type: Literal["run"] = "run"
     api: str
@@ -358,7 +374,7 @@ class Loading(Part):
 
 
 class Register(Part):
-    """The model is loaded. ``held``: the requests this worker is running, for a broker that does not know."""
+    """The model is loaded. ``held``: the requests this worker runs or keeps, for a broker that does not know."""
 
     type: Literal["register"] = "register"
     token: str
@@ -368,15 +384,17 @@ class Register(Part):
     context_length: int
     capabilities: Capabilities | None = None
     held: list[str] = []
+    attempts: list[int] = []  # theirs, in the same order
 
 
 class Heartbeat(Part):
-    """Life (from the link thread) and progress (the engine's step counter)."""
+    """Life (from the link thread) and progress (the engine's step counter). ``memory``: resident bytes."""
 
     type: Literal["heartbeat"] = "heartbeat"
     epoch: str
     step: int
     active: int
+    memory: int = 0
     engine: dict[str, float | int | str] = {}
 
 
@@ -411,11 +429,11 @@ class Bye(Part):
     reason: str
 
 
-ApiToBroker = Annotated[Hello | Ping | Submit | Ack | Cancel | Status, Field(discriminator="type")]
+ApiToBroker = Annotated[Hello | Ping | Submit | Ack | Done | Cancel | Status, Field(discriminator="type")]
 BrokerToApi = Annotated[
     Pong | Accepted | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")
 ]
-BrokerToWorker = Annotated[Run | Ack | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")]
+BrokerToWorker = Annotated[Run | Ack | Done | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")]
 WorkerToBroker = Annotated[
     Loading | Register | Heartbeat | Forward | Failed | LoadFailed | Bye, Field(discriminator="type")
 ]

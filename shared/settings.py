@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         return self.sockets_dir / "worker.token"
 
     @property
+    def state_file(self) -> Path:
+        """Which workers a broker has, for the next one."""
+        return self.sockets_dir / "state.json"
+
+    @property
     def log_dir(self) -> Path:
         return self.sockets_dir / "log"
 

@@ -21,7 +21,7 @@ from broker.events import (
 )
 from broker.loads import backoff
 from shared.errors import Draining
-from shared.protocol import Accepted, Bye, Cancel, Failed, Goodbye, Ping, Pong, Resubmit
+from shared.protocol import Accepted, Bye, Failed, Goodbye, Ping, Pong, Resubmit
 from tests.broker.plays import (
     API,
     ask,
@@ -78,8 +78,8 @@ def test_what_comes_again_runs_before_what_waited(busy: Broker) -> None:
     assert play(busy, ready("a#2")) == [run("a#2", "r1", attempt=2), run("a#2", "r2", attempt=2)]
 
 
-def test_third_attempt_is_the_last(broker: Broker) -> None:
-    play(broker, ask("r1", attempt=3), ready("a#1"))
+def test_third_loss_without_a_token_between_is_the_last(broker: Broker) -> None:
+    play(broker, ask("r1", attempt=3, losses=2), ready("a#1"))
     actions = play(broker, WorkerExited("a#1", -11))
     assert refusals(actions) == [("r1", "worker_lost")]
     assert "SIGSEGV" in reason(actions)
@@ -266,7 +266,7 @@ def test_worker_of_an_earlier_life_learns_the_epoch_and_registers_again(
     broker: Broker, word: WorkerSaid
 ) -> None:
     assert play(broker, word) == [TellWorker("old", Pong(epoch="e1"))]
-    assert play(broker, ready("old", "a", held=["r1"])) == [TellWorker("old", Cancel(request_id="r1"))]
+    assert play(broker, ready("old", "a", held=["r1"])) == []
     assert play(broker, ask("r1", attempt=2))[-1] == run("old", "r1", attempt=2)
 
 
