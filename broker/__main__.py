@@ -85,7 +85,10 @@ def make_mind(settings: Settings, life: Life) -> Broker:
         queue_age=settings.queue_age,
     )
     timeouts = Timeouts(
-        silence=settings.heartbeat_timeout, load=settings.load_timeout, drain=settings.drain_timeout
+        silence=settings.heartbeat_timeout,
+        stall=settings.stall_timeout,
+        load=settings.load_timeout,
+        drain=settings.drain_timeout,
     )
     return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life)
 

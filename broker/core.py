@@ -9,11 +9,15 @@ Rule 5: what a worker keeps goes on there; while workers of an earlier broker ma
 
 import hmac
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import zip_longest
 
 from broker import report
-from broker.answers import describe_exit, draining, refusal, refuse, unavailable
+from broker.answers import draining, refusal, refuse, unavailable
+from broker.deaths import Deaths, Fall, phase_of, shape_of
+from broker.endings import Ending, Fault, left, of_exit
 from broker.events import (
+    Abort,
     Action,
     ApiSaid,
     Event,
@@ -37,7 +41,16 @@ from broker.lifecycle import Signal, State
 from broker.loads import Loads
 from broker.registry import COMING, SERVING, Api, Kept, Registry, Running, Worker
 from broker.scheduler import Scheduler, Waiting
-from shared.errors import Draining, ModelNotFound, QueueFull, ServingError, WorkerLost
+from broker.suspects import TRIAL_TOKENS, Suspects, fingerprint
+from shared.errors import (
+    Draining,
+    ModelNotFound,
+    QueueFull,
+    RequestCrashedEngine,
+    RequestRefused,
+    ServingError,
+    WorkerLost,
+)
 from shared.protocol import (
     Accepted,
     Ack,
@@ -76,8 +89,11 @@ class Broker:
         self.life = life
         self.registry = Registry()
         self.loads = Loads()
+        self.suspects = Suspects()
+        self.deaths = Deaths()
         self.stopping = False
         self._acquaintance = 0
+        self._falls: dict[str, Fall] = {}  # of workers that have still to end
         self._awaited = {survivor.id for survivor in life.survivors}
         for survivor in life.survivors:
             if survivor.spawned:
@@ -114,10 +130,11 @@ class Broker:
                 yield from self._hear(worker_id, message, now)
             case ApiSaid(api, message):
                 yield from self._obey(api, message, now)
-            case WorkerExited(worker_id, code):
-                yield from self._end(worker_id, describe_exit(code), now)
+            case WorkerExited():
+                yield from self._end(event, of_exit(event.code), now)
             case SpawnFailed(worker_id, reason):
-                yield from self._end(worker_id, f"could not be started: {reason}", now)
+                ending = Ending(f"could not be started: {reason}")
+                yield from self._end(WorkerExited(worker_id, None), ending, now)
             case PeerGone(peer):
                 yield from self._lose_peer(peer, now)
             case Tick():
@@ -146,7 +163,11 @@ class Broker:
     def _run(self, waiting: Waiting, worker: Worker) -> Action:
         submit = waiting.submit
         worker.kept.pop(submit.request_id, None)
-        worker.in_flight[submit.request_id] = Running(waiting.api, submit.attempt, submit.losses)
+        run = Running(waiting.api, shape_of(submit), submit.losses)
+        if waiting.suspect and worker.trial is None:
+            run = replace(run, fingerprint=fingerprint(submit))
+            worker.trial = submit.request_id
+        worker.in_flight[submit.request_id] = run
         return TellWorker(worker.id, Run(api=waiting.api, submit=submit))
 
     # ---------------------------------------------------------------- apis
@@ -160,6 +181,7 @@ class Broker:
                 yield from self._submit(api, message, now)
             case Ack(request_id=request_id):
                 if worker := self.registry.runner(request_id):
+                    self._weigh(worker, message)
                     yield TellWorker(worker.id, message)
             case Done(request_id=request_id):
                 yield from self._release(request_id, message)
@@ -183,7 +205,7 @@ class Broker:
         if submit.attempt <= self._attempt_on_record(submit.request_id):
             return
         self.scheduler.take(submit.request_id)
-        waiting = Waiting(api, submit, now)
+        waiting = Waiting(api, submit, now, suspect=submit.request_id in self.suspects)
         if worker := self.registry.runner(submit.request_id):
             yield self._run(waiting, worker)
         elif keepers := self.registry.keepers(submit.request_id):
@@ -215,6 +237,8 @@ class Broker:
             return draining()
         if model not in self.models:
             return ModelNotFound(model, self.models)
+        if not waiting.resumes and self.suspects.is_convicted(waiting.submit, now):
+            return RequestRefused("This request has crashed the engine a short while ago.")
         failure = self.loads.refusing(model, now)
         if failure and not self.registry.coming(model):
             return unavailable(model, failure, now)
@@ -238,7 +262,7 @@ class Broker:
     def _cancel_run(self, request_id: str) -> Iterator[Action]:
         """The slot is free at once: a worker reads the Cancel before the Run that takes it."""
         if worker := self.registry.runner(request_id):
-            del worker.in_flight[request_id]
+            worker.drop(request_id)
             yield TellWorker(worker.id, Cancel(request_id=request_id))
 
     def _lose_api(self, api: str) -> Iterator[Action]:
@@ -259,6 +283,7 @@ class Broker:
             workers=[report.of_worker(worker, now) for worker in self.registry],
             in_flight=sum(len(worker.in_flight) for worker in self.registry),
             queued=len(self.scheduler),
+            deaths=self.deaths.report(now),
         )
 
     # ---------------------------------------------------------------- workers
@@ -277,19 +302,19 @@ class Broker:
                 if worker.state in SERVING:
                     end_runs(worker, message, now + 2 * self.timeouts.silence)
                     yield PassOn(api)
-            case Heartbeat(engine=engine):
-                worker.engine = engine
+            case Heartbeat():
+                worker.beat(message, now)
                 yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
             case Failed(request_id=request_id, attempt=attempt, failure=failure):
                 run = worker.in_flight.get(request_id)
                 if run and run.attempt == attempt:
-                    del worker.in_flight[request_id]
+                    worker.drop(request_id)
                     yield self._answer_failed(worker, request_id, run, failure, now)
             case LoadFailed(reason=reason, permanent=permanent) if worker.state in COMING:
                 yield from self._fail_load(worker, reason, permanent, now)
                 self._bury_foreign(worker, now)
             case Bye(reason=reason):
-                yield from self._lose(worker, f"left: {reason}", now)
+                yield from self._lose(worker, left(reason), now)
                 self._bury_foreign(worker, now)
 
     def _introduce(
@@ -340,20 +365,47 @@ class Broker:
         elif isinstance(message, Heartbeat | Forward):
             yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
 
-    def _lose(self, worker: Worker, how: str, now: float) -> Iterator[Action]:
-        """From here on nothing it says counts. ``how`` continues a sentence about the worker."""
+    def _lose(self, worker: Worker, ending: Ending, now: float) -> Iterator[Action]:
+        """From here on nothing it says counts."""
+        if worker.state is not State.STOPPING and ending.fault is not Fault.NONE:
+            shapes = [run.shape for run in worker.in_flight.values()]
+            self._falls[worker.id] = Fall(ending.how, now, phase_of(worker), shapes)
         self._awaited.discard(worker.id)
         worker.kept.clear()
         if worker.returning:
             worker.returning = False
             worker.receive(Signal.STOP, now)
         elif worker.state in COMING:
-            yield from self._fail_load(worker, f"its worker {how}", False, now)
+            yield from self._fail_load(worker, f"its worker {ending.how}", False, now)
         elif worker.state in SERVING:
             worker.receive(Signal.STOP, now)
             runs, worker.in_flight = worker.in_flight, {}
+            culprit = self._blame(worker, runs, now) if ending.fault is Fault.CRASH else None
+            worker.trial = None
             for request_id, run in runs.items():
-                yield self._answer_for(request_id, run, how)
+                if request_id == culprit:
+                    crashed = RequestCrashedEngine(f"The engine crashes over this request: it {ending.how}.")
+                    yield refusal(run.api, request_id, run.attempt, crashed)
+                else:
+                    yield self._answer_for(request_id, run, ending)
+
+    def _blame(self, worker: Worker, runs: dict[str, Running], now: float) -> str | None:
+        """Who is convicted, if anybody is."""
+        if worker.trial is None:
+            self.suspects.charge(runs)
+            return None
+        self.suspects.convict(runs[worker.trial].fingerprint, now)
+        return worker.trial
+
+    def _weigh(self, worker: Worker, ack: Ack) -> None:
+        """A suspect that has gained some tokens is proven, and the next may come."""
+        if worker.trial == ack.request_id:
+            run = worker.in_flight[ack.request_id]
+            held = run.shape.held[ack.choice] if ack.choice < len(run.shape.held) else 0
+            if ack.next_index >= held + TRIAL_TOKENS:
+                worker.trial = None
+                worker.in_flight[ack.request_id] = replace(run, proven=True)
+                self.suspects.acquit(ack.request_id)
 
     def _answer_failed(
         self, worker: Worker, request_id: str, run: Running, failure: Failure, now: float
@@ -363,17 +415,23 @@ class Broker:
             return TellApi(run.api, Refused(request_id=request_id, attempt=run.attempt, failure=failure))
         if worker.state is State.READY:
             worker.receive(Signal.DRAIN, now)
-        return self._answer_for(request_id, run, "is leaving")
+        return self._answer_for(request_id, run, Ending("is leaving", Fault.NONE))
 
-    def _answer_for(self, request_id: str, run: Running, how: str) -> Action:
+    def _answer_for(self, request_id: str, run: Running, ending: Ending) -> Action:
         if self.stopping:
             return refusal(run.api, request_id, run.attempt, draining())
-        if run.losses + 1 < MAX_LOSSES:
-            return TellApi(
-                run.api,
-                Resubmit(request_id=request_id, attempt=run.attempt, reason=f"its worker {how}"),
+        blameless = ending.fault is Fault.NONE
+        if blameless or run.losses + 1 < MAX_LOSSES:
+            word = Resubmit(
+                request_id=request_id,
+                attempt=run.attempt,
+                reason=f"its worker {ending.how}",
+                blameless=blameless,
             )
-        lost = WorkerLost(f"{MAX_LOSSES} workers were lost over it one after the other; the last {how}.")
+            return TellApi(run.api, word)
+        lost = WorkerLost(
+            f"{MAX_LOSSES} workers were lost over it one after the other; the last {ending.how}."
+        )
         return refusal(run.api, request_id, run.attempt, lost)
 
     def _fail_load(self, worker: Worker, reason: str, permanent: bool, now: float) -> Iterator[Action]:
@@ -390,32 +448,37 @@ class Broker:
         if peer in self.registry.apis:
             yield from self._lose_api(peer)
         elif (worker := self.registry.get(peer)) and worker.state in SERVING:
-            yield from self._give_up(worker, "lost its connection", now)
+            yield from self._give_up(worker, Ending("lost its connection"), now)
 
-    def _give_up(self, worker: Worker, why: str, now: float) -> Iterator[Action]:
-        yield from self._lose(worker, why, now)
+    def _give_up(self, worker: Worker, ending: Ending, now: float) -> Iterator[Action]:
+        first = worker.state is not State.STOPPING
+        yield from self._lose(worker, ending, now)
         if worker.spawned:
             worker.since = now
-            yield Kill(worker.id, why)
+            stalled = first and ending.fault is Fault.CRASH
+            yield Abort(worker.id, ending.how) if stalled else Kill(worker.id, ending.how)
         else:
             self.registry.given_up.append(worker.id)
             self._bury(worker, now)
 
-    def _bury(self, worker: Worker, now: float) -> None:
+    def _bury(self, worker: Worker, now: float, exited: WorkerExited | None = None) -> None:
+        exited = exited or WorkerExited(worker.id, None)
         worker.receive(Signal.EXIT, now)
         self.registry.remove(worker)
+        if fall := self._falls.pop(worker.id, None):
+            self.deaths.record(worker, fall, exited.code, exited.last_lines)
 
     def _bury_foreign(self, worker: Worker, now: float) -> None:
         """Nobody tells us when a process ends that is not our child."""
         if not worker.spawned:
             self._bury(worker, now)
 
-    def _end(self, worker_id: str, how: str, now: float) -> Iterator[Action]:
-        if worker := self.registry.get(worker_id):
+    def _end(self, event: WorkerExited, ending: Ending, now: float) -> Iterator[Action]:
+        if worker := self.registry.get(event.worker):
             early = " before it was ready" if worker.state in COMING else ""
-            story = f"{how}{early}; the log at {self.life.log_of(worker_id)} says more"
-            yield from self._lose(worker, story, now)
-            self._bury(worker, now)
+            story = f"{ending.how}{early}; the log at {self.life.log_of(worker.id)} says more"
+            yield from self._lose(worker, Ending(story, ending.fault), now)
+            self._bury(worker, now, event)
 
     # ---------------------------------------------------------------- time and the end
 
@@ -424,7 +487,10 @@ class Broker:
             yield from self._lose_api(api)
         for worker in list(self.registry):
             if why := self._overdue(worker, now):
-                yield from self._give_up(worker, why, now)
+                yield from self._give_up(worker, Ending(why), now)
+            elif worker.state in SERVING and worker.stalled(self.timeouts.stall, now):
+                stall = Ending(f"made no step for {now - worker.moved:.0f} s", Fault.CRASH)
+                yield from self._give_up(worker, stall, now)
             for request_id in [id for id, kept in worker.kept.items() if kept.until < now]:
                 yield from release(worker, request_id, Cancel(request_id=request_id))
         for waiting in self.scheduler.expire(self.registry, now):
@@ -479,5 +545,5 @@ def end_runs(worker: Worker, forward: Forward, keep_until: float) -> None:
     for request_id, attempt in zip_longest(forward.ended, forward.attempts[: len(forward.ended)]):
         run = worker.in_flight.get(request_id)
         if run and attempt in (None, run.attempt):
-            del worker.in_flight[request_id]
+            worker.drop(request_id)
             worker.kept[request_id] = Kept(run.attempt, keep_until, ended=True)

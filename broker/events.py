@@ -30,6 +30,7 @@ class WorkerExited:
 
     worker: str
     code: int | None
+    last_lines: tuple[str, ...] = ()  # of what it printed, unless it left in good order
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,16 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Abort:
+    """Ends it with SIGABRT, so that its stacks are in its log."""
+
+    worker: str
+    reason: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     pass
 
 
-Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Exit
+Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Abort | Exit

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 class Timeouts:
     silence: float = 5.0  # of a worker that serves; an api has twice as long
     recovery: float = 2.0  # nothing is begun so long, while workers of an earlier broker may come back
+    stall: float = 30.0  # of a busy engine, at least; it gets five times its slowest step
     load: float = 120.0
     drain: float = 60.0
 

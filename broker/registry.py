@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.lifecycle import Signal, State, advance
+from shared.protocol import Heartbeat, RequestShape
 
 COMING = frozenset({State.SPAWNED, State.LOADING})
 SERVING = frozenset({State.READY, State.DRAINING})
@@ -12,9 +13,17 @@ SERVING = frozenset({State.READY, State.DRAINING})
 
 @dataclass(frozen=True, slots=True)
 class Running:
+    """``proven``: once a suspect, it has passed its trial here."""
+
     api: str
-    attempt: int
+    shape: RequestShape
     losses: int = 0
+    fingerprint: bytes = b""  # of a suspect
+    proven: bool = False
+
+    @property
+    def attempt(self) -> int:
+        return self.shape.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,12 @@ class Worker:
     in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
     kept: dict[str, Kept] = field(default_factory=dict)  # none of them in flight
     returning: bool = False
+    trial: str | None = None  # the suspect among what is in flight
+    step: int = 0
+    active: int = 0
+    moved: float = 0.0  # when the engine last made a step, or got something to do
+    slowest: float = 0.0
+    memory: int = 0
 
     @property
     def load(self) -> int:
@@ -57,6 +72,24 @@ class Worker:
     def receive(self, signal: Signal, now: float) -> None:
         self.state = advance(self.state, signal)
         self.since = now
+
+    def drop(self, request_id: str) -> Running | None:
+        if self.trial == request_id:
+            self.trial = None
+        return self.in_flight.pop(request_id, None)
+
+    def beat(self, said: Heartbeat, now: float) -> None:
+        moves = said.step != self.step
+        if moves and self.active:
+            self.slowest = max(self.slowest, now - self.moved)
+        if moves or not self.active:
+            self.moved = now
+        self.step, self.active = said.step, said.active
+        self.engine, self.memory = said.engine, said.memory
+
+    def stalled(self, limit: float, now: float) -> bool:
+        """Busy, and for ``limit`` seconds and five of its slowest steps without one."""
+        return self.active > 0 and now - self.moved > max(limit, 5 * self.slowest)
 
     def loads(self, phase: str, done: int, total: int, now: float) -> None:
         if self.state is State.SPAWNED:

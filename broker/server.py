@@ -18,6 +18,7 @@ from broker import journal
 from broker.clock import AwakeClock
 from broker.core import Broker
 from broker.events import (
+    Abort,
     Action,
     ApiSaid,
     Event,
@@ -212,6 +213,8 @@ class Server:
                 self._supervisor.signal(worker, signal.SIGTERM)
             case Kill(worker):
                 self._supervisor.signal(worker, signal.SIGKILL)
+            case Abort(worker):
+                self._supervisor.signal(worker, signal.SIGABRT)
             case Exit():
                 self._running = False
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from broker.events import WorkerExited
 from broker.processes import start_of
 
+_TAIL_BYTES, _TAIL_LINES, _LINE = 8192, 12, 500
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -119,7 +120,19 @@ class Supervisor:
         ended = [(worker, process) for worker, process in self._processes.items() if process.ended()]
         for worker, _ in ended:
             del self._processes[worker]
-        return [WorkerExited(worker, process.code) for worker, process in ended]
+        return [
+            WorkerExited(worker, process.code, () if process.code == 0 else self._last_lines(worker))
+            for worker, process in ended
+        ]
+
+    def _last_lines(self, worker: str) -> tuple[str, ...]:
+        try:
+            with Path(self.log_of(worker)).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ()
+        return tuple(line[:_LINE] for line in lines[-_TAIL_LINES:])
 
     def signal(self, worker: str, number: int) -> None:
         if process := self._processes.get(worker):

@@ -318,6 +318,34 @@ class ModelStatus(Part):
     capabilities: Capabilities | None = None
 
 
+class RequestShape(Part):
+    """A request without its words: ``size`` is the prompt's in tokens or, when it is text, in characters."""
+
+    request_id: str
+    attempt: int
+    prompt: str
+    size: int
+    max_tokens: int | None = None
+    n: int
+    held: list[int]
+
+
+class Death(Part):
+    """A worker that did not end in good order. ``memory``: its last known resident bytes."""
+
+    worker: str
+    model: str
+    pid: int
+    how: str
+    exit_code: int | None = None
+    signal: str | None = None
+    phase: str = ""
+    ago: float = 0.0
+    memory: int = 0
+    last_lines: list[str] = []
+    in_flight: list[RequestShape] = []
+
+
 class StatusReport(Part):
     type: Literal["status_report"] = "status_report"
     query: str
@@ -328,6 +356,7 @@ class StatusReport(Part):
     workers: list[WorkerStatus]
     in_flight: int
     queued: int
+    deaths: list[Death] = []  # the last ones, the latest first
 
 
 # ---------------------------------------------------------------- broker -> worker

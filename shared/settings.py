@@ -66,6 +66,11 @@ class Settings(BaseSettings):
 
     heartbeat_interval: float = Field(1.0, gt=0)
     heartbeat_timeout: float = Field(5.0, gt=0)
+    stall_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="a busy engine without a step for so long is given up, or 5 of its slowest steps",
+    )
     load_timeout: float = Field(120.0, gt=0, description="a load without progress for so long is given up")
     drain_timeout: float = Field(60.0, gt=0, description="how long a worker may finish what it has")
     orphan_grace: float = Field(60.0, gt=0, description="how long a worker lives without a broker")

@@ -3,6 +3,7 @@
 Shared by the real worker and by the scripted one; they differ in how they load.
 """
 
+import faulthandler
 import logging
 import os
 import secrets
@@ -35,6 +36,7 @@ def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> 
     except OSError as error:
         log.error("no broker has made %s: %s", settings.token_file, error.strerror)
         return os.EX_CONFIG
+    faulthandler.enable()  # on SIGABRT, with which the broker ends a stalled worker, every thread's stack is in the log
     inbox: SimpleQueue[Command] = SimpleQueue()
     link = Link(settings, Who(worker_id or new_worker_id(), model, token), inbox)
     engine = threading.Thread(target=_engine_thread, args=(link, inbox, load), name="engine", daemon=True)

@@ -51,8 +51,9 @@ def busy(broker: Broker) -> Broker:
     return broker
 
 
-def resubmit(request_id: str, how: str, attempt: int = 1) -> TellApi:
-    return TellApi(API, Resubmit(request_id=request_id, attempt=attempt, reason=f"its worker {how}"))
+def resubmit(request_id: str, how: str, attempt: int = 1, blameless: bool = False) -> TellApi:
+    word = Resubmit(request_id=request_id, attempt=attempt, reason=f"its worker {how}", blameless=blameless)
+    return TellApi(API, word)
 
 
 def goodbye(worker: str, reason: str) -> TellWorker:
@@ -132,13 +133,13 @@ def test_unreachable_worker_is_lost(busy: Broker) -> None:
 
 def test_worker_that_leaves_hands_its_requests_over(busy: Broker) -> None:
     actions = play(busy, WorkerSaid("a#1", Bye(reason="told to")))
-    assert actions == [resubmit("r1", "left: told to"), resubmit("r2", "left: told to")]
+    assert actions == [resubmit(id, "left: told to", blameless=True) for id in ("r1", "r2")]
     assert play(busy, WorkerExited("a#1", 0)) == [Spawn("a#2", "a")]
 
 
 def test_worker_that_refuses_because_it_leaves_gets_nothing_more(busy: Broker) -> None:
     leaving = Failed(request_id="r1", attempt=1, failure=Draining("I leave").to_failure())
-    assert play(busy, WorkerSaid("a#1", leaving)) == [resubmit("r1", "is leaving")]
+    assert play(busy, WorkerSaid("a#1", leaving)) == [resubmit("r1", "is leaving", blameless=True)]
     assert play(busy, forward("a#1", "r2"), ask("r1", attempt=2))[-1:] == [
         TellApi(API, Accepted(request_id="r1", attempt=2))
     ]
