@@ -48,6 +48,10 @@ class Journal:
             losses=self._losses,
         )
 
+    def pause(self) -> None:
+        """What is still on its way is dropped; the next attempt brings it again."""
+        self.attempt += 1
+
     def lose(self, *, blameless: bool) -> None:
         """Its worker is lost. Who gains tokens between two losses is not what kills them."""
         if self._gained:

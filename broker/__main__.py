@@ -20,7 +20,7 @@ from broker.server import Server
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor, name_worker
 from broker.wakeup import Wakeup
-from shared import logs
+from shared import failpoints, logs
 from shared.settings import Settings, load_settings
 
 log = logging.getLogger("broker")
@@ -29,6 +29,7 @@ EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG = 70, 75, 78
 
 
 def main() -> int:
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure("broker", settings.log_level)
     try:

@@ -40,6 +40,7 @@ from broker.mailbox import Mailbox
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor
 from broker.wakeup import Wakeup
+from shared.failpoints import failpoint
 from shared.protocol import Forward, Goodbye
 from shared.wire import FROM_API, FROM_WORKER, ProtocolError, decode, encode
 
@@ -192,8 +193,11 @@ class Server:
             event = self._upshots.popleft()
             if line := journal.heard(event):
                 log.info(line)
+            failpoint("broker.heard", name_of(event))
             for action in self._mind.handle(event, self._now):
+                failpoint("broker.does", name_of(action))
                 self._act(action, body)
+                failpoint("broker.did", name_of(action))
 
     def _act(self, action: Action, body: bytes) -> None:
         if line := journal.done(action):
@@ -232,6 +236,14 @@ class Server:
         """If it is a child that ended, its exit comes first: that says more than a broken connection."""
         self._upshots.extend(self._supervisor.reap())
         self._upshots.append(PeerGone(peer))
+
+
+def name_of(what: Event | Action) -> str:
+    """For failpoints: the message's type, or what else it is."""
+    match what:
+        case ApiSaid(_, message) | WorkerSaid(_, message) | TellApi(_, message) | TellWorker(_, message):
+            return message.type
+    return type(what).__name__.lower()
 
 
 def read_name(name: bytes) -> str:

@@ -20,6 +20,7 @@ import zmq
 
 from shared import wire
 from shared.errors import Draining, ServingError
+from shared.failpoints import failpoint
 from shared.protocol import (
     Ack,
     Bye,
@@ -244,6 +245,7 @@ class Link:
 
     def _accept(self, run: Run) -> None:
         submit = run.submit
+        failpoint("worker.run")
         if self._goes_on(run):
             return
         self._forget(submit.request_id)
@@ -338,7 +340,9 @@ class Link:
 
     def _send_chunks(self, api: str, rows: list[Delta], ended: dict[str, int]) -> None:
         header = Forward(api=api, ended=list(ended), attempts=list(ended.values()))
+        failpoint("worker.says_end" if ended else "worker.says", rows[-1].index)
         self._socket.send_multipart([wire.encode(header), wire.encode(Chunks(deltas=rows))])
+        failpoint("worker.said_end" if ended else "worker.said", rows[-1].index)
 
     # ------------------------------------------------------------ leaving
 

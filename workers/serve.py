@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from shared.failpoints import failpoint
 from shared.settings import Settings
 from workers.embedded import LoadError, Progress
 from workers.engine.seam import Served
@@ -47,6 +48,7 @@ def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> 
 def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> None:
     """An exception nobody named ends the process: a half-dead engine is the worst state."""
     try:
+        failpoint("worker.load")
         served = load(lambda phase, done, total: link.post(LoadingProgress(phase, done, total)))
     except LoadError as error:
         log.error("%s", error.reason)
