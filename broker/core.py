@@ -133,7 +133,7 @@ class Broker:
             case WorkerExited():
                 yield from self._end(event, of_exit(event.code), now)
             case SpawnFailed(worker_id, reason):
-                ending = Ending(f"could not be started: {reason}")
+                ending = Ending(f"could not be started: {reason}", Fault.CRASH)
                 yield from self._end(WorkerExited(worker_id, None), ending, now)
             case PeerGone(peer):
                 yield from self._lose_peer(peer, now)
@@ -311,7 +311,7 @@ class Broker:
                     worker.drop(request_id)
                     yield self._answer_failed(worker, request_id, run, failure, now)
             case LoadFailed(reason=reason, permanent=permanent) if worker.state in COMING:
-                yield from self._fail_load(worker, reason, permanent, now)
+                yield from self._fail_load(worker, reason, now, permanent=permanent)
                 self._bury_foreign(worker, now)
             case Bye(reason=reason):
                 yield from self._lose(worker, left(reason), now)
@@ -376,7 +376,8 @@ class Broker:
             worker.returning = False
             worker.receive(Signal.STOP, now)
         elif worker.state in COMING:
-            yield from self._fail_load(worker, f"its worker {ending.how}", False, now)
+            blameless = ending.fault is Fault.OUTSIDE
+            yield from self._fail_load(worker, f"its worker {ending.how}", now, blameless=blameless)
         elif worker.state in SERVING:
             worker.receive(Signal.STOP, now)
             runs, worker.in_flight = worker.in_flight, {}
@@ -434,12 +435,17 @@ class Broker:
         )
         return refusal(run.api, request_id, run.attempt, lost)
 
-    def _fail_load(self, worker: Worker, reason: str, permanent: bool, now: float) -> Iterator[Action]:
+    def _fail_load(
+        self, worker: Worker, reason: str, now: float, *, permanent: bool = False, blameless: bool = False
+    ) -> Iterator[Action]:
+        """Who waits for it is refused; but one load that was ended from outside is tried again first."""
         worker.receive(Signal.STOP, now)
         model = worker.model
         if self.registry.ready(model) or self.registry.coming(model):
             return
         failure = self.loads.fail(model, reason, permanent, now)
+        if blameless and failure.count == 1:
+            return
         for waiting in self.scheduler.withdraw(lambda waiting: waiting.submit.model == model):
             yield refuse(waiting, unavailable(model, failure, now))
 
@@ -487,7 +493,8 @@ class Broker:
             yield from self._lose_api(api)
         for worker in list(self.registry):
             if why := self._overdue(worker, now):
-                yield from self._give_up(worker, Ending(why), now)
+                fault = Fault.CRASH if worker.state in COMING and not worker.returning else Fault.OUTSIDE
+                yield from self._give_up(worker, Ending(why, fault), now)
             elif worker.state in SERVING and worker.stalled(self.timeouts.stall, now):
                 stall = Ending(f"made no step for {now - worker.moved:.0f} s", Fault.CRASH)
                 yield from self._give_up(worker, stall, now)

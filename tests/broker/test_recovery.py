@@ -58,7 +58,8 @@ def test_a_survivor_that_dies_is_not_waited_for_and_no_failed_load() -> None:
 def test_a_survivor_that_was_still_loading_and_dies_is_a_failed_load() -> None:
     broker = successor(LOADING)
     play(broker, ask("r1", model="b"))
-    assert refusals(play(broker, WorkerExited("b#old", None))) == [("r1", "model_unavailable")]
+    assert play(broker, WorkerExited("b#old", None)) == [Spawn("b#1", "b")]
+    assert refusals(play(broker, WorkerExited("b#1", 1))) == [("r1", "model_unavailable")]
 
 
 def test_a_survivor_that_stays_away_is_killed() -> None:

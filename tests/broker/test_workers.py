@@ -4,6 +4,7 @@ import pytest
 
 from broker.core import Broker
 from broker.events import (
+    Abort,
     ApiSaid,
     Exit,
     Kill,
@@ -162,6 +163,14 @@ def test_exit_before_ready_refuses_who_waits_with_how_it_ended(broker: Broker) -
     assert "exited with code 3 before it was ready; the log at /log/a#1.log says more" in str(actions[0])
 
 
+def test_a_load_that_is_killed_from_outside_is_tried_again_once_before_anybody_is_refused(
+    broker: Broker,
+) -> None:
+    play(broker, ask("r1"), loading("a#1"))
+    assert play(broker, WorkerExited("a#1", -9)) == [Spawn("a#2", "a")]
+    assert refusals(play(broker, WorkerExited("a#2", -9))) == [("r1", "model_unavailable")]
+
+
 def test_permanent_failure_refuses_for_ten_seconds_with_the_same_reason(broker: Broker) -> None:
     play(broker, ask("r1"), loading("a#1"))
     assert "no such file" in reason(play(broker, load_failed("a#1", permanent=True)))
@@ -211,7 +220,7 @@ def test_load_without_progress_is_given_up(broker: Broker, heard: bool) -> None:
     play(broker, *([loading("a#1"), beat("a#1")] if heard else []), ApiSaid(API, Ping()), now=29)
     actions = play(broker, Tick(), now=31)
     assert refusals(actions) == [("r1", "model_unavailable")]
-    assert actions[-1] == Kill("a#1")
+    assert actions[-1] == Abort("a#1")
 
 
 def test_load_that_gets_further_may_take_its_time(broker: Broker) -> None:

@@ -77,9 +77,12 @@ class FaultStack(Stack):
         self.until(self.fault_file.with_suffix(".done").exists, "at the failpoint")
 
     def supervisorctl(self, *words: str) -> str:
-        command = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{self.folder}/ctl"]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
-        return done.stdout
+        command = [str(Path(sys.executable).parent / "supervisorctl"), "-c", str(ROOT / "supervisord.conf")]
+        known = {"RUN_DIR": self.folder, "HOST": "127.0.0.1", "PORT": self.port}
+        exports = {**known, "API_PROCESSES": 1, "PYTHON": sys.executable}
+        environment = {**os.environ, **{f"MLX_SERVER_{name}": str(value) for name, value in exports.items()}}
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=90)
+        return done.stdout + done.stderr
 
     def kill_broker(self) -> int:
         """Gives the pid it had."""
