@@ -13,7 +13,7 @@ import uvicorn
 from api.app import make_app
 from api.broker_client import BrokerClient
 from api.connection import Connection
-from shared import logs
+from shared import failpoints, logs
 from shared.settings import Settings, load_settings
 
 EX_TEMPFAIL = 75
@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api", description="The HTTP side of mlx-server.")
     parser.add_argument("--fd", type=int, help="file descriptor of an inherited listening socket")
     fd: int | None = parser.parse_args().fd
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure("api", settings.log_level)
     listener = listen(settings) if fd is None else socket.socket(fileno=fd)

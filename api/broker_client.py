@@ -2,7 +2,8 @@
 
 Rule 1: a request waits for a broker that is seen; it is submitted again on Resubmit, on a Gap, on a new epoch.
 Rule 2: whoever asked owns the replies: when its task ends, however it ends, what is unfinished is cancelled.
-Rule 3: the socket is edge-triggered: it is drained until empty, and looked at again after each send.
+Rule 3: whose client reads too slowly is parked: it runs no longer, and is submitted again when there is room.
+Rule 4: the socket is edge-triggered: it is drained until empty, and looked at again after each send.
 
 A raw socket with ``add_reader`` costs 5 us a message; ``zmq.asyncio`` cost 24.
 """
@@ -21,11 +22,13 @@ from api.journal import ACK_TOKENS, MAX_REPAIRS, Gap, Journal
 from api.replies import Replies
 from shared import wire
 from shared.errors import BrokerLost, FailureFromElsewhere, ServingError, WorkerLost
+from shared.failpoints import failpoint
 from shared.protocol import (
     Accepted,
     BrokerToApi,
     Cancel,
     Chunks,
+    Done,
     Generation,
     Hello,
     Ping,
@@ -41,7 +44,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_BUDGET = 256  # messages, before the loop may do something else
 ACK_INTERVAL = 0.2
-MAX_UNREAD = 2048  # tokens; a reader slower than this gets no more of them acknowledged
+MAX_UNREAD = 2048  # tokens that wait for a slow reader, at most
 RETRY_AFTER = 5
 LINGER = 200  # milliseconds, for the last Cancels
 
@@ -52,6 +55,7 @@ class BrokerClient:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._live: dict[str, tuple[Journal, Replies]] = {}
+        self._parked: set[str] = set()
         self._queries: dict[str, asyncio.Future[StatusReport]] = {}
         self._epoch: str | None = None
         self._draining = False
@@ -159,6 +163,7 @@ class BrokerClient:
             log.error("the broker sent what is no message: %s", error)
             return
         self._heard = self._loop.time()
+        failpoint("api.heard", message.type)
         match message:
             case Chunks():
                 self._take(message)
@@ -180,6 +185,7 @@ class BrokerClient:
             self._end(journal, FailureFromElsewhere(message.failure))
         else:
             log.info("request %s goes on elsewhere: %s", message.request_id, message.reason)
+            journal.lose(blameless=message.blameless)
             self._submit(journal)
 
     def _take(self, chunks: Chunks) -> None:
@@ -198,9 +204,26 @@ class BrokerClient:
             replies.put(fresh)
             if journal.finished:
                 del self._live[journal.request_id]
+                self._send(Done(request_id=journal.request_id))
+            elif journal.unacked(delta.choice) >= ACK_TOKENS:
                 self._ack(journal)
-            elif journal.unacked(delta.choice) >= ACK_TOKENS and replies.unread < MAX_UNREAD:
-                self._ack(journal)
+                if replies.unread >= MAX_UNREAD:
+                    self._park(journal)
+
+    def _park(self, journal: Journal) -> None:
+        log.info("request %s is parked: its client reads too slowly", journal.request_id)
+        self._send(Cancel(request_id=journal.request_id))
+        journal.pause()
+        self._parked.add(journal.request_id)
+
+    def _unpark(self) -> None:
+        for request_id in list(self._parked):
+            journal, replies = self._live.get(request_id, (None, None))
+            if journal is None or replies is None:
+                self._parked.discard(request_id)
+            elif replies.unread < MAX_UNREAD // 2:
+                self._parked.discard(request_id)
+                self._submit(journal)
 
     def _pong(self, epoch: str) -> None:
         self._seen.set()
@@ -210,7 +233,8 @@ class BrokerClient:
             log.info("a new broker; %d requests are submitted again", len(self._live))
         self._epoch = epoch
         for journal, _ in list(self._live.values()):
-            self._submit(journal)
+            if journal.request_id not in self._parked:
+                self._submit(journal)
 
     # ---- what the broker is told
 
@@ -264,9 +288,9 @@ class BrokerClient:
             self._next_ping = now + self._settings.heartbeat_interval
             self._send(Ping())
         self._judge(now - self._heard)
-        for journal, replies in list(self._live.values()):
-            if replies.unread < MAX_UNREAD:
-                self._ack(journal)
+        for journal, _ in list(self._live.values()):
+            self._ack(journal)
+        self._unpark()
 
     def _judge(self, silence: float) -> None:
         if silence > self._settings.heartbeat_timeout:

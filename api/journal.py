@@ -22,6 +22,8 @@ class Journal:
         self.request_id = request_id
         self.attempt = 0
         self.repairs = 0
+        self._losses = 0
+        self._gained = False  # a token, since a worker was last lost
         self._model = model
         self._generation = generation
         self._first_choice = first_choice
@@ -43,7 +45,20 @@ class Journal:
             model=self._model,
             generation=self._generation,
             held=self._held if any(self._held) else [],
+            losses=self._losses,
         )
+
+    def pause(self) -> None:
+        """What is still on its way is dropped; the next attempt brings it again."""
+        self.attempt += 1
+
+    def lose(self, *, blameless: bool) -> None:
+        """Its worker is lost. Who gains tokens between two losses is not what kills them."""
+        if self._gained:
+            self._losses = 0
+        if not blameless:
+            self._losses += 1
+        self._gained = False
 
     def take(self, delta: Delta) -> Delta | None:
         """The delta as the client shall see it, or None when it is to be dropped. Raises Gap."""
@@ -56,6 +71,7 @@ class Journal:
                 return None
             raise Gap
         held.extend(delta.ids)
+        self._gained = self._gained or bool(delta.ids)
         if delta.finish is not None:
             self._open.discard(choice)
         if self._first_choice or delta.start is not None:

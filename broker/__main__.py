@@ -17,9 +17,10 @@ from broker.mailbox import Mailbox
 from broker.rundir import AlreadyRunningError, RunDir, RunDirError, raise_file_limit
 from broker.scheduler import Limits, Scheduler
 from broker.server import Server
+from broker.statefile import StateFile
 from broker.supervisor import Supervisor, name_worker
 from broker.wakeup import Wakeup
-from shared import logs
+from shared import failpoints, logs
 from shared.settings import Settings, load_settings
 
 log = logging.getLogger("broker")
@@ -28,6 +29,7 @@ EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG = 70, 75, 78
 
 
 def main() -> int:
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure("broker", settings.log_level)
     try:
@@ -48,6 +50,11 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     wakeup = Wakeup()
     raise_file_limit()
     supervisor = Supervisor(settings.worker_command, settings.log_dir)
+    state_file = StateFile(settings.state_file)
+    survivors = state_file.read()
+    for survivor in survivors:
+        if survivor.spawned:
+            supervisor.adopt(survivor.id, survivor.pid)
     clock = AwakeClock(tolerance=settings.heartbeat_interval)
     life = Life(
         epoch=secrets.token_hex(8),
@@ -56,12 +63,16 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
         started=clock.wake(0.0),
         name_worker=name_worker,
         log_of=supervisor.log_of,
+        survivors=survivors,
     )
     context = zmq.Context()
     apis = Mailbox(context, settings.api_socket)
     workers = Mailbox(context, settings.worker_socket)
+    for survivor in survivors:
+        log.info("%s of an earlier broker lives still: pid %d", survivor.id, survivor.pid)
     log.info("serving %s in %s, pid %d", ", ".join(settings.sources), settings.sockets_dir, life.pid)
-    Server(make_mind(settings, life), apis, workers, supervisor, wakeup, clock).run()
+    mind = make_mind(settings, life)
+    Server(mind, apis, workers, supervisor, state_file, wakeup, clock).run()
     context.term()
     wakeup.close()
     log.info("left")
@@ -75,7 +86,10 @@ def make_mind(settings: Settings, life: Life) -> Broker:
         queue_age=settings.queue_age,
     )
     timeouts = Timeouts(
-        silence=settings.heartbeat_timeout, load=settings.load_timeout, drain=settings.drain_timeout
+        silence=settings.heartbeat_timeout,
+        stall=settings.stall_timeout,
+        load=settings.load_timeout,
+        drain=settings.drain_timeout,
     )
     return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life)
 

@@ -1,6 +1,4 @@
-"""What the broker tells a client that gets no completion, and the words for how a worker ended."""
-
-import signal
+"""What the broker tells a client that gets no completion."""
 
 from broker.events import TellApi
 from broker.loads import FailedLoad
@@ -27,15 +25,3 @@ def unavailable(model: str, failure: FailedLoad, now: float) -> ModelUnavailable
     return ModelUnavailable(
         f"The model {model!r} cannot be loaded: {failure.reason}.", retry_after=failure.retry_after(now)
     )
-
-
-def describe_exit(code: int) -> str:
-    """``code`` is an exit code, or minus a signal's number."""
-    return f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

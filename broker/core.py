@@ -4,15 +4,20 @@ Rule 1: ``handle`` is the only door, and ``_schedule`` runs after every event: t
 Rule 2: a request is in one place: one queue, or one worker's ``in_flight``. Who takes it out answers for it.
 Rule 3: whatever ends a worker, ``_lose`` answers for what it held and for what waited for it.
 Rule 4: who is not in the registry is told how to get there, or to leave; nothing it says counts.
+Rule 5: what a worker keeps goes on there; while workers of an earlier broker may come back, nothing else begins.
 """
 
 import hmac
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import zip_longest
 
 from broker import report
-from broker.answers import describe_exit, draining, refusal, refuse, unavailable
+from broker.answers import draining, refusal, refuse, unavailable
+from broker.deaths import Deaths, Fall, phase_of, shape_of
+from broker.endings import Ending, Fault, left, of_exit
 from broker.events import (
+    Abort,
     Action,
     ApiSaid,
     Event,
@@ -32,18 +37,28 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.life import Life, Timeouts
+from broker.life import Life, Survivor, Timeouts
 from broker.lifecycle import Signal, State
 from broker.loads import Loads
-from broker.registry import COMING, SERVING, Api, Registry, Running, Worker
+from broker.registry import COMING, SERVING, Api, Kept, Registry, Running, Worker
 from broker.scheduler import Scheduler, Waiting
-from shared.errors import Draining, ModelNotFound, QueueFull, ServingError, WorkerLost
+from broker.suspects import TRIAL_TOKENS, Suspects, fingerprint
+from shared.errors import (
+    Draining,
+    ModelNotFound,
+    QueueFull,
+    RequestCrashedEngine,
+    RequestRefused,
+    ServingError,
+    WorkerLost,
+)
 from shared.protocol import (
     Accepted,
     Ack,
     ApiToBroker,
     Bye,
     Cancel,
+    Done,
     Failed,
     Failure,
     Forward,
@@ -64,7 +79,7 @@ from shared.protocol import (
     WorkerToBroker,
 )
 
-MAX_ATTEMPTS = 3
+MAX_LOSSES = 3  # of workers, over a request that gains no token between them
 
 
 class Broker:
@@ -75,8 +90,28 @@ class Broker:
         self.life = life
         self.registry = Registry()
         self.loads = Loads()
+        self.suspects = Suspects()
+        self.deaths = Deaths()
         self.stopping = False
         self._acquaintance = 0
+        self._falls: dict[str, Fall] = {}  # of workers that have still to end
+        self._awaited = {survivor.id for survivor in life.survivors}
+        for survivor in life.survivors:
+            if survivor.spawned:
+                self._adopt(survivor)
+
+    def _adopt(self, survivor: Survivor) -> None:
+        worker = self.registry.add(survivor.id, survivor.model, self.life.started, spawned=True)
+        worker.pid, worker.returning = survivor.pid, survivor.ready
+
+    @property
+    def known(self) -> tuple[Survivor, ...]:
+        """Whom the next broker should expect."""
+        return tuple(
+            Survivor(w.id, w.model, w.pid, w.spawned, w.state in SERVING or w.returning)
+            for w in self.registry
+            if w.state is not State.STOPPING
+        )
 
     def handle(self, event: Event, now: float) -> list[Action]:
         return [*self._react(event, now), *self._schedule(now)]
@@ -84,8 +119,10 @@ class Broker:
     @property
     def idle(self) -> bool:
         """Nobody waits for anything that time brings."""
-        return len(self.scheduler) == 0 and all(
-            worker.state is State.READY and not worker.in_flight for worker in self.registry
+        return (
+            len(self.scheduler) == 0
+            and not self._awaited
+            and all(worker.state is State.READY and not worker.in_flight for worker in self.registry)
         )
 
     def _react(self, event: Event, now: float) -> Iterator[Action]:
@@ -94,10 +131,11 @@ class Broker:
                 yield from self._hear(worker_id, message, now)
             case ApiSaid(api, message):
                 yield from self._obey(api, message, now)
-            case WorkerExited(worker_id, code):
-                yield from self._end(worker_id, describe_exit(code), now)
+            case WorkerExited():
+                yield from self._end(event, of_exit(event.code), now)
             case SpawnFailed(worker_id, reason):
-                yield from self._end(worker_id, f"could not be started: {reason}", now)
+                ending = Ending(f"could not be started: {reason}", Fault.CRASH)
+                yield from self._end(WorkerExited(worker_id, None), ending, now)
             case PeerGone(peer):
                 yield from self._lose_peer(peer, now)
             case Tick():
@@ -106,16 +144,32 @@ class Broker:
                 yield from self._depart(event, now)
 
     def _schedule(self, now: float) -> Iterator[Action]:
+        if not self._recovering(now):
+            yield from self._begin(now)
+        if self.stopping and not any(worker.spawned for worker in self.registry):
+            yield Exit()
+
+    def _recovering(self, now: float) -> bool:
+        if self._awaited and now > self.life.started + self.timeouts.recovery:
+            self._awaited.clear()
+        return bool(self._awaited)
+
+    def _begin(self, now: float) -> Iterator[Action]:
         while dispatch := self.scheduler.next_dispatch(self.registry):
-            waiting, worker = dispatch
-            submit = waiting.submit
-            worker.in_flight[submit.request_id] = Running(waiting.api, submit.attempt)
-            yield TellWorker(worker.id, Run(api=waiting.api, submit=submit))
+            yield self._run(*dispatch)
         while model := self.scheduler.next_to_load(self.registry, self.loads, now):
             worker = self.registry.add(self.life.name_worker(model), model, now, spawned=True)
             yield Spawn(worker.id, model)
-        if self.stopping and not any(worker.spawned for worker in self.registry):
-            yield Exit()
+
+    def _run(self, waiting: Waiting, worker: Worker) -> Action:
+        submit = waiting.submit
+        worker.kept.pop(submit.request_id, None)
+        run = Running(waiting.api, shape_of(submit), submit.losses)
+        if waiting.suspect and worker.trial is None:
+            run = replace(run, fingerprint=fingerprint(submit))
+            worker.trial = submit.request_id
+        worker.in_flight[submit.request_id] = run
+        return TellWorker(worker.id, Run(api=waiting.api, submit=submit))
 
     # ---------------------------------------------------------------- apis
 
@@ -128,10 +182,14 @@ class Broker:
                 yield from self._submit(api, message, now)
             case Ack(request_id=request_id):
                 if worker := self.registry.runner(request_id):
+                    self._weigh(worker, message)
                     yield TellWorker(worker.id, message)
+            case Done(request_id=request_id):
+                yield from self._release(request_id, message)
             case Cancel(request_id=request_id):
-                self.scheduler.withdraw(lambda waiting: waiting.submit.request_id == request_id)
+                self.scheduler.take(request_id)
                 yield from self._cancel_run(request_id)
+                yield from self._release(request_id, message)
             case Status(query=query):
                 yield TellApi(api, self._report(query, now))
 
@@ -147,10 +205,13 @@ class Broker:
     def _submit(self, api: str, submit: Submit, now: float) -> Iterator[Action]:
         if submit.attempt <= self._attempt_on_record(submit.request_id):
             return
-        self.scheduler.withdraw(lambda waiting: waiting.submit.request_id == submit.request_id)
-        yield from self._cancel_run(submit.request_id)
-        waiting = Waiting(api, submit, now)
-        if objection := self._objection(waiting, now):
+        self.scheduler.take(submit.request_id)
+        waiting = Waiting(api, submit, now, suspect=submit.request_id in self.suspects)
+        if worker := self.registry.runner(submit.request_id):
+            yield self._run(waiting, worker)
+        elif keepers := self.registry.keepers(submit.request_id):
+            yield from self._claim(waiting, keepers)
+        elif objection := self._objection(waiting, now):
             yield refuse(waiting, objection)
         else:
             position = self.scheduler.admit(waiting)
@@ -158,12 +219,27 @@ class Broker:
                 api, Accepted(request_id=submit.request_id, attempt=submit.attempt, position=position)
             )
 
+    def _claim(self, waiting: Waiting, keepers: list[Worker]) -> Iterator[Action]:
+        """The one that was told last goes on; to the others it was an earlier attempt."""
+        best, *others = keepers
+        yield self._run(waiting, best)
+        for worker in others:
+            yield from release(
+                worker, waiting.submit.request_id, Cancel(request_id=waiting.submit.request_id)
+            )
+
+    def _release(self, request_id: str, word: Done | Cancel) -> Iterator[Action]:
+        for worker in self.registry.keepers(request_id):
+            yield from release(worker, request_id, word)
+
     def _objection(self, waiting: Waiting, now: float) -> ServingError | None:
         model = waiting.submit.model
         if self.stopping:
             return draining()
         if model not in self.models:
             return ModelNotFound(model, self.models)
+        if not waiting.resumes and self.suspects.is_convicted(waiting.submit, now):
+            return RequestRefused("This request has crashed the engine a short while ago.")
         failure = self.loads.refusing(model, now)
         if failure and not self.registry.coming(model):
             return unavailable(model, failure, now)
@@ -179,13 +255,15 @@ class Broker:
         """0: there is none."""
         if waiting := self.scheduler.find(request_id):
             return waiting.submit.attempt
-        worker = self.registry.runner(request_id)
-        return worker.in_flight[request_id].attempt if worker else 0
+        if worker := self.registry.runner(request_id):
+            return worker.in_flight[request_id].attempt
+        keepers = self.registry.keepers(request_id)
+        return keepers[0].kept[request_id].attempt if keepers else 0
 
     def _cancel_run(self, request_id: str) -> Iterator[Action]:
         """The slot is free at once: a worker reads the Cancel before the Run that takes it."""
         if worker := self.registry.runner(request_id):
-            del worker.in_flight[request_id]
+            worker.drop(request_id)
             yield TellWorker(worker.id, Cancel(request_id=request_id))
 
     def _lose_api(self, api: str, why: str) -> Iterator[Action]:
@@ -207,6 +285,7 @@ class Broker:
             workers=[report.of_worker(worker, now) for worker in self.registry],
             in_flight=sum(len(worker.in_flight) for worker in self.registry),
             queued=len(self.scheduler),
+            deaths=self.deaths.report(now),
         )
 
     # ---------------------------------------------------------------- workers
@@ -223,21 +302,21 @@ class Broker:
         match message:
             case Forward(api=api):
                 if worker.state in SERVING:
-                    end_runs(worker, message)
+                    end_runs(worker, message, now + 2 * self.timeouts.silence)
                     yield PassOn(api)
-            case Heartbeat(engine=engine):
-                worker.engine = engine
+            case Heartbeat():
+                worker.beat(message, now)
                 yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
             case Failed(request_id=request_id, attempt=attempt, failure=failure):
                 run = worker.in_flight.get(request_id)
                 if run and run.attempt == attempt:
-                    del worker.in_flight[request_id]
+                    worker.drop(request_id)
                     yield self._answer_failed(worker, request_id, run, failure, now)
             case LoadFailed(reason=reason, permanent=permanent) if worker.state in COMING:
-                yield from self._fail_load(worker, reason, permanent, now)
+                yield from self._fail_load(worker, reason, now, permanent=permanent)
                 self._bury_foreign(worker, now)
             case Bye(reason=reason):
-                yield from self._lose(worker, f"left: {reason}", now)
+                yield from self._lose(worker, left(reason), now)
                 self._bury_foreign(worker, now)
 
     def _introduce(
@@ -248,6 +327,7 @@ class Broker:
             return
         if worker is None:
             worker = self.registry.add(worker_id, message.model, now, spawned=False)
+        self._awaited.discard(worker_id)
         worker.heard = now
         worker.pid = message.pid
         if worker.state not in COMING:
@@ -256,13 +336,20 @@ class Broker:
             worker.loads(message.phase, message.done, message.total, now)
             return
         worker.receive(Signal.READY, now)
+        worker.returning = False
         worker.context_length = message.context_length
         self.loads.work(worker.model)
         if self.registry.ready(worker.model) == [worker]:
             self.scheduler.restart_clocks(worker.model, now)
-        for request_id in message.held:
-            # begun in an earlier life of the broker, which the api knows to be over: it submits them again
-            yield TellWorker(worker_id, Cancel(request_id=request_id))
+        yield from self._take_over(worker, message, now)
+
+    def _take_over(self, worker: Worker, message: Register, now: float) -> Iterator[Action]:
+        """What it held for an earlier broker goes on here, if its api has come or comes before it counts as silent."""
+        until = now + 2 * self.timeouts.silence
+        for request_id, attempt in zip_longest(message.held, message.attempts[: len(message.held)]):
+            worker.kept[request_id] = Kept(attempt or 0, until, ended=False)
+            if waiting := self.scheduler.take(request_id):
+                yield from self._claim(waiting, self.registry.keepers(request_id))
 
     def _distrust(self, worker: Worker | None, message: Loading | Register) -> str | None:
         if not hmac.compare_digest(message.token.encode(), self.life.token.encode()):
@@ -280,15 +367,48 @@ class Broker:
         elif isinstance(message, Heartbeat | Forward):
             yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
 
-    def _lose(self, worker: Worker, how: str, now: float) -> Iterator[Action]:
-        """From here on nothing it says counts. ``how`` continues a sentence about the worker."""
-        if worker.state in COMING:
-            yield from self._fail_load(worker, f"its worker {how}", False, now)
+    def _lose(self, worker: Worker, ending: Ending, now: float) -> Iterator[Action]:
+        """From here on nothing it says counts."""
+        if worker.state is not State.STOPPING and ending.fault is not Fault.NONE:
+            shapes = [run.shape for run in worker.in_flight.values()]
+            self._falls[worker.id] = Fall(ending.how, now, phase_of(worker), shapes)
+        self._awaited.discard(worker.id)
+        worker.kept.clear()
+        if worker.returning:
+            worker.returning = False
+            worker.receive(Signal.STOP, now)
+        elif worker.state in COMING:
+            blameless = ending.fault is Fault.OUTSIDE
+            yield from self._fail_load(worker, f"its worker {ending.how}", now, blameless=blameless)
         elif worker.state in SERVING:
             worker.receive(Signal.STOP, now)
             runs, worker.in_flight = worker.in_flight, {}
+            culprit = self._blame(worker, runs, now) if ending.fault is Fault.CRASH else None
+            worker.trial = None
             for request_id, run in runs.items():
-                yield self._answer_for(request_id, run, how)
+                if request_id == culprit:
+                    crashed = RequestCrashedEngine(f"The engine crashes over this request: it {ending.how}.")
+                    yield refusal(run.api, request_id, run.attempt, crashed)
+                else:
+                    yield self._answer_for(request_id, run, ending)
+
+    def _blame(self, worker: Worker, runs: dict[str, Running], now: float) -> str | None:
+        """Who is convicted, if anybody is."""
+        if worker.trial is None:
+            self.suspects.charge(runs)
+            return None
+        self.suspects.convict(runs[worker.trial].fingerprint, now)
+        return worker.trial
+
+    def _weigh(self, worker: Worker, ack: Ack) -> None:
+        """A suspect that has gained some tokens is proven, and the next may come."""
+        if worker.trial == ack.request_id:
+            run = worker.in_flight[ack.request_id]
+            held = run.shape.held[ack.choice] if ack.choice < len(run.shape.held) else 0
+            if ack.next_index >= held + TRIAL_TOKENS:
+                worker.trial = None
+                worker.in_flight[ack.request_id] = replace(run, proven=True)
+                self.suspects.acquit(ack.request_id)
 
     def _answer_failed(
         self, worker: Worker, request_id: str, run: Running, failure: Failure, now: float
@@ -298,25 +418,36 @@ class Broker:
             return TellApi(run.api, Refused(request_id=request_id, attempt=run.attempt, failure=failure))
         if worker.state is State.READY:
             worker.receive(Signal.DRAIN, now)
-        return self._answer_for(request_id, run, "is leaving")
+        return self._answer_for(request_id, run, Ending("is leaving", Fault.NONE))
 
-    def _answer_for(self, request_id: str, run: Running, how: str) -> Action:
+    def _answer_for(self, request_id: str, run: Running, ending: Ending) -> Action:
         if self.stopping:
             return refusal(run.api, request_id, run.attempt, draining())
-        if run.attempt < MAX_ATTEMPTS:
-            return TellApi(
-                run.api,
-                Resubmit(request_id=request_id, attempt=run.attempt, reason=f"its worker {how}"),
+        blameless = ending.fault is Fault.NONE
+        if blameless or run.losses + 1 < MAX_LOSSES:
+            word = Resubmit(
+                request_id=request_id,
+                attempt=run.attempt,
+                reason=f"its worker {ending.how}",
+                blameless=blameless,
             )
-        lost = WorkerLost(f"Attempt {run.attempt} failed like those before it: the worker that ran it {how}.")
+            return TellApi(run.api, word)
+        lost = WorkerLost(
+            f"{MAX_LOSSES} workers were lost over it one after the other; the last {ending.how}."
+        )
         return refusal(run.api, request_id, run.attempt, lost)
 
-    def _fail_load(self, worker: Worker, reason: str, permanent: bool, now: float) -> Iterator[Action]:
+    def _fail_load(
+        self, worker: Worker, reason: str, now: float, *, permanent: bool = False, blameless: bool = False
+    ) -> Iterator[Action]:
+        """Who waits for it is refused; but one load that was ended from outside is tried again first."""
         worker.receive(Signal.STOP, now)
         model = worker.model
         if self.registry.ready(model) or self.registry.coming(model):
             return
         failure = self.loads.fail(model, reason, permanent, now)
+        if blameless and failure.count == 1:
+            return
         for waiting in self.scheduler.withdraw(lambda waiting: waiting.submit.model == model):
             yield refuse(waiting, unavailable(model, failure, now))
 
@@ -325,32 +456,37 @@ class Broker:
         if peer in self.registry.apis:
             yield from self._lose_api(peer, "lost its connection")
         elif (worker := self.registry.get(peer)) and worker.state in SERVING:
-            yield from self._give_up(worker, "lost its connection", now)
+            yield from self._give_up(worker, Ending("lost its connection"), now)
 
-    def _give_up(self, worker: Worker, why: str, now: float) -> Iterator[Action]:
-        yield from self._lose(worker, why, now)
+    def _give_up(self, worker: Worker, ending: Ending, now: float) -> Iterator[Action]:
+        first = worker.state is not State.STOPPING
+        yield from self._lose(worker, ending, now)
         if worker.spawned:
             worker.since = now
-            yield Kill(worker.id, why)
+            stalled = first and ending.fault is Fault.CRASH
+            yield Abort(worker.id, ending.how) if stalled else Kill(worker.id, ending.how)
         else:
             self.registry.given_up.append(worker.id)
             self._bury(worker, now)
 
-    def _bury(self, worker: Worker, now: float) -> None:
+    def _bury(self, worker: Worker, now: float, exited: WorkerExited | None = None) -> None:
+        exited = exited or WorkerExited(worker.id, None)
         worker.receive(Signal.EXIT, now)
         self.registry.remove(worker)
+        if fall := self._falls.pop(worker.id, None):
+            self.deaths.record(worker, fall, exited.code, exited.last_lines)
 
     def _bury_foreign(self, worker: Worker, now: float) -> None:
         """Nobody tells us when a process ends that is not our child."""
         if not worker.spawned:
             self._bury(worker, now)
 
-    def _end(self, worker_id: str, how: str, now: float) -> Iterator[Action]:
-        if worker := self.registry.get(worker_id):
+    def _end(self, event: WorkerExited, ending: Ending, now: float) -> Iterator[Action]:
+        if worker := self.registry.get(event.worker):
             early = " before it was ready" if worker.state in COMING else ""
-            story = f"{how}{early}; the log at {self.life.log_of(worker_id)} says more"
-            yield from self._lose(worker, story, now)
-            self._bury(worker, now)
+            story = f"{ending.how}{early}; the log at {self.life.log_of(worker.id)} says more"
+            yield from self._lose(worker, Ending(story, ending.fault), now)
+            self._bury(worker, now, event)
 
     # ---------------------------------------------------------------- time and the end
 
@@ -359,7 +495,13 @@ class Broker:
             yield from self._lose_api(api, f"was silent for {2 * self.timeouts.silence:g} s")
         for worker in list(self.registry):
             if why := self._overdue(worker, now):
-                yield from self._give_up(worker, why, now)
+                fault = Fault.CRASH if worker.state in COMING and not worker.returning else Fault.OUTSIDE
+                yield from self._give_up(worker, Ending(why, fault), now)
+            elif worker.state in SERVING and worker.stalled(self.timeouts.stall, now):
+                stall = Ending(f"made no step for {now - worker.moved:.0f} s", Fault.CRASH)
+                yield from self._give_up(worker, stall, now)
+            for request_id in [id for id, kept in worker.kept.items() if kept.until < now]:
+                yield from release(worker, request_id, Cancel(request_id=request_id))
         for waiting in self.scheduler.expire(self.registry, now):
             model = waiting.submit.model
             message = f"No worker of {model!r} had room within {self.scheduler.limits.queue_age:g} s."
@@ -371,6 +513,8 @@ class Broker:
     def _overdue(self, worker: Worker, now: float) -> str | None:
         """Why its time is up, if it is."""
         match worker.state:
+            case State.SPAWNED if worker.returning and now - worker.heard > self.timeouts.silence:
+                return f"did not come back to a new broker for {self.timeouts.silence:g} s"
             case State.SPAWNED | State.LOADING if now - worker.progress > self.timeouts.load:
                 return f"made no progress in loading for {self.timeouts.load:g} s"
             case State.READY | State.DRAINING if now - worker.heard > self.timeouts.silence:
@@ -400,8 +544,15 @@ class Broker:
                 yield Terminate(worker.id)
 
 
-def end_runs(worker: Worker, forward: Forward) -> None:
+def release(worker: Worker, request_id: str, word: Done | Cancel) -> Iterator[Action]:
+    if worker.kept.pop(request_id, None):
+        yield TellWorker(worker.id, word)
+
+
+def end_runs(worker: Worker, forward: Forward, keep_until: float) -> None:
+    """The worker keeps them until the api says that it has got to the end."""
     for request_id, attempt in zip_longest(forward.ended, forward.attempts[: len(forward.ended)]):
         run = worker.in_flight.get(request_id)
         if run and attempt in (None, run.attempt):
-            del worker.in_flight[request_id]
+            worker.drop(request_id)
+            worker.kept[request_id] = Kept(run.attempt, keep_until, ended=True)

@@ -23,10 +23,14 @@ class WorkerSaid:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """A child of ours ended: ``code`` is its exit code, or minus the signal that ended it."""
+    """A process of ours ended: ``code`` is its exit code, or minus the signal that ended it.
+
+    None: nobody can know, because it was another broker's child.
+    """
 
     worker: str
-    code: int
+    code: int | None
+    last_lines: tuple[str, ...] = ()  # of what it printed, unless it left in good order
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,16 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Abort:
+    """Ends it with SIGABRT, so that its stacks are in its log."""
+
+    worker: str
+    reason: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     pass
 
 
-Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Forget | Exit
+Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Abort | Forget | Exit

@@ -4,6 +4,7 @@ Ids, names and reasons only: a prompt or a token never gets here.
 """
 
 from broker.events import (
+    Abort,
     Action,
     Event,
     Forget,
@@ -46,6 +47,8 @@ def done(action: Action) -> str | None:
             return f"starting {worker} for {model!r}"
         case Terminate(worker):
             return f"asking {worker} to end"
+        case Abort(worker, reason):
+            return f"aborting {worker}: {reason}"
         case Kill(worker, reason):
             return f"killing {worker}: {reason}"
         case Forget(api, reason):

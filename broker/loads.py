@@ -2,13 +2,16 @@
 
 Rule 1: only failures are remembered; a load that works wipes them.
 Rule 2: a permanent failure refuses requests until the next try; after any other they wait for it.
+Rule 3: many failures in a short time open the breaker: requests are refused, and one a minute tries it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _PERMANENT_HOLD = 10.0
 _LONGEST_DELAY = 60.0
+_BREAKS_AFTER = 5  # failures
+_WINDOW = 600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,11 @@ class FailedLoad:
     permanent: bool
     count: int
     retry_at: float
+    times: tuple[float, ...] = ()  # of the failures of late
+
+    @property
+    def broken(self) -> bool:
+        return len(self.times) >= _BREAKS_AFTER
 
     def retry_after(self, now: float) -> int | None:
         """Whole seconds for the client; None: nothing gets better by waiting."""
@@ -30,8 +38,13 @@ class Loads:
     def fail(self, model: str, reason: str, permanent: bool, now: float) -> FailedLoad:
         earlier = self._failed.get(model)
         count = earlier.count + 1 if earlier else 1
-        delay = _PERMANENT_HOLD if permanent else backoff(count)
-        failure = self._failed[model] = FailedLoad(reason, permanent, count, now + delay)
+        times = (*(at for at in (earlier.times if earlier else ()) if at > now - _WINDOW), now)
+        failure = FailedLoad(reason, permanent, count, now + backoff(count), times)
+        if permanent:
+            failure = replace(failure, retry_at=now + _PERMANENT_HOLD)
+        elif failure.broken:
+            failure = replace(failure, retry_at=now + _LONGEST_DELAY)
+        self._failed[model] = failure
         return failure
 
     def work(self, model: str) -> None:
@@ -42,7 +55,8 @@ class Loads:
 
     def refusing(self, model: str, now: float) -> FailedLoad | None:
         failure = self._failed.get(model)
-        return failure if failure and failure.permanent and now < failure.retry_at else None
+        refuses = failure and (failure.permanent or failure.broken) and now < failure.retry_at
+        return failure if refuses else None
 
     def may_start(self, model: str, now: float) -> bool:
         failure = self._failed.get(model)

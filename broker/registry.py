@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.lifecycle import Signal, State, advance
+from shared.protocol import Heartbeat, RequestShape
 
 COMING = frozenset({State.SPAWNED, State.LOADING})
 SERVING = frozenset({State.READY, State.DRAINING})
@@ -12,13 +13,34 @@ SERVING = frozenset({State.READY, State.DRAINING})
 
 @dataclass(frozen=True, slots=True)
 class Running:
+    """``proven``: once a suspect, it has passed its trial here."""
+
     api: str
+    shape: RequestShape
+    losses: int = 0
+    fingerprint: bytes = b""  # of a suspect
+    proven: bool = False
+
+    @property
+    def attempt(self) -> int:
+        return self.shape.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A request that a worker can go on with though nobody asks it to: one that ended, or of an earlier broker's."""
+
     attempt: int
+    until: float
+    ended: bool
 
 
 @dataclass(slots=True)
 class Worker:
-    """``heard`` is renewed by any word, ``progress`` by a load that got further."""
+    """``heard`` is renewed by any word, ``progress`` by a load that got further.
+
+    ``returning``: an earlier broker had it ready, and it has not registered here yet.
+    """
 
     id: str
     model: str
@@ -34,10 +56,40 @@ class Worker:
     context_length: int | None = None
     engine: dict[str, float | int | str] = field(default_factory=dict)
     in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
+    kept: dict[str, Kept] = field(default_factory=dict)  # none of them in flight
+    returning: bool = False
+    trial: str | None = None  # the suspect among what is in flight
+    step: int = 0
+    active: int = 0
+    moved: float = 0.0  # when the engine last made a step, or got something to do
+    slowest: float = 0.0
+    memory: int = 0
+
+    @property
+    def load(self) -> int:
+        return len(self.in_flight) + sum(not kept.ended for kept in self.kept.values())
 
     def receive(self, signal: Signal, now: float) -> None:
         self.state = advance(self.state, signal)
         self.since = now
+
+    def drop(self, request_id: str) -> Running | None:
+        if self.trial == request_id:
+            self.trial = None
+        return self.in_flight.pop(request_id, None)
+
+    def beat(self, said: Heartbeat, now: float) -> None:
+        moves = said.step != self.step
+        if moves and self.active:
+            self.slowest = max(self.slowest, now - self.moved)
+        if moves or not self.active:
+            self.moved = now
+        self.step, self.active = said.step, said.active
+        self.engine, self.memory = said.engine, said.memory
+
+    def stalled(self, limit: float, now: float) -> bool:
+        """Busy, and for ``limit`` seconds and five of its slowest steps without one."""
+        return self.active > 0 and now - self.moved > max(limit, 5 * self.slowest)
 
     def loads(self, phase: str, done: int, total: int, now: float) -> None:
         if self.state is State.SPAWNED:
@@ -84,6 +136,11 @@ class Registry:
 
     def coming(self, model: str) -> bool:
         return any(worker.model == model and worker.state in COMING for worker in self)
+
+    def keepers(self, request_id: str) -> list[Worker]:
+        """Who could go on with it, best first."""
+        found = [worker for worker in self if worker.state in SERVING and request_id in worker.kept]
+        return sorted(found, key=lambda worker: -worker.kept[request_id].attempt)
 
     def runner(self, request_id: str) -> Worker | None:
         return next((worker for worker in self if request_id in worker.in_flight), None)

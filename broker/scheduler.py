@@ -2,7 +2,8 @@
 
 Rule 1: one queue per model; who resumes goes before who begins, each kind in order of arrival.
 Rule 2: what was accepted once is not refused for lack of room when it comes back.
-Rule 3: a request grows older only while something could serve it; while its model loads it does not.
+Rule 3: a suspect goes where only what is proven runs; nothing joins it during its trial. It holds its queue up.
+Rule 4: a request grows older only while something could serve it; while its model loads it does not.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ class Waiting:
     api: str
     submit: Submit
     since: float
+    suspect: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -72,6 +74,11 @@ class Scheduler:
             self._take(waiting)
         return out
 
+    def take(self, request_id: str) -> Waiting | None:
+        if waiting := self.find(request_id):
+            self._take(waiting)
+        return waiting
+
     def expire(self, registry: Registry, now: float) -> list[Waiting]:
         """Removes and returns those that have waited too long; of a loading model, nobody has."""
         due = now - self.limits.queue_age
@@ -85,12 +92,17 @@ class Scheduler:
     def next_dispatch(self, registry: Registry) -> tuple[Waiting, Worker] | None:
         """The first request that a worker has room for, removed from its queue."""
         for model, queue in self._queues.items():
-            worker = min(registry.ready(model), key=lambda worker: len(worker.in_flight), default=None)
-            if worker and len(worker.in_flight) < self.limits.max_in_flight:
-                waiting = queue[0]
+            waiting = queue[0]
+            fit = [worker for worker in registry.ready(model) if self._may_take(worker, waiting)]
+            if worker := min(fit, key=lambda worker: worker.load, default=None):
                 self._take(waiting)
                 return waiting, worker
         return None
+
+    def _may_take(self, worker: Worker, waiting: Waiting) -> bool:
+        if worker.trial or worker.load >= self.limits.max_in_flight:
+            return False
+        return not waiting.suspect or all(run.proven for run in worker.in_flight.values())
 
     def next_to_load(self, registry: Registry, loads: Loads, now: float) -> str | None:
         """A model that is waited for and has no process at all; one that is ending still holds its memory."""

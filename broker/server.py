@@ -6,9 +6,10 @@ A Tick comes only after both sockets were found empty, so nobody is judged silen
 
 import logging
 import math
+import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 import zmq
@@ -17,6 +18,7 @@ from broker import journal
 from broker.clock import AwakeClock
 from broker.core import Broker
 from broker.events import (
+    Abort,
     Action,
     ApiSaid,
     Event,
@@ -36,13 +38,16 @@ from broker.events import (
     WorkerSaid,
 )
 from broker.mailbox import Mailbox
+from broker.statefile import StateFile
 from broker.supervisor import Supervisor
 from broker.wakeup import Wakeup
+from shared.failpoints import failpoint
 from shared.protocol import Forward, Goodbye
 from shared.wire import FROM_API, FROM_WORKER, ProtocolError, decode, encode
 
 log = logging.getLogger(__name__)
 
+PIDFDS: Final = hasattr(os, "pidfd_open")
 _BUDGET = 256  # messages of one socket in one turn
 _TICK = 0.1
 _IDLE_TICK = 0.5
@@ -60,6 +65,7 @@ class Server:
         apis: Mailbox,
         workers: Mailbox,
         supervisor: Supervisor,
+        state_file: StateFile,
         wakeup: Wakeup,
         clock: AwakeClock,
     ) -> None:
@@ -67,6 +73,7 @@ class Server:
         self._apis = apis
         self._workers = workers
         self._supervisor = supervisor
+        self._state_file = state_file
         self._wakeup = wakeup
         self._clock = clock
         self._now = self._ticked = clock.wake(0.0)
@@ -75,12 +82,13 @@ class Server:
         self._running = True
         self.garbage = 0
         self._poller = zmq.Poller()
-        for source in (apis.socket, workers.socket, wakeup.fd):
+        for source in (apis.socket, workers.socket, wakeup.fd, *supervisor.watched):
             self._poller.register(source, zmq.POLLIN)
 
     def run(self) -> None:
         while self._running:
             self._turn()
+            self._remember()
         self._supervisor.close(_REAP if self._mind.stopping else 0.0)
         self._apis.close(_LINGER)
         self._workers.close(_LINGER)
@@ -91,6 +99,7 @@ class Server:
         self._now = self._clock.wake(planned)
         if self._wakeup.fd in woken:
             self._heed_signals()
+        self._notice_the_adopted(woken)
         drained = [self._drain(self._workers, self._read_worker), self._drain(self._apis, self._read_api)]
         self._flush()
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
@@ -104,6 +113,18 @@ class Server:
     def _patience(self) -> float:
         until_tick = max(0.0, self._ticked + self._tick - self._now)
         return min(_RETRY, until_tick) if self._apis.waits or self._workers.waits else until_tick
+
+    def _notice_the_adopted(self, woken: Container[object]) -> None:
+        """Where there are no pidfds they are asked for in each turn; there are never many."""
+        ended = [fd for fd in self._supervisor.watched if fd in woken]
+        for fd in ended:
+            self._supervisor.watched.remove(fd)
+            self._poller.unregister(fd)
+        if ended or not PIDFDS:
+            self._reap()
+
+    def _remember(self) -> None:
+        self._state_file.write(self._mind.known, self._supervisor.pid_of)
 
     def _heed_signals(self) -> None:
         for number in self._wakeup.read():
@@ -173,8 +194,11 @@ class Server:
             event = self._upshots.popleft()
             if line := journal.heard(event):
                 log.info(line)
+            failpoint("broker.heard", name_of(event))
             for action in self._mind.handle(event, self._now):
+                failpoint("broker.does", name_of(action))
                 self._act(action, body)
+                failpoint("broker.did", name_of(action))
 
     def _act(self, action: Action, body: bytes) -> None:
         if line := journal.done(action):
@@ -187,12 +211,15 @@ class Server:
             case TellWorker(worker, message):
                 self._send(self._workers, worker, encode(message))
             case Spawn(worker, model):
+                self._remember()
                 if reason := self._supervisor.spawn(worker, model):
                     self._upshots.append(SpawnFailed(worker, reason))
             case Terminate(worker):
-                self._supervisor.terminate(worker)
+                self._supervisor.signal(worker, signal.SIGTERM)
             case Kill(worker):
-                self._supervisor.kill(worker)
+                self._supervisor.signal(worker, signal.SIGKILL)
+            case Abort(worker):
+                self._supervisor.signal(worker, signal.SIGABRT)
             case Forget(api):
                 self._apis.forget(api)
             case Exit():
@@ -212,6 +239,14 @@ class Server:
         """If it is a child that ended, its exit comes first: that says more than a broken connection."""
         self._upshots.extend(self._supervisor.reap())
         self._upshots.append(PeerGone(peer))
+
+
+def name_of(what: Event | Action) -> str:
+    """For failpoints: the message's type, or what else it is."""
+    match what:
+        case ApiSaid(_, message) | WorkerSaid(_, message) | TellApi(_, message) | TellWorker(_, message):
+            return message.type
+    return type(what).__name__.lower()
 
 
 def read_name(name: bytes) -> str:

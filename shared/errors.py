@@ -85,6 +85,18 @@ class WorkerLost(ServingError):
     code = "worker_lost"
 
 
+class RequestCrashedEngine(ServingError):
+    """It ended several workers, the last one alone."""
+
+    code = "request_crashed_engine"
+
+
+class RequestRefused(RequestCrashedEngine):
+    """It did so a short while ago."""
+
+    status = 422
+
+
 class BrokerLost(ServingError):
     status = 503
     code = "broker_unavailable"

@@ -204,6 +204,7 @@ class Submit(Part):
     model: str
     generation: Generation
     held: list[list[int]] = []
+    losses: int = 0  # workers that were lost over it since it last gained a token
 
 
 class Ack(Part):
@@ -213,6 +214,13 @@ class Ack(Part):
     request_id: str
     choice: int
     next_index: int
+
+
+class Done(Part):
+    """The api has all of it: whoever keeps it may forget it."""
+
+    type: Literal["done"] = "done"
+    request_id: str
 
 
 class Cancel(Part):
@@ -254,12 +262,16 @@ class Chunks(Part):
 
 
 class Resubmit(Part):
-    """The worker that ran this attempt is lost: submit again with what you hold."""
+    """The worker that ran this attempt is lost: submit again with what you hold.
+
+    ``blameless``: it left or was ended from outside, which is no fault of what it ran.
+    """
 
     type: Literal["resubmit"] = "resubmit"
     request_id: str
     attempt: int
     reason: str
+    blameless: bool = False
 
 
 class Refused(Part):
@@ -307,6 +319,34 @@ class ModelStatus(Part):
     capabilities: Capabilities | None = None
 
 
+class RequestShape(Part):
+    """A request without its words: ``size`` is the prompt's in tokens or, when it is text, in characters."""
+
+    request_id: str
+    attempt: int
+    prompt: str
+    size: int
+    max_tokens: int | None = None
+    n: int
+    held: list[int]
+
+
+class Death(Part):
+    """A worker that did not end in good order. ``memory``: its last known resident bytes."""
+
+    worker: str
+    model: str
+    pid: int
+    how: str
+    exit_code: int | None = None
+    signal: str | None = None
+    phase: str = ""
+    ago: float = 0.0
+    memory: int = 0
+    last_lines: list[str] = []
+    in_flight: list[RequestShape] = []
+
+
 class StatusReport(Part):
     type: Literal["status_report"] = "status_report"
     query: str
@@ -317,13 +357,18 @@ class StatusReport(Part):
     workers: list[WorkerStatus]
     in_flight: int
     queued: int
+    deaths: list[Death] = []  # the last ones, the latest first
 
 
 # ---------------------------------------------------------------- broker -> worker
 
 
 class Run(Part):
-    """``api`` is the name of the api process that gets the deltas."""
+    """``api`` is the name of the api process that gets the deltas.
+
+    A worker that has the request already, running or ended, goes on with it under the new attempt and says again what
+    the api does not hold; if it cannot, it runs the request anew.
+    """
 
     type: Literal["run"] = "run"
     api: str
@@ -359,7 +404,7 @@ class Loading(Part):
 
 
 class Register(Part):
-    """The model is loaded. ``held``: the requests this worker is running, for a broker that does not know."""
+    """The model is loaded. ``held``: the requests this worker runs or keeps, for a broker that does not know."""
 
     type: Literal["register"] = "register"
     token: str
@@ -369,15 +414,17 @@ class Register(Part):
     context_length: int
     capabilities: Capabilities | None = None
     held: list[str] = []
+    attempts: list[int] = []  # theirs, in the same order
 
 
 class Heartbeat(Part):
-    """Life (from the link thread) and progress (the engine's step counter)."""
+    """Life (from the link thread) and progress (the engine's step counter). ``memory``: resident bytes."""
 
     type: Literal["heartbeat"] = "heartbeat"
     epoch: str
     step: int
     active: int
+    memory: int = 0
     engine: dict[str, float | int | str] = {}
 
 
@@ -412,11 +459,11 @@ class Bye(Part):
     reason: str
 
 
-ApiToBroker = Annotated[Hello | Ping | Submit | Ack | Cancel | Status, Field(discriminator="type")]
+ApiToBroker = Annotated[Hello | Ping | Submit | Ack | Done | Cancel | Status, Field(discriminator="type")]
 BrokerToApi = Annotated[
     Pong | Accepted | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")
 ]
-BrokerToWorker = Annotated[Run | Ack | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")]
+BrokerToWorker = Annotated[Run | Ack | Done | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")]
 WorkerToBroker = Annotated[
     Loading | Register | Heartbeat | Forward | Failed | LoadFailed | Bye, Field(discriminator="type")
 ]

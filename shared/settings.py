@@ -68,6 +68,11 @@ class Settings(BaseSettings):
 
     heartbeat_interval: float = Field(1.0, gt=0)
     heartbeat_timeout: float = Field(5.0, gt=0)
+    stall_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="a busy engine without a step for so long is given up, or 5 of its slowest steps",
+    )
     load_timeout: float = Field(120.0, gt=0, description="a load without progress for so long is given up")
     drain_timeout: float = Field(60.0, gt=0, description="how long a worker may finish what it has")
     orphan_grace: float = Field(60.0, gt=0, description="how long a worker lives without a broker")
@@ -155,6 +160,11 @@ class Settings(BaseSettings):
     def responses_file(self) -> Path:
         """Prompts and answers that clients asked to have kept."""
         return self.sockets_dir / "responses.sqlite"
+
+    @property
+    def state_file(self) -> Path:
+        """Which workers a broker has, for the next one."""
+        return self.sockets_dir / "state.json"
 
     @property
     def log_dir(self) -> Path:

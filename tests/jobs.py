@@ -53,11 +53,16 @@ def job(
 
 
 def run(
-    request_id: str = "a", text: str = "hello", *, attempt: int = 1, n: int = 1, max_tokens: int = 8
+    request_id: str = "a",
+    text: str = "hello",
+    *,
+    attempt: int = 1,
+    n: int = 1,
+    max_tokens: int = 8,
+    held: list[list[int]] | None = None,
 ) -> Run:
     generation = Generation(
         prompt=TextPrompt(text=text), sampling=Sampling(seed=1), stopping=Stopping(max_tokens=max_tokens), n=n
     )
-    return Run(
-        api="api-1", submit=Submit(request_id=request_id, attempt=attempt, model="m", generation=generation)
-    )
+    submit = Submit(request_id=request_id, attempt=attempt, model="m", generation=generation, held=held or [])
+    return Run(api="api-1", submit=submit)

@@ -6,9 +6,10 @@ nothing else is lost.
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 
-from shared import logs
+from shared import failpoints, logs
 from shared.settings import Settings, load_settings
 from workers.blas import describe_blas, open_blas
 from workers.embedded import LoadError, Progress
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure(f"worker {options.model}", settings.log_level)
     log.info("%s", describe_blas(open_blas()))

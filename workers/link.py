@@ -1,7 +1,7 @@
 """The link thread: the only one that touches ZeroMQ, heartbeats and signals.
 
-It owns which requests this worker has accepted and not yet answered in full. It survives its broker: a new epoch makes
-it register again; no broker for ``orphan_grace`` makes it leave. The engine thread and the preparing thread speak to it
+It owns the record of each request this worker has accepted, until the api is done with it. It survives its broker: a
+new epoch makes it register again; no broker for ``orphan_grace`` makes it leave. The other threads speak to it
 through ``post``, which wakes it.
 """
 
@@ -15,16 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
 
+import psutil
 import zmq
 
 from shared import wire
 from shared.errors import Draining, ServingError
+from shared.failpoints import failpoint
 from shared.protocol import (
     Ack,
     Bye,
     Cancel,
     Chunks,
     Delta,
+    Done,
     Drain,
     Failed,
     Failure,
@@ -40,6 +43,7 @@ from shared.protocol import (
 )
 from shared.settings import Settings
 from workers.engine.seam import Job, Output, Prepare, Served
+from workers.journal import Record
 from workers.loop import Add, Cancelled, Finish, Inbox
 
 log = logging.getLogger(__name__)
@@ -102,14 +106,6 @@ class Finished:
 Posted = Loaded | LoadingProgress | LoadingFailed | Outputs | Prepared | CannotRun | Finished
 
 
-@dataclass
-class Accepted:
-    """A request that is here. ``left`` counts its choices without a finish."""
-
-    attempt: int
-    left: int
-
-
 class Link:
     def __init__(self, settings: Settings, who: Who, inbox: Inbox) -> None:
         self._settings = settings
@@ -120,13 +116,14 @@ class Link:
         for end in (self._waked, self._waker):
             os.set_blocking(end, False)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self._accepted: dict[str, Accepted] = {}
+        self._records: dict[str, Record] = {}
         self._loading = LoadingProgress("starting", 0, 0)
         self._loaded: Loaded | None = None
         self._epoch = ""
         self._last_pong = self._next_beat = time.monotonic()
         self._drain_until: float | None = None
         self._exit: int | None = None
+        self._process = psutil.Process()
         self._socket = self._connect()
 
     def post(self, item: Posted) -> None:
@@ -143,6 +140,7 @@ class Link:
         while self._exit is None:
             self._beat()
             poller.poll(int(1000 * max(0.0, self._next_beat - time.monotonic())) + 1)
+            self._forgive_sleep(time.monotonic())
             self._clear_wake()
             self._hear_all()
             while self._posted:
@@ -181,7 +179,7 @@ class Link:
         match message:
             case Run():
                 self._accept(message)
-            case Cancel(request_id=request_id):
+            case Cancel(request_id=request_id) | Done(request_id=request_id):
                 self._forget(request_id)
             case Pong(epoch=epoch):
                 self._last_pong = time.monotonic()
@@ -193,8 +191,9 @@ class Link:
             case Goodbye(reason=reason):
                 log.warning("told to leave: %s", reason)
                 self._exit = 0
-            case Ack():
-                pass  # tokens are not kept for a lost broker yet
+            case Ack(request_id=request_id, choice=choice, next_index=next_index):
+                if record := self._records.get(request_id):
+                    record.acknowledge(choice, next_index)
 
     def _introduce(self) -> None:
         who = self._who
@@ -219,7 +218,8 @@ class Link:
                 digest=self._loaded.served.digest,
                 context_length=self._loaded.served.context_length,
                 capabilities=self._loaded.served.capabilities,
-                held=list(self._accepted),
+                held=list(self._records),
+                attempts=[record.attempt for record in self._records.values()],
             )
         )
 
@@ -228,6 +228,7 @@ class Link:
         if now < self._next_beat:
             return
         self._next_beat = now + self._settings.heartbeat_interval
+        self._forget_unclaimed(now - self._settings.resume_timeout)
         if self._loaded is None:
             self._introduce()
             return
@@ -235,7 +236,8 @@ class Link:
             Heartbeat(
                 epoch=self._epoch,
                 step=self._loaded.steps(),
-                active=len(self._accepted),
+                active=self._active,
+                memory=self._process.memory_info().rss,
                 engine=self._loaded.served.engine.report,
             )
         )
@@ -244,13 +246,27 @@ class Link:
 
     def _accept(self, run: Run) -> None:
         submit = run.submit
+        failpoint("worker.run")
+        if self._goes_on(run):
+            return
         self._forget(submit.request_id)
         if self._drain_until is not None or self._loaded is None:
             failure = Draining("This worker is leaving; try again.", retry_after=1).to_failure()
             self._say(Failed(request_id=submit.request_id, attempt=submit.attempt, failure=failure))
             return
-        self._accepted[submit.request_id] = Accepted(submit.attempt, submit.generation.n)
+        self._records[submit.request_id] = Record(run)
         self._preparing.submit(self._prepare, self._loaded.served.prepare, run)
+
+    def _goes_on(self, run: Run) -> bool:
+        """It is here already, and what is kept of it joins what the api holds."""
+        record = self._records.get(run.submit.request_id)
+        again = record.adopt(run) if record else None
+        if record is None or again is None:
+            return False
+        if again:
+            ended = {run.submit.request_id: record.attempt} if record.ended else {}
+            self._send_chunks(record.api, again, ended)
+        return True
 
     def _prepare(self, prepare: Prepare, run: Run) -> None:
         """On the preparing thread. What is unknown here would be a bug; it fails this request and no other."""
@@ -267,12 +283,18 @@ class Link:
             self.post(CannotRun(submit.request_id, submit.attempt, failure))
 
     def _forget(self, request_id: str) -> None:
-        if self._accepted.pop(request_id, None):
+        record = self._records.pop(request_id, None)
+        if record and not record.ended:
             self._inbox.put(Cancelled(request_id))
 
-    def _is_current(self, request_id: str, attempt: int) -> bool:
-        accepted = self._accepted.get(request_id)
-        return accepted is not None and accepted.attempt == attempt
+    def _running(self, request_id: str, attempt: int) -> Record | None:
+        """The record of what the engine runs under this attempt, unless it has been replaced."""
+        record = self._records.get(request_id)
+        return record if record and record.running == attempt and not record.ended else None
+
+    @property
+    def _active(self) -> int:
+        return sum(not record.ended for record in self._records.values())
 
     # ------------------------------------------------------------ what other threads posted
 
@@ -281,12 +303,12 @@ class Link:
             case Outputs(outputs):
                 self._forward(outputs)
             case Prepared(job):
-                if self._is_current(job.request_id, job.attempt):
+                if self._running(job.request_id, job.attempt):
                     self._inbox.put(Add(job))
             case CannotRun(request_id, attempt, failure):
-                if self._is_current(request_id, attempt):
-                    del self._accepted[request_id]
-                    self._say(Failed(request_id=request_id, attempt=attempt, failure=failure))
+                if record := self._running(request_id, attempt):
+                    del self._records[request_id]
+                    self._say(Failed(request_id=request_id, attempt=record.attempt, failure=failure))
             case LoadingProgress():
                 news = item.phase != self._loading.phase
                 self._loading = item
@@ -306,38 +328,51 @@ class Link:
         deltas: dict[str, list[Delta]] = {}
         ended: dict[str, dict[str, int]] = {}
         for output in outputs:
-            delta = output.delta
-            if not self._is_current(delta.request_id, delta.attempt):
+            request_id = output.delta.request_id
+            record = self._running(request_id, output.delta.attempt)
+            if record is None:
                 continue
-            deltas.setdefault(output.api, []).append(delta)
-            if delta.finish and self._is_last(delta.request_id):
-                ended.setdefault(output.api, {})[delta.request_id] = delta.attempt
+            deltas.setdefault(record.api, []).append(record.keep(output.delta))
+            if record.ended:
+                record.ended_at = time.monotonic()
+                ended.setdefault(record.api, {})[request_id] = record.attempt
         for api, rows in deltas.items():
-            last = ended.get(api, {})
-            header = Forward(api=api, ended=list(last), attempts=list(last.values()))
-            self._socket.send_multipart([wire.encode(header), wire.encode(Chunks(deltas=rows))])
+            self._send_chunks(api, rows, ended.get(api, {}))
 
-    def _is_last(self, request_id: str) -> bool:
-        accepted = self._accepted[request_id]
-        accepted.left -= 1
-        if accepted.left == 0:
-            del self._accepted[request_id]
-        return accepted.left == 0
+    def _send_chunks(self, api: str, rows: list[Delta], ended: dict[str, int]) -> None:
+        header = Forward(api=api, ended=list(ended), attempts=list(ended.values()))
+        failpoint("worker.says_end" if ended else "worker.says", rows[-1].index)
+        self._socket.send_multipart([wire.encode(header), wire.encode(Chunks(deltas=rows))])
+        failpoint("worker.said_end" if ended else "worker.said", rows[-1].index)
 
     # ------------------------------------------------------------ leaving
 
+    def _forgive_sleep(self, now: float) -> None:
+        """While this process was stopped, nobody else was late."""
+        slept = now - self._next_beat
+        if slept > self._settings.heartbeat_interval:
+            self._last_pong += slept
+            if self._drain_until is not None:
+                self._drain_until += slept
+
     def _judge(self, now: float) -> None:
         if self._drain_until is not None and now > self._drain_until:
-            log.warning("%d requests were not finished in time", len(self._accepted))
+            log.warning("%d requests were not finished in time", self._active)
             self._exit = 0
         if now - self._last_pong > self._settings.orphan_grace:
             log.warning("no broker for %.0f s", now - self._last_pong)
             self._exit = 0
 
+    def _forget_unclaimed(self, before: float) -> None:
+        """An api waits no longer for a lost broker, and then does not ask for what has ended."""
+        old = [id for id, r in self._records.items() if r.ended_at is not None and r.ended_at < before]
+        for request_id in old:
+            del self._records[request_id]
+
     def _drain(self, why: str) -> None:
         if self._drain_until is not None:
             return
-        log.info("leaving: %s; %d requests to finish", why, len(self._accepted))
+        log.info("leaving: %s; %d requests to finish", why, self._active)
         self._drain_until = time.monotonic() + self._settings.drain_timeout
         if self._loaded is None:
             self._exit = 0

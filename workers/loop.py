@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from shared.failpoints import failpoint
 from workers.engine.seam import Engine, Job, Output
 
 
@@ -48,6 +49,7 @@ class Loop:
             self._obey(self._inbox.get())
         self._obey_all()
         if self._engine.active:
+            failpoint("engine.step", self.steps)
             outputs = self._engine.step()
             self.steps += 1
             if outputs:

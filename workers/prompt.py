@@ -69,7 +69,9 @@ class Preparation:
         if use is None or not isinstance(prompt, ChatPrompt):
             return None
         family = self.dialect.family or PLAIN
-        return Calling(family, frozenset(use.names), prompt.tools or [], use.parallel)
+        # A demand is met by one call: small models would go on repeating theirs.
+        parallel = use.parallel and use.mode == "auto"
+        return Calling(family, frozenset(use.names), prompt.tools or [], parallel)
 
     def _grammar(
         self, generation: Generation, calling: Calling | None, split: Thinking | None

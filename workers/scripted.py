@@ -4,6 +4,7 @@ Token ``index`` of a choice is a function of the prompt, the seed, the choice an
 what an unbroken one would have given.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Script:
     tokens: int | None = None
     step_seconds: float = 0.0
     prefill_seconds: float = 0.0
+    poison: str | None = None  # a prompt with this in it ends the process
 
 
 def scripted_token(job: Job, choice: int, index: int, script: Script) -> int:
@@ -101,6 +103,8 @@ class ScriptedEngine:
         new, self._new = self._new, []
         for job in new:
             self._sleep(self._script.prefill_seconds)
+            if self._script.poison and self._script.poison.encode() in bytes(job.prompt):
+                os.abort()
             for row in self._rows.get(job.request_id, []):
                 if job.scores_prompt:
                     row.score_prompt([LogprobsOf(-0.5, [(id, -0.5)]) for id in job.prompt[1:]])

@@ -3,6 +3,7 @@
 Shared by the real worker and by the scripted one; they differ in how they load.
 """
 
+import faulthandler
 import logging
 import os
 import secrets
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from shared.failpoints import failpoint
 from shared.settings import Settings
 from workers.embedded import LoadError, Progress
 from workers.engine.seam import Served
@@ -35,6 +37,7 @@ def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> 
     except OSError as error:
         log.error("no broker has made %s: %s", settings.token_file, error.strerror)
         return os.EX_CONFIG
+    faulthandler.enable()  # on SIGABRT, with which the broker ends a stalled worker, every thread's stack is in the log
     inbox: SimpleQueue[Command] = SimpleQueue()
     link = Link(settings, Who(worker_id or new_worker_id(), model, token), inbox)
     engine = threading.Thread(target=_engine_thread, args=(link, inbox, load), name="engine", daemon=True)
@@ -45,6 +48,7 @@ def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> 
 def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> None:
     """An exception nobody named ends the process: a half-dead engine is the worst state."""
     try:
+        failpoint("worker.load")
         served = load(lambda phase, done, total: link.post(LoadingProgress(phase, done, total)))
     except LoadError as error:
         log.error("%s", error.reason)

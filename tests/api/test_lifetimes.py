@@ -17,6 +17,7 @@ from shared.protocol import (
     Cancel,
     Chunks,
     Delta,
+    Done,
     Failure,
     Finish,
     FinishReason,
@@ -203,14 +204,15 @@ def test_garbage_and_strangers_from_the_broker_do_no_harm(stack: Stack) -> None:
 # ---- acknowledgements
 
 
-def test_tokens_are_acknowledged_in_time_and_at_the_end(stack: Stack) -> None:
+def test_tokens_are_acknowledged_in_time_and_the_whole_at_the_end(stack: Stack) -> None:
     stack.broker.script = first_three
     with streaming(stack) as lines:
         read_until(lines, THIRD)
         stack.broker.wait_for(Ack, lambda ack: ack.next_index == 3, within=1)
         stack.broker.restart()
         list(lines)
-    stack.broker.wait_for(Ack, lambda ack: ack.next_index == len(WORDS), within=1)
+    done = stack.broker.wait_for(Done, within=1)
+    assert done.request_id == stack.broker.wait_for(Submit).request_id
 
 
 def test_many_tokens_are_acknowledged_without_the_timer(stack: Stack) -> None:

@@ -5,7 +5,7 @@ from itertools import count
 
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Event, TellApi, TellWorker, WorkerSaid
-from broker.life import Life, Timeouts
+from broker.life import Life, Survivor, Timeouts
 from broker.scheduler import Limits, Scheduler
 from shared.protocol import (
     BrokerToApi,
@@ -31,28 +31,35 @@ API = "api-1"
 
 
 def make_broker(
-    models: Collection[str] = ("a", "b"), limits: Limits | None = None, timeouts: Timeouts | None = None
+    models: Collection[str] = ("a", "b"),
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    survivors: tuple[Survivor, ...] = (),
+    epoch: str = "e1",
+    numbers: Iterator[int] | None = None,
+    started: float = 0.0,
 ) -> Broker:
     """Its workers are called a#1, b#2 …"""
-    numbers: Iterator[int] = count(1)
+    numbers = numbers or count(1)
     life = Life(
-        epoch="e1",
+        epoch=epoch,
         token=TOKEN,
         pid=1,
-        started=0.0,
+        started=started,
         name_worker=lambda model: f"{model}#{next(numbers)}",
         log_of=lambda worker: f"/log/{worker}.log",
+        survivors=survivors,
     )
     limits = limits or Limits(max_in_flight=2, queue_per_model=3, queue_total=5, queue_age=100)
     return Broker(models, Scheduler(limits), timeouts or Timeouts(silence=5, load=30, drain=60), life)
 
 
-def submit(request_id: str, model: str = "a", attempt: int = 1) -> Submit:
-    return Submit(request_id=request_id, attempt=attempt, model=model, generation=GENERATION)
+def submit(request_id: str, model: str = "a", attempt: int = 1, losses: int = 0) -> Submit:
+    return Submit(request_id=request_id, attempt=attempt, model=model, generation=GENERATION, losses=losses)
 
 
-def ask(request_id: str, model: str = "a", attempt: int = 1, api: str = API) -> ApiSaid:
-    return ApiSaid(api, submit(request_id, model, attempt))
+def ask(request_id: str, model: str = "a", attempt: int = 1, api: str = API, losses: int = 0) -> ApiSaid:
+    return ApiSaid(api, submit(request_id, model, attempt, losses))
 
 
 def cancel(request_id: str) -> ApiSaid:
@@ -67,9 +74,17 @@ def loading(worker: str, done: int = 0, model: str | None = None, token: str = T
     return WorkerSaid(worker, Loading(token=token, model=model or worker[0], pid=7, phase="load", done=done))
 
 
-def ready(worker: str, model: str | None = None, held: Collection[str] = ()) -> WorkerSaid:
+def ready(
+    worker: str, model: str | None = None, held: Collection[str] = (), attempts: Collection[int] = ()
+) -> WorkerSaid:
     word = Register(
-        token=TOKEN, model=model or worker[0], pid=7, digest="d", context_length=4096, held=list(held)
+        token=TOKEN,
+        model=model or worker[0],
+        pid=7,
+        digest="d",
+        context_length=4096,
+        held=list(held),
+        attempts=list(attempts),
     )
     return WorkerSaid(worker, word)
 

@@ -1,5 +1,6 @@
 """The broker as a process: what its shell does with sockets, children, signals and the run directory."""
 
+import json
 import os
 import signal
 import subprocess
@@ -79,9 +80,9 @@ def test_kill_9_is_noticed_at_once_and_leaves_no_zombie(start: Start) -> None:
 def test_request_that_kills_its_worker_three_times_is_given_up(start: Start) -> None:
     api = start("--die-after", "0").api()
     for attempt in (1, 2):
-        api.say(submit("r1", attempt=attempt))
+        api.say(submit("r1", attempt=attempt, losses=attempt - 1))
         assert api.hear(Resubmit).attempt == attempt
-    api.say(submit("r1", attempt=3))
+    api.say(submit("r1", attempt=3, losses=2))
     failure = api.hear(Refused).failure
     assert (failure.status, failure.code) == (500, "worker_lost")
     assert "SIGKILL" in failure.message
@@ -296,7 +297,7 @@ def test_sigterm_leaves_the_workers_running_and_they_are_served_by_the_next_brok
     stack.start()
     api.say(Ping())
     until(lambda: api.model().state == "hot")
-    assert [(w.pid, w.spawned) for w in api.status().workers] == [(worker.pid, False)]
+    assert [(w.pid, w.spawned) for w in api.status().workers] == [(worker.pid, True)]
     assert api.generate("r2")
 
 
@@ -362,3 +363,61 @@ def test_stopped_broker_blames_nobody(start: Start) -> None:
     assert api.generate("r2")
     assert [child.pid for child in stack.children()] == [worker.pid]
     assert "silent" not in stack.printed()
+
+
+# ---------------------------------------------------------------- a broker that is killed
+
+
+def test_the_workers_of_a_killed_broker_are_adopted_and_none_is_started_twice(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    api.generate("r1")
+    [worker] = stack.children()
+    stack.process.kill()
+    stack.process.wait()
+    stack.start()
+    api.say(submit("r2"))
+    api.say(submit("r3", model="b"))
+    api.hear(Chunks)
+    assert worker.pid in {known.pid for known in api.status().workers if known.spawned}
+    until(lambda: len(stack.children()) == 1)
+    stack.signal(signal.SIGINT)
+    assert stack.wait() == 0
+    assert all(ended(process) for process in stack.orphans)
+
+
+def test_the_death_of_an_adopted_worker_is_noticed_at_once(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    api.generate("r1")
+    [worker] = stack.children()
+    stack.process.kill()
+    stack.process.wait()
+    stack.start()
+    api.say(Ping())
+    until(lambda: api.model().state == "hot")
+    worker.send_signal(signal.SIGSTOP)
+    api.say(submit("r2"))
+    until(lambda: api.status().in_flight == 1)
+    worker.kill()
+    killed = time.monotonic()
+    assert "nobody knows how" in api.hear(Resubmit).reason
+    assert time.monotonic() - killed < 0.2
+
+
+def test_a_state_file_that_is_torn_or_names_strangers_harms_nobody(start: Start) -> None:
+    stack = start()
+    stack.api().generate("r1")
+    state = stack.run_dir / "state.json"
+    [entry] = json.loads(state.read_text())
+    stack.process.kill()
+    stack.process.wait()
+    [worker] = stack.orphans or [psutil.Process(entry["pid"])]
+    worker.kill()
+    until(lambda: ended(worker))
+    for number, text in enumerate(("{", json.dumps([entry]), json.dumps([{**entry, "pid": os.getpid()}]))):
+        state.write_text(text)
+        stack.start()
+        assert stack.api(f"api-again-{number}").status().workers == []
+        stack.process.kill()
+        stack.process.wait()

@@ -6,6 +6,7 @@ again when told to; a killed process is gone at once, and its exit is learned so
 
 import random
 from collections import Counter, deque
+from itertools import count
 
 import pytest
 
@@ -25,9 +26,22 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.life import Timeouts
+from broker.life import Survivor, Timeouts
 from broker.scheduler import Limits
-from shared.protocol import BrokerToApi, Cancel, Failed, Failure, Forward, Ping, Pong, Refused, Resubmit, Run
+from shared.protocol import (
+    BrokerToApi,
+    BrokerToWorker,
+    Cancel,
+    Done,
+    Failed,
+    Failure,
+    Forward,
+    Ping,
+    Pong,
+    Refused,
+    Resubmit,
+    Run,
+)
 from tests.broker.plays import (
     API,
     ask,
@@ -54,15 +68,39 @@ class Process:
         self.ours = ours
         self.ready = False
         self.stalled = False
+        self.epoch = ""
         self.runs: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
         self.words: deque[WorkerSaid] = deque()
+
+    def obey(self, message: BrokerToWorker) -> None:
+        match message:
+            case Run(submit=submit):
+                if self.ended.pop(submit.request_id, None):
+                    self.end(submit.request_id, submit.attempt)
+                else:
+                    self.runs[submit.request_id] = submit.attempt
+                assert len(self.runs) <= LIMITS.max_in_flight, "a worker got more than it may hold"
+            case Cancel(request_id=request_id) | Done(request_id=request_id):
+                self.runs.pop(request_id, None)
+                self.ended.pop(request_id, None)
+            case Pong(epoch=epoch) if self.ready and epoch != self.epoch:
+                self.epoch = epoch
+                held = {**self.runs, **self.ended}
+                self.words.append(ready(self.id, self.model, list(held), list(held.values())))
+
+    def end(self, request_id: str, attempt: int) -> None:
+        self.ended[request_id] = attempt
+        self.words.append(forward(self.id, request_id, attempt=attempt))
 
 
 class World:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.broker: Broker = make_broker(MODELS, LIMITS, Timeouts(silence=5, load=20, drain=10))
+        self.lives = 0
+        self.numbers = count(1)
         self.now = 0.0
+        self.broker = self.next_broker()
         self.epoch = "e1"
         self.alive: dict[str, Process] = {}
         self.dead: list[Process] = []
@@ -71,6 +109,13 @@ class World:
         self.cancelled: set[str] = set()
         self.answers: Counter[tuple[str, int]] = Counter()
         self.asked = 0
+
+    def next_broker(self, survivors: tuple[Survivor, ...] = ()) -> Broker:
+        self.lives += 1
+        timeouts = Timeouts(silence=5, load=20, drain=10)
+        return make_broker(
+            MODELS, LIMITS, timeouts, survivors, f"e{self.lives}", self.numbers, started=self.now
+        )
 
     # -------- between broker and world
 
@@ -84,12 +129,8 @@ class World:
                 self.alive[worker] = Process(worker, model, ours=True)
             case Kill(worker):
                 self.die(worker, -9)
-            case TellWorker(worker, Run(submit=submit)) if worker in self.alive:
-                process = self.alive[worker]
-                process.runs[submit.request_id] = submit.attempt
-                assert len(process.runs) <= LIMITS.max_in_flight, "a worker got more than it may hold"
-            case TellWorker(worker, Cancel(request_id=request_id)) if worker in self.alive:
-                self.alive[worker].runs.pop(request_id, None)
+            case TellWorker(worker, message) if worker in self.alive:
+                self.alive[worker].obey(message)
             case PassOn():
                 assert isinstance(cause, WorkerSaid)
                 assert isinstance(cause.message, Forward)
@@ -97,6 +138,7 @@ class World:
                     if self.is_current(request_id, attempt):
                         self.answer(request_id, attempt)
                         del self.open[request_id]
+                        self.play(ApiSaid(API, Done(request_id=request_id)))
             case TellApi(_, message):
                 self.hear(message)
 
@@ -186,7 +228,7 @@ class World:
         for process in self.some():
             if process.runs and not process.stalled:
                 request_id, attempt = process.runs.popitem()
-                process.words.append(forward(process.id, request_id, attempt=attempt))
+                process.end(request_id, attempt)
 
     def fail_run(self) -> None:
         for process in self.some():
@@ -209,6 +251,15 @@ class World:
             if process.ours and not process.ready and not process.words:
                 del self.alive[process.id]
                 self.play(SpawnFailed(process.id, "no"))
+
+    def restart(self) -> None:
+        """Killed: what it was told and what was said to it is lost, or some of it."""
+        survivors = tuple(one for one in self.broker.known if one.id in self.alive)
+        for process in self.alive.values():
+            for _ in range(self.rng.randrange(len(process.words) + 1)):
+                process.words.popleft()
+        self.exits.clear()
+        self.broker = self.next_broker(survivors)
 
     def lose_worker(self) -> None:
         for process in self.some():
@@ -254,7 +305,7 @@ def test_each_attempt_is_answered_once_and_every_request_ends(seed: int) -> None
     often = [world.begin, world.load, world.finish, world.hear_one, world.hear_one, world.tick]
     rarely = [
         world.cancel, world.submit_again, world.lose_api, world.start_foreign, world.fail_load, world.fail_run,
-        world.crash, world.stall, world.fail_spawn, world.lose_worker,
+        world.crash, world.stall, world.fail_spawn, world.lose_worker, world.restart,
     ]  # fmt: skip
     for _ in range(160):
         world.now += world.rng.random()

@@ -144,13 +144,10 @@ def test_higher_attempt_replaces_the_waiting_one(broker: Broker) -> None:
     assert play(broker, ready("a#1")) == [run("a#1", "r1", attempt=2)]
 
 
-def test_higher_attempt_replaces_the_run(broker: Broker) -> None:
+def test_what_runs_already_goes_on_where_it_runs_under_the_higher_attempt(broker: Broker) -> None:
     play(broker, ask("r1"), ready("a#1"))
-    assert play(broker, ask("r1", attempt=2)) == [
-        TellWorker("a#1", Cancel(request_id="r1")),
-        accepted("r1", attempt=2),
-        run("a#1", "r1", attempt=2),
-    ]
+    assert play(broker, ask("r1", attempt=2)) == [run("a#1", "r1", attempt=2)]
+    assert play(broker, ask("r1", attempt=2)) == []
 
 
 def test_end_of_a_replaced_run_does_not_end_the_new_one(broker: Broker) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from broker.core import Broker
 from broker.events import (
+    Abort,
     ApiSaid,
     Exit,
     Kill,
@@ -21,7 +22,7 @@ from broker.events import (
 )
 from broker.loads import backoff
 from shared.errors import Draining
-from shared.protocol import Accepted, Bye, Cancel, Failed, Goodbye, Ping, Pong, Resubmit
+from shared.protocol import Accepted, Bye, Failed, Goodbye, Ping, Pong, Resubmit
 from tests.broker.plays import (
     API,
     ask,
@@ -51,8 +52,9 @@ def busy(broker: Broker) -> Broker:
     return broker
 
 
-def resubmit(request_id: str, how: str, attempt: int = 1) -> TellApi:
-    return TellApi(API, Resubmit(request_id=request_id, attempt=attempt, reason=f"its worker {how}"))
+def resubmit(request_id: str, how: str, attempt: int = 1, blameless: bool = False) -> TellApi:
+    word = Resubmit(request_id=request_id, attempt=attempt, reason=f"its worker {how}", blameless=blameless)
+    return TellApi(API, word)
 
 
 def goodbye(worker: str, reason: str) -> TellWorker:
@@ -78,8 +80,8 @@ def test_what_comes_again_runs_before_what_waited(busy: Broker) -> None:
     assert play(busy, ready("a#2")) == [run("a#2", "r1", attempt=2), run("a#2", "r2", attempt=2)]
 
 
-def test_third_attempt_is_the_last(broker: Broker) -> None:
-    play(broker, ask("r1", attempt=3), ready("a#1"))
+def test_third_loss_without_a_token_between_is_the_last(broker: Broker) -> None:
+    play(broker, ask("r1", attempt=3, losses=2), ready("a#1"))
     actions = play(broker, WorkerExited("a#1", -11))
     assert refusals(actions) == [("r1", "worker_lost")]
     assert "SIGSEGV" in reason(actions)
@@ -132,13 +134,13 @@ def test_unreachable_worker_is_lost(busy: Broker) -> None:
 
 def test_worker_that_leaves_hands_its_requests_over(busy: Broker) -> None:
     actions = play(busy, WorkerSaid("a#1", Bye(reason="told to")))
-    assert actions == [resubmit("r1", "left: told to"), resubmit("r2", "left: told to")]
+    assert actions == [resubmit(id, "left: told to", blameless=True) for id in ("r1", "r2")]
     assert play(busy, WorkerExited("a#1", 0)) == [Spawn("a#2", "a")]
 
 
 def test_worker_that_refuses_because_it_leaves_gets_nothing_more(busy: Broker) -> None:
     leaving = Failed(request_id="r1", attempt=1, failure=Draining("I leave").to_failure())
-    assert play(busy, WorkerSaid("a#1", leaving)) == [resubmit("r1", "is leaving")]
+    assert play(busy, WorkerSaid("a#1", leaving)) == [resubmit("r1", "is leaving", blameless=True)]
     assert play(busy, forward("a#1", "r2"), ask("r1", attempt=2))[-1:] == [
         TellApi(API, Accepted(request_id="r1", attempt=2))
     ]
@@ -159,6 +161,14 @@ def test_exit_before_ready_refuses_who_waits_with_how_it_ended(broker: Broker) -
     actions = play(broker, WorkerExited("a#1", 3))
     assert refusals(actions) == [("r1", "model_unavailable"), ("r2", "model_unavailable")]
     assert "exited with code 3 before it was ready; the log at /log/a#1.log says more" in str(actions[0])
+
+
+def test_a_load_that_is_killed_from_outside_is_tried_again_once_before_anybody_is_refused(
+    broker: Broker,
+) -> None:
+    play(broker, ask("r1"), loading("a#1"))
+    assert play(broker, WorkerExited("a#1", -9)) == [Spawn("a#2", "a")]
+    assert refusals(play(broker, WorkerExited("a#2", -9))) == [("r1", "model_unavailable")]
 
 
 def test_permanent_failure_refuses_for_ten_seconds_with_the_same_reason(broker: Broker) -> None:
@@ -210,7 +220,7 @@ def test_load_without_progress_is_given_up(broker: Broker, heard: bool) -> None:
     play(broker, *([loading("a#1"), beat("a#1")] if heard else []), ApiSaid(API, Ping()), now=29)
     actions = play(broker, Tick(), now=31)
     assert refusals(actions) == [("r1", "model_unavailable")]
-    assert actions[-1] == Kill("a#1")
+    assert actions[-1] == Abort("a#1")
 
 
 def test_load_that_gets_further_may_take_its_time(broker: Broker) -> None:
@@ -266,7 +276,7 @@ def test_worker_of_an_earlier_life_learns_the_epoch_and_registers_again(
     broker: Broker, word: WorkerSaid
 ) -> None:
     assert play(broker, word) == [TellWorker("old", Pong(epoch="e1"))]
-    assert play(broker, ready("old", "a", held=["r1"])) == [TellWorker("old", Cancel(request_id="r1"))]
+    assert play(broker, ready("old", "a", held=["r1"])) == []
     assert play(broker, ask("r1", attempt=2))[-1] == run("old", "r1", attempt=2)
 
 

@@ -4,9 +4,11 @@
 """
 
 import argparse
+import os
 import sys
+import time
 
-from shared import logs
+from shared import failpoints, logs
 from shared.settings import load_settings
 from workers.embedded import Progress
 from workers.engine.seam import Served
@@ -20,13 +22,18 @@ def main() -> int:
     parser.add_argument("--id")
     parser.add_argument("--step", type=float, default=0.0, help="seconds a step takes")
     parser.add_argument("--prefill", type=float, default=0.0, help="seconds a prompt takes")
+    parser.add_argument("--load", type=float, default=0.0, help="seconds the model takes to load")
+    parser.add_argument("--poison", help="a prompt with this in it ends the process")
     parser.add_argument("--tokens", type=int, help="length of every completion; without it, max_tokens")
     options = parser.parse_args()
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure(f"scripted worker {options.model}", settings.log_level)
-    script = Script(options.tokens, options.step, options.prefill)
+    script = Script(options.tokens, options.step, options.prefill, options.poison)
 
     def load(progress: Progress) -> Served:
+        progress("script", 0, 1)
+        time.sleep(options.load)
         progress("script", 1, 1)
         return Served(ScriptedEngine(script), prepare_scripted, "scripted", CONTEXT_LENGTH)
 

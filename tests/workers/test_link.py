@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from shared.protocol import (
     Cancel,
     Chunks,
     Delta,
+    Done,
     Drain,
     Failed,
     Forward,
@@ -130,14 +132,15 @@ def test_a_cancelled_request_falls_silent_and_frees_its_place(broker: Broker, wo
     assert broker.bodies == []
 
 
-def test_a_later_attempt_replaces_the_earlier_one(broker: Broker, worker: object) -> None:
+def test_an_attempt_that_does_not_join_what_is_kept_replaces_it(broker: Broker, worker: object) -> None:
     broker.wait_for(Register)
     broker.say(run("r1", max_tokens=100_000))
     broker.wait_for(Forward)
-    broker.say(run("r1", attempt=2, max_tokens=3))
+    behind = run("r1", attempt=2, max_tokens=3, held=[[1] * 5000])
+    broker.say(behind)
     broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
     attempts = [delta.attempt for delta in broker.bodies]
-    assert attempts == sorted(attempts) and attempts.count(2) == 3
+    assert attempts == sorted(attempts) and attempts.count(2) == 1
 
 
 def test_draining_finishes_what_runs_refuses_the_new_and_exits_cleanly(
@@ -178,3 +181,46 @@ def test_without_a_broker_it_leaves_after_the_grace(tmp_path: Path) -> None:
 def test_without_a_token_it_says_so_and_exits(tmp_path: Path) -> None:
     process = start(tmp_path)
     assert process.wait(20) == os.EX_CONFIG
+
+
+def test_a_new_attempt_goes_on_and_hears_again_what_it_lacks(broker: Broker, worker: object) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=40))
+    while len(broker.bodies) < 5:
+        broker.wait_for(Forward)
+    broker.say(run("r1", attempt=2, max_tokens=40, held=[[delta.ids[0] for delta in broker.bodies[:3]]]))
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    second = [delta for delta in broker.bodies if delta.attempt == 2]
+    assert [delta.index for delta in second] == list(range(3, 40))
+    first = [delta for delta in broker.bodies if delta.attempt == 1]
+    assert second[: len(first) - 3] == [d.model_copy(update={"attempt": 2}) for d in first[3:]]
+
+
+def test_what_has_ended_is_kept_until_the_api_is_done_with_it(broker: Broker, worker: object) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=4))
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.say(run("r1", attempt=2, max_tokens=4, held=[[delta.ids[0] for delta in broker.bodies[:3]]]))
+    assert broker.wait_for(Forward).attempts == [2]
+    assert (broker.bodies[-1].index, broker.bodies[-1].finish is not None) == (3, True)
+    broker.say(Pong(epoch="new"))
+    assert broker.wait_for(Register).held == ["r1"]
+    broker.say(Done(request_id="r1"))
+    broker.say(Pong(epoch="newer"))
+    assert broker.wait_for(Register).held == []
+
+
+def test_a_worker_that_was_stopped_blames_no_broker(tmp_path: Path, broker: Broker) -> None:
+    process = start(tmp_path, orphan_grace="0.6")
+    broker.wait_for(Register)
+    process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    while time.monotonic() < stopped + 1.0:
+        broker.socket.poll(50)
+    process.send_signal(signal.SIGCONT)
+    for _ in range(3):
+        broker.wait_for(Heartbeat)
+        broker.say(Pong(epoch="one"))
+    assert process.poll() is None
+    process.kill()
+    process.wait()

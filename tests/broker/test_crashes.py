@@ -1,0 +1,263 @@
+"""Engines that hang, requests that kill workers, models that never load; and what is told of the dead."""
+
+import signal
+
+import pytest
+
+from broker.core import Broker
+from broker.endings import Fault, of_exit
+from broker.events import (
+    Abort,
+    Action,
+    ApiSaid,
+    Event,
+    Kill,
+    PeerGone,
+    Spawn,
+    TellApi,
+    TellWorker,
+    Tick,
+    WorkerExited,
+    WorkerSaid,
+)
+from broker.life import Timeouts
+from broker.loads import Loads
+from broker.suspects import TRIAL_TOKENS, fingerprint
+from shared.protocol import Ack, Heartbeat, Ping, Refused, Resubmit, Run, Sampling
+from tests.broker.plays import (
+    API,
+    ask,
+    forward,
+    make_broker,
+    play,
+    ready,
+    reason,
+    refusals,
+    run,
+    said,
+    status,
+    submit,
+)
+
+CRASH = -signal.SIGSEGV
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return make_broker(timeouts=Timeouts(silence=50, stall=30))
+
+
+def beat(worker: str, step: int, active: int) -> WorkerSaid:
+    engine: dict[str, float | int | str] = {"phase": "decode"}
+    return WorkerSaid(worker, Heartbeat(epoch="e1", step=step, active=active, memory=1000, engine=engine))
+
+
+def crash(worker: str, code: int = CRASH) -> WorkerExited:
+    return WorkerExited(worker, code, ("Fatal Python error",))
+
+
+def ack(request_id: str, next_index: int) -> ApiSaid:
+    return ApiSaid(API, Ack(request_id=request_id, choice=0, next_index=next_index))
+
+
+def runs(actions: list[Action]) -> list[str]:
+    return [
+        action.message.submit.request_id
+        for action in actions
+        if isinstance(action, TellWorker) and isinstance(action.message, Run)
+    ]
+
+
+# ---------------------------------------------------------------- stalls
+
+
+def test_a_busy_engine_without_a_step_is_aborted_and_its_requests_come_again(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", 5, 1))
+    play(broker, beat("a#1", 5, 1), ApiSaid(API, Ping()), now=30)
+    assert play(broker, Tick(), now=30) == []
+    actions = play(broker, Tick(), now=30.5)
+    assert actions[-1] == Abort("a#1")
+    assert isinstance(actions[0], TellApi) and isinstance(actions[0].message, Resubmit)
+    assert "made no step for 30 s" in actions[0].message.reason
+    assert play(broker, Tick(), now=30.6) == []
+    play(broker, ApiSaid(API, Ping()), now=80)
+    assert play(broker, Tick(), now=81) == [Kill("a#1")]
+
+
+def test_an_idle_engine_may_stand_still(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", 5, 0))
+    play(broker, beat("a#1", 5, 0), ApiSaid(API, Ping()), now=40)
+    assert play(broker, Tick(), now=40) == []
+    play(broker, beat("a#1", 5, 1), now=41)
+    assert play(broker, Tick(), now=70) == []
+
+
+def test_a_slow_engine_has_five_times_its_slowest_step(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", 5, 1))
+    play(broker, beat("a#1", 6, 1), ApiSaid(API, Ping()), now=10)
+    play(broker, beat("a#1", 6, 1), ApiSaid(API, Ping()), now=55)
+    assert play(broker, Tick(), now=59) == []
+    assert play(broker, Tick(), now=61)[-1] == Abort("a#1")
+
+
+# ---------------------------------------------------------------- poison
+
+
+def crashes(broker: Broker, *requests: str, times: int) -> None:
+    """They run together on one worker after another, which crashes."""
+    for number in range(1, times + 1):
+        play(broker, *(ask(id, attempt=number, losses=number - 1) for id in requests))
+        play(broker, ready(f"a#{number}"), crash(f"a#{number}"))
+
+
+def again(request_id: str) -> Event:
+    return ask(request_id, attempt=3)
+
+
+def test_one_crash_makes_nobody_a_suspect(broker: Broker) -> None:
+    crashes(broker, "good", "bad", times=1)
+    play(broker, ask("good", attempt=2), ask("bad", attempt=2))
+    assert runs(play(broker, ready("a#2"))) == ["good", "bad"]
+
+
+def test_after_two_crashes_suspects_run_one_at_a_time_and_nobody_beside_them(broker: Broker) -> None:
+    crashes(broker, "good", "bad", times=2)
+    play(broker, again("good"), again("bad"), ask("new"))
+    assert runs(play(broker, ready("a#3"))) == ["good"]
+    assert runs(play(broker, ack("good", TRIAL_TOKENS - 1))) == []
+    assert runs(play(broker, ack("good", TRIAL_TOKENS))) == ["bad"]
+    assert runs(play(broker, forward("a#3", "good"))) == []
+
+
+def test_who_crashes_on_trial_is_convicted_and_the_proven_come_again(broker: Broker) -> None:
+    crashes(broker, "good", "bad", times=2)
+    play(broker, again("good"), again("bad"), ready("a#3"), ack("good", TRIAL_TOKENS))
+    actions = play(broker, crash("a#3"))
+    assert refusals(actions) == [("bad", "request_crashed_engine")]
+    assert [word.request_id for word in said(actions) if isinstance(word, Resubmit)] == ["good"]
+    play(broker, ask("good", attempt=4))
+    assert runs(play(broker, ready("a#4"))) == ["good"]
+
+
+def test_what_was_convicted_is_refused_at_once_for_ten_minutes(broker: Broker) -> None:
+    crashes(broker, "bad", times=2)
+    play(broker, again("bad"), ready("a#3"), crash("a#3"), now=5)
+    [action] = play(broker, ask("bad-again"), now=600)
+    assert isinstance(action, TellApi) and isinstance(action.message, Refused)
+    assert (action.message.failure.status, action.message.failure.code) == (422, "request_crashed_engine")
+    assert refusals(play(broker, ask("bad-later"), now=606)) == []
+
+
+def test_a_trial_that_ends_in_any_other_way_lets_the_next_one_in(broker: Broker) -> None:
+    crashes(broker, "good", "bad", times=2)
+    play(broker, again("good"), again("bad"), ready("a#3"))
+    assert runs(play(broker, forward("a#3", "good"))) == ["bad"]
+
+
+@pytest.mark.parametrize("end", [WorkerExited("a#3", -signal.SIGKILL), PeerGone("a#3")])
+def test_nobody_is_convicted_for_what_came_from_outside(broker: Broker, end: Event) -> None:
+    crashes(broker, "bad", times=2)
+    play(broker, again("bad"), ready("a#3"))
+    assert refusals(play(broker, end)) == []
+
+
+def test_the_seed_makes_no_other_request_of_it() -> None:
+    one = submit("r1")
+    sampling = Sampling(seed=99)
+    other = one.model_copy(
+        update={"generation": one.generation.model_copy(update={"sampling": sampling}), "request_id": "r2"}
+    )
+    assert fingerprint(one) == fingerprint(other)
+    assert fingerprint(one) != fingerprint(submit("r1", model="b"))
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        (0, Fault.NONE),
+        (70, Fault.CRASH),
+        (-signal.SIGABRT, Fault.CRASH),
+        (-signal.SIGKILL, Fault.OUTSIDE),
+        (-signal.SIGTERM, Fault.OUTSIDE),
+        (None, Fault.OUTSIDE),
+    ],
+)
+def test_only_crashes_are_charged(code: int | None, fault: Fault) -> None:
+    assert of_exit(code).fault is fault
+
+
+# ---------------------------------------------------------------- models that never load
+
+
+def fail_loads(broker: Broker, times: int) -> float:
+    """Each as soon as it may be tried; gives when the last one failed."""
+    now = 0.0
+    play(broker, ask("r0"), now=now)
+    for number in range(1, times + 1):
+        while not any(worker.id == f"a#{number}" for worker in status(broker, now).workers):
+            now += 0.5
+            play(broker, ask(f"r{number}"), Tick(), now=now)
+        play(broker, crash(f"a#{number}", 1), now=now)
+    return now
+
+
+def test_five_failed_loads_in_ten_minutes_open_the_breaker() -> None:
+    broker = make_broker()
+    now = fail_loads(broker, 5)
+    assert "exited with code 1" in reason(play(broker, ask("next"), now=now + 59))
+    assert status(broker, now).models[0].state == "failed"
+    assert play(broker, ask("other", model="b"), now=now)[-1] == Spawn("b#6", "b")
+
+
+def test_each_minute_one_load_tries_the_open_breaker() -> None:
+    broker = make_broker()
+    now = fail_loads(broker, 5)
+    assert play(broker, ask("probe"), now=now + 60.1)[-1] == Spawn("a#6", "a")
+    play(broker, crash("a#6", 1), now=now + 61)
+    assert refusals(play(broker, ask("next"), now=now + 120)) == [("next", "model_unavailable")]
+    assert play(broker, ask("probe2"), now=now + 121.1)[-1] == Spawn("a#7", "a")
+    play(broker, ready("a#7"), now=now + 122)
+    assert status(broker, now + 122).models[0].state == "hot"
+
+
+def test_failures_long_ago_open_nothing() -> None:
+    loads = Loads()
+    for number in range(10):
+        assert not loads.fail("a", "no", permanent=False, now=number * 200.0).broken
+
+
+# ---------------------------------------------------------------- what is told of the dead
+
+
+def test_the_dead_are_told_of_without_a_word_of_their_requests(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", 3, 1), crash("a#1"), now=1)
+    [death] = status(broker, now=5).deaths
+    assert (death.signal, death.exit_code, death.ago, death.memory) == ("SIGSEGV", None, 4, 1000)
+    assert (death.phase, death.last_lines) == ("ready, decode", ["Fatal Python error"])
+    [shape] = death.in_flight
+    assert (shape.request_id, shape.prompt, shape.size) == ("r1", "text", 2)
+
+
+def test_a_stalled_worker_is_told_of_with_what_it_ran_and_how_it_ended(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", 5, 1))
+    play(broker, ApiSaid(API, Ping()), beat("a#1", 5, 1), now=31)
+    play(broker, Tick(), crash("a#1", -signal.SIGABRT), now=31)
+    [death] = status(broker, 31).deaths
+    assert death.how == "made no step for 31 s"
+    assert (death.signal, len(death.in_flight)) == ("SIGABRT", 1)
+
+
+def test_the_last_twenty_deaths_are_remembered_and_orderly_ends_are_none() -> None:
+    broker = make_broker()
+    for number in range(1, 26):
+        play(broker, ready(f"a-{number}"), PeerGone(f"a-{number}"), now=number)
+    deaths = status(broker, 30).deaths
+    assert [death.worker for death in deaths] == [f"a-{number}" for number in range(25, 5, -1)]
+    play(broker, ask("r1"), ready("a#1"), WorkerExited("a#1", 0), now=30)
+    assert status(broker, 30).deaths == deaths
+
+
+def test_what_runs_alone_again_is_run_in_full(broker: Broker) -> None:
+    crashes(broker, "bad", times=2)
+    play(broker, again("bad"))
+    assert play(broker, ready("a#3")) == [run("a#3", "bad", attempt=3)]

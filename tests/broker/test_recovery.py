@@ -1,0 +1,150 @@
+"""A new broker: workers of the earlier one come back with what they keep, and nothing is begun before."""
+
+from broker.core import Broker
+from broker.events import ApiSaid, Exit, Kill, Spawn, StopAll, TellWorker, Terminate, Tick, WorkerExited
+from broker.life import Survivor
+from shared.protocol import Cancel, Done, Ping
+from tests.broker.plays import (
+    API,
+    ask,
+    cancel,
+    forward,
+    loading,
+    make_broker,
+    play,
+    ready,
+    refusals,
+    run,
+    said,
+    status,
+)
+
+OURS = Survivor("a#old", "a", pid=7, spawned=True, ready=True)
+LOADING = Survivor("b#old", "b", pid=8, spawned=True, ready=False)
+STATIC = Survivor("static", "a", pid=9, spawned=False, ready=True)
+
+
+def successor(*survivors: Survivor) -> Broker:
+    return make_broker(survivors=survivors)
+
+
+# ---------------------------------------------------------------- the window
+
+
+def test_without_survivors_nothing_is_waited_for() -> None:
+    assert play(successor(), ask("r1"))[-1] == Spawn("a#1", "a")
+
+
+def test_while_workers_may_come_back_requests_wait_and_nothing_is_spawned() -> None:
+    broker = successor(OURS)
+    [accepted] = play(broker, ask("r1"), ask("r2", model="b"), now=1.9)
+    assert said([accepted])
+    assert play(broker, Tick(), now=2.1) == [Spawn("b#1", "b")]
+
+
+def test_the_last_one_that_comes_back_ends_the_waiting() -> None:
+    broker = successor(OURS, LOADING)
+    play(broker, ask("r1"))
+    assert play(broker, ready("a#old")) == []
+    assert play(broker, loading("b#old")) == [run("a#old", "r1")]
+
+
+def test_a_survivor_that_dies_is_not_waited_for_and_no_failed_load() -> None:
+    broker = successor(OURS)
+    play(broker, ask("r1"))
+    assert play(broker, WorkerExited("a#old", None)) == [Spawn("a#1", "a")]
+
+
+def test_a_survivor_that_was_still_loading_and_dies_is_a_failed_load() -> None:
+    broker = successor(LOADING)
+    play(broker, ask("r1", model="b"))
+    assert play(broker, WorkerExited("b#old", None)) == [Spawn("b#1", "b")]
+    assert refusals(play(broker, WorkerExited("b#1", 1))) == [("r1", "model_unavailable")]
+
+
+def test_a_survivor_that_stays_away_is_killed() -> None:
+    broker = successor(OURS)
+    play(broker, ask("r1"), ApiSaid(API, Ping()), now=4)
+    assert play(broker, Tick(), now=4.9) == []
+    assert play(broker, Tick(), now=5.1) == [Kill("a#old")]
+    assert play(broker, WorkerExited("a#old", None), now=5.2) == [Spawn("a#1", "a")]
+
+
+def test_a_survivor_nobody_spawned_is_waited_for_but_never_signalled() -> None:
+    broker = successor(STATIC)
+    assert len(play(broker, ask("r1"))) == 1
+    assert play(broker, ready("static", "a")) == [run("static", "r1")]
+    assert not status(broker).workers[0].spawned
+
+
+def test_what_an_earlier_broker_spawned_is_ours_to_stop() -> None:
+    broker = successor(OURS)
+    play(broker, ready("a#old"))
+    assert status(broker).workers[0].spawned
+    assert play(broker, StopAll()) == [Terminate("a#old")]
+    assert play(broker, WorkerExited("a#old", None)) == [Exit()]
+
+
+def test_the_next_broker_learns_who_is_there() -> None:
+    broker = successor(OURS)
+    play(broker, ready("static", "a"), ask("r1", model="b"), Tick(), now=3)
+    assert [(one.id, one.spawned, one.ready) for one in broker.known] == [
+        ("a#old", True, True),
+        ("static", False, True),
+        ("b#1", True, False),
+    ]
+
+
+# ---------------------------------------------------------------- what workers keep
+
+
+def test_what_a_worker_holds_goes_on_there_whoever_comes_first() -> None:
+    broker = successor(OURS)
+    assert len(play(broker, ask("r1", attempt=2))) == 1
+    assert play(broker, ready("a#old", held=["r1", "r2"], attempts=[1, 1])) == [run("a#old", "r1", attempt=2)]
+    assert play(broker, ask("r2", attempt=2)) == [run("a#old", "r2", attempt=2)]
+
+
+def test_it_goes_on_inside_the_window_and_beyond_what_a_worker_may_hold() -> None:
+    broker = successor(OURS, LOADING)
+    play(broker, ready("a#old", held=["r1", "r2", "r3"], attempts=[1, 1, 1]))
+    for request_id in ("r1", "r2", "r3"):
+        assert play(broker, ask(request_id, attempt=2)) == [run("a#old", request_id, attempt=2)]
+
+
+def test_the_newest_attempt_goes_on_and_older_ones_end() -> None:
+    broker = successor(OURS, STATIC)
+    play(broker, ready("a#old", held=["r1"], attempts=[1]), ready("static", "a", held=["r1"], attempts=[2]))
+    assert play(broker, ask("r1", attempt=3)) == [
+        run("static", "r1", attempt=3),
+        TellWorker("a#old", Cancel(request_id="r1")),
+    ]
+
+
+def test_what_no_api_asks_for_ends_when_its_api_counts_as_silent() -> None:
+    broker = make_broker()
+    play(broker, ready("static", "a", held=["r1"], attempts=[1]))
+    play(broker, forward("static"), now=9.9)
+    assert play(broker, Tick(), now=9.9) == []
+    assert play(broker, Tick(), now=10.1) == [TellWorker("static", Cancel(request_id="r1"))]
+
+
+def test_what_a_worker_may_still_run_for_others_counts_against_its_room() -> None:
+    broker = make_broker()
+    play(broker, ready("static", "a", held=["r1", "r2"], attempts=[1, 1]))
+    assert len(play(broker, ask("r3"))) == 1
+    assert play(broker, cancel("r1"))[-1] == run("static", "r3")
+
+
+def test_an_end_that_got_lost_is_said_again_by_who_keeps_it() -> None:
+    broker = make_broker()
+    play(broker, ready("static", "a"), ask("r1"), forward("static", "r1", attempt=1))
+    assert play(broker, ask("r1", attempt=2)) == [run("static", "r1", attempt=2)]
+
+
+def test_whoever_keeps_an_end_hears_that_the_api_has_it() -> None:
+    broker = make_broker()
+    play(broker, ready("static", "a"), ask("r1"), forward("static", "r1", attempt=1))
+    done = Done(request_id="r1")
+    assert play(broker, ApiSaid(API, done)) == [TellWorker("static", done)]
+    assert play(broker, ApiSaid(API, done)) == []

@@ -1,0 +1,143 @@
+"""A client that sees every byte, and what it should have seen."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.jobs import job
+from workers.scripted import Script, scripted_token
+
+MARKER = "xyzzy-marker"  # in every prompt; must be in no log
+
+
+@dataclass
+class Answer:
+    """One stream, as it came."""
+
+    model: str
+    prompt: str
+    seed: int
+    max_tokens: int
+    status: int = 0
+    text: str = ""
+    finishes: list[str] = field(default_factory=list)
+    done: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    keepalives: int = 0
+    completion_tokens: int | None = None
+    broken: str = ""  # how the connection ended, if not in order
+    headers: dict[str, str] = field(default_factory=dict)
+    took: float = 0.0
+    gap: float = 0.0  # the longest silence between two pieces of text
+
+    @property
+    def wrong(self) -> str:
+        """What is not as an unharmed server would have sent it; nothing, if all is."""
+        expected = expected_text(self.prompt, self.seed, self.max_tokens)
+        if self.status != 200 or self.errors or self.broken:
+            return f"status {self.status}, errors {self.errors}, broken {self.broken!r}"
+        if self.text != expected:
+            return f"text differs: {len(self.text.split())} words of {self.max_tokens}"
+        if (self.finishes, self.done) != (["length"], 1):
+            return f"finishes {self.finishes}, {self.done} times [DONE]"
+        if self.completion_tokens != self.max_tokens:
+            return f"usage says {self.completion_tokens} of {self.max_tokens}"
+        return ""
+
+
+def expected_text(prompt: str, seed: int, max_tokens: int) -> str:
+    one = job(prompt=list(prompt.encode()), seed=seed)
+    return "".join(f" w{scripted_token(one, 0, index, Script())}" for index in range(max_tokens))
+
+
+class Stream:
+    """Runs on a thread of its own from the moment it is made."""
+
+    def __init__(
+        self,
+        port: int,
+        seed: int,
+        max_tokens: int,
+        model: str = "a",
+        say: str = "",
+        on_word: Callable[[int], None] | None = None,
+    ) -> None:
+        self.answer = Answer(model, f"{MARKER} {say}", seed, max_tokens)
+        self._port = port
+        self._on_word = on_word
+        self._words = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def wait_for_word(self, timeout: float = 30) -> None:
+        assert self._words.acquire(timeout=timeout), f"no word came: {self.answer}"
+
+    def result(self, timeout: float = 60) -> Answer:
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), f"hangs: {self.answer}"
+        return self.answer
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        answer = self.answer
+        body = {
+            "model": answer.model,
+            "messages": [{"role": "user", "content": answer.prompt}],
+            "seed": answer.seed,
+            "max_tokens": answer.max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
+        try:
+            with httpx.stream("POST", url, json=body, timeout=60) as response:
+                answer.status = response.status_code
+                answer.headers = dict(response.headers)
+                if response.status_code != 200:
+                    answer.errors.append(json.loads(response.read())["error"])
+                    return
+                for line in response.iter_lines():
+                    self._read(line)
+        except httpx.HTTPError as error:
+            answer.broken = repr(error)
+        finally:
+            answer.took = time.monotonic() - began
+
+    def _read(self, line: str) -> None:
+        answer = self.answer
+        if line.startswith(":"):
+            answer.keepalives += 1
+        if not line.startswith("data: "):
+            return
+        if line == "data: [DONE]":
+            answer.done += 1
+            return
+        chunk = json.loads(line.removeprefix("data: "))
+        if error := chunk.get("error"):
+            answer.errors.append(error)
+            return
+        if usage := chunk.get("usage"):
+            answer.completion_tokens = usage["completion_tokens"]
+        for choice in chunk["choices"]:
+            if text := choice["delta"].get("content"):
+                self._take(text)
+            if reason := choice["finish_reason"]:
+                answer.finishes.append(reason)
+
+    def _take(self, text: str) -> None:
+        now = time.monotonic()
+        self.answer.gap = max(self.answer.gap, now - getattr(self, "_last", now))
+        self._last = now
+        self.answer.text += text
+        self._words.release()
+        if self._on_word:
+            self._on_word(len(self.answer.text.split()))

@@ -1,0 +1,19 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.stack import FaultStack, fault_stack
+
+
+@pytest.fixture(scope="package")
+def running() -> Iterator[FaultStack]:
+    """Started once: what the tests do to it, it has to survive."""
+    with fault_stack("--step", "0.01") as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(running: FaultStack) -> Iterator[FaultStack]:
+    """Checked after each test."""
+    yield running
+    running.check()

@@ -1,0 +1,160 @@
+"""The whole server, what can be done to it, and the oracles that are asked when it is over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.cli.command import ROOT
+from tests.e2e.stack import Stack
+from tests.faults.client import MARKER, Stream
+
+QUICK = {
+    "heartbeat_interval": 0.2,
+    "heartbeat_timeout": 2.0,
+    "stall_timeout": 2.0,
+    "keepalive": 0.5,
+    "first_token_silence": 2.0,
+    "orphan_grace": 20.0,
+    "drain_timeout": 10.0,
+}
+
+
+class FaultStack(Stack):
+    def __init__(self, *options: str, **settings: object) -> None:
+        command = [sys.executable, "-m", "tests.programs.scripted_worker", *options]
+        models = {"available_models": "a=/none,b=/none", "worker_command": json.dumps(command)}
+        self.fault_file = Path(f"/tmp/mlx-fault-{os.getpid()}-{id(self)}")
+        super().__init__({**models, "fault": f"@{self.fault_file}", **QUICK, **settings})
+        self.expected_tracebacks = 0
+
+    # -------- who is there
+
+    def program(self, name: str) -> psutil.Process:
+        """``broker`` or ``api``, once supervisord has one."""
+        found: list[psutil.Process] = []
+
+        def look() -> bool:
+            found[:] = [p for p in self.descendants() if f" -m {name}" in " ".join(cmdline(p))]
+            return bool(found)
+
+        self.until(look, f"a running {name}")
+        return found[0]
+
+    def worker_processes(self) -> list[psutil.Process]:
+        """Of any broker: they name this stack's run directory in their environment."""
+        return [
+            process
+            for process in psutil.process_iter()
+            if "tests.programs.scripted_worker" in cmdline(process)
+            and environ(process).get("MLX_SERVER_RUN_DIR") == str(self.folder)
+            and process.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    def worker_pid(self, model: str = "a") -> int:
+        self.until(lambda: len(self.workers(model)) == 1, f"one worker of {model}")
+        pid: int = self.workers(model)[0]["pid"]
+        return pid
+
+    # -------- what is done
+
+    def stream(self, seed: int, max_tokens: int, model: str = "a", say: str = "") -> Stream:
+        return Stream(self.port, seed, max_tokens, model, say)
+
+    def fault(self, spec: str) -> None:
+        beside = self.fault_file.with_suffix(".new")
+        beside.write_text(spec)
+        self.fault_file.with_suffix(".done").unlink(missing_ok=True)
+        beside.rename(self.fault_file)
+
+    def until_fault(self) -> None:
+        self.until(self.fault_file.with_suffix(".done").exists, "at the failpoint")
+
+    def supervisorctl(self, *words: str) -> str:
+        command = [str(Path(sys.executable).parent / "supervisorctl"), "-c", str(ROOT / "supervisord.conf")]
+        known = {"RUN_DIR": self.folder, "HOST": "127.0.0.1", "PORT": self.port}
+        exports = {**known, "API_PROCESSES": 1, "PYTHON": sys.executable}
+        environment = {**os.environ, **{f"MLX_SERVER_{name}": str(value) for name, value in exports.items()}}
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=90)
+        return done.stdout + done.stderr
+
+    def kill_broker(self) -> int:
+        """Gives the pid it had."""
+        broker = self.program("broker")
+        broker.send_signal(signal.SIGKILL)
+        broker.wait(5)
+        return broker.pid
+
+    # -------- oracles
+
+    def check(self) -> None:
+        """Nothing is left in flight, one worker serves each model, and no log has what it should not."""
+        self.until(self._is_quiet, "quiet", 10)
+        models = [worker["model"] for worker in self.status()["workers"]]
+        assert len(models) == len(set(models)), f"more than one worker of a model: {models}"
+        self.until(lambda: len(self.worker_processes()) == len(self.status()["workers"]), "without orphans")
+        for name, log in self.logs():
+            assert MARKER not in log, f"{name} has a prompt in it"
+            assert log.count("Traceback") <= self.expected_tracebacks, (
+                f"{name} has a traceback:\n{log[-4000:]}"
+            )
+
+    def _is_quiet(self) -> bool:
+        answer = self.http.get("/admin/status")
+        if answer.status_code != 200:
+            return False
+        report = answer.json()
+        return bool(report["in_flight"] == report["queued"] == 0)
+
+    def logs(self) -> Iterator[tuple[str, str]]:
+        for path in (self.folder / "log").iterdir():
+            yield path.name, path.read_text(errors="replace")
+
+    def log(self, start: str) -> str:
+        return "".join(text for name, text in self.logs() if name.startswith(start))
+
+    def close(self) -> None:
+        workers = self.worker_processes()
+        super().close()
+        for process in workers:
+            if process.is_running():
+                process.kill()
+        for suffix in ("", ".done", ".new"):
+            self.fault_file.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def environ(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+@contextmanager
+def fault_stack(*options: str, **settings: object) -> Iterator[FaultStack]:
+    stack = FaultStack(*options, **settings)
+    try:
+        yield stack
+    finally:
+        stack.close()
+
+
+def all_right(streams: list[Stream]) -> None:
+    answers = [stream.result() for stream in streams]
+    assert not [answer.wrong for answer in answers if answer.wrong]
+
+
+__all__ = ["ROOT", "FaultStack", "all_right", "fault_stack"]

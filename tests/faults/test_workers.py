@@ -1,0 +1,113 @@
+"""Workers that die, stop or hang at any point: no client sees it."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.faults.stack import FaultStack, all_right
+
+QUICK_INDICES = (0, 1, 7, 40)
+EDGES = ("worker.run", "worker.says_end", "worker.said_end")
+
+
+def warm(stack: FaultStack, model: str = "a") -> int:
+    assert not stack.stream(1, 1, model).result().wrong
+    return stack.worker_pid(model)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [index if index in QUICK_INDICES else pytest.param(index, marks=pytest.mark.slow) for index in range(41)],
+)
+def test_a_worker_killed_at_any_token_loses_and_repeats_none(stack: FaultStack, index: int) -> None:
+    victim = warm(stack)
+    stack.fault(f"worker.said:{index}:kill9")
+    stream = stack.stream(index, 50)
+    assert not stream.result().wrong
+    stack.until_fault()
+    assert stack.worker_pid() != victim
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_a_worker_killed_around_the_end_gives_one_end(stack: FaultStack, edge: str) -> None:
+    warm(stack)
+    stack.fault(f"{edge}::kill9")
+    assert not stack.stream(3, 12).result().wrong
+    stack.until_fault()
+
+
+@pytest.mark.parametrize("action", ["abort", "exit=70", "raise"])
+def test_an_engine_that_breaks_is_replaced(stack: FaultStack, action: str) -> None:
+    warm(stack)
+    stack.expected_tracebacks += action == "raise"
+    streams = [stack.stream(seed, 60) for seed in range(4)]
+    streams[0].wait_for_word()
+    stack.fault(f"engine.step:#5:{action}")
+    all_right(streams)
+    stack.until_fault()
+    death = stack.status()["deaths"][0]
+    assert (death["in_flight"] and death["last_lines"]) or action == "exit=70"
+    assert (death["signal"], death["exit_code"]) == (("SIGABRT", None) if action == "abort" else (None, 70))
+
+
+def test_a_worker_killed_while_it_loads_is_started_again_and_the_request_waits(stack: FaultStack) -> None:
+    pid = warm(stack)
+    os.kill(pid, signal.SIGKILL)
+    stack.until(lambda: not stack.workers("a"), "noticed")
+    stack.fault("worker.load::kill9")
+    assert not stack.stream(1, 5).result().wrong
+    stack.until_fault()
+
+
+def test_a_worker_killed_while_idle_is_started_again_when_asked_for(stack: FaultStack) -> None:
+    victim = warm(stack)
+    os.kill(victim, signal.SIGKILL)
+    stack.until(lambda: not stack.workers("a"), "noticed", 0.5)
+    assert warm(stack) != victim
+
+
+def test_32_streams_on_a_killed_worker_go_on_and_those_of_others_do_not_notice(stack: FaultStack) -> None:
+    victim = warm(stack)
+    warm(stack, "b")
+    streams = [stack.stream(seed, 80) for seed in range(32)]
+    other = stack.stream(99, 150, "b")
+    streams[-1].wait_for_word()
+    os.kill(victim, signal.SIGKILL)
+    all_right([*streams, other])
+
+
+def test_a_worker_that_is_stopped_for_good_is_replaced(stack: FaultStack) -> None:
+    victim = warm(stack)
+    stream = stack.stream(5, 100)
+    stream.wait_for_word()
+    os.kill(victim, signal.SIGSTOP)
+    assert not stream.result().wrong
+    assert stack.worker_pid() != victim
+
+
+def test_a_worker_that_is_stopped_for_a_moment_goes_on(stack: FaultStack) -> None:
+    victim = warm(stack)
+    stream = stack.stream(5, 100)
+    stream.wait_for_word()
+    os.kill(victim, signal.SIGSTOP)
+    stopped = time.monotonic()
+    stack.until(lambda: time.monotonic() > stopped + 1.0, "a second later")
+    os.kill(victim, signal.SIGCONT)
+    assert not stream.result().wrong
+    assert stack.worker_pid() == victim
+
+
+def test_an_engine_that_hangs_is_ended_with_its_stacks_in_the_log(stack: FaultStack) -> None:
+    warm(stack)
+    streams = [stack.stream(seed, 60) for seed in range(3)]
+    streams[0].wait_for_word()
+    stack.fault("engine.step:#3:hang")
+    all_right(streams)
+    death = stack.status()["deaths"][0]
+    assert death["signal"] == "SIGABRT"
+    assert "made no step" in death["how"]
+    log = stack.log(death["worker"])
+    assert "Fatal Python error: Aborted" in log
+    assert "failpoints.py" in log
