@@ -338,6 +338,7 @@ class Broker:
         worker.receive(Signal.READY, now)
         worker.returning = False
         worker.context_length = message.context_length
+        worker.capabilities = message.capabilities
         self.loads.work(worker.model)
         if self.registry.ready(worker.model) == [worker]:
             self.scheduler.restart_clocks(worker.model, now)

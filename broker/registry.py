@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.lifecycle import Signal, State, advance
-from shared.protocol import Heartbeat, RequestShape
+from shared.protocol import Capabilities, Heartbeat, RequestShape
 
 COMING = frozenset({State.SPAWNED, State.LOADING})
 SERVING = frozenset({State.READY, State.DRAINING})
@@ -54,6 +54,7 @@ class Worker:
     done: int = 0
     total: int = 0
     context_length: int | None = None
+    capabilities: Capabilities | None = None
     engine: dict[str, float | int | str] = field(default_factory=dict)
     in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
     kept: dict[str, Kept] = field(default_factory=dict)  # none of them in flight

@@ -42,4 +42,5 @@ def of_model(model: str, registry: Registry, scheduler: Scheduler, loads: Loads)
         queued=scheduler.queued(model),
         reason=reason,
         context_length=ready[0].context_length if ready else None,
+        capabilities=ready[0].capabilities if ready else None,
     )
