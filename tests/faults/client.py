@@ -140,7 +140,7 @@ class Stream:
 
     def _take(self, text: str) -> None:
         now = time.monotonic()
-        self.answer.gap = max(self.answer.gap, now - self._last or now)
+        self.answer.gap = max(self.answer.gap, now - (self._last or now))
         self._last = now
         self.answer.text += text
         self._words.release()

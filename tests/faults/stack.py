@@ -53,7 +53,7 @@ class FaultStack(Stack):
         return [
             process
             for process in psutil.process_iter()
-            if "tests.programs.scripted_worker" in cmdline(process)
+            if "--id" in cmdline(process)
             and environ(process).get("MLX_SERVER_RUN_DIR") == str(self.folder)
             and process.status() != psutil.STATUS_ZOMBIE
         ]

@@ -39,7 +39,7 @@ class SlowReader:
     def is_cut(self, stack: FaultStack) -> bool:
         ours = self._socket.getsockname()[1]
         ends = stack.program("api").net_connections()
-        return not any(end.raddr and end.raddr.port == ours for end in ends)
+        return ours not in [getattr(end.raddr, "port", 0) for end in ends]
 
     def read(self) -> str:
         """To the end; gives the text."""
@@ -90,6 +90,7 @@ def test_a_slow_reader_is_parked_then_cut_and_others_go_on(busy: FaultStack) -> 
     assert text and slow.expected.startswith(text) and text != slow.expected
 
 
+@pytest.mark.slow
 def test_a_reader_that_catches_up_gets_all_of_it(busy: FaultStack) -> None:
     warm(busy)
     before = busy.log("api").count("is parked")
@@ -124,6 +125,7 @@ def test_who_finds_the_queue_full_is_refused_at_once_and_served_when_it_is_not(b
     assert not busy.stream(1, 5).result().wrong
 
 
+@pytest.mark.slow
 def test_who_waits_too_long_is_refused_with_a_plain_status(busy: FaultStack) -> None:
     warm(busy)
     running = [busy.stream(seed, 9000) for seed in range(4)]
@@ -145,6 +147,7 @@ def retry(stack: FaultStack, seed: int) -> Answer:
     return answer
 
 
+@pytest.mark.slow
 def test_a_storm_of_retries_is_served_in_the_end(busy: FaultStack) -> None:
     warm(busy)
     began = time.monotonic()
@@ -174,6 +177,7 @@ def test_poison_is_found_out_and_innocents_finish(busy: FaultStack) -> None:
 # ---------------------------------------------------------------- the api's own death
 
 
+@pytest.mark.slow
 def test_a_killed_api_frees_what_it_had_while_its_brother_serves() -> None:
     """With a single api process supervisord closes the port until the next one is there."""
     with fault_stack("--step", "0.01", api_processes=2) as stack:
