@@ -164,7 +164,7 @@ class Broker:
     def _run(self, waiting: Waiting, worker: Worker) -> Action:
         submit = waiting.submit
         worker.kept.pop(submit.request_id, None)
-        run = Running(waiting.api, shape_of(submit), submit.losses)
+        run = Running(waiting.api, shape_of(submit))
         if waiting.suspect and worker.trial is None:
             run = replace(run, fingerprint=fingerprint(submit))
             worker.trial = submit.request_id
@@ -238,6 +238,8 @@ class Broker:
             return draining()
         if model not in self.models:
             return ModelNotFound(model, self.models)
+        if waiting.submit.losses >= MAX_LOSSES:
+            return WorkerLost(f"{MAX_LOSSES} workers were lost over this request, one after the other.")
         if not waiting.resumes and self.suspects.is_convicted(waiting.submit, now):
             return RequestRefused("This request has crashed the engine a short while ago.")
         failure = self.loads.refusing(model, now)
@@ -424,19 +426,13 @@ class Broker:
     def _answer_for(self, request_id: str, run: Running, ending: Ending) -> Action:
         if self.stopping:
             return refusal(run.api, request_id, run.attempt, draining())
-        blameless = ending.fault is Fault.NONE
-        if blameless or run.losses + 1 < MAX_LOSSES:
-            word = Resubmit(
-                request_id=request_id,
-                attempt=run.attempt,
-                reason=f"its worker {ending.how}",
-                blameless=blameless,
-            )
-            return TellApi(run.api, word)
-        lost = WorkerLost(
-            f"{MAX_LOSSES} workers were lost over it one after the other; the last {ending.how}."
+        word = Resubmit(
+            request_id=request_id,
+            attempt=run.attempt,
+            reason=f"its worker {ending.how}",
+            blameless=ending.fault is Fault.NONE,
         )
-        return refusal(run.api, request_id, run.attempt, lost)
+        return TellApi(run.api, word)
 
     def _fail_load(
         self, worker: Worker, reason: str, now: float, *, permanent: bool = False, blameless: bool = False

@@ -17,7 +17,6 @@ class Running:
 
     api: str
     shape: RequestShape
-    losses: int = 0
     fingerprint: bytes = b""  # of a suspect
     proven: bool = False
 

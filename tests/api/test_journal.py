@@ -105,3 +105,21 @@ def test_tokens_are_acknowledged_once() -> None:
     assert one.unacked(1) == 2
     assert one.acks() == [Ack(request_id="r", choice=1, next_index=2)]
     assert one.acks() == []
+
+
+def test_losses_count_only_what_is_lost_without_a_token_between() -> None:
+    one = journal()
+    one.lose(blameless=False)
+    assert one.submit().losses == 1
+    one.lose(blameless=True)
+    assert one.submit().losses == 1
+    one.take(delta(0, 1, attempt=3))
+    one.lose(blameless=False)
+    assert one.submit().losses == 1
+
+
+def test_what_was_on_its_way_to_a_paused_request_is_dropped() -> None:
+    one = journal()
+    one.pause()
+    assert one.take(delta(0, 1)) is None
+    assert one.submit().attempt == 3

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +64,12 @@ class Stream:
         max_tokens: int,
         model: str = "a",
         say: str = "",
-        on_word: Callable[[int], None] | None = None,
     ) -> None:
         self.answer = Answer(model, f"{MARKER} {say}", seed, max_tokens)
         self._port = port
-        self._on_word = on_word
         self._words = threading.Semaphore(0)
+        self._leaves = False
+        self._last = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -81,6 +80,10 @@ class Stream:
         self._thread.join(timeout)
         assert not self._thread.is_alive(), f"hangs: {self.answer}"
         return self.answer
+
+    def leave(self) -> None:
+        """Hangs up at the next line."""
+        self._leaves = True
 
     @property
     def ended(self) -> bool:
@@ -107,6 +110,8 @@ class Stream:
                     return
                 for line in response.iter_lines():
                     self._read(line)
+                    if self._leaves:
+                        return
         except httpx.HTTPError as error:
             answer.broken = repr(error)
         finally:
@@ -135,9 +140,7 @@ class Stream:
 
     def _take(self, text: str) -> None:
         now = time.monotonic()
-        self.answer.gap = max(self.answer.gap, now - getattr(self, "_last", now))
+        self.answer.gap = max(self.answer.gap, now - (self._last or now))
         self._last = now
         self.answer.text += text
         self._words.release()
-        if self._on_word:
-            self._on_word(len(self.answer.text.split()))

@@ -10,11 +10,13 @@ from tests.faults.stack import FaultStack, all_right, fault_stack
 from tests.faults.test_workers import warm
 
 EDGES = (
+    "broker.heard:forward",
+    "broker.does:passon",
+)
+MORE_EDGES = (
     "broker.heard:submit",
     "broker.does:run",
     "broker.did:run",
-    "broker.heard:forward",
-    "broker.does:passon",
     "broker.did:passon",
     "broker.heard:done",
     "broker.did:accepted",
@@ -33,7 +35,9 @@ def test_a_killed_broker_is_seen_by_none_of_20_streams(stack: FaultStack) -> Non
     assert [stack.worker_pid(), stack.worker_pid("b")] == workers
 
 
-@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize(
+    "edge", [*EDGES, *(pytest.param(edge, marks=pytest.mark.slow) for edge in MORE_EDGES)]
+)
 def test_a_broker_killed_at_any_edge_loses_nothing(stack: FaultStack, edge: str) -> None:
     worker = warm(stack)
     stack.fault(f"{edge}:kill9")
@@ -42,7 +46,9 @@ def test_a_broker_killed_at_any_edge_loses_nothing(stack: FaultStack, edge: str)
     assert stack.worker_pid() == worker
 
 
-@pytest.mark.parametrize("edge", ["broker.does:spawn", "broker.did:spawn"])
+@pytest.mark.parametrize(
+    "edge", [pytest.param("broker.does:spawn", marks=pytest.mark.slow), "broker.did:spawn"]
+)
 def test_a_broker_killed_while_it_starts_a_worker_has_one_in_the_end(stack: FaultStack, edge: str) -> None:
     os.kill(warm(stack), signal.SIGKILL)
     stack.until(lambda: not stack.workers("a"), "noticed")
@@ -62,6 +68,7 @@ def test_a_broker_and_a_worker_killed_together_lose_nothing(stack: FaultStack) -
     assert stack.worker_pid("b") == other
 
 
+@pytest.mark.slow
 def test_a_broker_killed_while_it_recovers_from_a_lost_worker_loses_nothing(stack: FaultStack) -> None:
     victim = warm(stack)
     streams = [stack.stream(seed, 60) for seed in range(4)]
@@ -72,6 +79,7 @@ def test_a_broker_killed_while_it_recovers_from_a_lost_worker_loses_nothing(stac
     stack.until_fault()
 
 
+@pytest.mark.slow
 def test_a_broker_killed_again_and_again_loses_nothing(stack: FaultStack) -> None:
     worker = warm(stack)
     streams = [stack.stream(seed, 400) for seed in range(6)]
@@ -83,6 +91,7 @@ def test_a_broker_killed_again_and_again_loses_nothing(stack: FaultStack) -> Non
     assert stack.worker_pid() == worker
 
 
+@pytest.mark.slow
 def test_a_stopped_broker_declares_nobody_dead(stack: FaultStack) -> None:
     worker = warm(stack)
     stream = stack.stream(5, 100)
@@ -98,6 +107,7 @@ def test_a_stopped_broker_declares_nobody_dead(stack: FaultStack) -> None:
     assert len(stack.status()["deaths"]) == len(deaths)
 
 
+@pytest.mark.slow
 def test_a_restart_of_each_program_by_the_operator_loses_nothing(stack: FaultStack) -> None:
     worker = warm(stack)
     streams = [stack.stream(seed, 250) for seed in range(6)]
@@ -122,6 +132,7 @@ def test_a_worker_told_to_leave_under_load_loses_nothing(stack: FaultStack) -> N
     assert stack.worker_pid() != victim
 
 
+@pytest.mark.slow
 def test_a_broker_that_stays_away_ends_streams_with_one_error_and_refuses_new_ones() -> None:
     with fault_stack("--step", "0.02", broker_timeout=1.5, resume_timeout=4, orphan_grace=6) as stack:
         pid = warm(stack)
@@ -139,6 +150,7 @@ def test_a_broker_that_stays_away_ends_streams_with_one_error_and_refuses_new_on
         stack.until(lambda: pid not in [p.pid for p in stack.worker_processes()], "left by itself", 15)
 
 
+@pytest.mark.slow
 def test_a_broker_that_comes_back_late_finds_its_streams_waiting() -> None:
     with fault_stack("--step", "0.02") as stack:
         pid = warm(stack)

@@ -8,8 +8,7 @@ import pytest
 
 from tests.faults.stack import FaultStack, all_right
 
-QUICK_INDICES = (0, 1, 7, 40)
-EDGES = ("worker.run", "worker.says_end", "worker.said_end")
+QUICK_INDICES = (0, 7)
 
 
 def warm(stack: FaultStack, model: str = "a") -> int:
@@ -30,7 +29,13 @@ def test_a_worker_killed_at_any_token_loses_and_repeats_none(stack: FaultStack, 
     assert stack.worker_pid() != victim
 
 
-@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize(
+    "edge",
+    [
+        "worker.says_end",
+        *(pytest.param(edge, marks=pytest.mark.slow) for edge in ("worker.run", "worker.said_end")),
+    ],
+)
 def test_a_worker_killed_around_the_end_gives_one_end(stack: FaultStack, edge: str) -> None:
     warm(stack)
     stack.fault(f"{edge}::kill9")
@@ -38,7 +43,10 @@ def test_a_worker_killed_around_the_end_gives_one_end(stack: FaultStack, edge: s
     stack.until_fault()
 
 
-@pytest.mark.parametrize("action", ["abort", "exit=70", "raise"])
+@pytest.mark.parametrize(
+    "action",
+    ["abort", pytest.param("exit=70", marks=pytest.mark.slow), pytest.param("raise", marks=pytest.mark.slow)],
+)
 def test_an_engine_that_breaks_is_replaced(stack: FaultStack, action: str) -> None:
     warm(stack)
     stack.expected_tracebacks += action == "raise"
@@ -61,6 +69,7 @@ def test_a_worker_killed_while_it_loads_is_started_again_and_the_request_waits(s
     stack.until_fault()
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_idle_is_started_again_when_asked_for(stack: FaultStack) -> None:
     victim = warm(stack)
     os.kill(victim, signal.SIGKILL)
@@ -87,6 +96,7 @@ def test_a_worker_that_is_stopped_for_good_is_replaced(stack: FaultStack) -> Non
     assert stack.worker_pid() != victim
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_for_a_moment_goes_on(stack: FaultStack) -> None:
     victim = warm(stack)
     stream = stack.stream(5, 100)

@@ -1,0 +1,193 @@
+"""Clients that read slowly, come in crowds, or send what kills: the others do not notice."""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.faults.client import MARKER, Answer, Stream, expected_text
+from tests.faults.stack import FaultStack, all_right, fault_stack
+from tests.faults.test_workers import warm
+
+
+class SlowReader:
+    """Asks for long lines and reads nothing until it is told to."""
+
+    def __init__(self, stack: FaultStack, max_tokens: int, seed: int = 1) -> None:
+        body = {
+            "model": "a",
+            "messages": [{"role": "user", "content": MARKER}],
+            "seed": seed,
+            "max_tokens": max_tokens,
+            "stream": True,
+            "logprobs": True,
+            "top_logprobs": 2,
+        }
+        self.expected = expected_text(MARKER, seed, max_tokens)
+        data = json.dumps(body).encode()
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.settimeout(60)
+        self._socket.connect(("127.0.0.1", stack.port))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+        self._socket.sendall(f"{head}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+
+    def is_cut(self, stack: FaultStack) -> bool:
+        ours = self._socket.getsockname()[1]
+        ends = stack.program("api").net_connections()
+        return ours not in [getattr(end.raddr, "port", 0) for end in ends]
+
+    def read(self) -> str:
+        """To the end; gives the text."""
+        data = bytearray()
+        try:
+            while not data.endswith(b"0\r\n\r\n"):
+                piece = self._socket.recv(1 << 16)
+                if not piece:
+                    break
+                data += piece
+        except ConnectionResetError:
+            pass
+        finally:
+            self._socket.close()
+        text = ""
+        for line in data.decode(errors="replace").splitlines():
+            if line.startswith("data: {") and line.endswith("}"):
+                chunk = json.loads(line.removeprefix("data: "))
+                text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        return text
+
+
+@pytest.fixture(scope="module")
+def busy() -> Iterator[FaultStack]:
+    settings = {
+        "send_timeout": 4,
+        "max_in_flight": 4,
+        "queue_per_model": 8,
+        "queue_age": 4,
+        "first_token_silence": 8,
+    }
+    with fault_stack("--step", "0.001", "--poison", "deadly", **settings) as stack:
+        yield stack
+        stack.check()
+
+
+# ---------------------------------------------------------------- slow readers
+
+
+def test_a_slow_reader_is_parked_then_cut_and_others_go_on(busy: FaultStack) -> None:
+    warm(busy)
+    slow = SlowReader(busy, 100_000)
+    busy.until(lambda: "is parked" in busy.log("api"), "parked", 40)
+    busy.until(lambda: busy.in_flight() == 0, "without a slot for it", 1)
+    all_right([busy.stream(seed, 30) for seed in range(4)])
+    busy.until(lambda: slow.is_cut(busy), "cut")
+    text = slow.read()
+    assert text and slow.expected.startswith(text) and text != slow.expected
+
+
+@pytest.mark.slow
+def test_a_reader_that_catches_up_gets_all_of_it(busy: FaultStack) -> None:
+    warm(busy)
+    before = busy.log("api").count("is parked")
+    slow = SlowReader(busy, 12_000, seed=2)
+    busy.until(lambda: busy.log("api").count("is parked") > before, "parked", 40)
+    assert slow.read() == slow.expected
+
+
+# ---------------------------------------------------------------- crowds
+
+
+def fill(stack: FaultStack) -> list[Stream]:
+    """All slots and all places in the queue."""
+    streams = [stack.stream(seed, 1500) for seed in range(4)]
+    for stream in streams:
+        stream.wait_for_word()
+    streams += [stack.stream(seed, 5) for seed in range(8)]
+    stack.until(lambda: stack.status()["queued"] == 8, "full")
+    return streams
+
+
+def test_who_finds_the_queue_full_is_refused_at_once_and_served_when_it_is_not(busy: FaultStack) -> None:
+    warm(busy)
+    streams = fill(busy)
+    body = {"model": "a", "messages": [{"role": "user", "content": MARKER}], "stream": True}
+    refused = [busy.http.post("/v1/chat/completions", json=body) for _ in range(5)]
+    for answer in refused:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full")
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert min(answer.elapsed.total_seconds() for answer in refused) < 0.1
+    all_right(streams)
+    assert not busy.stream(1, 5).result().wrong
+
+
+@pytest.mark.slow
+def test_who_waits_too_long_is_refused_with_a_plain_status(busy: FaultStack) -> None:
+    warm(busy)
+    running = [busy.stream(seed, 9000) for seed in range(4)]
+    for stream in running:
+        stream.wait_for_word()
+    waiting = busy.stream(9, 5).result()
+    assert (waiting.status, waiting.errors[0]["code"]) == (503, "queue_full")
+    assert 1 <= int(waiting.headers["retry-after"]) <= 60
+    assert 3.5 < waiting.took < 6
+    for stream in running:
+        stream.leave()
+    busy.until(lambda: busy.in_flight() == 0, "idle")
+
+
+def retry(stack: FaultStack, seed: int) -> Answer:
+    """Again at once whenever it is refused, as bad clients do."""
+    while (answer := stack.stream(seed, 10).result()).status == 503:
+        pass
+    return answer
+
+
+@pytest.mark.slow
+def test_a_storm_of_retries_is_served_in_the_end(busy: FaultStack) -> None:
+    warm(busy)
+    began = time.monotonic()
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda seed: retry(busy, seed), range(80)))
+    assert not [answer.wrong for answer in answers if answer.wrong]
+    assert time.monotonic() - began < 30
+
+
+# ---------------------------------------------------------------- poison
+
+
+def test_poison_is_found_out_and_innocents_finish(busy: FaultStack) -> None:
+    warm(busy)
+    innocents = [busy.stream(seed, 800) for seed in range(3)]
+    for stream in innocents:
+        stream.wait_for_word()
+    poison = busy.stream(5, 10, say="deadly").result()
+    assert [error["code"] for error in poison.errors] == ["request_crashed_engine"]
+    all_right(innocents)
+    again = busy.stream(6, 10, say="deadly").result()
+    assert (again.status, again.errors[0]["code"]) == (422, "request_crashed_engine")
+    assert again.took < 0.5
+    assert not busy.stream(7, 10).result().wrong
+
+
+# ---------------------------------------------------------------- the api's own death
+
+
+@pytest.mark.slow
+def test_a_killed_api_frees_what_it_had_while_its_brother_serves() -> None:
+    """With a single api process supervisord closes the port until the next one is there."""
+    with fault_stack("--step", "0.01", api_processes=2) as stack:
+        warm(stack)
+        streams = [stack.stream(seed, 150) for seed in range(8)]
+        for stream in streams:
+            stream.wait_for_word()
+        stack.program("api").send_signal(signal.SIGKILL)
+        late = stack.stream(2, 10)
+        answers = [stream.result() for stream in streams]
+        assert not [answer.wrong for answer in answers if not answer.broken and answer.wrong]
+        assert not late.result().wrong
+        stack.check()
