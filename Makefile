@@ -7,6 +7,8 @@
 # Another Python: make PYTHON=python3.12 …      Options of the server: make serve ARGS="--port 9000"
 
 PYTHON ?= python3
+# Of the tests; most wait for processes they have started.
+PROCESSES ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -23,10 +25,10 @@ serve: $(VENV)/serve.stamp
 	@$(BIN)/mlx-server serve $(ARGS)
 
 test: $(VENV)/dev.stamp
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES) $(ARGS)
 
 test-slow: $(VENV)/dev.stamp
-	@$(BIN)/python -m pytest -m slow $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
+	@$(BIN)/python -m pytest -m slow --numprocesses $(PROCESSES) $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
 
 test-all: test test-slow
 

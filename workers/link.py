@@ -148,6 +148,7 @@ class Link:
             self._judge(time.monotonic())
         self._say(Bye(reason=f"exit {self._exit}"))
         self._socket.close(linger=200)
+        zmq.Context.instance().term()  # waits for what lingers
         return self._exit
 
     # ------------------------------------------------------------ broker

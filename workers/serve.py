@@ -31,7 +31,7 @@ def new_worker_id() -> str:
 
 
 def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> int:
-    """Runs until told to leave; gives the exit code."""
+    """Runs until told to leave, and ends the process; gives an exit code only if it could not begin."""
     try:
         token = settings.token_file.read_text().strip()
     except OSError as error:
@@ -42,7 +42,9 @@ def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> 
     link = Link(settings, Who(worker_id or new_worker_id(), model, token), inbox)
     engine = threading.Thread(target=_engine_thread, args=(link, inbox, load), name="engine", daemon=True)
     engine.start()
-    return link.run()
+    code = link.run()
+    logging.shutdown()
+    os._exit(code)  # MLX's threads abort a process whose interpreter is torn down around them
 
 
 def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> None:
