@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.faults.marks import quick_and_slow
 from tests.faults.stack import FaultStack, all_right, fault_stack
 from tests.faults.test_workers import warm
 
@@ -35,9 +36,7 @@ def test_a_killed_broker_is_seen_by_none_of_20_streams(stack: FaultStack) -> Non
     assert [stack.worker_pid(), stack.worker_pid("b")] == workers
 
 
-@pytest.mark.parametrize(
-    "edge", [*EDGES, *(pytest.param(edge, marks=pytest.mark.slow) for edge in MORE_EDGES)]
-)
+@pytest.mark.parametrize("edge", quick_and_slow(EDGES, MORE_EDGES))
 def test_a_broker_killed_at_any_edge_loses_nothing(stack: FaultStack, edge: str) -> None:
     worker = warm(stack)
     stack.fault(f"{edge}:kill9")
@@ -46,9 +45,7 @@ def test_a_broker_killed_at_any_edge_loses_nothing(stack: FaultStack, edge: str)
     assert stack.worker_pid() == worker
 
 
-@pytest.mark.parametrize(
-    "edge", [pytest.param("broker.does:spawn", marks=pytest.mark.slow), "broker.did:spawn"]
-)
+@pytest.mark.parametrize("edge", quick_and_slow(("broker.did:spawn",), ("broker.does:spawn",)))
 def test_a_broker_killed_while_it_starts_a_worker_has_one_in_the_end(stack: FaultStack, edge: str) -> None:
     os.kill(warm(stack), signal.SIGKILL)
     stack.until(lambda: not stack.workers("a"), "noticed")

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
+from tests.faults.marks import quick_and_slow
 from tests.faults.stack import FaultStack, all_right
-
-QUICK_INDICES = (0, 7)
 
 
 def warm(stack: FaultStack, model: str = "a") -> int:
@@ -16,10 +15,7 @@ def warm(stack: FaultStack, model: str = "a") -> int:
     return stack.worker_pid(model)
 
 
-@pytest.mark.parametrize(
-    "index",
-    [index if index in QUICK_INDICES else pytest.param(index, marks=pytest.mark.slow) for index in range(41)],
-)
+@pytest.mark.parametrize("index", quick_and_slow((0, 7), (*range(1, 7), *range(8, 41))))
 def test_a_worker_killed_at_any_token_loses_and_repeats_none(stack: FaultStack, index: int) -> None:
     victim = warm(stack)
     stack.fault(f"worker.said:{index}:kill9")
@@ -29,13 +25,7 @@ def test_a_worker_killed_at_any_token_loses_and_repeats_none(stack: FaultStack, 
     assert stack.worker_pid() != victim
 
 
-@pytest.mark.parametrize(
-    "edge",
-    [
-        "worker.says_end",
-        *(pytest.param(edge, marks=pytest.mark.slow) for edge in ("worker.run", "worker.said_end")),
-    ],
-)
+@pytest.mark.parametrize("edge", quick_and_slow(("worker.says_end",), ("worker.run", "worker.said_end")))
 def test_a_worker_killed_around_the_end_gives_one_end(stack: FaultStack, edge: str) -> None:
     warm(stack)
     stack.fault(f"{edge}::kill9")
@@ -43,10 +33,7 @@ def test_a_worker_killed_around_the_end_gives_one_end(stack: FaultStack, edge: s
     stack.until_fault()
 
 
-@pytest.mark.parametrize(
-    "action",
-    ["abort", pytest.param("exit=70", marks=pytest.mark.slow), pytest.param("raise", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("action", quick_and_slow(("abort",), ("exit=70", "raise")))
 def test_an_engine_that_breaks_is_replaced(stack: FaultStack, action: str) -> None:
     warm(stack)
     stack.expected_tracebacks += action == "raise"
