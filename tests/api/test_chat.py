@@ -1,5 +1,6 @@
 """Tools, thinking and formats of chat over real HTTP, with httpx and the official client."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -19,8 +20,9 @@ CALLS = saying(
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE)
+def sdk(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE) as client:
+        yield client
 
 
 def test_calls_come_without_content(stack: Stack) -> None:

@@ -1,6 +1,7 @@
 """Routes, shapes and errors over real HTTP, with httpx and the official client."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -15,8 +16,9 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE)
+def sdk(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE) as client:
+        yield client
 
 
 # ---- answers

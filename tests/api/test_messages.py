@@ -1,6 +1,7 @@
 """/v1/messages: requests and events as tables, and over real HTTP with httpx and the official client."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -209,8 +210,9 @@ def post(stack: Stack, path: str = "/v1/messages", **fields: Any) -> httpx.Respo
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=stack.url, api_key="none", max_retries=0, timeout=DEADLINE)
+def sdk(stack: Stack) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=stack.url, api_key="none", max_retries=0, timeout=DEADLINE) as client:
+        yield client
 
 
 def test_a_message_has_the_keys_clients_rely_on(stack: Stack) -> None:

@@ -1,6 +1,7 @@
 """/v1/responses: requests and events as tables, and over real HTTP with httpx and the official client."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,9 @@ def post(stack: Stack, **fields: Any) -> httpx.Response:
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE)
+def sdk(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE) as client:
+        yield client
 
 
 def test_a_response_has_the_keys_clients_rely_on(stack: Stack) -> None:

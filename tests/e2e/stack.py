@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Stack:
         except httpx.TransportError:
             return False
 
-    @property
+    @cached_property
     def openai(self) -> OpenAI:
         return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=60)
 
@@ -84,6 +85,7 @@ class Stack:
 
     def close(self) -> None:
         self.http.close()
+        self.openai.close()
         if self.process.poll() is None:
             self.stop(signal.SIGTERM)
         for process in self.survivors():

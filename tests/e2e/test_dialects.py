@@ -21,9 +21,10 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def client(stack: Stack) -> anthropic.Anthropic:
+def client(stack: Stack) -> Iterator[anthropic.Anthropic]:
     base = f"http://127.0.0.1:{stack.port}"
-    return anthropic.Anthropic(base_url=base, api_key="none", max_retries=0, timeout=60)
+    with anthropic.Anthropic(base_url=base, api_key="none", max_retries=0, timeout=60) as client:
+        yield client
 
 
 def test_a_streamed_message_is_whole(client: anthropic.Anthropic) -> None:

@@ -58,6 +58,7 @@ def test_more_than_the_context_is_refused_by_name(stack: Stack) -> None:
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
+@pytest.mark.slow
 def test_two_models_are_two_processes_and_one_may_be_killed(stack: Stack) -> None:
     stack.openai.completions.create(model="tiny", prompt="abc", max_tokens=2)
     [victim] = stack.workers("tiny")

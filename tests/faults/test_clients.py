@@ -79,6 +79,7 @@ def busy() -> Iterator[FaultStack]:
 # ---------------------------------------------------------------- slow readers
 
 
+@pytest.mark.slow
 def test_a_slow_reader_is_parked_then_cut_and_others_go_on(busy: FaultStack) -> None:
     warm(busy)
     slow = SlowReader(busy, 100_000)
