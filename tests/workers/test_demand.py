@@ -254,6 +254,7 @@ THINKING = Thinking("<think>", "</think>")
 CALL = '<tool_call>{"name": "say", "arguments": {"kind": "a"}}</tool_call>'
 
 
+@pytest.mark.slow
 def test_thinking_text_and_calls_are_told_apart(engine: BatchEngine, loaded: LoadedModel) -> None:
     words = f"<think>{CALL}</think>\n\nWell. {CALL}"
     spoken = Spoken(engine, loaded, words, thinking=THINKING, calling=calling(PLAIN), temperature=0.0)

@@ -213,6 +213,8 @@ def test_what_has_ended_is_kept_until_the_api_is_done_with_it(broker: Broker, wo
 def test_a_worker_that_was_stopped_blames_no_broker(tmp_path: Path, broker: Broker) -> None:
     process = start(tmp_path, orphan_grace="2")
     broker.wait_for(Register)
+    broker.say(Pong(epoch="one"))
+    broker.wait_for(Register)
     process.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
     while time.monotonic() < stopped + 2.5:
