@@ -59,6 +59,7 @@ from shared.protocol import (
     Bye,
     Cancel,
     Done,
+    Drain,
     Failed,
     Failure,
     Forward,
@@ -449,11 +450,20 @@ class Broker:
             yield refuse(waiting, unavailable(model, failure, now))
 
     def _lose_peer(self, peer: str, now: float) -> Iterator[Action]:
-        """A worker that is still loading has nothing to lose: its exit or its silence will tell more."""
+        """A worker that is still loading has nothing to lose: its exit or its silence will tell more.
+
+        One of ours is answered for when its process has ended, because how it ended says whose fault it was: sockets
+        are closed before a process can be reaped.
+        """
         if peer in self.registry.apis:
             yield from self._lose_api(peer, "lost its connection")
         elif (worker := self.registry.get(peer)) and worker.state in SERVING:
-            yield from self._give_up(worker, Ending("lost its connection"), now)
+            if not worker.spawned:
+                yield from self._give_up(worker, Ending("lost its connection"), now)
+                return
+            if worker.state is State.READY:
+                worker.receive(Signal.DRAIN, now)
+            yield Kill(worker.id, "lost its connection")
 
     def _give_up(self, worker: Worker, ending: Ending, now: float) -> Iterator[Action]:
         first = worker.state is not State.STOPPING
@@ -536,8 +546,11 @@ class Broker:
         for waiting in self.scheduler.withdraw(lambda _: True):
             yield refuse(waiting, draining())
         for worker in self.registry:
-            if worker.spawned and worker.state is not State.STOPPING:
-                worker.receive(Signal.DRAIN if worker.state is State.READY else Signal.STOP, now)
+            if worker.spawned and worker.state is State.READY:
+                worker.receive(Signal.DRAIN, now)
+                yield TellWorker(worker.id, Drain())  # behind its last Run, which a signal would overtake
+            elif worker.spawned and worker.state is not State.STOPPING:
+                worker.receive(Signal.STOP, now)
                 yield Terminate(worker.id)
 
 

@@ -19,7 +19,7 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from shared.protocol import Bye, Goodbye, LoadFailed, Register, Resubmit
+from shared.protocol import Bye, Drain, Goodbye, LoadFailed, Register, Resubmit
 
 
 def heard(event: Event) -> str | None:
@@ -47,6 +47,8 @@ def done(action: Action) -> str | None:
             return f"starting {worker} for {model!r}"
         case Terminate(worker):
             return f"asking {worker} to end"
+        case TellWorker(worker, Drain()):
+            return f"asking {worker} to end when it has finished what it runs"
         case Abort(worker, reason):
             return f"aborting {worker}: {reason}"
         case Kill(worker, reason):

@@ -121,6 +121,7 @@ class Link:
         self._loaded: Loaded | None = None
         self._epoch = ""
         self._last_pong = self._next_beat = time.monotonic()
+        self._told_to_end = False
         self._drain_until: float | None = None
         self._exit: int | None = None
         self._process = psutil.Process()
@@ -137,15 +138,19 @@ class Link:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._waked, zmq.POLLIN)
+        now = time.monotonic()
         while self._exit is None:
-            self._beat()
+            self._beat(now)
             poller.poll(int(1000 * max(0.0, self._next_beat - time.monotonic())) + 1)
-            self._forgive_sleep(time.monotonic())
+            now = time.monotonic()  # of the whole turn: a stop in the middle of it counts in the next one
+            self._forgive_sleep(now)
             self._clear_wake()
             self._hear_all()
+            if self._told_to_end:  # after what was sent before the signal, which overtakes it
+                self._drain("SIGTERM")
             while self._posted:
                 self._take(self._posted.popleft())
-            self._judge(time.monotonic())
+            self._judge(now)
         self._say(Bye(reason=f"exit {self._exit}"))
         self._socket.close(linger=200)
         zmq.Context.instance().term()  # waits for what lingers
@@ -224,8 +229,7 @@ class Link:
             )
         )
 
-    def _beat(self) -> None:
-        now = time.monotonic()
+    def _beat(self, now: float) -> None:
         if now < self._next_beat:
             return
         self._next_beat = now + self._settings.heartbeat_interval
@@ -381,7 +385,7 @@ class Link:
 
     def _watch_signals(self) -> None:
         def on_term(_signal: int, _frame: FrameType | None) -> None:
-            self._drain("SIGTERM")
+            self._told_to_end = True
             self._wake()
 
         signal.signal(signal.SIGTERM, on_term)

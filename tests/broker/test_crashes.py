@@ -154,11 +154,18 @@ def test_a_trial_that_ends_in_any_other_way_lets_the_next_one_in(broker: Broker)
     assert runs(play(broker, forward("a#3", "good"))) == ["bad"]
 
 
-@pytest.mark.parametrize("end", [WorkerExited("a#3", -signal.SIGKILL), PeerGone("a#3")])
-def test_nobody_is_convicted_for_what_came_from_outside(broker: Broker, end: Event) -> None:
+def test_nobody_is_convicted_for_what_came_from_outside(broker: Broker) -> None:
     crashes(broker, "bad", times=2)
     play(broker, again("bad"), ready("a#3"))
-    assert refusals(play(broker, end)) == []
+    assert refusals(play(broker, WorkerExited("a#3", -signal.SIGKILL))) == []
+
+
+def test_a_connection_that_breaks_before_a_crash_is_known_hides_no_crash(broker: Broker) -> None:
+    crashes(broker, "bad", times=2)
+    play(broker, again("bad"), ready("a#3"))
+    assert refusals(play(broker, PeerGone("a#3"), WorkerExited("a#3", -signal.SIGABRT))) == [
+        ("bad", "request_crashed_engine")
+    ]
 
 
 def test_the_seed_makes_no_other_request_of_it() -> None:

@@ -1,9 +1,9 @@
 """A new broker: workers of the earlier one come back with what they keep, and nothing is begun before."""
 
 from broker.core import Broker
-from broker.events import ApiSaid, Exit, Kill, Spawn, StopAll, TellWorker, Terminate, Tick, WorkerExited
+from broker.events import ApiSaid, Exit, Kill, Spawn, StopAll, TellWorker, Tick, WorkerExited
 from broker.life import Survivor
-from shared.protocol import Cancel, Done, Ping
+from shared.protocol import Cancel, Done, Drain, Ping
 from tests.broker.plays import (
     API,
     ask,
@@ -81,7 +81,7 @@ def test_what_an_earlier_broker_spawned_is_ours_to_stop() -> None:
     broker = successor(OURS)
     play(broker, ready("a#old"))
     assert status(broker).workers[0].spawned
-    assert play(broker, StopAll()) == [Terminate("a#old")]
+    assert play(broker, StopAll()) == [TellWorker("a#old", Drain())]
     assert play(broker, WorkerExited("a#old", None)) == [Exit()]
 
 

@@ -1,5 +1,7 @@
 """What becomes of a worker, and of what it held or was awaited for."""
 
+import signal
+
 import pytest
 
 from broker.core import Broker
@@ -9,6 +11,7 @@ from broker.events import (
     Exit,
     Kill,
     Leave,
+    PassOn,
     PeerGone,
     Spawn,
     SpawnFailed,
@@ -22,7 +25,7 @@ from broker.events import (
 )
 from broker.loads import backoff
 from shared.errors import Draining
-from shared.protocol import Accepted, Bye, Failed, Goodbye, Ping, Pong, Resubmit
+from shared.protocol import Accepted, Bye, Drain, Failed, Goodbye, Ping, Pong, Resubmit
 from tests.broker.plays import (
     API,
     ask,
@@ -125,10 +128,17 @@ def test_buried_worker_that_wakes_up_is_sent_away(broker: Broker) -> None:
     assert told == goodbye("static", "given up: it was silent or could not be reached")
 
 
-def test_unreachable_worker_is_lost(busy: Broker) -> None:
-    actions = play(busy, PeerGone("a#1"))
-    assert actions[0] == resubmit("r1", "lost its connection")
-    assert actions[-1] == Kill("a#1")
+def test_unreachable_worker_of_ours_is_killed_and_answered_for_when_it_has_ended(busy: Broker) -> None:
+    assert play(busy, PeerGone("a#1")) == [Kill("a#1")]
+    assert play(busy, forward("a#1", "r2")) == [PassOn(API)]
+    [answer, _] = play(busy, WorkerExited("a#1", -signal.SIGABRT))
+    assert isinstance(answer, TellApi) and isinstance(answer.message, Resubmit)
+    assert answer.message.request_id == "r1" and "SIGABRT" in answer.message.reason
+
+
+def test_unreachable_worker_of_nobody_is_lost_at_once(broker: Broker) -> None:
+    play(broker, ready("static", "a"), ask("r1"))
+    assert play(broker, PeerGone("static"))[0] == resubmit("r1", "lost its connection")
 
 
 def test_worker_that_leaves_hands_its_requests_over(busy: Broker) -> None:
@@ -294,7 +304,7 @@ def test_stopping_refuses_who_waits_and_asks_our_workers_to_end(busy: Broker) ->
     play(busy, ready("static", "b"))
     actions = play(busy, StopAll())
     assert refusals(actions) == [("r3", "draining")]
-    assert actions[1:] == [Terminate("a#1")]
+    assert actions[1:] == [TellWorker("a#1", Drain())]
     assert refusals(play(busy, ask("r4"))) == [("r4", "draining")]
 
 

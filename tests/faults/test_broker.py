@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from tests.faults.marks import quick_and_slow
@@ -126,6 +127,8 @@ def test_a_worker_told_to_leave_under_load_loses_nothing(stack: FaultStack) -> N
     os.kill(victim, signal.SIGTERM)
     late = stack.stream(50, 10)
     all_right([*streams, late])
+    stack.until(lambda: not psutil.pid_exists(victim), "gone")
+    all_right([stack.stream(51, 10)])
     assert stack.worker_pid() != victim
 
 

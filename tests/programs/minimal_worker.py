@@ -85,7 +85,7 @@ class MinimalWorker:
             case Pong(epoch=epoch):
                 self.epoch = epoch
             case Drain():
-                self.draining = True
+                self.draining = not self.options.stubborn
             case Goodbye():
                 sys.exit(EX_GOODBYE)
             case Run():
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--exit-on-start", type=int, help="exit code, before a word is said")
     parser.add_argument("--never-ready", action="store_true", help="says that it loads, then nothing")
     parser.add_argument("--silent", action="store_true", help="deaf and mute from the first Run on")
-    parser.add_argument("--stubborn", action="store_true", help="ignores SIGTERM")
+    parser.add_argument("--stubborn", action="store_true", help="ignores SIGTERM and Drain")
     options = parser.parse_args()
     if options.exit_on_start is not None:
         return int(options.exit_on_start)
