@@ -309,7 +309,7 @@ class Broker:
                     yield PassOn(api)
             case Heartbeat():
                 worker.beat(message, now)
-                yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
+                yield TellWorker(worker_id, Pong(epoch=self.life.epoch, busy=max(1, self.registry.busy)))
             case Failed(request_id=request_id, attempt=attempt, failure=failure):
                 run = worker.in_flight.get(request_id)
                 if run and run.attempt == attempt:

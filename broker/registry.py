@@ -137,6 +137,11 @@ class Registry:
     def coming(self, model: str) -> bool:
         return any(worker.model == model and worker.state in COMING for worker in self)
 
+    @property
+    def busy(self) -> int:
+        """Workers that have something to do."""
+        return sum(bool(worker.in_flight) for worker in self)
+
     def keepers(self, request_id: str) -> list[Worker]:
         """Who could go on with it, best first."""
         found = [worker for worker in self if worker.state in SERVING and request_id in worker.kept]

@@ -239,10 +239,14 @@ class Status(Part):
 
 
 class Pong(Part):
-    """``epoch`` is new in each life of the broker: whoever sees it change tells the broker what it holds."""
+    """``epoch`` is new in each life of the broker: whoever sees it change tells the broker what it holds.
+
+    ``busy``: for workers, how many of them have something to do, and so share the cores.
+    """
 
     type: Literal["pong"] = "pong"
     epoch: str
+    busy: int = 1
 
 
 class Accepted(Part):

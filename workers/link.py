@@ -44,7 +44,7 @@ from shared.protocol import (
 from shared.settings import Settings
 from workers.engine.seam import Job, Output, Prepare, Served
 from workers.journal import Record
-from workers.loop import Add, Cancelled, Finish, Inbox
+from workers.loop import Add, Cancelled, Finish, Inbox, Share
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ class Link:
         self._loaded: Loaded | None = None
         self._epoch = ""
         self._last_pong = self._next_beat = time.monotonic()
+        self._busy = 1
         self._told_to_end = False
         self._drain_until: float | None = None
         self._exit: int | None = None
@@ -187,8 +188,11 @@ class Link:
                 self._accept(message)
             case Cancel(request_id=request_id) | Done(request_id=request_id):
                 self._forget(request_id)
-            case Pong(epoch=epoch):
+            case Pong(epoch=epoch, busy=busy):
                 self._last_pong = time.monotonic()
+                if busy != self._busy:
+                    self._busy = busy
+                    self._inbox.put(Share(busy))
                 if epoch != self._epoch:
                     self._epoch = epoch
                     self._introduce()

@@ -27,15 +27,29 @@ class Finish:
     """Finish what is running, then return."""
 
 
-Command = Add | Cancelled | Finish
+@dataclass(frozen=True)
+class Share:
+    """So many workers compute on this machine now."""
+
+    workers: int
+
+
+Command = Add | Cancelled | Finish | Share
 Inbox = SimpleQueue[Command]
 
 
 class Loop:
-    def __init__(self, engine: Engine, inbox: Inbox, hand_over: Callable[[list[Output]], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        inbox: Inbox,
+        hand_over: Callable[[list[Output]], None],
+        share: Callable[[int], None] = lambda workers: None,
+    ) -> None:
         self._engine = engine
         self._inbox = inbox
         self._hand_over = hand_over
+        self._share = share
         self._finishing = False
         self.steps = 0  # proof of progress, read by the link thread for its heartbeat
 
@@ -70,3 +84,5 @@ class Loop:
                 self._engine.cancel(request_id)
             case Finish():
                 self._finishing = True
+            case Share(workers):
+                self._share(workers)

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 from shared.failpoints import failpoint
 from shared.settings import Settings
+from workers.blas import share_cores
 from workers.embedded import LoadError, Progress
 from workers.engine.seam import Served
 from workers.link import Finished, Link, Loaded, LoadingFailed, LoadingProgress, Outputs, Who
@@ -60,7 +61,7 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
         log.exception("loading failed")
         link.post(LoadingFailed(f"{type(error).__name__}: {error}", permanent=False))
         return
-    loop = Loop(served.engine, inbox, lambda outputs: link.post(Outputs(outputs)))
+    loop = Loop(served.engine, inbox, lambda outputs: link.post(Outputs(outputs)), share_cores)
     link.post(Loaded(served, lambda: loop.steps))
     try:
         loop.run()

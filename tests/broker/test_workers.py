@@ -293,6 +293,11 @@ def test_heartbeat_is_answered_with_the_epoch(broker: Broker) -> None:
     assert play(broker, ready("static", "a"), beat("static")) == [TellWorker("static", Pong(epoch="e1"))]
 
 
+def test_a_worker_is_told_how_many_have_something_to_do(busy: Broker) -> None:
+    play(busy, ask("r4", model="b"), ready("b#2"))
+    assert play(busy, beat("a#1")) == [TellWorker("a#1", Pong(epoch="e1", busy=2))]
+
+
 # ---------------------------------------------------------------- leaving
 
 

@@ -238,6 +238,29 @@ def test_logprobs_come_with_each_token_and_the_chosen_one_is_among_the_best(make
         assert delta.logprobs[0].logprob == pytest.approx(delta.logprobs[0].top[0].logprob)
 
 
+def test_prompts_that_arrive_together_begin_together(make_engine: MakeEngine) -> None:
+    """Three passes over prompts, one behind the other, and no row decodes between them."""
+    engine = make_engine(rows=8, chunk=20)
+    for number in range(6):
+        engine.add(job(f"r{number}", [number + 3] * 29, max_tokens=3))
+    firsts: dict[str, int] = {}
+    for step in range(20):
+        for output in engine.step():
+            firsts.setdefault(output.delta.request_id, step)
+    assert len(firsts) == 6 and len(set(firsts.values())) == 1
+
+
+def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=8, chunk=20)
+    engine.add(job("first", [5] * 10, max_tokens=50))
+    while not engine.step():
+        pass
+    for number in range(6):
+        engine.add(job(f"r{number}", [number + 3] * 29, max_tokens=3))
+    for _ in range(5):
+        assert "first" in [output.delta.request_id for output in engine.step()]
+
+
 def test_a_prompt_of_one_token_is_read(make_engine: MakeEngine) -> None:
     assert len(ids(play(make_engine(), [job("a", [5], max_tokens=3, ignore_eos=True)])["a", 0])) == 3
 

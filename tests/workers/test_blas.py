@@ -42,6 +42,17 @@ def test_its_symbols_are_global_afterwards() -> None:
 
 
 @linux_only
+def test_workers_that_compute_together_divide_the_cores() -> None:
+    program = (
+        "import ctypes, os; from workers.blas import open_blas, share_cores\n"
+        "if open_blas():\n"
+        "    threads, cores = ctypes.CDLL(None).openblas_get_num_threads, len(os.sched_getaffinity(0))\n"
+        "    share_cores(cores); alone = threads(); share_cores(1); print(alone, threads() == cores)"
+    )
+    assert run(program) in ("1 True", "")
+
+
+@linux_only
 def test_opening_it_after_mlx_is_refused() -> None:
     program = (
         "import mlx.core\nfrom workers.blas import open_blas\n"

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 from shared.protocol import Delta, FinishReason
 from tests.jobs import job
 from workers.engine.seam import Output
-from workers.loop import Add, Cancelled, Command, Finish, Loop
+from workers.loop import Add, Cancelled, Command, Finish, Loop, Share
 from workers.scripted import Script, ScriptedEngine
 
 
@@ -26,6 +26,16 @@ def test_two_requests_share_each_step() -> None:
 def test_finish_lets_running_requests_end() -> None:
     *_, last = run(Add(job("a", max_tokens=5)))
     assert last.finish is not None and last.finish.completion_tokens == 5
+
+
+def test_how_many_share_the_cores_is_passed_on() -> None:
+    inbox: SimpleQueue[Command] = SimpleQueue()
+    inbox.put(Share(2))
+    inbox.put(Finish())
+    told: list[int] = []
+    loop = Loop(ScriptedEngine(Script()), inbox, lambda outputs: None, told.append)
+    loop.run()
+    assert told == [2]
 
 
 def test_a_cancelled_request_gives_nothing_more() -> None:

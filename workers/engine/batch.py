@@ -12,10 +12,11 @@ from typing import cast
 
 import mlx.core as mx
 
-from workers.engine.caches import Cache, extend, extract, nbytes, take_rows
+from workers.engine.caches import Cache, Place
 from workers.engine.masks import allowed
 from workers.engine.rows import LogprobsOf, Row
 from workers.engine.sampling import Drawn, RowParameters, Sampler
+from workers.engine.slots import Decoding
 from workers.grammar import Guide
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
@@ -29,6 +30,7 @@ class Seat:
     parameters: RowParameters
     drawn: int
     token: int  # the first input: the last known token, which the cache does not hold yet
+    begun: bool = False  # a pass with it was launched
 
     @property
     def length(self) -> int:
@@ -72,10 +74,12 @@ class Flight:
 class Batch:
     """``leaving`` gets each row that ends, with its cache; what it does not keep is gone."""
 
-    def __init__(self, forward: Forward, leaving: Callable[[Seat, Callable[[], Cache]], None]) -> None:
+    def __init__(
+        self, forward: Forward, caches: Decoding, leaving: Callable[[Seat, Callable[[], Cache]], None]
+    ) -> None:
         self._forward = forward
+        self._caches = caches
         self._leaving = leaving
-        self._cache: Cache = []
         self._seats: list[Seat] = []
         self._inputs = mx.array([], dtype=mx.uint32)
         self._sampler = Sampler([])
@@ -85,8 +89,13 @@ class Batch:
         return sum(not seat.done for seat in self._seats)
 
     @property
+    def fresh(self) -> bool:
+        """No row has been given a token here yet."""
+        return not any(seat.begun for seat in self._seats if not seat.done)
+
+    @property
     def nbytes(self) -> int:
-        return nbytes(self._cache)
+        return self._caches.nbytes
 
     @property
     def longest(self) -> int:
@@ -105,13 +114,10 @@ class Batch:
         """Whether a launch must wait for its own logits, or a mask for the last token: then land first."""
         return self._sampler.waits or bool(self._guided)
 
-    def join(self, seats: list[Seat], cache: Cache) -> None:
-        """``cache`` has a row for each seat; an unbatchable one serves an empty batch as it is."""
+    def join(self, seats: list[Seat], read: Cache, places: list[Place]) -> None:
+        """``places`` are those of the seats' tokens in what was read."""
         self._drop_done()
-        if self._seats:
-            extend(self._cache, cache)
-        else:
-            self._cache = cache
+        self._caches.join(read, places)
         tokens = mx.array([seat.token for seat in seats], dtype=mx.uint32)
         self._inputs = mx.concatenate([self._inputs, tokens])
         self._set_seats([*self._seats, *seats])
@@ -121,12 +127,14 @@ class Batch:
         self._drop_done()
         if not self._seats:
             return None
-        logits = self._forward(self._inputs[:, None], self._cache)[:, -1, :]
+        self._caches.begin()
+        logits = self._forward(self._inputs[:, None], self._caches.layers)[:, -1, :]
         drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats], self._allowed(logits))
         mx.async_eval(drawn.arrays)
         self._inputs = drawn.tokens
         for seat in self._seats:
             seat.drawn += 1
+            seat.begun = True
         return Flight(list(self._seats), drawn)
 
     def _allowed(self, logits: mx.array) -> mx.array | None:
@@ -141,24 +149,15 @@ class Batch:
             return
         for i, seat in enumerate(self._seats):
             if seat.done:
-                self._leaving(seat, partial(self._cache_of, i))
+                self._leaving(seat, partial(self._caches.cache_of, i))
         self._keep_seats(keep)
 
     def _keep_seats(self, keep: list[int]) -> None:
-        self._set_seats([self._seats[i] for i in keep])
-        if keep:
-            take_rows(self._cache, keep)
-            self._inputs = self._inputs[mx.array(keep)]
-        else:
-            self._cache = []
-            self._inputs = mx.array([], dtype=mx.uint32)
+        order = self._caches.keep(keep)
+        self._set_seats([self._seats[i] for i in order])
+        self._inputs = self._inputs[mx.array(order, dtype=mx.uint32)]
 
     def _set_seats(self, seats: list[Seat]) -> None:
         self._seats = seats
         self._sampler = Sampler([seat.parameters for seat in seats])
         self._guided = [(i, seat.row.guide) for i, seat in enumerate(seats) if seat.row.guide]
-
-    def _cache_of(self, row: int) -> Cache:
-        if len(self._seats) == 1 and not hasattr(self._cache[0], "extract"):
-            return self._cache
-        return extract(self._cache, row)

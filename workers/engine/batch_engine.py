@@ -2,7 +2,8 @@
 
 One step, to be recited:
 1. read: the next piece of the prompts that wait, as much as keeps the pause of the decoding rows under the target;
-2. seat: a prompt that is read becomes a row for each of its choices;
+2. seat: a prompt that is read becomes a row for each of its choices; rows that nobody has heard of yet wait a moment
+   for prompts that could still come with them;
 3. launch: the forward pass that draws every row's next token;
 4. land: the tokens of the pass before, as text, log-probabilities and finishes.
 """
@@ -10,6 +11,7 @@ One step, to be recited:
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -18,16 +20,19 @@ from workers.engine.adjustment import adjustment_for
 from workers.engine.batch import Batch, Flight, Seat
 from workers.engine.caches import (
     Cache,
+    Place,
     can_batch,
     can_pad,
-    evaluate,
+    cut_out,
     extract,
     feed,
     feed_one,
     fork,
+    is_plain,
     merge,
     new_cache,
-    take_rows,
+    places,
+    set_out,
 )
 from workers.engine.memory import RESERVE, Cost, measure_cost
 from workers.engine.pace import Pace
@@ -38,7 +43,12 @@ from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
 from workers.engine.seam import Job, Output
+from workers.engine.slots import Merged, Slots
 
+HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
+ABREAST = (
+    3  # chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them
+)
 WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it is copied for every request
 
 
@@ -60,10 +70,17 @@ class BatchEngine:
         self._pads = can_pad(model)
         self._rows_at_most = limits.rows if self._batches else 1
         self._pace = Pace(limits.chunk, limits.gap)
+        self._gap = limits.gap
+        self._fresh_since: float | None = None
         self._cost = measure_cost(model)
         self._kv_bytes = limits.kv_bytes
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
-        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._keep_ended)
+        self._plain = is_plain(new_cache(model))
+        self._batch = Batch(
+            lambda tokens, cache: model(tokens, cache=cache),
+            Slots() if self._plain else Merged(),
+            self._keep_ended,
+        )
         self._waiting = Waiting()
         self._flight: Flight | None = None
         self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
@@ -137,14 +154,28 @@ class BatchEngine:
         outputs = self._make_room()
         if self._flight and not len(self._batch):
             outputs += self._land_last()  # last tokens, which would wait for a pass over somebody's prompt
-        self._read()
+        read = self._read()
         finished, self._finished = self._finished, []
         outputs += finished
         began = time.perf_counter()
-        outputs += self._decode()
-        if len(self._batch):
+        if not (read and self._holds(began)):
+            outputs += self._decode()
+        if self._decoding:
             self._pace.decoded(time.perf_counter() - began)
         return outputs
+
+    @property
+    def _decoding(self) -> int:
+        """Rows that a pass over prompts would keep waiting; not those whose first token nobody has seen."""
+        return 0 if self._batch.fresh else len(self._batch)
+
+    def _holds(self, now: float) -> bool:
+        """Whether the rows should begin together with prompts that wait: prompts are read faster side by side."""
+        if self._decoding or not len(self._batch) or not len(self._waiting):
+            self._fresh_since = None
+            return False
+        self._fresh_since = self._fresh_since or now
+        return now - self._fresh_since < HOLD * self._gap
 
     def _decode(self) -> list[Output]:
         """Launches the next pass, then lands the one before; the other way round if the launch has to wait."""
@@ -168,28 +199,29 @@ class BatchEngine:
 
     # ------------------------------------------------------------ reading
 
-    def _read(self) -> None:
-        """At most one pass: a chunk of one prompt, or the rest of several."""
+    def _read(self) -> bool:
+        """At most one pass: a chunk of one prompt, or the rest of several. Whether there was one."""
         for dropped in self._waiting.drop_ended():
             self._keep_prompt(dropped)
         room = self._rows_at_most - len(self._batch)
         order = [reading for reading in self._waiting.in_order(self._steps) if len(reading.rows) <= room]
         if not order or self._waits_for_more(order) or not self._has_room(order[0]):
-            return
+            return False
         first = order[0]
         self._look_up(first)
-        budget = self._pace.budget(beside_decode=len(self._batch) > 0)
+        budget = self._pace.budget(beside_decode=self._decoding > 0)
         stop = first.pause or len(first.read)
         if stop - first.done > budget or first.pause or (first.scores and first.left):
             self._read_on(first, min(budget, stop - first.done))
         else:
-            self._read_out(self._together(order, room, budget))
+            self._read_out(self._together(order, room, budget if self._decoding else ABREAST * budget))
+        return True
 
     def _waits_for_more(self, order: list[Reading]) -> bool:
         if any(reading.done for reading in order):
             return False
         oldest = self._steps - min(reading.since for reading in order)
-        return self._pace.waits_for_more(len(self._batch), len(order), oldest)
+        return self._pace.waits_for_more(self._decoding, len(order), oldest)
 
     def _look_up(self, reading: Reading) -> None:
         if not reading.looked_up:
@@ -250,7 +282,7 @@ class BatchEngine:
 
     def _read_out(self, readings: list[Reading]) -> None:
         """The rest of these prompts; their rows join the batch."""
-        cache = self._read_rest(readings)
+        read = self._read_rest(readings)
         for reading in readings:
             reading.done = len(reading.read)
         self._waiting.remove(readings)
@@ -258,39 +290,40 @@ class BatchEngine:
             if reading.scores:
                 self._score(reading.rows, [])  # a prompt of one token had nothing to score
         self._finish_unbegun([row for reading in readings for row in reading.rows if not row.job.max_tokens])
-        self._seat(readings, cache)
+        self._seat(readings, *read)
 
-    def _read_rest(self, readings: list[Reading]) -> Cache:
-        """A batch cache with one row for each reading."""
+    def _read_rest(self, readings: list[Reading]) -> tuple[Cache, list[Place]]:
+        """A batch cache with one row for each reading, and where each is."""
         caches = [r.cache if r.cache is not None else new_cache(self._model) for r in readings]
         rest = [reading.ids[reading.done : -1] for reading in readings]
         tokens = max(map(len, rest)) * len(rest)  # padding included
         self._tokens_read += sum(map(len, rest))
+        where = places([reading.done for reading in readings], [len(ids) for ids in rest], plain=self._plain)
         if not self._batches:
             if tokens:
                 with self._pace.timing(tokens):
                     feed_one(self._model, caches[0], rest[0])
             readings[0].cache = caches[0]
             self._keep_prompt(readings[0])
-            return caches[0]
+            return caches[0], where
         cache = merge(caches)
         if tokens:
             with self._pace.timing(tokens):
                 feed(self._model, cache, rest)
-        for i, reading in enumerate(readings):
-            if len(rest[i]) < WORTH_KEEPING:  # soon it is kept with its answer
-                continue
-            self._keep(reading.namespace, reading.ids[:-1], lambda i=i: extract(cache, i))  # type: ignore[misc]
-        return cache
+        for reading, ids, place in zip(readings, rest, where, strict=True):
+            if len(ids) >= WORTH_KEEPING:  # a shorter one is soon kept with its answer
+                self._keep(reading.namespace, reading.ids[:-1], partial(self._cut_out, cache, place))
+        return cache, where
 
-    def _seat(self, readings: list[Reading], cache: Cache) -> None:
+    def _cut_out(self, cache: Cache, place: Place) -> Cache:
+        return cut_out(cache, place) if self._plain else extract(cache, place.row)
+
+    def _seat(self, readings: list[Reading], cache: Cache, where: list[Place]) -> None:
         rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
         if not rows:
             return
-        if [i for i, _ in rows] != list(range(len(readings))):
-            take_rows(cache, [i for i, _ in rows])
         seats = [Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1]) for i, row in rows]
-        self._batch.join(seats, cache)
+        self._batch.join(seats, cache, [where[i] for i, _ in rows])
 
     def _parameters(self, row: Row) -> RowParameters:
         generation = row.job.generation
@@ -345,7 +378,7 @@ class BatchEngine:
         if not self._prefixes.wants(namespace, ids):
             return
         own = cache()
-        evaluate(own)
+        set_out(own)
         self._prefixes.keep(namespace, ids, own)
 
     # ------------------------------------------------------------ landing

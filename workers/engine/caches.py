@@ -4,12 +4,22 @@ A cache here is a list with one entry a layer. All that depends on how mlx-lm's 
 """
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
 Cache = list[Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens of a row are in a batch cache: ``length`` of them, from ``start``."""
+
+    row: int
+    start: int
+    length: int
 
 
 def new_cache(model: Any) -> Cache:
@@ -27,8 +37,8 @@ def can_pad(model: Any) -> bool:
     return all(type(layer) in (KVCache, RotatingKVCache) for layer in new_cache(model))
 
 
-def can_trim(cache: Cache) -> bool:
-    """Whether the cache of a sequence also serves the sequence's beginnings: keys and values, token by token."""
+def is_plain(cache: Cache) -> bool:
+    """Keys and values, token by token: then the cache of a sequence also serves the sequence's beginnings."""
     return all(type(layer) is KVCache for layer in cache)
 
 
@@ -38,7 +48,7 @@ def fork(cache: Cache) -> Cache:
 
 
 def prefix(cache: Cache, length: int) -> Cache:
-    """The cache of the first ``length`` tokens; only of one that ``can_trim``."""
+    """The cache of the first ``length`` tokens; only of a plain one."""
     return [_prefix(layer, length) for layer in cache]
 
 
@@ -55,8 +65,21 @@ def merge(caches: list[Cache]) -> Cache:
 
 
 def extract(batch: Cache, row: int) -> Cache:
-    """The cache of one row, as a sequence's; compact."""
+    """The cache of one row, as a sequence's; compact. Of a batch whose rows end together."""
     return [layer.extract(row) for layer in batch]
+
+
+def cut_out(batch: Cache, place: Place) -> Cache:
+    """The same for plain keys and values, wherever they end."""
+    return [cut_out_layer(layer.keys, layer.values, place) for layer in batch]
+
+
+def cut_out_layer(keys: mx.array, values: mx.array, place: Place) -> KVCache:
+    tokens = slice(place.start, place.start + place.length)
+    layer = KVCache()
+    parts = (mx.contiguous(array[place.row : place.row + 1, :, tokens]) for array in (keys, values))
+    layer.state = *parts, place.length
+    return layer
 
 
 def extend(batch: Cache, more: Cache) -> None:
@@ -71,19 +94,32 @@ def take_rows(batch: Cache, rows: list[int]) -> None:
 
 
 def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
-    """Reads tokens into a batch cache, as many as each row has. Logits are not asked for, so not computed."""
+    """Reads tokens into a batch cache, as many as each row has. Logits are not asked for, so not computed.
+
+    Rows of plain keys and values end where their tokens end; others are shifted so that all end together.
+    """
     lengths = [len(row) for row in rows]
     width = max(lengths)
     padding = [width - length for length in lengths]
-    if any(padding):
+    shifts = any(padding) and not all(type(layer) is BatchKVCache for layer in cache)
+    if shifts:
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
     model(mx.array([row + [0] * (width - len(row)) for row in rows]), cache=cache)
     evaluate(cache)
-    if any(padding):
+    if shifts:
         for layer in cache:
             layer.finalize()
         evaluate(cache)
+
+
+def places(done: list[int], rest: list[int], *, plain: bool) -> list[Place]:
+    """Where the rows are after a ``feed`` of ``rest`` tokens each to merged caches of ``done`` tokens each."""
+    width = max(done) + (0 if plain else max(rest))
+    return [
+        Place(row, width - before - (0 if plain else more), before + more)
+        for row, (before, more) in enumerate(zip(done, rest, strict=True))
+    ]
 
 
 def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:
@@ -94,6 +130,11 @@ def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:
 
 def evaluate(cache: Cache) -> None:
     mx.eval([layer.state for layer in cache])
+
+
+def set_out(cache: Cache) -> None:
+    """Computed before whatever is asked for next, so that what it is made of is free by then."""
+    mx.async_eval([layer.state for layer in cache])
 
 
 def nbytes(cache: Cache) -> int:

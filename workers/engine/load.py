@@ -20,7 +20,10 @@ from workers.vocabulary import token_bytes
 log = logging.getLogger(__name__)
 
 GB = 10**9
-CPU_CHUNK, GPU_CHUNK = 256, 2048  # tokens; on a CPU a pass over 512 takes five times one over 256
+CPU_CHUNK, GPU_CHUNK = (
+    128,
+    2048,
+)  # tokens; on a CPU a wider pass takes more for each (exponentials of what is masked)
 SMALLEST_KV = GB // 4  # even when the weights alone are over the budget
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workers.engine.caches import Cache, nbytes
-from workers.engine.prefix_cache import Ids, common_prefix
+from workers.engine.prefix_cache import SMALLEST, Ids, common_prefix
 from workers.engine.rows import Row
 
 AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
@@ -114,7 +114,7 @@ class Waiting:
         saved = {
             length: (length - reading.done) * sum(shared >= length for shared, _ in followers)
             for length, _ in followers
-            if length > reading.done
+            if length >= SMALLEST and length > reading.done
         }
         best = max(saved, key=lambda length: saved[length], default=0)
         if not best or saved[best] < WORTH:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from workers.engine.caches import Cache, can_trim, fork, nbytes, prefix
+from workers.engine.caches import Cache, fork, is_plain, nbytes, prefix
 
 SMALLEST = 16  # tokens; less is read faster than it is looked up and kept
 
@@ -60,7 +60,7 @@ class PrefixCache:
         best, length = None, SMALLEST - 1
         for entry in self._of(namespace):
             shared = common_prefix(entry.ids, wanted)
-            if shared > length and (shared == len(entry.ids) or can_trim(entry.cache)):
+            if shared > length and (shared == len(entry.ids) or is_plain(entry.cache)):
                 best, length = entry, shared
         if best is None:
             return None
@@ -102,7 +102,7 @@ class PrefixCache:
         return [entry for entry in self._entries if entry.namespace == namespace]
 
     def _serves(self, entry: Entry, wanted: Ids) -> bool:
-        if len(entry.ids) != len(wanted) and not can_trim(entry.cache):
+        if len(entry.ids) != len(wanted) and not is_plain(entry.cache):
             return False
         return common_prefix(entry.ids, wanted) == len(wanted)
 
@@ -117,7 +117,7 @@ class PrefixCache:
 
 def _redundant(entry: Entry, wanted: Ids, cache: Cache) -> bool:
     """Whether a longer entry with ``cache`` serves all that this one does."""
-    return can_trim(cache) and common_prefix(entry.ids, wanted) == len(entry.ids)
+    return is_plain(cache) and common_prefix(entry.ids, wanted) == len(entry.ids)
 
 
 def common_prefix(one: Ids, other: Ids) -> int:

@@ -1,0 +1,100 @@
+"""Rows in slots: whoever joins, leaves or is moved, each row computes what it would compute alone."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from tests.tiny_model import make_tiny_llama
+from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
+from workers.engine.slots import ROWS, TOKENS, Slots
+from workers.loader import inspect, load
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = make_tiny_llama(Path(tmp_path_factory.mktemp("tiny")) / "model")
+    return load(folder, inspect(folder), lambda phase, done, total: None).model
+
+
+def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[Place]]:
+    cache = merge([new_cache(model) for _ in prompts])
+    if any(prompts):
+        feed(model, cache, prompts)
+    return cache, places([0] * len(prompts), [len(prompt) for prompt in prompts], plain=True)
+
+
+def alone(model: Any, ids: list[int]) -> mx.array:
+    """The logits behind the last of ``ids``."""
+    cache = new_cache(model)
+    if ids[:-1]:
+        feed_one(model, cache, ids[:-1])
+    logits: mx.array = model(mx.array([ids[-1:]]), cache=cache)[0, -1]
+    return logits
+
+
+def step(model: Any, slots: Slots, tokens: list[int]) -> mx.array:
+    slots.begin()
+    logits: mx.array = model(mx.array(tokens)[:, None], cache=slots.layers)[:, -1]
+    return logits
+
+
+def some_ids(rng: random.Random, most: int) -> list[int]:
+    return [rng.randrange(3, 250) for _ in range(rng.randrange(most))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_join_leave_and_move_compute_what_they_would_alone(model: Any, seed: int) -> None:
+    rng = random.Random(seed)
+    slots, rows = Slots(), list[list[int]]()
+    for _ in range(25):
+        if not rows or rng.random() < 0.5:
+            new = [some_ids(rng, 40) for _ in range(rng.randrange(1, 4))]
+            slots.join(*read(model, new))
+            rows += new
+        tokens = [rng.randrange(3, 250) for _ in rows]
+        logits = step(model, slots, tokens)
+        for row, token, mine in zip(rows, tokens, logits, strict=True):
+            row.append(token)
+            assert mx.allclose(mine, alone(model, row), atol=1e-4)
+        keep = [row for row in range(len(rows)) if rng.random() < 0.7]
+        rows = [rows[row] for row in slots.keep(keep)]
+
+
+def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(model: Any) -> None:
+    slots = Slots()
+    slots.join(*read(model, [[5, 6, 7], list(range(10, 30))]))
+    step(model, slots, [8, 30])
+    taken = slots.cache_of(1)
+    evaluate(taken)
+    assert {layer.offset for layer in taken} == {21}
+    goes_on = model(mx.array([[31]]), cache=taken)[0, -1]
+    assert mx.allclose(goes_on, alone(model, [*range(10, 32)]), atol=1e-4)
+
+
+def test_leaving_moves_no_row_but_the_last_ones() -> None:
+    slots = Slots()
+    slots._lengths = [1] * 6
+    assert slots.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
+    assert slots.keep([0, 1, 2]) == [0, 1, 2]
+
+
+def capacity(slots: Slots) -> Iterator[tuple[int, int]]:
+    for layer in slots.layers:
+        yield layer.keys.shape[0], layer.keys.shape[2]
+
+
+def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(model: Any) -> None:
+    slots = Slots()
+    slots.join(*read(model, [[5] * 10]))
+    assert set(capacity(slots)) == {(ROWS, TOKENS)}
+    slots.join(*read(model, [[5] * 300 for _ in range(ROWS)]))
+    assert set(capacity(slots)) == {(2 * ROWS, 3 * TOKENS)}
+    slots.keep([0])
+    step(model, slots, [6])
+    assert set(capacity(slots)) == {(ROWS, TOKENS)}
+    slots.keep([])
+    assert slots.nbytes == 0
