@@ -1,6 +1,7 @@
 # make serve     start the server                      make check   format, lint, types, import rules
 # make test      the quick suite                       make bench   measure this machine
 # make test-all  the quick suite and the slow lane     make lock    resolve the lock files anew
+# make endure    every kind of request at once, for MINUTES=30; says what grew
 # make soak      kill processes at random under load, for MINUTES=30, and count what went wrong
 #
 # Everything is installed into .venv, once, and again when pyproject.toml or a lock file changes.
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := uv>=0.9,<1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-all check soak bench lock clean
+.PHONY: help serve test test-slow test-all check soak endure bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -40,6 +41,9 @@ check: $(VENV)/dev.stamp
 
 soak: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),30) $(ARGS)
+
+endure: $(VENV)/dev.stamp
+	@$(BIN)/python -m benchmarks.endure --minutes $(or $(MINUTES),30) $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
@@ -72,12 +72,18 @@ class Server:
             await asyncio.sleep(0.1)
 
 
-def our_server(folders: Sequence[Path], folder: Path, worker_command: Sequence[str] = ()) -> Server:
+def our_server(
+    folders: Sequence[Path],
+    folder: Path,
+    worker_command: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+) -> Server:
     """``worker_command``: another worker than the real one."""
     models = tuple(path.name for path in folders)
 
     def spawn(run_dir: Path, port: int) -> list[Child]:
-        settings = {
+        given = {
+            **(settings or {}),
             "host": Address.host,
             "port": str(port),
             "run_dir": str(run_dir),
@@ -86,11 +92,11 @@ def our_server(folders: Sequence[Path], folder: Path, worker_command: Sequence[s
             "log_level": "warning",
         }
         if worker_command:
-            settings["worker_command"] = json.dumps(list(worker_command))
+            given["worker_command"] = json.dumps(list(worker_command))
         return [
             # SIGINT: with its workers
-            Child("broker", folder=run_dir, settings=settings, stop_with=signal.SIGINT),
-            Child("api", folder=run_dir, settings=settings),
+            Child("broker", folder=run_dir, settings=given, stop_with=signal.SIGINT),
+            Child("api", folder=run_dir, settings=given),
         ]
 
     return Server(spawn, models, "/ready", folder)
