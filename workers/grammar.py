@@ -118,7 +118,7 @@ class Grammars:
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
         self.eos: Sequence[int] = tokenizer.eos_tokens
-        self._limits = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+        self._limits = LLParserLimits(max_lexer_states=50_000, max_items_in_row=20_000, verbose_errors=False)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
 

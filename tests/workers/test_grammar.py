@@ -166,6 +166,17 @@ def state(guide: Guide, taken: list[int]) -> str:
     )
 
 
+def test_hundreds_of_optional_properties_can_be_followed(loaded: LoadedModel, grammars: Grammars) -> None:
+    schema = {"type": "object", "properties": {f"key{i}": WORD for i in range(900)}}
+    guide = Compiled(grammars.json(Grammar(json_schema=schema)), grammars.eos).guide(
+        token_bytes(loaded.tokenizer)
+    )
+    for id in spelled(loaded, '{"key8": "a", "key80":'):
+        guide.mask()
+        guide.take(id)
+    assert not guide.failed
+
+
 def test_a_guide_sleeps_until_its_marker(loaded: LoadedModel, grammars: Grammars) -> None:
     vocabulary = token_bytes(loaded.tokenizer)
     compiled = Compiled(grammars.json(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>")
