@@ -96,7 +96,11 @@ def answer_to(error: Exception) -> ErrorAnswer:
 def invalid(error: ValidationError, body: object) -> InvalidField:
     """The first of pydantic's errors, in a client's words. ``body`` tells real keys from the labels of unions."""
     first = error.errors(include_url=False)[0]
-    kind, param = first["type"], _path(first["loc"], body)
+    kind, param = first["type"], _path(first["loc"], body, missing=first["type"] == "missing")
+    if kind == "union_tag_not_found":
+        kind, param = "missing", f"{param}.type"
+    if kind == "union_tag_invalid":
+        return _of_no_known_type(first["ctx"], f"{param}.type")
     if kind == "missing":
         return InvalidField(
             f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
@@ -108,13 +112,20 @@ def invalid(error: ValidationError, body: object) -> InvalidField:
     return InvalidField(f"{where}: {wanted}{_got(first['input'])}.", param=param or None, code=code)
 
 
-def _path(loc: Sequence[str | int], body: object) -> str:
-    """``("messages", 0, "content", "list", 1)`` -> ``messages[0].content[1]``."""
+def _of_no_known_type(context: dict[str, Any], param: str) -> InvalidField:
+    message = (
+        f"Invalid value for '{param}': it must be one of {context['expected_tags']}{_got(context['tag'])}."
+    )
+    return InvalidField(message, param=param, code="invalid_value")
+
+
+def _path(loc: Sequence[str | int], body: object, missing: bool) -> str:
+    """``("messages", 0, "content", "list", 1)`` -> ``messages[0].content[1]``. ``missing``: its end is not there."""
     path, here = "", body
     for position, step in enumerate(loc):
         if isinstance(step, int) and isinstance(here, list) and step < len(here):
             path, here = f"{path}[{step}]", here[step]
-        elif isinstance(here, dict) and (step in here or position == len(loc) - 1):
+        elif isinstance(here, dict) and (step in here or (missing and position == len(loc) - 1)):
             key = str(step)[:MAX_KEY]
             path, here = (f"{path}.{key}" if path else key), here.get(step)
     return path

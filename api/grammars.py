@@ -17,7 +17,7 @@ def grammar(schema: dict[str, Any] | None, param: str) -> Grammar:
     """Without a schema: any JSON object. Raises InvalidRequest that blames ``param``."""
     if schema is not None:
         check_schema(schema, param)
-    return Grammar(json_schema=schema)
+    return Grammar(json_schema=schema, param=param)
 
 
 def check_schema(schema: dict[str, Any], param: str) -> None:

@@ -84,7 +84,8 @@ class Exchange:
         if sum(len(name) + len(value) for name, value in self._scope["headers"]) > MAX_HEADERS:
             raise RequestError(431, f"The headers are larger than {MAX_HEADERS} bytes.")
         kind = self._headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if self._scope["method"] == "POST" and kind != b"application/json":
+        has_body = self._headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self._headers
+        if self._scope["method"] == "POST" and has_body and kind != b"application/json":
             raise RequestError(415, "The content type must be application/json.")
 
     async def _body(self) -> bytes:

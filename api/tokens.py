@@ -51,7 +51,9 @@ class Detokenize:
     async def on_post(self, req: Request, resp: Response) -> None:
         request = await read(req, DetokenizeRequest)
         model = self._catalog.resolve(request.model)
-        text = (await prompt_as_read(self._broker, model, TokenPrompt(ids=request.tokens))).prompt_text or ""
+        text = (
+            await prompt_as_read(self._broker, model, TokenPrompt(param="tokens", ids=request.tokens))
+        ).prompt_text or ""
         respond_json(resp, DetokenizeResponse(prompt=text, content=text))
 
 

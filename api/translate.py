@@ -80,8 +80,8 @@ def prompt_tools(tools: list[Tool]) -> list[dict[str, Any]]:
 
 def completion_generations(request: CompletionRequest) -> list[Generation]:
     """One for each prompt, in the order of the prompts; each runs ``best_of`` choices."""
-    if request.suffix is not None:
-        raise unsupported("suffix", "no model here fills in a middle")
+    if request.suffix and request.echo:
+        raise unsupported("echo", "it does not go together with 'suffix'")
     if request.stream and request.choices > request.n:
         raise unsupported("best_of", "which choices are the best is known at their end: not in a stream")
     sampling, stopping = _sampling(request), _stopping(request, request.max_tokens)
@@ -95,17 +95,23 @@ def completion_generations(request: CompletionRequest) -> list[Generation]:
             logprobs=judged if request.logprobs is None else request.logprobs,
             echo=request.echo,
         )
-        for prompt in _prompts(request.prompt)
+        for prompt in _prompts(request.prompt, request.suffix or None)
     ]
 
 
-def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Prompt]:
+def _prompts(prompt: str | list[str] | list[int] | list[list[int]], suffix: str | None) -> list[Prompt]:
+    """An empty suffix says that nothing is known of what follows: the prompt is continued."""
     if isinstance(prompt, str):
-        return [TextPrompt(text=prompt)]
+        return [TextPrompt(text=prompt, suffix=suffix)]
     if ids := [item for item in prompt if isinstance(item, int)]:  # all of them, or none
-        return [TokenPrompt(ids=ids)]
+        return [TokenPrompt(ids=ids, suffix=suffix)]
     many = [item for item in prompt if not isinstance(item, int)]
-    return [TextPrompt(text=item) if isinstance(item, str) else TokenPrompt(ids=item) for item in many]
+    return [
+        TextPrompt(text=item, suffix=suffix)
+        if isinstance(item, str)
+        else TokenPrompt(ids=item, suffix=suffix)
+        for item in many
+    ]
 
 
 # ---------------------------------------------------------------- how it goes on

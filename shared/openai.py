@@ -424,6 +424,7 @@ class ModelCapabilities(Response):
     reasoning: bool
     json_schema: bool
     logprobs: bool
+    infill: bool
 
 
 class ModelInfo(Response):

@@ -24,22 +24,32 @@ class Part(BaseModel):
 
 
 class ChatPrompt(Part):
-    """Messages for the model's chat template, already in one dialect: roles system, user, assistant, tool."""
+    """Messages for the model's chat template, already in one dialect: roles system, user, assistant, tool.
+
+    ``param``, here and elsewhere: what the client calls it, for who has to refuse it.
+    """
 
     kind: Literal["chat"] = "chat"
+    param: str = "messages"
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = {}
 
 
 class TextPrompt(Part):
+    """``suffix``: what is to follow; the model fills in the middle."""
+
     kind: Literal["text"] = "text"
+    param: str = "prompt"
     text: str
+    suffix: str | None = None
 
 
 class TokenPrompt(Part):
     kind: Literal["tokens"] = "tokens"
+    param: str = "prompt"
     ids: list[int]
+    suffix: str | None = None
 
 
 Prompt = Annotated[ChatPrompt | TextPrompt | TokenPrompt, Field(discriminator="kind")]
@@ -60,9 +70,13 @@ class Sampling(Part):
 
 
 class Stopping(Part):
-    """When a choice ends. ``max_tokens`` None: what is left of the context; 0: the prompt is read, nothing follows."""
+    """When a choice ends. ``max_tokens`` None: what is left of the context; 0: the prompt is read, nothing follows.
+
+    ``shrinks``: ``max_tokens`` may be more than is left of the context, and is that then.
+    """
 
     max_tokens: int | None = None
+    shrinks: bool = False
     min_tokens: int = 0
     stop: list[str] = []
     ignore_eos: bool = False
@@ -72,6 +86,7 @@ class Grammar(Part):
     """What the text must be, enforced token by token. ``json_schema`` None: any JSON object."""
 
     json_schema: dict[str, Any] | None = None
+    param: str = "response_format"
 
 
 class ToolUse(Part):
@@ -294,6 +309,7 @@ class Capabilities(Part):
     reasoning: bool = False
     json_schema: bool = False
     logprobs: bool = True
+    infill: bool = False
     bytes: int = 0
 
 

@@ -118,18 +118,18 @@ class Grammars:
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
         self.eos: Sequence[int] = tokenizer.eos_tokens
-        self._limits = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+        self._limits = LLParserLimits(max_lexer_states=50_000, max_items_in_row=20_000, verbose_errors=False)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
 
     def json(self, grammar: Grammar) -> LLMatcher:
-        """Raises InvalidRequest, naming ``response_format``."""
-        return self.compiled(checked_schema(schema_of(grammar)), json_grammar)
+        """Raises InvalidRequest, naming the field the grammar came in."""
+        return self.compiled(checked_schema(schema_of(grammar), grammar.param), json_grammar, grammar.param)
 
     def matcher(self, text: Grammar | None, calling: Calling | None, special: Mapping[str, int]) -> LLMatcher:
         """What the text must be, or a call that may come instead of it, or, without ``text``, must come.
 
-        Raises InvalidRequest, naming ``response_format``, ``tool_choice`` or ``tools``.
+        Raises InvalidRequest, naming the text's field, ``tool_choice`` or ``tools``.
         """
         if calling is None:
             return self.json(text or Grammar())
@@ -165,7 +165,7 @@ class Grammars:
         assert refusal
         raise refusal
 
-    def compiled(self, text: str, build: Callable[[str], str], param: str = "response_format") -> LLMatcher:
+    def compiled(self, text: str, build: Callable[[str], str], param: str) -> LLMatcher:
         """``text`` names the grammar among those kept; ``build`` makes llguidance's form of it."""
         if text in self._kept:
             self._kept.move_to_end(text)

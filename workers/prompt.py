@@ -17,8 +17,11 @@ from workers.calls import Calling
 from workers.engine.seam import Job
 from workers.families import PLAIN, Dialect
 from workers.grammar import Compiled, Grammars
+from workers.infill import Infill, no_infill
 from workers.plain import in_plain_words
 from workers.reasoning import Thinking, thinking_of
+
+_REFUSALS = (TemplateError, AttributeError, LookupError, TypeError, ValueError)  # of a template
 
 TAIL = 16  # ids at the prompt's end in which a mark that opens the thinking is looked for
 
@@ -32,12 +35,13 @@ class Preparation:
     vocabulary_size: int
     grammars: Grammars | None = None  # None: with this tokenizer no text can be enforced
     dialect: Dialect = field(default_factory=Dialect)
+    infill: Infill | None = None  # None: this tokenizer has no marks for it
 
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
         submit = run.submit
         generation = submit.generation
-        param = "messages" if isinstance(generation.prompt, ChatPrompt) else "prompt"
+        param = generation.prompt.param
         text, ids = self._tokenize(generation.prompt)
         if not ids:
             raise InvalidRequest("The prompt is empty: it must have at least one token.", param=param)
@@ -56,6 +60,7 @@ class Preparation:
             grammar=self._grammar(generation, calling, split),
             thinking=split,
             calling=calling,
+            ends=self.infill.ends if self.infill and _fills_in(generation.prompt) else frozenset(),
         )
 
     def _thinking(self, text: str | None, ids: list[int]) -> Thinking | None:
@@ -83,7 +88,7 @@ class Preparation:
         if self.grammars is None:
             raise InvalidRequest(
                 "With this model's tokenizer no form can be enforced.",
-                param="tool_choice" if must_call else "response_format",
+                param=generation.grammar.param if generation.grammar and not must_call else "tool_choice",
             )
         text = None if must_call else generation.grammar
         matcher = self.grammars.matcher(text, calling, self.dialect.special)
@@ -97,33 +102,47 @@ class Preparation:
         match prompt:
             case ChatPrompt():
                 text = self._render(prompt if self.dialect.family else in_plain_words(prompt))
-                return text, list(self.tokenizer.encode(text, add_special_tokens=False))
-            case TextPrompt(text=text):
-                return text, list(self.tokenizer.encode(text))
-            case TokenPrompt(ids=ids):
+                return text, self._encode(text)
+            case TextPrompt(text=text, suffix=suffix):
+                if suffix is None:
+                    return text, list(self.tokenizer.encode(text))
+                infill = self._infill()
+                return text, infill.around([*infill.begin, *self._encode(text)], self._encode(suffix))
+            case TokenPrompt(ids=ids, suffix=suffix):
                 if (wrong := self._foreign(ids)) is not None:
                     raise InvalidRequest(
                         f"The prompt has the token id {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
-                        param="prompt",
+                        param=prompt.param,
                     )
-                return None, ids
+                if suffix is None:
+                    return None, ids
+                return None, self._infill().around(ids, self._encode(suffix))
+
+    def _infill(self) -> Infill:
+        if self.infill is None:
+            raise no_infill()
+        return self.infill
+
+    def _encode(self, text: str) -> list[int]:
+        """The text alone, without what opens every text."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _render(self, prompt: ChatPrompt) -> str:
         if not self.tokenizer.has_chat_template:
             raise InvalidRequest(
-                "This model has no chat template; use /v1/completions with a prompt.", param="messages"
+                "This model has no chat template; use /v1/completions with a prompt.", param=prompt.param
             )
         messages = _parsed_arguments(prompt.messages)
         try:
             return self._apply(messages, prompt)
-        except (TemplateError, TypeError, ValueError, KeyError):
+        except _REFUSALS:
             # Templates that demand one leading system message, or strict alternation, raise for others.
             pass
         try:
             return self._apply(_alternating(messages), prompt)
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except _REFUSALS as error:
             raise InvalidRequest(
-                f"This model's chat template refuses these messages: {error}", param="messages"
+                f"This model's chat template refuses these messages: {error}", param=prompt.param
             ) from error
 
     def _apply(self, messages: list[dict[str, Any]], prompt: ChatPrompt) -> str:
@@ -140,7 +159,7 @@ class Preparation:
 
     def _max_tokens(self, prompt_tokens: int, stopping: Stopping, param: str) -> int:
         room = self.context_length - prompt_tokens
-        wanted = stopping.max_tokens
+        wanted = None if stopping.shrinks and room < (stopping.max_tokens or 0) else stopping.max_tokens
         if room < (1 if wanted is None else wanted):
             asked = f"{prompt_tokens} in the prompt"
             if wanted is not None:
@@ -167,6 +186,10 @@ class Preparation:
             return None
         decoded: str = self.tokenizer.decode(ids) if text is None else text
         return decoded
+
+
+def _fills_in(prompt: ChatPrompt | TextPrompt | TokenPrompt) -> bool:
+    return not isinstance(prompt, ChatPrompt) and prompt.suffix is not None
 
 
 def _parsed_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

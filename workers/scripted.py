@@ -13,6 +13,7 @@ from hashlib import blake2b
 from shared.protocol import ChatPrompt, Run, TextPrompt, TokenPrompt
 from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.seam import Job, Output
+from workers.infill import no_infill
 
 WORDS = 1000
 EOS = WORDS
@@ -45,6 +46,8 @@ def prepare_scripted(run: Run) -> Job:
         case ChatPrompt(messages=messages):
             text = "\n".join(str(message.get("content")) for message in messages)
             prompt = list(text.encode()) or [0]
+        case TextPrompt(suffix=str()) | TokenPrompt(suffix=str()):
+            raise no_infill()
         case TextPrompt(text=text):
             prompt = list(text.encode()) or [0]
         case TokenPrompt(ids=ids):

@@ -46,7 +46,7 @@ def message_generation(request: MessagesRequest) -> Generation:
             top_p=request.top_p,
             top_k=max(request.top_k, 0),
         ),
-        stopping=Stopping(max_tokens=request.max_tokens, stop=request.stop_sequences),
+        stopping=Stopping(max_tokens=request.max_tokens, shrinks=True, stop=request.stop_sequences),
         grammar=_grammar(request),
         tool_use=_tool_use(request, prompt.tools or []),
         split_reasoning=True,

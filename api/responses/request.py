@@ -46,6 +46,7 @@ def response_prompt(request: ResponsesRequest, items: list[InputItem]) -> ChatPr
     if not said:
         raise wrong("input", "it must have at least one item")
     return ChatPrompt(
+        param="input",
         messages=said,
         tools=_tools(request) or None,
         template_kwargs=effort_kwargs(request.reasoning.effort),
@@ -65,7 +66,7 @@ def _grammar(request: ResponsesRequest) -> Grammar | None:
     wanted = request.text.format
     if isinstance(wanted, SchemaFormat):
         return grammar(wanted.schema_, "text.format.schema")
-    return Grammar() if wanted.type == "json_object" else None
+    return grammar(None, "text.format") if wanted.type == "json_object" else None
 
 
 def _tools(request: ResponsesRequest) -> list[dict[str, Any]]:

@@ -150,7 +150,9 @@ def test_thinking_is_said_in_the_words_of_templates(fields: Any, kwargs: dict[st
 def test_a_format_is_a_grammar() -> None:
     schema = {"type": "object"}
     wanted = {"effort": None, "format": {"type": "json_schema", "schema": schema}}
-    assert translated(output_config=wanted).grammar == Grammar(json_schema=schema)
+    assert translated(output_config=wanted).grammar == Grammar(
+        json_schema=schema, param="output_config.format"
+    )
 
 
 # ---- events

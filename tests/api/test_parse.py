@@ -8,6 +8,8 @@ from api.parse import parse
 from shared.openai import ChatCompletionRequest, CompletionRequest
 from tests.api.conftest import chat_body
 
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+
 
 def refusal(data: bytes) -> InvalidField:
     with pytest.raises(InvalidField) as caught:
@@ -75,6 +77,23 @@ def test_a_duplicate_key_counts_once() -> None:
             "invalid_type",
         ),
         ({"messages": [{"role": "user", "content": [5]}]}, "messages[0].content[0]", "invalid_type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "hologram"}]}]},
+            "messages[0].content[0].type",
+            "invalid_value",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+            "messages[0].content[0].type",
+            "missing_required_parameter",
+        ),
+        ({"tools": [FUNCTION], "tool_choice": {"type": "custom"}}, "tool_choice.type", "invalid_value"),
+        (
+            {"tools": [FUNCTION], "tool_choice": {"type": "function"}},
+            "tool_choice.function",
+            "missing_required_parameter",
+        ),
+        ({"tools": [{"type": "custom"}]}, "tools[0].type", "invalid_value"),
         ({"stop": ["a", 5]}, "stop[1]", "invalid_type"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x", "invalid_value"),
         ({"stream_options": {}}, "stream_options", "invalid_value"),

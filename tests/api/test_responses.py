@@ -131,8 +131,11 @@ def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: 
     ("wanted", "grammar"),
     [
         ({"type": "text"}, None),
-        ({"type": "json_object"}, Grammar()),
-        ({"type": "json_schema", "name": "x", "schema": {}, "strict": True}, Grammar(json_schema={})),
+        ({"type": "json_object"}, Grammar(param="text.format")),
+        (
+            {"type": "json_schema", "name": "x", "schema": {}, "strict": True},
+            Grammar(json_schema={}, param="text.format.schema"),
+        ),
     ],
 )
 def test_a_format_is_a_grammar(wanted: dict[str, Any], grammar: Grammar | None) -> None:

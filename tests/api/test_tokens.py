@@ -51,6 +51,12 @@ def test_a_model_shows_what_it_can_and_why_it_failed(stack: Stack) -> None:
         ModelStatus(id="org/name", state="failed", reason="no such folder"),
     ]
     hot, failed = stack.client.get("/v1/models").json()["data"]
-    assert hot["capabilities"] == {"tools": True, "reasoning": True, "json_schema": True, "logprobs": True}
+    assert hot["capabilities"] == {
+        "tools": True,
+        "reasoning": True,
+        "json_schema": True,
+        "logprobs": True,
+        "infill": False,
+    }
     assert (hot["size"], hot["max_input_tokens"]) == (123, 2048)
     assert (failed["status"], failed["reason"], failed["capabilities"]) == ("failed", "no such folder", None)

@@ -137,12 +137,23 @@ def test_each_prompt_becomes_one_generation(prompt: Any, expected: list[Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"), [({"suffix": "end"}, "suffix"), ({"best_of": 2, "stream": True}, "best_of")]
+    ("fields", "param"),
+    [({"suffix": "end", "echo": True}, "echo"), ({"best_of": 2, "stream": True}, "best_of")],
 )
 def test_what_completions_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         completions(**fields)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a"], [1], [[1]]])
+def test_a_suffix_goes_with_each_prompt_and_an_empty_one_is_none(prompt: Any) -> None:
+    def suffixes(**fields: Any) -> list[str | None]:
+        prompts = [one.prompt for one in completions(prompt=prompt, **fields)]
+        return [one.suffix for one in prompts if not isinstance(one, ChatPrompt)]
+
+    assert suffixes(suffix="end") == ["end"]
+    assert suffixes(suffix="") == suffixes(suffix=None) == [None]
 
 
 def test_best_of_is_how_many_are_run_and_they_are_scored_to_be_ranked() -> None:

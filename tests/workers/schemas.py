@@ -43,4 +43,21 @@ SCHEMAS: list[dict[str, Any]] = [
         **record(left={"$ref": "#/$defs/Leaf"}, right={"$ref": "#/$defs/Leaf"}),
     },
     record(shape={"oneOf": [record(kind={"const": "a"}, n=DIGIT), record(kind={"const": "b"})]}),
+    record(share={"type": "number", "exclusiveMinimum": 0, "maximum": 1.5}),
+    record(even={"type": "integer", "multipleOf": 2, "minimum": -10, "maximum": 10}),
+    record(words={"type": "string", "pattern": "[ab]c", "maxLength": 6}),
+    record(time={"type": "string", "format": "date-time"}, host={"type": "string", "format": "ipv4"}),
+    record(row={"type": "array", "prefixItems": [WORD, DIGIT], "items": False, "minItems": 2}),
+    {
+        "allOf": [
+            record(a=DIGIT) | {"additionalProperties": True},
+            {"properties": {"b": DIGIT}, "required": ["b"]},
+        ]
+    }
+    | {"type": "object", "additionalProperties": False, "properties": {"a": {}, "b": {}}},
+    {"type": "object", "additionalProperties": DIGIT, "minProperties": 1, "maxProperties": 2},
+    {
+        "$defs": {"Node": record(n=DIGIT, next={"anyOf": [{"type": "null"}, {"$ref": "#/$defs/Node"}]})},
+        "$ref": "#/$defs/Node",
+    },
 ]

@@ -121,6 +121,30 @@ def test_more_than_the_context_is_refused_in_the_words_clients_look_for(
         prepare(ask(TokenPrompt(ids=[5] * size), max_tokens=max_tokens))
 
 
+def test_max_tokens_that_may_shrink_are_what_is_left_of_the_context(prepare: Preparation) -> None:
+    def limit(size: int, max_tokens: int) -> int:
+        asked = ask(TokenPrompt(ids=[5] * size))
+        stopping = Stopping(max_tokens=max_tokens, shrinks=True)
+        generation = asked.submit.generation.model_copy(update={"stopping": stopping})
+        submit = asked.submit.model_copy(update={"generation": generation})
+        return prepare(asked.model_copy(update={"submit": submit})).max_tokens
+
+    assert (limit(12, 32_000), limit(12, 7)) == (CONTEXT_LENGTH - 12, 7)
+    with pytest.raises(ContextLengthExceeded):
+        limit(CONTEXT_LENGTH, 32_000)
+
+
+def test_what_is_refused_has_the_name_its_dialect_gave_it(whole: Preparation) -> None:
+    wrong = Grammar(json_schema={"not": {}}, param="text.format.schema")
+    long = ChatPrompt(param="input", messages=[{"role": "user", "content": "word " * 600}])
+    short = long.model_copy(update={"messages": [{"role": "user", "content": "hi"}]})
+    for prompt, param in [(long, "input"), (short, "text.format.schema")]:
+        generation = Generation(prompt=prompt, sampling=Sampling(seed=0), grammar=wrong)
+        with pytest.raises(InvalidRequest) as refused:
+            whole(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation)))
+        assert refused.value.param == param
+
+
 def test_echo_gives_the_prompts_text_back(prepare: Preparation) -> None:
     assert prepare(ask(TextPrompt(text="the end"), echo=True)).prompt_text == "the end"
     ids = prepare.tokenizer.encode("the end")

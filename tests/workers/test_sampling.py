@@ -84,6 +84,12 @@ def test_draws_follow_the_distribution() -> None:
     assert chi_square < 16.3  # 3 degrees of freedom, 0.1 %
 
 
+@pytest.mark.parametrize(("seed", "index", "id"), [(0, 18, 356), (5, 10, 32_123), (7, 19, 39_430)])
+def test_the_loudest_noise_is_finite_and_lets_no_forbidden_token_win(seed: int, index: int, id: int) -> None:
+    noise = gumbel(keys_array([row_key(seed, 0, index)]), mx.array([[id]]))
+    assert 16 < cast(float, noise.item()) < 17
+
+
 def test_top_p_zero_is_greedy() -> None:
     values = logits(1)
     assert draw([row(top_p=0.0)], values) == draw([row(temperature=0.0)], values)

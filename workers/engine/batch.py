@@ -2,7 +2,8 @@
 
 ``launch`` starts the next pass before the last one's tokens have been looked at, so the host's work on tokens hides
 behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads. Beside a row
-with a grammar the tokens are looked at first, and the masks are computed while the model runs.
+with a grammar the pass is only started: its last token is looked at, and its mask made, while the model runs; then
+``draw`` gives the pass its tokens.
 """
 
 from collections.abc import Callable
@@ -111,7 +112,7 @@ class Batch:
 
     @property
     def waits(self) -> bool:
-        """Whether a launch must wait for its own logits, or a mask for the last token: then land first."""
+        """Whether a draw must see its logits, or a mask the last token: then land between start and draw."""
         return self._sampler.waits or bool(self._guided)
 
     def join(self, seats: list[Seat], read: Cache, places: list[Place]) -> None:
@@ -123,25 +124,32 @@ class Batch:
         self._set_seats([*self._seats, *seats])
 
     def launch(self) -> Flight | None:
-        """Starts the pass that gives each row its next token; None when no row needs one."""
+        """The pass that gives each row its next token; None when no row needs one."""
+        logits = self.start()
+        return None if logits is None else self.draw(logits)
+
+    def start(self) -> mx.array | None:
+        """Its logits (rows, vocabulary); those of a batch that waits are on their way."""
         self._drop_done()
         if not self._seats:
             return None
         self._caches.begin()
         logits = self._forward(self._inputs[:, None], self._caches.layers)[:, -1, :]
-        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats], self._allowed(logits))
+        if self.waits:
+            mx.async_eval(logits)
+        return logits
+
+    def draw(self, logits: mx.array) -> Flight:
+        """``logits`` as ``start`` gave them; rows that ended since ride along."""
+        guided = [(i, guide) for i, guide in self._guided if not self._seats[i].row.ended]
+        mask = allowed(guided, *logits.shape) if guided else None
+        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats], mask)
         mx.async_eval(drawn.arrays)
         self._inputs = drawn.tokens
         for seat in self._seats:
             seat.drawn += 1
             seat.begun = True
         return Flight(list(self._seats), drawn)
-
-    def _allowed(self, logits: mx.array) -> mx.array | None:
-        if not self._guided:
-            return None
-        mx.async_eval(logits)
-        return allowed(self._guided, *logits.shape)
 
     def _drop_done(self) -> None:
         keep = [i for i, seat in enumerate(self._seats) if not seat.done]

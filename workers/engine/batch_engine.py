@@ -178,10 +178,11 @@ class BatchEngine:
         return now - self._fresh_since < HOLD * self._gap
 
     def _decode(self) -> list[Output]:
-        """Launches the next pass, then lands the one before; the other way round if the launch has to wait."""
+        """Launches the next pass, then lands the one before; in the middle of the launch if the draw has to wait."""
         if self._batch.waits:
+            logits = self._batch.start()
             outputs = self._land_last()
-            self._flight = self._batch.launch()
+            self._flight = None if logits is None else self._batch.draw(logits)
             return outputs
         landing, self._flight = self._flight, self._batch.launch()
         return self._land(landing) if landing else []

@@ -13,6 +13,7 @@ from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
 from workers.families import dialect_of
 from workers.grammar import grammars_for
+from workers.infill import infill_of
 from workers.loader import LoadedModel, has_accelerator, inspect, load, locate
 from workers.prompt import Preparation
 from workers.vocabulary import token_bytes
@@ -37,6 +38,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
     context = min(loaded.context_length, settings.context_length or loaded.context_length)
     dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
+    infill = infill_of(tokenizer)
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     engine = BatchEngine(loaded.model, rules, vocabulary_size, _limits(loaded, settings))
     engine.calibrate()
@@ -46,13 +48,14 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
         log.warning("this model's caches cannot share a batch: its requests are answered one after another")
     return Served(
         engine=engine,
-        prepare=Preparation(tokenizer, context, vocabulary_size, grammars, dialect),
+        prepare=Preparation(tokenizer, context, vocabulary_size, grammars, dialect, infill),
         digest=loaded.facts.digest,
         context_length=context,
         capabilities=Capabilities(
             tools=tokenizer.has_chat_template,
             reasoning=dialect.thinking is not None,
             json_schema=grammars is not None,
+            infill=infill is not None,
             bytes=weight_bytes(loaded),
         ),
     )

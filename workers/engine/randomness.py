@@ -25,7 +25,8 @@ def keys_array(keys: list[tuple[int, int]]) -> mx.array:
 def gumbel(keys: mx.array, ids: mx.array) -> mx.array:
     """Noise of shape (rows, n) for keys (rows, 2) and token ids (rows, n) or (1, n)."""
     bits = _hash(ids.astype(mx.uint32), keys[:, :1], keys[:, 1:])
-    uniform = ((bits >> 8).astype(mx.float32) + 0.5) * (1.0 / (1 << 24))  # 24 bits, never 0 or 1
+    # 23 bits and a half are exact in float32: neither 0 nor 1, whose noise would be infinite and beat every logit.
+    uniform = ((bits >> 9).astype(mx.float32) + 0.5) * (1.0 / (1 << 23))
     return -mx.log(-mx.log(uniform))
 
 

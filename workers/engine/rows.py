@@ -114,7 +114,8 @@ class Row:
         if self.guide:
             self.guide.take(id)
         may_stop = len(self.ids) > stopping.min_tokens
-        if id in self.rules.eos and not stopping.ignore_eos and may_stop:
+        ends = id in self.rules.eos or id in self.job.ends
+        if ends and not stopping.ignore_eos and may_stop:
             return self._text.flush(), FinishReason.STOP
         piece = self._text.push(id, may_stop=may_stop)
         reason = FinishReason.STOP if piece.stopped else self._reason()

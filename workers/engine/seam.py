@@ -33,6 +33,7 @@ class Job:
     grammar: Compiled | None = None
     thinking: Thinking | None = None  # when it is to be split off
     calling: Calling | None = None  # None: what looks like a call is text
+    ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer
 
     @property
     def scores_prompt(self) -> bool:
