@@ -1,9 +1,12 @@
 """Sampling: one pass over unlike rows, each as if it were alone."""
 
 from collections import Counter
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any, cast
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from shared.protocol import Generation, Sampling, Stopping, TokenPrompt
@@ -22,8 +25,22 @@ def logits(rows: int, seed: int = 3) -> mx.array:
     return mx.random.normal((rows, VOCABULARY), key=mx.random.key(seed)) * 3
 
 
-def draw(rows: list[RowParameters], values: mx.array, index: int = 0) -> list[int]:
-    return cast(list[int], Sampler(rows).draw(values, [index] * len(rows)).tokens.tolist())
+Draw = Callable[..., list[int]]  # rows, logits, index -> tokens
+
+
+@pytest.fixture(params=[mx, np], ids=["mlx", "numpy"])
+def xp(request: pytest.FixtureRequest) -> ModuleType:
+    """As on a GPU, and as on a CPU."""
+    library: ModuleType = request.param
+    return library
+
+
+@pytest.fixture
+def draw(xp: ModuleType) -> Draw:
+    def draw(rows: list[RowParameters], values: mx.array, index: int = 0) -> list[int]:
+        return cast(list[int], Sampler(rows, xp).draw(values, [index] * len(rows)).tokens.tolist())
+
+    return draw
 
 
 UNLIKE = [
@@ -36,13 +53,13 @@ UNLIKE = [
 ]
 
 
-def test_unlike_rows_draw_together_what_each_draws_alone() -> None:
+def test_unlike_rows_draw_together_what_each_draws_alone(draw: Draw) -> None:
     values = logits(len(UNLIKE))
     alone = [draw([parameters], values[i : i + 1])[0] for i, parameters in enumerate(UNLIKE)]
     assert draw(UNLIKE, values) == alone
 
 
-def test_the_same_seed_and_index_draw_the_same_token_and_others_do_not() -> None:
+def test_the_same_seed_and_index_draw_the_same_token_and_others_do_not(draw: Draw) -> None:
     values = mx.zeros((1, VOCABULARY))
     assert draw([row()], values) == draw([row()], values)
     assert len({draw([row()], values, index)[0] for index in range(20)}) > 15
@@ -50,7 +67,7 @@ def test_the_same_seed_and_index_draw_the_same_token_and_others_do_not() -> None
     assert len({draw([row(seed=seed)], values)[0] for seed in range(20)}) > 15
 
 
-def test_a_cut_that_removes_nothing_draws_what_no_cut_draws() -> None:
+def test_a_cut_that_removes_nothing_draws_what_no_cut_draws(draw: Draw) -> None:
     """The noise belongs to the token's id, not to its place among the candidates."""
     values = logits(1) * 0.1
     for index in range(30):
@@ -58,7 +75,7 @@ def test_a_cut_that_removes_nothing_draws_what_no_cut_draws() -> None:
 
 
 @pytest.mark.parametrize("peaked", [0.05, 1.0, 4.0])
-def test_a_nucleus_is_exact_however_wide_it_is(peaked: float) -> None:
+def test_a_nucleus_is_exact_however_wide_it_is(draw: Draw, peaked: float) -> None:
     values = logits(1) * peaked
     probabilities = mx.softmax(values[0])
     order = cast(list[int], mx.argsort(-probabilities).tolist())
@@ -74,23 +91,25 @@ def test_a_nucleus_is_exact_however_wide_it_is(peaked: float) -> None:
     assert len(drawn) > min(len(nucleus), 200) / 4
 
 
-def test_draws_follow_the_distribution() -> None:
+def test_draws_follow_the_distribution(xp: ModuleType) -> None:
     wanted = [0.5, 0.25, 0.15, 0.1]
     count = 20_000
-    keys = keys_array([row_key(11, 0, index) for index in range(count)])
-    values = mx.log(mx.array(wanted))[None] + gumbel(keys, mx.array([[5, 900, 49_000, 3]]))
-    seen = Counter(cast(list[int], mx.argmax(values, axis=-1).tolist()))
+    keys = keys_array([row_key(11, 0, index) for index in range(count)], xp)
+    values = xp.log(xp.array(wanted))[None] + gumbel(keys, xp.array([[5, 900, 49_000, 3]]))
+    seen = Counter(cast(list[int], xp.argmax(values, axis=-1).tolist()))
     chi_square = sum((seen[i] - count * p) ** 2 / (count * p) for i, p in enumerate(wanted))
     assert chi_square < 16.3  # 3 degrees of freedom, 0.1 %
 
 
 @pytest.mark.parametrize(("seed", "index", "id"), [(0, 18, 356), (5, 10, 32_123), (7, 19, 39_430)])
-def test_the_loudest_noise_is_finite_and_lets_no_forbidden_token_win(seed: int, index: int, id: int) -> None:
-    noise = gumbel(keys_array([row_key(seed, 0, index)]), mx.array([[id]]))
+def test_the_loudest_noise_is_finite_and_lets_no_forbidden_token_win(
+    xp: ModuleType, seed: int, index: int, id: int
+) -> None:
+    noise = gumbel(keys_array([row_key(seed, 0, index)], xp), xp.array([[id]]))
     assert 16 < cast(float, noise.item()) < 17
 
 
-def test_top_p_zero_is_greedy() -> None:
+def test_top_p_zero_is_greedy(draw: Draw) -> None:
     values = logits(1)
     assert draw([row(top_p=0.0)], values) == draw([row(temperature=0.0)], values)
 
