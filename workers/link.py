@@ -115,7 +115,8 @@ class Link:
         self._waked, self._waker = os.pipe()
         for end in (self._waked, self._waker):
             os.set_blocking(end, False)
-        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self.preparing = 0  # requests that have come and are not in the inbox yet
         self._records: dict[str, Record] = {}
         self._loading = LoadingProgress("starting", 0, 0)
         self._loaded: Loaded | None = None
@@ -264,7 +265,8 @@ class Link:
             self._say(Failed(request_id=submit.request_id, attempt=submit.attempt, failure=failure))
             return
         self._records[submit.request_id] = Record(run)
-        self._preparing.submit(self._prepare, self._loaded.served.prepare, run)
+        self.preparing += 1
+        self._preparer.submit(self._prepare, self._loaded.served.prepare, run)
 
     def _goes_on(self, run: Run) -> bool:
         """It is here already, and what is kept of it joins what the api holds."""
@@ -312,9 +314,11 @@ class Link:
             case Outputs(outputs):
                 self._forward(outputs)
             case Prepared(job):
+                self.preparing -= 1
                 if self._running(job.request_id, job.attempt):
                     self._inbox.put(Add(job))
             case CannotRun(request_id, attempt, failure):
+                self.preparing -= 1
                 if record := self._running(request_id, attempt):
                     del self._records[request_id]
                     self._say(Failed(request_id=request_id, attempt=record.attempt, failure=failure))

@@ -61,7 +61,9 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
         log.exception("loading failed")
         link.post(LoadingFailed(f"{type(error).__name__}: {error}", permanent=False))
         return
-    loop = Loop(served.engine, inbox, lambda outputs: link.post(Outputs(outputs)), share_cores)
+    loop = Loop(
+        served.engine, inbox, lambda outputs: link.post(Outputs(outputs)), share_cores, lambda: link.preparing
+    )
     link.post(Loaded(served, lambda: loop.steps))
     try:
         loop.run()

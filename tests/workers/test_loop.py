@@ -28,6 +28,21 @@ def test_finish_lets_running_requests_end() -> None:
     assert last.finish is not None and last.finish.completion_tokens == 5
 
 
+def test_an_idle_engine_waits_a_moment_for_requests_that_are_on_their_way() -> None:
+    inbox: SimpleQueue[Command] = SimpleQueue()
+    commands: list[Command] = [Add(job("b", max_tokens=2)), Finish()]
+
+    def coming() -> int:
+        if commands:
+            inbox.put(commands.pop(0))
+        return len(commands) + 1
+
+    inbox.put(Add(job("a", max_tokens=2)))
+    outputs: list[Output] = []
+    Loop(ScriptedEngine(Script()), inbox, outputs.extend, coming=coming).run()
+    assert [output.delta.request_id for output in outputs] == ["a", "b", "a", "b"]
+
+
 def test_how_many_share_the_cores_is_passed_on() -> None:
     inbox: SimpleQueue[Command] = SimpleQueue()
     inbox.put(Share(2))
