@@ -28,10 +28,11 @@ class Stack:
         self.folder = Path(tempfile.mkdtemp(prefix="mlx", dir="/tmp"))
         self.port = free_port()
         wanted = {"port": self.port, "run_dir": self.folder, **settings}
-        environment = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in wanted.items()}
+        ours = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in wanted.items()}
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **ours}
         self.process = subprocess.Popen(
             [*COMMAND, "serve"],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
