@@ -35,7 +35,9 @@ def main() -> int:
     settings = load_settings()
     logs.configure("broker", settings.log_level)
     if (files := raise_file_limit()) < FILES_NEEDED:  # libzmq aborts the process when accept runs out of them
-        log.error("only %d files may be open at a time, and %d are needed: see ulimit -n", files, FILES_NEEDED)
+        log.error(
+            "only %d files may be open at a time, and %d are needed: see ulimit -n", files, FILES_NEEDED
+        )
         return EX_CONFIG
     try:
         serve(settings, RunDir(settings))

@@ -447,13 +447,13 @@ class Broker:
     def _fail_load(
         self, worker: Worker, reason: str, now: float, *, permanent: bool = False, blameless: bool = False
     ) -> Iterator[Action]:
-        """Who waits for it is refused; but one load that was ended from outside is tried again first."""
+        """Who waits for it is refused; but loads that are ended from outside are tried again until the breaker opens."""
         worker.receive(Signal.STOP, now)
         model = worker.model
         if self.registry.ready(model) or self.registry.coming(model):
             return
         failure = self.loads.fail(model, reason, permanent, now)
-        if blameless and failure.count == 1:
+        if blameless and not failure.broken:
             return
         for waiting in self.scheduler.withdraw(lambda waiting: waiting.submit.model == model):
             yield refuse(waiting, unavailable(model, failure, now))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shared.settings import Settings
 
+
 class RunDirError(Exception):
     """It cannot be used; the message is for the operator."""
 

@@ -39,8 +39,13 @@ class Stack:
             text=True,
         )
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE)
-        self.until(self._is_ready, "ready", ready)
-        self.family = [psutil.Process(self.process.pid), *self.descendants()]
+        self.family = [psutil.Process(self.process.pid)]
+        try:
+            self.until(self._is_ready, "ready", ready)
+        except BaseException:  # an interrupt, too: nobody else knows of it yet
+            self.close()
+            raise
+        self.family += self.descendants()
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()

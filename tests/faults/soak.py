@@ -22,7 +22,10 @@ STREAMS = 16
 OPTIONS = ("--step", "0.005", "--prefill", "0.02")
 PROGRAMS = ("api", "broker")
 KILLS = ("kill", "drain", "restart")
-FDS, MEMORY = 10, 32 << 20  # what a process may gain beyond a tenth of its size: sockets on their way, a fuller heap
+FDS, MEMORY = (
+    10,
+    32 << 20,
+)  # what a process may gain beyond a tenth of its size: sockets on their way, a fuller heap
 
 
 @dataclass

@@ -18,7 +18,9 @@ COLD = [f"m{number}" for number in range(10)]
 @pytest.mark.slow
 def test_a_storm_on_cold_models_starts_one_process_for_each() -> None:
     models = ",".join(f"{model}=/none" for model in COLD)
-    with fault_stack("--step", "0.01", "--load", "0.5", available_models=models, queue_per_model=256) as stack:
+    with fault_stack(
+        "--step", "0.01", "--load", "0.5", available_models=models, queue_per_model=256
+    ) as stack:
         wanted = [asked(seed, 5, COLD[0]) for seed in range(200)]
         wanted += [asked(seed, 5, model) for seed, model in enumerate(COLD[1:])]
         answers = together(lambda answer=answer: ask(stack.port, answer) for answer in wanted)  # type: ignore[misc]
