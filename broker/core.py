@@ -447,7 +447,7 @@ class Broker:
     def _fail_load(
         self, worker: Worker, reason: str, now: float, *, permanent: bool = False, blameless: bool = False
     ) -> Iterator[Action]:
-        """Who waits for it is refused; but loads that are ended from outside are tried again until the breaker opens."""
+        """Who waits is refused; but a load that is ended from outside is tried again until the breaker opens."""
         worker.receive(Signal.STOP, now)
         model = worker.model
         if self.registry.ready(model) or self.registry.coming(model):
