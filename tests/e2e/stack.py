@@ -24,14 +24,17 @@ DEADLINE = 20.0
 
 
 class Stack:
+    command = [*COMMAND, "serve"]
+
     def __init__(self, settings: Mapping[str, object], ready: float = 60.0) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mlx", dir="/tmp"))
+        (self.folder / "log").mkdir(mode=0o700)
         self.port = free_port()
         wanted = {"port": self.port, "run_dir": self.folder, **settings}
         ours = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in wanted.items()}
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **ours}
         self.process = subprocess.Popen(
-            [*COMMAND, "serve"],
+            self.command,
             env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,

@@ -32,9 +32,9 @@ class FaultStack(Stack):
         command = [sys.executable, "-m", "tests.programs.scripted_worker", *options]
         models = {"available_models": "a=/none,b=/none", "worker_command": json.dumps(command)}
         self.fault_file = Path(f"/tmp/mlx-fault-{os.getpid()}-{id(self)}")
+        self.static: list[subprocess.Popen[bytes]] = []
         super().__init__({**models, "fault": f"@{self.fault_file}", **QUICK, **settings})
         self.expected_tracebacks = 0
-        self.static: list[subprocess.Popen[bytes]] = []
 
     # -------- who is there
 

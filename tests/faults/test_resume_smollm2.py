@@ -27,7 +27,6 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "sampled": ("Tell me of the sea.", {"temperature": 1.0, "seed": 3, "top_p": 0.9}),
     "penalties": ("Name ten birds.", {"temperature": 0.8, "seed": 4, "frequency_penalty": 1.0}),
     "split characters": ("Repeat: 🎉🐘🎉🐘🎉🐘🎉🐘🎉🐘🎉🐘", {"temperature": 0}),
-    "a stop string": ("Count from one to twenty in words.", {"temperature": 0, "stop": ["ten", "twelve"]}),
     "no early end": ("Say yes.", {"temperature": 0, "min_tokens": 24}),
     "two choices": ("Name a colour.", {"temperature": 1.0, "seed": 8, "n": 2, "min_tokens": 12}),
     "log probabilities": ("Tell me of the sea.", {"temperature": 0, "logprobs": True, "top_logprobs": 2}),
@@ -62,7 +61,7 @@ def body(name: str) -> dict[str, Any]:
 
 def ask(stack: FaultStack, wanted: dict[str, Any]) -> dict[str, Any]:
     """The whole answer, without what is new in each."""
-    answer = stack.http.post("/v1/chat/completions", json=wanted, timeout=120).json()
+    answer = stack.http.post("/v1/chat/completions", json=wanted, timeout=200).json()
     assert "error" not in answer, answer
     usage = answer["usage"]
     return {
@@ -81,7 +80,7 @@ def stream(stack: FaultStack, wanted: dict[str, Any]) -> list[str]:
     """The text of each choice."""
     texts = [""] * wanted.get("n", 1)
     with stack.http.stream(
-        "POST", "/v1/chat/completions", json={**wanted, "stream": True}, timeout=120
+        "POST", "/v1/chat/completions", json={**wanted, "stream": True}, timeout=200
     ) as response:
         for line in response.iter_lines():
             if line.startswith("data: {"):
@@ -105,6 +104,19 @@ def test_a_killed_worker_changes_no_streamed_chat(embedded: FaultStack, name: st
     whole = [choice["message"]["content"] for choice in ask(embedded, body(name))["choices"]]
     embedded.fault(f"worker.said:#{CUT}:kill9")
     assert stream(embedded, body(name)) == whole
+    embedded.until_fault()
+
+
+def test_a_stop_string_behind_the_cut_is_found(embedded: FaultStack) -> None:
+    text = ask(embedded, body("greedy"))["choices"][0]["message"]["content"]
+    ends = [
+        text[at : at + 4] for at in range(len(text) // 2, len(text) - 4) if text.find(text[at : at + 4]) == at
+    ]
+    wanted = body("greedy") | {"stop": ends[:1]}
+    whole = ask(embedded, wanted)
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    embedded.fault(f"worker.said:#{CUT}:kill9")
+    assert ask(embedded, wanted) == whole
     embedded.until_fault()
 
 
