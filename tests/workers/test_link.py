@@ -187,7 +187,7 @@ def test_a_worker_that_does_not_understand_its_broker_finishes_and_leaves(
     broker.say(run("r1", max_tokens=20))
     broker.wait_for(Forward)
     broker.socket.send_multipart([broker.worker, b"\x81\xa4type\xa4what"])
-    assert broker.wait_for(Forward, lambda message: message.ended == ["r1"])
+    broker.wait_for(Forward, lambda message: message.ended == ["r1"])
     broker.wait_for(Bye)
     assert worker.wait(5) == 0
 
