@@ -14,6 +14,7 @@ from api.app import make_app
 from api.broker_client import BrokerClient
 from api.connection import Connection
 from shared import failpoints, logs
+from shared.files import raise_file_limit
 from shared.settings import Settings, load_settings
 
 EX_TEMPFAIL = 75
@@ -27,6 +28,7 @@ def main() -> None:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure("api", settings.log_level)
+    raise_file_limit()
     listener = listen(settings) if fd is None else socket.socket(fileno=fd)
     serve(settings, listener)
 

@@ -1,6 +1,7 @@
 """``python -m broker``. SIGTERM: leave, the workers stay. SIGINT: stop them first; a second signal: at once.
 
-Exit codes: 0 told to end, 70 a bug, 75 another broker runs here, 78 the run directory cannot be used.
+Exit codes: 0 told to end, 70 a bug, 75 another broker runs here, 78 it cannot run here: the run directory, or the limit
+on open files.
 """
 
 import logging
@@ -14,13 +15,14 @@ from broker.clock import AwakeClock
 from broker.core import Broker
 from broker.life import Life, Timeouts
 from broker.mailbox import Mailbox
-from broker.rundir import AlreadyRunningError, RunDir, RunDirError, raise_file_limit
+from broker.rundir import AlreadyRunningError, RunDir, RunDirError
 from broker.scheduler import Limits, Scheduler
 from broker.server import Server
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor, name_worker
 from broker.wakeup import Wakeup
 from shared import failpoints, logs
+from shared.files import FILES_NEEDED, raise_file_limit
 from shared.settings import Settings, load_settings
 
 log = logging.getLogger("broker")
@@ -32,6 +34,11 @@ def main() -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure("broker", settings.log_level)
+    if (files := raise_file_limit()) < FILES_NEEDED:  # libzmq aborts the process when accept runs out of them
+        log.error(
+            "only %d files may be open at a time, and %d are needed: see ulimit -n", files, FILES_NEEDED
+        )
+        return EX_CONFIG
     try:
         serve(settings, RunDir(settings))
     except AlreadyRunningError as error:
@@ -48,7 +55,6 @@ def main() -> int:
 
 def serve(settings: Settings, run_dir: RunDir) -> None:
     wakeup = Wakeup()
-    raise_file_limit()
     supervisor = Supervisor(settings.worker_command, settings.log_dir)
     state_file = StateFile(settings.state_file)
     survivors = state_file.read()

@@ -157,15 +157,15 @@ class Broker:
 
     def _begin(self, now: float) -> Iterator[Action]:
         while dispatch := self.scheduler.next_dispatch(self.registry):
-            yield self._run(*dispatch)
+            yield self._run(*dispatch, now)
         while model := self.scheduler.next_to_load(self.registry, self.loads, now):
             worker = self.registry.add(self.life.name_worker(model), model, now, spawned=True)
             yield Spawn(worker.id, model)
 
-    def _run(self, waiting: Waiting, worker: Worker) -> Action:
+    def _run(self, waiting: Waiting, worker: Worker, now: float) -> Action:
         submit = waiting.submit
         worker.kept.pop(submit.request_id, None)
-        run = Running(waiting.api, shape_of(submit))
+        run = Running(waiting.api, shape_of(submit), now)
         if waiting.suspect and worker.trial is None:
             run = replace(run, fingerprint=fingerprint(submit))
             worker.trial = submit.request_id
@@ -209,9 +209,9 @@ class Broker:
         self.scheduler.take(submit.request_id)
         waiting = Waiting(api, submit, now, suspect=submit.request_id in self.suspects)
         if worker := self.registry.runner(submit.request_id):
-            yield self._run(waiting, worker)
+            yield self._run(waiting, worker, now)
         elif keepers := self.registry.keepers(submit.request_id):
-            yield from self._claim(waiting, keepers)
+            yield from self._claim(waiting, keepers, now)
         elif objection := self._objection(waiting, now):
             yield refuse(waiting, objection)
         else:
@@ -220,10 +220,10 @@ class Broker:
                 api, Accepted(request_id=submit.request_id, attempt=submit.attempt, position=position)
             )
 
-    def _claim(self, waiting: Waiting, keepers: list[Worker]) -> Iterator[Action]:
+    def _claim(self, waiting: Waiting, keepers: list[Worker], now: float) -> Iterator[Action]:
         """The one that was told last goes on; to the others it was an earlier attempt."""
         best, *others = keepers
-        yield self._run(waiting, best)
+        yield self._run(waiting, best, now)
         for worker in others:
             yield from release(
                 worker, waiting.submit.request_id, Cancel(request_id=waiting.submit.request_id)
@@ -250,7 +250,7 @@ class Broker:
             return QueueFull(
                 f"Too many requests wait already: {self.scheduler.queued(model)} for {model!r}, "
                 f"{len(self.scheduler)} in all.",
-                retry_after=self.scheduler.retry_after(model, now),
+                retry_after=self.scheduler.retry_after(waiting.submit, self.registry, now),
             )
         return None
 
@@ -305,7 +305,7 @@ class Broker:
         match message:
             case Forward(api=api):
                 if worker.state in SERVING:
-                    end_runs(worker, message, now + 2 * self.timeouts.silence)
+                    self._end_runs(worker, message, now)
                     yield PassOn(api)
             case Heartbeat():
                 worker.beat(message, now)
@@ -321,6 +321,15 @@ class Broker:
             case Bye(reason=reason):
                 yield from self._lose(worker, left(reason), now)
                 self._bury_foreign(worker, now)
+
+    def _end_runs(self, worker: Worker, forward: Forward, now: float) -> None:
+        """The worker keeps them until the api says that it has got to the end."""
+        for request_id, attempt in zip_longest(forward.ended, forward.attempts[: len(forward.ended)]):
+            run = worker.in_flight.get(request_id)
+            if run and attempt in (None, run.attempt):
+                worker.drop(request_id)
+                self.scheduler.note_end(worker.model, now - run.since)
+                worker.kept[request_id] = Kept(run.attempt, now + 2 * self.timeouts.silence, ended=True)
 
     def _introduce(
         self, worker_id: str, worker: Worker | None, message: Loading | Register, now: float
@@ -353,7 +362,7 @@ class Broker:
         for request_id, attempt in zip_longest(message.held, message.attempts[: len(message.held)]):
             worker.kept[request_id] = Kept(attempt or 0, until, ended=False)
             if waiting := self.scheduler.take(request_id):
-                yield from self._claim(waiting, self.registry.keepers(request_id))
+                yield from self._claim(waiting, self.registry.keepers(request_id), now)
 
     def _distrust(self, worker: Worker | None, message: Loading | Register) -> str | None:
         if not hmac.compare_digest(message.token.encode(), self.life.token.encode()):
@@ -438,13 +447,13 @@ class Broker:
     def _fail_load(
         self, worker: Worker, reason: str, now: float, *, permanent: bool = False, blameless: bool = False
     ) -> Iterator[Action]:
-        """Who waits for it is refused; but one load that was ended from outside is tried again first."""
+        """Who waits is refused; but a load that is ended from outside is tried again until the breaker opens."""
         worker.receive(Signal.STOP, now)
         model = worker.model
         if self.registry.ready(model) or self.registry.coming(model):
             return
         failure = self.loads.fail(model, reason, permanent, now)
-        if blameless and failure.count == 1:
+        if blameless and not failure.broken:
             return
         for waiting in self.scheduler.withdraw(lambda waiting: waiting.submit.model == model):
             yield refuse(waiting, unavailable(model, failure, now))
@@ -512,7 +521,8 @@ class Broker:
         for waiting in self.scheduler.expire(self.registry, now):
             model = waiting.submit.model
             message = f"No worker of {model!r} had room within {self.scheduler.limits.queue_age:g} s."
-            yield refuse(waiting, QueueFull(message, retry_after=self.scheduler.retry_after(model, now)))
+            seconds = self.scheduler.retry_after(waiting.submit, self.registry, now)
+            yield refuse(waiting, QueueFull(message, retry_after=seconds))
 
     def _is_silent(self, api: Api, now: float) -> bool:
         return now - api.heard > 2 * self.timeouts.silence
@@ -557,12 +567,3 @@ class Broker:
 def release(worker: Worker, request_id: str, word: Done | Cancel) -> Iterator[Action]:
     if worker.kept.pop(request_id, None):
         yield TellWorker(worker.id, word)
-
-
-def end_runs(worker: Worker, forward: Forward, keep_until: float) -> None:
-    """The worker keeps them until the api says that it has got to the end."""
-    for request_id, attempt in zip_longest(forward.ended, forward.attempts[: len(forward.ended)]):
-        run = worker.in_flight.get(request_id)
-        if run and attempt in (None, run.attempt):
-            worker.drop(request_id)
-            worker.kept[request_id] = Kept(run.attempt, keep_until, ended=True)

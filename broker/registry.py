@@ -17,6 +17,7 @@ class Running:
 
     api: str
     shape: RequestShape
+    since: float
     fingerprint: bytes = b""  # of a suspect
     proven: bool = False
 

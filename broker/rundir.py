@@ -4,17 +4,13 @@ Rule 1: the lock is taken before anything else in it is touched, and held for li
 would steal the socket without an error. The kernel frees the lock however its holder ends.
 """
 
-import contextlib
 import fcntl
 import os
-import resource
 import secrets
 import stat
 from pathlib import Path
 
 from shared.settings import Settings
-
-_FILES_WANTED = 8192
 
 
 class RunDirError(Exception):
@@ -38,15 +34,6 @@ class RunDir:
             self.token = _keep_or_make_token(settings.token_file)
         except OSError as error:
             raise RunDirError(f"{settings.sockets_dir} cannot be used: {error}") from error
-
-
-def raise_file_limit() -> None:
-    """libzmq aborts the process when accept runs out of files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(_FILES_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _make_private(path: Path) -> None:

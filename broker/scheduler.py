@@ -4,14 +4,19 @@ Rule 1: one queue per model; who resumes goes before who begins, each kind in or
 Rule 2: what was accepted once is not refused for lack of room when it comes back.
 Rule 3: a suspect goes where only what is proven runs; nothing joins it during its trial. It holds its queue up.
 Rule 4: a request grows older only while something could serve it; while its model loads it does not.
+Rule 5: who is refused is told to come back when, as fast as runs have ended of late, the queue would be through.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
 from broker.loads import Loads
 from broker.registry import Registry, Worker
 from shared.protocol import Submit
+
+_WEIGHT = 0.1  # of the latest run among those of late
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._queues: dict[str, list[Waiting]] = {}  # never an empty one
+        self._lasted: dict[str, float] = {}  # seconds, by model: how long runs took of late
 
     def __iter__(self) -> Iterator[Waiting]:
         return (waiting for queue in self._queues.values() for waiting in queue)
@@ -54,10 +60,20 @@ class Scheduler:
     def has_room(self, model: str) -> bool:
         return self.queued(model) < self.limits.queue_per_model and len(self) < self.limits.queue_total
 
-    def retry_after(self, model: str, now: float) -> int:
-        """The next in line has waited about as long as a newcomer would: whole seconds, 1 to 60."""
+    def note_end(self, model: str, lasted: float) -> None:
+        """A run has ended in good order."""
+        before = self._lasted.get(model, lasted)
+        self._lasted[model] = before + _WEIGHT * (lasted - before)
+
+    def retry_after(self, refused: Submit, registry: Registry, now: float) -> int:
+        """Whole seconds, 1 to 60. Spread out, so that those who are refused together do not come back together."""
+        model = refused.model
+        slots = self.limits.max_in_flight * max(1, len(registry.ready(model)))
+        ahead = (self.queued(model) + 1) * self._lasted.get(model, 0.0) / slots
         oldest = min((waiting.since for waiting in self._queues.get(model, ())), default=now)
-        return max(1, min(60, round(now - oldest)))
+        seconds = math.ceil(max(ahead, now - oldest))  # the next in line knows when it has become slower
+        spread = crc32(refused.request_id.encode()) % (seconds // 4 + 2)
+        return max(1, min(60, seconds + spread))
 
     def admit(self, waiting: Waiting) -> int:
         """Returns how many requests of the model wait before this one."""

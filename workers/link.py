@@ -123,7 +123,7 @@ class Link:
         self._epoch = ""
         self._last_pong = self._next_beat = time.monotonic()
         self._busy = 1
-        self._told_to_end = False
+        self._told_to_end = 0  # how often
         self._drain_until: float | None = None
         self._exit: int | None = None
         self._process = psutil.Process()
@@ -150,6 +150,7 @@ class Link:
             self._hear_all()
             if self._told_to_end:  # after what was sent before the signal, which overtakes it
                 self._drain("SIGTERM")
+                self._exit = 0 if self._told_to_end > 1 else self._exit
             while self._posted:
                 self._take(self._posted.popleft())
             self._judge(now)
@@ -181,7 +182,13 @@ class Link:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._hear(wire.decode(wire.TO_WORKER, frames[0]))
+            try:
+                message = wire.decode(wire.TO_WORKER, frames[0])
+            except wire.ProtocolError as error:
+                log.error("the broker sent what is no message: %s", error)
+                self._drain("it does not understand its broker")
+                continue
+            self._hear(message)
 
     def _hear(self, message: Part) -> None:
         match message:
@@ -383,6 +390,7 @@ class Link:
             del self._records[request_id]
 
     def _drain(self, why: str) -> None:
+        """Once; what is not finished when it ends goes on elsewhere."""
         if self._drain_until is not None:
             return
         log.info("leaving: %s; %d requests to finish", why, self._active)
@@ -393,7 +401,7 @@ class Link:
 
     def _watch_signals(self) -> None:
         def on_term(_signal: int, _frame: FrameType | None) -> None:
-            self._told_to_end = True
+            self._told_to_end += 1
             self._wake()
 
         signal.signal(signal.SIGTERM, on_term)

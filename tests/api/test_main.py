@@ -1,6 +1,7 @@
 """``python -m api`` as a process."""
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -52,6 +53,38 @@ def test_it_serves_an_inherited_socket_and_leaves_cleanly(environment: dict[str,
             assert httpx.get(f"{url}/health", timeout=DEADLINE).status_code == 200
             not_ready = httpx.get(f"{url}/ready", timeout=DEADLINE)
             assert (not_ready.status_code, not_ready.json()["error"]["code"]) == (503, "broker_unavailable")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_more_connections_than_files_are_survived(environment: dict[str, str]) -> None:
+    limit, connections = 64, []
+    with listening() as listener:
+        number = listener.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api", "--fd", str(number)],
+            env=environment,
+            pass_fds=[number],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        )
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            assert httpx.get(f"{url}/health", timeout=DEADLINE).status_code == 200
+            for _ in range(2 * limit):
+                connection = socket.socket()
+                connection.setblocking(False)
+                connection.connect_ex(listener.getsockname())
+                connections.append(connection)
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"{url}/health", timeout=2)
+            for connection in connections:
+                connection.close()
+            assert httpx.get(f"{url}/health", timeout=DEADLINE).status_code == 200
         finally:
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=DEADLINE)

@@ -2,17 +2,23 @@
 
 import json
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import msgpack
 import psutil
 import pytest
 import zmq
+from pydantic import BaseModel
 
 from shared.protocol import (
+    Ack,
     Cancel,
     Chunks,
     Forward,
@@ -23,12 +29,13 @@ from shared.protocol import (
     Ping,
     Pong,
     Refused,
+    Register,
     Resubmit,
     Run,
 )
-from shared.wire import MAX_FRAME, encode
+from shared.wire import MAX_FRAME, decode, encode
 from tests.broker.plays import submit
-from tests.broker.stack import ROOT, Stack, ended, until
+from tests.broker.stack import ROOT, Peer, Stack, ended, until
 
 Start = Callable[..., Stack]
 
@@ -213,6 +220,67 @@ def test_too_large_a_frame_cuts_its_sender_only(start: Start) -> None:
     assert api.generate("r1")
 
 
+def damaged(rng: random.Random, frame: bytes) -> bytes:
+    data = bytearray(frame)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data) + 1)
+        data[at : at + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 4))
+    return bytes(data)
+
+
+def test_ten_thousand_damaged_frames_harm_nobody(start: Start) -> None:
+    stack = start()
+    api = stack.api()
+    rng = random.Random(36)
+    words = {
+        "api": [submit("r9"), Hello(pid=1), Ack(request_id="r1", choice=0, next_index=1), Ping()],
+        "worker": [
+            Loading(token="guess", model="a", pid=1),
+            Register(token="guess", model="a", pid=1, digest="d", context_length=1),
+            Heartbeat(epoch="", step=0, active=0),
+            Forward(api="api-1", ended=["r1"]),
+        ],
+    }
+    bad = {side: stack.peer(f"{side}-bad", side) for side in words}
+    for _ in range(5000):
+        for side, peer in bad.items():
+            peer.say_frames(
+                *[damaged(rng, encode(rng.choice(words[side]))) for _ in range(rng.randint(1, 2))]
+            )
+    bad["api"].say(Ping())
+    bad["api"].hear(Pong)
+    assert api.generate("r1")
+    assert "Traceback" not in stack.printed()
+
+
+def test_two_workers_of_one_name_get_each_others_messages_never(start: Start) -> None:
+    """The second one is deaf; workers make up a name that nobody has, and leave when no broker answers."""
+    stack = start()
+    api, first = stack.api(), stack.worker("worker-twin")
+    twin = stack.peer("worker-twin", "worker")
+    twin.say(Register(token=stack.token, model="b", pid=1, digest="d", context_length=4096))
+    for number in range(5):
+        api.say(submit(f"r{number}"))
+        assert first.hear(Run).submit.request_id == f"r{number}"
+    assert not twin.socket.poll(0)
+    assert [worker.model for worker in api.status().workers] == ["a"]
+
+
+def test_peers_of_other_versions_are_served_or_sent_away(start: Start) -> None:
+    """They say more than we know, less than we could, or what nobody here has heard of."""
+    stack = start()
+    api = stack.api()
+    newer, newest = stack.peer("worker-newer", "worker"), stack.peer("worker-newest", "worker")
+    register = {"type": "register", "token": stack.token, "model": "a", "pid": 1, "digest": "d"}
+    newer.say_frames(msgpack.packb({**register, "context_length": 16, "colour": {"of": ["it"]}}))
+    until(lambda: api.model().state == "hot")
+    api.say_frames(msgpack.packb({**submit("r1").model_dump(exclude_none=True), "colour": "red"}))
+    assert newer.hear(Run).submit.request_id == "r1"
+    newest.say_frames(msgpack.packb({"type": "telepathy", "token": stack.token}))
+    newest.hear(Goodbye)
+    assert len(api.status().workers) == 1
+
+
 def test_wrong_token_is_sent_away(start: Start) -> None:
     stack = start()
     api = stack.api()
@@ -240,7 +308,48 @@ def test_slow_api_holds_nobody_up_and_is_dropped_in_the_end(start: Start) -> Non
     assert worker.hear(Cancel).request_id == "r1"
 
 
+def test_a_worker_that_does_not_read_holds_nobody_up_and_is_given_up_in_the_end(start: Start) -> None:
+    stack = start(heartbeat_timeout=20)
+    api, other, slow = stack.api(), stack.api("api-2"), stack.worker("worker-slow")
+    api.say(submit("r1"))
+    slow.hear(Run)
+    ack, longest, sent = Ack(request_id="r1", choice=0, next_index=1), 0.0, 0
+    while not [reply for reply in heard(api) if isinstance(reply, Resubmit)]:
+        for _ in range(200):
+            api.say(ack)
+        sent += 200
+        assert sent < 500_000, "never given up"
+        began = time.monotonic()
+        assert other.status().pid == stack.process.pid
+        longest = max(longest, time.monotonic() - began)
+    assert longest < 1.0, "a broker that waits for one peer answers nobody else"
+    assert other.generate("r2")
+
+
+def heard(peer: Peer) -> list[BaseModel]:
+    """What has come so far."""
+    messages = []
+    while peer.socket.poll(0):
+        messages.append(decode(peer.direction, peer.socket.recv()))
+    return messages
+
+
 # ---------------------------------------------------------------- the run directory
+
+
+def test_too_few_files_are_refused_in_one_line(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "broker"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MLX_SERVER_RUN_DIR": str(folder / "run")},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 78
+    [line] = done.stderr.splitlines()
+    assert "256 files" in line and "1024" in line
 
 
 def test_second_broker_names_the_first_and_leaves(start: Start) -> None:

@@ -75,12 +75,29 @@ def test_full_queues_together_are_refused() -> None:
     assert refusals(play(broker, ask("r4", model="b"))) == [("r4", "queue_full")]
 
 
-@pytest.mark.parametrize(("waited", "seconds"), [(0, 1), (7, 7), (99, 60)])
-def test_retry_after_is_what_the_next_in_line_has_waited(broker: Broker, waited: float, seconds: int) -> None:
+def told_to_wait(broker: Broker, request_id: str, now: float) -> int:
+    [refused] = said(play(broker, ask(request_id), now=now))
+    assert isinstance(refused, Refused) and refused.failure.retry_after
+    return refused.failure.retry_after
+
+
+@pytest.mark.parametrize(("waited", "least", "most"), [(0, 1, 2), (7, 7, 9), (99, 60, 60)])
+def test_retry_after_is_at_least_what_the_next_in_line_has_waited(
+    broker: Broker, waited: float, least: int, most: int
+) -> None:
     play(broker, ask("r1"), ask("r2"), ask("r3"))
-    [refused] = said(play(broker, ask("r4"), now=waited))
-    assert isinstance(refused, Refused)
-    assert refused.failure.retry_after == seconds
+    assert least <= told_to_wait(broker, "r4", now=waited) <= most
+
+
+def test_retry_after_is_how_long_the_queue_takes_as_fast_as_runs_end(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"))
+    play(broker, forward("a#1", "r1"), ask("r2"), ask("r3"), ask("r4"), ask("r5"), ask("r6"), now=10)
+    assert 20 <= told_to_wait(broker, "r7", now=10) <= 26
+
+
+def test_those_who_are_refused_together_do_not_come_back_together(broker: Broker) -> None:
+    play(broker, ask("r1"), ask("r2"), ask("r3"))
+    assert len({told_to_wait(broker, f"x{number}", now=20) for number in range(50)}) > 3
 
 
 def test_who_resumes_goes_before_who_begins_and_needs_no_room(broker: Broker) -> None:

@@ -172,12 +172,17 @@ def test_exit_before_ready_refuses_who_waits_with_how_it_ended(broker: Broker) -
     assert "exited with code 3 before it was ready; the log at /log/a#1.log says more" in str(actions[0])
 
 
-def test_a_load_that_is_killed_from_outside_is_tried_again_once_before_anybody_is_refused(
+def test_a_load_that_is_killed_from_outside_is_tried_four_times_more_before_anybody_is_refused(
     broker: Broker,
 ) -> None:
-    play(broker, ask("r1"), loading("a#1"))
+    play(broker, ask("r1"), ask("r2", attempt=2), loading("a#1"))
     assert play(broker, WorkerExited("a#1", -9)) == [Spawn("a#2", "a")]
-    assert refusals(play(broker, WorkerExited("a#2", -9))) == [("r1", "model_unavailable")]
+    for number, delay in enumerate((1, 2, 4), start=2):
+        assert play(broker, WorkerExited(f"a#{number}", -9), now=10 * number) == []
+        play(broker, ApiSaid(API, Ping()), now=10 * number)
+        assert play(broker, Tick(), now=10 * number + delay) == [Spawn(f"a#{number + 1}", "a")]
+    refused = refusals(play(broker, WorkerExited("a#5", -9), now=50))
+    assert refused == [("r2", "model_unavailable"), ("r1", "model_unavailable")]
 
 
 def test_permanent_failure_refuses_for_ten_seconds_with_the_same_reason(broker: Broker) -> None:

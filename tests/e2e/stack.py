@@ -24,22 +24,31 @@ DEADLINE = 20.0
 
 
 class Stack:
+    command = [*COMMAND, "serve"]
+
     def __init__(self, settings: Mapping[str, object], ready: float = 60.0) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mlx", dir="/tmp"))
+        (self.folder / "log").mkdir(mode=0o700)
         self.port = free_port()
         wanted = {"port": self.port, "run_dir": self.folder, **settings}
-        environment = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in wanted.items()}
+        ours = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in wanted.items()}
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **ours}
         self.process = subprocess.Popen(
-            [*COMMAND, "serve"],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            self.command,
+            env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE)
-        self.until(self._is_ready, "ready", ready)
-        self.family = [psutil.Process(self.process.pid), *self.descendants()]
+        self.family = [psutil.Process(self.process.pid)]
+        try:
+            self.until(self._is_ready, "ready", ready)
+        except BaseException:  # an interrupt, too: nobody else knows of it yet
+            self.close()
+            raise
+        self.family += self.descendants()
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -32,7 +33,53 @@ class Answer:
     broken: str = ""  # how the connection ended, if not in order
     headers: dict[str, str] = field(default_factory=dict)
     took: float = 0.0
-    gap: float = 0.0  # the longest silence between two pieces of text
+    came: list[float] = field(default_factory=list)  # when each piece of text did
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": self.prompt}],
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+    @property
+    def gaps(self) -> list[float]:
+        """The silences between two pieces of text."""
+        return [later - earlier for earlier, later in pairwise(self.came)]
+
+    @property
+    def gap(self) -> float:
+        """The longest of them."""
+        return max(self.gaps, default=0.0)
+
+    def read(self, line: str) -> bool:
+        """One line of the stream; true: it had text in it."""
+        if line.startswith(":"):
+            self.keepalives += 1
+        if not line.startswith("data: "):
+            return False
+        if line == "data: [DONE]":
+            self.done += 1
+            return False
+        chunk = json.loads(line.removeprefix("data: "))
+        if error := chunk.get("error"):
+            self.errors.append(error)
+            return False
+        if usage := chunk.get("usage"):
+            self.completion_tokens = usage["completion_tokens"]
+        before = len(self.text)
+        for choice in chunk["choices"]:
+            self.text += choice["delta"].get("content") or ""
+            if reason := choice["finish_reason"]:
+                self.finishes.append(reason)
+        grown = len(self.text) > before
+        if grown:
+            self.came.append(time.monotonic())
+        return grown
 
     @property
     def wrong(self) -> str:
@@ -69,7 +116,6 @@ class Stream:
         self._port = port
         self._words = threading.Semaphore(0)
         self._leaves = False
-        self._last = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -92,55 +138,20 @@ class Stream:
     def _run(self) -> None:
         began = time.monotonic()
         answer = self.answer
-        body = {
-            "model": answer.model,
-            "messages": [{"role": "user", "content": answer.prompt}],
-            "seed": answer.seed,
-            "max_tokens": answer.max_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
         url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
         try:
-            with httpx.stream("POST", url, json=body, timeout=60) as response:
+            with httpx.stream("POST", url, json=answer.body, timeout=60) as response:
                 answer.status = response.status_code
                 answer.headers = dict(response.headers)
                 if response.status_code != 200:
                     answer.errors.append(json.loads(response.read())["error"])
                     return
                 for line in response.iter_lines():
-                    self._read(line)
+                    if answer.read(line):
+                        self._words.release()
                     if self._leaves:
                         return
         except httpx.HTTPError as error:
             answer.broken = repr(error)
         finally:
             answer.took = time.monotonic() - began
-
-    def _read(self, line: str) -> None:
-        answer = self.answer
-        if line.startswith(":"):
-            answer.keepalives += 1
-        if not line.startswith("data: "):
-            return
-        if line == "data: [DONE]":
-            answer.done += 1
-            return
-        chunk = json.loads(line.removeprefix("data: "))
-        if error := chunk.get("error"):
-            answer.errors.append(error)
-            return
-        if usage := chunk.get("usage"):
-            answer.completion_tokens = usage["completion_tokens"]
-        for choice in chunk["choices"]:
-            if text := choice["delta"].get("content"):
-                self._take(text)
-            if reason := choice["finish_reason"]:
-                answer.finishes.append(reason)
-
-    def _take(self, text: str) -> None:
-        now = time.monotonic()
-        self.answer.gap = max(self.answer.gap, now - (self._last or now))
-        self._last = now
-        self.answer.text += text
-        self._words.release()

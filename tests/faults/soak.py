@@ -1,6 +1,6 @@
 """``python -m tests.faults.soak --minutes 30 [--seed N]``: random kills under load, and what came of it.
 
-Exit code 1 if a single stream was wrong, or something was left behind.
+Exit code 1 if a single stream was wrong, if something was left behind, or if a process has grown.
 """
 
 import argparse
@@ -20,6 +20,12 @@ from tests.faults.stack import FaultStack, fault_stack
 
 STREAMS = 16
 OPTIONS = ("--step", "0.005", "--prefill", "0.02")
+PROGRAMS = ("api", "broker")
+KILLS = ("kill", "drain", "restart")
+FDS, MEMORY = (
+    10,
+    32 << 20,
+)  # what a process may gain beyond a tenth of its size: sockets on their way, a fuller heap
 
 
 @dataclass
@@ -71,7 +77,8 @@ class Soak:
 
     def harm(self) -> None:
         faults: list[Callable[[], None]] = [self.kill_worker, self.kill_worker, self.kill_broker]
-        faults += [self.stop_worker, self.stop_broker, self.kill_both, self.drain_worker, self.client_leaves]
+        faults += [self.stop_worker, self.stop_broker, self.kill_both, self.drain_worker, self.restart_broker]
+        faults += [self.client_leaves]
         fault = self.rng.choice(faults)
         fault()
         self.figures.faults[fault.__name__] += 1
@@ -93,6 +100,10 @@ class Soak:
 
     def kill_broker(self) -> None:
         self.stack.program("broker").send_signal(signal.SIGKILL)
+
+    def restart_broker(self) -> None:
+        """As supervisord does for an operator: a SIGTERM, and another one."""
+        self.stack.program("broker").send_signal(signal.SIGTERM)
 
     def kill_both(self) -> None:
         self.kill_worker()
@@ -126,6 +137,12 @@ class Size:
     def of(cls, process: psutil.Process) -> "Size":
         return cls(process.num_fds(), process.memory_info().rss)
 
+    def outgrows(self, before: "Size") -> bool:
+        return self.fds > 1.1 * before.fds + FDS or self.memory > 1.1 * before.memory + MEMORY
+
+    def __str__(self) -> str:
+        return f"{self.fds} fds, {self.memory >> 20} MB"
+
 
 def main() -> int:
     parser = argparse.ArgumentParser()
@@ -135,18 +152,25 @@ def main() -> int:
     print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
     with fault_stack(*OPTIONS) as stack:
         soak = Soak(stack, random.Random(options.seed))
-        warm = [stack.stream(seed, 50, "ab"[seed % 2]) for seed in range(32)]
+        warm = [stack.stream(seed, 50, "ab"[seed % 2]) for seed in range(2 * STREAMS)]
         for stream in warm:
             soak.figures.take(stream)
-        before = Size.of(stack.program("api"))
+        before = sizes(stack)
         soak.run(options.minutes * 60)
-        left_behind = look_for_what_is_left(stack)
-        after = Size.of(stack.program("api"))
-        refused = [line for line in stack.log("api").splitlines() if "Traceback" in line]
-    return report(soak.figures, before, after, [*left_behind, *refused])
+        complaints = look_for_what_is_left(stack)
+        complaints += compare(before, sizes(stack))
+        stack.stop()
+        complaints += [f"outlives the stop: {process}" for process in stack.worker_processes()]
+        complaints += [f"outlives the stop: {process}" for process in stack.survivors()]
+    return report(soak.figures, complaints)
+
+
+def sizes(stack: FaultStack) -> dict[str, Size]:
+    return {name: Size.of(stack.program(name)) for name in PROGRAMS}
 
 
 def look_for_what_is_left(stack: FaultStack) -> list[str]:
+    """In flight, in the logs, and workers that nobody has."""
     try:
         stack.check()
     except AssertionError as error:
@@ -154,13 +178,19 @@ def look_for_what_is_left(stack: FaultStack) -> list[str]:
     return []
 
 
-def report(figures: Figures, before: Size, after: Size, left_behind: list[str]) -> int:
+def compare(before: dict[str, Size], after: dict[str, Size]) -> list[str]:
+    for name in PROGRAMS:
+        print(f"{name}: {before[name]} -> {after[name]}")
+    return [f"the {name} has grown" for name in PROGRAMS if after[name].outgrows(before[name])]
+
+
+def report(figures: Figures, complaints: list[str]) -> int:
+    kills = sum(count for fault, count in figures.faults.items() if fault.startswith(KILLS))
     print(f"{figures.streams} streams, {figures.tokens} tokens, {len(figures.wrong)} wrong")
-    print(f"faults: {dict(figures.faults)}, longest gap {figures.longest_gap:.1f} s")
-    print(f"api: fds {before.fds} -> {after.fds}, memory {before.memory >> 20} -> {after.memory >> 20} MB")
-    for line in [*figures.wrong[:20], *left_behind]:
+    print(f"{kills} kills and restarts: {dict(figures.faults)}, longest gap {figures.longest_gap:.1f} s")
+    for line in [*figures.wrong[:20], *complaints]:
         print(f"  {line}")
-    return 1 if figures.wrong or left_behind else 0
+    return 1 if figures.wrong or complaints else 0
 
 
 if __name__ == "__main__":

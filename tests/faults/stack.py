@@ -32,6 +32,7 @@ class FaultStack(Stack):
         command = [sys.executable, "-m", "tests.programs.scripted_worker", *options]
         models = {"available_models": "a=/none,b=/none", "worker_command": json.dumps(command)}
         self.fault_file = Path(f"/tmp/mlx-fault-{os.getpid()}-{id(self)}")
+        self.static: list[subprocess.Popen[bytes]] = []
         super().__init__({**models, "fault": f"@{self.fault_file}", **QUICK, **settings})
         self.expected_tracebacks = 0
 
@@ -85,6 +86,18 @@ class FaultStack(Stack):
         done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=90)
         return done.stdout + done.stderr
 
+    def static_worker(self, *options: str) -> "subprocess.Popen[bytes]":
+        """One that the broker did not start, of model ``a``; its log is ``static``."""
+        program = "tests.programs.scripted_worker"
+        with (self.folder / "log" / "static").open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", program, "--model", "a", "--id", "worker-static", *options],
+                env=self.environment,
+                stderr=log,
+            )
+        self.static.append(worker)
+        return worker
+
     def kill_broker(self) -> int:
         """Gives the pid it had."""
         broker = self.program("broker")
@@ -126,6 +139,9 @@ class FaultStack(Stack):
     def close(self) -> None:
         workers = self.worker_processes()
         super().close()
+        for worker in self.static:
+            worker.kill()
+            worker.wait()
         for process in workers:
             if process.is_running():
                 process.kill()

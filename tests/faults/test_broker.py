@@ -133,6 +133,18 @@ def test_a_worker_told_to_leave_under_load_loses_nothing(stack: FaultStack) -> N
 
 
 @pytest.mark.slow
+def test_what_a_leaving_worker_cannot_finish_goes_on_elsewhere() -> None:
+    with fault_stack("--step", "0.02", drain_timeout=1) as stack:
+        victim = warm(stack)
+        streams = [stack.stream(seed, 150) for seed in range(4)]
+        streams[0].wait_for_word()
+        os.kill(victim, signal.SIGTERM)
+        all_right(streams)
+        assert stack.worker_pid() != victim
+        stack.check()
+
+
+@pytest.mark.slow
 def test_a_broker_that_stays_away_ends_streams_with_one_error_and_refuses_new_ones() -> None:
     with fault_stack("--step", "0.02", broker_timeout=1.5, resume_timeout=4, orphan_grace=6) as stack:
         pid = warm(stack)

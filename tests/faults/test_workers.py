@@ -96,6 +96,24 @@ def test_a_worker_that_is_stopped_for_a_moment_goes_on(stack: FaultStack) -> Non
     assert stack.worker_pid() == victim
 
 
+@pytest.mark.slow
+def test_a_worker_that_wakes_up_after_it_was_replaced_is_not_heard(stack: FaultStack) -> None:
+    """Nobody kills it: it is not the broker's child."""
+    os.kill(warm(stack), signal.SIGKILL)
+    stack.until(lambda: not stack.workers("a"), "noticed")
+    late = stack.static_worker("--step", "0.02")
+    stack.until(lambda: [w["pid"] for w in stack.workers("a")] == [late.pid], "registered")
+    stream = stack.stream(5, 100)
+    stream.wait_for_word()
+    late.send_signal(signal.SIGSTOP)
+    stack.until(lambda: late.pid not in [w["pid"] for w in stack.status()["workers"]], "given up")
+    stack.worker_pid()
+    late.send_signal(signal.SIGCONT)
+    assert not stream.result().wrong
+    assert late.wait(10) == 0
+    assert "told to leave: given up" in stack.log("static")
+
+
 def test_an_engine_that_hangs_is_ended_with_its_stacks_in_the_log(stack: FaultStack) -> None:
     warm(stack)
     streams = [stack.stream(seed, 60) for seed in range(3)]

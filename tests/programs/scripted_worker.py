@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
 from shared import failpoints, logs
 from shared.settings import load_settings
@@ -24,8 +25,12 @@ def main() -> int:
     parser.add_argument("--prefill", type=float, default=0.0, help="seconds a prompt takes")
     parser.add_argument("--load", type=float, default=0.0, help="seconds the model takes to load")
     parser.add_argument("--poison", help="a prompt with this in it ends the process")
+    parser.add_argument("--exit-if", type=Path, help="exits 1 if this file is there and names the model")
     parser.add_argument("--tokens", type=int, help="length of every completion; without it, max_tokens")
     options = parser.parse_args()
+    if options.exit_if and options.exit_if.exists() and options.model in options.exit_if.read_text().split():
+        print("the weights are made of cheese", file=sys.stderr)
+        return 1
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure(f"scripted worker {options.model}", settings.log_level)

@@ -166,6 +166,32 @@ def test_sigterm_drains(broker: Broker, worker: "subprocess.Popen[bytes]") -> No
     assert worker.wait(10) == 0
 
 
+def test_a_second_sigterm_does_not_wait_for_what_runs(
+    broker: Broker, worker: "subprocess.Popen[bytes]"
+) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=10_000))
+    broker.wait_for(Forward)
+    worker.send_signal(signal.SIGTERM)
+    broker.wait_for(Forward)
+    assert worker.poll() is None
+    worker.send_signal(signal.SIGTERM)
+    broker.wait_for(Bye)
+    assert worker.wait(5) == 0
+
+
+def test_a_worker_that_does_not_understand_its_broker_finishes_and_leaves(
+    broker: Broker, worker: "subprocess.Popen[bytes]"
+) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=20))
+    broker.wait_for(Forward)
+    broker.socket.send_multipart([broker.worker, b"\x81\xa4type\xa4what"])
+    broker.wait_for(Forward, lambda message: message.ended == ["r1"])
+    broker.wait_for(Bye)
+    assert worker.wait(5) == 0
+
+
 def test_goodbye_makes_it_leave(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
     broker.wait_for(Register)
     broker.say(Goodbye(reason="wrong token"))
