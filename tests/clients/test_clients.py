@@ -45,11 +45,16 @@ def ask(stack: Stack) -> Callable[[str], Said]:
             text=True,
             timeout=240,
         )
-        assert program.returncode == 0, program.stderr
+        assert program.returncode == 0, program.stderr + logs(stack)
         said: Said = json.loads(program.stdout.splitlines()[-1])
         return said
 
     return ask
+
+
+def logs(stack: Stack) -> str:
+    """What the server's processes said, which is gone with the stack."""
+    return "".join(f"\n{log.name}:\n{log.read_text()}" for log in sorted(stack.folder.glob("log/*.log")))
 
 
 @pytest.mark.parametrize("client", ["langchain", "litellm", "instructor", "pydantic_ai", "llm"])
