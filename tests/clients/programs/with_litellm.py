@@ -48,7 +48,9 @@ called = ask(tools=[WEATHER], tool_choice="required").choices[0].message
 [call] = called.tool_calls
 result = {"role": "tool", "tool_call_id": call.id, "name": "weather", "content": "sunny"}
 after = ask(messages=[*ASKED, called.model_dump(), result], tools=[WEATHER])
-bridged = asyncio.run(litellm.anthropic.messages.acreate(messages=ASKED, max_tokens=20, **OURS))
+bridged = asyncio.run(
+    litellm.anthropic.messages.acreate(messages=ASKED, max_tokens=20, temperature=0, **OURS)
+)
 print(
     json.dumps(
         {
