@@ -191,7 +191,7 @@ def error_of(response: Any) -> dict[str, Any]:
         ("POST", "/v1/chat/completions", b"", JSON, 400, "invalid_json"),
         ("POST", "/v1/chat/completions", b"a=b", {"content-type": "text/plain"}, 415, None),
         ("POST", "/v1/chat/completions", b"{}", {}, 415, None),
-        ("POST", "/v1/responses/none/cancel", b"", {}, 404, "response_not_found"),
+        ("POST", "/v1/responses/resp_none/cancel", b"", {}, 404, "response_not_found"),
         ("POST", "/no/such", b"{}", JSON, 404, None),
         ("GET", "/nope", b"", {}, 404, None),
         ("POST", "/v1/responses/compact", b"{}", JSON, 404, None),
