@@ -80,6 +80,7 @@ from shared.protocol import (
     WorkerToBroker,
 )
 
+GIVEN_UP = "given up: it was silent or could not be reached"
 MAX_LOSSES = 3  # of workers, over a request that gains no token between them
 
 
@@ -309,7 +310,7 @@ class Broker:
                     yield PassOn(api)
             case Heartbeat():
                 worker.beat(message, now)
-                yield TellWorker(worker_id, Pong(epoch=self.life.epoch, busy=max(1, self.registry.busy)))
+                yield self._pong(worker_id)
             case Failed(request_id=request_id, attempt=attempt, failure=failure):
                 run = worker.in_flight.get(request_id)
                 if run and run.attempt == attempt:
@@ -334,19 +335,27 @@ class Broker:
     def _introduce(
         self, worker_id: str, worker: Worker | None, message: Loading | Register, now: float
     ) -> Iterator[Action]:
-        if objection := self._distrust(worker, message):
+        if objection := self._distrust(worker_id, worker, message):
             yield TellWorker(worker_id, Goodbye(reason=objection))
             return
         if worker is None:
             worker = self.registry.add(worker_id, message.model, now, spawned=False)
-        self._awaited.discard(worker_id)
         worker.heard = now
         worker.pid = message.pid
         if worker.state not in COMING:
             return
         if isinstance(message, Loading):
+            self._awaited.discard(worker_id)
             worker.loads(message.phase, message.done, message.total, now)
-            return
+            yield self._pong(worker_id)  # else it would take a long load for a lost broker
+        elif message.epoch not in ("", self.life.epoch):
+            yield self._pong(worker_id)  # makes it say again what it holds
+        else:
+            self._make_ready(worker, message, now)
+            yield from self._take_over(worker, message, now)
+
+    def _make_ready(self, worker: Worker, message: Register, now: float) -> None:
+        self._awaited.discard(worker.id)
         worker.receive(Signal.READY, now)
         worker.returning = False
         worker.context_length = message.context_length
@@ -354,7 +363,9 @@ class Broker:
         self.loads.work(worker.model)
         if self.registry.ready(worker.model) == [worker]:
             self.scheduler.restart_clocks(worker.model, now)
-        yield from self._take_over(worker, message, now)
+
+    def _pong(self, worker_id: str) -> Action:
+        return TellWorker(worker_id, Pong(epoch=self.life.epoch, busy=max(1, self.registry.busy)))
 
     def _take_over(self, worker: Worker, message: Register, now: float) -> Iterator[Action]:
         """What it held for an earlier broker goes on here, if its api has come or comes before it counts as silent."""
@@ -364,7 +375,9 @@ class Broker:
             if waiting := self.scheduler.take(request_id):
                 yield from self._claim(waiting, self.registry.keepers(request_id), now)
 
-    def _distrust(self, worker: Worker | None, message: Loading | Register) -> str | None:
+    def _distrust(self, worker_id: str, worker: Worker | None, message: Loading | Register) -> str | None:
+        if worker_id in self.registry.given_up:
+            return GIVEN_UP
         if not hmac.compare_digest(message.token.encode(), self.life.token.encode()):
             return "wrong token"
         if message.model not in self.models:
@@ -376,7 +389,7 @@ class Broker:
     def _challenge(self, worker_id: str, message: WorkerToBroker) -> Iterator[Action]:
         """Unknown: of an earlier life, so that a Pong makes it register; or given up in this one."""
         if worker_id in self.registry.given_up:
-            yield TellWorker(worker_id, Goodbye(reason="given up: it was silent or could not be reached"))
+            yield TellWorker(worker_id, Goodbye(reason=GIVEN_UP))
         elif isinstance(message, Heartbeat | Forward):
             yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
 

@@ -424,9 +424,14 @@ class Loading(Part):
 
 
 class Register(Part):
-    """The model is loaded. ``held``: the requests this worker runs or keeps, for a broker that does not know."""
+    """The model is loaded. ``held``: the requests this worker runs or keeps, for a broker that does not know.
+
+    ``epoch``: of the broker it was said to; empty from a worker that has heard of none, and so holds nothing. What was
+    said to an earlier broker may reach the next one late, and tells nothing then.
+    """
 
     type: Literal["register"] = "register"
+    epoch: str = ""
     token: str
     model: str
     pid: int

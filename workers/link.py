@@ -230,6 +230,7 @@ class Link:
             return
         self._say(
             Register(
+                epoch=self._epoch,
                 token=who.token,
                 model=who.model,
                 pid=os.getpid(),

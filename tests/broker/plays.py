@@ -75,9 +75,14 @@ def loading(worker: str, done: int = 0, model: str | None = None, token: str = T
 
 
 def ready(
-    worker: str, model: str | None = None, held: Collection[str] = (), attempts: Collection[int] = ()
+    worker: str,
+    model: str | None = None,
+    held: Collection[str] = (),
+    attempts: Collection[int] = (),
+    epoch: str = "",
 ) -> WorkerSaid:
     word = Register(
+        epoch=epoch,
         token=TOKEN,
         model=model or worker[0],
         pid=7,

@@ -84,10 +84,12 @@ class Process:
             case Cancel(request_id=request_id) | Done(request_id=request_id):
                 self.runs.pop(request_id, None)
                 self.ended.pop(request_id, None)
-            case Pong(epoch=epoch) if self.ready and epoch != self.epoch:
+            case Pong(epoch=epoch) if epoch != self.epoch:
                 self.epoch = epoch
                 held = {**self.runs, **self.ended}
-                self.words.append(ready(self.id, self.model, list(held), list(held.values())))
+                if not self.ready:
+                    return
+                self.words.append(ready(self.id, self.model, list(held), list(held.values()), epoch))
 
     def end(self, request_id: str, attempt: int) -> None:
         self.ended[request_id] = attempt
@@ -216,7 +218,7 @@ class World:
                 process.words.append(loading(process.id, done=self.rng.randrange(9), model=process.model))
                 process.ready = self.rng.random() < 0.6
                 if process.ready:
-                    process.words.append(ready(process.id, process.model))
+                    process.words.append(ready(process.id, process.model, epoch=process.epoch))
 
     def fail_load(self) -> None:
         for process in self.some():

@@ -124,8 +124,9 @@ def test_words_of_a_ghost_are_dropped(busy: Broker) -> None:
 def test_buried_worker_that_wakes_up_is_sent_away(broker: Broker) -> None:
     play(broker, ready("static", "a"), Tick(), now=0)
     assert play(broker, Tick(), now=6) == []
-    [told] = play(broker, beat("static"), now=7)
-    assert told == goodbye("static", "given up: it was silent or could not be reached")
+    for word in (beat("static"), ready("static", "a")):
+        [told] = play(broker, word, now=7)
+        assert told == goodbye("static", "given up: it was silent or could not be reached")
 
 
 def test_unreachable_worker_of_ours_is_killed_and_answered_for_when_it_has_ended(busy: Broker) -> None:
@@ -296,6 +297,11 @@ def test_worker_of_an_earlier_life_learns_the_epoch_and_registers_again(
 
 def test_heartbeat_is_answered_with_the_epoch(broker: Broker) -> None:
     assert play(broker, ready("static", "a"), beat("static")) == [TellWorker("static", Pong(epoch="e1"))]
+
+
+def test_a_worker_that_loads_for_long_hears_that_its_broker_lives(broker: Broker) -> None:
+    play(broker, ask("r1"))
+    assert play(broker, loading("a#1", done=1), now=50) == [TellWorker("a#1", Pong(epoch="e1"))]
 
 
 def test_a_worker_is_told_how_many_have_something_to_do(busy: Broker) -> None:
