@@ -169,6 +169,7 @@ def test_of_fifty_at_once_those_are_served_for_whom_there_is_room(steady: FaultS
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_storm_of_retries_costs_almost_nothing(steady: FaultStack) -> None:
     warm(steady)
     alone, storm = served_per_second(steady, 16), served_per_second(steady, 200)
