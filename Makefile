@@ -10,6 +10,7 @@
 PYTHON ?= python3
 # Of the tests; most wait for processes they have started.
 PROCESSES ?= 3
+SPREAD := --numprocesses $(PROCESSES) --dist loadgroup
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := $(VENV)/clients
@@ -27,10 +28,10 @@ serve: $(VENV)/serve.stamp
 	@$(BIN)/mlx-server serve $(ARGS)
 
 test: $(VENV)/dev.stamp
-	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES) $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(SPREAD) $(ARGS)
 
 test-slow: $(VENV)/dev.stamp $(CLIENTS)/stamp
-	@$(BIN)/python -m pytest -m slow --numprocesses $(PROCESSES) $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
+	@$(BIN)/python -m pytest -m slow $(SPREAD) $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
 
 test-all: test test-slow
 

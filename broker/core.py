@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from broker import report
+from broker.admission import Admission
 from broker.answers import draining, refusal, refuse, unavailable
 from broker.deaths import Deaths, Fall, phase_of, shape_of
 from broker.endings import Ending, Fault, left, of_exit
@@ -40,17 +41,14 @@ from broker.events import (
 from broker.life import Life, Survivor, Timeouts
 from broker.lifecycle import Signal, State
 from broker.loads import Loads
+from broker.overdue import overdue
 from broker.registry import COMING, SERVING, Api, Kept, Registry, Running, Worker
 from broker.scheduler import Scheduler, Waiting
-from broker.suspects import TRIAL_TOKENS, Suspects, fingerprint
+from broker.suspects import Suspects, fingerprint
 from shared.errors import (
     Draining,
-    ModelNotFound,
     QueueFull,
     RequestCrashedEngine,
-    RequestRefused,
-    ServingError,
-    WorkerLost,
 )
 from shared.protocol import (
     Accepted,
@@ -81,7 +79,6 @@ from shared.protocol import (
 )
 
 GIVEN_UP = "given up: it was silent or could not be reached"
-MAX_LOSSES = 3  # of workers, over a request that gains no token between them
 
 
 class Broker:
@@ -94,6 +91,7 @@ class Broker:
         self.loads = Loads()
         self.suspects = Suspects()
         self.deaths = Deaths()
+        self.admission = Admission(models, scheduler, self.registry, self.loads, self.suspects)
         self.stopping = False
         self._acquaintance = 0
         self._falls: dict[str, Fall] = {}  # of workers that have still to end
@@ -184,7 +182,7 @@ class Broker:
                 yield from self._submit(api, message, now)
             case Ack(request_id=request_id):
                 if worker := self.registry.runner(request_id):
-                    self._weigh(worker, message)
+                    self.suspects.weigh(worker, message)
                     yield TellWorker(worker.id, message)
             case Done(request_id=request_id):
                 yield from self._release(request_id, message)
@@ -213,7 +211,7 @@ class Broker:
             yield self._run(waiting, worker, now)
         elif keepers := self.registry.keepers(submit.request_id):
             yield from self._claim(waiting, keepers, now)
-        elif objection := self._objection(waiting, now):
+        elif objection := draining() if self.stopping else self.admission.objection(waiting, now):
             yield refuse(waiting, objection)
         else:
             position = self.scheduler.admit(waiting)
@@ -233,27 +231,6 @@ class Broker:
     def _release(self, request_id: str, word: Done | Cancel) -> Iterator[Action]:
         for worker in self.registry.keepers(request_id):
             yield from release(worker, request_id, word)
-
-    def _objection(self, waiting: Waiting, now: float) -> ServingError | None:
-        model = waiting.submit.model
-        if self.stopping:
-            return draining()
-        if model not in self.models:
-            return ModelNotFound(model, self.models)
-        if waiting.submit.losses >= MAX_LOSSES:
-            return WorkerLost(f"{MAX_LOSSES} workers were lost over this request, one after the other.")
-        if not waiting.resumes and self.suspects.is_convicted(waiting.submit, now):
-            return RequestRefused("This request has crashed the engine a short while ago.")
-        failure = self.loads.refusing(model, now)
-        if failure and not self.registry.coming(model):
-            return unavailable(model, failure, now)
-        if not waiting.resumes and not self.scheduler.has_room(model):
-            return QueueFull(
-                f"Too many requests wait already: {self.scheduler.queued(model)} for {model!r}, "
-                f"{len(self.scheduler)} in all.",
-                retry_after=self.scheduler.retry_after(waiting.submit, self.registry, now),
-            )
-        return None
 
     def _attempt_on_record(self, request_id: str) -> int:
         """0: there is none."""
@@ -409,7 +386,7 @@ class Broker:
         elif worker.state in SERVING:
             worker.receive(Signal.STOP, now)
             runs, worker.in_flight = worker.in_flight, {}
-            culprit = self._blame(worker, runs, now) if ending.fault is Fault.CRASH else None
+            culprit = self.suspects.blame(worker, runs, now) if ending.fault is Fault.CRASH else None
             worker.trial = None
             for request_id, run in runs.items():
                 if request_id == culprit:
@@ -417,24 +394,6 @@ class Broker:
                     yield refusal(run.api, request_id, run.attempt, crashed)
                 else:
                     yield self._answer_for(request_id, run, ending)
-
-    def _blame(self, worker: Worker, runs: dict[str, Running], now: float) -> str | None:
-        """Who is convicted, if anybody is."""
-        if worker.trial is None:
-            self.suspects.charge(runs)
-            return None
-        self.suspects.convict(runs[worker.trial].fingerprint, now)
-        return worker.trial
-
-    def _weigh(self, worker: Worker, ack: Ack) -> None:
-        """A suspect that has gained some tokens is proven, and the next may come."""
-        if worker.trial == ack.request_id:
-            run = worker.in_flight[ack.request_id]
-            held = run.shape.held[ack.choice] if ack.choice < len(run.shape.held) else 0
-            if ack.next_index >= held + TRIAL_TOKENS:
-                worker.trial = None
-                worker.in_flight[ack.request_id] = replace(run, proven=True)
-                self.suspects.acquit(ack.request_id)
 
     def _answer_failed(
         self, worker: Worker, request_id: str, run: Running, failure: Failure, now: float
@@ -523,7 +482,7 @@ class Broker:
         for api in [name for name, api in self.registry.apis.items() if self._is_silent(api, now)]:
             yield from self._lose_api(api, f"was silent for {2 * self.timeouts.silence:g} s")
         for worker in list(self.registry):
-            if why := self._overdue(worker, now):
+            if why := overdue(worker, self.timeouts, now):
                 fault = Fault.CRASH if worker.state in COMING and not worker.returning else Fault.OUTSIDE
                 yield from self._give_up(worker, Ending(why, fault), now)
             elif worker.state in SERVING and worker.stalled(self.timeouts.stall, now):
@@ -539,21 +498,6 @@ class Broker:
 
     def _is_silent(self, api: Api, now: float) -> bool:
         return now - api.heard > 2 * self.timeouts.silence
-
-    def _overdue(self, worker: Worker, now: float) -> str | None:
-        """Why its time is up, if it is."""
-        match worker.state:
-            case State.SPAWNED if worker.returning and now - worker.heard > self.timeouts.silence:
-                return f"did not come back to a new broker for {self.timeouts.silence:g} s"
-            case State.SPAWNED | State.LOADING if now - worker.progress > self.timeouts.load:
-                return f"made no progress in loading for {self.timeouts.load:g} s"
-            case State.READY | State.DRAINING if now - worker.heard > self.timeouts.silence:
-                return f"was silent for {self.timeouts.silence:g} s"
-            case State.DRAINING if now - worker.since > self.timeouts.drain:
-                return f"had not finished after {self.timeouts.drain:g} s"
-            case State.STOPPING if now - worker.since > self.timeouts.silence:
-                return "does not end"
-        return None
 
     def _depart(self, event: Leave | StopAll, now: float) -> Iterator[Action]:
         if self.stopping:

@@ -1,4 +1,4 @@
-"""Requests that kill workers. Pure.
+"""Requests that kill workers: who is charged, tried and convicted.
 
 Rule 1: one crash charges all that ran; only a second one, of another worker, makes them suspects.
 Rule 2: a suspect runs alone, or beside suspects that are proven, until it has gained some tokens: it is on trial.
@@ -7,9 +7,11 @@ Rule 4: what was convicted is refused for a while when it comes again, whoever s
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from hashlib import blake2b
 
-from shared.protocol import Submit
+from broker.registry import Running, Worker
+from shared.protocol import Ack, Submit
 
 TRIAL_TOKENS = 8
 _SENTENCE = 600.0
@@ -42,6 +44,24 @@ class Suspects:
     def is_convicted(self, submit: Submit, now: float) -> bool:
         """Costs nothing while nobody is."""
         return bool(self._convicted) and self._convicted.get(fingerprint(submit), 0.0) > now
+
+    def blame(self, worker: Worker, runs: dict[str, Running], now: float) -> str | None:
+        """Who is convicted, if anybody is."""
+        if worker.trial is None:
+            self.charge(runs)
+            return None
+        self.convict(runs[worker.trial].fingerprint, now)
+        return worker.trial
+
+    def weigh(self, worker: Worker, ack: Ack) -> None:
+        """A suspect that has gained some tokens is proven, and the next may come."""
+        if worker.trial == ack.request_id:
+            run = worker.in_flight[ack.request_id]
+            held = run.shape.held[ack.choice] if ack.choice < len(run.shape.held) else 0
+            if ack.next_index >= held + TRIAL_TOKENS:
+                worker.trial = None
+                worker.in_flight[ack.request_id] = replace(run, proven=True)
+                self.acquit(ack.request_id)
 
 
 def fingerprint(submit: Submit) -> bytes:
