@@ -250,6 +250,16 @@ def test_prompts_that_arrive_together_begin_together(make_engine: MakeEngine) ->
     assert len(firsts) == 6 and len(set(firsts.values())) == 1
 
 
+def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: MakeEngine) -> None:
+    """Each time: how long rows have waited is counted anew."""
+    engine = make_engine(rows=8, chunk=64, gap=0.01)
+    for _ in range(3):
+        engine.add(job("first", [5] * 30, max_tokens=60))
+        assert engine.step() == []
+        deltas = play(engine, [job("second", [6] * 30, max_tokens=60)])
+        assert len(ids(deltas["first", 0])) == len(ids(deltas["second", 0])) == 60
+
+
 def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=8, chunk=20)
     engine.add(job("first", [5] * 10, max_tokens=50))

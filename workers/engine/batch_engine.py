@@ -159,6 +159,7 @@ class BatchEngine:
         outputs += finished
         began = time.perf_counter()
         if not (read and self._holds(began)):
+            self._fresh_since = None
             outputs += self._decode()
         if self._decoding:
             self._pace.decoded(time.perf_counter() - began)
@@ -170,9 +171,11 @@ class BatchEngine:
         return 0 if self._batch.fresh else len(self._batch)
 
     def _holds(self, now: float) -> bool:
-        """Whether the rows should begin together with prompts that wait: prompts are read faster side by side."""
-        if self._decoding or not len(self._batch) or not len(self._waiting):
-            self._fresh_since = None
+        """Whether the rows should begin together with prompts that wait or came while these were read.
+
+        Prompts are read faster side by side, and rows that begin together end together.
+        """
+        if self._decoding or not len(self._batch):
             return False
         self._fresh_since = self._fresh_since or now
         return now - self._fresh_since < HOLD * self._gap
