@@ -267,6 +267,7 @@ def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: M
         engine.add(job("second", [6] * 30, max_tokens=60))
         firsts = first_steps(engine)
         assert firsts["first"] == firsts["second"]
+        assert engine._fresh_since is None
 
 
 def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine) -> None:
