@@ -297,30 +297,26 @@ class BatchEngine:
         self._seat(readings, *read)
 
     def _read_rest(self, readings: list[Reading]) -> tuple[Cache, list[Place]]:
-        """A batch cache with one row for each reading, and where each is."""
+        """A cache with one row for each reading, and where each is. Who is read alone is copied into no batch."""
         caches = [r.cache if r.cache is not None else new_cache(self._model) for r in readings]
         rest = [reading.ids[reading.done : -1] for reading in readings]
         tokens = max(map(len, rest)) * len(rest)  # padding included
         self._tokens_read += sum(map(len, rest))
         where = places([reading.done for reading in readings], [len(ids) for ids in rest], plain=self._plain)
-        if not self._batches:
-            if tokens:
-                with self._pace.timing(tokens):
-                    feed_one(self._model, caches[0], rest[0])
-            readings[0].cache = caches[0]
-            self._keep_prompt(readings[0])
-            return caches[0], where
-        cache = merge(caches)
+        alone = len(readings) == 1 and (self._plain or not self._batches)
+        cache = caches[0] if alone else merge(caches)
         if tokens:
             with self._pace.timing(tokens):
-                feed(self._model, cache, rest)
+                feed_one(self._model, cache, rest[0]) if alone else feed(self._model, cache, rest)
         for reading, ids, place in zip(readings, rest, where, strict=True):
-            if len(ids) >= WORTH_KEEPING:  # a shorter one is soon kept with its answer
+            if len(ids) >= WORTH_KEEPING or not self._batches:  # a shorter one is soon kept with its answer
                 self._keep(reading.namespace, reading.ids[:-1], partial(self._cut_out, cache, place))
         return cache, where
 
     def _cut_out(self, cache: Cache, place: Place) -> Cache:
-        return cut_out(cache, place) if self._plain else extract(cache, place.row)
+        if self._plain:
+            return cut_out(cache, place)
+        return extract(cache, place.row) if self._batches else fork(cache)
 
     def _seat(self, readings: list[Reading], cache: Cache, where: list[Place]) -> None:
         rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
