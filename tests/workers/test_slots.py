@@ -75,6 +75,27 @@ def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(model: Any) -> None:
     assert mx.allclose(goes_on, alone(model, [*range(10, 32)]), atol=1e-4)
 
 
+def test_a_row_sees_its_own_tokens_and_of_a_window_the_last_ones(model: Any) -> None:
+    slots = Slots()
+    slots.join(*read(model, [[5] * 4, [6]]))
+    step(model, slots, [7, 8])
+    layer = slots.layers[0]
+    assert layer.make_mask(1)[:, 0, 0].tolist() == [[True] * 5, [True, True, False, False, False]]
+    assert layer.make_mask(1, window_size=2)[:, 0, 0].tolist() == [
+        [False, False, False, True, True],
+        [True, True, False, False, False],
+    ]
+
+
+def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(model: Any) -> None:
+    slots = Slots()
+    slots.join(*read(model, [[5] * 4, [6] * 4]))
+    step(model, slots, [7, 8])
+    layer = slots.layers[0]
+    assert layer.make_mask(1) is None
+    assert layer.make_mask(1, return_array=True).all()
+
+
 def test_leaving_moves_no_row_but_the_last_ones() -> None:
     slots = Slots()
     slots._lengths = [1] * 6

@@ -8,15 +8,15 @@ everybody's tokens whenever anybody joins or leaves: 70 ms each with 32 rows of 
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 from workers.engine.caches import Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
 
-TOKENS, ROWS = 128, 8  # slots grow by so many at a time
-SMALL = 1024  # tokens; rows longer than this are too large to be kept in reserve
+TOKENS, ROWS = 128, 4  # slots grow by so many at a time
+SMALL = 512  # tokens; rows longer than this are too large to be kept in reserve
 
 
 class Decoding(Protocol):
@@ -56,7 +56,7 @@ class Slots:
         self._layers: list[SlotLayer] = []
         self.rows = self.tokens = 0  # room there is
         self.offset = mx.array([], dtype=mx.int32)
-        self.mask: mx.array | None = None
+        self._uneven = False
         self.width = 0  # of what a pass looks at
 
     @property
@@ -88,14 +88,21 @@ class Slots:
         return order
 
     def begin(self) -> None:
-        """Its offsets are where the pass writes, its mask what the pass may look at."""
+        """Its offsets are where the pass writes."""
         self._make_room()
         self.offset = mx.array(self._lengths, dtype=mx.int32)
         self.width = max(self._lengths) + 1
-        uneven = min(self._lengths) + 1 < self.width
-        seen = mx.arange(self.width)[None] <= self.offset[:, None]
-        self.mask = seen[:, None, None, :] if uneven else None
+        self._uneven = min(self._lengths) + 1 < self.width
         self._lengths = [length + 1 for length in self._lengths]
+
+    def mask(self, window: int | None, *, wanted: bool) -> mx.array | None:
+        """What each row may look at, (rows, 1, 1, width); None where that is everything, unless one is wanted."""
+        window = self.width if window is None else window
+        if not (self._uneven or window < self.width or wanted):
+            return None
+        there, here = mx.arange(self.width)[None], self.offset[:, None]
+        seen = (there <= here) & (here < there + window)
+        return seen[:, None, None, :]
 
     def cache_of(self, row: int) -> Cache:
         return [layer.copy_of(row, self._lengths[row]) for layer in self._layers]
@@ -135,8 +142,11 @@ class SlotLayer:
     def offset(self) -> mx.array:
         return self._slots.offset
 
-    def make_mask(self, n: int, **_: Any) -> mx.array | None:
-        return self._slots.mask
+    def make_mask(
+        self, n: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | None:
+        assert n == 1
+        return self._slots.mask(window_size, wanted=return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """One token more for every row."""
