@@ -122,9 +122,13 @@ class Samples:
     rows: list[tuple[float, dict[str, int]]] = field(default_factory=list)
 
     async def take(self, processes: dict[str, psutil.Process], seconds: float) -> None:
+        """Raises Failed when one of them has ended."""
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds:
-            self.rows.append((now, {name: one.memory_info().rss for name, one in processes.items()}))
+            try:
+                self.rows.append((now, {name: one.memory_info().rss for name, one in processes.items()}))
+            except psutil.Error as error:
+                raise Failed(f"it did not endure: {error}") from error
             await asyncio.sleep(SAMPLE)
 
     def growth(self, name: str, seconds: float) -> tuple[float, float]:

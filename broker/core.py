@@ -165,7 +165,7 @@ class Broker:
         submit = waiting.submit
         worker.kept.pop(submit.request_id, None)
         run = Running(waiting.api, shape_of(submit), now)
-        if waiting.suspect and worker.trial is None:
+        if waiting.suspect and worker.trial in (None, submit.request_id):
             run = replace(run, fingerprint=fingerprint(submit))
             worker.trial = submit.request_id
         worker.in_flight[submit.request_id] = run
@@ -306,7 +306,8 @@ class Broker:
             run = worker.in_flight.get(request_id)
             if run and attempt in (None, run.attempt):
                 worker.drop(request_id)
-                self.scheduler.note_end(worker.model, now - run.since)
+                if run.attempt == 1:  # of a later one this is not all
+                    self.scheduler.note_end(worker.model, now - run.since)
                 worker.kept[request_id] = Kept(run.attempt, now + 2 * self.timeouts.silence, ended=True)
 
     def _introduce(
@@ -368,7 +369,7 @@ class Broker:
         if worker_id in self.registry.given_up:
             yield TellWorker(worker_id, Goodbye(reason=GIVEN_UP))
         elif isinstance(message, Heartbeat | Forward):
-            yield TellWorker(worker_id, Pong(epoch=self.life.epoch))
+            yield self._pong(worker_id)
 
     def _lose(self, worker: Worker, ending: Ending, now: float) -> Iterator[Action]:
         """From here on nothing it says counts."""
@@ -516,7 +517,7 @@ class Broker:
             if worker.spawned and worker.state is State.READY:
                 worker.receive(Signal.DRAIN, now)
                 yield TellWorker(worker.id, Drain())  # behind its last Run, which a signal would overtake
-            elif worker.spawned and worker.state is not State.STOPPING:
+            elif worker.spawned and worker.state in COMING:
                 worker.receive(Signal.STOP, now)
                 yield Terminate(worker.id)
 

@@ -125,6 +125,7 @@ class Link:
         self._busy = 1
         self._told_to_end = 0  # how often
         self._drain_until: float | None = None
+        self._finishing = False
         self._exit: int | None = None
         self._process = psutil.Process()
         self._socket = self._connect()
@@ -153,6 +154,7 @@ class Link:
                 self._exit = 0 if self._told_to_end > 1 else self._exit
             while self._posted:
                 self._take(self._posted.popleft())
+            self._finish()
             self._judge(now)
         self._say(Bye(reason=f"exit {self._exit}"))
         self._socket.close(linger=200)
@@ -322,9 +324,9 @@ class Link:
             case Outputs(outputs):
                 self._forward(outputs)
             case Prepared(job):
-                self.preparing -= 1
                 if self._running(job.request_id, job.attempt):
                     self._inbox.put(Add(job))
+                self.preparing -= 1
             case CannotRun(request_id, attempt, failure):
                 self.preparing -= 1
                 if record := self._running(request_id, attempt):
@@ -398,7 +400,12 @@ class Link:
         self._drain_until = time.monotonic() + self._settings.drain_timeout
         if self._loaded is None:
             self._exit = 0
-        self._inbox.put(Finish())
+
+    def _finish(self) -> None:
+        """Tells the engine once there is nothing left to prepare: what was accepted before is not left behind."""
+        if self._drain_until is not None and not self._finishing and not self.preparing:
+            self._finishing = True
+            self._inbox.put(Finish())
 
     def _watch_signals(self) -> None:
         def on_term(_signal: int, _frame: FrameType | None) -> None:

@@ -79,7 +79,7 @@ class Loop:
     def _gather(self) -> None:
         """Nobody is being answered: those who asked at the same moment begin together."""
         deadline = time.monotonic() + GATHER
-        while self._coming() and (left := deadline - time.monotonic()) > 0:
+        while self._engine.active and self._coming() and (left := deadline - time.monotonic()) > 0:
             try:
                 self._obey(self._inbox.get(timeout=left))
             except Empty:

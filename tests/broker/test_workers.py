@@ -342,6 +342,15 @@ def test_worker_that_drains_too_long_is_killed(busy: Broker) -> None:
     assert actions[-1] == Kill("a#1")
 
 
+def test_a_worker_that_is_leaving_already_is_left_to_finish(busy: Broker) -> None:
+    play(
+        busy, WorkerSaid("a#1", Failed(request_id="r1", attempt=1, failure=Draining("I leave").to_failure()))
+    )
+    assert [action for action in play(busy, StopAll()) if not isinstance(action, TellApi)] == []
+    assert play(busy, forward("a#1", "r2")) == [PassOn(API)]
+    assert play(busy, WorkerExited("a#1", 0)) == [Exit()]
+
+
 def test_loading_worker_does_not_outlive_a_stop(broker: Broker) -> None:
     play(broker, ask("r1"))
     assert play(broker, StopAll())[-1] == Terminate("a#1")

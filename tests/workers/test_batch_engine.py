@@ -238,6 +238,19 @@ def test_logprobs_come_with_each_token_and_the_chosen_one_is_among_the_best(make
         assert delta.logprobs[0].logprob == pytest.approx(delta.logprobs[0].top[0].logprob)
 
 
+def test_nothing_is_left_when_the_last_row_has_ended_or_was_cancelled(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    play(engine, [job("r", [5] * 9, max_tokens=3)])
+    play(engine, [job("r", [5] * 9, max_tokens=200)])
+    assert (engine.report["kv_bytes"], engine.report["waiting"]) == (0, 0)
+    engine.add(job("gone", [7] * 40, max_tokens=30, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    engine.cancel("gone")
+    play(engine, [])
+    assert (engine.report["kv_bytes"], engine.report["waiting"]) == (0, 0)
+
+
 def first_steps(engine: BatchEngine) -> dict[str, int]:
     """Runs to the end; the step in which each request got its first token."""
     firsts: dict[str, int] = {}
@@ -260,7 +273,7 @@ def test_prompts_that_arrive_together_begin_together(make_engine: MakeEngine) ->
 
 def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: MakeEngine) -> None:
     """Each time: how long rows have waited is counted anew."""
-    engine = make_engine(rows=8, chunk=64, gap=0.01)
+    engine = make_engine(rows=8, chunk=64, gap=1.0)
     for _ in range(3):
         engine.add(job("first", [5] * 30, max_tokens=60, ignore_eos=True))
         engine.step()

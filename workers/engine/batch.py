@@ -31,7 +31,7 @@ class Seat:
     parameters: RowParameters
     drawn: int
     token: int  # the first input: the last known token, which the cache does not hold yet
-    begun: bool = False  # a pass with it was launched
+    begun: bool = False  # its client has tokens, or a pass with it was launched
 
     @property
     def length(self) -> int:
@@ -90,8 +90,13 @@ class Batch:
         return sum(not seat.done for seat in self._seats)
 
     @property
+    def occupied(self) -> bool:
+        """Also by rows that have ended and are still to be put away."""
+        return bool(self._seats)
+
+    @property
     def fresh(self) -> bool:
-        """No row has been given a token here yet."""
+        """Nobody has heard of any row here yet."""
         return not any(seat.begun for seat in self._seats if not seat.done)
 
     @property

@@ -55,7 +55,7 @@ WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it
 @dataclass(frozen=True)
 class EngineLimits:
     rows: int = 32  # sequences decoded together
-    chunk: int = 512  # most prompt tokens read in one step
+    chunk: int = 512  # most tokens of a prompt read in one step; of several together, ABREAST times as many
     gap: float = 0.2  # seconds a decoding row may wait for others' prompts
     cache_bytes: int = 1 << 30  # of prompts kept for later requests
     kv_bytes: int = 1 << 40  # of all keys and values, kept prompts included
@@ -92,7 +92,12 @@ class BatchEngine:
 
     @property
     def active(self) -> int:
-        return len(self._rows) + len(self._finished)
+        """The last step may be one in which only what has ended is put away."""
+        return len(self._rows) + len(self._finished) or int(self._unsettled)
+
+    @property
+    def _unsettled(self) -> bool:
+        return self._flight is not None or self._batch.occupied or len(self._waiting) > 0
 
     @property
     def report(self) -> dict[str, float | int | str]:
@@ -160,9 +165,10 @@ class BatchEngine:
         began = time.perf_counter()
         if not (read and self._holds(began)):
             self._fresh_since = None
-            outputs += self._decode()
-        if self._decoding:
-            self._pace.decoded(time.perf_counter() - began)
+            landed = self._decode()
+            outputs += landed
+            if landed and self._decoding:
+                self._pace.decoded(time.perf_counter() - began)
         return outputs
 
     @property
@@ -322,7 +328,10 @@ class BatchEngine:
         rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
         if not rows:
             return
-        seats = [Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1]) for i, row in rows]
+        seats = [
+            Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1], begun=bool(row.ids))
+            for i, row in rows
+        ]
         self._batch.join(seats, cache, [where[i] for i, _ in rows])
 
     def _parameters(self, row: Row) -> RowParameters:
@@ -331,9 +340,7 @@ class BatchEngine:
             sampling=generation.sampling,
             choice=row.choice,
             logprobs=generation.logprobs,
-            adjustment=adjustment_for(
-                generation, row.job.prompt, row.ids, self._rules.eos, self._vocabulary_size
-            ),
+            adjustment=adjustment_for(generation, row.job.prompt, row.ids, row.ending, self._vocabulary_size),
         )
 
     # ------------------------------------------------------------ memory

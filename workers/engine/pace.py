@@ -17,7 +17,7 @@ SHARE = 8  # of so many rows, one ends in a step or a few: as many prompts are w
 
 
 class Pace:
-    """``most`` bounds every pass; ``gap`` is how long decoding rows may wait for one, in seconds.
+    """``most`` bounds a pass over one prompt; ``gap`` is how long decoding rows may wait for one, in seconds.
 
     Where a decode step itself takes longer than the gap, a pass may take as long as such a step: else a batch would
     never fill.

@@ -61,6 +61,7 @@ class Row:
         self._filter = choice_filter(job, self.choice)
         vocabulary = self.rules.marked if self._filter else self.rules.vocabulary
         self._text = TextFilter(vocabulary, job.generation.stopping.stop)
+        self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
         self._reasoning_tokens = 0
         self._started = False
         self.guide = job.grammar.guide(self.rules.marked) if job.grammar else None
@@ -114,8 +115,7 @@ class Row:
         if self.guide:
             self.guide.take(id)
         may_stop = len(self.ids) > stopping.min_tokens
-        ends = id in self.rules.eos or id in self.job.ends
-        if ends and not stopping.ignore_eos and may_stop:
+        if id in self.ending and not stopping.ignore_eos and may_stop:
             return self._text.flush(), FinishReason.STOP
         piece = self._text.push(id, may_stop=may_stop)
         reason = FinishReason.STOP if piece.stopped else self._reason()
