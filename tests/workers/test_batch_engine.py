@@ -385,6 +385,7 @@ def bytes_of(engine: BatchEngine, tokens: int) -> int:
     return engine.cost.bytes(tokens)
 
 
+@pytest.mark.slow
 def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
     make_engine: MakeEngine,
 ) -> None:

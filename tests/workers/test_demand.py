@@ -266,6 +266,7 @@ def test_thinking_text_and_calls_are_told_apart(engine: BatchEngine, loaded: Loa
     assert abs(spoken.finish.reasoning_tokens - thought) <= len("<think>")
 
 
+@pytest.mark.slow
 def test_without_tools_a_call_is_text(engine: BatchEngine, loaded: LoadedModel) -> None:
     words = f"{CALL}<|im_end|>"
     spoken = Spoken(engine, loaded, words, temperature=0.0)
