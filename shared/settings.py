@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         0.2, gt=0, description="how long running answers may pause for the prompts of new ones"
     )
     prefill_chunk: int | None = Field(
-        None, ge=16, le=65536, description="most prompt tokens in one pass; else 256 on a CPU, 2048 on a GPU"
+        None, ge=16, le=65536, description="most prompt tokens in one pass; else 128 on a CPU, 2048 on a GPU"
     )
 
     heartbeat_interval: float = Field(1.0, gt=0)

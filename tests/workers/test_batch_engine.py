@@ -402,6 +402,21 @@ def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
         assert together[each.request_id, 0][-1].finish == alone[-1].finish
 
 
+def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(make_engine: MakeEngine) -> None:
+    """What it has read itself does not stand in its way, nor do others that are read half-way."""
+    engine = make_engine()
+    size = bytes_of(engine, 300)
+    alone = play(make_engine(chunk=16), [job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True)])
+    tight = make_engine(chunk=16, kv_bytes=size, cache_bytes=size)
+    jobs = [
+        job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True),
+        job("other", list(range(239, 2, -1)), max_tokens=3, ignore_eos=True),
+    ]
+    deltas = play(tight, jobs, steps_between=3)
+    assert ids(deltas["long", 0]) == ids(alone["long", 0])
+    assert len(ids(deltas["other", 0])) == 3
+
+
 def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
     engine = make_engine(kv_bytes=bytes_of(make_engine(), 700))
     for i in range(4):

@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from tests.tiny_model import make_tiny_llama
+from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
-from workers.engine.slots import ROWS, TOKENS, Slots
+from workers.engine.slots import ROWS, TOKENS, Merged, Slots
 from workers.loader import inspect, load
 
 
@@ -94,6 +94,21 @@ def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(model: Any) -> 
     layer = slots.layers[0]
     assert layer.make_mask(1) is None
     assert layer.make_mask(1, return_array=True).all()
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_of_what_was_read_only_the_rows_with_a_seat_join(tmp_path: Path, row: int) -> None:
+    """Caches that mlx-lm merges; a prompt that wanted no token was read beside them."""
+    folder = make_tiny_model(tmp_path / "model", "sliding")
+    model = load(folder, inspect(folder), lambda phase, done, total: None).model
+    prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    cache = merge([new_cache(model) for _ in prompts])
+    feed(model, cache, prompts)
+    merged = Merged()
+    merged.join(cache, [places([0, 0], [4, 4], plain=False)[row]])
+    logits = model(mx.array([[13]]), cache=merged.layers)
+    assert logits.shape[0] == 1
+    assert mx.allclose(logits[0, -1], alone(model, [*prompts[row], 13]), atol=1e-4)
 
 
 def test_leaving_moves_no_row_but_the_last_ones() -> None:

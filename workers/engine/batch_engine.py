@@ -346,15 +346,25 @@ class BatchEngine:
     # ------------------------------------------------------------ memory
 
     def _has_room(self, reading: Reading, besides: int = 0) -> bool:
-        """Whether its rows, and ``besides`` more, fit beside all others; the kept prompts give way. One always fits."""
+        """Whether its rows, and ``besides`` more, fit beside all others; the kept prompts give way.
+
+        One always fits: when nobody decodes, what others have read half-way gives way too.
+        """
         rows = len(self._batch) + len(reading.rows) + besides
         longest = max(self._batch.longest, len(reading.ids))
-        if self._fits(rows, longest + RESERVE):
+        if self._fits(rows, longest + RESERVE, read_already=reading.bytes):
             return True
-        return rows == len(reading.rows) and not self._waiting.bytes
+        if rows > len(reading.rows):
+            return False
+        for other in self._waiting.half_read():
+            if other is not reading:
+                self._keep_prompt(other)
+                other.restart()
+        return True
 
-    def _fits(self, rows: int, tokens: int) -> bool:
-        left = self._kv_bytes - self._cost.bytes(tokens, rows) - self._waiting.bytes
+    def _fits(self, rows: int, tokens: int, read_already: int = 0) -> bool:
+        """``read_already``: bytes of the rows' own that are counted among the waiting."""
+        left = self._kv_bytes - self._cost.bytes(tokens, rows) - self._waiting.bytes + read_already
         self._prefixes.shrink(max(0, left))
         return left >= 0
 

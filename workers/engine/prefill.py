@@ -61,6 +61,16 @@ class Reading:
         leader = self.leader
         return leader is not None and leader.pause is not None and not leader.ended
 
+    @property
+    def bytes(self) -> int:
+        return nbytes(self.cache) if self.cache is not None else 0
+
+    def restart(self) -> None:
+        """Forgets what was read; it is looked up again, as it may have been kept."""
+        self.cache, self.done, self.looked_up, self.pause = None, 0, False, None
+        for row in self.rows:
+            row.prompt_logprobs = None
+
     def advance(self, cache: Cache, tokens: int) -> None:
         self.cache = cache
         self.done += tokens
@@ -81,7 +91,10 @@ class Waiting:
     @property
     def bytes(self) -> int:
         """Of the prompts that are read half-way."""
-        return sum(nbytes(reading.cache) for reading in self._readings if reading.cache is not None)
+        return sum(reading.bytes for reading in self._readings)
+
+    def half_read(self) -> list[Reading]:
+        return [reading for reading in self._readings if reading.cache is not None]
 
     def add(self, reading: Reading) -> None:
         self._readings.append(reading)

@@ -213,8 +213,8 @@ class Merged:
         return nbytes(self.layers)
 
     def join(self, read: Cache, places: Sequence[Place]) -> None:
-        if [place.row for place in places] != list(range(places[-1].row + 1)):
-            take_rows(read, [place.row for place in places])
+        if all(hasattr(layer, "filter") for layer in read):
+            take_rows(read, [place.row for place in places])  # more may have been read than have a seat
         if self._rows:
             extend(self.layers, read)
         else:
