@@ -163,6 +163,7 @@ class BrokerClient:
             log.error("the broker sent what is no message: %s", error)
             return
         self._heard = self._loop.time()
+        self._seen.set()
         failpoint("api.heard", message.type)
         match message:
             case Chunks():
@@ -226,7 +227,6 @@ class BrokerClient:
                 self._submit(journal)
 
     def _pong(self, epoch: str) -> None:
-        self._seen.set()
         if epoch == self._epoch:
             return
         if self._epoch is not None:

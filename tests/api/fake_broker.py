@@ -152,7 +152,7 @@ class FakeBroker:
     def __init__(self, path: Path) -> None:
         self.epoch = secrets.token_hex(8)
         self.script: Script = answer
-        self.deaf = False  # like a stopped process: reads nothing, answers nothing
+        self.deaf = False  # reads nothing, answers nothing; only ``say`` is heard from it
         self.models: list[ModelStatus] = []
         self.received: list[BaseModel] = []
         self._news = threading.Condition()
@@ -208,11 +208,11 @@ class FakeBroker:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            while not self._outbox.empty():
+                self._send(self._outbox.get())
             if self.deaf:
                 self._stop.wait(0.005)
                 continue
-            while not self._outbox.empty():
-                self._send(self._outbox.get())
             if self._socket.poll(2):
                 peer, data = self._socket.recv_multipart()
                 self._peer = peer

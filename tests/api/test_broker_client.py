@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.broker_client import BrokerClient
+from shared.protocol import Chunks
 from shared.settings import Settings
 from tests.api.conftest import QUICK
 from tests.api.fake_broker import DEADLINE, FakeBroker
@@ -64,6 +65,16 @@ def test_a_silent_broker_is_lost_and_found(settings: Settings, broker: FakeBroke
         broker.deaf = True
         await until(lambda: not client.seen)
         broker.deaf = False
+        await until(lambda: client.seen)
+
+    run(settings, story)
+
+
+def test_a_lost_broker_is_found_by_whatever_it_says_first(settings: Settings, broker: FakeBroker) -> None:
+    async def story(client: BrokerClient) -> None:
+        broker.deaf = True
+        await until(lambda: not client.seen)
+        broker.say(Chunks(deltas=[]))
         await until(lambda: client.seen)
 
     run(settings, story)
