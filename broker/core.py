@@ -78,6 +78,7 @@ from shared.protocol import (
     WorkerToBroker,
 )
 
+PROBE = 0.25  # seconds in which a busy worker that is not our child may say nothing before it is written to
 GIVEN_UP = "given up: it was silent or could not be reached"
 
 
@@ -489,6 +490,8 @@ class Broker:
             elif worker.state in SERVING and worker.stalled(self.timeouts.stall, now):
                 stall = Ending(f"made no step for {now - worker.moved:.0f} s", Fault.CRASH)
                 yield from self._give_up(worker, stall, now)
+            elif not worker.spawned and worker.in_flight and now - worker.heard > PROBE:
+                yield self._pong(worker.id)  # fails at once when its connection is gone; nobody tells us of its exit
             for request_id in [id for id, kept in worker.kept.items() if kept.until < now]:
                 yield from release(worker, request_id, Cancel(request_id=request_id))
         for waiting in self.scheduler.expire(self.registry, now):

@@ -142,6 +142,14 @@ def test_unreachable_worker_of_nobody_is_lost_at_once(broker: Broker) -> None:
     assert play(broker, PeerGone("static"))[0] == resubmit("r1", "lost its connection")
 
 
+def test_worker_of_nobody_that_says_nothing_while_it_runs_is_written_to(broker: Broker) -> None:
+    play(broker, ready("static", "a"), now=0)
+    assert play(broker, Tick(), now=1) == [], "idle"
+    play(broker, ask("r1"), beat("static"), now=2)
+    assert play(broker, Tick(), now=2.2) == []
+    assert play(broker, Tick(), now=2.3) == [TellWorker("static", Pong(epoch="e1"))]
+
+
 def test_worker_that_leaves_hands_its_requests_over(busy: Broker) -> None:
     actions = play(busy, WorkerSaid("a#1", Bye(reason="told to")))
     assert actions == [resubmit(id, "left: told to", blameless=True) for id in ("r1", "r2")]

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import psutil
 
@@ -28,19 +29,27 @@ FDS, MEMORY = (
 )  # what a process may gain beyond a tenth of its size: sockets on their way, a fuller heap
 
 
+class Gap(NamedTuple):
+    seconds: float
+    end: float
+    model: str
+
+
 @dataclass
 class Figures:
     streams: int = 0
     tokens: int = 0
     wrong: list[str] = field(default_factory=list)
-    faults: Counter[str] = field(default_factory=Counter)
-    longest_gap: float = 0.0
+    faults: list[tuple[float, str]] = field(default_factory=list)  # when, and what
+    gaps: list[Gap] = field(default_factory=list)  # the longest of each stream
 
     def take(self, stream: Stream) -> None:
         answer = stream.result()
         self.streams += 1
         self.tokens += len(answer.text.split())
-        self.longest_gap = max(self.longest_gap, answer.gap)
+        if answer.gaps:
+            length, end = max(zip(answer.gaps, answer.came[1:], strict=True))
+            self.gaps.append(Gap(length, end, answer.model))
         if answer.wrong:
             self.wrong.append(f"model {answer.model}, seed {answer.seed}: {answer.wrong}")
 
@@ -80,8 +89,8 @@ class Soak:
         faults += [self.stop_worker, self.stop_broker, self.kill_both, self.drain_worker, self.restart_broker]
         faults += [self.client_leaves]
         fault = self.rng.choice(faults)
+        self.figures.faults.append((time.monotonic(), fault.__name__))
         fault()
-        self.figures.faults[fault.__name__] += 1
 
     def worker(self) -> psutil.Process | None:
         alive = self.stack.worker_processes()
@@ -185,12 +194,27 @@ def compare(before: dict[str, Size], after: dict[str, Size]) -> list[str]:
 
 
 def report(figures: Figures, complaints: list[str]) -> int:
-    kills = sum(count for fault, count in figures.faults.items() if fault.startswith(KILLS))
+    faults = Counter(name for _, name in figures.faults)
+    kills = sum(count for fault, count in faults.items() if fault.startswith(KILLS))
     print(f"{figures.streams} streams, {figures.tokens} tokens, {len(figures.wrong)} wrong")
-    print(f"{kills} kills and restarts: {dict(figures.faults)}, longest gap {figures.longest_gap:.1f} s")
+    print(f"{kills} kills and restarts: {dict(faults)}")
+    tell_of_gaps(figures)
     for line in [*figures.wrong[:20], *complaints]:
         print(f"  {line}")
     return 1 if figures.wrong or complaints else 0
+
+
+def tell_of_gaps(figures: Figures) -> None:
+    """The longest one with what was done to the server meanwhile."""
+    gaps = sorted(figures.gaps)
+    longest = gaps[-1]
+    print(f"the longest gap of each stream: p50 {gaps[len(gaps) // 2].seconds:.2f} s,", end=" ")
+    print(
+        f"p99 {gaps[len(gaps) * 99 // 100].seconds:.1f} s, longest {longest.seconds:.1f} s, of model {longest.model}:"
+    )
+    began = longest.end - longest.seconds
+    during = [f"{at - began:.1f} s {name}" for at, name in figures.faults if began - 1 < at < longest.end]
+    print(f"  meanwhile: {', '.join(during)}")
 
 
 if __name__ == "__main__":

@@ -87,11 +87,12 @@ class FaultStack(Stack):
         return done.stdout + done.stderr
 
     def static_worker(self, *options: str) -> "subprocess.Popen[bytes]":
-        """One that the broker did not start, of model ``a``; its log is ``static``."""
+        """One that the broker did not start, of model ``a``; the log of all of them is ``static``."""
+        name = f"worker-static-{len(self.static)}"
         program = "tests.programs.scripted_worker"
         with (self.folder / "log" / "static").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", program, "--model", "a", "--id", "worker-static", *options],
+                [sys.executable, "-m", program, "--model", "a", "--id", name, *options],
                 env=self.environment,
                 stderr=log,
             )

@@ -74,6 +74,22 @@ def test_32_streams_on_a_killed_worker_go_on_and_those_of_others_do_not_notice(s
     all_right([*streams, other])
 
 
+@pytest.mark.slow
+def test_a_killed_worker_that_the_broker_did_not_start_is_missed_before_it_counts_as_silent(
+    stack: FaultStack,
+) -> None:
+    os.kill(warm(stack), signal.SIGKILL)
+    stack.until(lambda: not stack.workers("a"), "noticed")
+    static = stack.static_worker("--step", "0.02")
+    stack.until(lambda: [w["pid"] for w in stack.workers("a")] == [static.pid], "registered")
+    streams = [stack.stream(seed, 100) for seed in range(3)]
+    for stream in streams:
+        stream.wait_for_word()
+    static.kill()
+    stack.until(lambda: static.pid not in [w["pid"] for w in stack.status()["workers"]], "missed", 1.5)
+    all_right(streams)
+
+
 def test_a_worker_that_is_stopped_for_good_is_replaced(stack: FaultStack) -> None:
     victim = warm(stack)
     stream = stack.stream(5, 100)
