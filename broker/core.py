@@ -491,7 +491,9 @@ class Broker:
                 stall = Ending(f"made no step for {now - worker.moved:.0f} s", Fault.CRASH)
                 yield from self._give_up(worker, stall, now)
             elif not worker.spawned and worker.in_flight and now - worker.heard > PROBE:
-                yield self._pong(worker.id)  # fails at once when its connection is gone; nobody tells us of its exit
+                yield self._pong(
+                    worker.id
+                )  # fails at once when its connection is gone; nobody tells us of its exit
             for request_id in [id for id, kept in worker.kept.items() if kept.until < now]:
                 yield from release(worker, request_id, Cancel(request_id=request_id))
         for waiting in self.scheduler.expire(self.registry, now):

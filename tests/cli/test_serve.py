@@ -14,6 +14,7 @@ import pytest
 
 from cli import family
 from tests.cli.command import free_port, run, start
+from tests.marks import quick_and_slow
 
 DEADLINE = 20.0
 
@@ -89,9 +90,7 @@ def test_it_says_what_is_served_where_and_what_to_try(served: Served) -> None:
     assert '"model": "smollm2-135m-instruct"' in text
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
-)
+@pytest.mark.parametrize("number", quick_and_slow((signal.SIGTERM,), (signal.SIGINT, signal.SIGHUP)))
 def test_it_ends_in_order_and_takes_the_workers_along(served: Served, number: signal.Signals) -> None:
     served.wait_until_ready()
     served.process.send_signal(number)

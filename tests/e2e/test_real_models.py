@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.e2e.stack import Stack
 from tests.tiny_model import make_tiny_llama
@@ -24,26 +25,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.close()
 
 
-def ask(stack: Stack, question: str, max_tokens: int = 40) -> str:
-    answer = stack.openai.chat.completions.create(
-        model=SMOLLM, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=max_tokens
-    )
-    return answer.choices[0].message.content or ""
-
-
-def test_the_capital_of_france_is_paris(stack: Stack) -> None:
-    assert "Paris" in ask(stack, "What is the capital of France?")
-
-
-def test_a_stream_says_the_same(stack: Stack) -> None:
-    chunks = stack.openai.chat.completions.create(
-        model=SMOLLM,
-        messages=[{"role": "user", "content": "What is the capital of France?"}],
-        temperature=0,
-        stream=True,
-    )
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert text == ask(stack, "What is the capital of France?")
+def test_the_capital_of_france_is_paris_streamed_and_whole(stack: Stack) -> None:
+    asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+    create = stack.openai.chat.completions.create
+    answer = create(model=SMOLLM, messages=asked, temperature=0)
+    chunks = create(model=SMOLLM, messages=asked, temperature=0, stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert streamed == answer.choices[0].message.content
+    assert "Paris" in streamed
 
 
 def test_a_request_without_a_model_goes_to_the_default_one(stack: Stack) -> None:
@@ -62,17 +51,13 @@ def test_more_than_the_context_is_refused_by_name(stack: Stack) -> None:
 def test_two_models_are_two_processes_and_one_may_be_killed(stack: Stack) -> None:
     stack.openai.completions.create(model="tiny", prompt="abc", max_tokens=2)
     [victim] = stack.workers("tiny")
-    story = "Tell me a story about the sea."
-    running = stack.openai.chat.completions.create(
-        model=SMOLLM,
-        messages=[{"role": "user", "content": story}],
-        temperature=0,
-        max_tokens=30,
-        stream=True,
-    )
+    asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell me a story about the sea."}]
+    create = stack.openai.chat.completions.create
+    running = create(model=SMOLLM, messages=asked, temperature=0, max_tokens=30, stream=True)
     next(iter(running))
     os.kill(victim["pid"], signal.SIGKILL)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in running if chunk.choices)
-    assert text == ask(stack, story, 30)
+    answer = create(model=SMOLLM, messages=asked, temperature=0, max_tokens=30)
+    assert text == answer.choices[0].message.content
     assert stack.openai.completions.create(model="tiny", prompt="abc", max_tokens=2).usage
     assert [worker["pid"] for worker in stack.workers("tiny")] != [victim["pid"]]

@@ -14,6 +14,7 @@ from openai import APIStatusError, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.e2e.stack import Stack, scripted_stack
+from tests.marks import quick_and_slow
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 
@@ -137,7 +138,7 @@ def test_many_first_requests_start_one_worker() -> None:
         assert len(stack.status()["workers"]) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", quick_and_slow((signal.SIGINT,), (signal.SIGTERM,)))
 def test_a_signal_ends_everything_after_what_runs(number: int) -> None:
     with scripted_stack("--step", "0.02") as stack:
         answers: list[str] = []
@@ -150,6 +151,7 @@ def test_a_signal_ends_everything_after_what_runs(number: int) -> None:
         stack.until(lambda: not stack.survivors(), "gone", 2)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_says_why_and_others_are_served() -> None:
     settings = {"available_models": "broken=/nowhere/at/all"}
     stack = Stack(settings)

@@ -7,15 +7,13 @@ import time
 import psutil
 import pytest
 
-from tests.faults.marks import quick_and_slow
 from tests.faults.stack import FaultStack, all_right, fault_stack
 from tests.faults.test_workers import warm
+from tests.marks import quick_and_slow
 
-EDGES = (
-    "broker.heard:forward",
-    "broker.does:passon",
-)
+EDGES = ("broker.does:passon",)
 MORE_EDGES = (
+    "broker.heard:forward",
     "broker.heard:submit",
     "broker.does:run",
     "broker.did:run",
@@ -46,7 +44,8 @@ def test_a_broker_killed_at_any_edge_loses_nothing(stack: FaultStack, edge: str)
     assert stack.worker_pid() == worker
 
 
-@pytest.mark.parametrize("edge", quick_and_slow(("broker.did:spawn",), ("broker.does:spawn",)))
+@pytest.mark.slow
+@pytest.mark.parametrize("edge", ["broker.did:spawn", "broker.does:spawn"])
 def test_a_broker_killed_while_it_starts_a_worker_has_one_in_the_end(stack: FaultStack, edge: str) -> None:
     os.kill(warm(stack), signal.SIGKILL)
     stack.until(lambda: not stack.workers("a"), "noticed")
@@ -55,6 +54,7 @@ def test_a_broker_killed_while_it_starts_a_worker_has_one_in_the_end(stack: Faul
     assert len(stack.worker_processes()) == len(stack.status()["workers"])
 
 
+@pytest.mark.slow
 def test_a_broker_and_a_worker_killed_together_lose_nothing(stack: FaultStack) -> None:
     victim, other = warm(stack), warm(stack, "b")
     streams = [stack.stream(seed, 100, "ab"[seed % 2]) for seed in range(8)]

@@ -10,7 +10,6 @@ import pytest
 
 from tests.faults.client import MARKER, Stream, expected_text
 from tests.faults.crowd import ask, ask_until_served, asked, together
-from tests.faults.marks import quick_and_slow
 from tests.faults.stack import FaultStack, all_right, fault_stack
 from tests.faults.test_workers import warm
 
@@ -212,7 +211,8 @@ def test_five_hundred_streams_at_once_are_all_whole() -> None:
 # ---------------------------------------------------------------- poison
 
 
-@pytest.mark.parametrize("innocent", quick_and_slow((3,), (8,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("innocent", [3, 8])
 def test_poison_is_found_out_and_innocents_finish(busy: FaultStack, innocent: int) -> None:
     """``busy`` runs four at a time: of eight, the others are in the queue."""
     warm(busy)

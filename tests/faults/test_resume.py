@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.stack import FaultStack, fault_stack
+from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
 
 CUT = 7
@@ -26,7 +27,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "one token more": {"temperature": 0, "max_tokens": CUT + 2},
     "echo": {"temperature": 0, "echo": True},
 }
-QUICK = {"sampled", "two choices"}
+QUICK = "two choices"
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +72,14 @@ def broken(stack: FaultStack, options: dict[str, Any], fault: str) -> dict[str, 
     return answer
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ASKED]
-)
+@pytest.mark.parametrize("name", quick_and_slow((QUICK,), tuple(name for name in ASKED if name != QUICK)))
 def test_a_killed_worker_changes_no_answer(tiny: FaultStack, name: str) -> None:
     whole = ask(tiny, ASKED[name])
     edge = "worker.said_end" if name == "the last token" else "worker.said"
     assert broken(tiny, ASKED[name], f"{edge}:{CUT}:kill9") == whole
 
 
-@pytest.mark.parametrize("edge", ["broker.does:passon", "broker.heard:submit"])
+@pytest.mark.parametrize("edge", quick_and_slow(("broker.does:passon",), ("broker.heard:submit",)))
 def test_a_killed_broker_changes_no_answer(tiny: FaultStack, edge: str) -> None:
     options = ASKED["sampled"]
     whole = ask(tiny, options)

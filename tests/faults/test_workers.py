@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.faults.marks import quick_and_slow
 from tests.faults.stack import FaultStack, all_right
+from tests.marks import quick_and_slow
 
 
 def warm(stack: FaultStack, model: str = "a") -> int:
@@ -15,7 +15,14 @@ def warm(stack: FaultStack, model: str = "a") -> int:
     return stack.worker_pid(model)
 
 
-@pytest.mark.parametrize("index", quick_and_slow((0, 7), (*range(1, 7), *range(8, 41))))
+def warm_child(stack: FaultStack) -> None:
+    """One that this broker has started, so that it learns how it ends: another test may have killed the one before."""
+    os.kill(warm(stack), signal.SIGKILL)
+    stack.until(lambda: not stack.workers("a"), "noticed")
+    warm(stack)
+
+
+@pytest.mark.parametrize("index", quick_and_slow((7,), (*range(7), *range(8, 41))))
 def test_a_worker_killed_at_any_token_loses_and_repeats_none(stack: FaultStack, index: int) -> None:
     victim = warm(stack)
     stack.fault(f"worker.said:{index}:kill9")
@@ -35,7 +42,7 @@ def test_a_worker_killed_around_the_end_gives_one_end(stack: FaultStack, edge: s
 
 @pytest.mark.parametrize("action", quick_and_slow(("abort",), ("exit=70", "raise")))
 def test_an_engine_that_breaks_is_replaced(stack: FaultStack, action: str) -> None:
-    warm(stack)
+    warm_child(stack)
     stack.expected_tracebacks += action == "raise"
     streams = [stack.stream(seed, 60) for seed in range(4)]
     streams[0].wait_for_word()
@@ -90,6 +97,7 @@ def test_a_killed_worker_that_the_broker_did_not_start_is_missed_before_it_count
     all_right(streams)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_for_good_is_replaced(stack: FaultStack) -> None:
     victim = warm(stack)
     stream = stack.stream(5, 100)
@@ -131,7 +139,7 @@ def test_a_worker_that_wakes_up_after_it_was_replaced_is_not_heard(stack: FaultS
 
 
 def test_an_engine_that_hangs_is_ended_with_its_stacks_in_the_log(stack: FaultStack) -> None:
-    warm(stack)
+    warm_child(stack)
     streams = [stack.stream(seed, 60) for seed in range(3)]
     streams[0].wait_for_word()
     stack.fault("engine.step:#3:hang")

@@ -9,6 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from shared.protocol import Delta, FinishReason, Grammar
 from tests.jobs import job
+from tests.marks import quick_and_slow
 from tests.tiny_model import SPECIAL, make_tiny_model
 from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
@@ -89,7 +90,7 @@ def matrix() -> list[Job]:
     ]
 
 
-@pytest.mark.parametrize("steps_between", [0, 1, 3])
+@pytest.mark.parametrize("steps_between", quick_and_slow((3,), (0, 1)))
 def test_each_request_gives_in_the_batch_what_it_gives_alone(
     make_engine: MakeEngine, steps_between: int
 ) -> None:
@@ -151,7 +152,8 @@ def filtered(grammars: Grammars, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["grammar", "call", "thinking", "thinking, then grammar", "thinking, then call"]
+    "kind",
+    quick_and_slow(("call", "thinking, then grammar"), ("grammar", "thinking", "thinking, then call")),
 )
 def test_a_resumed_choice_goes_on_inside_its_grammar_its_thinking_or_its_call(
     make_engine: MakeEngine, grammars: Grammars, kind: str

@@ -10,6 +10,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import Delta, FinishReason, Grammar
 from tests.golden.test_calls import GOLDEN, family
 from tests.jobs import job
+from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
 from tests.workers.schemas import DIGIT, record
 from tests.workers.test_batch_engine import ids, play, text
@@ -105,7 +106,9 @@ def test_a_named_tool_is_the_one_that_is_called(engine: BatchEngine, grammars: G
     assert {each for deltas in play(engine, jobs).values() for each, _ in calls(deltas)} == {"say"}
 
 
-@pytest.mark.parametrize("name", ["json_tools", "kimi_k2", "minimax_m2", "pythonic", "gemma4"])
+@pytest.mark.parametrize(
+    "name", quick_and_slow(("json_tools", "pythonic"), ("kimi_k2", "minimax_m2", "gemma4"))
+)
 def test_several_calls_may_come_when_they_may(engine: BatchEngine, grammars: Grammars, name: str) -> None:
     asked = calling(FAMILIES[name], parallel=True)
     jobs = [must_call(grammars, str(seed), asked, seed=seed, temperature=3.0) for seed in range(16)]
@@ -160,7 +163,9 @@ def test_a_schema_nobody_can_enforce_does_not_keep_a_tool_from_being_called(
         assert [name for name, _ in calls(deltas)] == ["odd"]
 
 
-@pytest.mark.parametrize("name", ["qwen3_coder", "glm47", "gemma4", "pythonic", "minimax_m2"])
+@pytest.mark.parametrize(
+    "name", quick_and_slow(("qwen3_coder", "gemma4"), ("glm47", "pythonic", "minimax_m2"))
+)
 def test_references_and_constants_among_arguments_are_followed(
     engine: BatchEngine, grammars: Grammars, name: str
 ) -> None:
