@@ -10,7 +10,7 @@
 PYTHON ?= python3
 # Of the tests; most wait for processes they have started.
 PROCESSES ?= 3
-SPREAD := --numprocesses $(PROCESSES) --dist loadgroup
+SPREAD := --numprocesses $(PROCESSES)
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := $(VENV)/clients

@@ -110,6 +110,7 @@ def _weights(config: Mapping[str, Any], seed: int) -> dict[str, mx.array]:
     from mlx_lm.utils import _get_classes
 
     model_class, arguments = _get_classes(dict(config))
+    mx.random.seed(seed)  # what is no matrix stays as the model begins it
     model = model_class(arguments.from_dict(dict(config)))
     keys = iter(mx.random.split(mx.random.key(seed), 1000))
     parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
