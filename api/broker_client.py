@@ -18,7 +18,7 @@ import zmq
 from pydantic import BaseModel
 
 from api.errors import RequestError
-from api.journal import ACK_TOKENS, MAX_REPAIRS, Gap, Journal
+from api.journal import MAX_REPAIRS, Gap, Journal
 from api.replies import Replies
 from shared import wire
 from shared.errors import BrokerLost, FailureFromElsewhere, ServingError, WorkerLost
@@ -43,7 +43,7 @@ from shared.settings import Settings
 log = logging.getLogger(__name__)
 
 DRAIN_BUDGET = 256  # messages, before the loop may do something else
-ACK_INTERVAL = 0.2
+LOOK_INTERVAL = 0.2  # at what is to be acknowledged, parked or given up
 MAX_UNREAD = 2048  # tokens that wait for a slow reader, at most
 RETRY_AFTER = 5
 LINGER = 200  # milliseconds, for the last Cancels
@@ -206,10 +206,6 @@ class BrokerClient:
             if journal.finished:
                 del self._live[journal.request_id]
                 self._send(Done(request_id=journal.request_id))
-            elif journal.unacked(delta.choice) >= ACK_TOKENS:
-                self._ack(journal)
-                if replies.unread >= MAX_UNREAD:
-                    self._park(journal)
 
     def _park(self, journal: Journal) -> None:
         log.info("request %s is parked: its client reads too slowly", journal.request_id)
@@ -217,11 +213,12 @@ class BrokerClient:
         journal.pause()
         self._parked.add(journal.request_id)
 
-    def _unpark(self) -> None:
-        for request_id in list(self._parked):
-            journal, replies = self._live.get(request_id, (None, None))
-            if journal is None or replies is None:
-                self._parked.discard(request_id)
+    def _park_and_unpark(self) -> None:
+        self._parked &= self._live.keys()
+        for request_id, (journal, replies) in list(self._live.items()):
+            if request_id not in self._parked:
+                if replies.unread >= MAX_UNREAD:
+                    self._park(journal)
             elif replies.unread < MAX_UNREAD // 2:
                 self._parked.discard(request_id)
                 self._submit(journal)
@@ -254,9 +251,10 @@ class BrokerClient:
             self._send(Cancel(request_id=journal.request_id))
             self._end(journal, WorkerLost("The answer arrived with gaps that could not be repaired."))
 
-    def _ack(self, journal: Journal) -> None:
-        for ack in journal.acks():
-            self._send(ack)
+    def _ack(self) -> None:
+        for journal, _ in list(self._live.values()):
+            for ack in journal.acks():
+                self._send(ack)
 
     def _end(self, journal: Journal, failure: ServingError) -> None:
         _, replies = self._live.pop(journal.request_id)
@@ -278,7 +276,7 @@ class BrokerClient:
     # ---- time
 
     def _tick(self) -> None:
-        now, period = self._loop.time(), min(ACK_INTERVAL, self._settings.heartbeat_interval)
+        now, period = self._loop.time(), min(LOOK_INTERVAL, self._settings.heartbeat_interval)
         self._drain()  # before anything is judged late
         if (slept := now - self._next_tick) > self._settings.heartbeat_interval:
             self._heard += slept  # we were away, not the broker
@@ -288,9 +286,8 @@ class BrokerClient:
             self._next_ping = now + self._settings.heartbeat_interval
             self._send(Ping())
         self._judge(now - self._heard)
-        for journal, _ in list(self._live.values()):
-            self._ack(journal)
-        self._unpark()
+        self._ack()
+        self._park_and_unpark()
 
     def _judge(self, silence: float) -> None:
         if silence > self._settings.heartbeat_timeout:

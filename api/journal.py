@@ -7,7 +7,7 @@ the request is submitted again with what is held, and the answer then begins exa
 
 from shared.protocol import Ack, Delta, Generation, Submit
 
-ACK_TOKENS = 32
+ACK_TOKENS = 8  # an Ack costs all processes more than keeping a few tokens; what is on trial needs no more
 MAX_REPAIRS = 8  # a peer that makes gaps again and again is broken, not unlucky
 
 
@@ -85,14 +85,11 @@ class Journal:
             self._started.add(delta.choice)
         return delta.model_copy(update={"choice": delta.choice + self._first_choice, "start": start})
 
-    def unacked(self, choice: int) -> int:
-        return len(self._held[choice]) - self._acked[choice]
-
     def acks(self) -> list[Ack]:
-        """What the worker may forget since the last time."""
-        due = [choice for choice in range(len(self._held)) if self.unacked(choice)]
-        for choice in due:
-            self._acked[choice] = len(self._held[choice])
-        return [
-            Ack(request_id=self.request_id, choice=choice, next_index=self._acked[choice]) for choice in due
-        ]
+        """What the worker may forget since the last time, if that is worth a message."""
+        acks = []
+        for choice, held in enumerate(self._held):
+            if len(held) >= self._acked[choice] + ACK_TOKENS:
+                self._acked[choice] = len(held)
+                acks.append(Ack(request_id=self.request_id, choice=choice, next_index=len(held)))
+        return acks

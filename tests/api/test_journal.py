@@ -1,6 +1,6 @@
 import pytest
 
-from api.journal import Gap, Journal
+from api.journal import ACK_TOKENS, Gap, Journal
 from shared.protocol import (
     Ack,
     Delta,
@@ -99,11 +99,12 @@ def test_choices_are_renumbered_for_the_client() -> None:
     assert taken.choice == 5
 
 
-def test_tokens_are_acknowledged_once() -> None:
+def test_tokens_are_acknowledged_once_when_they_are_worth_a_message() -> None:
     one = journal(n=2)
-    one.take(delta(0, 5, 6, choice=1))
-    assert one.unacked(1) == 2
-    assert one.acks() == [Ack(request_id="r", choice=1, next_index=2)]
+    one.take(delta(0, *range(ACK_TOKENS - 1), choice=1))
+    assert one.acks() == []
+    one.take(delta(ACK_TOKENS - 1, 5, 6, choice=1))
+    assert one.acks() == [Ack(request_id="r", choice=1, next_index=ACK_TOKENS + 1)]
     assert one.acks() == []
 
 
