@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from shared.errors import InvalidRequest, ServingError
+from shared.openai import ErrorDetails, ErrorResponse
 
 MAX_KEY = 64  # of a client's key, in an answer
 
@@ -43,16 +44,14 @@ class ErrorDialect(Protocol):
 
 
 class OpenAIErrors:
-    """Always all four keys."""
-
     request_id_header = b"x-request-id"
 
     def status(self, answer: ErrorAnswer) -> int:
         return answer.status
 
     def body(self, answer: ErrorAnswer, request_id: str) -> bytes:
-        error = {"message": answer.message, "type": answer.type, "param": answer.param, "code": answer.code}
-        return to_json({"error": error})
+        error = ErrorDetails(message=answer.message, type=answer.type, param=answer.param, code=answer.code)
+        return to_json(ErrorResponse(error=error))
 
     def event(self, answer: ErrorAnswer, request_id: str) -> bytes:
         return b"data: %b\n\n" % self.body(answer, request_id)

@@ -28,6 +28,10 @@ class Operation:
     streams: bool = False
 
     @property
+    def error(self) -> type[BaseModel]:
+        return anthropic.ErrorResponse if self.path.startswith("/v1/messages") else openai.ErrorResponse
+
+    @property
     def parameters(self) -> list[str]:
         """Names in the path."""
         return [part.strip("{}") for part in self.path.split("/") if part.startswith("{")]
@@ -122,6 +126,7 @@ def document() -> dict[str, Any]:
     for one in OPERATIONS:
         wanted += [(one.request, "validation")] if one.request else []
         wanted += [(one.answer, "serialization")] if one.answer else []
+        wanted.append((one.error, "serialization"))
     schemas, definitions = models_json_schema(list(dict.fromkeys(wanted)), ref_template=REFS + "{model}")
     paths: dict[str, dict[str, Any]] = {}
     for one in OPERATIONS:
@@ -153,8 +158,10 @@ def _described(one: Operation, schemas: dict[Any, dict[str, Any]]) -> dict[str, 
         answers["application/json"] = {"schema": schemas[one.answer, "serialization"]}
     if one.streams:
         answers["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": schemas[one.error, "serialization"]}}
     described["responses"] = {
-        "200": {"description": one.summary, **({"content": answers} if answers else {})}
+        "200": {"description": one.summary, **({"content": answers} if answers else {})},
+        "default": {"description": "What was wrong, and what is allowed", "content": error},
     }
     return described
 

@@ -30,6 +30,10 @@ def parse(data: bytes, schema: type[R]) -> R:
 
 
 def _json(data: bytes) -> object:
+    if not data.strip():
+        raise InvalidField(
+            "The request has no body; it must be a JSON object.", param=None, code="invalid_json"
+        )
     try:
         body: object = from_json(data, allow_inf_nan=False)
     except ValueError as error:

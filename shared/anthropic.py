@@ -216,3 +216,14 @@ class Message(Response):
 
 class CountTokensResponse(Response):
     input_tokens: int
+
+
+class ErrorDetails(Response):
+    type: str
+    message: str
+
+
+class ErrorResponse(Response):
+    type: Literal["error"] = "error"
+    error: ErrorDetails
+    request_id: str

@@ -499,3 +499,16 @@ class ApplyTemplateRequest(Request):
 
 class ApplyTemplateResponse(Response):
     prompt: str
+
+
+class ErrorDetails(Response):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Response):
+    """Always all four keys."""
+
+    error: ErrorDetails

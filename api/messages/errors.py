@@ -3,6 +3,7 @@
 from pydantic_core import to_json
 
 from api.errors import ErrorAnswer
+from shared.anthropic import ErrorDetails, ErrorResponse
 
 OVERLOADED = 529
 _TYPES = {
@@ -28,8 +29,8 @@ class AnthropicErrors:
     def body(self, answer: ErrorAnswer, request_id: str) -> bytes:
         status = self.status(answer)
         otherwise = "api_error" if status >= 500 else "invalid_request_error"
-        error = {"type": _TYPES.get(status, otherwise), "message": answer.message}
-        return to_json({"type": "error", "error": error, "request_id": request_id})
+        error = ErrorDetails(type=_TYPES.get(status, otherwise), message=answer.message)
+        return to_json(ErrorResponse(error=error, request_id=request_id))
 
     def event(self, answer: ErrorAnswer, request_id: str) -> bytes:
         return b"event: error\ndata: %b\n\n" % self.body(answer, request_id)

@@ -41,6 +41,14 @@ def test_operations_have_ids_of_their_own() -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_every_operation_says_how_its_errors_look() -> None:
+    for path, methods in document()["paths"].items():
+        dialect = "anthropic" if path.startswith("/v1/messages") else "openai"
+        for described in methods.values():
+            [error] = references(described["responses"]["default"])
+            assert error == f"{REFS}shared__{dialect}__ErrorResponse"
+
+
 def test_the_document_is_served(stack: Stack) -> None:
     served = stack.client.get("/openapi.json").json()
     assert served["openapi"].startswith("3.1")
