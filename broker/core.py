@@ -42,7 +42,7 @@ from broker.life import Life, Survivor, Timeouts
 from broker.lifecycle import Signal, State
 from broker.loads import Loads
 from broker.overdue import overdue
-from broker.registry import COMING, SERVING, Api, Kept, Registry, Running, Worker
+from broker.registry import COMING, SERVING, Api, Facts, Kept, Registry, Running, Worker
 from broker.scheduler import Scheduler, Waiting
 from broker.suspects import Suspects, fingerprint
 from shared.errors import (
@@ -337,8 +337,7 @@ class Broker:
         self._awaited.discard(worker.id)
         worker.receive(Signal.READY, now)
         worker.returning = False
-        worker.context_length = message.context_length
-        worker.capabilities = message.capabilities
+        worker.facts = self.registry.facts[worker.model] = Facts(message.context_length, message.capabilities)
         self.loads.work(worker.model)
         if self.registry.ready(worker.model) == [worker]:
             self.scheduler.restart_clocks(worker.model, now)

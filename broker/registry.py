@@ -35,6 +35,14 @@ class Kept:
     ended: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a worker has learnt of its model."""
+
+    context_length: int
+    capabilities: Capabilities | None
+
+
 @dataclass(slots=True)
 class Worker:
     """``heard`` is renewed by any word, ``progress`` by a load that got further.
@@ -53,8 +61,7 @@ class Worker:
     phase: str = ""
     done: int = 0
     total: int = 0
-    context_length: int | None = None
-    capabilities: Capabilities | None = None
+    facts: Facts | None = None  # once it is ready
     engine: dict[str, float | int | str] = field(default_factory=dict)
     in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
     kept: dict[str, Kept] = field(default_factory=dict)  # none of them in flight
@@ -113,6 +120,7 @@ class Registry:
     def __init__(self) -> None:
         self.apis: dict[str, Api] = {}
         self.given_up: deque[str] = deque(maxlen=1000)  # workers that are not our children and may wake up
+        self.facts: dict[str, Facts] = {}  # by model, as last told
         self._workers: dict[str, Worker] = {}
 
     def __iter__(self) -> Iterator[Worker]:

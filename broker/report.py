@@ -19,7 +19,7 @@ def of_worker(worker: Worker, now: float) -> WorkerStatus:
         phase=worker.phase if worker.state is State.LOADING else "",
         done=worker.done,
         total=worker.total,
-        context_length=worker.context_length,
+        context_length=worker.facts.context_length if worker.facts else None,
         engine=worker.engine,
     )
 
@@ -27,6 +27,7 @@ def of_worker(worker: Worker, now: float) -> WorkerStatus:
 def of_model(model: str, registry: Registry, scheduler: Scheduler, loads: Loads) -> ModelStatus:
     ready = registry.ready(model)
     failure = loads.failure(model)
+    facts = registry.facts.get(model)
     reason = None
     if ready:
         state = "hot"
@@ -41,6 +42,6 @@ def of_model(model: str, registry: Registry, scheduler: Scheduler, loads: Loads)
         state=state,
         queued=scheduler.queued(model),
         reason=reason,
-        context_length=ready[0].context_length if ready else None,
-        capabilities=ready[0].capabilities if ready else None,
+        context_length=facts.context_length if facts else None,
+        capabilities=facts.capabilities if facts else None,
     )

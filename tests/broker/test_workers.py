@@ -171,6 +171,12 @@ def test_idle_death_is_no_matter(broker: Broker) -> None:
     assert status(broker).models[0].state == "loadable"
 
 
+def test_what_a_worker_has_told_of_its_model_is_known_when_it_is_gone(broker: Broker) -> None:
+    assert status(broker).models[0].context_length is None
+    play(broker, ask("r1"), ready("a#1"), forward("a#1", "r1"), WorkerExited("a#1", -9))
+    assert status(broker).models[0].context_length == 4096
+
+
 # ---------------------------------------------------------------- loads that fail
 
 
