@@ -57,7 +57,7 @@ class Stack:
                     sys.executable,
                     "-P",
                     "-m",
-                    "supervisor.supervisord",
+                    "cli.supervisord",
                     "-n",
                     "-s",
                     "-c",

@@ -1,13 +1,16 @@
-"""``python -m tests.faults.gaps``: how long clients wait when their worker is killed, at each of its first 41 tokens.
+"""``python -m tests.faults.gaps``: how long clients wait when something is killed under their streams.
 
-Once with another worker of the model beside it, once without: then the next has to load first.
+The worker, at each of its first 41 tokens: once with another worker of the model beside it, once without, so that the
+next has to load first. And the broker, which supervisord starts again.
 """
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
+from tests.faults.client import Answer
 from tests.faults.stack import FaultStack, fault_stack
 from tests.faults.test_workers import warm
 
@@ -23,8 +26,9 @@ def main() -> int:
         print(
             f"from a killed worker to its next one, ready: {reload(stack):.2f} s ({LOAD:g} s of them loading)"
         )
-        wrong += tell("without a replica", stack, 1)
-        wrong += tell("with a replica", stack, 2)
+        wrong += tell("workers killed, without a replica", kill_workers(stack, 1))
+        wrong += tell("workers killed, with a replica", kill_workers(stack, 2))
+        wrong += tell("brokers killed", kill_brokers(stack))
     return 1 if wrong else 0
 
 
@@ -36,25 +40,39 @@ def reload(stack: FaultStack) -> float:
     return time.monotonic() - began
 
 
-def tell(how: str, stack: FaultStack, workers: int) -> int:
-    """Gives how many streams were wrong."""
-    answers = []
+def kill_workers(stack: FaultStack, workers: int) -> Iterator[Answer]:
     for index in INDICES:
         staff(stack, workers)
         stack.fault(f"worker.said:{index}:kill9")
-        streams = [stack.stream(seed, TOKENS) for seed in range(STREAMS)]
-        answers += [stream.result() for stream in streams]
+        yield from answers(stack, STREAMS)
         stack.until_fault()
-    gaps = sorted(gap for answer in answers for gap in answer.gaps)
-    longest = sorted(answer.gap for answer in answers)
-    wrong = [answer.wrong for answer in answers if answer.wrong]
+
+
+def kill_brokers(stack: FaultStack) -> Iterator[Answer]:
+    for number in range(10):
+        warm(stack)
+        stack.fault(f"broker.did:#{100 + 7 * number}:kill9")
+        yield from answers(stack, 20)
+        stack.until_fault()
+
+
+def answers(stack: FaultStack, streams: int) -> list[Answer]:
+    return [stream.result() for stream in [stack.stream(seed, TOKENS) for seed in range(streams)]]
+
+
+def tell(how: str, answers: Iterable[Answer]) -> int:
+    """Gives how many streams were wrong."""
+    found = list(answers)
+    gaps = sorted(gap for answer in found for gap in answer.gaps)
+    longest = sorted(answer.gap for answer in found)
+    wrong = sum(bool(answer.wrong) for answer in found)
     print(
-        f"{how}: {len(answers)} streams, {len(wrong)} wrong; all gaps p99 {gaps[len(gaps) * 99 // 100]:.3f} s;"
+        f"{how}: {len(found)} streams, {wrong} wrong; all gaps p99 {gaps[len(gaps) * 99 // 100]:.3f} s;"
         f" the longest of each stream p50 {longest[len(longest) // 2]:.2f} s,"
         f" p99 {longest[len(longest) * 99 // 100]:.2f} s, longest {longest[-1]:.2f} s",
         flush=True,
     )
-    return len(wrong)
+    return wrong
 
 
 def staff(stack: FaultStack, workers: int) -> None:
