@@ -20,6 +20,7 @@ from api.responses.answer import (
     status,
     text_part,
 )
+from api.responses.tools import called
 from shared.errors import ServingError
 from shared.protocol import Delta
 from shared.responses import ResponseObject, ResponsesRequest
@@ -80,7 +81,7 @@ class ResponseEvents:
         block = change.block
         match change:
             case Opened():
-                begun = item(self._identity, block, "in_progress").model_dump()
+                begun = item(self._identity, self._request, block, "in_progress").model_dump()
                 yield self._event("response.output_item.added", output_index=block.index, item=begun)
                 if block.kind != "call":
                     yield self._of("response.content_part.added", block, part=_part(block))
@@ -100,10 +101,11 @@ class ResponseEvents:
             case "thinking":
                 yield self._of(f"{_name(block)}.done", block, text=block.text)
             case "call":
-                yield self._of(f"{_name(block)}.done", block, name=block.name, arguments=block.text)
+                _, name = called(self._request, block.name)
+                yield self._of(f"{_name(block)}.done", block, name=name, arguments=block.text)
         if block.kind != "call":
             yield self._of("response.content_part.done", block, part=_part(block))
-        whole = item(self._identity, block, status(block, self._blocks)).model_dump()
+        whole = item(self._identity, self._request, block, status(block, self._blocks)).model_dump()
         yield self._event("response.output_item.done", output_index=block.index, item=whole)
 
     def _of(self, kind: str, block: Block, **fields: object) -> bytes:

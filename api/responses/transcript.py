@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.refusals import unsupported
+from api.responses.tools import long_name
 from shared.responses import (
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -40,7 +41,8 @@ class _Transcript:
                 role = "system" if item.role == "developer" else item.role
                 self._tell({"role": role, "content": _text(item.content, f"{path}.content")})
             case FunctionCallItem():
-                function = {"name": item.name, "arguments": item.arguments}
+                name = long_name(item.namespace, item.name)
+                function = {"name": name, "arguments": item.arguments}
                 calls = self._open_turn().setdefault("tool_calls", [])
                 calls.append({"id": item.call_id, "type": "function", "function": function})
             case FunctionCallOutputItem():
