@@ -11,12 +11,12 @@ from typing import Any
 from pydantic_core import to_json
 
 from api.grammars import grammar
+from api.messages.tools import in_words, offered
 from api.refusals import unsupported, wrong
 from api.templates import effort_kwargs
-from api.tools import names_of, tool, tool_use
+from api.tools import names_of, tool_use
 from shared.anthropic import (
     CountTokensRequest,
-    CustomTool,
     DocumentBlock,
     ImageBlock,
     InputBlock,
@@ -25,6 +25,8 @@ from shared.anthropic import (
     ResultPart,
     TextBlock,
     ThinkingBlock,
+    ToolChangeBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
@@ -56,7 +58,7 @@ def message_generation(request: MessagesRequest) -> Generation:
 def message_prompt(request: CountTokensRequest) -> ChatPrompt:
     return ChatPrompt(
         messages=[*_system(request), *_messages(request.messages)],
-        tools=_tools(request) or None,
+        tools=offered(request) or None,
         template_kwargs=_template_kwargs(request),
     )
 
@@ -74,16 +76,6 @@ def _template_kwargs(request: CountTokensRequest) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- tools
-
-
-def _tools(request: CountTokensRequest) -> list[dict[str, Any]]:
-    if request.tool_choice is not None and request.tool_choice.type == "none":
-        return []
-    return [
-        tool(one.name, one.description, one.input_schema, f"tools[{i}].input_schema")
-        for i, one in enumerate(request.tools)
-        if isinstance(one, CustomTool)
-    ]
 
 
 def _tool_use(request: MessagesRequest, tools: list[dict[str, Any]]) -> ToolUse | None:
@@ -168,6 +160,8 @@ def _text(block: InputBlock | ResultPart, path: str) -> list[str]:
     match block:
         case TextBlock():
             return [block.text]
+        case ToolReferenceBlock() | ToolChangeBlock():
+            return in_words(block)
         case DocumentBlock() if block.source.type == "text":
             return [block.source.data]
         case ImageBlock() | DocumentBlock():

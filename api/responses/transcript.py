@@ -20,6 +20,8 @@ from shared.responses import (
     TextPart,
 )
 
+BETWEEN_OUTPUTS = "\n"  # parts of a tool's output, each a text of its own
+
 
 def messages(items: Sequence[InputItem]) -> list[dict[str, Any]]:
     transcript = _Transcript()
@@ -46,7 +48,7 @@ class _Transcript:
                 calls = self._open_turn().setdefault("tool_calls", [])
                 calls.append({"id": item.call_id, "type": "function", "function": function})
             case FunctionCallOutputItem():
-                text = _text(item.output, f"{path}.output")
+                text = _text(item.output, f"{path}.output", BETWEEN_OUTPUTS)
                 self._tell({"role": "tool", "tool_call_id": item.call_id, "content": text})
             case ReasoningItem():
                 thoughts = _text(item.content or item.summary, f"{path}.content")
@@ -72,7 +74,7 @@ class _Transcript:
         return self._open_turn()
 
 
-def _text(content: str | Sequence[Part], path: str) -> str:
+def _text(content: str | Sequence[Part], path: str, between: str = "") -> str:
     if isinstance(content, str):
         return content
     texts = []
@@ -84,4 +86,4 @@ def _text(content: str | Sequence[Part], path: str) -> str:
                 texts.append(part.refusal)
             case _:
                 raise unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type[:64]}")
-    return "".join(texts)
+    return between.join(texts)
