@@ -7,7 +7,7 @@ from api.answer import Identity, Tally
 from api.blocks import Block, Blocks
 from api.logprobs import chat_logprobs
 from api.responses.tools import called, shown
-from shared.errors import ServingError
+from shared.errors import ContextLengthExceeded, ServingError
 from shared.protocol import FinishReason, TokenLogprob
 from shared.responses import (
     ErrorDetails,
@@ -55,9 +55,16 @@ def failed(
         identity,
         request,
         "failed",
-        error=ErrorDetails(code="server_error", message=error.message),
+        error=ErrorDetails(code=_failure_code(error), message=error.message),
         output=[item(identity, request, block, "incomplete") for block in blocks.all],
     )
+
+
+def _failure_code(error: ServingError) -> str:
+    """In OpenAI's words, by which clients tell whether to try again."""
+    if error.code == ContextLengthExceeded.code:
+        return error.code
+    return "invalid_prompt" if error.status < 500 else "server_error"
 
 
 def _response(

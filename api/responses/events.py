@@ -2,6 +2,7 @@
 
 Rule 1: response.created comes first, an item before its parts, a part before its deltas; ids never change.
 Rule 2: every event has an ``event:`` line and the next sequence number.
+Rule 3: silence is filled with events, not with comments: Codex takes a stream without events for a dead one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from shared.errors import ServingError
 from shared.protocol import Delta
 from shared.responses import ResponseObject, ResponsesRequest
 
-KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE = "keepalive"  # as OpenAI's own streams have it, and in no document of theirs
 
 
 class ResponseEvents:
@@ -43,7 +44,7 @@ class ResponseEvents:
         return b"".join(out)
 
     def idle(self) -> bytes:
-        return KEEP_ALIVE
+        return self._begin() or self._event(KEEP_ALIVE)
 
     def ended(self, at: int) -> ResponseObject:
         return ended(self._identity, self._request, self._blocks, at)
@@ -54,11 +55,12 @@ class ResponseEvents:
     def fail(self, error: ServingError) -> bytes:
         """The error in both shapes there are, then what became of the response."""
         told = {"code": error.code, "message": error.message, "param": error.param}
+        kind = "server_error" if error.status >= 500 else "invalid_request_error"
         response = failed(self._identity, self._request, self._blocks, error).model_dump()
         return b"".join(
             [
                 self._begin(),
-                self._event("error", **told, error={"type": "server_error", **told}),
+                self._event("error", **told, error={"type": kind, **told}),
                 self._event("response.failed", response=response),
             ]
         )
