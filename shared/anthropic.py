@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
 
-from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, by_type, either
+from shared.dialect import MAX_ITEMS, MAX_TOOLS, Request, Response, by_type, either
 
 # ---------------------------------------------------------------- requests
 
@@ -180,7 +180,7 @@ class CountTokensRequest(Request):
 
 
 class MessagesRequest(CountTokensRequest):
-    max_tokens: int = Field(ge=1, le=MAX_TOKENS)
+    max_tokens: int = Field(ge=1, lt=1 << 31)  # more than is left of the context is what is left
     stop_sequences: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=64)
     stream: bool = False
     temperature: float = Field(1.0, ge=0, le=1)

@@ -384,6 +384,11 @@ def test_all_tools_are_shown_when_the_search_is_left_to_us() -> None:
     assert names_shown(tools=[search, BASH, DEFERRED]) == ["Bash", FORECAST]
 
 
+def test_claude_code_may_ask_for_more_tokens_than_there_are() -> None:
+    stopping = claude(max_tokens=1_000_000).stopping
+    assert (stopping.max_tokens, stopping.shrinks) == (1_000_000, True)
+
+
 def test_claude_code_gets_its_call(stack: Stack) -> None:
     stack.broker.script = saying(
         {"text": "So:"}, *call("c1", FORECAST, '{"city": ', '"Rome"}'), reason=FinishReason.TOOL_CALLS
