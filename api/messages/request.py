@@ -1,7 +1,8 @@
 """Anthropic requests -> ``Generation``, the one inner request. Pure.
 
 What clients send and this server has no use for is left out: blocks and tools of types it does not know, thinking
-that was redacted. What it cannot read but would have to, an image, is refused by name.
+that was redacted. What it cannot read but would have to, an image, is refused by name; one that a tool gave back is
+left out, and the model told so.
 """
 
 import secrets
@@ -12,7 +13,7 @@ from pydantic_core import to_json
 
 from api.grammars import grammar
 from api.messages.tools import in_words, offered
-from api.refusals import unsupported, wrong
+from api.refusals import left_out, unsupported, wrong
 from api.templates import effort_kwargs
 from api.tools import names_of, tool_use
 from shared.anthropic import (
@@ -140,31 +141,40 @@ def _said_to_it(role: str, blocks: Sequence[InputBlock], path: str) -> Iterator[
             if texts:
                 yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
             texts, empty = [], False
-            yield _result(block, f"{path}[{i}].content")
+            yield _result(block)
         else:
             texts += _text(block, f"{path}[{i}]")
     if texts or empty:
         yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
 
 
-def _result(block: ToolResultBlock, path: str) -> dict[str, Any]:
+def _result(block: ToolResultBlock) -> dict[str, Any]:
     if isinstance(block.content, str):
         text = block.content
     else:
-        parts = [_text(part, f"{path}[{i}]") for i, part in enumerate(block.content)]
+        parts = [[left_out(part.type)] if _is_seen(part) else _texts(part) for part in block.content]
         text = BETWEEN_BLOCKS.join(text for texts in parts for text in texts)
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
 
 
-def _text(block: InputBlock | ResultPart, path: str) -> list[str]:
+def _text(block: InputBlock, path: str) -> list[str]:
+    if _is_seen(block):
+        raise unsupported(path, f"this model reads text only, no {block.type}")
+    return _texts(block)
+
+
+def _is_seen(block: InputBlock | ResultPart) -> bool:
+    """Whether it takes eyes to read it."""
+    return isinstance(block, ImageBlock) or (isinstance(block, DocumentBlock) and block.source.type != "text")
+
+
+def _texts(block: InputBlock | ResultPart) -> list[str]:
     match block:
         case TextBlock():
             return [block.text]
         case ToolReferenceBlock() | ToolChangeBlock():
             return in_words(block)
-        case DocumentBlock() if block.source.type == "text":
+        case DocumentBlock():
             return [block.source.data]
-        case ImageBlock() | DocumentBlock():
-            raise unsupported(path, f"this model reads text only, no {block.type}")
         case _:
             return []

@@ -185,6 +185,15 @@ def test_namespaces_do_not_lift_the_limit_on_functions() -> None:
     assert caught.value.param == "tools"
 
 
+@pytest.mark.parametrize("kind", ["input_image", "input_file"])
+def test_what_codex_shows_the_model_is_told_to_be_left_out(kind: str) -> None:
+    shown = {"type": kind, "image_url": "data:image/png;base64,iVBO", "detail": "high"}
+    output = {"type": "function_call_output", "call_id": "c1", "output": [shown]}
+    items = INPUT_ITEMS.validate_python([output])
+    told = prompt_of(response_generation(ResponsesRequest.model_validate(CODEX), items)).messages
+    assert told[0]["content"] == f"[{kind} left out: this model reads text only]"
+
+
 def sse(text: str) -> list[dict[str, Any]]:
     """What follows ``data:`` in a stream."""
     lines = [line for line in text.splitlines() if line.startswith("data: ")]
@@ -344,6 +353,15 @@ def test_claude_code_is_read_word_by_word() -> None:
         ("user", "Tool loaded."),
     ]
     assert [one["function"]["name"] for one in messages[3]["tool_calls"]] == ["ToolSearch", "Bash"]
+
+
+@pytest.mark.parametrize("kind", ["image", "document"])
+def test_what_claude_code_shows_the_model_is_told_to_be_left_out(kind: str) -> None:
+    shown = {"type": kind, "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
+    parts = [{"type": "text", "text": "Read."}, shown]
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": parts}
+    told = prompt_of(claude(messages=[{"role": "user", "content": [result]}])).messages[-1]
+    assert told["content"] == f"Read.\n\n[{kind} left out: this model reads text only]"
 
 
 def test_a_deferred_tool_is_shown_behind_the_others_once_it_was_found() -> None:
