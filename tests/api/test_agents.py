@@ -9,6 +9,7 @@ import pytest
 from api.messages.request import message_generation
 from api.responses.request import response_generation
 from shared.anthropic import MessagesRequest
+from shared.dialect import MAX_TOOLS
 from shared.errors import InvalidRequest
 from shared.protocol import ChatPrompt, FinishReason, Generation, Submit, ToolUse
 from shared.responses import INPUT_ITEMS, ResponsesRequest
@@ -179,9 +180,10 @@ def test_what_is_wrong_in_a_namespace_is_named() -> None:
 
 
 def test_namespaces_do_not_lift_the_limit_on_functions() -> None:
-    codex(tools=[{"type": "namespace", "name": "a", "tools": codex_tools(100)}, *codex_tools(28)])
+    space = {"type": "namespace", "name": "a", "tools": codex_tools(MAX_TOOLS - 5)}
+    assert len(prompt_of(codex(tools=[space, *codex_tools(5)])).tools or []) == MAX_TOOLS
     with pytest.raises(InvalidRequest) as caught:
-        codex(tools=[{"type": "namespace", "name": "a", "tools": codex_tools(100)}, *codex_tools(29)])
+        codex(tools=[space, *codex_tools(6)])
     assert caught.value.param == "tools"
 
 
@@ -400,6 +402,11 @@ def test_tools_of_servers_we_do_not_ask_come_and_go_unseen() -> None:
 def test_all_tools_are_shown_when_the_search_is_left_to_us() -> None:
     search = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
     assert names_shown(tools=[search, BASH, DEFERRED]) == ["Bash", FORECAST]
+
+
+def test_claude_code_may_bring_the_tools_of_many_servers() -> None:
+    tools = [{**BASH, "name": f"mcp__s__{i}"} for i in range(300)]
+    assert len(names_shown(tools=tools)) == 300
 
 
 def test_claude_code_may_ask_for_more_tokens_than_there_are() -> None:
