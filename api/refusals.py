@@ -9,3 +9,8 @@ def unsupported(param: str, why: str) -> UnsupportedParameter:
 
 def wrong(param: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{param}': {why}.", param=param)
+
+
+def left_out(what: str) -> str:
+    """To the model, of what a tool gave back: a refusal would come again with every further turn of an agent."""
+    return f"[{what[:64]} left out: this model reads text only]"

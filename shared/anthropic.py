@@ -1,13 +1,14 @@
 """The Anthropic dialect: what clients of /v1/messages send and what they get.
 
 Blocks, tools and choices of a type that is not known here are read as such, and left out by the translation.
+Tools may be deferred: named in the conversation before the model is shown them.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag
 
-from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, by_type, either
+from shared.dialect import MAX_ITEMS, MAX_TOOLS, Request, Response, by_type, either
 
 # ---------------------------------------------------------------- requests
 
@@ -35,12 +36,20 @@ class OtherBlock(Request):
     type: str
 
 
+class ToolReferenceBlock(Request):
+    """A deferred tool, found by a tool that searches."""
+
+    type: Literal["tool_reference"]
+    tool_name: str
+
+
 ResultPart = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ImageBlock, Tag("image")]
     | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[ToolReferenceBlock, Tag("tool_reference")]
     | Annotated[OtherBlock, Tag("other")],
-    by_type("text", "image", "document"),
+    by_type("text", "image", "document", "tool_reference"),
 ]
 
 
@@ -65,31 +74,12 @@ class ThinkingBlock(Request):
     thinking: str
 
 
-InputBlock = Annotated[
-    Annotated[TextBlock, Tag("text")]
-    | Annotated[ImageBlock, Tag("image")]
-    | Annotated[DocumentBlock, Tag("document")]
-    | Annotated[ToolUseBlock, Tag("tool_use")]
-    | Annotated[ToolResultBlock, Tag("tool_result")]
-    | Annotated[ThinkingBlock, Tag("thinking")]
-    | Annotated[OtherBlock, Tag("other")],
-    by_type("text", "image", "document", "tool_use", "tool_result", "thinking"),
-]
-
-
-class InputMessage(Request):
-    role: Literal["user", "assistant", "system"]
-    content: Annotated[
-        Annotated[str, Tag("string")] | Annotated[list[InputBlock], Tag("list"), Field(max_length=MAX_ITEMS)],
-        either("list", list),
-    ]
-
-
 class CustomTool(Request):
     type: Literal["custom"] = "custom"
     name: str = Field(min_length=1, max_length=256)
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    defer_loading: bool = False
 
 
 class OtherTool(Request):
@@ -102,6 +92,57 @@ ToolDefinition = Annotated[
     Annotated[CustomTool, Tag("custom")] | Annotated[OtherTool, Tag("other")],
     by_type("custom", default="custom"),
 ]
+
+
+class NamedTool(Request):
+    type: Literal["tool_reference"]
+    name: str
+
+
+class DefinedTool(Request):
+    type: Literal["tool_definition"]
+    definition: ToolDefinition
+
+
+class OtherReference(Request):
+    type: str
+
+
+class ToolChangeBlock(Request):
+    """From here on, a tool may or may no longer be called."""
+
+    type: Literal["tool_addition", "tool_removal"]
+    tool: Annotated[
+        Annotated[NamedTool, Tag("tool_reference")]
+        | Annotated[DefinedTool, Tag("tool_definition")]
+        | Annotated[OtherReference, Tag("other")],
+        by_type("tool_reference", "tool_definition"),
+    ]
+
+
+InputBlock = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ImageBlock, Tag("image")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ToolResultBlock, Tag("tool_result")]
+    | Annotated[ThinkingBlock, Tag("thinking")]
+    | Annotated[ToolChangeBlock, Tag("tool_change")]
+    | Annotated[OtherBlock, Tag("other")],
+    by_type(
+        *("text", "image", "document", "tool_use", "tool_result", "thinking"),
+        tool_addition="tool_change",
+        tool_removal="tool_change",
+    ),
+]
+
+
+class InputMessage(Request):
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[
+        Annotated[str, Tag("string")] | Annotated[list[InputBlock], Tag("list"), Field(max_length=MAX_ITEMS)],
+        either("list", list),
+    ]
 
 
 class ToolChoice(Request):
@@ -139,7 +180,7 @@ class CountTokensRequest(Request):
 
 
 class MessagesRequest(CountTokensRequest):
-    max_tokens: int = Field(ge=1, le=MAX_TOKENS)
+    max_tokens: int = Field(ge=1, lt=1 << 31)  # more than is left of the context is what is left
     stop_sequences: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=64)
     stream: bool = False
     temperature: float = Field(1.0, ge=0, le=1)

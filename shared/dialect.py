@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
 
 MAX_TOKENS = 128_000
 MAX_ITEMS = 2048  # messages, prompts or parts in one list
-MAX_TOOLS = 128
+MAX_TOOLS = 512  # an agent with a few MCP servers brings more than the 128 that OpenAI allows
 
 
 class Request(BaseModel):

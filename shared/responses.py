@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, TypeAdapter
 
-from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, by_type, either
+from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, by_type, either, is_none
 
 # ---------------------------------------------------------------- requests
 
@@ -56,6 +56,7 @@ class FunctionCallItem(Request):
     id: str | None = None
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
     status: str | None = None
 
@@ -111,9 +112,29 @@ class OtherTool(Request):
     type: str
 
 
+class NamespaceTool(Request):
+    """Functions of one origin: Codex so offers those of MCP servers."""
+
+    type: Literal["namespace"]
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = None
+    tools: list[
+        Annotated[
+            Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")],
+            by_type("function"),
+        ]
+    ] = Field([], max_length=MAX_TOOLS)
+
+    @property
+    def functions(self) -> list[FunctionTool]:
+        return [tool for tool in self.tools if isinstance(tool, FunctionTool)]
+
+
 ToolDefinition = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")],
-    by_type("function"),
+    Annotated[FunctionTool, Tag("function")]
+    | Annotated[NamespaceTool, Tag("namespace")]
+    | Annotated[OtherTool, Tag("other")],
+    by_type("function", "namespace"),
 ]
 
 
@@ -193,10 +214,6 @@ class ResponsesRequest(Request):
     conversation: Any = None
     prompt: Any = None
 
-    @property
-    def functions(self) -> list[FunctionTool]:
-        return [tool for tool in self.tools if isinstance(tool, FunctionTool)]
-
 
 # ---------------------------------------------------------------- responses
 
@@ -239,6 +256,7 @@ class FunctionCallOutput(Response):
     id: str
     call_id: str
     name: str
+    namespace: str | None = Field(None, exclude_if=is_none)
     arguments: str
     status: ItemStatus
 

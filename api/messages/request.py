@@ -1,7 +1,8 @@
 """Anthropic requests -> ``Generation``, the one inner request. Pure.
 
 What clients send and this server has no use for is left out: blocks and tools of types it does not know, thinking
-that was redacted. What it cannot read but would have to, an image, is refused by name.
+that was redacted. What it cannot read but would have to, an image, is refused by name; one that a tool gave back is
+left out, and the model told so.
 """
 
 import secrets
@@ -11,12 +12,12 @@ from typing import Any
 from pydantic_core import to_json
 
 from api.grammars import grammar
-from api.refusals import unsupported, wrong
+from api.messages.tools import in_words, offered
+from api.refusals import left_out, unsupported, wrong
 from api.templates import effort_kwargs
-from api.tools import names_of, tool, tool_use
+from api.tools import names_of, tool_use
 from shared.anthropic import (
     CountTokensRequest,
-    CustomTool,
     DocumentBlock,
     ImageBlock,
     InputBlock,
@@ -25,6 +26,8 @@ from shared.anthropic import (
     ResultPart,
     TextBlock,
     ThinkingBlock,
+    ToolChangeBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
@@ -56,7 +59,7 @@ def message_generation(request: MessagesRequest) -> Generation:
 def message_prompt(request: CountTokensRequest) -> ChatPrompt:
     return ChatPrompt(
         messages=[*_system(request), *_messages(request.messages)],
-        tools=_tools(request) or None,
+        tools=offered(request) or None,
         template_kwargs=_template_kwargs(request),
     )
 
@@ -74,16 +77,6 @@ def _template_kwargs(request: CountTokensRequest) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- tools
-
-
-def _tools(request: CountTokensRequest) -> list[dict[str, Any]]:
-    if request.tool_choice is not None and request.tool_choice.type == "none":
-        return []
-    return [
-        tool(one.name, one.description, one.input_schema, f"tools[{i}].input_schema")
-        for i, one in enumerate(request.tools)
-        if isinstance(one, CustomTool)
-    ]
 
 
 def _tool_use(request: MessagesRequest, tools: list[dict[str, Any]]) -> ToolUse | None:
@@ -148,29 +141,40 @@ def _said_to_it(role: str, blocks: Sequence[InputBlock], path: str) -> Iterator[
             if texts:
                 yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
             texts, empty = [], False
-            yield _result(block, f"{path}[{i}].content")
+            yield _result(block)
         else:
             texts += _text(block, f"{path}[{i}]")
     if texts or empty:
         yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
 
 
-def _result(block: ToolResultBlock, path: str) -> dict[str, Any]:
+def _result(block: ToolResultBlock) -> dict[str, Any]:
     if isinstance(block.content, str):
         text = block.content
     else:
-        parts = [_text(part, f"{path}[{i}]") for i, part in enumerate(block.content)]
+        parts = [[left_out(part.type)] if _is_seen(part) else _texts(part) for part in block.content]
         text = BETWEEN_BLOCKS.join(text for texts in parts for text in texts)
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
 
 
-def _text(block: InputBlock | ResultPart, path: str) -> list[str]:
+def _text(block: InputBlock, path: str) -> list[str]:
+    if _is_seen(block):
+        raise unsupported(path, f"this model reads text only, no {block.type}")
+    return _texts(block)
+
+
+def _is_seen(block: InputBlock | ResultPart) -> bool:
+    """Whether it takes eyes to read it."""
+    return isinstance(block, ImageBlock) or (isinstance(block, DocumentBlock) and block.source.type != "text")
+
+
+def _texts(block: InputBlock | ResultPart) -> list[str]:
     match block:
         case TextBlock():
             return [block.text]
-        case DocumentBlock() if block.source.type == "text":
+        case ToolReferenceBlock() | ToolChangeBlock():
+            return in_words(block)
+        case DocumentBlock():
             return [block.source.data]
-        case ImageBlock() | DocumentBlock():
-            raise unsupported(path, f"this model reads text only, no {block.type}")
         case _:
             return []

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from api.answer import Identity, Tally
 from api.blocks import Block, Blocks
 from api.logprobs import chat_logprobs
-from shared.errors import ServingError
+from api.responses.tools import called, shown
+from shared.errors import ContextLengthExceeded, ServingError
 from shared.protocol import FinishReason, TokenLogprob
 from shared.responses import (
     ErrorDetails,
@@ -42,7 +43,7 @@ def ended(identity: Identity, request: ResponsesRequest, blocks: Blocks, at: int
         "incomplete" if cut else "completed",
         completed_at=None if cut else at,
         incomplete_details=IncompleteDetails() if cut else None,
-        output=[item(identity, block, status(block, blocks)) for block in blocks.all],
+        output=[item(identity, request, block, status(block, blocks)) for block in blocks.all],
         usage=usage(blocks.tally),
     )
 
@@ -54,9 +55,16 @@ def failed(
         identity,
         request,
         "failed",
-        error=ErrorDetails(code="server_error", message=error.message),
-        output=[item(identity, block, "incomplete") for block in blocks.all],
+        error=ErrorDetails(code=_failure_code(error), message=error.message),
+        output=[item(identity, request, block, "incomplete") for block in blocks.all],
     )
+
+
+def _failure_code(error: ServingError) -> str:
+    """In OpenAI's words, by which clients tell whether to try again."""
+    if error.code == ContextLengthExceeded.code:
+        return error.code
+    return "invalid_prompt" if error.status < 500 else "server_error"
 
 
 def _response(
@@ -93,10 +101,7 @@ def _asked(request: ResponsesRequest) -> dict[str, Any]:
         "reasoning": request.reasoning.model_dump(),
         "text": request.text.model_dump(by_alias=True, exclude_none=True),
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
-        "tools": [
-            {**tool.model_dump(), "strict": True if tool.strict is None else tool.strict}
-            for tool in request.functions
-        ],
+        "tools": shown(request),
     }
 
 
@@ -108,7 +113,7 @@ def item_id(identity: Identity, block: Block) -> str:
     return f"{_ITEM_PREFIX[block.kind]}{identity.id.removeprefix(PREFIX)}{block.index:04x}"
 
 
-def item(identity: Identity, block: Block, status: ItemStatus) -> OutputItem:
+def item(identity: Identity, request: ResponsesRequest, block: Block, status: ItemStatus) -> OutputItem:
     """An item that has just begun has no content: that is added as a part."""
     id, began = item_id(identity, block), status == "in_progress"
     match block.kind:
@@ -118,9 +123,14 @@ def item(identity: Identity, block: Block, status: ItemStatus) -> OutputItem:
             thoughts = [] if began else [ReasoningText(text=block.text)]
             return ReasoningOutput(id=id, status=status, content=thoughts)
         case "call":
-            arguments = "" if began else block.text
+            namespace, name = called(request, block.name)
             return FunctionCallOutput(
-                id=id, call_id=block.id, name=block.name, arguments=arguments, status=status
+                id=id,
+                call_id=block.id,
+                name=name,
+                namespace=namespace,
+                arguments="" if began else block.text,
+                status=status,
             )
 
 

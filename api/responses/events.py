@@ -2,6 +2,7 @@
 
 Rule 1: response.created comes first, an item before its parts, a part before its deltas; ids never change.
 Rule 2: every event has an ``event:`` line and the next sequence number.
+Rule 3: silence is filled with events, not with comments: Codex takes a stream without events for a dead one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,12 @@ from api.responses.answer import (
     status,
     text_part,
 )
+from api.responses.tools import called
 from shared.errors import ServingError
 from shared.protocol import Delta
 from shared.responses import ResponseObject, ResponsesRequest
 
-KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE = "keepalive"  # as OpenAI's own streams have it, and in no document of theirs
 
 
 class ResponseEvents:
@@ -42,7 +44,7 @@ class ResponseEvents:
         return b"".join(out)
 
     def idle(self) -> bytes:
-        return KEEP_ALIVE
+        return self._begin() or self._event(KEEP_ALIVE)
 
     def ended(self, at: int) -> ResponseObject:
         return ended(self._identity, self._request, self._blocks, at)
@@ -53,11 +55,12 @@ class ResponseEvents:
     def fail(self, error: ServingError) -> bytes:
         """The error in both shapes there are, then what became of the response."""
         told = {"code": error.code, "message": error.message, "param": error.param}
+        kind = "server_error" if error.status >= 500 else "invalid_request_error"
         response = failed(self._identity, self._request, self._blocks, error).model_dump()
         return b"".join(
             [
                 self._begin(),
-                self._event("error", **told, error={"type": "server_error", **told}),
+                self._event("error", **told, error={"type": kind, **told}),
                 self._event("response.failed", response=response),
             ]
         )
@@ -80,7 +83,7 @@ class ResponseEvents:
         block = change.block
         match change:
             case Opened():
-                begun = item(self._identity, block, "in_progress").model_dump()
+                begun = item(self._identity, self._request, block, "in_progress").model_dump()
                 yield self._event("response.output_item.added", output_index=block.index, item=begun)
                 if block.kind != "call":
                     yield self._of("response.content_part.added", block, part=_part(block))
@@ -100,10 +103,11 @@ class ResponseEvents:
             case "thinking":
                 yield self._of(f"{_name(block)}.done", block, text=block.text)
             case "call":
-                yield self._of(f"{_name(block)}.done", block, name=block.name, arguments=block.text)
+                _, name = called(self._request, block.name)
+                yield self._of(f"{_name(block)}.done", block, name=name, arguments=block.text)
         if block.kind != "call":
             yield self._of("response.content_part.done", block, part=_part(block))
-        whole = item(self._identity, block, status(block, self._blocks)).model_dump()
+        whole = item(self._identity, self._request, block, status(block, self._blocks)).model_dump()
         yield self._event("response.output_item.done", output_index=block.index, item=whole)
 
     def _of(self, kind: str, block: Block, **fields: object) -> bytes:

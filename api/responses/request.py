@@ -1,7 +1,6 @@
 """Responses requests -> ``Generation``, the one inner request. Pure.
 
-Tools of types that are not functions are left out: clients offer them to every server. What changes an answer and
-does not work is refused by name.
+What changes an answer and does not work is refused by name.
 """
 
 import secrets
@@ -9,11 +8,12 @@ from typing import Any, Literal
 
 from api.grammars import grammar
 from api.refusals import unsupported, wrong
+from api.responses.tools import offered
 from api.responses.transcript import messages
 from api.templates import effort_kwargs
-from api.tools import names_of, tool, tool_use
+from api.tools import names_of, tool_use
 from shared.protocol import ChatPrompt, Generation, Grammar, Sampling, Stopping, ToolUse
-from shared.responses import AllowedTools, FunctionTool, InputItem, NamedTool, ResponsesRequest, SchemaFormat
+from shared.responses import AllowedTools, InputItem, NamedTool, ResponsesRequest, SchemaFormat
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -48,7 +48,7 @@ def response_prompt(request: ResponsesRequest, items: list[InputItem]) -> ChatPr
     return ChatPrompt(
         param="input",
         messages=said,
-        tools=_tools(request) or None,
+        tools=offered(request) or None,
         template_kwargs=effort_kwargs(request.reasoning.effort),
     )
 
@@ -67,16 +67,6 @@ def _grammar(request: ResponsesRequest) -> Grammar | None:
     if isinstance(wanted, SchemaFormat):
         return grammar(wanted.schema_, "text.format.schema")
     return grammar(None, "text.format") if wanted.type == "json_object" else None
-
-
-def _tools(request: ResponsesRequest) -> list[dict[str, Any]]:
-    if request.tool_choice == "none":
-        return []
-    return [
-        tool(one.name, one.description, one.parameters, f"tools[{i}].parameters")
-        for i, one in enumerate(request.tools)
-        if isinstance(one, FunctionTool)
-    ]
 
 
 def _tool_use(request: ResponsesRequest, tools: list[dict[str, Any]]) -> ToolUse | None:

@@ -1,13 +1,15 @@
 """Input items -> the inner messages. Pure.
 
 Rule 1: what the model did between two things it was told is one turn: its thinking, its text, its calls.
-Rule 2: items of types that are not known here are left out; a part that cannot be read is refused by name.
+Rule 2: items of types that are not known here are left out; a part that cannot be read is refused by name; one
+that a tool gave back is left out, and the model told so.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from api.refusals import unsupported
+from api.refusals import left_out, unsupported
+from api.responses.tools import long_name
 from shared.responses import (
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -18,6 +20,8 @@ from shared.responses import (
     RefusalPart,
     TextPart,
 )
+
+BETWEEN_OUTPUTS = "\n"  # parts of a tool's output, each a text of its own
 
 
 def messages(items: Sequence[InputItem]) -> list[dict[str, Any]]:
@@ -40,11 +44,12 @@ class _Transcript:
                 role = "system" if item.role == "developer" else item.role
                 self._tell({"role": role, "content": _text(item.content, f"{path}.content")})
             case FunctionCallItem():
-                function = {"name": item.name, "arguments": item.arguments}
+                name = long_name(item.namespace, item.name)
+                function = {"name": name, "arguments": item.arguments}
                 calls = self._open_turn().setdefault("tool_calls", [])
                 calls.append({"id": item.call_id, "type": "function", "function": function})
             case FunctionCallOutputItem():
-                text = _text(item.output, f"{path}.output")
+                text = _output(item.output)
                 self._tell({"role": "tool", "tool_call_id": item.call_id, "content": text})
             case ReasoningItem():
                 thoughts = _text(item.content or item.summary, f"{path}.content")
@@ -70,16 +75,33 @@ class _Transcript:
         return self._open_turn()
 
 
+def _output(output: str | Sequence[Part]) -> str:
+    if isinstance(output, str):
+        return output
+    texts = (_said(part) for part in output)
+    return BETWEEN_OUTPUTS.join(
+        left_out(part.type) if text is None else text for part, text in zip(output, texts, strict=True)
+    )
+
+
 def _text(content: str | Sequence[Part], path: str) -> str:
     if isinstance(content, str):
         return content
     texts = []
     for i, part in enumerate(content):
-        match part:
-            case TextPart():
-                texts.append(part.text)
-            case RefusalPart():
-                texts.append(part.refusal)
-            case _:
-                raise unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type[:64]}")
+        text = _said(part)
+        if text is None:
+            raise unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type[:64]}")
+        texts.append(text)
     return "".join(texts)
+
+
+def _said(part: Part) -> str | None:
+    """None: it is not text."""
+    match part:
+        case TextPart():
+            return part.text
+        case RefusalPart():
+            return part.refusal
+        case _:
+            return None

@@ -102,7 +102,6 @@ def test_a_document_of_text_is_read_and_an_unknown_block_is_not() -> None:
     [
         {"type": "image", "source": {"type": "base64"}},
         {"type": "document", "source": {"type": "base64", "data": "x"}},
-        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image"}]},
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(block: dict[str, Any]) -> None:

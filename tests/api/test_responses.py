@@ -13,7 +13,7 @@ from api.answer import Identity
 from api.responses.events import ResponseEvents
 from api.responses.request import response_generation
 from api.responses.store import Store, Stored
-from shared.errors import InvalidRequest, WorkerLost
+from shared.errors import ContextLengthExceeded, InvalidRequest, ServingError, WorkerLost
 from shared.protocol import ChatPrompt, Delta, FinishReason, Generation, Grammar, Refused, Submit, ToolUse
 from shared.responses import INPUT_ITEMS, ResponsesRequest
 from tests.api.conftest import Stack, run_stack
@@ -201,12 +201,33 @@ def test_items_parts_and_deltas_come_in_order() -> None:
     assert (sent[16]["name"], sent[16]["arguments"]) == ("f", "{}")
 
 
+def test_silence_is_filled_with_events() -> None:
+    stream = ResponseEvents(IDENTITY, ResponsesRequest(input="Hi"))
+    sent = parsed(stream.idle() + stream.idle() + stream.render([]))
+    kinds = [one["type"] for one in sent]
+    assert kinds == ["response.created", "response.in_progress", "keepalive"]
+
+
 def test_an_error_in_a_stream_is_told_in_both_shapes_and_ends_the_response() -> None:
     stream, data = stream_of({"text": "Hi"})
     error, failed = parsed(data + stream.fail(WorkerLost("gone")))[-2:]
     assert error["message"] == error["error"]["message"] == "gone"
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
     assert failed["response"]["error"]["message"] == "gone"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (WorkerLost("gone"), "server_error", "server_error"),
+        (ContextLengthExceeded("too long"), "invalid_request_error", "context_length_exceeded"),
+        (InvalidRequest("no such schema"), "invalid_request_error", "invalid_prompt"),
+    ],
+)
+def test_a_failed_response_says_whether_to_try_again(error: ServingError, kind: str, code: str) -> None:
+    stream, data = stream_of()
+    told, failed = parsed(data + stream.fail(error))[-2:]
+    assert (told["error"]["type"], failed["response"]["error"]["code"]) == (kind, code)
 
 
 # ---- over HTTP

@@ -1,0 +1,96 @@
+"""Which tools the model is shown: those that are there from the start, then those that the conversation named. Pure.
+
+Rule 1: a deferred tool is shown once a search found it or a message added it, behind the others: Claude Code brings
+most of its tools so, and what is before them in the prompt stays as it was.
+Rule 2: a search that is left to the server finds nothing, as there is none: then every tool is shown.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from api.tools import tool
+from shared.anthropic import (
+    CountTokensRequest,
+    CustomTool,
+    DefinedTool,
+    InputBlock,
+    NamedTool,
+    OtherTool,
+    ToolChangeBlock,
+    ToolReferenceBlock,
+    ToolResultBlock,
+)
+
+SEARCH = "tool_search_tool_"  # what the types of Anthropic's own searches begin with
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of what may be called. ``definition``: of a tool that was not there before, and where it is."""
+
+    name: str
+    removed: bool = False
+    definition: tuple[CustomTool, str] | None = None
+
+
+def offered(request: CountTokensRequest) -> list[dict[str, Any]]:
+    if request.tool_choice is not None and request.tool_choice.type == "none":
+        return []
+    at_once = any(isinstance(one, OtherTool) and one.type.startswith(SEARCH) for one in request.tools)
+    known: dict[str, dict[str, Any]] = {}
+    shown: dict[str, dict[str, Any]] = {}
+    for i, one in enumerate(request.tools):
+        if isinstance(one, CustomTool):
+            known[one.name] = _tool(one, f"tools[{i}]")
+            if at_once or not one.defer_loading:
+                shown[one.name] = known[one.name]
+    for change in _changes(request):
+        if change.definition is not None:
+            known[change.name] = _tool(*change.definition)
+        if change.removed:
+            shown.pop(change.name, None)
+        elif change.name in known:
+            shown[change.name] = known[change.name]
+    return list(shown.values())
+
+
+def in_words(block: ToolReferenceBlock | ToolChangeBlock) -> list[str]:
+    """What the model reads where a tool comes or goes."""
+    change = change_of(block, "")
+    if change is None:
+        return []
+    return [f"The tool {change.name} {'is no longer' if change.removed else 'is now'} available."]
+
+
+def change_of(block: ToolReferenceBlock | ToolChangeBlock, path: str) -> Change | None:
+    match block:
+        case ToolReferenceBlock():
+            return Change(block.tool_name)
+        case ToolChangeBlock(tool=NamedTool(name=name)):
+            return Change(name, removed=block.type == "tool_removal")
+        case ToolChangeBlock(tool=DefinedTool(definition=CustomTool() as defined)):
+            return Change(defined.name, definition=(defined, f"{path}.tool.definition"))
+        case _:
+            return None
+
+
+def _tool(one: CustomTool, path: str) -> dict[str, Any]:
+    return tool(one.name, one.description, one.input_schema, f"{path}.input_schema")
+
+
+def _changes(request: CountTokensRequest) -> Iterator[Change]:
+    for i, message in enumerate(request.messages):
+        for j, block in enumerate(message.content if isinstance(message.content, list) else []):
+            yield from _changes_in(block, f"messages[{i}].content[{j}]")
+
+
+def _changes_in(block: InputBlock, path: str) -> Iterator[Change]:
+    parts = (
+        block.content if isinstance(block, ToolResultBlock) and isinstance(block.content, list) else [block]
+    )
+    for part in parts:
+        if isinstance(part, ToolReferenceBlock | ToolChangeBlock):
+            change = change_of(part, path)
+            if change is not None:
+                yield change

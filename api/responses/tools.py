@@ -1,0 +1,65 @@
+"""Functions as the model is offered them, and a call's name as the client knows it. Pure.
+
+Rule 1: a function in a namespace is one with a longer name.
+Rule 2: tools of types that are not known here are left out: clients offer them to every server.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from api.refusals import wrong
+from api.tools import tool
+from shared.dialect import MAX_TOOLS
+from shared.responses import FunctionTool, NamespaceTool, ResponsesRequest
+
+SEPARATOR = "__"
+
+
+def offered(request: ResponsesRequest) -> list[dict[str, Any]]:
+    if request.tool_choice == "none":
+        return []
+    tools = [
+        tool(long_name(namespace, one.name), one.description, one.parameters, f"{path}.parameters")
+        for namespace, one, path in _functions(request)
+    ]
+    if len(tools) > MAX_TOOLS:
+        raise wrong("tools", f"there must be at most {MAX_TOOLS} functions in all")
+    return tools
+
+
+def long_name(namespace: str | None, name: str) -> str:
+    return name if namespace is None else f"{namespace}{SEPARATOR}{name}"
+
+
+def called(request: ResponsesRequest, name: str) -> tuple[str | None, str]:
+    """The namespace and the name in it, of what the model called."""
+    for namespace, one, _ in _functions(request):
+        if long_name(namespace, one.name) == name:
+            return namespace, one.name
+    return None, name
+
+
+def shown(request: ResponsesRequest) -> list[dict[str, Any]]:
+    """The tools as a response says them again."""
+    return [
+        _shown(tool)
+        if isinstance(tool, FunctionTool)
+        else {**tool.model_dump(exclude={"tools"}), "tools": [_shown(one) for one in tool.functions]}
+        for tool in request.tools
+        if isinstance(tool, FunctionTool | NamespaceTool)
+    ]
+
+
+def _shown(tool: FunctionTool) -> dict[str, Any]:
+    return {**tool.model_dump(), "strict": True if tool.strict is None else tool.strict}
+
+
+def _functions(request: ResponsesRequest) -> Iterator[tuple[str | None, FunctionTool, str]]:
+    """Namespace, function and path of each."""
+    for i, one in enumerate(request.tools):
+        if isinstance(one, FunctionTool):
+            yield None, one, f"tools[{i}]"
+        elif isinstance(one, NamespaceTool):
+            for j, inner in enumerate(one.tools):
+                if isinstance(inner, FunctionTool):
+                    yield one.name, inner, f"tools[{i}].tools[{j}]"
