@@ -21,7 +21,7 @@ from workers.engine.batch import Batch, Flight, Seat
 from workers.engine.caches import (
     Cache,
     Place,
-    can_batch,
+    can_merge,
     can_pad,
     cut_out,
     extract,
@@ -43,7 +43,7 @@ from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
 from workers.engine.seam import Job, Output
-from workers.engine.slots import Merged, Slots
+from workers.engine.slots import Alone, caches_for
 
 HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
 ABREAST = (
@@ -54,7 +54,7 @@ WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it
 
 @dataclass(frozen=True)
 class EngineLimits:
-    rows: int = 32  # sequences decoded together
+    rows: int = 32  # sequences decoded together; 1 for a model that ``probe`` finds fault with
     chunk: int = 512  # most tokens of a prompt read in one step; of several together, ABREAST times as many
     gap: float = 0.2  # seconds a decoding row may wait for others' prompts
     cache_bytes: int = 1 << 30  # of prompts kept for later requests
@@ -66,7 +66,7 @@ class BatchEngine:
         self._model = model
         self._rules = rules
         self._vocabulary_size = vocabulary_size
-        self._batches = can_batch(model)
+        self._batches = limits.rows > 1 and can_merge(model)
         self._pads = can_pad(model)
         self._rows_at_most = limits.rows if self._batches else 1
         self._pace = Pace(limits.chunk, limits.gap)
@@ -78,7 +78,7 @@ class BatchEngine:
         self._plain = is_plain(new_cache(model))
         self._batch = Batch(
             lambda tokens, cache: model(tokens, cache=cache),
-            Slots() if self._plain else Merged(),
+            caches_for(self._plain) if self._batches else Alone(),
             self._keep_ended,
         )
         self._waiting = Waiting()

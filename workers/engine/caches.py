@@ -28,7 +28,8 @@ def new_cache(model: Any) -> Cache:
     return cache
 
 
-def can_batch(model: Any) -> bool:
+def can_merge(model: Any) -> bool:
+    """Whether there is a batch cache for each layer; whether the model knows how to use it, see ``probe``."""
     return all(hasattr(layer, "merge") for layer in new_cache(model))
 
 
