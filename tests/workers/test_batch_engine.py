@@ -417,6 +417,47 @@ def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(mak
     assert len(ids(deltas["other", 0])) == 3
 
 
+@pytest.mark.parametrize("rows", [4, 7])
+def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: int) -> None:
+    """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
+    size = make_engine().cost.bytes(512, rows)
+    engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
+    most = 0
+    for i in range(10):
+        length, more = 12 * i % 90 + 20, 90 + 31 * i % 160
+        engine.add(job(str(i), LONG[:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        report = engine.report
+        most = max(most, int(report["kv_bytes"]))
+        assert int(report["kv_bytes"]) + int(report["cache_bytes"]) <= size
+    assert most > size // 2
+
+
+def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:
+    engine = make_engine(kv_bytes=make_engine().cost.bytes(512, 4), chunk=64)
+    play(engine, [job("kept", LONG, max_tokens=2)])
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    kept = engine.report["cache_entries"]
+    engine.add(job("large", [5] * 400, n=9, max_tokens=100, ignore_eos=True))
+    for _ in range(9):
+        engine.step()
+    assert kept == engine.report["cache_entries"] == 1
+
+
+def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:
+    size = make_engine().cost.bytes(700, chunk=512)
+    engine = make_engine(kv_bytes=size)
+    longest = min(engine.longest_sequence, 500)
+    assert longest > 300
+    engine.add(job("a", [5] * (longest - 30), max_tokens=30, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        assert int(engine.report["kv_bytes"]) <= size
+
+
 def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
     engine = make_engine(kv_bytes=bytes_of(make_engine(), 700))
     for i in range(4):

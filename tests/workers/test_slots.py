@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import KVCache
 
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
@@ -121,6 +122,41 @@ def test_leaving_moves_no_row_but_the_last_ones() -> None:
 def capacity(slots: Slots) -> Iterator[tuple[int, int]]:
     for layer in slots.layers:
         yield layer.keys.shape[0], layer.keys.shape[2]
+
+
+@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_room_is_said_to_be_held_is_held(model: Any, seed: int, tight: bool) -> None:
+    rng = random.Random(seed)
+    slots, rows = Slots(), 0
+    slots.tight = tight
+    for _ in range(12):
+        joined = rng.randrange(1, 4)
+        slots.join(*read(model, [[5] * rng.choice([3, 130, 300, 600]) for _ in range(joined)]))
+        rows = len(slots.keep([row for row in range(rows + joined) if rng.random() < 0.6]))
+        if rows:
+            promised = slots.room(rows, max(slots._lengths) + 1, tight=tight)
+            step(model, slots, [6] * rows)
+            assert set(capacity(slots)) == {promised}
+            assert not tight or promised == (rows, -(-slots.width // TOKENS) * TOKENS)
+
+
+def test_room_grows_layer_by_layer(model: Any) -> None:
+    """Never two copies of all of it."""
+    slots = Slots()
+    layers = 16
+    read_at_first = [KVCache() for _ in range(layers)]
+    for layer in read_at_first:
+        layer.update_and_fetch(mx.ones((1, 8, TOKENS - 1, 64)), mx.ones((1, 8, TOKENS - 1, 64)))
+    evaluate(read_at_first)
+    slots.join(read_at_first, [Place(0, 0, TOKENS - 1)])
+    slots.begin()
+    mx.reset_peak_memory()
+    held, others = slots.nbytes, mx.get_active_memory() - slots.nbytes
+    slots.begin()
+    evaluate(slots.layers)
+    assert slots.nbytes == 2 * held
+    assert mx.get_peak_memory() - others < (2 + 4 / layers) * held
 
 
 def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(model: Any) -> None:

@@ -9,7 +9,7 @@ One step, to be recited:
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import mlx.core as mx
 from workers.engine.adjustment import adjustment_for
 from workers.engine.batch import Batch, Flight, Seat
 from workers.engine.caches import (
+    GROWTH,
     Cache,
     Place,
     can_merge,
@@ -70,17 +71,15 @@ class BatchEngine:
         self._pads = can_pad(model)
         self._rows_at_most = limits.rows if self._batches else 1
         self._pace = Pace(limits.chunk, limits.gap)
+        self._chunk = limits.chunk
         self._gap = limits.gap
         self._fresh_since: float | None = None
         self._cost = measure_cost(model)
         self._kv_bytes = limits.kv_bytes
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
         self._plain = is_plain(new_cache(model))
-        self._batch = Batch(
-            lambda tokens, cache: model(tokens, cache=cache),
-            caches_for(self._plain) if self._batches else Alone(),
-            self._keep_ended,
-        )
+        self._caches = caches_for(self._plain) if self._batches else Alone()
+        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keep_ended)
         self._waiting = Waiting()
         self._flight: Flight | None = None
         self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
@@ -111,13 +110,18 @@ class BatchEngine:
             "tokens": self._tokens,
             "tokens_read": self._tokens_read,
             "tokens_per_second": self._rate.per_second(time.monotonic()),
-            "kv_bytes": self._batch.nbytes,
+            "kv_bytes": self._held,
             "cache_bytes": self._prefixes.bytes,
             "cache_entries": len(self._prefixes),
             "cache_hit_rate": round(self._prefixes.hit_rate, 4),
             "active_bytes": mx.get_active_memory(),
             "peak_bytes": mx.get_peak_memory(),
         }
+
+    @property
+    def _held(self) -> int:
+        """Bytes of the rows, their reserve included, and of the prompts that are read half-way."""
+        return self._batch.nbytes + self._waiting.bytes
 
     def calibrate(self) -> None:
         """Measures what reading costs here; before the first request."""
@@ -134,7 +138,15 @@ class BatchEngine:
     @property
     def longest_sequence(self) -> int:
         """Tokens that fit into the memory for keys and values when one request has all of it."""
-        return self._cost.tokens(self._kv_bytes)
+        at_most = self._cost.tokens(self._kv_bytes)
+        return next((n for n in range(at_most, 0, -1) if self._serves_alone(n)), 0)
+
+    def _serves_alone(self, tokens: int) -> bool:
+        read, seated = (
+            self._cost.bytes(tokens + GROWTH, chunk=self._chunk),
+            self._bytes_of(1, tokens, tight=True),
+        )
+        return max(read, seated) <= self._kv_bytes
 
     def add(self, job: Job) -> None:
         """One reading for the choices that begin with the prompt, one for each that goes on behind held ids."""
@@ -169,6 +181,7 @@ class BatchEngine:
             outputs += landed
             if landed and self._decoding:
                 self._pace.decoded(time.perf_counter() - began)
+        self._prefixes.shrink(max(0, self._kv_bytes - self._held))
         return outputs
 
     @property
@@ -250,16 +263,17 @@ class BatchEngine:
         if not self._batches:
             return chosen
         for reading in order[1:]:
-            if not reading.blocked:  # by one before it in this loop
-                self._look_up(reading)
-            if reading.blocked or reading.pause or (reading.scores and reading.left):
+            if reading.blocked or not self._has_room(
+                reading, chosen
+            ):  # blocked by one before it in this loop
+                continue
+            self._look_up(reading)
+            if reading.pause or (reading.scores and reading.left):
                 continue
             wider = max(width, reading.left)
             if not self._pads and reading.left != width:
                 continue
             if rows + len(reading.rows) > room or wider * (len(chosen) + 1) > budget:
-                continue
-            if not self._has_room(reading, rows):
                 continue
             chosen.append(reading)
             rows, width = rows + len(reading.rows), wider
@@ -345,14 +359,14 @@ class BatchEngine:
 
     # ------------------------------------------------------------ memory
 
-    def _has_room(self, reading: Reading, besides: int = 0) -> bool:
-        """Whether its rows, and ``besides`` more, fit beside all others; the kept prompts give way.
+    def _has_room(self, reading: Reading, besides: Sequence[Reading] = ()) -> bool:
+        """Whether it, and ``besides`` it others, can be read and seated beside all rows; the kept prompts give way.
 
         One always fits: when nobody decodes, what others have read half-way gives way too.
         """
-        rows = len(self._batch) + len(reading.rows) + besides
-        longest = max(self._batch.longest, len(reading.ids))
-        if self._fits(rows, longest + RESERVE, read_already=reading.bytes):
+        together = [*besides, reading]
+        rows = len(self._batch) + sum(len(each.rows) for each in together)
+        if self._fits(rows, max(self._batch.longest, *(len(each.ids) for each in together)), together):
             return True
         if rows > len(reading.rows):
             return False
@@ -360,18 +374,47 @@ class BatchEngine:
             if other is not reading:
                 self._keep_prompt(other)
                 other.restart()
+        self._squeeze()
         return True
 
-    def _fits(self, rows: int, tokens: int, read_already: int = 0) -> bool:
-        """``read_already``: bytes of the rows' own that are counted among the waiting."""
-        left = self._kv_bytes - self._cost.bytes(tokens, rows) - self._waiting.bytes + read_already
-        self._prefixes.shrink(max(0, left))
-        return left >= 0
+    def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
+        """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
+        free = self._kv_bytes - self._waiting.bytes + sum(each.bytes for each in reading)
+        width = max((len(each.ids) for each in reading), default=0)
+        needed = self._needed(rows, longest, len(reading), width, tight=False)
+        if tight := needed > free:
+            needed = self._needed(rows, longest, len(reading), width, tight=True)
+        if needed > free:
+            return False
+        self._caches.tight = tight
+        self._prefixes.shrink(free - needed)
+        return True
+
+    def _needed(self, rows: int, longest: int, reads: int, width: int, *, tight: bool) -> int:
+        """The most that is held on the way: as long as prompts are read, and when their rows have joined and grown."""
+        if not reads:
+            return self._bytes_of(rows, longest + 1, tight=tight)
+        decoding = len(self._batch)
+        before = self._bytes_of(decoding, self._batch.longest + 1, tight=tight) if decoding else 0
+        after = (self._bytes_of(rows, longest + more, tight=tight) for more in (0, RESERVE))
+        return max(before + self._cost.bytes(width + GROWTH, reads, chunk=self._chunk), *after)
+
+    def _bytes_of(self, rows: int, tokens: int, *, tight: bool) -> int:
+        held, length = self._caches.room(rows, tokens, tight=tight)
+        return self._cost.bytes(length, held)
+
+    def _squeeze(self) -> None:
+        """For the one that always fits."""
+        self._caches.tight = True
+        self._prefixes.shrink(0)
 
     def _make_room(self) -> list[Output]:
         """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
         outputs: list[Output] = []
-        while len(self._batch) > 1 and not self._fits(len(self._batch), self._batch.longest + 1):
+        while len(self._batch) and not self._fits(len(self._batch), self._batch.longest):
+            if len(self._batch) == 1:
+                self._squeeze()
+                break
             if self._flight:
                 outputs += self._land_last()
                 continue  # some may have ended

@@ -9,20 +9,26 @@ on two cores, half a step.
 ``Alone`` for a batch of one.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from workers.engine.caches import Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
+from workers.engine.caches import GROWTH, Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
 
 TOKENS, ROWS = 128, 4  # slots grow by so many at a time
 SMALL = 512  # tokens; rows longer than this are too large to be kept in reserve
 
 
 class Decoding(Protocol):
-    """The caches of the rows that decode, in the order of their seats."""
+    """The caches of the rows that decode, in the order of their seats.
+
+    ``tight``: hold nothing in reserve, as memory is short. Where room grows, one layer is copied at a time.
+    """
+
+    tight: bool
 
     @property
     def layers(self) -> Cache:
@@ -33,7 +39,11 @@ class Decoding(Protocol):
     def nbytes(self) -> int: ...
 
     def join(self, read: Cache, places: Sequence[Place]) -> None:
-        """The rows at ``places`` of what was read become the last ones here."""
+        """The rows at ``places`` of what was read become the last ones here; it is used up."""
+        ...
+
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        """What would be held for so many rows of so many tokens: rows and tokens, the reserve included."""
         ...
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -51,6 +61,7 @@ class Decoding(Protocol):
 
 class Slots:
     def __init__(self) -> None:
+        self.tight = False
         self._clear()
 
     def _clear(self) -> None:
@@ -77,6 +88,8 @@ class Slots:
         for layer, source in zip(self._layers, read, strict=True):
             if source.keys is not None:
                 layer.write(first, source.keys, source.values, places)
+                source.keys = source.values = None
+                mx.eval(layer.state)
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """The last rows that stay fill the gaps."""
@@ -119,17 +132,24 @@ class Slots:
             keys, values, length = copy.state
             layer.write(to, keys, values, [Place(0, 0, length)])
 
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        """What there is stays, unless it is too little or far too much."""
+        least = rows, _rounded(tokens, TOKENS)
+        if tight:
+            return least
+        ample = _rounded(rows, ROWS) if least[1] <= SMALL else rows, least[1]
+        enough = rows <= self.rows and tokens <= self.tokens
+        return (
+            (self.rows, self.tokens) if enough and self.rows * self.tokens <= 2 * math.prod(ample) else ample
+        )
+
     def _make_room(self) -> None:
-        """For one token more in every row; gives back what is far too much."""
-        longest = max(self._lengths) + 1
-        tokens = _rounded(longest, TOKENS)
-        rows = _rounded(len(self._lengths), ROWS) if tokens <= SMALL else len(self._lengths)
-        enough = len(self._lengths) <= self.rows and longest <= self.tokens
-        if enough and self.rows * self.tokens <= 2 * rows * tokens:
-            return
-        self.rows, self.tokens = rows, tokens
-        for layer in self._layers:
-            layer.resize()
+        """For one token more in every row."""
+        room = self.room(len(self._lengths), max(self._lengths) + 1, tight=self.tight)
+        if room != (self.rows, self.tokens):
+            self.rows, self.tokens = room
+            for layer in self._layers:
+                layer.resize()
 
 
 class SlotLayer:
@@ -187,6 +207,7 @@ class SlotLayer:
     def resize(self) -> None:
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self._room_for(self.keys), self._room_for(self.values)
+            mx.eval(self.state)
 
     def _arrays(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Ours, made like those when there are none yet."""
@@ -205,6 +226,8 @@ class SlotLayer:
 class Merged:
     """mlx-lm's own batch caches."""
 
+    tight = False  # they know no other way
+
     def __init__(self) -> None:
         self.layers: Cache = []
         self._rows = 0
@@ -220,6 +243,9 @@ class Merged:
         else:
             self.layers = read
         self._rows += len(places)
+
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        return rows, tokens + GROWTH
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:
@@ -239,6 +265,8 @@ class Merged:
 class Alone:
     """The cache of the only sequence, whose offset is a number; for models that know no other."""
 
+    tight = False
+
     def __init__(self) -> None:
         self.layers: Cache = []
 
@@ -249,6 +277,9 @@ class Alone:
     def join(self, read: Cache, places: Sequence[Place]) -> None:
         assert not self.layers and len(places) == 1
         self.layers = read
+
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        return rows, tokens + GROWTH
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:
