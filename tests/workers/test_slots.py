@@ -112,6 +112,31 @@ def test_of_what_was_read_only_the_rows_with_a_seat_join(tmp_path: Path, row: in
     assert mx.allclose(logits[0, -1], alone(model, [*prompts[row], 13]), atol=1e-4)
 
 
+def spoilt(model: Any, tokens: int) -> Cache:
+    """Keys and values of a row that ran over."""
+    cache = merge([new_cache(model)])
+    feed(model, cache, [[5] * tokens])
+    for layer in cache:
+        layer.keys, layer.values = layer.keys * mx.nan, layer.values * mx.inf
+    return cache
+
+
+@pytest.mark.parametrize("mover", [False, True])
+def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(model: Any, mover: bool) -> None:
+    """Though it looks at as many as the longest row has."""
+    slots, longest, joined = Slots(), list(range(10, 50)), [5, 6, 7, 8, 9]
+    slots.join(*read(model, [longest]))
+    slots.join(spoilt(model, 60), [Place(0, 0, 60)])
+    if mover:
+        slots.join(*read(model, [joined]))
+    slots.keep([0, 2] if mover else [0])
+    if not mover:
+        slots.join(*read(model, [joined]))
+    logits = step(model, slots, [9, 10])
+    assert mx.allclose(logits[0], alone(model, [*longest, 9]), atol=1e-4)
+    assert mx.allclose(logits[1], alone(model, [*joined, 10]), atol=1e-4)
+
+
 def test_leaving_moves_no_row_but_the_last_ones() -> None:
     slots = Slots()
     slots._lengths = [1] * 6

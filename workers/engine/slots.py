@@ -10,7 +10,7 @@ on two cores, half a step.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import mlx.core as mx
@@ -67,6 +67,7 @@ class Slots:
     def _clear(self) -> None:
         self._lengths: list[int] = []  # by row: tokens in its slot
         self._layers: list[SlotLayer] = []
+        self.stale: dict[int, int] = {}  # by slot: tokens of rows that have left it
         self.rows = self.tokens = 0  # room there is
         self.offset = mx.array([], dtype=mx.int32)
         self._uneven = False
@@ -90,13 +91,17 @@ class Slots:
                 layer.write(first, source.keys, source.values, places)
                 source.keys = source.values = None
                 mx.eval(layer.state)
+        self._cleared(range(first, len(self._lengths)))
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """The last rows that stay fill the gaps."""
         kept = set(rows)
         movers = [row for row in sorted(kept) if row >= len(kept)]
         order = [row if row in kept else movers.pop() for row in range(len(kept))]
-        self._move([(row, to) for to, row in enumerate(order) if row != to])
+        moves = [(row, to) for to, row in enumerate(order) if row != to]
+        for slot in {*(to for _, to in moves), *range(len(order), len(self._lengths))}:
+            self.stale[slot] = self._lengths[slot]
+        self._move(moves)
         self._lengths = [self._lengths[row] for row in order]
         if not order:
             self._clear()
@@ -131,6 +136,11 @@ class Slots:
         for layer, to, copy in taken:
             keys, values, length = copy.state
             layer.write(to, keys, values, [Place(0, 0, length)])
+        self._cleared(to for _, to in moves)
+
+    def _cleared(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            self.stale.pop(slot, None)
 
     def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
         """What there is stays, unless it is too little or far too much."""
@@ -193,13 +203,18 @@ class SlotLayer:
         return sum(array.nbytes for array in (self.keys, self.values) if array is not None)
 
     def write(self, first: int, keys: mx.array, values: mx.array, places: Sequence[Place]) -> None:
-        """From ``places`` of other arrays to the slots from ``first`` on."""
+        """From ``places`` of other arrays to the slots from ``first`` on.
+
+        What an earlier row has left behind them is cleared: a mask gives it no weight, but no weight of NaN is NaN.
+        """
         for mine, theirs in zip(self._arrays(keys, values), (keys, values), strict=True):
             for slot, place in enumerate(places, first):
-                end = place.start + place.length
+                end, stale = place.start + place.length, self._slots.stale.get(slot, 0)
                 mine[slot : slot + 1, :, : place.length] = theirs[
                     place.row : place.row + 1, :, place.start : end
                 ]
+                if stale > place.length:
+                    mine[slot : slot + 1, :, place.length : stale] = 0
 
     def copy_of(self, row: int, length: int) -> KVCache:
         return cut_out_layer(*self.state, Place(row, 0, length))
