@@ -13,6 +13,7 @@ from tests.tiny_model import SPECIAL, make_tiny_model
 from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.load import vocabulary_size_of
+from workers.engine.prefill import PASSED
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Job
 from workers.families import PLAIN
@@ -283,6 +284,26 @@ def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: M
         assert engine._fresh_since is None
 
 
+def test_rows_do_not_wait_for_a_prompt_that_is_read_in_chunks(make_engine: MakeEngine) -> None:
+    """Of many chunks: they decode beside it, though nobody has heard of them yet."""
+    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    for number in range(2):
+        engine.add(job(f"short{number}", [number + 3] * 9, max_tokens=3, ignore_eos=True))
+    engine.add(job("long", list(range(3, 243)), max_tokens=3))
+    firsts = first_steps(engine)
+    assert firsts["short0"] == firsts["short1"] <= 3
+    assert firsts["long"] > 10
+
+
+def test_rows_do_not_wait_for_a_chunk_of_a_prompt_that_came_later(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    engine.add(job("short", [3] * 9, max_tokens=3, ignore_eos=True))
+    engine.step()
+    engine.add(job("long", list(range(3, 243)), max_tokens=3))
+    firsts = first_steps(engine)
+    assert firsts["short"] <= 3
+
+
 def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=8, chunk=20)
     engine.add(job("first", [5] * 10, max_tokens=50))
@@ -445,6 +466,29 @@ def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: Ma
     for _ in range(9):
         engine.step()
     assert kept == engine.report["cache_entries"] == 1
+
+
+@pytest.mark.parametrize("short_of", ["memory", "rows"])
+def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
+    make_engine: MakeEngine, short_of: str
+) -> None:
+    """Small requests come without end, two or more run all the time; the large one needs nearly all there is."""
+    kv_bytes = make_engine().cost.bytes(512, 5) if short_of == "memory" else 1 << 40
+    engine = make_engine(rows=6 if short_of == "rows" else 32, kv_bytes=kv_bytes)
+    first, step, began = dict[str, int](), 0, 10
+    while "large" not in first:
+        step += 1
+        assert step < began + PASSED + 100
+        if step == began:
+            engine.add(job("large", [7] * 20, n=6, max_tokens=400, ignore_eos=True))
+        if step % 8 == 1:
+            engine.add(job(f"small {step}", [step % 200 + 3] * 200, max_tokens=30, ignore_eos=True))
+        for output in engine.step():
+            first.setdefault(output.delta.request_id, step)
+    small = [at for name, at in first.items() if name.startswith("small")]
+    assert any(began + 5 < at for at in small)
+    assert first["large"] > began + PASSED
+    assert not any(began + PASSED + 3 < at < first["large"] for at in small)
 
 
 def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:

@@ -37,7 +37,7 @@ from workers.engine.caches import (
 )
 from workers.engine.memory import RESERVE, Cost, measure_cost
 from workers.engine.pace import Pace
-from workers.engine.prefill import Reading, Waiting
+from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.rate import Rate
 from workers.engine.rows import LogprobsOf, Row, TokenRules
@@ -47,9 +47,9 @@ from workers.engine.seam import Job, Output
 from workers.engine.slots import Alone, caches_for
 
 HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
-ABREAST = (
-    3  # chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them
-)
+# Chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them. A prompt of more
+# is long: nobody waits for it.
+ABREAST = 3
 WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it is copied for every request
 
 
@@ -192,12 +192,18 @@ class BatchEngine:
     def _holds(self, now: float) -> bool:
         """Whether the rows should begin together with prompts that wait or came while these were read.
 
-        Prompts are read faster side by side, and rows that begin together end together.
+        Prompts are read faster side by side, and rows that begin together end together. Nobody waits for a prompt of
+        many chunks.
         """
-        if self._decoding or not len(self._batch):
+        if self._decoding or not len(self._batch) or self._long_is_next:
             return False
         self._fresh_since = self._fresh_since or now
         return now - self._fresh_since < HOLD * self._gap
+
+    @property
+    def _long_is_next(self) -> bool:
+        order = self._waiting.in_order(self._steps)
+        return bool(order) and order[0].left > ABREAST * self._pace.budget(beside_decode=False)
 
     def _decode(self) -> list[Output]:
         """Launches the next pass, then lands the one before; in the middle of the launch if the draw has to wait."""
@@ -227,8 +233,8 @@ class BatchEngine:
         for dropped in self._waiting.drop_ended():
             self._keep_prompt(dropped)
         room = self._rows_at_most - len(self._batch)
-        order = [reading for reading in self._waiting.in_order(self._steps) if len(reading.rows) <= room]
-        if not order or self._waits_for_more(order) or not self._has_room(order[0]):
+        order = self._fitting(self._waiting.in_order(self._steps), room)
+        if not order or self._waits_for_more(order):
             return False
         first = order[0]
         self._look_up(first)
@@ -239,6 +245,17 @@ class BatchEngine:
         else:
             self._read_out(self._together(order, room, budget if self._decoding else ABREAST * budget))
         return True
+
+    def _fitting(self, order: list[Reading], room: int) -> list[Reading]:
+        """From the first that fits on; see rule 4 of ``prefill``."""
+        if not room:
+            return []
+        for place, reading in enumerate(order):
+            if len(reading.rows) <= room and self._has_room(reading):
+                return order[place:]
+            if self._steps - reading.since >= PASSED:
+                return []
+        return []
 
     def _waits_for_more(self, order: list[Reading]) -> bool:
         if any(reading.done for reading in order):
