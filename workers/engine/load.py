@@ -9,13 +9,14 @@ from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.device import has_accelerator
 from workers.engine.probe import why_alone
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
 from workers.families import dialect_of
 from workers.grammar import grammars_for
 from workers.infill import infill_of
-from workers.loader import LoadedModel, has_accelerator, inspect, load, locate
+from workers.loader import LoadedModel, inspect, load, locate
 from workers.prompt import Preparation
 from workers.vocabulary import token_bytes
 
