@@ -261,6 +261,7 @@ def shakes_hands(peer: Peer) -> None:
     peer.socket.connect(endpoint)
     assert monitor.poll(5000)
     peer.socket.disable_monitor()
+    monitor.close()
 
 
 def test_two_workers_of_one_name_get_each_others_messages_never(start: Start) -> None:
