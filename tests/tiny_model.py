@@ -131,6 +131,7 @@ def _weights(config: Mapping[str, Any], seed: int) -> dict[str, mx.array]:
     from mlx_lm.utils import _get_classes
 
     model_class, arguments = _get_classes(dict(config))
+    mx.random.seed(seed)  # what is not drawn below is drawn by the model
     model = model_class(arguments.from_dict(dict(config)))
     keys = iter(mx.random.split(mx.random.key(seed), 1000))
     parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))

@@ -50,6 +50,12 @@ def test_what_is_served_gives_what_the_model_gives(tmp_path: Path, kind: Kind) -
         assert ids(played[name, 0]) == greedy(here.model, prompt, 8), name
 
 
+@pytest.mark.parametrize("kind", [*TOGETHER, *ALONE])
+def test_a_tiny_model_is_the_same_each_time(tmp_path: Path, kind: Kind) -> None:
+    one, other = (make_tiny_model(tmp_path / name, kind) / "model.safetensors" for name in "ab")
+    assert one.read_bytes() == other.read_bytes()
+
+
 @pytest.mark.parametrize("kind", [kind for kind in TOGETHER if kind != "experts"])  # float32 only on a CPU
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_what_rounds_coarsely_is_not_taken_for_wrong(tmp_path: Path, kind: Kind, dtype: mx.Dtype) -> None:

@@ -142,11 +142,8 @@ class BatchEngine:
         return next((n for n in range(at_most, 0, -1) if self._serves_alone(n)), 0)
 
     def _serves_alone(self, tokens: int) -> bool:
-        read, seated = (
-            self._cost.bytes(tokens + GROWTH, chunk=self._chunk),
-            self._bytes_of(1, tokens, tight=True),
-        )
-        return max(read, seated) <= self._kv_bytes
+        read = self._cost.bytes(tokens + GROWTH, chunk=self._chunk)
+        return max(read, self._bytes_of(1, tokens, tight=True)) <= self._kv_bytes
 
     def add(self, job: Job) -> None:
         """One reading for the choices that begin with the prompt, one for each that goes on behind held ids."""
@@ -280,9 +277,8 @@ class BatchEngine:
         if not self._batches:
             return chosen
         for reading in order[1:]:
-            if reading.blocked or not self._has_room(
-                reading, chosen
-            ):  # blocked by one before it in this loop
+            # One before it in this loop may block it.
+            if reading.blocked or not self._has_room(reading, chosen):
                 continue
             self._look_up(reading)
             if reading.pause or (reading.scores and reading.left):
@@ -383,15 +379,12 @@ class BatchEngine:
         """
         together = [*besides, reading]
         rows = len(self._batch) + sum(len(each.rows) for each in together)
-        if self._fits(rows, max(self._batch.longest, *(len(each.ids) for each in together)), together):
+        longest = max(self._batch.longest, *(len(each.ids) for each in together))
+        if self._fits(rows, longest, together):
             return True
         if rows > len(reading.rows):
             return False
-        for other in self._waiting.half_read():
-            if other is not reading:
-                self._keep_prompt(other)
-                other.restart()
-        self._squeeze()
+        self._squeeze(rows, longest, together)
         return True
 
     def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
@@ -420,17 +413,22 @@ class BatchEngine:
         held, length = self._caches.room(rows, tokens, tight=tight)
         return self._cost.bytes(length, held)
 
-    def _squeeze(self) -> None:
-        """For the one that always fits."""
-        self._caches.tight = True
-        self._prefixes.shrink(0)
+    def _squeeze(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> None:
+        """For the one that always fits: the half-read give way, and if need be all that is kept."""
+        for other in self._waiting.half_read():
+            if other not in reading:
+                self._keep_prompt(other)
+                other.restart()
+        if not self._fits(rows, longest, reading):
+            self._caches.tight = True
+            self._prefixes.shrink(0)
 
     def _make_room(self) -> list[Output]:
         """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
         outputs: list[Output] = []
         while len(self._batch) and not self._fits(len(self._batch), self._batch.longest):
             if len(self._batch) == 1:
-                self._squeeze()
+                self._squeeze(1, self._batch.longest)
                 break
             if self._flight:
                 outputs += self._land_last()
