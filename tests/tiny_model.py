@@ -19,7 +19,7 @@ if "mlx.core" not in sys.modules:  # a test that imported it before us runs on t
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-Kind = Literal["llama", "sliding", "recurrent"]
+Kind = Literal["llama", "sliding", "recurrent", "gpt2", "bigcode", "internlm3", "dynamic", "experts"]
 
 CONTEXT_LENGTH = 512
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -39,7 +39,11 @@ def make_tiny_llama(folder: Path, *, seed: int = 0, vocab: int | None = None) ->
 
 
 def make_tiny_model(folder: Path, kind: Kind = "llama", *, seed: int = 0, vocab: int | None = None) -> Path:
-    """``sliding``: one layer of two keeps a window of 32 tokens. ``recurrent``: mamba, a state and no KV cache."""
+    """``sliding``: one layer of two keeps a window of 32 tokens. ``recurrent``: mamba, a state and no KV cache.
+
+    ``gpt2`` learns its positions, ``bigcode`` too, but takes a cache's offset for one number, as do ``internlm3`` and
+    ``dynamic`` rope. ``experts``: two of four for each token.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer()
     eos = tokenizer.token_to_id(EOS)
@@ -90,10 +94,27 @@ _MAMBA: dict[str, Any] = {
     "time_step_rank": 2,
     "max_position_embeddings": CONTEXT_LENGTH,
 }
+_GPT2: dict[str, Any] = {
+    "model_type": "gpt2",
+    "n_ctx": CONTEXT_LENGTH,
+    "n_positions": CONTEXT_LENGTH,
+    "n_embd": 32,
+    "n_inner": 64,
+    "n_head": 4,
+    "n_layer": 2,
+    "layer_norm_epsilon": 1e-5,
+}
+_DYNAMIC: dict[str, Any] = {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+_EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _CONFIGS: dict[Kind, dict[str, Any]] = {
     "llama": _LLAMA,
     "sliding": _LLAMA | {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 32},
     "recurrent": _MAMBA,
+    "gpt2": _GPT2,
+    "bigcode": _GPT2 | {"model_type": "gpt_bigcode"},
+    "internlm3": _LLAMA | _DYNAMIC | {"model_type": "internlm3"},
+    "dynamic": _LLAMA | _DYNAMIC,
+    "experts": _LLAMA | {"model_type": "mixtral"} | _EXPERTS,
 }
 _TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -110,7 +131,7 @@ def _weights(config: Mapping[str, Any], seed: int) -> dict[str, mx.array]:
     from mlx_lm.utils import _get_classes
 
     model_class, arguments = _get_classes(dict(config))
-    mx.random.seed(seed)  # what is no matrix stays as the model begins it
+    mx.random.seed(seed)  # what is not drawn below is drawn by the model
     model = model_class(arguments.from_dict(dict(config)))
     keys = iter(mx.random.split(mx.random.key(seed), 1000))
     parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))

@@ -55,6 +55,22 @@ def infill_of(tokenizer: Any) -> Infill | None:
     return None
 
 
+_GUARD = "☺"  # never part of a longer token
+
+
+def behind(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text that begins nothing.
+
+    Some tokenizers put a blank before every text (sentencepiece's, as CodeLlama has it). Before a prompt it belongs, as
+    that family was trained; before a suffix it would be one that nobody wrote.
+    """
+    guard: list[int] = tokenizer.encode(_GUARD, add_special_tokens=False)
+    guarded: list[int] = tokenizer.encode(_GUARD + text, add_special_tokens=False)
+    if guarded[: len(guard)] == guard:
+        return guarded[len(guard) :]
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
 def no_infill() -> UnsupportedParameter:
     return UnsupportedParameter(
         "Unsupported parameter: 'suffix': this model's tokenizer has no marks for a middle to be filled in. "

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from shared.models import ModelSource
 from workers.embedded import LoadError, Progress, convert_once
+from workers.engine.device import has_accelerator
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -374,13 +375,6 @@ def _garbled(file: Path, why: str) -> LoadError:
 
 
 # Load
-
-
-def has_accelerator() -> bool:
-    """Whether MLX computes on a GPU."""
-    import mlx.core as mx
-
-    return mx.default_device().type == mx.DeviceType.gpu
 
 
 def load(folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool | None = None) -> LoadedModel:

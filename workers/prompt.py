@@ -17,7 +17,7 @@ from workers.calls import Calling
 from workers.engine.seam import Job
 from workers.families import PLAIN, Dialect
 from workers.grammar import Compiled, Grammars
-from workers.infill import Infill, no_infill
+from workers.infill import Infill, behind, no_infill
 from workers.plain import in_plain_words
 from workers.reasoning import Thinking, thinking_of
 
@@ -107,7 +107,9 @@ class Preparation:
                 if suffix is None:
                     return text, list(self.tokenizer.encode(text))
                 infill = self._infill()
-                return text, infill.around([*infill.begin, *self._encode(text)], self._encode(suffix))
+                return text, infill.around(
+                    [*infill.begin, *self._encode(text)], behind(self.tokenizer, suffix)
+                )
             case TokenPrompt(ids=ids, suffix=suffix):
                 if (wrong := self._foreign(ids)) is not None:
                     raise InvalidRequest(
@@ -116,7 +118,7 @@ class Preparation:
                     )
                 if suffix is None:
                     return None, ids
-                return None, self._infill().around(ids, self._encode(suffix))
+                return None, self._infill().around(ids, behind(self.tokenizer, suffix))
 
     def _infill(self) -> Infill:
         if self.infill is None:

@@ -14,6 +14,7 @@ from tests.tiny_model import SPECIAL, make_tiny_model
 from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.load import vocabulary_size_of
+from workers.engine.prefill import PASSED
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Job
 from workers.families import PLAIN
@@ -284,6 +285,26 @@ def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: M
         assert engine._fresh_since is None
 
 
+def test_rows_do_not_wait_for_a_prompt_that_is_read_in_chunks(make_engine: MakeEngine) -> None:
+    """Of many chunks: they decode beside it, though nobody has heard of them yet."""
+    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    for number in range(2):
+        engine.add(job(f"short{number}", [number + 3] * 9, max_tokens=3, ignore_eos=True))
+    engine.add(job("long", list(range(3, 243)), max_tokens=3))
+    firsts = first_steps(engine)
+    assert firsts["short0"] == firsts["short1"] <= 3
+    assert firsts["long"] > 10
+
+
+def test_rows_do_not_wait_for_a_chunk_of_a_prompt_that_came_later(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    engine.add(job("short", [3] * 9, max_tokens=3, ignore_eos=True))
+    engine.step()
+    engine.add(job("long", list(range(3, 243)), max_tokens=3))
+    firsts = first_steps(engine)
+    assert firsts["short"] <= 3
+
+
 def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=8, chunk=20)
     engine.add(job("first", [5] * 10, max_tokens=50))
@@ -416,6 +437,70 @@ def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(mak
     deltas = play(tight, jobs, steps_between=3)
     assert ids(deltas["long", 0]) == ids(alone["long", 0])
     assert len(ids(deltas["other", 0])) == 3
+
+
+@pytest.mark.parametrize("rows", [4, 7])
+def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: int) -> None:
+    """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
+    size = make_engine().cost.bytes(512, rows)
+    engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
+    most = 0
+    for i in range(10):
+        length, more = 12 * i % 90 + 20, 90 + 31 * i % 160
+        engine.add(job(str(i), LONG[:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        report = engine.report
+        most = max(most, int(report["kv_bytes"]))
+        assert int(report["kv_bytes"]) + int(report["cache_bytes"]) <= size
+    assert most > size // 2
+
+
+def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:
+    engine = make_engine(kv_bytes=make_engine().cost.bytes(512, 4), chunk=64)
+    play(engine, [job("kept", LONG, max_tokens=2)])
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    kept = engine.report["cache_entries"]
+    engine.add(job("large", [5] * 400, n=9, max_tokens=100, ignore_eos=True))
+    for _ in range(9):
+        engine.step()
+    assert kept == engine.report["cache_entries"] == 1
+
+
+@pytest.mark.parametrize("short_of", ["memory", "rows"])
+def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
+    make_engine: MakeEngine, short_of: str
+) -> None:
+    """Small requests come without end, two or more run all the time; the large one needs nearly all there is."""
+    kv_bytes = make_engine().cost.bytes(512, 5) if short_of == "memory" else 1 << 40
+    engine = make_engine(rows=6 if short_of == "rows" else 32, kv_bytes=kv_bytes)
+    first, step, began = dict[str, int](), 0, 10
+    while "large" not in first:
+        step += 1
+        assert step < began + PASSED + 100
+        if step == began:
+            engine.add(job("large", [7] * 20, n=6, max_tokens=400, ignore_eos=True))
+        if step % 8 == 1:
+            engine.add(job(f"small {step}", [step % 200 + 3] * 200, max_tokens=30, ignore_eos=True))
+        for output in engine.step():
+            first.setdefault(output.delta.request_id, step)
+    small = [at for name, at in first.items() if name.startswith("small")]
+    assert any(began + 5 < at for at in small)
+    assert first["large"] > began + PASSED
+    assert not any(began + PASSED + 3 < at < first["large"] for at in small)
+
+
+def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:
+    size = make_engine().cost.bytes(700, chunk=512)
+    engine = make_engine(kv_bytes=size)
+    longest = min(engine.longest_sequence, 500)
+    assert longest > 300
+    engine.add(job("a", [5] * (longest - 30), max_tokens=30, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        assert int(engine.report["kv_bytes"]) <= size
 
 
 def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:

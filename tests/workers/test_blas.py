@@ -1,20 +1,27 @@
 """OpenBLAS must be in the process before MLX is; each test is a process of its own, as a worker is."""
 
+import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from workers.blas import BLAS_ADVICE, describe_blas
+from workers.blas import BLAS_ADVICE, SONAME, describe_blas
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS has its own BLAS, Accelerate")
 ROOT = Path(__file__).parents[2]
 
 
-def run(program: str) -> str:
+def run(program: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        env=os.environ | environment,
     )
     return done.stdout.strip()
 
@@ -23,33 +30,50 @@ def test_the_module_imports_no_mlx() -> None:
     assert run("import sys, workers.blas; print('mlx' in sys.modules)") == "False"
 
 
-@linux_only
-def test_openblas_is_opened_and_its_file_named() -> None:
-    found = run("from workers.blas import open_blas; print(open_blas())")
-    if found == "None":
+@pytest.fixture(scope="module")
+def opened() -> str:
+    """What ``open_blas`` says where OpenBLAS is installed."""
+    if sys.platform != "linux":
+        pytest.skip("macOS has its own BLAS, Accelerate")
+    try:
+        ctypes.CDLL(SONAME)
+    except OSError:
         pytest.skip(f"OpenBLAS is not installed. {BLAS_ADVICE}")
-    assert Path(found).is_file()
-    assert Path(found).name.startswith("libopenblas")
+    return run("from workers.blas import open_blas; print(open_blas())")
 
 
-@linux_only
+def test_openblas_is_opened_and_its_file_named(opened: str) -> None:
+    assert Path(opened).is_file()
+    assert Path(opened).name.startswith("libopenblas")
+
+
+@pytest.mark.usefixtures("opened")
 def test_its_symbols_are_global_afterwards() -> None:
-    program = (
-        "import ctypes; from workers.blas import open_blas; found = open_blas();"
-        "print(found is None or hasattr(ctypes.CDLL(None), 'cblas_sgemm'))"
-    )
-    assert run(program) == "True"
+    here = "print(hasattr(ctypes.CDLL(None), 'cblas_sgemm'))"
+    program = f"import ctypes; from workers.blas import open_blas; {here}; open_blas(); {here}"
+    assert run(program).split() == ["False", "True"]
 
 
-@linux_only
+SHARES = """
+import ctypes, os
+from workers.blas import open_blas, share_cores
+open_blas()
+for workers in (1, len(os.sched_getaffinity(0)), 1):
+    share_cores(workers)
+    print(ctypes.CDLL(None).openblas_get_num_threads())
+"""
+
+
+@pytest.mark.usefixtures("opened")
 def test_workers_that_compute_together_divide_the_cores() -> None:
-    program = (
-        "import ctypes, os; from workers.blas import open_blas, share_cores\n"
-        "if open_blas():\n"
-        "    threads, cores = ctypes.CDLL(None).openblas_get_num_threads, len(os.sched_getaffinity(0))\n"
-        "    share_cores(cores); alone = threads(); share_cores(1); print(alone, threads() == cores)"
-    )
-    assert run(program) in ("1 True", "")
+    cores = str(len(os.sched_getaffinity(0)))
+    assert run(SHARES, OPENBLAS_NUM_THREADS="").split() == [cores, "1", cores]
+
+
+@pytest.mark.usefixtures("opened")
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core cannot be divided")
+def test_nobody_gets_more_threads_than_the_operator_has_allowed() -> None:
+    assert run(SHARES, OPENBLAS_NUM_THREADS="1").split() == ["1", "1", "1"]
 
 
 @linux_only

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import load as load_tokenizer
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from shared.errors import UnsupportedParameter
 from shared.protocol import (
@@ -25,8 +25,10 @@ from tests.tiny_model import make_tiny_llama
 from tests.workers.test_batch_engine import play
 from workers.engine.load import serve_model
 from workers.engine.seam import Served
-from workers.infill import infill_of
+from workers.families import dialect_of
+from workers.infill import behind, infill_of
 from workers.loader import inspect, load
+from workers.prompt import Preparation
 from workers.scripted import prepare_scripted
 
 FAMILIES = {
@@ -82,6 +84,41 @@ def test_what_opens_every_text_opens_this_one_once(tmp_path: Path) -> None:
     assert tokenizer.decode(prepare(ask(TokenPrompt(ids=ids, suffix="c"))).prompt) == whole
     bare = prepare(ask(TokenPrompt(ids=ids[1:], suffix="c"))).prompt
     assert tokenizer.decode(bare) == whole.removeprefix(BEGIN)
+
+
+def sentencepiece(folder: Path, prepends: bool) -> Path:
+    """As CodeLlama's: blanks are ▁, one before each text, bytes for what it has no token for."""
+    model(folder, *FAMILIES["codellama"])
+    tokens = ["<s>", "</s>", "▁", *"abcdef():\n", "ab", "▁a", *(f"<0x{byte:02X}>" for byte in range(256))]
+    bpe = models.BPE(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=[("a", "b"), ("▁", "a")],
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(bpe)
+    blanks = normalizers.Replace(" ", "▁")
+    if prepends:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blanks])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    marks = [AddedToken(mark, special=True, normalized=False) for mark in FAMILIES["codellama"]]
+    tokenizer.add_special_tokens([*marks, AddedToken("<|im_end|>", special=True, normalized=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("prepends", [True, False])
+def test_a_suffix_gets_no_blank_that_nobody_wrote_and_a_prompt_keeps_its_own(
+    tmp_path: Path, prepends: bool
+) -> None:
+    tokenizer = load_tokenizer(sentencepiece(tmp_path / "m", prepends))
+    for suffix, tokens in {"abc": ["ab", "c"], " abc": ["▁", "ab", "c"], "\n": ["\n"], "": []}.items():
+        assert tokenizer.convert_ids_to_tokens(behind(tokenizer, suffix)) == tokens
+    prompt = Preparation(tokenizer, 99, 300, None, dialect_of(tokenizer), infill_of(tokenizer))(
+        ask(TextPrompt(text="def", suffix="(ab"))
+    )
+    written = tokenizer.convert_ids_to_tokens(prompt.prompt)
+    assert written == ["▁<PRE>", "▁", "d", "e", "f", "▁<SUF>", "(", "ab", "▁<MID>"]
 
 
 def test_a_middle_ends_with_a_mark_that_ends_no_other_text(tmp_path: Path) -> None:

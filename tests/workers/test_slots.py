@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import KVCache
 
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
@@ -111,6 +112,31 @@ def test_of_what_was_read_only_the_rows_with_a_seat_join(tmp_path: Path, row: in
     assert mx.allclose(logits[0, -1], alone(model, [*prompts[row], 13]), atol=1e-4)
 
 
+def spoilt(model: Any, tokens: int) -> Cache:
+    """Keys and values of a row that ran over."""
+    cache = merge([new_cache(model)])
+    feed(model, cache, [[5] * tokens])
+    for layer in cache:
+        layer.keys, layer.values = layer.keys * mx.nan, layer.values * mx.inf
+    return cache
+
+
+@pytest.mark.parametrize("mover", [False, True])
+def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(model: Any, mover: bool) -> None:
+    """Though it looks at as many as the longest row has."""
+    slots, longest, joined = Slots(), list(range(10, 50)), [5, 6, 7, 8, 9]
+    slots.join(*read(model, [longest]))
+    slots.join(spoilt(model, 60), [Place(0, 0, 60)])
+    if mover:
+        slots.join(*read(model, [joined]))
+    slots.keep([0, 2] if mover else [0])
+    if not mover:
+        slots.join(*read(model, [joined]))
+    logits = step(model, slots, [9, 10])
+    assert mx.allclose(logits[0], alone(model, [*longest, 9]), atol=1e-4)
+    assert mx.allclose(logits[1], alone(model, [*joined, 10]), atol=1e-4)
+
+
 def test_leaving_moves_no_row_but_the_last_ones() -> None:
     slots = Slots()
     slots._lengths = [1] * 6
@@ -121,6 +147,41 @@ def test_leaving_moves_no_row_but_the_last_ones() -> None:
 def capacity(slots: Slots) -> Iterator[tuple[int, int]]:
     for layer in slots.layers:
         yield layer.keys.shape[0], layer.keys.shape[2]
+
+
+@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_room_is_said_to_be_held_is_held(model: Any, seed: int, tight: bool) -> None:
+    rng = random.Random(seed)
+    slots, rows = Slots(), 0
+    slots.tight = tight
+    for _ in range(12):
+        joined = rng.randrange(1, 4)
+        slots.join(*read(model, [[5] * rng.choice([3, 130, 300, 600]) for _ in range(joined)]))
+        rows = len(slots.keep([row for row in range(rows + joined) if rng.random() < 0.6]))
+        if rows:
+            promised = slots.room(rows, max(slots._lengths) + 1, tight=tight)
+            step(model, slots, [6] * rows)
+            assert set(capacity(slots)) == {promised}
+            assert not tight or promised == (rows, -(-slots.width // TOKENS) * TOKENS)
+
+
+def test_room_grows_layer_by_layer(model: Any) -> None:
+    """Never two copies of all of it."""
+    slots = Slots()
+    layers = 16
+    read_at_first = [KVCache() for _ in range(layers)]
+    for layer in read_at_first:
+        layer.update_and_fetch(mx.ones((1, 8, TOKENS - 1, 64)), mx.ones((1, 8, TOKENS - 1, 64)))
+    evaluate(read_at_first)
+    slots.join(read_at_first, [Place(0, 0, TOKENS - 1)])
+    slots.begin()
+    mx.reset_peak_memory()
+    held, others = slots.nbytes, mx.get_active_memory() - slots.nbytes
+    slots.begin()
+    evaluate(slots.layers)
+    assert slots.nbytes == 2 * held
+    assert mx.get_peak_memory() - others < (2 + 4 / layers) * held
 
 
 def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(model: Any) -> None:

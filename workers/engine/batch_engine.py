@@ -9,7 +9,7 @@ One step, to be recited:
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +19,10 @@ import mlx.core as mx
 from workers.engine.adjustment import adjustment_for
 from workers.engine.batch import Batch, Flight, Seat
 from workers.engine.caches import (
+    GROWTH,
     Cache,
     Place,
-    can_batch,
+    can_merge,
     can_pad,
     cut_out,
     extract,
@@ -36,25 +37,25 @@ from workers.engine.caches import (
 )
 from workers.engine.memory import RESERVE, Cost, measure_cost
 from workers.engine.pace import Pace
-from workers.engine.prefill import Reading, Waiting
+from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.rate import Rate
 from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
 from workers.engine.seam import Job, Output
-from workers.engine.slots import Merged, Slots
+from workers.engine.slots import Alone, caches_for
 
 HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
-ABREAST = (
-    3  # chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them
-)
+# Chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them. A prompt of more
+# is long: nobody waits for it.
+ABREAST = 3
 WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it is copied for every request
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    rows: int = 32  # sequences decoded together
+    rows: int = 32  # sequences decoded together; 1 for a model that ``probe`` finds fault with
     chunk: int = 512  # most tokens of a prompt read in one step; of several together, ABREAST times as many
     gap: float = 0.2  # seconds a decoding row may wait for others' prompts
     cache_bytes: int = 1 << 30  # of prompts kept for later requests
@@ -66,21 +67,19 @@ class BatchEngine:
         self._model = model
         self._rules = rules
         self._vocabulary_size = vocabulary_size
-        self._batches = can_batch(model)
+        self._batches = limits.rows > 1 and can_merge(model)
         self._pads = can_pad(model)
         self._rows_at_most = limits.rows if self._batches else 1
         self._pace = Pace(limits.chunk, limits.gap)
+        self._chunk = limits.chunk
         self._gap = limits.gap
         self._fresh_since: float | None = None
         self._cost = measure_cost(model)
         self._kv_bytes = limits.kv_bytes
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
         self._plain = is_plain(new_cache(model))
-        self._batch = Batch(
-            lambda tokens, cache: model(tokens, cache=cache),
-            Slots() if self._plain else Merged(),
-            self._keep_ended,
-        )
+        self._caches = caches_for(self._plain) if self._batches else Alone()
+        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keep_ended)
         self._waiting = Waiting()
         self._flight: Flight | None = None
         self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
@@ -111,13 +110,18 @@ class BatchEngine:
             "tokens": self._tokens,
             "tokens_read": self._tokens_read,
             "tokens_per_second": self._rate.per_second(time.monotonic()),
-            "kv_bytes": self._batch.nbytes,
+            "kv_bytes": self._held,
             "cache_bytes": self._prefixes.bytes,
             "cache_entries": len(self._prefixes),
             "cache_hit_rate": round(self._prefixes.hit_rate, 4),
             "active_bytes": mx.get_active_memory(),
             "peak_bytes": mx.get_peak_memory(),
         }
+
+    @property
+    def _held(self) -> int:
+        """Bytes of the rows, their reserve included, and of the prompts that are read half-way."""
+        return self._batch.nbytes + self._waiting.bytes
 
     def calibrate(self) -> None:
         """Measures what reading costs here; before the first request."""
@@ -134,7 +138,12 @@ class BatchEngine:
     @property
     def longest_sequence(self) -> int:
         """Tokens that fit into the memory for keys and values when one request has all of it."""
-        return self._cost.tokens(self._kv_bytes)
+        at_most = self._cost.tokens(self._kv_bytes)
+        return next((n for n in range(at_most, 0, -1) if self._serves_alone(n)), 0)
+
+    def _serves_alone(self, tokens: int) -> bool:
+        read = self._cost.bytes(tokens + GROWTH, chunk=self._chunk)
+        return max(read, self._bytes_of(1, tokens, tight=True)) <= self._kv_bytes
 
     def add(self, job: Job) -> None:
         """One reading for the choices that begin with the prompt, one for each that goes on behind held ids."""
@@ -169,6 +178,7 @@ class BatchEngine:
             outputs += landed
             if landed and self._decoding:
                 self._pace.decoded(time.perf_counter() - began)
+        self._prefixes.shrink(max(0, self._kv_bytes - self._held))
         return outputs
 
     @property
@@ -179,12 +189,18 @@ class BatchEngine:
     def _holds(self, now: float) -> bool:
         """Whether the rows should begin together with prompts that wait or came while these were read.
 
-        Prompts are read faster side by side, and rows that begin together end together.
+        Prompts are read faster side by side, and rows that begin together end together. Nobody waits for a prompt of
+        many chunks.
         """
-        if self._decoding or not len(self._batch):
+        if self._decoding or not len(self._batch) or self._long_is_next:
             return False
         self._fresh_since = self._fresh_since or now
         return now - self._fresh_since < HOLD * self._gap
+
+    @property
+    def _long_is_next(self) -> bool:
+        order = self._waiting.in_order(self._steps)
+        return bool(order) and order[0].left > ABREAST * self._pace.budget(beside_decode=False)
 
     def _decode(self) -> list[Output]:
         """Launches the next pass, then lands the one before; in the middle of the launch if the draw has to wait."""
@@ -214,8 +230,8 @@ class BatchEngine:
         for dropped in self._waiting.drop_ended():
             self._keep_prompt(dropped)
         room = self._rows_at_most - len(self._batch)
-        order = [reading for reading in self._waiting.in_order(self._steps) if len(reading.rows) <= room]
-        if not order or self._waits_for_more(order) or not self._has_room(order[0]):
+        order = self._fitting(self._waiting.in_order(self._steps), room)
+        if not order or self._waits_for_more(order):
             return False
         first = order[0]
         self._look_up(first)
@@ -226,6 +242,17 @@ class BatchEngine:
         else:
             self._read_out(self._together(order, room, budget if self._decoding else ABREAST * budget))
         return True
+
+    def _fitting(self, order: list[Reading], room: int) -> list[Reading]:
+        """From the first that fits on; see rule 4 of ``prefill``."""
+        if not room:
+            return []
+        for place, reading in enumerate(order):
+            if len(reading.rows) <= room and self._has_room(reading):
+                return order[place:]
+            if self._steps - reading.since >= PASSED:
+                return []
+        return []
 
     def _waits_for_more(self, order: list[Reading]) -> bool:
         if any(reading.done for reading in order):
@@ -250,16 +277,16 @@ class BatchEngine:
         if not self._batches:
             return chosen
         for reading in order[1:]:
-            if not reading.blocked:  # by one before it in this loop
-                self._look_up(reading)
-            if reading.blocked or reading.pause or (reading.scores and reading.left):
+            # One before it in this loop may block it.
+            if reading.blocked or not self._has_room(reading, chosen):
+                continue
+            self._look_up(reading)
+            if reading.pause or (reading.scores and reading.left):
                 continue
             wider = max(width, reading.left)
             if not self._pads and reading.left != width:
                 continue
             if rows + len(reading.rows) > room or wider * (len(chosen) + 1) > budget:
-                continue
-            if not self._has_room(reading, rows):
                 continue
             chosen.append(reading)
             rows, width = rows + len(reading.rows), wider
@@ -345,33 +372,64 @@ class BatchEngine:
 
     # ------------------------------------------------------------ memory
 
-    def _has_room(self, reading: Reading, besides: int = 0) -> bool:
-        """Whether its rows, and ``besides`` more, fit beside all others; the kept prompts give way.
+    def _has_room(self, reading: Reading, besides: Sequence[Reading] = ()) -> bool:
+        """Whether it, and ``besides`` it others, can be read and seated beside all rows; the kept prompts give way.
 
         One always fits: when nobody decodes, what others have read half-way gives way too.
         """
-        rows = len(self._batch) + len(reading.rows) + besides
-        longest = max(self._batch.longest, len(reading.ids))
-        if self._fits(rows, longest + RESERVE, read_already=reading.bytes):
+        together = [*besides, reading]
+        rows = len(self._batch) + sum(len(each.rows) for each in together)
+        longest = max(self._batch.longest, *(len(each.ids) for each in together))
+        if self._fits(rows, longest, together):
             return True
         if rows > len(reading.rows):
             return False
-        for other in self._waiting.half_read():
-            if other is not reading:
-                self._keep_prompt(other)
-                other.restart()
+        self._squeeze(rows, longest, together)
         return True
 
-    def _fits(self, rows: int, tokens: int, read_already: int = 0) -> bool:
-        """``read_already``: bytes of the rows' own that are counted among the waiting."""
-        left = self._kv_bytes - self._cost.bytes(tokens, rows) - self._waiting.bytes + read_already
-        self._prefixes.shrink(max(0, left))
-        return left >= 0
+    def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
+        """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
+        free = self._kv_bytes - self._waiting.bytes + sum(each.bytes for each in reading)
+        width = max((len(each.ids) for each in reading), default=0)
+        needed = self._needed(rows, longest, len(reading), width, tight=False)
+        if tight := needed > free:
+            needed = self._needed(rows, longest, len(reading), width, tight=True)
+        if needed > free:
+            return False
+        self._caches.tight = tight
+        self._prefixes.shrink(free - needed)
+        return True
+
+    def _needed(self, rows: int, longest: int, reads: int, width: int, *, tight: bool) -> int:
+        """The most that is held on the way: as long as prompts are read, and when their rows have joined and grown."""
+        if not reads:
+            return self._bytes_of(rows, longest + 1, tight=tight)
+        decoding = len(self._batch)
+        before = self._bytes_of(decoding, self._batch.longest + 1, tight=tight) if decoding else 0
+        after = (self._bytes_of(rows, longest + more, tight=tight) for more in (0, RESERVE))
+        return max(before + self._cost.bytes(width + GROWTH, reads, chunk=self._chunk), *after)
+
+    def _bytes_of(self, rows: int, tokens: int, *, tight: bool) -> int:
+        held, length = self._caches.room(rows, tokens, tight=tight)
+        return self._cost.bytes(length, held)
+
+    def _squeeze(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> None:
+        """For the one that always fits: the half-read give way, and if need be all that is kept."""
+        for other in self._waiting.half_read():
+            if other not in reading:
+                self._keep_prompt(other)
+                other.restart()
+        if not self._fits(rows, longest, reading):
+            self._caches.tight = True
+            self._prefixes.shrink(0)
 
     def _make_room(self) -> list[Output]:
         """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
         outputs: list[Output] = []
-        while len(self._batch) > 1 and not self._fits(len(self._batch), self._batch.longest + 1):
+        while len(self._batch) and not self._fits(len(self._batch), self._batch.longest):
+            if len(self._batch) == 1:
+                self._squeeze(1, self._batch.longest)
+                break
             if self._flight:
                 outputs += self._land_last()
                 continue  # some may have ended

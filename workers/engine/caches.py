@@ -12,6 +12,8 @@ from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_pro
 
 Cache = list[Any]
 
+GROWTH = KVCache.step  # tokens; mlx-lm's caches make room for so many at a time
+
 
 @dataclass(frozen=True)
 class Place:
@@ -28,7 +30,8 @@ def new_cache(model: Any) -> Cache:
     return cache
 
 
-def can_batch(model: Any) -> bool:
+def can_merge(model: Any) -> bool:
+    """Whether there is a batch cache for each layer; whether the model knows how to use it, see ``probe``."""
     return all(hasattr(layer, "merge") for layer in new_cache(model))
 
 
@@ -83,8 +86,10 @@ def cut_out_layer(keys: mx.array, values: mx.array, place: Place) -> KVCache:
 
 
 def extend(batch: Cache, more: Cache) -> None:
+    """One layer after the other, so that there are never two copies of all."""
     for layer, other in zip(batch, more, strict=True):
         layer.extend(other)
+        mx.eval(layer.state)
 
 
 def take_rows(batch: Cache, rows: list[int]) -> None:

@@ -9,12 +9,14 @@ from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.device import has_accelerator
+from workers.engine.probe import why_alone
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
 from workers.families import dialect_of
 from workers.grammar import grammars_for
 from workers.infill import infill_of
-from workers.loader import LoadedModel, has_accelerator, inspect, load, locate
+from workers.loader import LoadedModel, inspect, load, locate
 from workers.prompt import Preparation
 from workers.vocabulary import token_bytes
 
@@ -40,12 +42,12 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
-    engine = BatchEngine(loaded.model, rules, vocabulary_size, _limits(loaded, settings))
+    engine = BatchEngine(
+        loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
+    )
     engine.calibrate()
     context = min(context, engine.longest_sequence)
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
-    if engine.rows_at_most < settings.max_batch_rows:
-        log.warning("this model's caches cannot share a batch: its requests are answered one after another")
     return Served(
         engine=engine,
         prepare=Preparation(tokenizer, context, vocabulary_size, grammars, dialect, infill),
@@ -61,11 +63,18 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     )
 
 
-def _limits(loaded: LoadedModel, settings: Settings) -> EngineLimits:
+def _rows(loaded: LoadedModel, settings: Settings) -> int:
+    reason = why_alone(loaded.model) if settings.max_batch_rows > 1 else None
+    if reason:
+        log.warning("this model's requests are answered one after another: %s", reason)
+    return 1 if reason else settings.max_batch_rows
+
+
+def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
     """Keys and values get what the weights leave of the budget."""
     budget = int(settings.max_cache_size_gb * GB)
     return EngineLimits(
-        rows=settings.max_batch_rows,
+        rows=rows,
         chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),
         gap=settings.decode_gap,
         kv_bytes=max(budget - weight_bytes(loaded), SMALLEST_KV),

@@ -2,13 +2,16 @@
 
 Rule 1: the prefix cache gives way first, then new prompts wait, then the youngest row leaves the batch and is read
 again later. A request is never ended for lack of memory.
-Rule 2: a batch is as wide as its longest row, so it costs rows times that.
+Rule 2: a batch is as wide as its longest row, so it costs rows times that; what its caches hold in reserve counts, and
+is given back when it does not fit.
 """
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from workers.engine.caches import Cache, feed_one, new_cache
 
@@ -17,14 +20,17 @@ RESERVE = 128  # tokens a row is expected to grow by before it is asked again wh
 
 @dataclass(frozen=True)
 class LayerCost:
-    """``per_token`` bytes, for ``window`` tokens at the most, and ``fixed`` bytes whatever the length."""
+    """``per_token`` bytes, for ``window`` tokens at the most, and ``fixed`` bytes whatever the length.
+
+    While a chunk is read, a window holds all of it besides.
+    """
 
     per_token: float
     window: int | None = None
     fixed: int = 0
 
-    def bytes(self, tokens: int) -> float:
-        counted = tokens if self.window is None else min(tokens, self.window)
+    def bytes(self, tokens: int, chunk: int) -> float:
+        counted = tokens if self.window is None else min(tokens, self.window + chunk)
         return self.per_token * counted + self.fixed
 
 
@@ -34,8 +40,12 @@ class Cost:
 
     layers: tuple[LayerCost, ...]
 
-    def bytes(self, tokens: int, rows: int = 1) -> int:
-        return int(rows * sum(layer.bytes(tokens) for layer in self.layers))
+    def bytes(self, tokens: int, rows: int = 1, *, chunk: int = 0) -> int:
+        return int(rows * sum(alike * layer.bytes(tokens, chunk) for layer, alike in self._kinds.items()))
+
+    @cached_property
+    def _kinds(self) -> Counter[LayerCost]:
+        return Counter(self.layers)
 
     def tokens(self, size: int) -> int:
         """How long one sequence may be in ``size`` bytes; a billion where length costs nothing."""
@@ -50,7 +60,11 @@ def measure_cost(model: Any) -> Cost:
     """Reads one token and looks at what the layers' caches hold then."""
     cache: Cache = new_cache(model)
     feed_one(model, cache, [0])
-    return Cost(tuple(_layer_cost(layer) for layer in cache))
+    return Cost(tuple(_layer_cost(part) for layer in cache for part in _parts(layer)))
+
+
+def _parts(layer: Any) -> tuple[Any, ...]:
+    return tuple(layer.caches) if isinstance(layer, CacheList) else (layer,)
 
 
 def _layer_cost(layer: Any) -> LayerCost:

@@ -5,6 +5,8 @@ counts as shorter (ageing), so that short ones cannot keep a long one out for ev
 Rule 2: short prompts are read in one pass together, long ones alone and in chunks.
 Rule 3: what several waiting prompts begin with is read once: the first reads up to there and leaves it in the prefix
 cache, the others wait for that.
+Rule 4: who does not fit beside the rows that decode, for want of seats or memory, is passed by those who do. When it
+has waited so long that it would be next, and ``PASSED`` steps, nobody passes it any more: rows end until it fits.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from workers.engine.prefix_cache import SMALLEST, Ids, common_prefix
 from workers.engine.rows import Row
 
 AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
+PASSED = 100  # steps
 WORTH = 64  # tokens that must be saved for a shared beginning to get a pass of its own
 
 

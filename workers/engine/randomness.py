@@ -14,6 +14,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from workers.engine.device import has_accelerator
+
 Array = Any  # mx.array or np.ndarray
 
 _MASK64 = (1 << 64) - 1
@@ -27,7 +29,7 @@ def row_key(seed: int, choice: int, index: int) -> tuple[int, int]:
 
 def library() -> ModuleType:
     """The one whose arrays are faster on this machine."""
-    return np if mx.default_device().type == mx.DeviceType.cpu else mx
+    return mx if has_accelerator() else np
 
 
 def library_of(array: Array) -> ModuleType:

@@ -5,23 +5,30 @@ there is a free slot, and leaves with at most one row moved into its place. mlx-
 ends instead, which copies everybody's tokens whenever anybody joins or leaves: 70 ms each with 32 rows of a 135M model
 on two cores, half a step.
 
-``Slots`` serves models all of whose layers keep plain keys and values; ``Merged`` has the same shape for all others.
+``Slots`` serves models all of whose layers keep plain keys and values; ``Merged`` has the same shape for all others,
+``Alone`` for a batch of one.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from workers.engine.caches import Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
+from workers.engine.caches import GROWTH, Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
 
 TOKENS, ROWS = 128, 4  # slots grow by so many at a time
 SMALL = 512  # tokens; rows longer than this are too large to be kept in reserve
 
 
 class Decoding(Protocol):
-    """The caches of the rows that decode, in the order of their seats."""
+    """The caches of the rows that decode, in the order of their seats.
+
+    ``tight``: hold nothing in reserve, as memory is short. Where room grows, one layer is copied at a time.
+    """
+
+    tight: bool
 
     @property
     def layers(self) -> Cache:
@@ -32,7 +39,11 @@ class Decoding(Protocol):
     def nbytes(self) -> int: ...
 
     def join(self, read: Cache, places: Sequence[Place]) -> None:
-        """The rows at ``places`` of what was read become the last ones here."""
+        """The rows at ``places`` of what was read become the last ones here; it is used up."""
+        ...
+
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        """What would be held for so many rows of so many tokens: rows and tokens, the reserve included."""
         ...
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -50,11 +61,13 @@ class Decoding(Protocol):
 
 class Slots:
     def __init__(self) -> None:
+        self.tight = False
         self._clear()
 
     def _clear(self) -> None:
         self._lengths: list[int] = []  # by row: tokens in its slot
         self._layers: list[SlotLayer] = []
+        self.stale: dict[int, int] = {}  # by slot: tokens of rows that have left it
         self.rows = self.tokens = 0  # room there is
         self.offset = mx.array([], dtype=mx.int32)
         self._uneven = False
@@ -76,13 +89,19 @@ class Slots:
         for layer, source in zip(self._layers, read, strict=True):
             if source.keys is not None:
                 layer.write(first, source.keys, source.values, places)
+                source.keys = source.values = None
+                mx.eval(layer.state)
+        self._cleared(range(first, len(self._lengths)))
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """The last rows that stay fill the gaps."""
         kept = set(rows)
         movers = [row for row in sorted(kept) if row >= len(kept)]
         order = [row if row in kept else movers.pop() for row in range(len(kept))]
-        self._move([(row, to) for to, row in enumerate(order) if row != to])
+        moves = [(row, to) for to, row in enumerate(order) if row != to]
+        for slot in {*(to for _, to in moves), *range(len(order), len(self._lengths))}:
+            self.stale[slot] = self._lengths[slot]
+        self._move(moves)
         self._lengths = [self._lengths[row] for row in order]
         if not order:
             self._clear()
@@ -117,18 +136,30 @@ class Slots:
         for layer, to, copy in taken:
             keys, values, length = copy.state
             layer.write(to, keys, values, [Place(0, 0, length)])
+        self._cleared(to for _, to in moves)
+
+    def _cleared(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            self.stale.pop(slot, None)
+
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        """What there is stays, unless it is too little or far too much."""
+        least = rows, _rounded(tokens, TOKENS)
+        if tight:
+            return least
+        ample = _rounded(rows, ROWS) if least[1] <= SMALL else rows, least[1]
+        enough = rows <= self.rows and tokens <= self.tokens
+        return (
+            (self.rows, self.tokens) if enough and self.rows * self.tokens <= 2 * math.prod(ample) else ample
+        )
 
     def _make_room(self) -> None:
-        """For one token more in every row; gives back what is far too much."""
-        longest = max(self._lengths) + 1
-        tokens = _rounded(longest, TOKENS)
-        rows = _rounded(len(self._lengths), ROWS) if tokens <= SMALL else len(self._lengths)
-        enough = len(self._lengths) <= self.rows and longest <= self.tokens
-        if enough and self.rows * self.tokens <= 2 * rows * tokens:
-            return
-        self.rows, self.tokens = rows, tokens
-        for layer in self._layers:
-            layer.resize()
+        """For one token more in every row."""
+        room = self.room(len(self._lengths), max(self._lengths) + 1, tight=self.tight)
+        if room != (self.rows, self.tokens):
+            self.rows, self.tokens = room
+            for layer in self._layers:
+                layer.resize()
 
 
 class SlotLayer:
@@ -172,13 +203,18 @@ class SlotLayer:
         return sum(array.nbytes for array in (self.keys, self.values) if array is not None)
 
     def write(self, first: int, keys: mx.array, values: mx.array, places: Sequence[Place]) -> None:
-        """From ``places`` of other arrays to the slots from ``first`` on."""
+        """From ``places`` of other arrays to the slots from ``first`` on.
+
+        What an earlier row has left behind them is cleared: a mask gives it no weight, but no weight of NaN is NaN.
+        """
         for mine, theirs in zip(self._arrays(keys, values), (keys, values), strict=True):
             for slot, place in enumerate(places, first):
-                end = place.start + place.length
+                end, stale = place.start + place.length, self._slots.stale.get(slot, 0)
                 mine[slot : slot + 1, :, : place.length] = theirs[
                     place.row : place.row + 1, :, place.start : end
                 ]
+                if stale > place.length:
+                    mine[slot : slot + 1, :, place.length : stale] = 0
 
     def copy_of(self, row: int, length: int) -> KVCache:
         return cut_out_layer(*self.state, Place(row, 0, length))
@@ -186,6 +222,7 @@ class SlotLayer:
     def resize(self) -> None:
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self._room_for(self.keys), self._room_for(self.values)
+            mx.eval(self.state)
 
     def _arrays(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Ours, made like those when there are none yet."""
@@ -202,7 +239,9 @@ class SlotLayer:
 
 
 class Merged:
-    """mlx-lm's own batch caches; or the cache of one sequence, where they cannot be merged."""
+    """mlx-lm's own batch caches."""
+
+    tight = False  # they know no other way
 
     def __init__(self) -> None:
         self.layers: Cache = []
@@ -213,13 +252,15 @@ class Merged:
         return nbytes(self.layers)
 
     def join(self, read: Cache, places: Sequence[Place]) -> None:
-        if all(hasattr(layer, "filter") for layer in read):
-            take_rows(read, [place.row for place in places])  # more may have been read than have a seat
+        take_rows(read, [place.row for place in places])  # more may have been read than have a seat
         if self._rows:
             extend(self.layers, read)
         else:
             self.layers = read
         self._rows += len(places)
+
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        return rows, tokens + GROWTH
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:
@@ -233,9 +274,43 @@ class Merged:
         """Each layer counts for itself."""
 
     def cache_of(self, row: int) -> Cache:
-        if not hasattr(self.layers[0], "extract"):
-            return self.layers
         return extract(self.layers, row)
+
+
+class Alone:
+    """The cache of the only sequence, whose offset is a number; for models that know no other."""
+
+    tight = False
+
+    def __init__(self) -> None:
+        self.layers: Cache = []
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.layers)
+
+    def join(self, read: Cache, places: Sequence[Place]) -> None:
+        assert not self.layers and len(places) == 1
+        self.layers = read
+
+    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
+        return rows, tokens + GROWTH
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        if not rows:
+            self.layers = []
+        return list(rows)
+
+    def begin(self) -> None:
+        """Each layer counts for itself."""
+
+    def cache_of(self, row: int) -> Cache:
+        return self.layers
+
+
+def caches_for(plain: bool) -> Decoding:
+    """For rows that decode together; ``plain``: each of the model's layers keeps plain keys and values."""
+    return Slots() if plain else Merged()
 
 
 def _rounded(number: int, step: int) -> int:
