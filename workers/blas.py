@@ -6,11 +6,12 @@ The first library to offer a symbol globally wins, so this must run before mlx.c
 
 import ctypes
 import ctypes.util
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+from workers.engine.device import cores
 
 SONAME = "libopenblas.so.0"
 
@@ -42,7 +43,7 @@ def share_cores(workers: int) -> None:
     """
     most = _threads_at_start()
     if sys.platform == "linux" and most:
-        share = max(1, len(os.sched_getaffinity(0)) // workers)
+        share = max(1, cores() // workers)
         ctypes.CDLL(None).openblas_set_num_threads(min(share, most))
 
 

@@ -1,7 +1,14 @@
-"""Where MLX computes; the one place that decides it.
+"""Where MLX computes, and on how many cores; the one place that decides it.
 
 Rule: nothing here imports mlx before it is asked.
 """
+
+import os
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_accelerator() -> bool:

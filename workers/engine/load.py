@@ -9,7 +9,8 @@ from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
-from workers.engine.device import has_accelerator
+from workers.engine.device import cores, has_accelerator
+from workers.engine.halves import compute_in_halves
 from workers.engine.probe import why_alone
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
@@ -42,6 +43,8 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
+    if not has_accelerator():
+        compute_in_halves(cores())
     engine = BatchEngine(
         loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
     )
