@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_lm.models import activations, base
 
 WORTH_ATTENTION = 900_000  # queries times keys times their size; below, handing over costs more than it saves
-WORTH_ACTIVATION = 10_000  # elements
+WORTH_ACTIVATION = 20_000  # elements; with fewer, the BLAS has not left the other core yet
 
 _own = threading.local()
 
