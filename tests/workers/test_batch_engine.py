@@ -492,6 +492,11 @@ def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
     assert not any(began + PASSED + 3 < at < first["large"] for at in small)
 
 
+def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:
+    """A recurrent state larger than the memory costs the same whatever its length: up to a billion tokens."""
+    assert make_engine(kv_bytes=100).longest_sequence == 0
+
+
 def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:
     size = make_engine().cost.bytes(700, chunk=512)
     engine = make_engine(kv_bytes=size)

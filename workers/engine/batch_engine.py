@@ -9,6 +9,7 @@ One step, to be recited:
 """
 
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,8 +139,8 @@ class BatchEngine:
     @property
     def longest_sequence(self) -> int:
         """Tokens that fit into the memory for keys and values when one request has all of it."""
-        at_most = self._cost.tokens(self._kv_bytes)
-        return next((n for n in range(at_most, 0, -1) if self._serves_alone(n)), 0)
+        lengths = range(1, self._cost.tokens(self._kv_bytes) + 1)
+        return bisect(lengths, False, key=lambda tokens: not self._serves_alone(tokens))
 
     def _serves_alone(self, tokens: int) -> bool:
         read = self._cost.bytes(tokens + GROWTH, chunk=self._chunk)
