@@ -492,6 +492,22 @@ def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
     assert not any(began + PASSED + 3 < at < first["large"] for at in small)
 
 
+def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = make_engine(kv_bytes=make_engine().cost.bytes(512, 3), cache_bytes=0), list[int]()
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3] * 20, n=9, max_tokens=100, ignore_eos=True))
+    has_room = engine._has_room
+    monkeypatch.setattr(engine, "_has_room", lambda *given: asked.append(1) or has_room(*given))
+    engine.step()
+    assert len(asked) == 1
+    assert engine.report["waiting"] == 300
+
+
 def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:
     """A recurrent state larger than the memory costs the same whatever its length: up to a billion tokens."""
     assert make_engine(kv_bytes=100).longest_sequence == 0

@@ -248,9 +248,12 @@ class BatchEngine:
         """From the first that fits on; see rule 4 of ``prefill``."""
         if not room:
             return []
+        refused: Reading | None = None
         for place, reading in enumerate(order):
-            if len(reading.rows) <= room and self._has_room(reading):
-                return order[place:]
+            if refused is None or reading.may_fit_before(refused):
+                if len(reading.rows) <= room and self._has_room(reading):
+                    return order[place:]
+                refused = reading
             if self._steps - reading.since >= PASSED:
                 return []
         return []

@@ -34,7 +34,9 @@ def why_alone(model: Any) -> str | None:
         alone = _alone(model, pads)
         error = _error(_together(model, pads), alone)
         # Also when it is no number.
-        wrong = not error <= _tolerance(model) and not error <= min(TIMES * _rounding(model, alone, pads), MOST)
+        wrong = not error <= _tolerance(model) and not error <= min(
+            TIMES * _rounding(model, alone, pads), MOST
+        )
     except FAILURES as failure:
         return f"rows of unlike length fail together ({type(failure).__name__}: {failure})"
     if wrong:
