@@ -13,6 +13,7 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import SPECIAL, make_tiny_model
 from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.caches import nbytes
 from workers.engine.load import vocabulary_size_of
 from workers.engine.prefill import PASSED
 from workers.engine.rows import TokenRules
@@ -454,6 +455,31 @@ def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: in
         most = max(most, int(report["kv_bytes"]))
         assert int(report["kv_bytes"]) + int(report["cache_bytes"]) <= size
     assert most > size // 2
+
+
+@pytest.mark.parametrize("rows", [3, 9])
+def test_nor_while_prompts_are_read(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """What the rows hold in reserve, and those that have ended, is given back before."""
+    size = make_engine().cost.bytes(512, rows)
+    engine, held = make_engine(kv_bytes=size, cache_bytes=0, chunk=64), list[int]()
+    read_rest = engine._read_rest
+
+    def measured(readings: Any) -> Any:
+        read, where = read_rest(readings)
+        held.append(int(engine.report["kv_bytes"]) - sum(r.bytes for r in readings) + nbytes(read))
+        return read, where
+
+    monkeypatch.setattr(engine, "_read_rest", measured)
+    for i in range(12):
+        length, more = 37 * i % 200 + 20, 60 + 31 * i % 160
+        engine.add(job(str(i), [*LONG, *LONG][:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True))
+        for _ in range(15):
+            engine.step()
+    while engine.active:
+        engine.step()
+    assert max(held) <= size
 
 
 def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:

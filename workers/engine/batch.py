@@ -108,6 +108,11 @@ class Batch:
         """Tokens in the cache of the longest row; what all rows are padded to."""
         return max((seat.length for seat in self._seats if not seat.done), default=0)
 
+    def give_back(self) -> None:
+        """What nobody here needs, before something else is read."""
+        self._drop_done()
+        self._caches.give_back()
+
     def evict_youngest(self) -> Row:
         """Takes out the row with the fewest generated tokens; nothing may be in flight."""
         self._drop_done()

@@ -239,9 +239,12 @@ class BatchEngine:
         budget = self._pace.budget(beside_decode=self._decoding > 0)
         stop = first.pause or len(first.read)
         if stop - first.done > budget or first.pause or (first.scores and first.left):
+            self._batch.give_back()
             self._read_on(first, min(budget, stop - first.done))
         else:
-            self._read_out(self._together(order, room, budget if self._decoding else ABREAST * budget))
+            together = self._together(order, room, budget if self._decoding else ABREAST * budget)
+            self._batch.give_back()
+            self._read_out(together)
         return True
 
     def _fitting(self, order: list[Reading], room: int) -> list[Reading]:

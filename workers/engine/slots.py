@@ -46,6 +46,10 @@ class Decoding(Protocol):
         """What would be held for so many rows of so many tokens: rows and tokens, the reserve included."""
         ...
 
+    def give_back(self) -> None:
+        """What is held in reserve, if ``tight``: before something else is read."""
+        ...
+
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Only these rows stay; gives them in the order in which they stand from now on."""
         ...
@@ -113,9 +117,7 @@ class Slots:
 
     def begin(self) -> None:
         """Its offsets are where the pass writes."""
-        if self._make_room():
-            for layer in self._layers:
-                layer.resize()
+        self._resize()
         self.offset = mx.array(self._lengths, dtype=mx.int32)
         self.width = max(self._lengths) + 1
         self._uneven = min(self._lengths) + 1 < self.width
@@ -158,6 +160,15 @@ class Slots:
         return (
             (self.rows, self.tokens) if enough and self.rows * self.tokens <= 2 * math.prod(ample) else ample
         )
+
+    def give_back(self) -> None:
+        if self.tight and self._lengths:
+            self._resize()
+
+    def _resize(self) -> None:
+        if self._make_room():
+            for layer in self._layers:
+                layer.resize()
 
     def _make_room(self) -> bool:
         """For one token more in every row; whether each layer has to be resized to it."""
@@ -273,6 +284,9 @@ class Merged:
     def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
         return rows, tokens + GROWTH
 
+    def give_back(self) -> None:
+        """Nothing is held in reserve that could be."""
+
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:
             self.layers = []
@@ -306,6 +320,9 @@ class Alone:
 
     def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
         return rows, tokens + GROWTH
+
+    def give_back(self) -> None:
+        """Nothing is held in reserve that could be."""
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:
