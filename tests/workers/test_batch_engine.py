@@ -548,6 +548,16 @@ def test_the_report_looks_at_no_cache(make_engine: MakeEngine, monkeypatch: pyte
     assert int(engine.report["kv_bytes"]) > 0
 
 
+def count_looks(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+    has_room = engine._has_room
+
+    def counted(reading: Any, *besides: Any) -> bool:
+        asked.append(1)
+        return has_room(reading, *besides)
+
+    monkeypatch.setattr(engine, "_has_room", counted)
+
+
 def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -557,8 +567,7 @@ def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
         engine.step()
     for i in range(300):
         engine.add(job(str(i), [i % 200 + 3] * 20))
-    has_room = engine._has_room
-    monkeypatch.setattr(engine, "_has_room", lambda *given: asked.append(1) or has_room(*given))
+    count_looks(engine, monkeypatch, asked)
     engine.step()
     assert len(asked) == 1
     assert engine.report["waiting"] == 299
@@ -573,8 +582,7 @@ def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
         engine.step()
     for i in range(300):
         engine.add(job(str(i), [i % 200 + 3] * 20, n=most_rows(engine, 20), max_tokens=100, ignore_eos=True))
-    has_room = engine._has_room
-    monkeypatch.setattr(engine, "_has_room", lambda *given: asked.append(1) or has_room(*given))
+    count_looks(engine, monkeypatch, asked)
     engine.step()
     assert len(asked) == 1
     assert engine.report["waiting"] == 300
