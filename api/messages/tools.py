@@ -70,7 +70,8 @@ def change_of(block: ToolReferenceBlock | ToolChangeBlock, path: str) -> Change 
         case ToolChangeBlock(tool=NamedTool(name=name)):
             return Change(name, removed=block.type == "tool_removal")
         case ToolChangeBlock(tool=DefinedTool(definition=CustomTool() as defined)):
-            return Change(defined.name, definition=(defined, f"{path}.tool.definition"))
+            definition = defined, f"{path}.tool.definition"
+            return Change(defined.name, removed=block.type == "tool_removal", definition=definition)
         case _:
             return None
 

@@ -393,6 +393,13 @@ def test_a_message_may_bring_a_tool_along() -> None:
     assert caught.value.param == "messages[1].content[0].tool.definition.input_schema"
 
 
+def test_a_tool_is_taken_away_however_it_is_named() -> None:
+    whole = changed("tool_removal", {"type": "tool_definition", "definition": BASH})
+    assert names_shown(whole, tools=[BASH]) == []
+    told = prompt_of(claude(messages=[CLAUDE["messages"][0], whole])).messages[-1]
+    assert told["content"] == "The tool Bash is no longer available."
+
+
 def test_tools_of_servers_we_do_not_ask_come_and_go_unseen() -> None:
     theirs = changed("tool_addition", {"type": "mcp_toolset_reference", "server_name": "s"})
     unknown = changed("tool_addition", {"type": "tool_reference", "name": "nobody's"})

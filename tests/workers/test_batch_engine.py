@@ -13,6 +13,7 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import SPECIAL, make_tiny_model
 from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.caches import nbytes
 from workers.engine.load import vocabulary_size_of
 from workers.engine.prefill import PASSED
 from workers.engine.rows import TokenRules
@@ -403,6 +404,12 @@ def test_without_a_budget_nothing_is_kept(make_engine: MakeEngine) -> None:
 # ---------------------------------------------------------------- when memory is short
 
 
+def most_rows(engine: BatchEngine, tokens: int) -> int:
+    """So many of a prompt of so many tokens fit when nobody else is there."""
+    rows: list[Any] = [None] * 32
+    return len(next(engine._seatable(rows, tokens)))
+
+
 def bytes_of(engine: BatchEngine, tokens: int) -> int:
     return engine.cost.bytes(tokens)
 
@@ -456,6 +463,45 @@ def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: in
     assert most > size // 2
 
 
+@pytest.mark.parametrize("length", [20, 300])
+def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int) -> None:
+    size = make_engine().cost.bytes(length + 400, 3)
+    engine = make_engine(kv_bytes=size, cache_bytes=size)
+    engine.add(job("a", (LONG * 3)[:length], n=16, max_tokens=5, ignore_eos=True))
+    ended = 0
+    while engine.active:
+        ended += sum(output.delta.finish is not None for output in engine.step())
+        assert int(engine.report["kv_bytes"]) + int(engine.report["cache_bytes"]) <= size
+    assert ended == 16
+
+
+@pytest.mark.parametrize("rows", [3, 9])
+def test_nor_while_prompts_are_read(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """What the rows hold in reserve, and those that have ended, is given back before."""
+    size = make_engine().cost.bytes(512, rows)
+    engine, held = make_engine(kv_bytes=size, cache_bytes=0, chunk=64), list[int]()
+    read_rest = engine._read_rest
+
+    def measured(readings: Any) -> Any:
+        read, where = read_rest(readings)
+        held.append(engine._held - sum(r.bytes for r in readings) + nbytes(read))
+        return read, where
+
+    monkeypatch.setattr(engine, "_read_rest", measured)
+    for i in range(12):
+        length, more = 37 * i % 200 + 20, 60 + 31 * i % 160
+        engine.add(
+            job(str(i), [*LONG, *LONG][:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True)
+        )
+        for _ in range(15):
+            engine.step()
+    while engine.active:
+        engine.step()
+    assert max(held) <= size
+
+
 def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:
     engine = make_engine(kv_bytes=make_engine().cost.bytes(512, 4), chunk=64)
     play(engine, [job("kept", LONG, max_tokens=2)])
@@ -463,7 +509,7 @@ def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: Ma
     for _ in range(4):
         engine.step()
     kept = engine.report["cache_entries"]
-    engine.add(job("large", [5] * 400, n=9, max_tokens=100, ignore_eos=True))
+    engine.add(job("large", [5] * 400, n=most_rows(engine, 400), max_tokens=100, ignore_eos=True))
     for _ in range(9):
         engine.step()
     assert kept == engine.report["cache_entries"] == 1
@@ -481,7 +527,8 @@ def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
         step += 1
         assert step < began + PASSED + 100
         if step == began:
-            engine.add(job("large", [7] * 20, n=6, max_tokens=400, ignore_eos=True))
+            n = min(6, most_rows(engine, 20))
+            engine.add(job("large", [7] * 20, n=n, max_tokens=400, ignore_eos=True))
         if step % 8 == 1:
             engine.add(job(f"small {step}", [step % 200 + 3] * 200, max_tokens=30, ignore_eos=True))
         for output in engine.step():
@@ -490,6 +537,60 @@ def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
     assert any(began + 5 < at for at in small)
     assert first["large"] > began + PASSED
     assert not any(began + PASSED + 3 < at < first["large"] for at in small)
+
+
+def test_the_report_looks_at_no_cache(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for by another thread, and caches change under a step."""
+    engine = make_engine(chunk=16)
+    engine.add(job("a", LONG))
+    engine.step()
+    monkeypatch.setattr("workers.engine.prefill.nbytes", None)
+    assert int(engine.report["kv_bytes"]) > 0
+
+
+def count_looks(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+    has_room = engine._has_room
+
+    def counted(reading: Any, *besides: Any) -> bool:
+        asked.append(1)
+        return has_room(reading, *besides)
+
+    monkeypatch.setattr(engine, "_has_room", counted)
+
+
+def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = make_engine(rows=2), list[int]()
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3] * 20))
+    count_looks(engine, monkeypatch, asked)
+    engine.step()
+    assert len(asked) == 1
+    assert engine.report["waiting"] == 299
+
+
+def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = make_engine(kv_bytes=make_engine().cost.bytes(512, 3), cache_bytes=0), list[int]()
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3] * 20, n=most_rows(engine, 20), max_tokens=100, ignore_eos=True))
+    count_looks(engine, monkeypatch, asked)
+    engine.step()
+    assert len(asked) == 1
+    assert engine.report["waiting"] == 300
+
+
+def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:
+    """A recurrent state larger than the memory costs the same whatever its length: up to a billion tokens."""
+    assert make_engine(kv_bytes=100).longest_sequence == 0
 
 
 def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:

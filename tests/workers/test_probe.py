@@ -96,6 +96,18 @@ def test_one_that_computes_something_else_in_company_is_found_out(
     assert reason and "what none computes alone" in reason
 
 
+def test_one_that_rounds_as_coarsely_alone_is_not_taken_for_wrong(tmp_path: Path) -> None:
+    """Where rounding sends tokens to other experts, in company and alone."""
+
+    class Rough(Spoilt):
+        def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+            logits: mx.array = self._model(tokens, cache=cache)
+            return logits + 0.15 * mx.std(logits) * mx.random.normal(logits.shape, key=next(keys))
+
+    keys = iter(mx.random.split(mx.random.key(0), 100))
+    assert why_alone(Rough(loaded(tmp_path / "m", "llama").model, None)) is None
+
+
 def test_the_log_says_why_requests_are_answered_one_after_another(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

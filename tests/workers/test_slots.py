@@ -121,10 +121,13 @@ def spoilt(model: Any, tokens: int) -> Cache:
     return cache
 
 
+@pytest.mark.parametrize("joined", [[5, 6, 7, 8, 9], []])
 @pytest.mark.parametrize("mover", [False, True])
-def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(model: Any, mover: bool) -> None:
+def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
+    model: Any, mover: bool, joined: list[int]
+) -> None:
     """Though it looks at as many as the longest row has."""
-    slots, longest, joined = Slots(), list(range(10, 50)), [5, 6, 7, 8, 9]
+    slots, longest = Slots(), list(range(10, 50))
     slots.join(*read(model, [longest]))
     slots.join(spoilt(model, 60), [Place(0, 0, 60)])
     if mover:
@@ -166,15 +169,30 @@ def test_what_room_is_said_to_be_held_is_held(model: Any, seed: int, tight: bool
             assert not tight or promised == (rows, -(-slots.width // TOKENS) * TOKENS)
 
 
+def some_keys(layers: int, tokens: int) -> Cache:
+    cache = [KVCache() for _ in range(layers)]
+    for layer in cache:
+        layer.update_and_fetch(mx.ones((1, 8, tokens, 64)), mx.ones((1, 8, tokens, 64)))
+    evaluate(cache)
+    return cache
+
+
+def test_who_joins_is_taken_in_layer_by_layer() -> None:
+    """Never all of what was read besides all that there is then."""
+    slots, layers, tokens = Slots(), 16, 8 * TOKENS - 1
+    slots.join(some_keys(layers, tokens), [Place(0, 0, tokens)])
+    read = some_keys(layers, tokens)
+    others = mx.get_active_memory() - 2 * slots.nbytes
+    mx.reset_peak_memory()
+    slots.join(read, [Place(0, 0, tokens)])
+    assert mx.get_peak_memory() - others < (1 + 4 / layers) * slots.nbytes
+
+
 def test_room_grows_layer_by_layer(model: Any) -> None:
     """Never two copies of all of it."""
     slots = Slots()
     layers = 16
-    read_at_first = [KVCache() for _ in range(layers)]
-    for layer in read_at_first:
-        layer.update_and_fetch(mx.ones((1, 8, TOKENS - 1, 64)), mx.ones((1, 8, TOKENS - 1, 64)))
-    evaluate(read_at_first)
-    slots.join(read_at_first, [Place(0, 0, TOKENS - 1)])
+    slots.join(some_keys(layers, TOKENS - 1), [Place(0, 0, TOKENS - 1)])
     slots.begin()
     mx.reset_peak_memory()
     held, others = slots.nbytes, mx.get_active_memory() - slots.nbytes

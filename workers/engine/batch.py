@@ -110,7 +110,7 @@ class Batch:
 
     def evict_youngest(self) -> Row:
         """Takes out the row with the fewest generated tokens; nothing may be in flight."""
-        self._drop_done()
+        self.drop_done()
         youngest = min(self._seats, key=lambda seat: seat.drawn)
         self._keep_seats([i for i, seat in enumerate(self._seats) if seat is not youngest])
         return youngest.row
@@ -122,7 +122,7 @@ class Batch:
 
     def join(self, seats: list[Seat], read: Cache, places: list[Place]) -> None:
         """``places`` are those of the seats' tokens in what was read."""
-        self._drop_done()
+        self.drop_done()
         self._caches.join(read, places)
         tokens = mx.array([seat.token for seat in seats], dtype=mx.uint32)
         self._inputs = mx.concatenate([self._inputs, tokens])
@@ -135,7 +135,7 @@ class Batch:
 
     def start(self) -> mx.array | None:
         """Its logits (rows, vocabulary); those of a batch that waits are on their way."""
-        self._drop_done()
+        self.drop_done()
         if not self._seats:
             return None
         self._caches.begin()
@@ -156,7 +156,8 @@ class Batch:
             seat.begun = True
         return Flight(list(self._seats), drawn)
 
-    def _drop_done(self) -> None:
+    def drop_done(self) -> None:
+        """Puts away the rows that have ended."""
         keep = [i for i, seat in enumerate(self._seats) if not seat.done]
         if len(keep) == len(self._seats):
             return

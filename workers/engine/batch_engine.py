@@ -9,6 +9,7 @@ One step, to be recited:
 """
 
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +88,9 @@ class BatchEngine:
         self._steps = 0
         self._tokens = 0  # generated
         self._rate = Rate()
+        self._held_last = (
+            0  # bytes at the end of the last step, for ``report``, which another thread asks for
+        )
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
 
     @property
@@ -110,7 +114,7 @@ class BatchEngine:
             "tokens": self._tokens,
             "tokens_read": self._tokens_read,
             "tokens_per_second": self._rate.per_second(time.monotonic()),
-            "kv_bytes": self._held,
+            "kv_bytes": self._held_last,
             "cache_bytes": self._prefixes.bytes,
             "cache_entries": len(self._prefixes),
             "cache_hit_rate": round(self._prefixes.hit_rate, 4),
@@ -138,8 +142,8 @@ class BatchEngine:
     @property
     def longest_sequence(self) -> int:
         """Tokens that fit into the memory for keys and values when one request has all of it."""
-        at_most = self._cost.tokens(self._kv_bytes)
-        return next((n for n in range(at_most, 0, -1) if self._serves_alone(n)), 0)
+        lengths = range(1, self._cost.tokens(self._kv_bytes) + 1)
+        return bisect(lengths, False, key=lambda tokens: not self._serves_alone(tokens))
 
     def _serves_alone(self, tokens: int) -> bool:
         read = self._cost.bytes(tokens + GROWTH, chunk=self._chunk)
@@ -155,8 +159,9 @@ class BatchEngine:
         fresh = [row for row in rows if not row.ids and not row.ended]
         readings = [[row] for row in rows if row.ids and not row.ended] + ([fresh] if fresh else [])
         for together in readings:
-            for some in self._seatable(together):
-                self._waiting.add(Reading([*job.prompt, *some[0].ids], some, self._steps))
+            ids = [*job.prompt, *together[0].ids]
+            for some in self._seatable(together, len(ids)):
+                self._waiting.add(Reading(ids, some, self._steps))
         self._forget_ended(job.request_id)
 
     def cancel(self, request_id: str) -> None:
@@ -178,7 +183,8 @@ class BatchEngine:
             outputs += landed
             if landed and self._decoding:
                 self._pace.decoded(time.perf_counter() - began)
-        self._prefixes.shrink(max(0, self._kv_bytes - self._held))
+        self._held_last = self._held
+        self._prefixes.shrink(max(0, self._kv_bytes - self._held_last))
         return outputs
 
     @property
@@ -218,10 +224,15 @@ class BatchEngine:
         for request_id in {row.job.request_id for row in rows}:
             self._forget_ended(request_id)
 
-    def _seatable(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """No more rows together than the batch can ever hold."""
-        for start in range(0, len(rows), self._rows_at_most):
-            yield rows[start : start + self._rows_at_most]
+    def _seatable(self, rows: list[Row], tokens: int) -> Iterator[list[Row]]:
+        """No more rows of so many tokens together than the batch and the memory can ever hold, but one."""
+        numbers = range(1, self._rows_at_most + 1)
+        fitting = bisect(
+            numbers, False, key=lambda n: self._bytes_of(n, tokens + RESERVE, tight=True) > self._kv_bytes
+        )
+        size = max(1, fitting)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
 
     # ------------------------------------------------------------ reading
 
@@ -229,6 +240,7 @@ class BatchEngine:
         """At most one pass: a chunk of one prompt, or the rest of several. Whether there was one."""
         for dropped in self._waiting.drop_ended():
             self._keep_prompt(dropped)
+        self._batch.drop_done()  # what they hold is not counted below
         room = self._rows_at_most - len(self._batch)
         order = self._fitting(self._waiting.in_order(self._steps), room)
         if not order or self._waits_for_more(order):
@@ -238,18 +250,24 @@ class BatchEngine:
         budget = self._pace.budget(beside_decode=self._decoding > 0)
         stop = first.pause or len(first.read)
         if stop - first.done > budget or first.pause or (first.scores and first.left):
+            self._caches.give_back()
             self._read_on(first, min(budget, stop - first.done))
         else:
-            self._read_out(self._together(order, room, budget if self._decoding else ABREAST * budget))
+            together = self._together(order, room, budget if self._decoding else ABREAST * budget)
+            self._caches.give_back()
+            self._read_out(together)
         return True
 
     def _fitting(self, order: list[Reading], room: int) -> list[Reading]:
         """From the first that fits on; see rule 4 of ``prefill``."""
         if not room:
             return []
+        refused: Reading | None = None
         for place, reading in enumerate(order):
-            if len(reading.rows) <= room and self._has_room(reading):
-                return order[place:]
+            if refused is None or reading.may_fit_before(refused):
+                if len(reading.rows) <= room and self._has_room(reading):
+                    return order[place:]
+                refused = reading
             if self._steps - reading.since >= PASSED:
                 return []
         return []
@@ -277,6 +295,8 @@ class BatchEngine:
         if not self._batches:
             return chosen
         for reading in order[1:]:
+            if rows == room:
+                break
             # One before it in this loop may block it.
             if reading.blocked or not self._has_room(reading, chosen):
                 continue

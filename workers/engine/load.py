@@ -49,7 +49,12 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
         loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
     )
     engine.calibrate()
-    context = min(context, engine.longest_sequence)
+    if (fitting := engine.longest_sequence) < context:
+        log.warning(
+            "the weights leave memory for %d tokens of context, not %d: MLX_SERVER_MAX_CACHE_SIZE_GB is %g",
+            *(fitting, context, settings.max_cache_size_gb),
+        )
+        context = fitting
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
     return Served(
         engine=engine,

@@ -68,6 +68,12 @@ class Reading:
     def bytes(self) -> int:
         return nbytes(self.cache) if self.cache is not None else 0
 
+    def may_fit_before(self, refused: "Reading") -> bool:
+        """Hundreds may wait for memory: who asks for no less than one that does not fit is not looked at."""
+        return (
+            self.cache is not None or len(self.ids) < len(refused.ids) or len(self.rows) < len(refused.rows)
+        )
+
     def restart(self) -> None:
         """Forgets what was read; it is looked up again, as it may have been kept."""
         self.cache, self.done, self.looked_up, self.pause = None, 0, False, None

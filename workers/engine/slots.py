@@ -46,6 +46,10 @@ class Decoding(Protocol):
         """What would be held for so many rows of so many tokens: rows and tokens, the reserve included."""
         ...
 
+    def give_back(self) -> None:
+        """What is held in reserve, if ``tight``: before something else is read."""
+        ...
+
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Only these rows stay; gives them in the order in which they stand from now on."""
         ...
@@ -85,12 +89,16 @@ class Slots:
         self._layers = self._layers or [SlotLayer(self) for _ in read]
         first = len(self._lengths)
         self._lengths += [place.length for place in places]
-        self._make_room()
+        grows = self._make_room()
         for layer, source in zip(self._layers, read, strict=True):
+            if grows:
+                layer.resize()
             if source.keys is not None:
                 layer.write(first, source.keys, source.values, places)
                 source.keys = source.values = None
                 mx.eval(layer.state)
+            else:
+                layer.begin_empty(range(first, len(self._lengths)))
         self._cleared(range(first, len(self._lengths)))
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -109,7 +117,7 @@ class Slots:
 
     def begin(self) -> None:
         """Its offsets are where the pass writes."""
-        self._make_room()
+        self._resize()
         self.offset = mx.array(self._lengths, dtype=mx.int32)
         self.width = max(self._lengths) + 1
         self._uneven = min(self._lengths) + 1 < self.width
@@ -153,13 +161,20 @@ class Slots:
             (self.rows, self.tokens) if enough and self.rows * self.tokens <= 2 * math.prod(ample) else ample
         )
 
-    def _make_room(self) -> None:
-        """For one token more in every row."""
-        room = self.room(len(self._lengths), max(self._lengths) + 1, tight=self.tight)
-        if room != (self.rows, self.tokens):
-            self.rows, self.tokens = room
+    def give_back(self) -> None:
+        if self.tight and self._lengths:
+            self._resize()
+
+    def _resize(self) -> None:
+        if self._make_room():
             for layer in self._layers:
                 layer.resize()
+
+    def _make_room(self) -> bool:
+        """For one token more in every row; whether each layer has to be resized to it."""
+        before = self.rows, self.tokens
+        self.rows, self.tokens = self.room(len(self._lengths), max(self._lengths) + 1, tight=self.tight)
+        return before != (self.rows, self.tokens)
 
 
 class SlotLayer:
@@ -216,6 +231,13 @@ class SlotLayer:
                 if stale > place.length:
                     mine[slot : slot + 1, :, place.length : stale] = 0
 
+    def begin_empty(self, slots: Iterable[int]) -> None:
+        """For rows of which nothing was read."""
+        if self.keys is not None and self.values is not None:
+            nothing = self.keys[:1, :, :0], self.values[:1, :, :0]
+            for slot in slots:
+                self.write(slot, *nothing, [Place(0, 0, 0)])
+
     def copy_of(self, row: int, length: int) -> KVCache:
         return cut_out_layer(*self.state, Place(row, 0, length))
 
@@ -262,6 +284,9 @@ class Merged:
     def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
         return rows, tokens + GROWTH
 
+    def give_back(self) -> None:
+        """Nothing is held in reserve that could be."""
+
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:
             self.layers = []
@@ -295,6 +320,9 @@ class Alone:
 
     def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
         return rows, tokens + GROWTH
+
+    def give_back(self) -> None:
+        """Nothing is held in reserve that could be."""
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:

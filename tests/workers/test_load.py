@@ -1,0 +1,27 @@
+"""A model that is in memory becomes an engine within the budget."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from shared.settings import Settings
+from tests.tiny_model import make_tiny_llama
+from workers.engine import load as module
+from workers.engine.load import serve_model
+from workers.loader import inspect, load
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_the_log_says_when_the_budget_leaves_less_context_than_the_model_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    folder = make_tiny_llama(tmp_path / "m")
+    loaded = load(folder, inspect(folder), lambda phase, done, total: None)
+    if short:
+        monkeypatch.setattr(module, "weight_bytes", lambda loaded: 8 * 10**9)
+        monkeypatch.setattr(module, "SMALLEST_KV", 100_000)
+    with caplog.at_level(logging.WARNING):
+        served = serve_model(loaded, Settings())
+    assert (served.context_length < loaded.context_length) == short
+    assert (f"memory for {served.context_length} tokens of context, not 512" in caplog.text) == short
