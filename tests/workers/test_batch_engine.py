@@ -446,7 +446,7 @@ def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(mak
     assert len(ids(deltas["other", 0])) == 3
 
 
-@pytest.mark.parametrize("rows", [4, 7])
+@pytest.mark.parametrize("rows", quick_and_slow((7,), (4,)))
 def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: int) -> None:
     """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
     size = make_engine().cost.bytes(512, rows)
@@ -463,7 +463,7 @@ def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: in
     assert most > size // 2
 
 
-@pytest.mark.parametrize("length", [20, 300])
+@pytest.mark.parametrize("length", quick_and_slow((20,), (300,)))
 def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int) -> None:
     size = make_engine().cost.bytes(length + 400, 3)
     engine = make_engine(kv_bytes=size, cache_bytes=size)
@@ -475,6 +475,7 @@ def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int)
     assert ended == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, 9])
 def test_nor_while_prompts_are_read(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
@@ -515,7 +516,7 @@ def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: Ma
     assert kept == engine.report["cache_entries"] == 1
 
 
-@pytest.mark.parametrize("short_of", ["memory", "rows"])
+@pytest.mark.parametrize("short_of", quick_and_slow(("memory",), ("rows",)))
 def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
     make_engine: MakeEngine, short_of: str
 ) -> None:

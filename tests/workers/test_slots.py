@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import KVCache
 
+from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
 from workers.engine.slots import ROWS, TOKENS, Merged, Slots
@@ -153,7 +154,7 @@ def capacity(slots: Slots) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("tight", [False, True])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quick_and_slow((0,), (1, 2)))
 def test_what_room_is_said_to_be_held_is_held(model: Any, seed: int, tight: bool) -> None:
     rng = random.Random(seed)
     slots, rows = Slots(), 0
