@@ -260,50 +260,8 @@ class SlotLayer:
         return room
 
 
-class Merged:
-    """mlx-lm's own batch caches."""
-
-    tight = False  # they know no other way
-
-    def __init__(self) -> None:
-        self.layers: Cache = []
-        self._rows = 0
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes(self.layers)
-
-    def join(self, read: Cache, places: Sequence[Place]) -> None:
-        take_rows(read, [place.row for place in places])  # more may have been read than have a seat
-        if self._rows:
-            extend(self.layers, read)
-        else:
-            self.layers = read
-        self._rows += len(places)
-
-    def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
-        return rows, tokens + GROWTH
-
-    def give_back(self) -> None:
-        """Nothing is held in reserve that could be."""
-
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        if not rows:
-            self.layers = []
-        elif len(rows) < self._rows:
-            take_rows(self.layers, list(rows))
-        self._rows = len(rows)
-        return list(rows)
-
-    def begin(self) -> None:
-        """Each layer counts for itself."""
-
-    def cache_of(self, row: int) -> Cache:
-        return extract(self.layers, row)
-
-
-class Alone:
-    """The cache of the only sequence, whose offset is a number; for models that know no other."""
+class _Unreserved:
+    """Layers that count for themselves and hold nothing in reserve."""
 
     tight = False
 
@@ -314,23 +272,54 @@ class Alone:
     def nbytes(self) -> int:
         return nbytes(self.layers)
 
-    def join(self, read: Cache, places: Sequence[Place]) -> None:
-        assert not self.layers and len(places) == 1
-        self.layers = read
-
     def room(self, rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
         return rows, tokens + GROWTH
 
     def give_back(self) -> None:
-        """Nothing is held in reserve that could be."""
+        pass
+
+    def begin(self) -> None:
+        pass
+
+
+class Merged(_Unreserved):
+    """mlx-lm's own batch caches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows = 0
+
+    def join(self, read: Cache, places: Sequence[Place]) -> None:
+        take_rows(read, [place.row for place in places])  # more may have been read than have a seat
+        if self._rows:
+            extend(self.layers, read)
+        else:
+            self.layers = read
+        self._rows += len(places)
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        if not rows:
+            self.layers = []
+        elif len(rows) < self._rows:
+            take_rows(self.layers, list(rows))
+        self._rows = len(rows)
+        return list(rows)
+
+    def cache_of(self, row: int) -> Cache:
+        return extract(self.layers, row)
+
+
+class Alone(_Unreserved):
+    """The cache of the only sequence, whose offset is a number; for models that know no other."""
+
+    def join(self, read: Cache, places: Sequence[Place]) -> None:
+        assert not self.layers and len(places) == 1
+        self.layers = read
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         if not rows:
             self.layers = []
         return list(rows)
-
-    def begin(self) -> None:
-        """Each layer counts for itself."""
 
     def cache_of(self, row: int) -> Cache:
         return self.layers
