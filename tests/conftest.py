@@ -12,9 +12,8 @@ from shared.settings import PREFIX
 for _name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[_name]
 
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # tests run side by side; idle threads of a BLAS spin for a while
+# Tests run side by side, and idle threads of a BLAS spin for a while.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 STARTED_ONCE = ("tests/e2e/", "tests/faults/", "tests/clients/", "tests/workers/test_embedded.py")
 
