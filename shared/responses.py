@@ -141,10 +141,12 @@ ToolDefinition = Annotated[
 class NamedTool(Request):
     type: Literal["function"]
     name: str
+    namespace: str | None = Field(None, exclude_if=is_none)
 
 
 class AllowedTool(Request):
     name: str
+    namespace: str | None = Field(None, exclude_if=is_none)
 
 
 class AllowedTools(Request):

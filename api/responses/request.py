@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from api.grammars import grammar
 from api.refusals import unsupported, wrong
-from api.responses.tools import offered
+from api.responses.tools import long_name, offered
 from api.responses.transcript import messages
 from api.templates import effort_kwargs
 from api.tools import names_of, tool_use
@@ -76,8 +76,10 @@ def _tool_use(request: ResponsesRequest, tools: list[dict[str, Any]]) -> ToolUse
     if not tools:
         raise wrong("tool_choice", "it is only allowed when 'tools' has functions")
     if isinstance(choice, NamedTool):
-        return tool_use("required", [choice.name], tools, parallel=False)
+        return tool_use("required", [long_name(choice.namespace, choice.name)], tools, parallel=False)
     if isinstance(choice, AllowedTools):
-        return tool_use(choice.mode, [one.name for one in choice.tools], tools, parallel)
+        return tool_use(
+            choice.mode, [long_name(one.namespace, one.name) for one in choice.tools], tools, parallel
+        )
     mode: Literal["auto", "required"] = "required" if choice == "required" else "auto"
     return tool_use(mode, names_of(tools), tools, parallel)

@@ -28,7 +28,7 @@ def offered(request: ResponsesRequest) -> list[dict[str, Any]]:
 
 
 def long_name(namespace: str | None, name: str) -> str:
-    return name if namespace is None else f"{namespace}{SEPARATOR}{name}"
+    return f"{namespace}{SEPARATOR}{name}" if namespace else name
 
 
 def called(request: ResponsesRequest, name: str) -> tuple[str | None, str]:

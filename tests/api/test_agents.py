@@ -171,6 +171,17 @@ def test_a_function_in_a_namespace_is_offered_under_a_longer_name() -> None:
     assert (prompt_of(codex()).tools or [])[1] == {"type": "function", "function": function}
 
 
+def test_a_choice_may_name_a_function_in_a_namespace() -> None:
+    space, _, name = FORECAST.rpartition("__")
+    chosen = {"type": "function", "name": name, "namespace": space}
+    assert codex(tool_choice=chosen).tool_use == ToolUse(mode="required", names=[FORECAST], parallel=False)
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [chosen]}
+    use = codex(tool_choice=allowed).tool_use
+    assert use is not None and use.names == [FORECAST]
+    with pytest.raises(InvalidRequest):
+        codex(tool_choice={"type": "function", "name": name})
+
+
 def test_what_is_wrong_in_a_namespace_is_named() -> None:
     tools = copy.deepcopy(CODEX["tools"])
     tools[1]["tools"][0]["parameters"] = {"$ref": "http://elsewhere/"}
