@@ -1,6 +1,7 @@
 """What all tests need: an environment without the developer's own settings, and examples without a stop-watch."""
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from shared.settings import PREFIX
 
 for _name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[_name]
+
+# Under nohup, what tests start would ignore it too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests run side by side, and idle threads of a BLAS spin for a while.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
