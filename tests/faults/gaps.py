@@ -51,6 +51,9 @@ def kill_workers(stack: FaultStack, workers: int) -> Iterator[Answer]:
 def kill_brokers(stack: FaultStack) -> Iterator[Answer]:
     for number in range(10):
         warm(stack)
+        stack.until(
+            lambda: "RUNNING" in stack.supervisorctl("status", "broker"), "past supervisord's back-off"
+        )
         stack.fault(f"broker.did:#{100 + 7 * number}:kill9")
         yield from answers(stack, 20)
         stack.until_fault()
