@@ -78,7 +78,8 @@ from shared.protocol import (
     WorkerToBroker,
 )
 
-PROBE = 0.25  # seconds in which a busy worker that is not our child may say nothing before it is written to
+# Seconds of silence after which a busy worker that is not our child is written to: nobody tells us of its exit.
+PROBE = 0.25
 GIVEN_UP = "given up: it was silent or could not be reached"
 
 
@@ -490,9 +491,7 @@ class Broker:
                 stall = Ending(f"made no step for {now - worker.moved:.0f} s", Fault.CRASH)
                 yield from self._give_up(worker, stall, now)
             elif not worker.spawned and worker.in_flight and now - worker.heard > PROBE:
-                yield self._pong(
-                    worker.id
-                )  # fails at once when its connection is gone; nobody tells us of its exit
+                yield self._pong(worker.id)  # fails at once when its connection is gone
             for request_id in [id for id, kept in worker.kept.items() if kept.until < now]:
                 yield from release(worker, request_id, Cancel(request_id=request_id))
         for waiting in self.scheduler.expire(self.registry, now):

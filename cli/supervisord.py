@@ -15,6 +15,10 @@ class PromptPoller(poller.Poller):  # type: ignore[misc]  # untyped there
         return super().poll(min(timeout, INTERVAL))
 
 
-if __name__ == "__main__":
+def main() -> None:
     poller.Poller = PromptPoller
     supervisord.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -163,6 +163,9 @@ def test_a_second_one_on_the_same_run_directory_is_refused(served: Served) -> No
 @pytest.mark.slow
 def test_a_broker_that_dies_is_started_again(served: Served) -> None:
     served.wait_until_ready()
+    assert "cli.supervisord" in psutil.Process(served.pid("supervisord")).cmdline(), (
+        "the one that looks often"
+    )
     first = served.pid("broker")
     (served.run_dir / "broker.pid").unlink()
     os.kill(first, signal.SIGKILL)

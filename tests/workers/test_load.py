@@ -1,13 +1,17 @@
 """A model that is in memory becomes an engine within the budget."""
 
+import importlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlx_lm.models import base
 
 from shared.settings import Settings
 from tests.tiny_model import make_tiny_llama
 from workers.engine import load as module
+from workers.engine.halves import attention
 from workers.engine.load import serve_model
 from workers.loader import inspect, load
 
@@ -25,3 +29,17 @@ def test_the_log_says_when_the_budget_leaves_less_context_than_the_model_has(
         served = serve_model(loaded, Settings())
     assert (served.context_length < loaded.context_length) == short
     assert (f"memory for {served.context_length} tokens of context, not 512" in caplog.text) == short
+
+
+def test_on_a_cpu_with_cores_to_spare_models_compute_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_llama(tmp_path / "m")
+    loaded = load(folder, inspect(folder), lambda phase, done, total: None)
+    code: Any = importlib.import_module("mlx_lm.models.llama")
+    monkeypatch.setattr(code, "scaled_dot_product_attention", base.scaled_dot_product_attention)
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    for accelerator in (True, False):
+        monkeypatch.setattr(module, "has_accelerator", lambda there=accelerator: there)
+        serve_model(loaded, Settings())
+        assert (code.scaled_dot_product_attention is attention) != accelerator

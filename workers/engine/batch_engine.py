@@ -88,9 +88,7 @@ class BatchEngine:
         self._steps = 0
         self._tokens = 0  # generated
         self._rate = Rate()
-        self._held_last = (
-            0  # bytes at the end of the last step, for ``report``, which another thread asks for
-        )
+        self._held_last = 0  # bytes, as of the last step: for ``report``, which another thread asks for
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
 
     @property

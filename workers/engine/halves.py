@@ -18,6 +18,7 @@ from mlx_lm.models import activations, base
 WORTH_ATTENTION = 900_000  # queries times keys times their size; below, handing over costs more than it saves
 WORTH_ACTIVATION = 20_000  # elements; with fewer, the BLAS has not left the other core yet
 
+_attention: Callable[..., mx.array] = base.scaled_dot_product_attention
 _own = threading.local()
 
 
@@ -74,9 +75,6 @@ def attention(
     return mx.concatenate(
         [first, _attention(queries[rest], keys[rest], values[rest], cache, scale, _of(mask, rest), sinks)]
     )
-
-
-_attention: Callable[..., mx.array] = base.scaled_dot_product_attention
 
 
 def _of(mask: mx.array | str | None, rows: slice) -> mx.array | str | None:
