@@ -406,12 +406,11 @@ def test_without_a_budget_nothing_is_kept(make_engine: MakeEngine) -> None:
 
 def most_rows(engine: BatchEngine, tokens: int) -> int:
     """So many of a prompt of so many tokens fit when nobody else is there."""
-    rows: list[Any] = [None] * 32
-    return len(next(engine._seatable(rows, tokens)))
+    return engine.budget.rows(tokens, engine.rows_at_most)
 
 
 def bytes_of(engine: BatchEngine, tokens: int) -> int:
-    return engine.cost.bytes(tokens)
+    return engine.budget.cost.bytes(tokens)
 
 
 @pytest.mark.slow
@@ -449,7 +448,7 @@ def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(mak
 @pytest.mark.parametrize("rows", quick_and_slow((7,), (4,)))
 def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: int) -> None:
     """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
-    size = make_engine().cost.bytes(512, rows)
+    size = make_engine().budget.cost.bytes(512, rows)
     engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
     most = 0
     for i in range(10):
@@ -465,7 +464,7 @@ def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: in
 
 @pytest.mark.parametrize("length", quick_and_slow((20,), (300,)))
 def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int) -> None:
-    size = make_engine().cost.bytes(length + 400, 3)
+    size = make_engine().budget.cost.bytes(length + 400, 3)
     engine = make_engine(kv_bytes=size, cache_bytes=size)
     engine.add(job("a", (LONG * 3)[:length], n=16, max_tokens=5, ignore_eos=True))
     ended = 0
@@ -481,7 +480,7 @@ def test_nor_while_prompts_are_read(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     """What the rows hold in reserve, and those that have ended, is given back before."""
-    size = make_engine().cost.bytes(512, rows)
+    size = make_engine().budget.cost.bytes(512, rows)
     engine, held = make_engine(kv_bytes=size, cache_bytes=0, chunk=64), list[int]()
     read_rest = engine._read_rest
 
@@ -504,7 +503,7 @@ def test_nor_while_prompts_are_read(
 
 
 def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:
-    engine = make_engine(kv_bytes=make_engine().cost.bytes(512, 4), chunk=64)
+    engine = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 4), chunk=64)
     play(engine, [job("kept", LONG, max_tokens=2)])
     engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
     for _ in range(4):
@@ -521,7 +520,7 @@ def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
     make_engine: MakeEngine, short_of: str
 ) -> None:
     """Small requests come without end, two or more run all the time; the large one needs nearly all there is."""
-    kv_bytes = make_engine().cost.bytes(512, 5) if short_of == "memory" else 1 << 40
+    kv_bytes = make_engine().budget.cost.bytes(512, 5) if short_of == "memory" else 1 << 40
     engine = make_engine(rows=6 if short_of == "rows" else 32, kv_bytes=kv_bytes)
     first, step, began = dict[str, int](), 0, 10
     while "large" not in first:
@@ -577,7 +576,7 @@ def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
 def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, asked = make_engine(kv_bytes=make_engine().cost.bytes(512, 3), cache_bytes=0), list[int]()
+    engine, asked = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 3), cache_bytes=0), list[int]()
     engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
     for _ in range(4):
         engine.step()
@@ -591,13 +590,13 @@ def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
 
 def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:
     """A recurrent state larger than the memory costs the same whatever its length: up to a billion tokens."""
-    assert make_engine(kv_bytes=100).longest_sequence == 0
+    assert make_engine(kv_bytes=100).budget.longest_sequence == 0
 
 
 def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:
-    size = make_engine().cost.bytes(700, chunk=512)
+    size = make_engine().budget.cost.bytes(700, chunk=512)
     engine = make_engine(kv_bytes=size)
-    longest = min(engine.longest_sequence, 500)
+    longest = min(engine.budget.longest_sequence, 500)
     assert longest > 300
     engine.add(job("a", [5] * (longest - 30), max_tokens=30, ignore_eos=True))
     while engine.active:

@@ -9,7 +9,6 @@ One step, to be recited:
 """
 
 import time
-from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +18,8 @@ import mlx.core as mx
 
 from workers.engine.adjustment import adjustment_for
 from workers.engine.batch import Batch, Flight, Seat
+from workers.engine.budget import Budget
 from workers.engine.caches import (
-    GROWTH,
     Cache,
     Place,
     can_merge,
@@ -36,7 +35,7 @@ from workers.engine.caches import (
     places,
     set_out,
 )
-from workers.engine.memory import RESERVE, Cost, measure_cost
+from workers.engine.memory import measure_cost
 from workers.engine.pace import Pace
 from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
@@ -72,14 +71,12 @@ class BatchEngine:
         self._pads = can_pad(model)
         self._rows_at_most = limits.rows if self._batches else 1
         self._pace = Pace(limits.chunk, limits.gap)
-        self._chunk = limits.chunk
         self._gap = limits.gap
         self._fresh_since: float | None = None
-        self._cost = measure_cost(model)
-        self._kv_bytes = limits.kv_bytes
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
         self._plain = is_plain(new_cache(model))
         self._caches = caches_for(self._plain) if self._batches else Alone()
+        self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keep_ended)
         self._waiting = Waiting()
         self._flight: Flight | None = None
@@ -130,22 +127,8 @@ class BatchEngine:
         self._pace.calibrate(lambda tokens: feed_one(self._model, new_cache(self._model), [0] * tokens))
 
     @property
-    def cost(self) -> Cost:
-        return self._cost
-
-    @property
     def rows_at_most(self) -> int:
         return self._rows_at_most
-
-    @property
-    def longest_sequence(self) -> int:
-        """Tokens that fit into the memory for keys and values when one request has all of it."""
-        lengths = range(1, self._cost.tokens(self._kv_bytes) + 1)
-        return bisect(lengths, False, key=lambda tokens: not self._serves_alone(tokens))
-
-    def _serves_alone(self, tokens: int) -> bool:
-        read = self._cost.bytes(tokens + GROWTH, chunk=self._chunk)
-        return max(read, self._bytes_of(1, tokens, tight=True)) <= self._kv_bytes
 
     def add(self, job: Job) -> None:
         """One reading for the choices that begin with the prompt, one for each that goes on behind held ids."""
@@ -182,7 +165,7 @@ class BatchEngine:
             if landed and self._decoding:
                 self._pace.decoded(time.perf_counter() - began)
         self._held_last = self._held
-        self._prefixes.shrink(max(0, self._kv_bytes - self._held_last))
+        self._prefixes.shrink(max(0, self.budget.size - self._held_last))
         return outputs
 
     @property
@@ -224,11 +207,7 @@ class BatchEngine:
 
     def _seatable(self, rows: list[Row], tokens: int) -> Iterator[list[Row]]:
         """No more rows of so many tokens together than the batch and the memory can ever hold, but one."""
-        numbers = range(1, self._rows_at_most + 1)
-        fitting = bisect(
-            numbers, False, key=lambda n: self._bytes_of(n, tokens + RESERVE, tight=True) > self._kv_bytes
-        )
-        size = max(1, fitting)
+        size = self.budget.rows(tokens, self._rows_at_most)
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
@@ -407,29 +386,18 @@ class BatchEngine:
 
     def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
         """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
-        free = self._kv_bytes - self._waiting.bytes + sum(each.bytes for each in reading)
+        free = self.budget.size - self._waiting.bytes + sum(each.bytes for each in reading)
         width = max((len(each.ids) for each in reading), default=0)
-        needed = self._needed(rows, longest, len(reading), width, tight=False)
+        decoding = len(self._batch), self._batch.longest
+        needed_when = partial(self.budget.needed, decoding, (rows, longest), len(reading), width)
+        needed = needed_when(tight=False)
         if tight := needed > free:
-            needed = self._needed(rows, longest, len(reading), width, tight=True)
+            needed = needed_when(tight=True)
         if needed > free:
             return False
         self._caches.tight = tight
         self._prefixes.shrink(free - needed)
         return True
-
-    def _needed(self, rows: int, longest: int, reads: int, width: int, *, tight: bool) -> int:
-        """The most that is held on the way: as long as prompts are read, and when their rows have joined and grown."""
-        if not reads:
-            return self._bytes_of(rows, longest + 1, tight=tight)
-        decoding = len(self._batch)
-        before = self._bytes_of(decoding, self._batch.longest + 1, tight=tight) if decoding else 0
-        after = (self._bytes_of(rows, longest + more, tight=tight) for more in (0, RESERVE))
-        return max(before + self._cost.bytes(width + GROWTH, reads, chunk=self._chunk), *after)
-
-    def _bytes_of(self, rows: int, tokens: int, *, tight: bool) -> int:
-        held, length = self._caches.room(rows, tokens, tight=tight)
-        return self._cost.bytes(length, held)
 
     def _squeeze(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> None:
         """For the one that always fits: the half-read give way, and if need be all that is kept."""

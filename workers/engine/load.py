@@ -49,7 +49,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
         loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
     )
     engine.calibrate()
-    if (fitting := engine.longest_sequence) < context:
+    if (fitting := engine.budget.longest_sequence) < context:
         log.warning(
             "the weights leave memory for %d tokens of context, not %d: MLX_SERVER_MAX_CACHE_SIZE_GB is %g",
             *(fitting, context, settings.max_cache_size_gb),
