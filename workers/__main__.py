@@ -5,6 +5,7 @@ nothing else is lost.
 """
 
 import argparse
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -44,7 +45,9 @@ def _load(settings: Settings, model: str, progress: Progress) -> Served:
         raise LoadError(f"{model!r} is not one of MLX_SERVER_AVAILABLE_MODELS", permanent=True)
     from workers.engine.load import load_engine
 
-    return load_engine(source, settings, progress)
+    served = load_engine(source, settings, progress)
+    gc.freeze()  # a full collection over what is imported would stop all rows for tens of milliseconds
+    return served
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from mlx_lm.models import base
 from shared.settings import Settings
 from tests.tiny_model import make_tiny_llama
 from workers.engine import load as module
-from workers.engine.halves import attention
+from workers.engine.attention import attention
 from workers.engine.load import serve_model
 from workers.loader import inspect, load
 
@@ -31,14 +31,13 @@ def test_the_log_says_when_the_budget_leaves_less_context_than_the_model_has(
     assert (f"memory for {served.context_length} tokens of context, not 512" in caplog.text) == short
 
 
-def test_on_a_cpu_with_cores_to_spare_models_compute_in_halves(
+def test_on_a_cpu_models_compute_with_what_is_faster_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_tiny_llama(tmp_path / "m")
     loaded = load(folder, inspect(folder), lambda phase, done, total: None)
     code: Any = importlib.import_module("mlx_lm.models.llama")
     monkeypatch.setattr(code, "scaled_dot_product_attention", base.scaled_dot_product_attention)
-    monkeypatch.setattr(module, "cores", lambda: 2)
     for accelerator in (True, False):
         monkeypatch.setattr(module, "has_accelerator", lambda there=accelerator: there)
         serve_model(loaded, Settings())

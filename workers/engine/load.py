@@ -7,10 +7,11 @@ from mlx.utils import tree_reduce
 from shared.models import ModelSource
 from shared.protocol import Capabilities
 from shared.settings import Settings
+from workers.allocator import keep_freed_memory
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
-from workers.engine.device import cores, has_accelerator
-from workers.engine.halves import compute_in_halves
+from workers.engine.device import has_accelerator
+from workers.engine.on_cpu import compute_on_cpu
 from workers.engine.probe import why_alone
 from workers.engine.rows import TokenRules
 from workers.engine.seam import Served
@@ -44,7 +45,8 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     infill = infill_of(tokenizer)
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     if not has_accelerator():
-        compute_in_halves(cores())
+        compute_on_cpu()
+        keep_freed_memory()
     engine = BatchEngine(
         loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
     )

@@ -74,6 +74,7 @@ class Slots:
         self.stale: dict[int, int] = {}  # by slot: tokens of rows that have left it
         self.rows = self.tokens = 0  # room there is
         self.offset = mx.array([], dtype=mx.int32)
+        self.order = mx.arange(0)
         self._uneven = False
         self.width = 0  # of what a pass looks at
 
@@ -119,6 +120,7 @@ class Slots:
         """Its offsets are where the pass writes."""
         self._resize()
         self.offset = mx.array(self._lengths, dtype=mx.int32)
+        self.order = mx.arange(len(self._lengths))
         self.width = max(self._lengths) + 1
         self._uneven = min(self._lengths) + 1 < self.width
         self._lengths = [length + 1 for length in self._lengths]
@@ -198,9 +200,9 @@ class SlotLayer:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """One token more for every row."""
         mine, other = self._arrays(keys, values)
-        rows = mx.arange(keys.shape[0])
-        mine[rows, :, self.offset] = keys[:, :, 0]
-        other[rows, :, self.offset] = values[:, :, 0]
+        rows, offset = self._slots.order, self.offset
+        mine[rows, :, offset] = keys[:, :, 0]
+        other[rows, :, offset] = values[:, :, 0]
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:

@@ -1,0 +1,29 @@
+"""What all layers of a pass need alike, made by the first of them."""
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+import mlx.core as mx
+
+T = TypeVar("T")
+
+
+class LastMade(threading.local, Generic[T]):
+    """By key the last value, with what it was made from; another pass is made of other arrays, or other numbers."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[tuple[Any, ...], T]] = {}
+
+    def get(self, key: Hashable, sources: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """Arrays among ``sources`` are compared by identity, and kept so that theirs is not given to another."""
+        known = self._made.get(key)
+        if known is None or not all(map(_same, known[0], sources)):
+            known = self._made[key] = sources, make()
+        return known[1]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, mx.array) or isinstance(other, mx.array):
+        return one is other
+    return bool(one == other)
