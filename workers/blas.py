@@ -47,11 +47,22 @@ def share_cores(workers: int) -> None:
         ctypes.CDLL(None).openblas_set_num_threads(min(share, most))
 
 
+def threads() -> int:
+    """This process computes with just now: OpenBLAS's, or without it all cores."""
+    count = _count()
+    return count() if count else cores()
+
+
 @cache
 def _threads_at_start() -> int:
     """Zero without OpenBLAS; asked before the first change."""
-    count: Callable[[], int] | None = getattr(ctypes.CDLL(None), "openblas_get_num_threads", None)
+    count = _count()
     return count() if count else 0
+
+
+@cache
+def _count() -> Callable[[], int] | None:
+    return getattr(ctypes.CDLL(None), "openblas_get_num_threads", None)
 
 
 def describe_blas(found: Path | str | None) -> str:

@@ -61,7 +61,7 @@ def test_it_is_mlx_s(rows: int, tokens: int, keys: int, mask: str) -> None:
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("rows", [5, 32])
 def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.halves.cores", lambda: 2)
+    monkeypatch.setattr("workers.engine.halves.threads", lambda: 2)
     keys, values, queries = random(rows, 3, 1500, 64), random(rows, 3, 1500, 64), random(rows, 9, 1, 64)
     assert queries.size * keys.shape[2] >= WORTH_HALVES
     made = MASKS[mask](rows, 1, keys.shape[2])

@@ -56,11 +56,12 @@ def test_its_symbols_are_global_afterwards() -> None:
 
 SHARES = """
 import ctypes, os
-from workers.blas import open_blas, share_cores
+from workers.blas import open_blas, share_cores, threads
 open_blas()
 for workers in (1, len(os.sched_getaffinity(0)), 1):
     share_cores(workers)
-    print(ctypes.CDLL(None).openblas_get_num_threads())
+    assert threads() == ctypes.CDLL(None).openblas_get_num_threads()
+    print(threads())
 """
 
 

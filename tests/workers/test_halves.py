@@ -17,7 +17,7 @@ def random(*shape: int) -> mx.array:
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "cores", lambda: 2)
+    monkeypatch.setattr(halves, "threads", lambda: 2)
 
 
 @pytest.mark.parametrize("shape", [(171, 1, 1536), (1, 331, 1536), (3, 77, 1000), (1, 1, 200_000)])
@@ -29,7 +29,7 @@ def test_an_activation_in_halves_is_the_activation(shape: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize(("cores", "parts"), [(1, 1), (2, 2)])
 def test_one_core_computes_the_whole(cores: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "cores", lambda: cores)
+    monkeypatch.setattr(halves, "threads", lambda: cores)
     computed: list[slice] = []
 
     def compute(some: slice) -> mx.array:

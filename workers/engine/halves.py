@@ -2,7 +2,8 @@
 
 One half of the rows is computed on a stream, and so a thread, of its own.
 Rule 1: a half computes for each row what the whole would.
-Rule 2: what is too small to be worth handing over stays whole; the callers know.
+Rule 2: who has one core, because another model computes on the other, computes the whole on it.
+Rule 3: what is too small to be worth handing over stays whole; the callers know.
 """
 
 import threading
@@ -10,14 +11,14 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from workers.engine.device import cores
+from workers.blas import threads
 
 _own = threading.local()
 
 
 def in_halves(compute: Callable[[slice], mx.array], rows: int) -> mx.array:
     """``compute`` gives some of the rows, which are the first axis of the result."""
-    if rows < 2 or cores() < 2:
+    if rows < 2 or threads() < 2:
         return compute(slice(None))
     with mx.stream(_stream()):
         first = compute(slice(rows // 2))
