@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mlx_lm.models import activations
 
-from workers.engine.exponential import exp2, swiglu
+from workers.engine.exponential import _bits, exp2, swiglu
 
 
 def test_it_is_two_to_the_power_of_z() -> None:
@@ -27,6 +27,11 @@ def test_what_is_as_good_as_nothing_is_nothing(z: float) -> None:
 def test_it_takes_any_shape_and_view() -> None:
     z = -mx.arange(24, dtype=mx.float32).reshape(2, 3, 4).swapaxes(0, 2)
     assert np.allclose(np.array(exp2(z)), np.exp2(np.array(z)))
+
+
+def test_without_a_compiler_it_is_the_same() -> None:
+    z = -mx.random.uniform(0, 130, (10_000,), key=mx.random.key(2))
+    assert mx.array_equal(_bits(z).view(mx.float32), exp2(z))
 
 
 def test_swiglu_is_that_of_mlx_lm() -> None:

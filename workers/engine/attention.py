@@ -53,10 +53,8 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array 
     if bias is not None:
         scores = _biased(scores, bias, tokens)
     weights = exp2(scores - mx.max(scores, axis=-1, keepdims=True))
-    ones = _made_last.get("ones", (there,), lambda: mx.ones((1, 1, there, 1)))
-    sums = (
-        weights @ ones
-    )  # by the BLAS, as MLX's sum adds one after the other; of each row by itself, for rule 1
+    # Summed by the BLAS, as MLX's sum adds one after the other; each row by itself, for rule 1.
+    sums = weights @ _made_last.get("ones", (there,), lambda: mx.ones((1, 1, there, 1)))
     return ((weights @ values) / sums).reshape(rows, heads, tokens, values.shape[-1])
 
 
