@@ -5,7 +5,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from workers.engine.last_made import LastMade, begin_pass
 from workers.engine.rotation import _theirs, rope
+from workers.engine.slots import Alone, Merged
 
 
 def random(*shape: int) -> mx.array:
@@ -46,7 +48,25 @@ def test_the_next_position_is_another(later: Any) -> None:
     assert mx.array_equal(rope(x, 64, offset=later, **how), _theirs(x, 64, offset=later, **how))
 
 
+def test_offsets_may_be_counted_on_in_their_array_between_passes() -> None:
+    x, offset = random(2, 4, 1, 64), mx.array([3, 4])
+    how: dict[str, Any] = {"traditional": True, "base": 1e4, "scale": 1.0}
+    for _ in range(2):
+        begin_pass()
+        assert mx.array_equal(rope(x, 64, offset=offset, **how), _theirs(x, 64, offset=offset, **how))
+        offset += 1
+
+
 def test_other_types_and_shapes_are_left_to_mlx() -> None:
     how: dict[str, Any] = {"traditional": True, "base": 1e4, "scale": 1.0, "offset": 3}
     for x in (random(2, 4, 1, 64).astype(mx.bfloat16), random(2, 5, 64)):
         assert mx.array_equal(rope(x, 64, **how), _theirs(x, 64, **how))
+
+
+@pytest.mark.parametrize("caches", [Merged, Alone])
+def test_batches_say_when_a_pass_begins(caches: Any) -> None:
+    made: LastMade[object] = LastMade()
+    first = made.get("a key", (), object)
+    assert made.get("a key", (), object) is first
+    caches().begin()
+    assert made.get("a key", (), object) is not first

@@ -10,6 +10,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
+from workers.engine.last_made import begin_pass
+
 Cache = list[Any]
 
 GROWTH = KVCache.step  # tokens; mlx-lm's caches make room for so many at a time
@@ -110,6 +112,7 @@ def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
     if shifts:
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
+    begin_pass()
     model(mx.array([row + [0] * (width - len(row)) for row in rows]), cache=cache)
     evaluate(cache)
     if shifts:

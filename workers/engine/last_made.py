@@ -8,15 +8,27 @@ import mlx.core as mx
 
 T = TypeVar("T")
 
+_own = threading.local()
+
+
+def begin_pass() -> None:
+    """Before each pass of a batch: a cache may count its offsets on in the arrays of the pass before."""
+    _own.passes = _passes() + 1
+
+
+def _passes() -> int:
+    return getattr(_own, "passes", 0)
+
 
 class LastMade(threading.local, Generic[T]):
-    """By key the last value, with what it was made from; another pass is made of other arrays, or other numbers."""
+    """By key the last value, with what it was made from, in this pass."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, tuple[tuple[Any, ...], T]] = {}
 
     def get(self, key: Hashable, sources: tuple[Any, ...], make: Callable[[], T]) -> T:
         """Arrays among ``sources`` are compared by identity, and kept so that theirs is not given to another."""
+        sources = _passes(), *sources
         known = self._made.get(key)
         if known is None or not all(map(_same, known[0], sources)):
             known = self._made[key] = sources, make()

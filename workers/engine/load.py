@@ -25,10 +25,7 @@ from workers.vocabulary import token_bytes
 log = logging.getLogger(__name__)
 
 GB = 10**9
-CPU_CHUNK, GPU_CHUNK = (
-    128,
-    2048,
-)  # tokens; on a CPU a wider pass takes more for each (exponentials of what is masked)
+CPU_CHUNK, GPU_CHUNK = 128, 2048  # tokens; on a CPU a wider pass gains nothing, and others wait for it
 SMALLEST_KV = GB // 4  # even when the weights alone are over the budget
 
 

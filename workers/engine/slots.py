@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 from workers.engine.caches import GROWTH, Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
+from workers.engine.last_made import begin_pass
 
 TOKENS, ROWS = 128, 4  # slots grow by so many at a time
 SMALL = 512  # tokens; rows longer than this are too large to be kept in reserve
@@ -118,6 +119,7 @@ class Slots:
 
     def begin(self) -> None:
         """Its offsets are where the pass writes."""
+        begin_pass()
         self._resize()
         self.offset = mx.array(self._lengths, dtype=mx.int32)
         self.order = mx.arange(len(self._lengths))
@@ -281,7 +283,7 @@ class _Unreserved:
         pass
 
     def begin(self) -> None:
-        pass
+        begin_pass()
 
 
 class Merged(_Unreserved):
