@@ -26,10 +26,12 @@ from benchmarks.plans import some_words
 from benchmarks.servers import our_server
 from benchmarks.session import float32_model, linked
 from shared.settings import load_settings
+from workers.loop import REST
 
 CLIENTS = 12
 LEAVES = 0.15  # of the requests
 SAMPLE = 5.0  # seconds
+SHOWN = 12  # samples, of which the last is printed
 WARM_UP = 0.3  # of the time: until the prompt cache is full
 FLAT = 1.05
 SETTLED = 10.0  # seconds, until nothing may be left
@@ -125,10 +127,9 @@ class Samples:
         """Raises Failed when one of them has ended."""
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds:
-            try:
-                self.rows.append((now, {name: one.memory_info().rss for name, one in processes.items()}))
-            except psutil.Error as error:
-                raise Failed(f"it did not endure: {error}") from error
+            self.rows.append((now, resident(processes)))
+            if len(self.rows) % SHOWN == 0:
+                print(f"{now / 60:3.0f} min: {in_mib(self.rows[-1][1])}", flush=True)
             await asyncio.sleep(SAMPLE)
 
     def growth(self, name: str, seconds: float) -> tuple[float, float]:
@@ -147,9 +148,11 @@ async def endure(minutes: float, seed: int, folder: Path) -> list[str]:
         await server.start()
         url = f"http://{server.address.host}:{server.address.port}"
         load = Load(url, models[0].name, random.Random(seed), time.monotonic() + 60 * minutes)
-        samples = Samples()
-        await asyncio.gather(load.run(), samples.take(parts(server.children), 60 * minutes))
+        samples, processes = Samples(), parts(server.children)
+        await asyncio.gather(load.run(), samples.take(processes, 60 * minutes))
         left_behind = await rest(url)
+        await asyncio.sleep(REST + 1)
+        print(f"and {REST:g} s later: {in_mib(resident(processes))}")
     finally:
         server.stop()
     print(f"{load.kinds.total()} requests {dict(load.kinds)}, {load.left} left, {len(load.wrong)} wrong")
@@ -160,6 +163,18 @@ def parts(children: list[Child]) -> dict[str, psutil.Process]:
     found = {child.module: psutil.Process(child.process.pid) for child in children}
     [found["worker"]] = found["broker"].children()
     return found
+
+
+def resident(processes: dict[str, psutil.Process]) -> dict[str, int]:
+    """Bytes of each. Raises Failed when one of them has ended."""
+    try:
+        return {name: process.memory_info().rss for name, process in processes.items()}
+    except psutil.Error as error:
+        raise Failed(f"it did not endure: {error}") from error
+
+
+def in_mib(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in sizes.items())
 
 
 def judge(samples: Samples, seconds: float) -> list[str]:

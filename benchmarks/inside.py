@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from benchmarks.plans import ClosedLoop, Decode, Plan
 from benchmarks.replies import Played
 from benchmarks.workloads import BARE
+from workers.allocator import keep_freed_memory
 from workers.blas import open_blas
 
 PLANS: TypeAdapter[Plan] = TypeAdapter(Plan)
@@ -23,6 +24,7 @@ PLAYED: TypeAdapter[Played] = TypeAdapter(Played)
 
 def main() -> None:
     answers = _own_stdout()
+    keep_freed_memory()
     open_blas()
     answer = _answers_of(Path(sys.argv[1]))
     print("{}", file=answers, flush=True)  # ready

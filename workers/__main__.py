@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from shared import failpoints, logs
 from shared.settings import Settings, load_settings
+from workers.allocator import keep_freed_memory
 from workers.blas import describe_blas, open_blas
 from workers.embedded import LoadError, Progress
 from workers.engine.seam import Served
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    keep_freed_memory()
     options = _options(arguments)
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()

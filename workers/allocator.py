@@ -1,21 +1,32 @@
-"""Memory that was freed stays with the process, for the next pass.
+"""What glibc does with a worker's memory: one heap for all threads, where freed memory stays until the engine rests.
 
-glibc gives a large array back to the kernel as soon as it is freed, and the kernel clears each page of the next one:
-an eighth of the time in which a CPU reads a prompt.
+By itself it gives a large array back to the kernel as soon as it is freed, and the kernel clears each page of the next
+one: an eighth of the time in which a CPU reads a prompt. And it gives the engine's thread heaps of 64 MiB, in which
+large arrays leave gaps that others do not fit into. What is larger than LARGEST_KEPT goes back at once nevertheless.
+Of other C libraries nothing is asked.
 """
 
 import ctypes
 import sys
 from collections.abc import Callable
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-KEPT = 256 << 20  # bytes, more than the arrays of one pass
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # of mallopt(3)
+NEVER = -1
 LARGEST_KEPT = 32 << 20  # bytes; the most glibc takes, and where its own adjustment would end as well
 
 
 def keep_freed_memory() -> bool:
-    """Whether this C library can; others than glibc are left alone."""
-    if sys.platform != "linux":
-        return False
-    mallopt: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
-    return bool(mallopt and mallopt(MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(TRIM_THRESHOLD, KEPT))
+    """Whether this C library can. To be called before there is a second thread: a heap it has, it keeps."""
+    mallopt = _glibc("mallopt")
+    settings = {ARENA_MAX: 1, MMAP_THRESHOLD: LARGEST_KEPT, TRIM_THRESHOLD: NEVER}
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings.items())
+
+
+def give_back_freed_memory() -> None:
+    """To the kernel, wherever it lies between what is in use."""
+    if trim := _glibc("malloc_trim"):
+        trim(0)
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -13,6 +13,7 @@ from shared.failpoints import failpoint
 from workers.engine.seam import Engine, Job, Output
 
 GATHER = 0.03  # seconds; a prompt costs half as much when it is read beside others
+REST = 10.0  # seconds without a command, then the engine gives back what the next step could do without
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Loop:
         hand_over: Callable[[list[Output]], None],
         share: Callable[[int], None] = lambda workers: None,
         coming: Callable[[], int] = lambda: 0,
+        rest_after: float = REST,
     ) -> None:
         """``coming``: how many requests have arrived and will be in the inbox in a moment."""
         self._engine = engine
@@ -56,6 +58,7 @@ class Loop:
         self._hand_over = hand_over
         self._share = share
         self._coming = coming
+        self._rest_after = rest_after
         self._finishing = False
         self.steps = 0  # proof of progress, read by the link thread for its heartbeat
 
@@ -66,7 +69,7 @@ class Loop:
     def turn(self) -> None:
         """Waits for a command when there is nothing to step."""
         if not self._engine.active:
-            self._obey(self._inbox.get())
+            self._obey(self._wait())
             self._gather()
         self._obey_all()
         if self._engine.active:
@@ -75,6 +78,13 @@ class Loop:
             self.steps += 1
             if outputs:
                 self._hand_over(outputs)
+
+    def _wait(self) -> Command:
+        try:
+            return self._inbox.get(timeout=self._rest_after)
+        except Empty:
+            self._engine.rest()
+            return self._inbox.get()
 
     def _gather(self) -> None:
         """Nobody is being answered: those who asked at the same moment begin together."""

@@ -90,6 +90,9 @@ class ScriptedEngine:
     def cancel(self, request_id: str) -> None:
         self._rows.pop(request_id, None)
 
+    def rest(self) -> None:
+        """It holds nothing."""
+
     def step(self) -> list[Output]:
         self._steps += 1
         outputs = self._begin()

@@ -341,6 +341,19 @@ def test_a_prompt_that_was_read_before_gives_the_same_and_is_not_read_again(make
     assert engine.report["tokens_read"] == read
 
 
+def test_an_engine_at_rest_gives_freed_memory_back_and_keeps_its_prompts(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr("workers.engine.batch_engine.give_back_freed_memory", lambda: given.append(True))
+    engine = make_engine()
+    first = play(engine, [job("a", LONG)])["a", 0]
+    engine.rest()
+    again = play(engine, [job("b", LONG)])["b", 0]
+    assert given == [True]
+    assert ids(again) == ids(first) and cached_tokens(again) > 0
+
+
 def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: MakeEngine) -> None:
     engine = make_engine()
     answer = ids(play(engine, [job("a", LONG, temperature=0.0, ignore_eos=True)])["a", 0])

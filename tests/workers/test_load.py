@@ -38,10 +38,7 @@ def test_on_a_cpu_models_compute_with_what_is_faster_there(
     loaded = load(folder, inspect(folder), lambda phase, done, total: None)
     code: Any = importlib.import_module("mlx_lm.models.llama")
     monkeypatch.setattr(code, "scaled_dot_product_attention", base.scaled_dot_product_attention)
-    kept: list[bool] = []
-    monkeypatch.setattr(module, "keep_freed_memory", lambda: kept.append(True))
     for accelerator in (True, False):
         monkeypatch.setattr(module, "has_accelerator", lambda there=accelerator: there)
         serve_model(loaded, Settings())
         assert (code.scaled_dot_product_attention is attention) != accelerator
-        assert bool(kept) != accelerator

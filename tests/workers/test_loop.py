@@ -53,6 +53,20 @@ def test_how_many_share_the_cores_is_passed_on() -> None:
     assert told == [2]
 
 
+def test_an_engine_that_nobody_asks_rests_once_until_it_is_asked_again() -> None:
+    inbox: SimpleQueue[Command] = SimpleQueue()
+    rests: list[int] = []
+
+    class Resting(ScriptedEngine):
+        def rest(self) -> None:
+            rests.append(len(rests))
+            inbox.put(Finish() if len(rests) == 2 else Add(job("a", max_tokens=2)))
+
+    outputs: list[Output] = []
+    Loop(Resting(Script()), inbox, outputs.extend, rest_after=0.001).run()
+    assert rests == [0, 1] and len(outputs) == 2
+
+
 def test_a_cancelled_request_gives_nothing_more() -> None:
     deltas = run(Add(job("a", max_tokens=3)), Add(job("b", max_tokens=3)), Cancelled("a"))
     assert {delta.request_id for delta in deltas} == {"b"}

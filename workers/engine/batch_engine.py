@@ -16,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from workers.allocator import give_back_freed_memory
 from workers.engine.adjustment import adjustment_for
 from workers.engine.batch import Batch, Flight, Seat
 from workers.engine.budget import Budget
@@ -148,6 +149,10 @@ class BatchEngine:
     def cancel(self, request_id: str) -> None:
         for row in self._rows.pop(request_id, []):
             row.ended = True
+
+    def rest(self) -> None:
+        mx.clear_cache()
+        give_back_freed_memory()
 
     def step(self) -> list[Output]:
         self._steps += 1

@@ -7,7 +7,6 @@ from mlx.utils import tree_reduce
 from shared.models import ModelSource
 from shared.protocol import Capabilities
 from shared.settings import Settings
-from workers.allocator import keep_freed_memory
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.device import has_accelerator
@@ -43,7 +42,6 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     if not has_accelerator():
         compute_on_cpu()
-        keep_freed_memory()
     engine = BatchEngine(
         loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
     )

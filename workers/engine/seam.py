@@ -67,6 +67,10 @@ class Engine(Protocol):
         """Forgets the request; it gives nothing more. Unknown ids are ignored."""
         ...
 
+    def rest(self) -> None:
+        """Nobody has asked for anything for a while: memory that is kept only for the next step is given back."""
+        ...
+
     def step(self) -> list[Output]:
         """One turn for everybody. Any exception but ServingError means the engine is broken."""
         ...
