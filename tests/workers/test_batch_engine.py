@@ -354,6 +354,17 @@ def test_an_engine_at_rest_gives_freed_memory_back_and_keeps_its_prompts(
     assert ids(again) == ids(first) and cached_tokens(again) > 0
 
 
+def test_a_prompt_that_was_looked_up_in_vain_is_looked_up_again_when_another_reads_its_beginning(
+    make_engine: MakeEngine,
+) -> None:
+    engine = make_engine(chunk=64)
+    engine.add(job("first", [3] * 40, max_tokens=30, ignore_eos=True))
+    engine.add(job("long", [*LONG, *([5] * 300)], max_tokens=2, ignore_eos=True))
+    engine.step()  # there is no room for it in the pass of the first
+    deltas = play(engine, [job("short", [*LONG, 6, 6, 6], max_tokens=2, ignore_eos=True)])
+    assert cached_tokens(deltas["long", 0]) == len(LONG)
+
+
 def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: MakeEngine) -> None:
     engine = make_engine()
     answer = ids(play(engine, [job("a", LONG, temperature=0.0, ignore_eos=True)])["a", 0])
@@ -599,6 +610,20 @@ def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
     engine.step()
     assert len(asked) == 1
     assert engine.report["waiting"] == 300
+
+
+def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, compared = make_engine(rows=8, chunk=64), list[int]()
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3, i] * 20))
+    monkeypatch.setattr("workers.engine.prefill.common_prefix", lambda one, other: compared.append(1) or 0)
+    engine.step()
+    assert 0 < len(compared) <= 8 * 300
 
 
 def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:

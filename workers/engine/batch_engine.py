@@ -229,6 +229,7 @@ class BatchEngine:
             return False
         first = order[0]
         self._look_up(first)
+        self._waiting.lead(first)
         budget = self._pace.budget(beside_decode=self._decoding > 0)
         stop = first.pause or len(first.read)
         if stop - first.done > budget or first.pause or (first.scores and first.left):
@@ -261,37 +262,47 @@ class BatchEngine:
         return self._pace.waits_for_more(self._decoding, len(order), oldest)
 
     def _look_up(self, reading: Reading) -> None:
-        if not reading.looked_up:
-            reading.looked_up = True
-            hit = None if reading.scores else self._prefixes.find(reading.namespace, reading.read)
-            if hit:
-                reading.advance(hit.cache, hit.length)
-                for row in reading.rows:
-                    row.cached_tokens = min(hit.length, len(row.job.prompt))
-        if reading.pause is None:
-            self._waiting.lead(reading)
+        if reading.looked_up:
+            return
+        reading.looked_up = True
+        hit = None if reading.scores else self._prefixes.find(reading.namespace, reading.read)
+        if hit:
+            reading.advance(hit.cache, hit.length)
+            for row in reading.rows:
+                row.cached_tokens = min(hit.length, len(row.job.prompt))
 
     def _together(self, order: list[Reading], room: int, budget: int) -> list[Reading]:
-        """The readings whose rest fits into one pass, padded to one width."""
+        """The readings whose rest fits into one pass, padded to one width. What refuses most costs least."""
         chosen, rows, width = [order[0]], len(order[0].rows), order[0].left
-        if not self._batches:
-            return chosen
-        for reading in order[1:]:
-            if rows == room:
+        refused: Reading | None = None
+
+        def in_pass(reading: Reading) -> bool:
+            wider = max(width, reading.left)
+            return wider * (len(chosen) + 1) <= budget and (self._pads or reading.left == width)
+
+        for reading in order[1:] if self._batches else ():
+            if rows == room or width * (len(chosen) + 1) > budget:
                 break
             # One before it in this loop may block it.
-            if reading.blocked or not self._has_room(reading, chosen):
+            if (
+                reading.blocked
+                or rows + len(reading.rows) > room
+                or (reading.looked_up and not in_pass(reading))
+            ):
+                continue
+            if refused and not reading.may_fit_before(refused):
+                continue
+            if not self._has_room(reading, chosen):
+                refused = reading
                 continue
             self._look_up(reading)
+            if not in_pass(reading):
+                continue
+            self._waiting.lead(reading)
             if reading.pause or (reading.scores and reading.left):
                 continue
-            wider = max(width, reading.left)
-            if not self._pads and reading.left != width:
-                continue
-            if rows + len(reading.rows) > room or wider * (len(chosen) + 1) > budget:
-                continue
             chosen.append(reading)
-            rows, width = rows + len(reading.rows), wider
+            rows, width = rows + len(reading.rows), max(width, reading.left)
         return chosen
 
     def _read_on(self, reading: Reading, size: int) -> None:

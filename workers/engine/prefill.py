@@ -124,7 +124,9 @@ class Waiting:
         return sorted(free, key=lambda r: (r.left - AGEING * (step - r.since), r.since))
 
     def lead(self, reading: Reading) -> None:
-        """Sets the pause at which others can go on from what ``reading`` has read; they wait for it."""
+        """Sets the pause at which others can go on from what ``reading`` has read; they wait for it, and look it up."""
+        if reading.pause is not None:
+            return
         followers = [
             (common_prefix(reading.read, other.read), other)
             for other in self._readings
@@ -144,4 +146,4 @@ class Waiting:
         reading.pause = best
         for shared, other in followers:
             if shared >= best:
-                other.leader = reading
+                other.leader, other.looked_up = reading, False
