@@ -2,7 +2,7 @@
 
 Twelve clients ask for short and long prompts, with all samplers, grammars and choices, go on with conversations, and
 some leave half-way. A worker's memory must stay flat once its memory budget has been used up, and when all have gone
-nothing may be left in its batch. Exit code 1 when it is not so.
+nothing may be left in its batch, nor arrays that nobody needs. Exit code 1 when it is not so.
 """
 
 import argparse
@@ -34,6 +34,7 @@ SAMPLE = 5.0  # seconds
 SHOWN = 12  # samples, of which the last is printed
 WARM_UP = 0.3  # of the time: until as much has been held as may be
 FLAT = 1.05
+LEAKED = 8 << 20  # bytes
 SETTLED = 10.0  # seconds, until nothing may be left
 SETTINGS = {"prompt_cache_gb": "0.1", "max_cache_size_gb": "1"}  # both are used up within the warm-up
 SCHEMA = {
@@ -149,14 +150,15 @@ async def endure(minutes: float, seed: int, folder: Path) -> list[str]:
         url = f"http://{server.address.host}:{server.address.port}"
         load = Load(url, models[0].name, random.Random(seed), time.monotonic() + 60 * minutes)
         samples, processes = Samples(), parts(server.children)
+        fresh, _ = await at_rest(url)
         await asyncio.gather(load.run(), samples.take(processes, 60 * minutes))
-        left_behind = await rest(url)
+        rested, left_behind = await at_rest(url)
         await asyncio.sleep(REST + 1)
         print(f"and {REST:g} s later: {in_mib(resident(processes))}")
     finally:
         server.stop()
     print(f"{load.kinds.total()} requests {dict(load.kinds)}, {load.left} left, {len(load.wrong)} wrong")
-    return [*load.wrong[:10], *judge(samples, 60 * minutes), *left_behind]
+    return [*load.wrong[:10], *judge(samples, 60 * minutes), *left_behind, *leaked(fresh, rested)]
 
 
 def parts(children: list[Child]) -> dict[str, psutil.Process]:
@@ -187,21 +189,29 @@ def judge(samples: Samples, seconds: float) -> list[str]:
     return wrong
 
 
-async def rest(url: str) -> list[str]:
-    """What the worker still has when nobody asks for anything any more."""
+async def at_rest(url: str) -> tuple[dict[str, Any], list[str]]:
+    """The engine's report when nobody asks for anything, and what is left nevertheless."""
     async with httpx.AsyncClient(base_url=url) as http:
         deadline = time.monotonic() + SETTLED
         while True:
             status = (await http.get("/admin/status")).json()
             engine = status["workers"][0]["engine"]
-            left = {name: engine[name] for name in ("rows", "waiting", "kv_bytes")}
+            left = {name: engine[name] for name in ("rows", "prefilling", "waiting", "kv_bytes")}
             left |= {name: status[name] for name in ("in_flight", "queued")}
             if not any(left.values()):
-                print(f"at rest: {engine}")
-                return []
+                print(f"at rest: {engine}", flush=True)
+                return engine, []
             if time.monotonic() > deadline:
-                return [f"left at rest: {left}"]
+                return engine, [f"left at rest: {left}"]
             await asyncio.sleep(0.2)
+
+
+def leaked(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Of MLX's arrays: beside the kept prompts there must be what there was before the first request."""
+    more = sum(
+        sign * (engine["active_bytes"] - engine["cache_bytes"]) for sign, engine in ((1, after), (-1, before))
+    )
+    return [f"{more / 2**20:.0f} MiB of arrays are held that nobody needs"] if more > LEAKED else []
 
 
 def main() -> int:

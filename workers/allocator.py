@@ -15,11 +15,11 @@ NEVER = -1
 LARGEST_KEPT = 32 << 20  # bytes; the most glibc takes, and where its own adjustment would end as well
 
 
-def keep_freed_memory() -> bool:
-    """Whether this C library can. To be called before there is a second thread: a heap it has, it keeps."""
-    mallopt = _glibc("mallopt")
-    settings = {ARENA_MAX: 1, MMAP_THRESHOLD: LARGEST_KEPT, TRIM_THRESHOLD: NEVER}
-    return mallopt is not None and all(mallopt(name, value) for name, value in settings.items())
+def keep_freed_memory() -> None:
+    """To be called before there is a second thread: a heap it has, it keeps."""
+    if mallopt := _glibc("mallopt"):
+        for name, value in ((ARENA_MAX, 1), (MMAP_THRESHOLD, LARGEST_KEPT), (TRIM_THRESHOLD, NEVER)):
+            mallopt(name, value)
 
 
 def give_back_freed_memory() -> None:

@@ -13,7 +13,7 @@ from shared.failpoints import failpoint
 from workers.engine.seam import Engine, Job, Output
 
 GATHER = 0.03  # seconds; a prompt costs half as much when it is read beside others
-REST = 10.0  # seconds without a command, then the engine gives back what the next step could do without
+REST = 10.0  # seconds without a step, then the engine gives back what the next one can do without
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Loop:
         self._coming = coming
         self._rest_after = rest_after
         self._finishing = False
+        self._worked, self._rested = time.monotonic(), False
         self.steps = 0  # proof of progress, read by the link thread for its heartbeat
 
     def run(self) -> None:
@@ -76,15 +77,19 @@ class Loop:
             failpoint("engine.step", self.steps)
             outputs = self._engine.step()
             self.steps += 1
+            self._worked, self._rested = time.monotonic(), False
             if outputs:
                 self._hand_over(outputs)
 
     def _wait(self) -> Command:
-        try:
-            return self._inbox.get(timeout=self._rest_after)
-        except Empty:
-            self._engine.rest()
-            return self._inbox.get()
+        """The engine rests once, however often it is told of others meanwhile."""
+        while not self._rested:
+            try:
+                return self._inbox.get(timeout=max(0, self._worked + self._rest_after - time.monotonic()))
+            except Empty:
+                self._engine.rest()
+                self._rested = True
+        return self._inbox.get()
 
     def _gather(self) -> None:
         """Nobody is being answered: those who asked at the same moment begin together."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tokenizers.pre_tokenizers import ByteLevel
@@ -437,6 +438,26 @@ def bytes_of(engine: BatchEngine, tokens: int) -> int:
     return engine.budget.cost.bytes(tokens)
 
 
+def test_the_report_tells_what_the_rows_of_each_request_do(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=3, chunk=16)
+    assert engine.report["phase"] == "idle"
+    engine.add(job("runs", LONG[:20], n=2, max_tokens=200, ignore_eos=True))
+    while engine.report["rows"] != 2 or engine.report["phase"] == "prefill":
+        engine.step()
+    engine.add(job("read", LONG[::-1], max_tokens=200, ignore_eos=True))
+    engine.add(job("waits", [8] * 20, n=2))
+    engine.step()
+
+    def told() -> tuple[object, ...]:
+        return tuple(engine.report[name] for name in ("phase", "rows", "prefilling", "waiting"))
+
+    assert told() == ("prefill", 2, 1, 2)
+    while engine.report["prefilling"]:
+        engine.step()
+    engine.step()
+    assert told() == ("decode", 3, 0, 2)
+
+
 @pytest.mark.slow
 def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
     make_engine: MakeEngine,
@@ -609,21 +630,21 @@ def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
     count_looks(engine, monkeypatch, asked)
     engine.step()
     assert len(asked) == 1
-    assert engine.report["waiting"] == 300
+    assert engine.report["waiting"] == 300 * most_rows(engine, 20)
 
 
 def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, compared = make_engine(rows=8, chunk=64), list[int]()
+    engine, compared = make_engine(rows=8, chunk=64), Mock(return_value=0)
     engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
     for _ in range(4):
         engine.step()
     for i in range(300):
         engine.add(job(str(i), [i % 200 + 3, i] * 20))
-    monkeypatch.setattr("workers.engine.prefill.common_prefix", lambda one, other: compared.append(1) or 0)
+    monkeypatch.setattr("workers.engine.prefill.common_prefix", compared)
     engine.step()
-    assert 0 < len(compared) <= 8 * 300
+    assert 0 < compared.call_count <= 8 * 300
 
 
 def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:

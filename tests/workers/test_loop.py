@@ -1,5 +1,6 @@
 """The engine thread's loop, with an engine that has no model."""
 
+import threading
 from queue import SimpleQueue
 
 from shared.protocol import Delta, FinishReason
@@ -60,11 +61,14 @@ def test_an_engine_that_nobody_asks_rests_once_until_it_is_asked_again() -> None
     class Resting(ScriptedEngine):
         def rest(self) -> None:
             rests.append(len(rests))
-            inbox.put(Finish() if len(rests) == 2 else Add(job("a", max_tokens=2)))
+            inbox.put(Finish() if len(rests) == 2 else Share(2))
+
+    def told(workers: int) -> None:
+        threading.Timer(0.05, inbox.put, [Add(job("a", max_tokens=2))]).start()
 
     outputs: list[Output] = []
-    Loop(Resting(Script()), inbox, outputs.extend, rest_after=0.001).run()
-    assert rests == [0, 1] and len(outputs) == 2
+    Loop(Resting(Script()), inbox, outputs.extend, told, rest_after=0.001).run()
+    assert rests == [0, 1] and len(outputs) == 2  # and not again when it was told of others
 
 
 def test_a_cancelled_request_gives_nothing_more() -> None:

@@ -84,6 +84,7 @@ class BatchEngine:
         self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
         self._finished: list[Output] = []  # of choices that ended without a token drawn here
         self._steps = 0
+        self._read_last = False  # whether the last step read something
         self._tokens = 0  # generated
         self._rate = Rate()
         self._held_last = 0  # bytes, as of the last step: for ``report``, which another thread asks for
@@ -100,12 +101,12 @@ class BatchEngine:
 
     @property
     def report(self) -> dict[str, float | int | str]:
-        decoding, waiting = len(self._batch), len(self._waiting)
         return {
             "step": self._steps,
-            "phase": "prefill" if waiting else "decode" if decoding else "idle",
-            "rows": decoding,
-            "waiting": waiting,
+            "phase": self._phase,
+            "rows": len(self._batch),
+            "prefilling": self._waiting.rows(half_read=True),
+            "waiting": self._waiting.rows(half_read=False),
             "waiting_tokens": self._waiting.tokens,
             "tokens": self._tokens,
             "tokens_read": self._tokens_read,
@@ -122,6 +123,12 @@ class BatchEngine:
     def _held(self) -> int:
         """Bytes of the rows, their reserve included, and of the prompts that are read half-way."""
         return self._batch.nbytes + self._waiting.bytes
+
+    @property
+    def _phase(self) -> str:
+        if not self.active:
+            return "idle"
+        return "prefill" if self._read_last or not len(self._batch) else "decode"
 
     def calibrate(self) -> None:
         """Measures what reading costs here; before the first request."""
@@ -159,7 +166,7 @@ class BatchEngine:
         outputs = self._make_room()
         if self._flight and not len(self._batch):
             outputs += self._land_last()  # last tokens, which would wait for a pass over somebody's prompt
-        read = self._read()
+        read = self._read_last = self._read()
         finished, self._finished = self._finished, []
         outputs += finished
         began = time.perf_counter()

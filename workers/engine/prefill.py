@@ -93,6 +93,10 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._readings)
 
+    def rows(self, *, half_read: bool) -> int:
+        """Of the prompts that are read half-way, or of those not begun."""
+        return sum(len(r.rows) for r in self._readings if (r.cache is not None) == half_read)
+
     @property
     def tokens(self) -> int:
         return sum(reading.left for reading in self._readings)
