@@ -1,6 +1,7 @@
 """Attention for a CPU is MLX's, but for rounding; in halves, to the last bit what the whole is."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -9,6 +10,7 @@ from mlx_lm.models.cache import QuantizedKVCache
 
 from workers.engine import attention as module
 from workers.engine.attention import WORTH_HALVES, attention
+from workers.engine.runs import Run
 
 Mask = Callable[[int, int, int], mx.array | str | None]
 
@@ -69,6 +71,23 @@ def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.Mon
     mx.eval(halved)
     monkeypatch.setattr(module, "WORTH_HALVES", 1 << 60)
     assert mx.array_equal(halved, attention(queries, keys, values, None, 0.125, made))
+
+
+@pytest.mark.parametrize("mask", ["none", "of each row", "one for all", "a bias", "a bias of each head"])
+def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(mask: str) -> None:
+    runs = [Run(slice(0, 2), 40), Run(slice(2, 3), 70), Run(slice(3, 5), 30)]
+    queries, k, v = random(5, 9, 1, 64), random(5, 3, 70, 64), random(5, 3, 70, 64)
+    made = MASKS[mask](5, 1, 70)
+    assert not isinstance(made, str)
+    far = mx.arange(70)[None, None, :, None] >= mx.array([40, 40, 70, 30, 30])[:, None, None, None]
+    hidden = mx.where(far, mx.nan, k), mx.where(far, mx.nan, v)
+    together = attention(queries, *hidden, SimpleNamespace(runs=runs), 0.125, made)
+    for run in runs:
+        some, there = run.rows, slice(run.width)
+        part = made if made is None or made.ndim < 4 or made.shape[0] == 1 else made[some]
+        part = part if part is None else part[..., there]
+        apart = attention(queries[some], k[some, :, there], v[some, :, there], None, 0.125, part)
+        assert (together[some] == apart).all()
 
 
 def test_a_query_that_may_look_at_nothing_looks_at_everything_alike() -> None:

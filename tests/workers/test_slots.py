@@ -12,6 +12,7 @@ from mlx_lm.models.cache import KVCache
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
+from workers.engine.runs import Run
 from workers.engine.slots import ROWS, TOKENS, Merged, Slots
 from workers.loader import inspect, load
 
@@ -96,6 +97,17 @@ def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(model: Any) -> 
     layer = slots.layers[0]
     assert layer.make_mask(1) is None
     assert layer.make_mask(1, return_array=True).all()
+
+
+def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> None:
+    slots = Slots()
+    slots.join(*read(model, [[5] * 20, [6] * 1000]))
+    for width in (21, 22):
+        step(model, slots, [7, 7])
+        assert slots.layers[0].runs == [Run(slice(0, 1), width), Run(slice(1, 2), width + 980)]
+    slots.keep([0])
+    step(model, slots, [7])
+    assert slots.layers[0].runs == [Run(slice(0, 1), 23)]
 
 
 @pytest.mark.parametrize("row", [0, 1])

@@ -14,6 +14,7 @@ from mlx_lm.models import base
 from workers.engine.exponential import LOG2_E, exp2
 from workers.engine.halves import in_halves
 from workers.engine.last_made import LastMade
+from workers.engine.runs import Run
 
 NOTHING = -3e38  # finite: a query that may look at nothing, as before padding, looks at everything alike
 WORTH_HALVES = 4_000_000  # queries times keys times their size; below, handing over costs more than it saves
@@ -38,10 +39,32 @@ def attention(
         return _theirs(queries, keys, values, cache, scale, mask, sinks)  # type: ignore[arg-type]
     bias = _bias(mask, queries.shape[2], keys.shape[2])
     scaled = queries * (scale * LOG2_E)
+    runs: list[Run] = getattr(cache, "runs", [])
+    if len(runs) > 1 and keys.shape[2] == max(run.width for run in runs):
+        return mx.concatenate([_attend_run(run, scaled, keys, values, bias) for run in runs])
+    return _attend_rows(scaled, keys, values, bias)
+
+
+def _attend_run(
+    run: Run, queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None
+) -> mx.array:
+    some, there = run.rows, slice(run.width)
+    if bias is not None:
+        bias = _of(bias, some)[..., there]
+    return _attend_rows(queries[some], keys[some, :, there], values[some, :, there], bias)
+
+
+def _attend_rows(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None) -> mx.array:
+    """In halves where that is worth it."""
     rows, _, tokens, _ = queries.shape
     if rows < 2 or tokens > 1 or queries.size * keys.shape[2] < WORTH_HALVES:
-        return _attend(scaled, keys, values, bias)
-    return in_halves(lambda some: _attend(scaled[some], keys[some], values[some], _of(bias, some)), rows)
+        return _attend(queries, keys, values, bias)
+
+    def attend_some(some: slice) -> mx.array:
+        part = bias if bias is None else _of(bias, some)
+        return _attend(queries[some], keys[some], values[some], part)
+
+    return in_halves(attend_some, rows)
 
 
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None) -> mx.array:
@@ -83,6 +106,6 @@ def _made(mask: mx.array | str, tokens: int, there: int) -> mx.array:
     return mask * LOG2_E
 
 
-def _of(bias: mx.array | None, rows: slice) -> mx.array | None:
+def _of(bias: mx.array, rows: slice) -> mx.array:
     """A bias may be one for all rows, without an axis for them or with one of length 1."""
-    return bias if bias is None or bias.ndim < 4 or bias.shape[0] == 1 else bias[rows]
+    return bias if bias.ndim < 4 or bias.shape[0] == 1 else bias[rows]

@@ -18,6 +18,7 @@ from mlx_lm.models.cache import KVCache
 
 from workers.engine.caches import GROWTH, Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
 from workers.engine.last_made import begin_pass
+from workers.engine.runs import Run, runs_of
 
 TOKENS, ROWS = 128, 4  # slots grow by so many at a time
 SMALL = 512  # tokens; rows longer than this are too large to be kept in reserve
@@ -78,10 +79,18 @@ class Slots:
         self.order = mx.arange(0)
         self._uneven = False
         self.width = 0  # of what a pass looks at
+        self._runs: list[Run] | None = None  # of this pass, when somebody has asked
 
     @property
     def layers(self) -> Cache:
         return self._layers
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of the rows in this pass."""
+        if self._runs is None:
+            self._runs = runs_of(self._lengths)
+        return self._runs
 
     @property
     def nbytes(self) -> int:
@@ -126,6 +135,7 @@ class Slots:
         self.width = max(self._lengths) + 1
         self._uneven = min(self._lengths) + 1 < self.width
         self._lengths = [length + 1 for length in self._lengths]
+        self._runs = None
 
     def mask(self, window: int | None, *, wanted: bool) -> mx.array | None:
         """What each row may look at, (rows, 1, 1, width); None where that is everything, unless one is wanted."""
@@ -192,6 +202,10 @@ class SlotLayer:
     @property
     def offset(self) -> mx.array:
         return self._slots.offset
+
+    @property
+    def runs(self) -> list[Run]:
+        return self._slots.runs
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
