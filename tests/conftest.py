@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from shared.settings import PREFIX
+from workers.blas import open_blas
 
 for _name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[_name]
@@ -18,8 +20,17 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests run side by side, and idle threads of a BLAS spin for a while.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Before the first test imports MLX: without it products are slow, and round in other ways.
+if "mlx.core" not in sys.modules:
+    open_blas()
 
-STARTED_ONCE = ("tests/e2e/", "tests/faults/", "tests/clients/", "tests/workers/test_embedded.py")
+STARTED_ONCE = (
+    "tests/e2e/",
+    "tests/faults/",
+    "tests/clients/",
+    "tests/workers/test_embedded.py",
+    "tests/workers/test_parity.py",
+)
 
 
 class OneServerPerModule(LoadScopeScheduling):  # type: ignore[misc]  # untyped there

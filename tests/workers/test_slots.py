@@ -12,6 +12,7 @@ from mlx_lm.models.cache import KVCache
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
+from workers.engine.rooms import Blocks, Tokens
 from workers.engine.runs import Run
 from workers.engine.slots import ROWS, TOKENS, Merged, Slots
 from workers.loader import inspect, load
@@ -21,6 +22,11 @@ from workers.loader import inspect, load
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = make_tiny_llama(Path(tmp_path_factory.mktemp("tiny")) / "model")
     return load(folder, inspect(folder), lambda phase, done, total: None).model
+
+
+@pytest.fixture(params=["tokens", "blocks"])
+def slots(request: pytest.FixtureRequest) -> Slots:
+    return Slots(in_blocks=request.param == "blocks")
 
 
 def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[Place]]:
@@ -50,9 +56,11 @@ def some_ids(rng: random.Random, most: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_rows_that_join_leave_and_move_compute_what_they_would_alone(model: Any, seed: int) -> None:
+def test_rows_that_join_leave_and_move_compute_what_they_would_alone(
+    slots: Slots, model: Any, seed: int
+) -> None:
     rng = random.Random(seed)
-    slots, rows = Slots(), list[list[int]]()
+    rows = list[list[int]]()
     for _ in range(25):
         if not rows or rng.random() < 0.5:
             new = [some_ids(rng, 40) for _ in range(rng.randrange(1, 4))]
@@ -67,8 +75,7 @@ def test_rows_that_join_leave_and_move_compute_what_they_would_alone(model: Any,
         rows = [rows[row] for row in slots.keep(keep)]
 
 
-def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(model: Any) -> None:
-    slots = Slots()
+def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5, 6, 7], list(range(10, 30))]))
     step(model, slots, [8, 30])
     taken = slots.cache_of(1)
@@ -78,8 +85,7 @@ def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(model: Any) -> None:
     assert mx.allclose(goes_on, alone(model, [*range(10, 32)]), atol=1e-4)
 
 
-def test_a_row_sees_its_own_tokens_and_of_a_window_the_last_ones(model: Any) -> None:
-    slots = Slots()
+def test_a_row_sees_its_own_tokens_and_of_a_window_the_last_ones(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5] * 4, [6]]))
     step(model, slots, [7, 8])
     layer = slots.layers[0]
@@ -90,8 +96,7 @@ def test_a_row_sees_its_own_tokens_and_of_a_window_the_last_ones(model: Any) -> 
     ]
 
 
-def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(model: Any) -> None:
-    slots = Slots()
+def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5] * 4, [6] * 4]))
     step(model, slots, [7, 8])
     layer = slots.layers[0]
@@ -99,8 +104,7 @@ def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(model: Any) -> 
     assert layer.make_mask(1, return_array=True).all()
 
 
-def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> None:
-    slots = Slots()
+def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5] * 20, [6] * 1000]))
     for width in (21, 22):
         step(model, slots, [7, 7])
@@ -134,15 +138,30 @@ def spoilt(model: Any, tokens: int) -> Cache:
     return cache
 
 
+@pytest.mark.parametrize("layout", [Tokens, Blocks])
+@pytest.mark.parametrize("length", [0, 5, 64, 100])
+def test_of_what_a_slot_held_nothing_is_left_behind_what_it_holds(
+    layout: type[Tokens | Blocks], length: int
+) -> None:
+    new, old = mx.ones((1, 2, length, 8)), mx.full((1, 2, 170, 8), mx.nan)
+    room = layout(new)
+    room.resize(2, 256)
+    room.fill(1, old, 0)
+    room.fill(1, new, 170)
+    held = room.first(slice(1, 2), 256)
+    assert (held[:, :, :length] == 1).all()
+    assert (held[:, :, length:] == 0).all()
+
+
 @pytest.mark.parametrize("joined", [[5, 6, 7, 8, 9], []])
 @pytest.mark.parametrize("mover", [False, True])
 def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
-    model: Any, mover: bool, joined: list[int]
+    slots: Slots, model: Any, mover: bool, joined: list[int]
 ) -> None:
     """Though it looks at as many as the longest row has."""
-    slots, longest = Slots(), list(range(10, 50))
+    longest = list(range(10, 160))
     slots.join(*read(model, [longest]))
-    slots.join(spoilt(model, 60), [Place(0, 0, 60)])
+    slots.join(spoilt(model, 170), [Place(0, 0, 170)])
     if mover:
         slots.join(*read(model, [joined]))
     slots.keep([0, 2] if mover else [0])
@@ -153,8 +172,7 @@ def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
     assert mx.allclose(logits[1], alone(model, [*joined, 10]), atol=1e-4)
 
 
-def test_leaving_moves_no_row_but_the_last_ones() -> None:
-    slots = Slots()
+def test_leaving_moves_no_row_but_the_last_ones(slots: Slots) -> None:
     slots._lengths = [1] * 6
     assert slots.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
     assert slots.keep([0, 1, 2]) == [0, 1, 2]
@@ -162,15 +180,15 @@ def test_leaving_moves_no_row_but_the_last_ones() -> None:
 
 def capacity(slots: Slots) -> Iterator[tuple[int, int]]:
     for layer in slots.layers:
-        yield layer.keys.shape[0], layer.keys.shape[2]
+        values = layer.state[1]
+        yield values.shape[0], values.shape[2]
 
 
 @pytest.mark.parametrize("tight", [False, True])
 @pytest.mark.parametrize("seed", quick_and_slow((0,), (1, 2)))
-def test_what_room_is_said_to_be_held_is_held(model: Any, seed: int, tight: bool) -> None:
+def test_what_room_is_said_to_be_held_is_held(slots: Slots, model: Any, seed: int, tight: bool) -> None:
     rng = random.Random(seed)
-    slots, rows = Slots(), 0
-    slots.tight = tight
+    rows, slots.tight = 0, tight
     for _ in range(12):
         joined = rng.randrange(1, 4)
         slots.join(*read(model, [[5] * rng.choice([3, 130, 300, 600]) for _ in range(joined)]))
@@ -190,9 +208,9 @@ def some_keys(layers: int, tokens: int) -> Cache:
     return cache
 
 
-def test_who_joins_is_taken_in_layer_by_layer() -> None:
+def test_who_joins_is_taken_in_layer_by_layer(slots: Slots) -> None:
     """Never all of what was read besides all that there is then."""
-    slots, layers, tokens = Slots(), 16, 8 * TOKENS - 1
+    layers, tokens = 16, 8 * TOKENS - 1
     slots.join(some_keys(layers, tokens), [Place(0, 0, tokens)])
     read = some_keys(layers, tokens)
     others = mx.get_active_memory() - 2 * slots.nbytes
@@ -201,9 +219,8 @@ def test_who_joins_is_taken_in_layer_by_layer() -> None:
     assert mx.get_peak_memory() - others < (1 + 4 / layers) * slots.nbytes
 
 
-def test_room_grows_layer_by_layer(model: Any) -> None:
+def test_room_grows_layer_by_layer(slots: Slots, model: Any) -> None:
     """Never two copies of all of it."""
-    slots = Slots()
     layers = 16
     slots.join(some_keys(layers, TOKENS - 1), [Place(0, 0, TOKENS - 1)])
     slots.begin()
@@ -215,8 +232,7 @@ def test_room_grows_layer_by_layer(model: Any) -> None:
     assert mx.get_peak_memory() - others < (2 + 4 / layers) * held
 
 
-def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(model: Any) -> None:
-    slots = Slots()
+def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5] * 10]))
     assert set(capacity(slots)) == {(ROWS, TOKENS)}
     slots.join(*read(model, [[5] * 300 for _ in range(ROWS)]))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import BatchKVCache, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from workers.engine.abreast import Abreast, abreast
 from workers.engine.last_made import begin_pass
 
 Cache = list[Any]
@@ -66,6 +67,8 @@ def _prefix(layer: KVCache, length: int) -> KVCache:
 
 def merge(caches: list[Cache]) -> Cache:
     """One batch cache for sequences of unlike length."""
+    if all(map(is_plain, caches)):
+        return abreast(caches)
     return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
 
 
@@ -103,12 +106,12 @@ def take_rows(batch: Cache, rows: list[int]) -> None:
 def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
     """Reads tokens into a batch cache, as many as each row has. Logits are not asked for, so not computed.
 
-    Rows of plain keys and values end where their tokens end; others are shifted so that all end together.
+    Rows of plain keys and values begin together; others are shifted so that all end together.
     """
     lengths = [len(row) for row in rows]
     width = max(lengths)
     padding = [width - length for length in lengths]
-    shifts = any(padding) and not all(type(layer) is BatchKVCache for layer in cache)
+    shifts = any(padding) and not all(type(layer) is Abreast for layer in cache)
     if shifts:
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
@@ -123,11 +126,9 @@ def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
 
 def places(done: list[int], rest: list[int], *, plain: bool) -> list[Place]:
     """Where the rows are after a ``feed`` of ``rest`` tokens each to merged caches of ``done`` tokens each."""
-    width = max(done) + (0 if plain else max(rest))
-    return [
-        Place(row, width - before - (0 if plain else more), before + more)
-        for row, (before, more) in enumerate(zip(done, rest, strict=True))
-    ]
+    lengths = [before + more for before, more in zip(done, rest, strict=True)]
+    width = max(done) + max(rest)
+    return [Place(row, 0 if plain else width - length, length) for row, length in enumerate(lengths)]
 
 
 def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:

@@ -3,11 +3,13 @@
 import sys
 
 import mlx.core as mx
+from mlx.nn.layers.linear import Linear
 from mlx_lm.models import activations, base
 
 from workers.engine.attention import attention
 from workers.engine.exponential import swiglu
 from workers.engine.halves import in_halves
+from workers.engine.products import linear
 from workers.engine.rotation import rope
 
 WORTH_HALVES = 200_000  # elements of an activation; with fewer, the BLAS has not left the other core yet
@@ -27,6 +29,7 @@ def compute_on_cpu() -> None:
                 if getattr(module, function, None) is theirs:
                     setattr(module, function, faster)
     mx.fast.rope = rope  # type: ignore[assignment]
+    Linear.__call__ = linear  # type: ignore[method-assign, assignment]
 
 
 def activation(gate: mx.array, x: mx.array) -> mx.array:

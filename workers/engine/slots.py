@@ -17,7 +17,10 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 from workers.engine.caches import GROWTH, Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
+from workers.engine.device import has_accelerator
+from workers.engine.key_blocks import BLOCK, blocks_for
 from workers.engine.last_made import begin_pass
+from workers.engine.rooms import Blocks, Room, Tokens
 from workers.engine.runs import Run, runs_of
 
 TOKENS, ROWS = 128, 4  # slots grow by so many at a time
@@ -66,7 +69,10 @@ class Decoding(Protocol):
 
 
 class Slots:
-    def __init__(self) -> None:
+    """``in_blocks``: so a CPU wants its keys, see ``key_blocks``."""
+
+    def __init__(self, *, in_blocks: bool | None = None) -> None:
+        self.in_blocks = not has_accelerator() if in_blocks is None else in_blocks
         self.tight = False
         self._clear()
 
@@ -192,12 +198,11 @@ class Slots:
 
 
 class SlotLayer:
-    """One layer's, as mlx-lm's models use a cache. Keys and values: (slots, heads, tokens, head size)."""
+    """One layer's, as mlx-lm's models use a cache."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self._rooms: tuple[Room, Room] | None = None  # of keys, of values
 
     @property
     def offset(self) -> mx.array:
@@ -207,6 +212,15 @@ class SlotLayer:
     def runs(self) -> list[Run]:
         return self._slots.runs
 
+    @property
+    def in_blocks(self) -> tuple[mx.array, mx.array] | None:
+        """All rows' keys, if in blocks: (rows, heads, blocks, size, BLOCK); and as many values."""
+        if not self._rooms or not isinstance(self._rooms[0], Blocks):
+            return None
+        keys, values = self._rooms
+        rows, blocks = slice(self.offset.shape[0]), blocks_for(self._slots.width)
+        return keys.array[rows, :, :blocks], values.first(rows, blocks * BLOCK)
+
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | None:
@@ -215,67 +229,59 @@ class SlotLayer:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """One token more for every row."""
-        mine, other = self._arrays(keys, values)
-        rows, offset = self._slots.order, self.offset
-        mine[rows, :, offset] = keys[:, :, 0]
-        other[rows, :, offset] = values[:, :, 0]
+        rooms = self._rooms_like(keys, values)
+        for room, tokens in zip(rooms, (keys, values), strict=True):
+            room.put(self._slots.order, self.offset, tokens)
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        keys, values = self.state
+        assert self._rooms
         rows, width = self.offset.shape[0], self._slots.width
-        return keys[:rows, :, :width], values[:rows, :, :width]
+        keys, values = (room.first(slice(rows), width) for room in self._rooms)
+        return keys, values
 
     @property
-    def state(self) -> tuple[mx.array, mx.array]:
-        assert self.keys is not None and self.values is not None
-        return self.keys, self.values
+    def state(self) -> list[mx.array]:
+        return [room.array for room in self._rooms or ()]
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (self.keys, self.values) if array is not None)
+        return sum(array.nbytes for array in self.state)
 
     def write(self, first: int, keys: mx.array, values: mx.array, places: Sequence[Place]) -> None:
         """From ``places`` of other arrays to the slots from ``first`` on.
 
         What an earlier row has left behind them is cleared: a mask gives it no weight, but no weight of NaN is NaN.
         """
-        for mine, theirs in zip(self._arrays(keys, values), (keys, values), strict=True):
+        for room, tokens in zip(self._rooms_like(keys, values), (keys, values), strict=True):
             for slot, place in enumerate(places, first):
-                end, stale = place.start + place.length, self._slots.stale.get(slot, 0)
-                mine[slot : slot + 1, :, : place.length] = theirs[
-                    place.row : place.row + 1, :, place.start : end
-                ]
-                if stale > place.length:
-                    mine[slot : slot + 1, :, place.length : stale] = 0
+                there = slice(place.start, place.start + place.length)
+                room.fill(slot, tokens[place.row : place.row + 1, :, there], self._slots.stale.get(slot, 0))
 
     def begin_empty(self, slots: Iterable[int]) -> None:
         """For rows of which nothing was read."""
-        if self.keys is not None and self.values is not None:
-            nothing = self.keys[:1, :, :0], self.values[:1, :, :0]
+        if self._rooms:
+            keys, values = (room.first(slice(1), 0) for room in self._rooms)
             for slot in slots:
-                self.write(slot, *nothing, [Place(0, 0, 0)])
+                self.write(slot, keys, values, [Place(0, 0, 0)])
 
     def copy_of(self, row: int, length: int) -> KVCache:
-        return cut_out_layer(*self.state, Place(row, 0, length))
+        assert self._rooms
+        keys, values = (room.first(slice(row, row + 1), length) for room in self._rooms)
+        return cut_out_layer(keys, values, Place(0, 0, length))
 
     def resize(self) -> None:
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = self._room_for(self.keys), self._room_for(self.values)
-            mx.eval(self.state)
+        for room in self._rooms or ():
+            room.resize(self._slots.rows, self._slots.tokens)
+        mx.eval(self.state)
 
-    def _arrays(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def _rooms_like(self, keys: mx.array, values: mx.array) -> tuple[Room, Room]:
         """Ours, made like those when there are none yet."""
-        if self.keys is None or self.values is None:
-            self.keys, self.values = self._room_for(keys[:0, :, :0]), self._room_for(values[:0, :, :0])
-        return self.keys, self.values
-
-    def _room_for(self, old: mx.array) -> mx.array:
-        rows, tokens = min(old.shape[0], self._slots.rows), min(old.shape[2], self._slots.tokens)
-        room = mx.zeros((self._slots.rows, old.shape[1], self._slots.tokens, old.shape[3]), dtype=old.dtype)
-        if rows and tokens:
-            room[:rows, :, :tokens] = old[:rows, :, :tokens]
-        return room
+        if self._rooms is None:
+            self._rooms = (Blocks if self._slots.in_blocks else Tokens)(keys), Tokens(values)
+            for room in self._rooms:
+                room.resize(self._slots.rows, self._slots.tokens)
+        return self._rooms
 
 
 class _Unreserved:

@@ -1,0 +1,135 @@
+"""The embedded model gives the same tokens, and the same log-probabilities to the last bit, however it is asked: alone,
+among others, behind a beginning that was kept, in chunks, or resumed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.protocol import Delta
+from tests.exactness import exact
+from tests.jobs import job
+from tests.workers.test_batch_engine import MakeEngine, ids, play
+from tests.workers.test_embedded import folder  # noqa: F401
+from tests.workers.test_embedded import pytestmark as where_it_is
+from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.load import vocabulary_size_of
+from workers.engine.on_cpu import compute_on_cpu
+from workers.engine.rows import TokenRules
+from workers.engine.seam import Job
+from workers.loader import LoadedModel, inspect, load
+from workers.vocabulary import token_bytes
+
+SENTENCE = "The engine keeps a slot for each row, and no row moves for another one's sake. "
+PROMPTS = {
+    "a word": "Paris",
+    "a question": "What is the capital of France? Answer in one sentence.",
+    "a page": SENTENCE * 12,  # more than 128 and, with the answer, than 256 tokens
+    "two pages": SENTENCE * 24 + "So what is",
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"temperature": 1.0, "seed": 5},
+    "nucleus": {"temperature": 0.8, "top_p": 0.9, "seed": 6},
+    "best, penalties": {
+        "temperature": 1.2,
+        "top_k": 40,
+        "seed": 7,
+        "frequency_penalty": 0.7,
+        "presence_penalty": 0.5,
+    },
+    "bias, repetition": {"temperature": 0.7, "seed": 8, "repetition_penalty": 1.3, "logit_bias": {33: 4.0}},
+    "min_p, two choices": {"temperature": 1.0, "min_p": 0.05, "n": 2, "min_tokens": 6, "seed": 9},
+}
+TOKENS = 10
+Played = dict[tuple[str, int], list[Delta]]
+
+pytestmark = [where_it_is, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> LoadedModel:  # noqa: F811
+    return load(folder, inspect(folder), lambda phase, done, total: None)
+
+
+@pytest.fixture
+def make_engine(loaded: LoadedModel) -> MakeEngine:
+    compute_on_cpu()
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+
+    def make(**limits: Any) -> BatchEngine:
+        return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits(**limits))
+
+    return make
+
+
+@pytest.fixture
+def jobs(loaded: LoadedModel) -> list[Job]:
+    return [asked(loaded, prompt, options) for prompt in PROMPTS for options in OPTIONS]
+
+
+@pytest.fixture
+def alone(make_engine: MakeEngine, jobs: list[Job]) -> Played:
+    """Each by itself, in an engine of its own."""
+    return {key: deltas for each in jobs for key, deltas in play(make_engine(), [each]).items()}
+
+
+def asked(loaded: LoadedModel, prompt: str, options: str, **more: Any) -> Job:
+    read = list(loaded.tokenizer.encode(PROMPTS[prompt]))
+    chosen = {"max_tokens": TOKENS, "ignore_eos": True, "logprobs": 2, **OPTIONS[options], **more}
+    return job(f"{prompt}, {options}", read, **chosen)
+
+
+def likelihoods(deltas: list[Delta]) -> list[float]:
+    return [entry.logprob for delta in deltas for entry in delta.logprobs or []]
+
+
+def assert_same(these: Played, those: Played, *, behind: int = 0) -> None:
+    """``these`` may have begun ``behind`` tokens later."""
+    for key, deltas in these.items():
+        assert ids(deltas) == ids(those[key])[behind:], key
+        expected = likelihoods(those[key])[behind:]
+        assert likelihoods(deltas) == (expected if exact() else pytest.approx(expected, abs=1e-3)), key
+
+
+@pytest.mark.timeout(600)
+def test_in_whatever_company_and_passes(
+    make_engine: MakeEngine, jobs: list[Job], alone: Played, loaded: LoadedModel
+) -> None:
+    engine = make_engine()
+    assert_same(play(engine, jobs, steps_between=1), alone)
+    assert_same(play(engine, jobs), alone)  # their prompts were kept
+    assert_same(play(make_engine(chunk=48), jobs[::-1]), alone)
+    for held in (1, 7):
+        resumed = [
+            asked(
+                loaded,
+                prompt,
+                options,
+                held=[
+                    ids(alone[f"{prompt}, {options}", i])[:held] for i in range(OPTIONS[options].get("n", 1))
+                ],
+            )
+            for prompt in PROMPTS
+            for options in OPTIONS
+        ]
+        assert_same(play(make_engine(), resumed), alone, behind=held)
+
+
+def test_the_next_turn_behind_answers_of_unlike_length(make_engine: MakeEngine, loaded: LoadedModel) -> None:
+    engine = make_engine()
+    firsts = [asked(loaded, prompt, "sampled", max_tokens=20 + i) for i, prompt in enumerate(PROMPTS)]
+    answers = play(engine, firsts)
+    turns = [
+        job(
+            f"turn {i}",
+            [*each.prompt, *ids(answers[each.request_id, 0]), 40, 41, 42 + i],
+            logprobs=2,
+            temperature=0.0,
+        )
+        for i, each in enumerate(firsts)
+    ]
+    warm = play(engine, turns)
+    assert_same(warm, {key: deltas for each in turns for key, deltas in play(make_engine(), [each]).items()})
+    assert all(deltas[0].start and deltas[0].start.cached_tokens for deltas in warm.values())
