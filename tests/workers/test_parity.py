@@ -14,6 +14,7 @@ from tests.workers.test_batch_engine import MakeEngine, ids, play
 from tests.workers.test_embedded import folder  # noqa: F401
 from tests.workers.test_embedded import pytestmark as where_it_is
 from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.head import keep_head_in_blocks
 from workers.engine.load import vocabulary_size_of
 from workers.engine.on_cpu import compute_on_cpu
 from workers.engine.rows import TokenRules
@@ -50,12 +51,15 @@ pytestmark = [where_it_is, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> LoadedModel:  # noqa: F811
-    return load(folder, inspect(folder), lambda phase, done, total: None)
+    """As it is served on a CPU."""
+    here = load(folder, inspect(folder), lambda phase, done, total: None)
+    compute_on_cpu()
+    keep_head_in_blocks(here.model)
+    return here
 
 
 @pytest.fixture
 def make_engine(loaded: LoadedModel) -> MakeEngine:
-    compute_on_cpu()
     rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
 
     def make(**limits: Any) -> BatchEngine:

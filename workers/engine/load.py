@@ -10,6 +10,7 @@ from shared.settings import Settings
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.device import has_accelerator
+from workers.engine.head import keep_head_in_blocks
 from workers.engine.on_cpu import compute_on_cpu
 from workers.engine.probe import why_alone
 from workers.engine.rows import TokenRules
@@ -42,6 +43,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     if not has_accelerator():
         compute_on_cpu()
+        keep_head_in_blocks(loaded.model)
     engine = BatchEngine(
         loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
     )
