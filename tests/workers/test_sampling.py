@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared.protocol import Generation, Sampling, Stopping, TokenPrompt
-from workers.engine.adjustment import adjustment_for
+from workers.engine.adjustment import Adjustments, adjustment_for
 from workers.engine.randomness import gumbel, keys_array, row_key
 from workers.engine.sampling import RowParameters, Sampler
 
@@ -117,12 +117,12 @@ def test_top_p_zero_is_greedy(draw: Draw) -> None:
 def test_log_probabilities_are_the_models_own_and_best_first() -> None:
     values = logits(2)
     drawn = Sampler([row(temperature=0.0), row(temperature=0.0, logprobs=3)]).draw(values, [0, 0])
-    taken = drawn.best
-    assert taken is not None and drawn.asking == [1]
+    assert drawn.best is not None and drawn.asking == [1]
+    (taken,) = drawn.best.entries()
     expected = values[1] - mx.logsumexp(values[1])
-    top = cast(list[list[float]], taken.top.tolist())[0]
+    top = [value for _, value in taken.top]
     assert top == pytest.approx(sorted(cast(list[float], expected.tolist()))[:-4:-1])
-    assert taken.chosen.item() == pytest.approx(top[0])
+    assert taken.chosen == top[0]
 
 
 def adjusted(
@@ -130,7 +130,11 @@ def adjusted(
 ) -> list[float]:
     adjustment = adjustment_for(generation, prompt, held, eos=[3], vocabulary=4)
     assert adjustment is not None
-    return cast(list[float], adjustment.apply(mx.array(values), index).tolist())
+    last = mx.array(held[-1:] or [0], dtype=mx.uint32)
+    return cast(
+        list[list[float]],
+        Adjustments([adjustment]).apply(mx.array([values], dtype=mx.float32), [index], last).tolist(),
+    )[0]
 
 
 def generation(min_tokens: int = 0, **sampling: Any) -> Generation:
