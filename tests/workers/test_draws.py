@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.protocol import Sampling
 from workers.engine import cuts, open_draw
 from workers.engine.candidates import Floats
-from workers.engine.randomness import LOUDEST, as_loud_as, gumbel, keys_array, row_key
+from workers.engine.randomness import LOUDEST, gumbel, hashed, keys_array, least_bits, row_key
 from workers.engine.sampling import RowParameters, Sampler
 
 INDEX = 5
@@ -132,7 +132,7 @@ def test_no_noise_of_a_level_is_missed_by_its_bits(level: float) -> None:
     for index in (3, 18):
         keys = keys_array([row_key(0, 0, index)], np)
         noise = gumbel(keys, ids[None])[0]
-        found = as_loud_as(level, keys[0], ids)
+        found = hashed(ids, *keys[0]) >= least_bits(np.array([level]))
         assert np.all(found[noise >= level]) and np.all(noise < LOUDEST)
         assert np.count_nonzero(found) <= 1.01 * np.count_nonzero(noise >= level) + 2
 

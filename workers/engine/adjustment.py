@@ -6,17 +6,17 @@ does not make its batch wait.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from shared.protocol import Generation, Sampling, TokenPrompt
+from workers.engine.candidates import Floats
 
 _NEVER = -1e9  # a logit no real one comes near, finite so that no sum becomes NaN
-_ENTRY = np.dtype(
-    [("id", np.uint32), ("count", np.float32), ("bias", np.float32), ("prompt", np.bool_), ("eos", np.bool_)]
-)
+ID, COUNT, BIAS, PROMPT, EOS = range(
+    5
+)  # the lines of a table; all are exact in float32, ids up to 16 million
 
 
 class Adjustment:
@@ -39,29 +39,30 @@ class Adjustment:
         prompt = set(prompt if s.repetition_penalty != 1 else ())
         eos = set(eos if self.min_tokens else ())
         ids = [id for id in sorted({*prompt, *eos, *s.logit_bias}) if 0 <= id < vocabulary] or [0]
-        entries = [(id, 0, s.logit_bias.get(id, 0), id in prompt, id in eos) for id in ids]
+        bias = [s.logit_bias.get(id, 0) for id in ids]
+        lines = [ids, [0] * len(ids), bias, [id in prompt for id in ids], [id in eos for id in ids]]
         self._places = {id: place for place, id in enumerate(ids)}
-        self._entries = np.array(entries, dtype=_ENTRY)
+        self._table = np.array(lines, dtype=np.float32)
         self._generated = generated
         self._counted = 0
         self._vocabulary = vocabulary
 
-    def entries(self, index: int) -> np.ndarray:
-        """Of all ids that matter, each once, when the token at ``index`` is drawn; the one before is not counted."""
+    def table(self, index: int) -> Floats:
+        """(5, n): of all ids that matter, each once, when the token at ``index`` is drawn; but for the one before."""
         if self.counts:
             for id in self._generated[self._counted : max(0, index - 1)]:
                 self._counted += 1
                 self._count(id)
-        return self._entries[: len(self._places)]
+        return self._table[:, : len(self._places)]
 
     def _count(self, id: int) -> None:
         if not 0 <= id < self._vocabulary:
             return
         place = self._places.setdefault(id, len(self._places))
-        if place == len(self._entries):
-            self._entries = np.concatenate([self._entries, np.zeros_like(self._entries)])
-        self._entries["id"][place] = id
-        self._entries["count"][place] += 1
+        if place == self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+        self._table[ID, place] = id
+        self._table[COUNT, place] += 1
 
 
 def adjustment_for(
@@ -96,48 +97,38 @@ class Adjustments:
         rows = list(zip(self._rows, indices, strict=True))
         counting = mx.array([[row.counts and index > 0] for row, index in rows])
         too_early = mx.array([[index < row.min_tokens] for row, index in rows])
-        table = _side_by_side([row.entries(index) for row, index in rows])
+        table = _side_by_side([row.table(index) for row, index in rows])
         if last is not None:
-            table = _counted(table, counting, last[:, None])
-        there = mx.take_along_axis(logits, table.ids, axis=-1)
-        seen = table.prompt | (table.counts > 0)
-        divided = mx.where(there > 0, there / self._repetition, there * self._repetition)
-        values = mx.where(seen, divided, there) - self._frequency * table.counts
-        values = values - self._presence * (table.counts > 0) + table.bias
-        values = mx.where(table.eos & too_early, _NEVER, values)
-        return mx.put_along_axis(logits, table.ids, values, axis=-1)
+            table = _counted(table, counting, last[:, None].astype(mx.float32))
+        ids = table[:, ID].astype(mx.uint32)
+        counts = table[:, COUNT]
+        values = mx.take_along_axis(logits, ids, axis=-1)
+        divided = mx.where(values > 0, values / self._repetition, values * self._repetition)
+        values = mx.where((counts > 0) | (table[:, PROMPT] > 0), divided, values)
+        values = values - self._frequency * counts - self._presence * (counts > 0) + table[:, BIAS]
+        values = mx.where((table[:, EOS] > 0) & too_early, _NEVER, values)
+        return mx.put_along_axis(logits, ids, values, axis=-1)
 
 
-class _Table(NamedTuple):
-    """(rows, width). An id that a row has more than once, to fill its line, has the same entry each time."""
-
-    ids: mx.array
-    counts: mx.array
-    bias: mx.array
-    prompt: mx.array
-    eos: mx.array
-
-
-def _side_by_side(rows: Sequence[np.ndarray]) -> _Table:
-    table = np.empty((len(rows), max(map(len, rows))), dtype=_ENTRY)
-    for line, entries in zip(table, rows, strict=True):
-        line[: len(entries)] = entries
-        line[len(entries) :] = entries[0]
-    return _Table(*(mx.array(np.ascontiguousarray(table[field])) for field in _ENTRY.names or ()))
+def _side_by_side(rows: Sequence[Floats]) -> mx.array:
+    """(rows, 5, width). Lines are filled up with their first entry, so that an id has the same one each time."""
+    table = np.empty((len(rows), 5, max(row.shape[1] for row in rows)), dtype=np.float32)
+    for line, row in zip(table, rows, strict=True):
+        line[:, : row.shape[1]] = row
+        line[:, row.shape[1] :] = row[:, :1]
+    return mx.array(table)
 
 
-def _counted(table: _Table, counting: mx.array, last: mx.array) -> _Table:
-    """With the ``last`` tokens (rows, 1), of the rows that are ``counting``: one more of its entry, or a new one."""
-    found = (table.ids == last) & counting
-    table = table._replace(counts=table.counts + found)
+def _counted(table: mx.array, counting: mx.array, last: mx.array) -> mx.array:
+    """With the ``last`` tokens (rows, 1) of the rows that are ``counting``: one more of its entry, or a new one."""
+    found = (table[:, ID] == last) & counting
     new = counting & ~mx.any(found, axis=-1, keepdims=True)
-    added = _Table(last.astype(mx.uint32), *(mx.array(value) for value in (1.0, 0.0, False, False)))
-    return _Table(
-        *(
-            mx.concatenate([column, mx.where(new, value, column[:, :1])], axis=1)
-            for column, value in zip(table, added, strict=True)
-        )
-    )
+    one_more = mx.zeros_like(table)
+    one_more[:, COUNT] = found.astype(mx.float32)
+    table = table + one_more
+    none = mx.zeros_like(last)
+    entry = mx.stack([last, none + 1, none, none, none], axis=1)
+    return mx.concatenate([table, mx.where(new[:, None], entry, table[:, :, :1])], axis=-1)
 
 
 _NOTHING = Generation(prompt=TokenPrompt(ids=[0]), sampling=Sampling(seed=0))

@@ -78,8 +78,19 @@ def chosen(values: Floats, ids: Sequence[NDArray[np.generic]]) -> Candidates:
     """The tokens ``ids`` of each row."""
     counts = np.array([len(found) for found in ids])
     owners = np.repeat(np.arange(len(ids)), counts)
-    flat = np.concatenate(ids)
-    return Candidates(owners, flat.astype(np.uint32), values[owners, flat], np.cumsum(counts) - counts)
+    return _made(values, owners, np.concatenate(ids), counts)
+
+
+def listed(values: Floats, owners: NDArray[np.intp], ids: Ids) -> Candidates:
+    """Tokens and the rows they are of, in any order."""
+    order = np.argsort(owners, kind="stable")
+    return _made(values, owners[order], ids[order], np.bincount(owners))
+
+
+def _made(
+    values: Floats, owners: NDArray[np.intp], ids: NDArray[np.generic], counts: NDArray[np.intp]
+) -> Candidates:
+    return Candidates(owners, ids.astype(np.uint32), values[owners, ids], np.cumsum(counts) - counts)
 
 
 def bound(row: Floats, count: int) -> np.float32:

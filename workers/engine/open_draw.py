@@ -5,16 +5,18 @@ nothing can win whose logit is further than that below the best sum so far; and 
 noise can win that is louder than the distance, which its bits tell without a logarithm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.protocol import Sampling
-from workers.engine.candidates import Candidates, Floats, Ids, chosen, greatest, nearest
-from workers.engine.randomness import LOUDEST, as_loud_as, gumbel
+from workers.engine.candidates import Candidates, Floats, Ids, greatest, listed, nearest
+from workers.engine.randomness import LOUDEST, gumbel, hashed, least_bits
 
+TOGETHER = 40_000  # tokens
 NEAR, MOST = 6.0, 256  # below the best logit, and so many: some dozen tokens as a rule
 
 
@@ -46,12 +48,9 @@ def search(scaled: Floats, best: Floats, keys: Ids, floors: Floats) -> OpenDraw:
     """From all tokens at or above their row's of ``floors``."""
     near, end = nearest(scaled, np.maximum(best - np.float32(NEAR), floors), MOST)
     tokens, sums = near.winners(near.values + noise_of(near, keys))
-    rivals = [
-        np.append(_rivals(*row), token)
-        for token, *row in zip(tokens, scaled, keys, end, floors, sums, strict=True)
-    ]
-    if any(len(those) > 1 for those in rivals):
-        last = chosen(scaled, rivals)
+    owners, ids = _rivals(scaled, keys, end, floors, sums)
+    if len(ids):
+        last = listed(scaled, np.append(np.arange(len(tokens)), owners), np.append(tokens, ids))
         tokens, _ = last.winners(last.values + noise_of(last, keys))
     return OpenDraw(tokens, near, end)
 
@@ -61,21 +60,44 @@ def noise_of(tokens: Candidates, keys: Ids) -> Floats:
     return noise
 
 
+def _rivals(
+    scaled: Floats, keys: Ids, end: Floats, floors: Floats, sums: Floats
+) -> tuple[NDArray[np.intp], Ids]:
+    """The tokens below ``end`` whose noise may be loud enough to reach ``sums``, and maybe more; and whose they are."""
+    rounding = 1e-3 + 1e-6 * np.abs(sums)
+    least = np.maximum(sums - np.float32(LOUDEST) - rounding, floors)
+    found = [_reaching(row, *to) for row, *to in zip(scaled, least, end, strict=True)]
+    bits = least_bits(np.where(least < end, sums - np.where(least < end, end, 0) - rounding, 0))
+    owners, ids = [], []
+    for rows in _groups([len(some) for some in found]):
+        counts = [len(found[i]) for i in rows]
+        of_rows = np.repeat(rows, counts) if len(rows) > 1 else rows
+        together = np.concatenate([found[i] for i in rows]).astype(np.uint32, copy=False)
+        loud = np.flatnonzero(hashed(together, keys[of_rows, 0], keys[of_rows, 1]) >= bits[of_rows])
+        owners.append(of_rows[loud] if len(rows) > 1 else np.repeat(rows, len(loud)))
+        ids.append(together[loud])
+    return np.concatenate(owners), np.concatenate(ids)
+
+
+def _reaching(row: Floats, least: np.float32, end: np.float32) -> NDArray[np.generic]:
+    """The ids of the values from ``least`` on, if these are more than those from ``end`` on."""
+    if not least < end:
+        return _all_ids(0)
+    reach = row >= least
+    if np.count_nonzero(reach) * 6 > len(row):  # to look at all costs less than to find those
+        return _all_ids(len(row))
+    return np.flatnonzero(reach)
+
+
 @cache
 def _all_ids(vocabulary: int) -> Ids:
     return np.arange(vocabulary, dtype=np.uint32)
 
 
-def _rivals(row: Floats, key: Ids, end: np.float32, floor: np.float32, best: np.float32) -> Ids:
-    """The tokens below ``end`` whose noise may be loud enough to reach the sum ``best``, and maybe some above."""
-    rounding = 1e-3 + 1e-6 * abs(float(best))
-    least = max(float(best) - LOUDEST - rounding, float(floor))
-    if not least < end:
-        return np.zeros(0, np.uint32)
-    level = float(best) - float(end) - rounding
-    reach = row >= np.float32(least)
-    if np.count_nonzero(reach) * 6 > len(row):  # to look at all costs less than to find those
-        ids = _all_ids(len(row))
-        return ids[as_loud_as(level, key, ids) & reach]
-    ids = np.flatnonzero(reach).astype(np.uint32)
-    return ids[as_loud_as(level, key, ids)]
+def _groups(counts: Sequence[int]) -> Iterator[NDArray[np.intp]]:
+    """Rows next to each other whose tokens fit into a core's cache together."""
+    start = 0
+    for stop in range(1, len(counts) + 1):
+        if stop == len(counts) or sum(counts[start : stop + 1]) > TOGETHER:
+            yield np.arange(start, stop)
+            start = stop

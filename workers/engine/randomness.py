@@ -8,7 +8,6 @@ Arrays are mlx's or numpy's, as the caller has them. On a CPU it has numpy's: a 
 takes half a nanosecond there, and twelve in mlx 0.32 on x86.
 """
 
-import math
 from types import ModuleType
 from typing import Any
 
@@ -48,31 +47,23 @@ def keys_array(keys: list[tuple[int, int]], xp: ModuleType) -> Array:
 def gumbel(keys: Array, ids: Array) -> Array:
     """Noise of shape (rows, n) for keys (rows, 2) and token ids (rows, n) or (1, n)."""
     xp = library_of(keys)
-    bits = _hash(ids.astype(xp.uint32), keys[:, :1], keys[:, 1:])
+    bits = hashed(ids.astype(xp.uint32), keys[:, :1], keys[:, 1:])
     # 23 bits and a half are exact in float32: neither 0 nor 1, whose noise would be infinite and beat every logit.
     uniform = ((bits >> 9).astype(xp.float32) + 0.5) * (1.0 / (1 << 23))
     return -xp.log(-xp.log(uniform))
 
 
-def as_loud_as(level: float, key: Array, ids: Array) -> NDArray[np.bool_]:
-    """Which of numpy's ``ids`` (n,) may have noise of ``level``, by their bits alone; rarely one that has less."""
-    uniform = math.exp(-math.exp(min(-level, 87.0)))
-    least = uniform * (1 << 23) - 1.5  # one less than it need be, for rounding
-    loud: NDArray[np.bool_] = _hash(ids, key[0], key[1]) >= np.uint32(max(0, math.floor(least)) << 9)
-    return loud
+def least_bits(levels: NDArray[np.floating]) -> NDArray[np.uint32]:
+    """What the hash of a token has at least if its noise is of a level; very rarely it has less noise and the bits."""
+    uniform = np.exp(-np.exp(np.minimum(-levels.astype(np.float64), 87.0)))
+    steps = np.floor(np.maximum(uniform * (1 << 23) - 1.5, 0.0))  # one less than need be, for rounding
+    return steps.astype(np.uint32) << np.uint32(9)
 
 
-def _splitmix(value: int) -> int:
-    value = (value + 0x9E3779B97F4A7C15) & _MASK64
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return value ^ (value >> 31)
-
-
-def _hash(value: Array, low: Array, high: Array) -> Array:
+def hashed(ids: Array, low: Array, high: Array) -> Array:
     """A 32-bit integer mix; the second word of the key enters half-way, so both count in full."""
-    xp = library_of(value)
-    value = value + low
+    xp = library_of(ids)
+    value = ids + low
     value ^= 0x9E3779B9  # numpy writes in place from here on, which saves it as much as it computes
     value ^= value >> 16
     value *= xp.array(0x7FEB352D, dtype=xp.uint32)
@@ -82,3 +73,10 @@ def _hash(value: Array, low: Array, high: Array) -> Array:
     value *= xp.array(0x846CA68B, dtype=xp.uint32)
     value ^= value >> 16
     return value
+
+
+def _splitmix(value: int) -> int:
+    value = (value + 0x9E3779B97F4A7C15) & _MASK64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return value ^ (value >> 31)

@@ -67,16 +67,15 @@ class Unscored:
 
 def _by_numpy(logits: Floats, tokens: Ids, depth: int) -> Best:
     """Row by row: one fits into a core's cache."""
-    norms = np.array([_log_mass(row) for row in logits])
+    greatest = np.max(logits, axis=-1)
+    room = np.empty(logits.shape[-1], dtype=np.float32)
+    masses = [
+        np.exp(np.subtract(row, most, room), room).sum() for row, most in zip(logits, greatest, strict=True)
+    ]
+    norms = greatest + np.log(np.array(masses))
     ids = np.array([best(row, depth) for row in logits])
     rows = np.arange(len(logits))
     return Best(logits[rows, tokens] - norms, ids, logits[rows[:, None], ids] - norms[:, None])
-
-
-def _log_mass(row: Floats) -> np.float32:
-    greatest = np.max(row)
-    mass: np.float32 = greatest + np.log(np.sum(np.exp(row - greatest)))
-    return mass
 
 
 def _by_mlx(logits: mx.array, tokens: mx.array, depth: int) -> Best:
