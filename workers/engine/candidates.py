@@ -50,10 +50,12 @@ class Candidates:
 
 
 def greatest(values: Floats) -> Floats:
-    """Of each row. What is not a number is no candidate: it is taken out of ``values``."""
+    """Of each row, and finite: what is no number or infinite is put right in ``values``, so that no other row pays."""
     found: Floats = np.max(values, axis=-1)
-    for i in np.flatnonzero(np.isnan(found)):
-        values[i][np.isnan(values[i])] = -np.inf
+    for i in np.flatnonzero(~np.isfinite(found)):
+        values[i] = np.nan_to_num(values[i], nan=-np.inf, posinf=1e38, neginf=-np.inf)
+        if np.max(values[i]) == -np.inf:
+            values[i, 0] = 0.0
         found[i] = np.max(values[i])
     return found
 

@@ -72,7 +72,7 @@ class _Cuts:
 
     def __init__(self, scaled: Floats, best: Floats, samplings: Sequence[Sampling]) -> None:
         self.scaled = scaled
-        self._best = np.where(np.isfinite(best), best, np.float32(0))
+        self._best = best
         self._top_k = np.array([sampling.top_k or scaled.shape[-1] for sampling in samplings])
         self._top_p = np.array([sampling.top_p for sampling in samplings])
         self._mass = np.zeros(len(samplings))  # at least

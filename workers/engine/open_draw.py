@@ -67,7 +67,7 @@ def _rivals(
     rounding = 1e-3 + 1e-6 * np.abs(sums)
     least = np.maximum(sums - np.float32(LOUDEST) - rounding, floors)
     found = [_reaching(row, *to) for row, *to in zip(scaled, least, end, strict=True)]
-    bits = least_bits(np.where(least < end, sums - np.where(least < end, end, 0) - rounding, 0))
+    bits = least_bits(sums - end - rounding)
     owners, ids = [], []
     for rows in _groups([len(some) for some in found]):
         counts = [len(found[i]) for i in rows]
