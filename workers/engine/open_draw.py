@@ -68,25 +68,31 @@ def _rivals(
     least = np.maximum(sums - np.float32(LOUDEST) - rounding, floors)
     found = [_reaching(row, *to) for row, *to in zip(scaled, least, end, strict=True)]
     bits = least_bits(sums - end - rounding)
-    owners, ids = [], []
-    for rows in _groups([len(some) for some in found]):
-        counts = [len(found[i]) for i in rows]
-        of_rows = np.repeat(rows, counts) if len(rows) > 1 else rows
-        together = np.concatenate([found[i] for i in rows]).astype(np.uint32, copy=False)
-        loud = np.flatnonzero(hashed(together, keys[of_rows, 0], keys[of_rows, 1]) >= bits[of_rows])
-        owners.append(of_rows[loud] if len(rows) > 1 else np.repeat(rows, len(loud)))
-        ids.append(together[loud])
-    return np.concatenate(owners), np.concatenate(ids)
+    louder = [_louder(rows, found, keys, bits) for rows in _groups([len(some) for some in found])]
+    owners, ids = (np.concatenate(parts) for parts in zip(*louder, strict=True))
+    let_in = scaled[owners, ids] >= floors[owners]
+    return owners[let_in], ids[let_in]
 
 
 def _reaching(row: Floats, least: np.float32, end: np.float32) -> NDArray[np.generic]:
-    """The ids of the values from ``least`` on, if these are more than those from ``end`` on."""
+    """The ids of the values from ``least`` on, if these are more than those from ``end`` on; or all, if very many."""
     if not least < end:
         return _all_ids(0)
     reach = row >= least
     if np.count_nonzero(reach) * 6 > len(row):  # to look at all costs less than to find those
         return _all_ids(len(row))
     return np.flatnonzero(reach)
+
+
+def _louder(
+    rows: NDArray[np.intp], found: Sequence[NDArray[np.generic]], keys: Ids, bits: Ids
+) -> tuple[NDArray[np.intp], Ids]:
+    """Of the tokens ``found`` those with so many ``bits``, and whose they are."""
+    owners = np.repeat(rows, [len(found[i]) for i in rows])
+    of_tokens = owners if len(rows) > 1 else rows
+    ids = np.concatenate([found[i] for i in rows]).astype(np.uint32, copy=False)
+    loud = np.flatnonzero(hashed(ids, keys[of_tokens, 0], keys[of_tokens, 1]) >= bits[of_tokens])
+    return owners[loud], ids[loud]
 
 
 @cache
