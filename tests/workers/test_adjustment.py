@@ -121,9 +121,16 @@ def test_a_row_without_an_adjustment_gets_its_logits_back_to_the_bit() -> None:
     assert np.delete(out[1], 5).tolist() == np.delete(logits[1], 5).tolist()
 
 
-@pytest.mark.parametrize("ids", [[-1], [VOCABULARY]])
-def test_ids_outside_the_vocabulary_do_not_count(ids: list[int]) -> None:
-    one = adjustment_for(generation(repetition_penalty=2.0), ids, [*ids, 4], EOS, VOCABULARY)
-    logits = mx.ones((1, VOCABULARY))
-    out = cast(list[list[float]], Adjustments([one]).apply(logits, [2], mx.array([4])).tolist())[0]
-    assert [id for id, value in enumerate(out) if value != 1] == [4]
+def test_a_row_of_few_ids_beside_one_of_many_keeps_what_it_asks_for_the_first() -> None:
+    few = adjustment_for(generation(logit_bias={0: 5.0, 9: 1.0}), [], [], EOS, VOCABULARY)
+    many = adjustment_for(generation(repetition_penalty=2.0), list(range(30)), [], EOS, VOCABULARY)
+    out = np.array(Adjustments([few, many]).apply(mx.ones((2, VOCABULARY)), [0, 0], None))
+    assert out[0, [0, 1, 9]].tolist() == [6, 1, 2] and out[1, [0, 29, 30]].tolist() == [0.5, 0.5, 1]
+
+
+@pytest.mark.parametrize("outside", [-1, VOCABULARY])
+def test_ids_outside_the_vocabulary_do_not_count(outside: int) -> None:
+    asked = generation(repetition_penalty=2.0, logit_bias={outside: 1.0})
+    one = adjustment_for(asked, [outside, 6], [outside, 4, 5], EOS, VOCABULARY)
+    assert one is not None
+    assert one.table(4)[0].tolist() == [6, 4, 5]

@@ -170,6 +170,20 @@ def test_of_equal_logits_at_the_end_of_the_cut_the_lower_ids_are_let_in(xp: Modu
 
 
 @LIBRARIES
+def test_a_cut_that_ends_among_very_many_equal_logits_lets_the_lower_ids_in(xp: ModuleType) -> None:
+    """300 are best, 1,700 second; the cut lets 1,000 in."""
+    values = np.zeros(2000, dtype=np.float32)
+    values[::-1][:300] = 0.5
+    rows = [RowParameters(Sampling(seed=seed, top_k=1000)) for seed in range(60)]
+    mass = 300 * np.exp(0.5)
+    top_p = float((mass + 699.5) / (mass + 1700))
+    rows += [RowParameters(Sampling(seed=seed, top_p=top_p)) for seed in range(60)]
+    tokens = drawn(rows, np.repeat(values[None], 120, axis=0), xp)
+    assert all(token < 700 or token >= 1700 for token in tokens)
+    assert sum(token < 700 for token in tokens) > 30
+
+
+@LIBRARIES
 def test_a_mask_lets_nothing_else_win(xp: ModuleType) -> None:
     random = np.random.default_rng(1)
     allowed = random.random((5, 3000)) < 0.003
