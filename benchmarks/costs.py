@@ -18,12 +18,14 @@ async def engine_step(inside: Inside) -> list[Cost]:
     """Of 32 rows, with a model that gives fixed logits. Raises Failed."""
     await inside.start()
     found: dict[str, dict[str, float]] = (await inside.ask({"do": "step"}))["step"]
-    costs = []
-    for sampling, seconds in found.items():
-        aim = 3.0 if sampling == "greedy" else None
-        total = 1000 * (seconds["step"] + seconds["encode"])
-        costs.append(
-            Cost(what=f"one step of 32 rows without the model, {sampling}", value=total, unit="ms", aim=aim)
+    costs = [
+        Cost(
+            what=f"one step of 32 rows without the model, {kind}",
+            value=1000 * (seconds["step"] + seconds["encode"]),
+            unit="ms",
+            aim=3.0,
         )
+        for kind, seconds in found.items()
+    ]
     encode = 1000 * found["greedy"]["encode"]
     return [*costs, Cost(what="of these, encoding the message", value=encode, unit="ms")]

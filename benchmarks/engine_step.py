@@ -27,10 +27,14 @@ from workers.vocabulary import token_bytes
 T = TypeVar("T")
 
 ROWS, STEPS = 32, 100
-SAMPLINGS = {
-    "greedy": Sampling(seed=1, temperature=0.0),
-    "temperature 0.7": Sampling(seed=1, temperature=0.7),
-    "temperature 0.7, top_p 0.95": Sampling(seed=1, temperature=0.7, top_p=0.95),
+KINDS: dict[str, dict[str, Any]] = {  # of rows: what their requests ask for
+    "greedy": {"sampling": Sampling(seed=1, temperature=0.0)},
+    "temperature 0.7": {"sampling": Sampling(seed=1, temperature=0.7)},
+    "temperature 0.7, top_p 0.95": {"sampling": Sampling(seed=1, temperature=0.7, top_p=0.95)},
+    "penalties": {
+        "sampling": Sampling(seed=1, temperature=0.0, frequency_penalty=0.5, repetition_penalty=1.1)
+    },
+    "logprobs": {"sampling": Sampling(seed=1, temperature=0.0), "logprobs": 5},
 }
 
 
@@ -51,10 +55,10 @@ class FixedModel:
 
 
 def step_cost(loaded: LoadedModel, prepare: Prepare) -> dict[str, dict[str, float]]:
-    """Seconds, median of the steps: of the step, and of encoding its message; by sampling."""
+    """Seconds, median of the steps: of the step, and of encoding its message; by kind."""
     jobs = decode_jobs(prepare, Decode(ROWS), "step")
     engine = _engine(loaded, FixedModel(_real_logits(loaded.model, jobs)))
-    return {name: _cost(engine, jobs, sampling) for name, sampling in SAMPLINGS.items()}
+    return {name: _cost(engine, jobs, asked) for name, asked in KINDS.items()}
 
 
 def _engine(loaded: LoadedModel, model: FixedModel) -> BatchEngine:
@@ -69,9 +73,9 @@ def _real_logits(model: Any, jobs: list[Job]) -> mx.array:
     return logits
 
 
-def _cost(engine: BatchEngine, jobs: list[Job], sampling: Sampling) -> dict[str, float]:
+def _cost(engine: BatchEngine, jobs: list[Job], asked: dict[str, Any]) -> dict[str, float]:
     for job in jobs:
-        engine.add(_sampled(job, sampling))
+        engine.add(replace(job, generation=job.generation.model_copy(update=asked)))
     while engine.step() == [] or engine.report["rows"] != ROWS:
         pass
     steps, encodings = [], []
@@ -83,10 +87,6 @@ def _cost(engine: BatchEngine, jobs: list[Job], sampling: Sampling) -> dict[str,
         engine.cancel(job.request_id)
     engine.step()
     return {"step": statistics.median(steps), "encode": statistics.median(encodings)}
-
-
-def _sampled(job: Job, sampling: Sampling) -> Job:
-    return replace(job, generation=job.generation.model_copy(update={"sampling": sampling}))
 
 
 def _message(outputs: list[Output]) -> bytes:

@@ -9,10 +9,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from shared.protocol import Generation, Sampling, Stopping, TokenPrompt
+from shared.protocol import Generation, Sampling, TokenPrompt
 from workers.engine.adjustment import adjustment_for
 from workers.engine.randomness import gumbel, keys_array, row_key
 from workers.engine.sampling import RowParameters, Sampler
+from workers.engine.scoring import Unscored
 
 VOCABULARY = 2000
 
@@ -117,41 +118,93 @@ def test_top_p_zero_is_greedy(draw: Draw) -> None:
 def test_log_probabilities_are_the_models_own_and_best_first() -> None:
     values = logits(2)
     drawn = Sampler([row(temperature=0.0), row(temperature=0.0, logprobs=3)]).draw(values, [0, 0])
-    taken = drawn.best
-    assert taken is not None and drawn.asking == [1]
+    assert drawn.best is not None and drawn.asking == [1]
+    (taken,) = drawn.best.entries()
     expected = values[1] - mx.logsumexp(values[1])
-    top = cast(list[list[float]], taken.top.tolist())[0]
+    top = [value for _, value in taken.top]
     assert top == pytest.approx(sorted(cast(list[float], expected.tolist()))[:-4:-1])
-    assert taken.chosen.item() == pytest.approx(top[0])
+    assert taken.chosen == top[0]
 
 
-def adjusted(
-    generation: Generation, prompt: list[int], held: list[int], values: list[float], index: int
-) -> list[float]:
-    adjustment = adjustment_for(generation, prompt, held, eos=[3], vocabulary=4)
-    assert adjustment is not None
-    return cast(list[float], adjustment.apply(mx.array(values), index).tolist())
+PENALTIES: dict[str, Any] = {"presence_penalty": 0.7, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
+KINDS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.0, **PENALTIES},
+    {"temperature": 0.8},
+    {"temperature": 0.8, "logit_bias": {7: 3.0}, "min_p": 0.01},
+    {"temperature": 1.0, "top_p": 0.9, **PENALTIES},
+    {"temperature": 0.7, "top_p": 0.95},
+    {"temperature": 1.2, "top_k": 30},
+]
 
 
-def generation(min_tokens: int = 0, **sampling: Any) -> Generation:
-    stopping = Stopping(min_tokens=min_tokens)
-    return Generation(prompt=TokenPrompt(ids=[0]), sampling=Sampling(seed=0, **sampling), stopping=stopping)
+def rows_of_every_kind(generated: list[list[int]]) -> list[RowParameters]:
+    """``generated``: of each row, so far."""
+    rows = []
+    for i, kind in enumerate(KINDS):
+        sampling = Sampling(seed=i, **kind)
+        asked = Generation(prompt=TokenPrompt(ids=[1, 2, 3]), sampling=sampling)
+        adjustment = adjustment_for(asked, [1, 2, 3], generated[i], [2], VOCABULARY)
+        rows.append(RowParameters(sampling, logprobs=i % 3 or None, adjustment=adjustment))
+    return rows
 
 
-def test_presence_and_frequency_penalties_count_generated_tokens_only() -> None:
-    asked = generation(presence_penalty=1.0, frequency_penalty=0.5)
-    assert adjusted(asked, [0, 1], [2, 2, 1], [0, 0, 0, 0], 3) == [0, -1.5, -2.0, 0]
+def generate(rows: list[int], generated: list[list[int]], xp: ModuleType, steps: int) -> list[list[int]]:
+    """So many tokens of the ``rows``, from logits that each row has of its own."""
+    parameters = rows_of_every_kind(generated)
+    sampler = Sampler([parameters[i] for i in rows], xp)
+    last = mx.array([0] * len(rows), dtype=mx.uint32)
+    for index in range(steps):
+        values = mx.concatenate([logits(1, seed=100 * i + index) for i in rows])
+        last = sampler.draw(values, [index] * len(rows), None, last).tokens
+        for i, token in zip(rows, cast(list[int], last.tolist()), strict=True):
+            generated[i].append(token)
+    return [generated[i] for i in rows]
 
 
-def test_the_repetition_penalty_counts_the_prompt_too() -> None:
-    assert adjusted(generation(repetition_penalty=2.0), [0], [1], [4, -4, 4, 4], 1) == [2, -8, 4, 4]
+def test_rows_of_every_kind_generate_together_what_each_generates_alone(xp: ModuleType) -> None:
+    together = generate(list(range(len(KINDS))), [[] for _ in KINDS], xp, steps=12)
+    for i in range(len(KINDS)):
+        assert generate([i], [[] for _ in KINDS], xp, steps=12) == [together[i]]
 
 
-def test_logit_bias_is_added_and_the_end_is_out_of_reach_before_min_tokens() -> None:
-    asked = generation(min_tokens=2, logit_bias={1: 5.0})
-    assert adjusted(asked, [], [], [0, 0, 0, 9], 1)[1:] == [5, 0, -1e9]
-    assert adjusted(asked, [], [], [0, 0, 0, 9], 2)[3] == 9
+@pytest.mark.parametrize("kind", [{}, PENALTIES, {"logit_bias": {3: 1.0}}])
+def test_greedy_rows_wait_for_nothing_whatever_else_they_ask(xp: ModuleType, kind: dict[str, Any]) -> None:
+    sampling = Sampling(seed=1, temperature=0.0, **kind)
+    asked = Generation(prompt=TokenPrompt(ids=[1]), sampling=sampling)
+    adjustment = adjustment_for(asked, [1], [], [2], VOCABULARY)
+    assert not Sampler([RowParameters(sampling, logprobs=5, adjustment=adjustment)], xp).waits
 
 
-def test_a_row_that_asks_for_nothing_has_no_adjustment() -> None:
-    assert adjustment_for(generation(), [0], [], [3], 4) is None
+@pytest.mark.parametrize("depth", [0, 1, 5, 20, VOCABULARY + 5])
+def test_log_probabilities_are_the_same_by_either_library(depth: int) -> None:
+    values = mx.round(logits(3) * 2) / 2  # with equal ones
+    tokens = mx.array([5, 700, 1999], dtype=mx.uint32)
+    unscored = Unscored(values, tokens, depth)
+    for one, other in zip(unscored.scored(np).entries(), unscored.scored(mx).entries(), strict=True):
+        assert one.chosen == pytest.approx(other.chosen, abs=1e-4)
+        assert [id for id, _ in one.top] == [id for id, _ in other.top]
+        assert [value for _, value in one.top] == pytest.approx([value for _, value in other.top], abs=1e-4)
+        assert len(one.top) == max(1, min(depth, VOCABULARY))
+
+
+def test_the_best_are_in_order_and_of_equal_ones_the_lower_id_is_first(xp: ModuleType) -> None:
+    values = mx.zeros((1, VOCABULARY))
+    values[0, 1500] = 1.0
+    (entry,) = Unscored(values, mx.array([4], dtype=mx.uint32), 4).scored(xp).entries()
+    assert [id for id, _ in entry.top] == [1500, 0, 1, 2]
+    assert entry.chosen == entry.top[1][1]  # to the bit
+
+
+def test_a_drawn_token_among_the_best_has_the_same_float_there(xp: ModuleType) -> None:
+    values = logits(30)
+    rows = [row(temperature=0.5, seed=seed, logprobs=20) for seed in range(30)]
+    drawn = Sampler(rows, xp).draw(values, [0] * 30)
+    assert drawn.best is not None
+    tokens = cast(list[int], drawn.tokens.tolist())
+    hits = [
+        (entry.chosen, dict(entry.top)[token])
+        for token, entry in zip(tokens, drawn.best.entries(), strict=True)
+        if token in dict(entry.top)
+    ]
+    assert len(hits) > 20 and all(one == other for one, other in hits)

@@ -148,7 +148,7 @@ class Batch:
         """``logits`` as ``start`` gave them; rows that ended since ride along."""
         guided = [(i, guide) for i, guide in self._guided if not self._seats[i].row.ended]
         mask = allowed(guided, *logits.shape) if guided else None
-        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats], mask)
+        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats], mask, self._inputs)
         mx.async_eval(drawn.arrays)
         self._inputs = drawn.tokens
         for seat in self._seats:

@@ -4,11 +4,15 @@ A token's value in ``chosen`` and in ``top`` is the same float: clients compare 
 """
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, cast
 
 import mlx.core as mx
+import numpy as np
 
 from workers.engine.caches import Cache, evaluate
+from workers.engine.candidates import Floats, Ids, best
+from workers.engine.randomness import Array, library
 from workers.engine.rows import LogprobsOf
 
 SCORED = 128  # tokens whose logits are held at once while a prompt is scored
@@ -16,14 +20,14 @@ SCORED = 128  # tokens whose logits are held at once while a prompt is scored
 
 @dataclass(frozen=True)
 class Best:
-    """Arrays of (rows,), (rows, k), (rows, k); the best first."""
+    """Arrays of (rows,), (rows, k), (rows, k), mlx's or numpy's; the best first, of equal ones the lower id."""
 
-    chosen: mx.array
-    ids: mx.array
-    top: mx.array
+    chosen: Array
+    ids: Array
+    top: Array
 
     @property
-    def arrays(self) -> list[mx.array]:
+    def arrays(self) -> list[Array]:
         return [self.chosen, self.ids, self.top]
 
     def entries(self) -> list[LogprobsOf]:
@@ -36,15 +40,49 @@ class Best:
         ]
 
 
-def best_of(logits: mx.array, tokens: mx.array, depth: int) -> Best:
-    """``logits`` (rows, vocabulary) in float32, ``tokens`` (rows,); at least one best is looked for."""
+@dataclass(frozen=True)
+class Unscored:
+    """What log-probabilities are made of: ``logits`` (rows, vocabulary) in float32, ``tokens`` (rows,).
+
+    At least one best is looked for.
+    """
+
+    logits: mx.array
+    tokens: mx.array
+    depth: int
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [self.logits, self.tokens]
+
+    def entries(self) -> list[LogprobsOf]:
+        return self.scored(library()).entries()
+
+    def scored(self, xp: ModuleType) -> Best:
+        depth = max(1, min(self.depth, self.logits.shape[-1]))
+        if xp is np:
+            return _by_numpy(np.asarray(self.logits), np.asarray(self.tokens), depth)
+        return _by_mlx(self.logits, self.tokens, depth)
+
+
+def _by_numpy(logits: Floats, tokens: Ids, depth: int) -> Best:
+    """Row by row: one fits into a core's cache."""
+    greatest = np.max(logits, axis=-1)
+    room = np.empty(logits.shape[-1], dtype=np.float32)
+    masses = [
+        np.exp(np.subtract(row, most, room), room).sum() for row, most in zip(logits, greatest, strict=True)
+    ]
+    norms = greatest + np.log(np.array(masses))
+    ids = np.array([best(row, depth) for row in logits])
+    rows = np.arange(len(logits))
+    return Best(logits[rows, tokens] - norms, ids, logits[rows[:, None], ids] - norms[:, None])
+
+
+def _by_mlx(logits: mx.array, tokens: mx.array, depth: int) -> Best:
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
-    depth = max(1, min(depth, logits.shape[-1] - 1))
-    ids = mx.argpartition(-logprobs, depth, axis=-1)[:, :depth]
+    ids = mx.argsort(-logprobs, axis=-1)[:, :depth]  # stable, and what a partition is on an accelerator
     top = mx.take_along_axis(logprobs, ids, axis=-1)
-    order = mx.argsort(-top, axis=-1)
-    return Best(chosen, mx.take_along_axis(ids, order, axis=-1), mx.take_along_axis(top, order, axis=-1))
+    return Best(mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0], ids, top)
 
 
 def score_one(
@@ -60,8 +98,8 @@ def score_one(
         wanted = following[start : start + SCORED]
         logits = model(mx.array([part]), cache=cache)
         if wanted:
-            best = best_of(logits[0, : len(wanted)].astype(mx.float32), mx.array(wanted), depth)
-            mx.eval(best.arrays)
-            entries += best.entries()
+            unscored = Unscored(logits[0, : len(wanted)].astype(mx.float32), mx.array(wanted), depth)
+            mx.eval(unscored.arrays)
+            entries += unscored.entries()
         evaluate(cache)
     return entries
