@@ -7,7 +7,7 @@ from shared.protocol import Start
 from tests.jobs import job
 from workers.engine.pace import PATIENCE, SMALLEST, Pace
 from workers.engine.prefill import AGEING, WORTH, Reading, Waiting
-from workers.engine.prefix_cache import common_prefix
+from workers.engine.radix import common_prefix
 from workers.engine.rate import WINDOW, Rate
 from workers.engine.rows import Row, TokenRules
 from workers.scripted import RULES

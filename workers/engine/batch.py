@@ -76,7 +76,7 @@ class Batch:
     """``leaving`` gets each row that ends, with its cache; what it does not keep is gone."""
 
     def __init__(
-        self, forward: Forward, caches: Decoding, leaving: Callable[[Seat, Callable[[], Cache]], None]
+        self, forward: Forward, caches: Decoding, leaving: Callable[[Seat, Callable[[int], Cache]], None]
     ) -> None:
         self._forward = forward
         self._caches = caches

@@ -74,8 +74,8 @@ class BatchEngine:
         self._pace = Pace(limits.chunk, limits.gap)
         self._gap = limits.gap
         self._fresh_since: float | None = None
-        self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes))
         self._plain = is_plain(new_cache(model))
+        self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes), plain=self._plain)
         self._caches = caches_for(self._plain) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keep_ended)
@@ -366,9 +366,10 @@ class BatchEngine:
                 self._keep(reading.namespace, reading.ids[:-1], partial(self._cut_out, cache, place))
         return cache, where
 
-    def _cut_out(self, cache: Cache, place: Place) -> Cache:
+    def _cut_out(self, cache: Cache, place: Place, start: int) -> Cache:
+        """A row's, of its tokens from ``start`` on if it is plain."""
         if self._plain:
-            return cut_out(cache, place)
+            return cut_out(cache, Place(place.row, place.start + start, place.length - start))
         return extract(cache, place.row) if self._batches else fork(cache)
 
     def _seat(self, readings: list[Reading], cache: Cache, where: list[Place]) -> None:
@@ -451,17 +452,20 @@ class BatchEngine:
     def _keep_prompt(self, reading: Reading) -> None:
         """What a reading has read, also of one that was cancelled half-way, so that a retry goes on there."""
         if reading.cache is not None:
-            cache = reading.cache
-            self._keep(reading.namespace, reading.ids[: reading.done], lambda: fork(cache))
+            cache, place = reading.cache, Place(0, 0, reading.done)
+            cut = partial(self._cut_out, cache, place) if self._plain else lambda start: fork(cache)
+            self._keep(reading.namespace, reading.ids[: reading.done], cut)
 
-    def _keep_ended(self, seat: Seat, cache: Callable[[], Cache]) -> None:
+    def _keep_ended(self, seat: Seat, cache: Callable[[int], Cache]) -> None:
         """The prompt and the answer: what the conversation's next turn begins with."""
         self._keep(seat.row.job.generation.cache_namespace, seat.fed, cache)
 
-    def _keep(self, namespace: str, ids: list[int], cache: Callable[[], Cache]) -> None:
-        if not self._prefixes.wants(namespace, ids):
+    def _keep(self, namespace: str, ids: list[int], cache: Callable[[int], Cache]) -> None:
+        """``cache`` from a token on, or all of it, is made only if it is missing."""
+        start = self._prefixes.missing(namespace, ids)
+        if start is None:
             return
-        own = cache()
+        own = cache(start)
         set_out(own)
         self._prefixes.keep(namespace, ids, own)
 

@@ -53,16 +53,33 @@ def fork(cache: Cache) -> Cache:
     return copy.deepcopy(cache)
 
 
-def prefix(cache: Cache, length: int) -> Cache:
-    """The cache of the first ``length`` tokens; only of a plain one."""
-    return [_prefix(layer, length) for layer in cache]
+def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
+    """The first ``at`` tokens of a plain one, and the others, each compact."""
+    first = cut_out(cache, Place(0, 0, at))
+    return first, [
+        cut_out_layer(layer.keys, layer.values, Place(0, at, layer.offset - at)) for layer in cache
+    ]
 
 
-def _prefix(layer: KVCache, length: int) -> KVCache:
-    keys, values, _ = layer.state
-    part = KVCache()
-    part.state = keys[..., :length, :], values[..., :length, :], length
-    return part
+def join(parts: list[Cache], length: int) -> Cache:
+    """The first ``length`` tokens of plain caches one behind the other, with room to grow."""
+    return [_joined(layers, length) for layers in zip(*parts, strict=True)]
+
+
+def _joined(layers: tuple[KVCache, ...], length: int) -> KVCache:
+    joined = KVCache()
+    keys, values = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
+    joined.state = _in_a_row(keys, length), _in_a_row(values, length), length
+    return joined
+
+
+def _in_a_row(arrays: list[mx.array], length: int) -> mx.array:
+    """(1, heads, tokens, size), the first ``length`` of them."""
+    *before, last = arrays
+    last = last[:, :, : length - sum(array.shape[2] for array in before)]
+    heads, size = last.shape[1], last.shape[3]
+    room = mx.zeros((1, heads, -length % GROWTH, size), dtype=last.dtype)
+    return mx.concatenate([*before, last, room], axis=2)
 
 
 def merge(caches: list[Cache]) -> Cache:

@@ -11,10 +11,9 @@ has waited so long that it would be next, and ``PASSED`` steps, nobody passes it
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from workers.engine.caches import Cache, nbytes
-from workers.engine.prefix_cache import SMALLEST, Ids, common_prefix
+from workers.engine.prefix_cache import SMALLEST
+from workers.engine.radix import Ids, as_ids, common_prefix
 from workers.engine.rows import Row
 
 AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
@@ -40,7 +39,7 @@ class Reading:
     leader: "Reading | None" = None  # reads our beginning just now
 
     def __post_init__(self) -> None:
-        self.read: Ids = np.asarray(self.ids[:-1], dtype=np.int32)
+        self.read: Ids = as_ids(self.ids[:-1])
 
     @property
     def left(self) -> int:

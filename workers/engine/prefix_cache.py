@@ -1,31 +1,20 @@
 """Prompts that were read before, kept in memory under a byte budget, so that a shared beginning is read once.
 
-An entry is a run of token ids and the cache after the last of them. A KV cache that can be trimmed serves every
-beginning of its ids; a rotating or recurrent one is right only as a whole. Nothing here is ever written to: who uses an
-entry gets arrays that grow apart from it. Entries are found by comparing arrays of ids, which takes a millisecond for
-a million tokens: no tree to keep.
+They are in a trie over token ids, one for each namespace. Plain keys and values are held by the edges, each its own
+ids' only: what many conversations begin with is there once, a turn adds what is new in it, and every beginning of what
+is kept can be used. A rotating or recurrent cache is right only as a whole: it is held where its ids end, and serves
+only who goes on from there. Nothing here is ever written to: who uses it gets arrays of its own.
+
+When bytes are short, what was not used for longest goes: ends of the trie, and whole caches anywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from workers.engine.caches import Cache, fork, is_plain, nbytes, prefix
+from workers.engine.caches import Cache, divide, fork, join, nbytes, set_out
+from workers.engine.radix import Ids, Node, Path, as_ids, drop, grow, walk
 
 SMALLEST = 16  # tokens; less is read faster than it is looked up and kept
-
-Ids = npt.NDArray[np.int32]
-
-
-@dataclass
-class Entry:
-    namespace: str
-    ids: Ids
-    cache: Cache
-    bytes: int
-    used: int  # by the clock of uses
 
 
 @dataclass(frozen=True)
@@ -37,16 +26,19 @@ class Hit:
 
 
 class PrefixCache:
-    def __init__(self, budget: int) -> None:
+    """``plain``: the model's caches are keys and values, token by token, in all layers."""
+
+    def __init__(self, budget: int, *, plain: bool) -> None:
         self.budget = budget
-        self._entries: list[Entry] = []
+        self._plain = plain
+        self._roots: dict[str, Node[Cache]] = {}
         self._uses = 0
         self.bytes = 0
         self._asked = 0
         self._found = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(1 for _ in self._holding())
 
     @property
     def hit_rate(self) -> float:
@@ -55,73 +47,76 @@ class PrefixCache:
 
     def find(self, namespace: str, ids: Sequence[int] | Ids) -> Hit | None:
         """The longest known beginning of ``ids``."""
-        wanted = np.asarray(ids, dtype=np.int32)
-        self._asked += len(wanted)
-        best, length = None, SMALLEST - 1
-        for entry in self._of(namespace):
-            shared = common_prefix(entry.ids, wanted)
-            if shared > length and (shared == len(entry.ids) or is_plain(entry.cache)):
-                best, length = entry, shared
-        if best is None:
+        self._asked += len(ids)
+        nodes, length = self._usable(self._walk(namespace, ids))
+        if length < SMALLEST:
             return None
-        self._touch(best)
+        self._touch(nodes)
         self._found += length
-        whole = length == len(best.ids)
-        return Hit(fork(best.cache) if whole else prefix(best.cache, length), length)
+        held = [node.held for node in nodes if node.held is not None]
+        return Hit(join(held, length) if self._plain else fork(held[-1]), length)
 
-    def wants(self, namespace: str, ids: Sequence[int]) -> bool:
-        """Whether keeping ``ids`` would serve anything new; if not, what serves them counts as used."""
-        wanted = np.asarray(ids, dtype=np.int32)
-        if len(wanted) < SMALLEST or self.budget <= 0:
-            return False
-        for entry in self._of(namespace):
-            if self._serves(entry, wanted):
-                self._touch(entry)
-                return False
-        return True
+    def missing(self, namespace: str, ids: Sequence[int]) -> int | None:
+        """How many ids at the beginning need not be kept as they are; None when nothing of them needs to.
+
+        What there is counts as used.
+        """
+        if len(ids) < SMALLEST or self.budget <= 0:
+            return None
+        nodes, length = self._usable(self._walk(namespace, ids))
+        self._touch(nodes)
+        if length == len(ids):
+            return None
+        return length if self._plain else 0
 
     def keep(self, namespace: str, ids: Sequence[int], cache: Cache) -> None:
-        """``cache`` becomes the entry's own. Ask ``wants`` first."""
-        wanted = np.asarray(ids, dtype=np.int32)
+        """``cache``, of the ids that are ``missing`` or of all, becomes the trie's own."""
         size = nbytes(cache)
         if size > self.budget:
             return
-        for entry in [e for e in self._of(namespace) if _redundant(e, wanted, cache)]:
-            self._remove(entry)
-        self._entries.append(Entry(namespace, wanted, cache, size, 0))
-        self._touch(self._entries[-1])
+        root = self._roots.setdefault(namespace, Node(as_ids([])))
+        node = grow(root, as_ids(ids), cache, self._cut)
         self.bytes += size
+        self._touch(self._walk(namespace, ids).nodes)
+        assert node.held is cache
         self.shrink(self.budget)
 
     def shrink(self, size: int) -> None:
         """Forgets what was not used for longest until at most ``size`` bytes are kept."""
-        while self.bytes > size and self._entries:
-            self._remove(min(self._entries, key=lambda entry: entry.used))
+        while self.bytes > size and (ends := [node for node in self._holding() if self._may_go(node)]):
+            oldest = min(ends, key=lambda node: node.used)
+            assert oldest.held is not None
+            self.bytes -= nbytes(oldest.held)
+            drop(oldest)
+            self._roots = {namespace: root for namespace, root in self._roots.items() if root.children}
 
-    def _of(self, namespace: str) -> list[Entry]:
-        return [entry for entry in self._entries if entry.namespace == namespace]
+    def _walk(self, namespace: str, ids: Sequence[int] | Ids) -> Path[Cache]:
+        root = self._roots.get(namespace)
+        return walk(root, as_ids(ids)) if root else Path([], 0, 0)
 
-    def _serves(self, entry: Entry, wanted: Ids) -> bool:
-        if len(entry.ids) != len(wanted) and not is_plain(entry.cache):
-            return False
-        return common_prefix(entry.ids, wanted) == len(wanted)
+    def _usable(self, path: Path[Cache]) -> tuple[list[Node[Cache]], int]:
+        """Nodes whose caches together, or the last of which, serve so many ids."""
+        if self._plain:
+            return path.nodes, path.length
+        nodes = list(path.whole)
+        while nodes and nodes[-1].held is None:
+            nodes.pop()
+        return nodes, sum(len(node.ids) for node in nodes)
 
-    def _touch(self, entry: Entry) -> None:
+    def _may_go(self, node: Node[Cache]) -> bool:
+        return not (self._plain and node.children)
+
+    def _cut(self, cache: Cache, at: int) -> tuple[Cache | None, Cache]:
+        if not self._plain:
+            return None, cache
+        first, rest = divide(cache, at)
+        set_out([*first, *rest])
+        return first, rest
+
+    def _touch(self, nodes: list[Node[Cache]]) -> None:
         self._uses += 1
-        entry.used = self._uses
+        for node in nodes:
+            node.used = self._uses
 
-    def _remove(self, entry: Entry) -> None:
-        self._entries = [other for other in self._entries if other is not entry]
-        self.bytes -= entry.bytes
-
-
-def _redundant(entry: Entry, wanted: Ids, cache: Cache) -> bool:
-    """Whether a longer entry with ``cache`` serves all that this one does."""
-    return is_plain(cache) and common_prefix(entry.ids, wanted) == len(entry.ids)
-
-
-def common_prefix(one: Ids, other: Ids) -> int:
-    """How many ids at the beginning are the same."""
-    size = min(len(one), len(other))
-    differ = one[:size] != other[:size]
-    return int(differ.argmax()) if differ.any() else size
+    def _holding(self) -> Iterator[Node[Cache]]:
+        return (node for root in self._roots.values() for node in root.nodes() if node.held is not None)

@@ -16,7 +16,18 @@ from typing import Protocol
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from workers.engine.caches import GROWTH, Cache, Place, cut_out_layer, extend, extract, nbytes, take_rows
+from workers.engine.caches import (
+    GROWTH,
+    Cache,
+    Place,
+    cut_out_layer,
+    divide,
+    extend,
+    extract,
+    is_plain,
+    nbytes,
+    take_rows,
+)
 from workers.engine.device import has_accelerator
 from workers.engine.key_blocks import BLOCK, blocks_for
 from workers.engine.last_made import begin_pass
@@ -63,8 +74,8 @@ class Decoding(Protocol):
         """Before each pass that gives every row one token more."""
         ...
 
-    def cache_of(self, row: int) -> Cache:
-        """The cache of one row, as a sequence's own."""
+    def cache_of(self, row: int, start: int = 0) -> Cache:
+        """The cache of one row, as a sequence's own; a plain one from token ``start`` on."""
         ...
 
 
@@ -152,8 +163,8 @@ class Slots:
         seen = (there <= here) & (here < there + window)
         return seen[:, None, None, :]
 
-    def cache_of(self, row: int) -> Cache:
-        return [layer.copy_of(row, self._lengths[row]) for layer in self._layers]
+    def cache_of(self, row: int, start: int = 0) -> Cache:
+        return [layer.copy_of(row, self._lengths[row], start) for layer in self._layers]
 
     def _move(self, moves: Sequence[tuple[int, int]]) -> None:
         """All copies are on their way before anything is written, so that the writes may happen in place."""
@@ -265,10 +276,10 @@ class SlotLayer:
             for slot in slots:
                 self.write(slot, keys, values, [Place(0, 0, 0)])
 
-    def copy_of(self, row: int, length: int) -> KVCache:
+    def copy_of(self, row: int, length: int, start: int = 0) -> KVCache:
         assert self._rooms
         keys, values = (room.first(slice(row, row + 1), length) for room in self._rooms)
-        return cut_out_layer(keys, values, Place(0, 0, length))
+        return cut_out_layer(keys, values, Place(0, start, length - start))
 
     def resize(self) -> None:
         for room in self._rooms or ():
@@ -329,7 +340,7 @@ class Merged(_Unreserved):
         self._rows = len(rows)
         return list(rows)
 
-    def cache_of(self, row: int) -> Cache:
+    def cache_of(self, row: int, start: int = 0) -> Cache:
         return extract(self.layers, row)
 
 
@@ -345,8 +356,8 @@ class Alone(_Unreserved):
             self.layers = []
         return list(rows)
 
-    def cache_of(self, row: int) -> Cache:
-        return self.layers
+    def cache_of(self, row: int, start: int = 0) -> Cache:
+        return divide(self.layers, start)[1] if is_plain(self.layers) else self.layers
 
 
 def caches_for(plain: bool) -> Decoding:
