@@ -25,6 +25,7 @@ def job(
     grammar: Compiled | None = None,
     thinking: Thinking | None = None,
     calling: Calling | None = None,
+    boundaries: list[int] | None = None,
     **sampling: Any,
 ) -> Job:
     prompt = prompt or [10, 11, 12]
@@ -49,6 +50,7 @@ def job(
         grammar=grammar,
         thinking=thinking,
         calling=calling,
+        boundaries=boundaries or [],
     )
 
 

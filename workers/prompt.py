@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import ChatPrompt, Generation, Run, Stopping, TextPrompt, TokenPrompt
+from workers.boundaries import boundaries_of
 from workers.calls import Calling
 from workers.engine.seam import Job
 from workers.families import PLAIN, Dialect
@@ -36,6 +37,7 @@ class Preparation:
     grammars: Grammars | None = None  # None: with this tokenizer no text can be enforced
     dialect: Dialect = field(default_factory=Dialect)
     infill: Infill | None = None  # None: this tokenizer has no marks for it
+    finds_boundaries: bool = False  # the model's caches serve whole beginnings only
 
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
@@ -60,6 +62,7 @@ class Preparation:
             grammar=self._grammar(generation, calling, split),
             thinking=split,
             calling=calling,
+            boundaries=self._boundaries(generation.prompt, ids),
             ends=self.infill.ends if self.infill and _fills_in(generation.prompt) else frozenset(),
         )
 
@@ -158,6 +161,18 @@ class Preparation:
             **prompt.template_kwargs,
         )
         return text
+
+    def _boundaries(self, prompt: ChatPrompt | TextPrompt | TokenPrompt, ids: list[int]) -> list[int]:
+        if not (self.finds_boundaries and isinstance(prompt, ChatPrompt)):
+            return []
+
+        def encode(messages: list[dict[str, Any]]) -> list[int] | None:
+            try:
+                return self._tokenize(prompt.model_copy(update={"messages": messages}))[1]
+            except InvalidRequest:
+                return None
+
+        return boundaries_of(ids, prompt.messages, encode)
 
     def _max_tokens(self, prompt_tokens: int, stopping: Stopping, param: str) -> int:
         room = self.context_length - prompt_tokens

@@ -9,11 +9,12 @@ import pytest
 from mlx_lm.models import base
 
 from shared.settings import Settings
-from tests.tiny_model import make_tiny_llama
+from tests.tiny_model import Kind, make_tiny_llama, make_tiny_model
 from workers.engine import load as module
 from workers.engine.attention import attention
 from workers.engine.load import serve_model
 from workers.loader import inspect, load
+from workers.prompt import Preparation
 
 
 @pytest.mark.parametrize("short", [False, True])
@@ -42,3 +43,13 @@ def test_on_a_cpu_models_compute_with_what_is_faster_there(
         monkeypatch.setattr(module, "has_accelerator", lambda there=accelerator: there)
         serve_model(loaded, Settings())
         assert (code.scaled_dot_product_attention is attention) != accelerator
+
+
+@pytest.mark.parametrize(("kind", "finds"), [("llama", False), ("sliding", True), ("recurrent", True)])
+def test_boundaries_are_looked_for_where_caches_serve_whole_beginnings_only(
+    tmp_path: Path, kind: Kind, finds: bool
+) -> None:
+    folder = make_tiny_model(tmp_path / "m", kind)
+    prepare = serve_model(load(folder, inspect(folder), lambda phase, done, total: None), Settings()).prepare
+    assert isinstance(prepare, Preparation)
+    assert prepare.finds_boundaries == finds

@@ -242,3 +242,35 @@ def test_thinking_is_split_only_when_asked(whole: Preparation) -> None:
 
 def test_no_token_may_be_wanted_of_a_prompt_as_long_as_the_context(prepare: Preparation) -> None:
     assert prepare(ask(TokenPrompt(ids=[5] * CONTEXT_LENGTH), max_tokens=0)).max_tokens == 0
+
+
+SYSTEM = "You answer in one word, and never more than that, whatever may be asked of you, by whomever. " * 2
+
+
+def test_chats_that_are_led_alike_have_a_boundary_behind_it(loaded: LoadedModel) -> None:
+    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_boundaries=True)
+    one = finds(ask(chat(("system", SYSTEM), ("user", "Why?"))))
+    other = finds(ask(chat(("system", SYSTEM), ("user", "~ and who?"))))
+    assert one.boundaries == other.boundaries
+    (behind,) = one.boundaries
+    assert one.prompt[:behind] == other.prompt[:behind]
+    assert SYSTEM in loaded.tokenizer.decode(one.prompt[:behind])
+
+
+def test_a_conversation_has_one_more_before_its_last_message(loaded: LoadedModel) -> None:
+    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_boundaries=True)
+    turns = [("system", SYSTEM), ("user", "Why?"), ("assistant", "Because."), ("user", "Who?")]
+    job = finds(ask(chat(*turns)))
+    behind, last = job.boundaries
+    assert job.prompt[:behind] == finds(ask(chat(*turns[:2]))).prompt[:behind]
+    assert loaded.tokenizer.decode(job.prompt[:last]).endswith("Because.<|im_end|>\n<|im_start|>user\n")
+
+
+@pytest.mark.parametrize("prompt", [chat(("user", "Hi")), TextPrompt(text=SYSTEM), chat(("user", SYSTEM))])
+def test_nothing_that_others_would_begin_with_has_none(loaded: LoadedModel, prompt: Prompt) -> None:
+    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_boundaries=True)
+    assert finds(ask(prompt)).boundaries == []
+
+
+def test_a_model_whose_caches_serve_every_beginning_needs_none(prepare: Preparation) -> None:
+    assert prepare(ask(chat(("system", SYSTEM), ("user", "Why?")))).boundaries == []

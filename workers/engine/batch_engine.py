@@ -238,10 +238,9 @@ class BatchEngine:
         self._look_up(first)
         self._waiting.lead(first)
         budget = self._pace.budget(beside_decode=self._decoding > 0)
-        stop = first.pause or len(first.read)
-        if stop - first.done > budget or first.pause or (first.scores and first.left):
+        if first.stop - first.done > budget or first.stops or (first.scores and first.left):
             self._caches.give_back()
-            self._read_on(first, min(budget, stop - first.done))
+            self._read_on(first, min(budget, first.stop - first.done))
         else:
             together = self._together(order, room, budget if self._decoding else ABREAST * budget)
             self._caches.give_back()
@@ -275,6 +274,7 @@ class BatchEngine:
         hit = None if reading.scores else self._prefixes.find(reading.namespace, reading.read)
         if hit:
             reading.advance(hit.cache, hit.length)
+            reading.kept = hit.length
             for row in reading.rows:
                 row.cached_tokens = min(hit.length, len(row.job.prompt))
 
@@ -306,7 +306,7 @@ class BatchEngine:
             if not in_pass(reading):
                 continue
             self._waiting.lead(reading)
-            if reading.pause or (reading.scores and reading.left):
+            if reading.stops or (reading.scores and reading.left):
                 continue
             chosen.append(reading)
             rows, width = rows + len(reading.rows), max(width, reading.left)
@@ -315,13 +315,15 @@ class BatchEngine:
     def _read_on(self, reading: Reading, size: int) -> None:
         """A chunk of one prompt."""
         cache = reading.cache if reading.cache is not None else new_cache(self._model)
+        stop, stops = reading.stop, reading.stops
         with self._pace.timing(size):
             self._feed(reading, cache, reading.ids[reading.done : reading.done + size])
         reading.advance(cache, size)
         self._tokens_read += size
+        if stops and reading.done == stop:
+            self._keep_prompt(reading)
         if reading.done == reading.pause:
             reading.pause = None
-            self._keep_prompt(reading)
 
     def _feed(self, reading: Reading, cache: Cache, tokens: list[int]) -> None:
         if not reading.scores:
@@ -452,6 +454,7 @@ class BatchEngine:
     def _keep_prompt(self, reading: Reading) -> None:
         """What a reading has read, also of one that was cancelled half-way, so that a retry goes on there."""
         if reading.cache is not None:
+            reading.kept = reading.done
             cache, place = reading.cache, Place(0, 0, reading.done)
             cut = partial(self._cut_out, cache, place) if self._plain else lambda start: fork(cache)
             self._keep(reading.namespace, reading.ids[: reading.done], cut)

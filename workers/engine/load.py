@@ -9,6 +9,7 @@ from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.caches import is_plain, new_cache
 from workers.engine.device import has_accelerator
 from workers.engine.head import keep_head_in_blocks
 from workers.engine.on_cpu import compute_on_cpu
@@ -57,7 +58,10 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
     return Served(
         engine=engine,
-        prepare=Preparation(tokenizer, context, vocabulary_size, grammars, dialect, infill),
+        prepare=Preparation(
+            *(tokenizer, context, vocabulary_size, grammars, dialect, infill),
+            finds_boundaries=not is_plain(new_cache(loaded.model)),
+        ),
         digest=loaded.facts.digest,
         context_length=context,
         capabilities=Capabilities(

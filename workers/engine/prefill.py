@@ -35,6 +35,7 @@ class Reading:
     cache: Cache | None = None  # of the first ``done`` ids
     done: int = 0
     looked_up: bool = False  # in the prefix cache
+    kept: int = 0  # so many of the ids the prefix cache has
     pause: int | None = None  # where to stop, to leave a shared beginning in the prefix cache
     leader: "Reading | None" = None  # reads our beginning just now
 
@@ -44,6 +45,18 @@ class Reading:
     @property
     def left(self) -> int:
         return len(self.read) - self.done
+
+    @property
+    def stop(self) -> int:
+        """Where to leave what was read in the prefix cache, before the rest is read; all of it if nowhere."""
+        least, end = max(self.done + 1, self.kept + WORTH), len(self.read)
+        ahead = (length for length in self.rows[0].job.boundaries if least <= length < end)
+        return min(self.pause or end, next(ahead, end))
+
+    @property
+    def stops(self) -> bool:
+        """Also at its end, if others wait for what it has read."""
+        return self.pause is not None or self.stop < len(self.read)
 
     @property
     def scores(self) -> bool:
@@ -75,7 +88,7 @@ class Reading:
 
     def restart(self) -> None:
         """Forgets what was read; it is looked up again, as it may have been kept."""
-        self.cache, self.done, self.looked_up, self.pause = None, 0, False, None
+        self.cache, self.done, self.looked_up, self.kept, self.pause = None, 0, False, 0, None
         for row in self.rows:
             row.prompt_logprobs = None
 

@@ -33,6 +33,9 @@ class Job:
     grammar: Compiled | None = None
     thinking: Thinking | None = None  # when it is to be split off
     calling: Calling | None = None  # None: what looks like a call is text
+    boundaries: list[int] = field(
+        default_factory=list
+    )  # lengths at which a beginning is worth keeping, ascending
     ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer
 
     @property
