@@ -6,7 +6,9 @@ For each prompt and each token behind its first: the token's log-probability, an
 import json
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import numpy as np
 
 from shared.settings import Settings
 from workers.blas import open_blas
@@ -33,11 +35,10 @@ def load(folder: Path) -> Any:
 def scores(model: Any, ids: list[int]) -> list[tuple[float, float]]:
     import mlx.core as mx
 
-    logits = model(mx.array([ids]))[0, :-1]
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    own = mx.take_along_axis(logprobs, mx.array(ids[1:])[:, None], axis=-1)[:, 0]
-    best = logprobs.max(axis=-1)
-    return list(zip(cast(list[float], own.tolist()), cast(list[float], best.tolist()), strict=True))
+    logits = np.asarray(model(mx.array([ids]))[0, :-1]).astype(np.float64)
+    logprobs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)  # MLX's own is 1e-4 off on a CPU
+    own = logprobs[np.arange(len(logits)), ids[1:]]
+    return list(zip(own.tolist(), logprobs.max(axis=-1).tolist(), strict=True))
 
 
 if __name__ == "__main__":
