@@ -142,15 +142,14 @@ def test_what_was_found_may_be_written_to() -> None:
         assert found(cache, ids) == 40
 
 
-def test_a_deep_conversation_is_no_deep_recursion() -> None:
-    cache, ids = PrefixCache(1 << 30, plain=True), list(range(SMALLEST))
-    for turn in range(1500):
-        ids.append(turn % 7)
-        keep(cache, ids)
-    assert len(cache) == 1500
-    assert found(cache, ids) == len(ids)
-    cache.shrink(0)
-    assert len(cache) == 0
+def test_a_long_conversation_is_no_deep_recursion() -> None:
+    root: Node[str] = Node(as_ids([]))
+    node = root
+    for _ in range(5000):
+        node.children[1] = node = Node(as_ids([1]), parent=node)
+    assert sum(1 for _ in root.nodes()) == 5000
+    drop(node)
+    assert not root.children
 
 
 def test_an_edge_is_cut_where_sequences_part() -> None:
