@@ -1,7 +1,7 @@
 """Kept prompts: what is found is the longest beginning that was kept, with the keys and values of just its ids."""
 
 import mlx.core as mx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
@@ -62,6 +62,7 @@ def shared(one: list[int], other: list[int]) -> int:
     return common_prefix(as_ids(one), as_ids(other))
 
 
+@settings(max_examples=200)
 @given(st.lists(Sequences, max_size=12), Sequences)
 def test_the_longest_beginning_that_was_kept_is_found(kept: list[list[int]], asked: list[int]) -> None:
     cache = PrefixCache(1 << 20, plain=True)
@@ -75,6 +76,7 @@ def test_the_longest_beginning_that_was_kept_is_found(kept: list[list[int]], ask
     )
 
 
+@settings(max_examples=200)
 @given(st.lists(Sequences, max_size=12), Sequences)
 def test_a_whole_cache_serves_only_who_goes_on_behind_it(kept: list[list[int]], asked: list[int]) -> None:
     cache = PrefixCache(1 << 20, plain=False)
@@ -86,6 +88,7 @@ def test_a_whole_cache_serves_only_who_goes_on_behind_it(kept: list[list[int]], 
     assert len(cache) == len({tuple(ids) for ids in kept if ids})
 
 
+@settings(max_examples=200)
 @given(st.lists(st.tuples(Sequences, st.integers(0, 60)), max_size=12), st.booleans())
 def test_it_never_holds_more_than_its_bytes_and_knows_how_many_it_holds(
     steps: list[tuple[list[int], int]], as_whole: bool
