@@ -4,7 +4,7 @@ Rule 1: shortest remaining first, so that a long prompt does not keep short ones
 counts as shorter (ageing), so that short ones cannot keep a long one out for ever.
 Rule 2: short prompts are read in one pass together, long ones alone and in chunks.
 Rule 3: what several waiting prompts begin with is read once: the first reads up to there and leaves it in the prefix
-cache, the others wait for that.
+cache, the others wait for that. It does so at a prompt's boundaries as well, which others will come to.
 Rule 4: who does not fit beside the rows that decode, for want of seats or memory, is passed by those who do. When it
 has waited so long that it would be next, and ``PASSED`` steps, nobody passes it any more: rows end until it fits.
 """
