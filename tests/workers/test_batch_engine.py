@@ -34,12 +34,19 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load(folder, inspect(folder), lambda phase, done, total: None)
 
 
-@pytest.fixture
-def make_engine(loaded: LoadedModel) -> MakeEngine:
+@pytest.fixture(params=quick_and_slow((False,), (True,)), ids=lambda ahead: "ahead" if ahead else "in turn")
+def make_engine(loaded: LoadedModel, request: pytest.FixtureRequest) -> MakeEngine:
+    """Of engines that launch their passes as on a CPU, or as on an accelerator."""
     rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
 
-    def make(**limits: Any) -> BatchEngine:
-        return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits(**limits))
+    def make(*, launches_ahead: bool = request.param, **limits: Any) -> BatchEngine:
+        return BatchEngine(
+            loaded.model,
+            rules,
+            vocabulary_size_of(loaded),
+            EngineLimits(**limits),
+            launches_ahead=launches_ahead,
+        )
 
     return make
 
@@ -102,6 +109,25 @@ def test_each_request_gives_in_the_batch_what_it_gives_alone(
         for key, deltas in play(make_engine(), [each]).items():
             assert ids(together[key]) == ids(deltas), key
             assert text(together[key]) == text(deltas), key
+
+
+def test_a_pass_launched_ahead_gives_the_same(make_engine: MakeEngine) -> None:
+    in_turn = play(make_engine(launches_ahead=False), matrix(), steps_between=3)
+    ahead = play(make_engine(launches_ahead=True), matrix(), steps_between=3)
+    assert {key: ids(deltas) for key, deltas in ahead.items()} == {
+        key: ids(deltas) for key, deltas in in_turn.items()
+    }
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_tokens_come_with_their_pass_or_with_the_next_one_if_that_is_launched_ahead(
+    make_engine: MakeEngine, options: dict[str, Any]
+) -> None:
+    for ahead in (False, True):
+        engine = make_engine(launches_ahead=ahead)
+        engine.add(job("a", PROMPTS[0], max_tokens=5, ignore_eos=True, **options))
+        engine.step()  # reads the prompt
+        assert [bool(engine.step()) for _ in range(3)] == [not ahead, True, True]
 
 
 def test_a_prompt_read_in_chunks_gives_what_it_gives_in_one(make_engine: MakeEngine) -> None:

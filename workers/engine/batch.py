@@ -1,8 +1,8 @@
 """The rows that decode together, and the one forward pass a step gives all of them.
 
-``launch`` starts the next pass before the last one's tokens have been looked at, so the host's work on tokens hides
-behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads. Beside a row
-with a grammar the pass is only started: its last token is looked at, and its mask made, while the model runs; then
+``launch`` may start the next pass before the last one's tokens have been looked at, so that the host's work on tokens
+hides behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads. Beside a
+row with a grammar the pass is only started: its last token is looked at, and its mask made, while the model runs; then
 ``draw`` gives the pass its tokens.
 """
 

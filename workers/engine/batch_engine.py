@@ -5,7 +5,9 @@ One step, to be recited:
 2. seat: a prompt that is read becomes a row for each of its choices; rows that nobody has heard of yet wait a moment
    for prompts that could still come with them;
 3. launch: the forward pass that draws every row's next token;
-4. land: the tokens of the pass before, as text, log-probabilities and finishes.
+4. land: its tokens, as text, log-probabilities and finishes; on an accelerator those of the pass before, so that the
+   next one is under way meanwhile. On a CPU a launch takes as long as its pass, as MLX lets the host run no more than a
+   hundred operations ahead: there, tokens would only lie about for a step, and rows that end ride along in one more.
 """
 
 import time
@@ -36,6 +38,7 @@ from workers.engine.caches import (
     places,
     set_out,
 )
+from workers.engine.device import has_accelerator
 from workers.engine.memory import measure_cost
 from workers.engine.pace import Pace
 from workers.engine.prefill import PASSED, Reading, Waiting
@@ -64,7 +67,17 @@ class EngineLimits:
 
 
 class BatchEngine:
-    def __init__(self, model: Any, rules: TokenRules, vocabulary_size: int, limits: EngineLimits) -> None:
+    """``launches_ahead``: as an accelerator wants it, see step 4."""
+
+    def __init__(
+        self,
+        model: Any,
+        rules: TokenRules,
+        vocabulary_size: int,
+        limits: EngineLimits,
+        *,
+        launches_ahead: bool | None = None,
+    ) -> None:
         self._model = model
         self._rules = rules
         self._vocabulary_size = vocabulary_size
@@ -80,6 +93,7 @@ class BatchEngine:
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keep_ended)
         self._waiting = Waiting()
+        self._launches_ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._flight: Flight | None = None
         self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
         self._finished: list[Output] = []  # of choices that ended without a token drawn here
@@ -207,9 +221,10 @@ class BatchEngine:
             logits = self._batch.start()
             outputs = self._land_last()
             self._flight = None if logits is None else self._batch.draw(logits)
-            return outputs
-        landing, self._flight = self._flight, self._batch.launch()
-        return self._land(landing) if landing else []
+        else:
+            landing, self._flight = self._flight, self._batch.launch()
+            outputs = self._land(landing) if landing else []
+        return outputs if self._launches_ahead else outputs + self._land_last()
 
     def _finish_unbegun(self, rows: list[Row]) -> None:
         """Of choices that want no token."""
