@@ -19,10 +19,13 @@ Say = Callable[[str], None]
 async def run_workload(
     workload: Workload, sides: Mapping[str, Side], rounds: int, seed: str, say: Say
 ) -> dict[str, Rounds]:
-    """Only one side is asked at a time. A side that fails is restarted for the next workload."""
+    """Only one side is asked at a time. A side that fails is restarted for the next workload.
+
+    Every other round goes the other way, as a machine may be faster behind a side that works less.
+    """
     found = {name: Rounds() for name in workload.sides if name in sides}
     for number in range(rounds + 1):
-        for name, kept in found.items():
+        for name, kept in list(found.items())[:: -1 if number % 2 == 0 else 1]:
             if kept.failed is None:
                 play = _play(
                     sides[name], workload, f"{seed} {workload.name} {number}", kept, warm_up=number == 0

@@ -92,11 +92,15 @@ class ScriptedSide:
         self.log.append("stop")
 
 
-def test_sides_take_turns_on_the_same_seeds_and_the_warm_up_does_not_count() -> None:
+def test_sides_take_turns_there_and_back_on_the_same_seeds_and_the_warm_up_does_not_count() -> None:
     ours, theirs = ScriptedSide(), ScriptedSide()
     said: list[str] = []
     found = asyncio.run(run_workload(WORKLOADS[0], {OURS: ours, THEIRS: theirs}, 2, "s", said.append))
-    assert [line.split(",")[2].split(":")[0].strip() for line in said] == [OURS, THEIRS] * 3
+    assert [line.split(",")[2].split(":")[0].strip() for line in said] == [
+        *(THEIRS, OURS),
+        *(OURS, THEIRS),
+        *(THEIRS, OURS),
+    ]
     assert ours.log == theirs.log == ["start", "s greedy-1 0", "s greedy-1 1", "s greedy-1 2"]
     assert len(found[OURS].figures) == 2
 

@@ -14,7 +14,7 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import SPECIAL, make_tiny_model
 from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
-from workers.engine.caches import nbytes
+from workers.engine.caches import is_plain, nbytes, new_cache
 from workers.engine.load import vocabulary_size_of
 from workers.engine.prefill import PASSED
 from workers.engine.rows import TokenRules
@@ -49,6 +49,12 @@ def make_engine(loaded: LoadedModel, request: pytest.FixtureRequest) -> MakeEngi
         )
 
     return make
+
+
+@pytest.fixture
+def unread(loaded: LoadedModel) -> int:
+    """Tokens that are left of a prompt for the pass that gives the first token."""
+    return 0 if is_plain(new_cache(loaded.model)) else 1
 
 
 def play(
@@ -121,13 +127,14 @@ def test_a_pass_launched_ahead_gives_the_same(make_engine: MakeEngine) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_tokens_come_with_their_pass_or_with_the_next_one_if_that_is_launched_ahead(
-    make_engine: MakeEngine, options: dict[str, Any]
+    make_engine: MakeEngine, unread: int, options: dict[str, Any]
 ) -> None:
     for ahead in (False, True):
         engine = make_engine(launches_ahead=ahead)
         engine.add(job("a", PROMPTS[0], max_tokens=5, ignore_eos=True, **options))
         engine.step()  # reads the prompt
-        assert [bool(engine.step()) for _ in range(3)] == [not ahead, True, True]
+        rows = options.get("n", 1)
+        assert [len(engine.step()) for _ in range(3)] == [0 if ahead and unread else rows, rows, rows]
 
 
 def test_a_prompt_read_in_chunks_gives_what_it_gives_in_one(make_engine: MakeEngine) -> None:
@@ -344,6 +351,31 @@ def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine)
         assert "first" in [output.delta.request_id for output in engine.step()]
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_first_token_may_be_the_last(make_engine: MakeEngine, options: dict[str, Any]) -> None:
+    wanted = [job(str(i), prompt, max_tokens=1, **options) for i, prompt in enumerate(PROMPTS)]
+    long = job("long", [7] * 5, max_tokens=30, ignore_eos=True)
+    engine = make_engine()
+    for together in (play(engine, wanted), play(engine, [long, *wanted], steps_between=2)):
+        for each in wanted:
+            for key, deltas in play(make_engine(), [each]).items():
+                assert ids(together[key]) == ids(deltas) != [], key
+                assert together[key][-1].finish
+    assert engine.report["kv_bytes"] == 0
+
+
+def test_a_row_cancelled_before_its_first_token_leaves_its_prompt(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add(job("gone", LONG))
+    engine.step()  # reads it
+    engine.cancel("gone")
+    assert not engine.active or engine.step() == []
+    turn = job("b", [*LONG, 40, 41, 42], temperature=0.0)
+    warm, cold = play(engine, [turn])["b", 0], play(make_engine(), [turn])["b", 0]
+    assert ids(warm) == ids(cold)
+    assert cached_tokens(warm) >= len(LONG) - 1
+
+
 def test_a_prompt_of_one_token_is_read(make_engine: MakeEngine) -> None:
     assert len(ids(play(make_engine(), [job("a", [5], max_tokens=3, ignore_eos=True)])["a", 0])) == 3
 
@@ -413,19 +445,21 @@ def test_another_chat_goes_on_behind_what_led_the_first(make_engine: MakeEngine,
     assert cached_tokens(warm) == 100
 
 
-def test_prompts_that_arrive_together_read_their_common_beginning_once(make_engine: MakeEngine) -> None:
+def test_prompts_that_arrive_together_read_their_common_beginning_once(
+    make_engine: MakeEngine, unread: int
+) -> None:
     jobs = [job(str(i), [*LONG, 10 + i, 20 + i], temperature=0.0, max_tokens=4) for i in range(6)]
     engine = make_engine()
     together = play(engine, jobs)
-    assert engine.report["tokens_read"] == len(LONG) + 6
+    assert engine.report["tokens_read"] == len(LONG) + 6 * (2 - unread)
     for each in jobs:
         assert ids(together[each.request_id, 0]) == ids(play(make_engine(), [each])[each.request_id, 0])
 
 
-def test_n_choices_read_the_prompt_once(make_engine: MakeEngine) -> None:
+def test_n_choices_read_the_prompt_once(make_engine: MakeEngine, unread: int) -> None:
     engine = make_engine()
     play(engine, [job("a", LONG, n=4, max_tokens=2)])
-    assert engine.report["tokens_read"] == len(LONG) - 1
+    assert engine.report["tokens_read"] == len(LONG) - unread
 
 
 def test_a_retry_of_a_prompt_cancelled_half_way_goes_on_there(make_engine: MakeEngine) -> None:
@@ -444,10 +478,12 @@ def test_another_namespace_finds_nothing(make_engine: MakeEngine) -> None:
     assert cached_tokens(play(engine, [job("c", LONG, namespace="one")])["c", 0]) > 0
 
 
-def test_prompts_of_two_namespaces_that_arrive_together_share_nothing(make_engine: MakeEngine) -> None:
+def test_prompts_of_two_namespaces_that_arrive_together_share_nothing(
+    make_engine: MakeEngine, unread: int
+) -> None:
     engine = make_engine()
     play(engine, [job("a", LONG, namespace="one"), job("b", LONG, namespace="two")])
-    assert engine.report["tokens_read"] == 2 * (len(LONG) - 1)
+    assert engine.report["tokens_read"] == 2 * (len(LONG) - unread)
 
 
 def test_the_cache_stays_within_its_bytes(make_engine: MakeEngine) -> None:
@@ -567,9 +603,9 @@ def test_nor_while_prompts_are_read(
     read_rest = engine._read_rest
 
     def measured(readings: Any) -> Any:
-        read, where = read_rest(readings)
-        held.append(engine._held - sum(r.bytes for r in readings) + nbytes(read))
-        return read, where
+        read = read_rest(readings)
+        held.append(engine._held - sum(r.bytes for r in readings) + nbytes(read[0]))
+        return read
 
     monkeypatch.setattr(engine, "_read_rest", measured)
     for i in range(12):

@@ -21,6 +21,7 @@ from workers.engine.slots import Decoding
 from workers.grammar import Guide
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
+Guided = tuple[int, Guide]  # the place of a row with a grammar
 
 
 @dataclass
@@ -59,6 +60,8 @@ class Flight:
     def land(self) -> list[tuple[Row, int, LogprobsOf | None]]:
         """Waits for the tokens; leaves out the rows that have ended meanwhile."""
         mx.eval(self.drawn.arrays)
+        for seat in self.seats:
+            seat.begun = True
         ids = cast(list[int], self.drawn.tokens.tolist())
         logprobs = self._logprobs()
         return [
@@ -84,7 +87,7 @@ class Batch:
         self._seats: list[Seat] = []
         self._inputs = mx.array([], dtype=mx.uint32)
         self._sampler = Sampler([])
-        self._guided: list[tuple[int, Guide]] = []
+        self._guided: list[Guided] = []
 
     def __len__(self) -> int:
         return sum(not seat.done for seat in self._seats)
@@ -120,13 +123,23 @@ class Batch:
         """Whether a draw must see its logits, or a mask the last token: then land between start and draw."""
         return self._sampler.waits or bool(self._guided)
 
-    def join(self, seats: list[Seat], read: Cache, places: list[Place]) -> None:
-        """``places`` are those of the seats' tokens in what was read."""
+    def join(
+        self, seats: list[Seat], read: Cache, places: list[Place], logits: mx.array | None = None
+    ) -> Flight | None:
+        """``places`` are those of the seats' tokens in what was read.
+
+        ``logits`` (seats, vocabulary) if it was read to its end: then the flight has the seats' first tokens.
+        """
         self.drop_done()
         self._caches.join(read, places)
         tokens = mx.array([seat.token for seat in seats], dtype=mx.uint32)
+        first = None
+        if logits is not None:
+            first = _draw(seats, _sampler(seats), _guided(seats), logits, tokens)
+            tokens = first.drawn.tokens
         self._inputs = mx.concatenate([self._inputs, tokens])
         self._set_seats([*self._seats, *seats])
+        return first
 
     def launch(self) -> Flight | None:
         """The pass that gives each row its next token; None when no row needs one."""
@@ -146,15 +159,11 @@ class Batch:
 
     def draw(self, logits: mx.array) -> Flight:
         """``logits`` as ``start`` gave them; rows that ended since ride along."""
-        guided = [(i, guide) for i, guide in self._guided if not self._seats[i].row.ended]
-        mask = allowed(guided, *logits.shape) if guided else None
-        drawn = self._sampler.draw(logits, [seat.drawn for seat in self._seats], mask, self._inputs)
-        mx.async_eval(drawn.arrays)
-        self._inputs = drawn.tokens
+        flight = _draw(self._seats, self._sampler, self._guided, logits, self._inputs)
+        self._inputs = flight.drawn.tokens
         for seat in self._seats:
-            seat.drawn += 1
             seat.begun = True
-        return Flight(list(self._seats), drawn)
+        return flight
 
     def drop_done(self) -> None:
         """Puts away the rows that have ended."""
@@ -173,5 +182,25 @@ class Batch:
 
     def _set_seats(self, seats: list[Seat]) -> None:
         self._seats = seats
-        self._sampler = Sampler([seat.parameters for seat in seats])
-        self._guided = [(i, seat.row.guide) for i, seat in enumerate(seats) if seat.row.guide]
+        self._sampler, self._guided = _sampler(seats), _guided(seats)
+
+
+def _sampler(seats: list[Seat]) -> Sampler:
+    return Sampler([seat.parameters for seat in seats])
+
+
+def _guided(seats: list[Seat]) -> list[Guided]:
+    return [(i, seat.row.guide) for i, seat in enumerate(seats) if seat.row.guide]
+
+
+def _draw(
+    seats: list[Seat], sampler: Sampler, guided: list[Guided], logits: mx.array, last: mx.array
+) -> Flight:
+    """``last`` (seats,): the tokens before."""
+    guided = [(i, guide) for i, guide in guided if not seats[i].row.ended]
+    mask = allowed(guided, *logits.shape) if guided else None
+    drawn = sampler.draw(logits, [seat.drawn for seat in seats], mask, last)
+    mx.async_eval(drawn.arrays)
+    for seat in seats:
+        seat.drawn += 1
+    return Flight(list(seats), drawn)

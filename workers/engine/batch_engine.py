@@ -2,8 +2,9 @@
 
 One step, to be recited:
 1. read: the next piece of the prompts that wait, as much as keeps the pause of the decoding rows under the target;
-2. seat: a prompt that is read becomes a row for each of its choices; rows that nobody has heard of yet wait a moment
-   for prompts that could still come with them;
+2. seat: a prompt that is read becomes a row for each of its choices, with its first token, drawn from what the pass
+   that read it gave; rows that nobody has heard of yet wait a moment for prompts that could still come with them, and
+   then land with what they have;
 3. launch: the forward pass that draws every row's next token;
 4. land: its tokens, as text, log-probabilities and finishes; on an accelerator those of the pass before, so that the
    next one is under way meanwhile. On a CPU a launch takes as long as its pass, as MLX lets the host run no more than a
@@ -39,10 +40,12 @@ from workers.engine.caches import (
     set_out,
 )
 from workers.engine.device import has_accelerator
+from workers.engine.ends import read_to_ends
 from workers.engine.memory import measure_cost
 from workers.engine.pace import Pace
 from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
+from workers.engine.probe import shows_ends
 from workers.engine.rate import Rate
 from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
@@ -88,13 +91,15 @@ class BatchEngine:
         self._gap = limits.gap
         self._fresh_since: float | None = None
         self._plain = is_plain(new_cache(model))
+        self._reads_to_ends = self._plain and shows_ends(model)
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes), plain=self._plain)
         self._caches = caches_for(self._plain) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keep_ended)
         self._waiting = Waiting()
-        self._launches_ahead = has_accelerator() if launches_ahead is None else launches_ahead
-        self._flight: Flight | None = None
+        ahead = has_accelerator() if launches_ahead is None else launches_ahead
+        self._decode = self._decode_ahead if ahead else self._decode_in_turn
+        self._flights: list[Flight] = []  # to land, the oldest first
         self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
         self._finished: list[Output] = []  # of choices that ended without a token drawn here
         self._steps = 0
@@ -111,7 +116,7 @@ class BatchEngine:
 
     @property
     def _unsettled(self) -> bool:
-        return self._flight is not None or self._batch.occupied or len(self._waiting) > 0
+        return bool(self._flights) or self._batch.occupied or len(self._waiting) > 0
 
     @property
     def report(self) -> dict[str, float | int | str]:
@@ -178,17 +183,18 @@ class BatchEngine:
     def step(self) -> list[Output]:
         self._steps += 1
         outputs = self._make_room()
-        if self._flight and not len(self._batch):
-            outputs += self._land_last()  # last tokens, which would wait for a pass over somebody's prompt
+        if not len(self._batch):
+            outputs += self._land_all()  # last tokens, which would wait for a pass over somebody's prompt
         read = self._read_last = self._read()
         finished, self._finished = self._finished, []
         outputs += finished
         began = time.perf_counter()
         if not (read and self._holds(began)):
             self._fresh_since = None
+            decoding = self._decoding
             landed = self._decode()
             outputs += landed
-            if landed and self._decoding:
+            if landed and decoding:
                 self._pace.decoded(time.perf_counter() - began)
         self._held_last = self._held
         self._prefixes.shrink(max(0, self.budget.size - self._held_last))
@@ -215,16 +221,28 @@ class BatchEngine:
         order = self._waiting.in_order(self._steps)
         return bool(order) and order[0].left > ABREAST * self._pace.budget(beside_decode=False)
 
-    def _decode(self) -> list[Output]:
-        """Launches the next pass, then lands the one before; in the middle of the launch if the draw has to wait."""
+    def _decode_in_turn(self) -> list[Output]:
+        """Rows that begin alone land with their first tokens, and have their next pass in the next step."""
+        fresh, outputs = self._batch.fresh, self._land_all()
+        if fresh and outputs:
+            return outputs
+        self._fly(self._batch.launch())
+        return outputs + self._land_all()
+
+    def _decode_ahead(self) -> list[Output]:
+        """Launches the next pass, then lands those before; in the middle of the launch if the draw has to wait."""
         if self._batch.waits:
             logits = self._batch.start()
-            outputs = self._land_last()
-            self._flight = None if logits is None else self._batch.draw(logits)
-        else:
-            landing, self._flight = self._flight, self._batch.launch()
-            outputs = self._land(landing) if landing else []
-        return outputs if self._launches_ahead else outputs + self._land_last()
+            outputs = self._land_all()
+            self._fly(None if logits is None else self._batch.draw(logits))
+            return outputs
+        before, self._flights = self._flights, []
+        self._fly(self._batch.launch())
+        return self._land(before)
+
+    def _fly(self, flight: Flight | None) -> None:
+        if flight:
+            self._flights.append(flight)
 
     def _finish_unbegun(self, rows: list[Row]) -> None:
         """Of choices that want no token."""
@@ -366,22 +384,32 @@ class BatchEngine:
         self._finish_unbegun([row for reading in readings for row in reading.rows if not row.job.max_tokens])
         self._seat(readings, *read)
 
-    def _read_rest(self, readings: list[Reading]) -> tuple[Cache, list[Place]]:
-        """A cache with one row for each reading, and where each is. Who is read alone is copied into no batch."""
+    def _read_rest(self, readings: list[Reading]) -> tuple[Cache, list[Place], mx.array | None]:
+        """A cache with one row for each reading, where each is, and the logits (rows, vocabulary) behind their ends.
+
+        Who is read alone is copied into no batch. None of the last ids is read where that would need a pass of its own.
+        """
         caches = [r.cache if r.cache is not None else new_cache(self._model) for r in readings]
-        rest = [reading.ids[reading.done : -1] for reading in readings]
+        to_ends = self._reads_to_ends and any(reading.left for reading in readings)
+        rest = [reading.ids[reading.done : None if to_ends else -1] for reading in readings]
         tokens = max(map(len, rest)) * len(rest)  # padding included
         self._tokens_read += sum(map(len, rest))
         where = places([reading.done for reading in readings], [len(ids) for ids in rest], plain=self._plain)
         alone = len(readings) == 1 and (self._plain or not self._batches)
         cache = caches[0] if alone else merge(caches)
+        logits = None
         if tokens:
             with self._pace.timing(tokens):
-                feed_one(self._model, cache, rest[0]) if alone else feed(self._model, cache, rest)
+                if to_ends:
+                    logits = read_to_ends(self._model, cache, rest)
+                else:
+                    feed(self._model, cache, rest)
         for reading, ids, place in zip(readings, rest, where, strict=True):
             if len(ids) >= WORTH_KEEPING or not self._batches:  # a shorter one is soon kept with its answer
-                self._keep(reading.namespace, reading.ids[:-1], partial(self._cut_out, cache, place))
-        return cache, where
+                self._keep(
+                    reading.namespace, reading.ids[: place.length], partial(self._cut_out, cache, place)
+                )
+        return cache, where, logits
 
     def _cut_out(self, cache: Cache, place: Place, start: int) -> Cache:
         """A row's, of its tokens from ``start`` on if it is plain."""
@@ -389,7 +417,9 @@ class BatchEngine:
             return cut_out(cache, Place(place.row, place.start + start, place.length - start))
         return extract(cache, place.row) if self._batches else fork(cache)
 
-    def _seat(self, readings: list[Reading], cache: Cache, where: list[Place]) -> None:
+    def _seat(
+        self, readings: list[Reading], cache: Cache, where: list[Place], logits: mx.array | None
+    ) -> None:
         rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
         if not rows:
             return
@@ -397,7 +427,9 @@ class BatchEngine:
             Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1], begun=bool(row.ids))
             for i, row in rows
         ]
-        self._batch.join(seats, cache, [where[i] for i, _ in rows])
+        if logits is not None:
+            logits = logits[mx.array([i for i, _ in rows])]
+        self._fly(self._batch.join(seats, cache, [where[i] for i, _ in rows], logits))
 
     def _parameters(self, row: Row) -> RowParameters:
         generation = row.job.generation
@@ -457,8 +489,8 @@ class BatchEngine:
             if len(self._batch) == 1:
                 self._squeeze(1, self._batch.longest)
                 break
-            if self._flight:
-                outputs += self._land_last()
+            if self._flights:
+                outputs += self._land_all()
                 continue  # some may have ended
             row = self._batch.evict_youngest()
             self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
@@ -489,17 +521,18 @@ class BatchEngine:
 
     # ------------------------------------------------------------ landing
 
-    def _land_last(self) -> list[Output]:
-        """With nothing launched behind it."""
-        flight, self._flight = self._flight, None
-        return self._land(flight) if flight else []
+    def _land_all(self) -> list[Output]:
+        """With nothing launched behind them."""
+        flights, self._flights = self._flights, []
+        return self._land(flights)
 
-    def _land(self, flight: Flight) -> list[Output]:
+    def _land(self, flights: list[Flight]) -> list[Output]:
         outputs = []
-        for row, id, logprobs in flight.land():
-            outputs.append(row.push(id, logprobs))
-            if row.ended:
-                self._forget_ended(row.job.request_id)
+        for flight in flights:
+            for row, id, logprobs in flight.land():
+                outputs.append(row.push(id, logprobs))
+                if row.ended:
+                    self._forget_ended(row.job.request_id)
         self._tokens += len(outputs)
         self._rate.count(len(outputs), time.monotonic())
         return outputs

@@ -133,12 +133,18 @@ def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
     begin_pass()
-    model(mx.array([row + [0] * (width - len(row)) for row in rows]), cache=cache)
+    model(padded(rows), cache=cache)
     evaluate(cache)
     if shifts:
         for layer in cache:
             layer.finalize()
         evaluate(cache)
+
+
+def padded(rows: list[list[int]]) -> mx.array:
+    """(rows, longest)"""
+    width = max(map(len, rows))
+    return mx.array([row + [0] * (width - len(row)) for row in rows])
 
 
 def places(done: list[int], rest: list[int], *, plain: bool) -> list[Place]:
@@ -154,8 +160,8 @@ def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:
     evaluate(cache)
 
 
-def evaluate(cache: Cache) -> None:
-    mx.eval([layer.state for layer in cache])
+def evaluate(cache: Cache, *more: mx.array) -> None:
+    mx.eval([layer.state for layer in cache], *more)
 
 
 def set_out(cache: Cache) -> None:

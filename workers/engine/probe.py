@@ -12,6 +12,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from workers.engine.caches import can_merge, can_pad, feed, feed_one, is_plain, merge, new_cache, places
+from workers.engine.ends import logits_at
 from workers.engine.slots import caches_for
 
 BEGINNINGS = ([*range(40, 51)], [60, 61])
@@ -42,6 +43,17 @@ def why_alone(model: Any) -> str | None:
     if wrong:
         return f"rows of unlike length compute together what none computes alone (off by {error:.2g})"
     return None
+
+
+def shows_ends(model: Any) -> bool:
+    """Whether ``ends`` finds its way through the model; asked of a position that is not the last of all."""
+    ids, position = mx.array([BEGINNINGS[0]]), 3
+    try:
+        shown = logits_at(model, ids, new_cache(model), [position])[:, None]
+        whole = model(ids, cache=new_cache(model))[:, position : position + 1]
+        return _error(shown, whole) <= _tolerance(model)
+    except FAILURES:
+        return False
 
 
 def _together(model: Any, pads: bool) -> mx.array:
