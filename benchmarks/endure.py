@@ -196,8 +196,9 @@ async def at_rest(url: str) -> tuple[dict[str, Any], list[str]]:
         while True:
             status = (await http.get("/admin/status")).json()
             engine = status["workers"][0]["engine"]
-            left = {name: engine[name] for name in ("rows", "prefilling", "waiting", "kv_bytes")}
-            left |= {name: status[name] for name in ("in_flight", "queued")}
+            left = {name: status[name] for name in ("in_flight", "queued")}
+            for name in ("rows", "prefilling", "waiting", "kv_bytes"):
+                left[name] = engine.get(name, "before the first report")
             if not any(left.values()):
                 print(f"at rest: {engine}", flush=True)
                 return engine, []

@@ -1,6 +1,7 @@
 """The engine on a tiny random model: everything in one batch, and each row as if it were alone."""
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 from unittest.mock import Mock
@@ -364,6 +365,20 @@ def test_a_first_token_may_be_the_last(make_engine: MakeEngine, options: dict[st
     assert engine.report["kv_bytes"] == 0
 
 
+def test_first_tokens_that_are_last_ones_hold_nobody_back(make_engine: MakeEngine) -> None:
+    """A row whose prompt was kept joins without a first token, and is due when its wait for others is over."""
+    engine = make_engine(gap=0.001)
+    play(engine, [job("before", LONG)])
+    engine.add(job("kept", LONG))
+    assert engine.step() == []  # seats it
+    began = time.monotonic()
+    for number in range(1000):
+        engine.add(job(str(number), [number % 200 + 20] * 5, max_tokens=1))
+        if "kept" in [output.delta.request_id for output in engine.step()]:
+            break
+    assert number < 999 and time.monotonic() - began < 1
+
+
 def test_a_row_cancelled_before_its_first_token_leaves_its_prompt(make_engine: MakeEngine) -> None:
     engine = make_engine()
     engine.add(job("gone", LONG))
@@ -592,6 +607,33 @@ def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int)
     assert ended == 16
 
 
+def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes behind each pass over the rests of prompts, before these are kept and their rows seated."""
+    held, read_rest = list[int](), engine._read_rest
+
+    def measured(readings: Any) -> Any:
+        kept = int(engine.report["cache_bytes"])
+        read = read_rest(readings)
+        held.append(engine._held - sum(r.bytes for r in readings) + nbytes(read[0]) + kept)
+        return read
+
+    monkeypatch.setattr(engine, "_read_rest", measured)
+    return held
+
+
+def test_nor_by_a_kept_beginning_beside_an_unread_prompt(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read together they are as wide as both."""
+    size = make_engine().budget.cost.bytes(900, 2)
+    engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=400)
+    beginning, unread = (LONG * 4)[:400], [50] * 380
+    play(engine, [job("kept", beginning, max_tokens=1)])
+    held = held_while_reading(engine, monkeypatch)
+    play(engine, [job("on", [*beginning, 5]), job("new", unread)])
+    assert max(held) <= size
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, 9])
 def test_nor_while_prompts_are_read(
@@ -599,15 +641,8 @@ def test_nor_while_prompts_are_read(
 ) -> None:
     """What the rows hold in reserve, and those that have ended, is given back before."""
     size = make_engine().budget.cost.bytes(512, rows)
-    engine, held = make_engine(kv_bytes=size, cache_bytes=0, chunk=64), list[int]()
-    read_rest = engine._read_rest
-
-    def measured(readings: Any) -> Any:
-        read = read_rest(readings)
-        held.append(engine._held - sum(r.bytes for r in readings) + nbytes(read[0]))
-        return read
-
-    monkeypatch.setattr(engine, "_read_rest", measured)
+    engine = make_engine(kv_bytes=size, cache_bytes=0, chunk=64)
+    held = held_while_reading(engine, monkeypatch)
     for i in range(12):
         length, more = 37 * i % 200 + 20, 60 + 31 * i % 160
         engine.add(

@@ -1,5 +1,6 @@
 """The rows that decode together, and the one forward pass a step gives all of them.
 
+A row joins with its first token, if its prompt was read to the end, or gets it from its first pass.
 ``launch`` may start the next pass before the last one's tokens have been looked at, so that the host's work on tokens
 hides behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads. Beside a
 row with a grammar the pass is only started: its last token is looked at, and its mask made, while the model runs; then
@@ -31,7 +32,7 @@ class Seat:
     row: Row
     parameters: RowParameters
     drawn: int
-    token: int  # the first input: the last known token, which the cache does not hold yet
+    token: int  # the last known one; the first input, if the cache does not hold it yet
     begun: bool = False  # its client has tokens, or a pass with it was launched
 
     @property

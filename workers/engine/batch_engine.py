@@ -43,7 +43,7 @@ from workers.engine.device import has_accelerator
 from workers.engine.ends import read_to_ends
 from workers.engine.memory import measure_cost
 from workers.engine.pace import Pace
-from workers.engine.prefill import PASSED, Reading, Waiting
+from workers.engine.prefill import PASSED, Reading, Waiting, width_of
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.probe import shows_ends
 from workers.engine.rate import Rate
@@ -151,7 +151,8 @@ class BatchEngine:
 
     def calibrate(self) -> None:
         """Measures what reading costs here; before the first request."""
-        self._pace.calibrate(lambda tokens: feed_one(self._model, new_cache(self._model), [0] * tokens))
+        read = read_to_ends if self._reads_to_ends else feed
+        self._pace.calibrate(lambda tokens: read(self._model, new_cache(self._model), [[0] * tokens]))
 
     @property
     def rows_at_most(self) -> int:
@@ -223,8 +224,9 @@ class BatchEngine:
 
     def _decode_in_turn(self) -> list[Output]:
         """Rows that begin alone land with their first tokens, and have their next pass in the next step."""
-        fresh, outputs = self._batch.fresh, self._land_all()
-        if fresh and outputs:
+        fresh = self._batch.fresh
+        outputs = self._land_all()
+        if fresh and not self._batch.fresh:
             return outputs
         self._fly(self._batch.launch())
         return outputs + self._land_all()
@@ -313,12 +315,13 @@ class BatchEngine:
 
     def _together(self, order: list[Reading], room: int, budget: int) -> list[Reading]:
         """The readings whose rest fits into one pass, padded to one width. What refuses most costs least."""
-        chosen, rows, width = [order[0]], len(order[0].rows), order[0].left
+        last = 1 if self._reads_to_ends else 0
+        chosen, rows, width = [order[0]], len(order[0].rows), order[0].left + last
         refused: Reading | None = None
 
         def in_pass(reading: Reading) -> bool:
-            wider = max(width, reading.left)
-            return wider * (len(chosen) + 1) <= budget and (self._pads or reading.left == width)
+            wider = max(width, reading.left + last)
+            return wider * (len(chosen) + 1) <= budget and (self._pads or reading.left + last == width)
 
         for reading in order[1:] if self._batches else ():
             if rows == room or width * (len(chosen) + 1) > budget:
@@ -336,13 +339,13 @@ class BatchEngine:
                 refused = reading
                 continue
             self._look_up(reading)
-            if not in_pass(reading):
+            if not in_pass(reading) or not self._has_room(reading, chosen):
                 continue
             self._waiting.lead(reading)
             if reading.stops or (reading.scores and reading.left):
                 continue
             chosen.append(reading)
-            rows, width = rows + len(reading.rows), max(width, reading.left)
+            rows, width = rows + len(reading.rows), max(width, reading.left + last)
         return chosen
 
     def _read_on(self, reading: Reading, size: int) -> None:
@@ -460,7 +463,7 @@ class BatchEngine:
     def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
         """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
         free = self.budget.size - self._waiting.bytes + sum(each.bytes for each in reading)
-        width = max((len(each.ids) for each in reading), default=0)
+        width = width_of(reading)
         decoding = len(self._batch), self._batch.longest
         needed_when = partial(self.budget.needed, decoding, (rows, longest), len(reading), width)
         needed = needed_when(tight=False)

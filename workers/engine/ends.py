@@ -2,7 +2,8 @@
 
 The product with the vocabulary is the largest of a pass, and a prompt's last logits are all that a first token needs.
 So the body of a model is asked for all positions, its head for one of each row. mlx-lm's models have both in one call:
-for that time the body is one that shows the head these positions only.
+for that time the body is one that shows the head these positions only. Where logits are not asked for, MLX computes
+keys and values only, so this costs what the last layer does behind them, instead of a pass for the first token.
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ class Pace:
         self._slowness = 1.0  # of the machine now, against the calibration
         self._decode = 0.0  # seconds of a decode step
 
-    def calibrate(self, read: Callable[[int], None]) -> None:
+    def calibrate(self, read: Callable[[int], object]) -> None:
         """``read`` reads so many tokens into a cache that is thrown away."""
         seconds = {}
         for tokens in (MANY, MANY, FEW, FEW):  # the first of all is slow for other reasons

@@ -9,6 +9,7 @@ Rule 4: who does not fit beside the rows that decode, for want of seats or memor
 has waited so long that it would be next, and ``PASSED`` steps, nobody passes it any more: rows end until it fits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.engine.caches import Cache, nbytes
@@ -25,8 +26,8 @@ WORTH = 64  # tokens that must be saved for a shared beginning to get a pass of 
 class Reading:
     """A run of ids on its way into a cache, for rows that all begin with it.
 
-    The last id is not read: it is the rows' first input. ``ids`` is the prompt, and behind it what an earlier attempt
-    or a row that had to leave the batch has already generated.
+    ``read`` leaves the last id out: its logits give the rows' first tokens, so a kept prompt needs it again. ``ids`` is
+    the prompt, and behind it what an earlier attempt or a row that had to leave the batch has already generated.
     """
 
     ids: list[int]
@@ -96,6 +97,12 @@ class Reading:
         self.cache = cache
         self.done += tokens
         self.looked_up = True
+
+
+def width_of(readings: Sequence[Reading]) -> int:
+    """Tokens of a cache they are read into together: each rest begins behind the longest beginning."""
+    done = max((reading.done for reading in readings), default=0)
+    return done + max((len(reading.ids) - reading.done for reading in readings), default=0)
 
 
 class Waiting:
