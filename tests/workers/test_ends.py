@@ -60,6 +60,22 @@ def test_a_model_that_looks_at_other_positions_behind_its_body_is_found_out(tmp_
     assert not shows_ends(Around(inner, shifts=True))
 
 
+class Within(Module):
+    """As a model that also sees holds the one that speaks."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.language_model, self.layers = inner, inner.layers
+
+    def __call__(self, ids: mx.array, cache: Any) -> mx.array:
+        logits: mx.array = self.language_model(ids, cache=cache)
+        return logits
+
+
+def test_a_language_model_within_another_shows_its_ends(tmp_path: Path) -> None:
+    assert shows_ends(Within(model_of(tmp_path / "m", "llama")))
+
+
 def test_prompts_of_unlike_length_end_each_at_its_own(tmp_path: Path) -> None:
     model, rests = model_of(tmp_path / "m", "llama"), [[5, 6, 7], [8], [9, 10]]
     begun = [new_cache(model) for _ in rests]

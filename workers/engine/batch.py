@@ -33,7 +33,12 @@ class Seat:
     parameters: RowParameters
     drawn: int
     token: int  # the last known one; the first input, if the cache does not hold it yet
-    begun: bool = False  # its client has tokens, or a pass with it was launched
+    launched: bool = False  # a pass with it was
+
+    @property
+    def begun(self) -> bool:
+        """Its client has tokens, or some are on their way that wait for nobody."""
+        return self.launched or bool(self.row.ids)
 
     @property
     def length(self) -> int:
@@ -61,8 +66,6 @@ class Flight:
     def land(self) -> list[tuple[Row, int, LogprobsOf | None]]:
         """Waits for the tokens; leaves out the rows that have ended meanwhile."""
         mx.eval(self.drawn.arrays)
-        for seat in self.seats:
-            seat.begun = True
         ids = cast(list[int], self.drawn.tokens.tolist())
         logprobs = self._logprobs()
         return [
@@ -163,7 +166,7 @@ class Batch:
         flight = _draw(self._seats, self._sampler, self._guided, logits, self._inputs)
         self._inputs = flight.drawn.tokens
         for seat in self._seats:
-            seat.begun = True
+            seat.launched = True
         return flight
 
     def drop_done(self) -> None:

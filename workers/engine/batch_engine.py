@@ -315,13 +315,16 @@ class BatchEngine:
 
     def _together(self, order: list[Reading], room: int, budget: int) -> list[Reading]:
         """The readings whose rest fits into one pass, padded to one width. What refuses most costs least."""
-        last = 1 if self._reads_to_ends else 0
-        chosen, rows, width = [order[0]], len(order[0].rows), order[0].left + last
+
+        def rest(reading: Reading) -> int:
+            return reading.left + (1 if self._reads_to_ends else 0)
+
+        chosen, rows, width = [order[0]], len(order[0].rows), rest(order[0])
         refused: Reading | None = None
 
         def in_pass(reading: Reading) -> bool:
-            wider = max(width, reading.left + last)
-            return wider * (len(chosen) + 1) <= budget and (self._pads or reading.left + last == width)
+            wider = max(width, rest(reading))
+            return wider * (len(chosen) + 1) <= budget and (self._pads or rest(reading) == width)
 
         for reading in order[1:] if self._batches else ():
             if rows == room or width * (len(chosen) + 1) > budget:
@@ -345,7 +348,7 @@ class BatchEngine:
             if reading.stops or (reading.scores and reading.left):
                 continue
             chosen.append(reading)
-            rows, width = rows + len(reading.rows), max(width, reading.left + last)
+            rows, width = rows + len(reading.rows), max(width, rest(reading))
         return chosen
 
     def _read_on(self, reading: Reading, size: int) -> None:
@@ -426,10 +429,7 @@ class BatchEngine:
         rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
         if not rows:
             return
-        seats = [
-            Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1], begun=bool(row.ids))
-            for i, row in rows
-        ]
+        seats = [Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1]) for i, row in rows]
         if logits is not None:
             logits = logits[mx.array([i for i, _ in rows])]
         self._fly(self._batch.join(seats, cache, [where[i] for i, _ in rows], logits))
