@@ -25,7 +25,8 @@ async def run_workload(
     """
     found = {name: Rounds() for name in workload.sides if name in sides}
     for number in range(rounds + 1):
-        for name, kept in list(found.items())[:: -1 if number % 2 == 0 else 1]:
+        there = list(found.items())
+        for name, kept in there if number % 2 else reversed(there):
             if kept.failed is None:
                 play = _play(
                     sides[name], workload, f"{seed} {workload.name} {number}", kept, warm_up=number == 0
