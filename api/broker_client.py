@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import zmq
 from pydantic import BaseModel
 
+from api.caller import NOBODY
 from api.errors import RequestError
 from api.journal import MAX_REPAIRS, Gap, Journal
 from api.replies import Replies
@@ -92,14 +93,21 @@ class BrokerClient:
         """Whether the broker was heard within ``heartbeat_timeout``."""
         return self._seen.is_set()
 
-    async def generate(self, model: str, generations: Sequence[Generation]) -> Replies:
+    async def generate(self, model: str, generations: Sequence[Generation], caller: str) -> Replies:
         """Returns at the first delta, or after ``first_token_silence`` of loading. Raises refusals.
 
-        All generations have one ``n``; choice i of prompt p is p * n + i in the replies.
+        All generations have one ``n``; choice i of prompt p is p * n + i in the replies. What a prompt's beginning
+        was computed to is shared with none but the same ``caller``, unless the operator allows it.
         """
         await self._broker_seen()
+        namespace = {"cache_namespace": NOBODY if self._settings.prompt_cache_shared else caller}
         journals = [
-            Journal(secrets.token_hex(16), model, generation, first_choice=prompt * generation.n)
+            Journal(
+                secrets.token_hex(16),
+                model,
+                generation.model_copy(update=namespace),
+                first_choice=prompt * generation.n,
+            )
             for prompt, generation in enumerate(generations)
         ]
         choices = sum(generation.n for generation in generations)

@@ -4,6 +4,7 @@ from falcon.asgi import Request, Response
 
 from api.answer import Identity
 from api.broker_client import BrokerClient
+from api.caller import caller
 from api.catalog import Catalog
 from api.collect import chat_completion
 from api.parse import read
@@ -21,7 +22,7 @@ class ChatCompletions:
     async def on_post(self, req: Request, resp: Response) -> None:
         request = await read(req, ChatCompletionRequest)
         model = self._catalog.resolve(request.model)
-        replies = await self._broker.generate(model, [chat_generation(request)])
+        replies = await self._broker.generate(model, [chat_generation(request)], caller(req))
         identity = Identity.new("chatcmpl-", model)
         if request.stream:
             events = ChatEvents(identity, request.n, request.include_usage, request.legacy)

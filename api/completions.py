@@ -4,6 +4,7 @@ from falcon.asgi import Request, Response
 
 from api.answer import Identity
 from api.broker_client import BrokerClient
+from api.caller import caller
 from api.catalog import Catalog
 from api.collect import completion
 from api.parse import read
@@ -22,7 +23,7 @@ class Completions:
         request = await read(req, CompletionRequest)
         model = self._catalog.resolve(request.model)
         generations = completion_generations(request)
-        replies = await self._broker.generate(model, generations)
+        replies = await self._broker.generate(model, generations, caller(req))
         identity = Identity.new("cmpl-", model)
         if request.stream:
             events = CompletionEvents(identity, request.n, request.include_usage)

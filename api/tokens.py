@@ -3,6 +3,7 @@
 from falcon.asgi import Request, Response
 
 from api.broker_client import BrokerClient
+from api.caller import NOBODY
 from api.catalog import Catalog
 from api.parse import read
 from api.refusals import wrong
@@ -24,7 +25,7 @@ async def prompt_as_read(broker: BrokerClient, model: str, prompt: Prompt, echo:
     stopping = Stopping(max_tokens=0)
     generation = Generation(prompt=prompt, sampling=Sampling(seed=0), stopping=stopping, echo=echo)
     start = Start(prompt_tokens=0)
-    async for batch in await broker.generate(model, [generation]):
+    async for batch in await broker.generate(model, [generation], NOBODY):  # it looks for nothing kept
         for delta in batch:
             start = delta.start or start
     return start

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     prompt_cache_gb: float = Field(
         1.0, ge=0, description="memory in which each worker keeps prompts it has read, part of the budget"
     )
+    prompt_cache_shared: bool = Field(
+        False, description="whether clients with unlike API keys share what is kept of prompts"
+    )
     decode_gap: float = Field(
         0.2, gt=0, description="how long running answers may pause for the prompts of new ones"
     )

@@ -5,6 +5,7 @@ from falcon.asgi import Request, Response
 from api.answer import Identity
 from api.blocks import gather
 from api.broker_client import BrokerClient
+from api.caller import caller
 from api.catalog import Catalog
 from api.messages.answer import message
 from api.messages.events import MessageEvents
@@ -24,7 +25,7 @@ class Messages:
     async def on_post(self, req: Request, resp: Response) -> None:
         request = await read(req, MessagesRequest)
         model = self._catalog.resolve(request.model)
-        replies = await self._broker.generate(model, [message_generation(request)])
+        replies = await self._broker.generate(model, [message_generation(request)], caller(req))
         identity = Identity.new("msg_", model)
         if request.stream:
             respond_stream(resp, server_sent(MessageEvents(identity), replies))

@@ -7,6 +7,7 @@ from falcon.asgi import Request, Response
 from api.answer import Identity, now
 from api.blocks import gather
 from api.broker_client import BrokerClient
+from api.caller import caller
 from api.catalog import Catalog
 from api.parse import read
 from api.replies import Replies
@@ -32,7 +33,7 @@ class Responses:
         request = await read(req, ResponsesRequest)
         model = self._catalog.resolve(request.model)
         items = await self._conversations.items(request)
-        replies = await self._broker.generate(model, [response_generation(request, items)])
+        replies = await self._broker.generate(model, [response_generation(request, items)], caller(req))
         identity = Identity.new(PREFIX, model)
         request = request.model_copy(update={"store": self._conversations.keeps(request)})
         if request.stream:

@@ -47,6 +47,17 @@ def test_more_than_the_context_is_refused_by_name(stack: Stack) -> None:
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
+def test_a_kept_prompt_serves_the_key_that_brought_it_and_no_other(stack: Stack) -> None:
+    def cached(key: str) -> int:
+        body = {"model": "tiny", "prompt": "word " * 20, "max_tokens": 1}
+        answer = stack.http.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"})
+        tokens: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return tokens
+
+    assert [cached("ours"), cached("theirs")] == [0, 0]
+    assert cached("ours") == cached("theirs") > 0
+
+
 @pytest.mark.slow
 def test_two_models_are_two_processes_and_one_may_be_killed(stack: Stack) -> None:
     stack.openai.completions.create(model="tiny", prompt="abc", max_tokens=2)

@@ -1,0 +1,61 @@
+"""Whose kept prompts a request may go on from: the namespace that reaches the broker, by the key that came."""
+
+from typing import Any
+
+import pytest
+
+from shared import wire
+from shared.protocol import Submit
+from tests.api.conftest import Stack, run_stack
+
+HI = [{"role": "user", "content": "Hi"}]
+DIALECTS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "tiny", "messages": HI},
+    "/v1/completions": {"model": "tiny", "prompt": ["Hi", "Ho"]},
+    "/v1/messages": {"model": "tiny", "messages": HI, "max_tokens": 8},
+    "/v1/responses": {"model": "tiny", "input": "Hi"},
+}
+KEY = "sk-a-key-that-nobody-may-read"
+
+
+def submitted(stack: Stack, path: str, headers: dict[str, str]) -> list[Submit]:
+    stack.broker.reset()
+    assert stack.client.post(path, json=DIALECTS[path], headers=headers).status_code == 200
+    return [message for message in stack.broker.received if isinstance(message, Submit)]
+
+
+def namespace(stack: Stack, headers: dict[str, str], path: str = "/v1/chat/completions") -> str:
+    [one] = {submit.generation.cache_namespace for submit in submitted(stack, path, headers)}
+    return one
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_each_key_is_a_namespace_of_its_own_in_every_dialect(stack: Stack, path: str) -> None:
+    ours, theirs = {"authorization": f"Bearer {KEY}"}, {"authorization": "Bearer other"}
+    assert len({namespace(stack, headers, path) for headers in (ours, theirs, {})}) == 3
+    assert namespace(stack, ours, path) == namespace(stack, ours)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-api-key": KEY}, {"authorization": KEY}, {"authorization": f"bearer {KEY}", "x-api-key": "other"}],
+    ids=["x-api-key", "no scheme", "both"],
+)
+def test_a_key_is_the_same_caller_whichever_header_brings_it(stack: Stack, headers: dict[str, str]) -> None:
+    assert namespace(stack, headers) == namespace(stack, {"authorization": f"Bearer {KEY}"})
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer"}, {"x-api-key": ""}])
+def test_who_brings_no_key_is_nobody(stack: Stack, headers: dict[str, str]) -> None:
+    assert namespace(stack, headers) == ""
+
+
+def test_the_key_itself_goes_to_no_other_process(stack: Stack) -> None:
+    [submit] = submitted(stack, "/v1/chat/completions", {"authorization": f"Bearer {KEY}", "x-api-key": KEY})
+    assert submit.generation.cache_namespace
+    assert KEY.encode() not in wire.encode(submit)
+
+
+def test_an_operator_may_let_all_keys_share() -> None:
+    with run_stack(prompt_cache_shared=True) as stack:
+        assert namespace(stack, {"authorization": f"Bearer {KEY}"}) == ""
