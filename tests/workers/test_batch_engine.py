@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,80 +11,16 @@ from tokenizers.pre_tokenizers import ByteLevel
 from shared.protocol import Delta, FinishReason, Grammar
 from tests.jobs import job
 from tests.marks import quick_and_slow
-from tests.tiny_model import SPECIAL, make_tiny_model
+from tests.tiny_model import SPECIAL
+from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play, text
 from workers.calls import Calling
-from workers.engine.batch_engine import BatchEngine, EngineLimits
-from workers.engine.caches import is_plain, nbytes, new_cache
+from workers.engine.batch_engine import BatchEngine
 from workers.engine.load import vocabulary_size_of
-from workers.engine.prefill import PASSED
-from workers.engine.rows import TokenRules
 from workers.engine.seam import Job
 from workers.families import PLAIN
 from workers.grammar import Compiled, Grammars, grammars_for
-from workers.loader import LoadedModel, inspect, load
+from workers.loader import LoadedModel
 from workers.reasoning import Thinking
-from workers.vocabulary import token_bytes
-
-MakeEngine = Callable[..., BatchEngine]
-
-
-@pytest.fixture(scope="session", params=["llama", "sliding", "recurrent"])
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = make_tiny_model(tmp_path_factory.mktemp(request.param) / "model", kind=request.param)
-    return load(folder, inspect(folder), lambda phase, done, total: None)
-
-
-@pytest.fixture(params=quick_and_slow((False,), (True,)), ids=lambda ahead: "ahead" if ahead else "in turn")
-def make_engine(loaded: LoadedModel, request: pytest.FixtureRequest) -> MakeEngine:
-    """Of engines that launch their passes as on a CPU, or as on an accelerator."""
-    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
-
-    def make(*, launches_ahead: bool = request.param, **limits: Any) -> BatchEngine:
-        return BatchEngine(
-            loaded.model,
-            rules,
-            vocabulary_size_of(loaded),
-            EngineLimits(**limits),
-            launches_ahead=launches_ahead,
-        )
-
-    return make
-
-
-@pytest.fixture
-def unread(loaded: LoadedModel) -> int:
-    """Tokens that are left of a prompt for the pass that gives the first token."""
-    return 0 if is_plain(new_cache(loaded.model)) else 1
-
-
-def play(
-    engine: BatchEngine, jobs: Iterable[Job], steps_between: int = 0
-) -> dict[tuple[str, int], list[Delta]]:
-    """Adds the jobs, with steps between them, and runs to the end; the deltas by request and choice."""
-    deltas: dict[tuple[str, int], list[Delta]] = {}
-
-    def step() -> None:
-        for output in engine.step():
-            deltas.setdefault((output.delta.request_id, output.delta.choice), []).append(output.delta)
-
-    for each in jobs:
-        engine.add(each)
-        for _ in range(steps_between):
-            step()
-    for _ in range(2000):
-        if not engine.active:
-            return deltas
-        step()
-    raise AssertionError("the engine does not come to an end")
-
-
-def ids(deltas: list[Delta]) -> list[int]:
-    return [id for delta in deltas for id in delta.ids]
-
-
-def text(deltas: list[Delta]) -> str:
-    return "".join(delta.text for delta in deltas)
-
 
 PROMPTS = [[20, 30, 40], [50] * 17, [9, 8, 7, 6, 5, 4, 3, 2], list(range(10, 90))]
 OPTIONS: list[dict[str, Any]] = [
@@ -395,135 +330,18 @@ def test_a_prompt_of_one_token_is_read(make_engine: MakeEngine) -> None:
     assert len(ids(play(make_engine(), [job("a", [5], max_tokens=3, ignore_eos=True)])["a", 0])) == 3
 
 
-# ---------------------------------------------------------------- what is read once
-
-LONG = [(7 * i) % 250 + 3 for i in range(120)]
-
-
-def cached_tokens(deltas: list[Delta]) -> int:
-    assert deltas[0].start is not None
-    return deltas[0].start.cached_tokens
-
-
-def test_a_prompt_that_was_read_before_gives_the_same_and_is_not_read_again(make_engine: MakeEngine) -> None:
-    engine = make_engine()
-    first = play(engine, [job("a", LONG, temperature=0.0)])["a", 0]
-    read = engine.report["tokens_read"]
-    again = play(engine, [job("b", LONG, temperature=0.0)])["b", 0]
-    assert ids(again) == ids(first)
-    assert (cached_tokens(first), cached_tokens(again)) == (0, len(LONG) - 1)
-    assert engine.report["tokens_read"] == read
-
-
-def test_an_engine_at_rest_gives_freed_memory_back_and_keeps_its_prompts(
+def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[bool] = []
-    monkeypatch.setattr("workers.engine.batch_engine.give_back_freed_memory", lambda: given.append(True))
-    engine = make_engine()
-    first = play(engine, [job("a", LONG)])["a", 0]
-    engine.rest()
-    again = play(engine, [job("b", LONG)])["b", 0]
-    assert given == [True]
-    assert ids(again) == ids(first) and cached_tokens(again) > 0
-
-
-def test_a_prompt_that_was_looked_up_in_vain_is_looked_up_again_when_another_reads_its_beginning(
-    make_engine: MakeEngine,
-) -> None:
-    engine = make_engine(chunk=64)
-    engine.add(job("first", [3] * 40, max_tokens=30, ignore_eos=True))
-    engine.add(job("long", [*LONG, *([5] * 300)], max_tokens=2, ignore_eos=True))
-    engine.step()  # there is no room for it in the pass of the first
-    deltas = play(engine, [job("short", [*LONG, 6, 6, 6], max_tokens=2, ignore_eos=True)])
-    assert cached_tokens(deltas["long", 0]) == len(LONG)
-
-
-def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: MakeEngine) -> None:
-    engine = make_engine()
-    answer = ids(play(engine, [job("a", LONG, temperature=0.0, ignore_eos=True)])["a", 0])
-    play(engine, [job("other", [5, 6, 7])])  # a step more, in which the ended row is let go
-    turn = job("b", [*LONG, *answer, 40, 41, 42], temperature=0.0)
-    warm, cold = play(engine, [turn])["b", 0], play(make_engine(), [turn])["b", 0]
-    assert ids(warm) == ids(cold)
-    assert cached_tokens(warm) >= len(LONG) + len(answer) - 1
-
-
-@pytest.mark.parametrize("chunk", [16, 512])
-def test_another_chat_goes_on_behind_what_led_the_first(make_engine: MakeEngine, chunk: int) -> None:
-    """Also where a cache is right only as a whole, as it was kept there."""
-    engine, system = make_engine(chunk=chunk), [(7 * i) % 200 + 20 for i in range(100)]
-    play(engine, [job("first", [*system, 5, 6, 7], boundaries=[100], temperature=0.0)])
-    other = job("other", [*system, 8, 9], boundaries=[100], temperature=0.0)
-    warm, cold = play(engine, [other])["other", 0], play(make_engine(), [other])["other", 0]
-    assert ids(warm) == ids(cold)
-    assert cached_tokens(warm) == 100
-
-
-def test_prompts_that_arrive_together_read_their_common_beginning_once(
-    make_engine: MakeEngine, unread: int
-) -> None:
-    jobs = [job(str(i), [*LONG, 10 + i, 20 + i], temperature=0.0, max_tokens=4) for i in range(6)]
-    engine = make_engine()
-    together = play(engine, jobs)
-    assert engine.report["tokens_read"] == len(LONG) + 6 * (2 - unread)
-    for each in jobs:
-        assert ids(together[each.request_id, 0]) == ids(play(make_engine(), [each])[each.request_id, 0])
-
-
-def test_n_choices_read_the_prompt_once(make_engine: MakeEngine, unread: int) -> None:
-    engine = make_engine()
-    play(engine, [job("a", LONG, n=4, max_tokens=2)])
-    assert engine.report["tokens_read"] == len(LONG) - unread
-
-
-def test_a_retry_of_a_prompt_cancelled_half_way_goes_on_there(make_engine: MakeEngine) -> None:
-    engine = make_engine(chunk=16)
-    engine.add(job("a", LONG))
-    for _ in range(3):
+    engine, compared = make_engine(rows=8, chunk=64), Mock(return_value=0)
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
         engine.step()
-    engine.cancel("a")
-    assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 48
-
-
-def test_another_namespace_finds_nothing(make_engine: MakeEngine) -> None:
-    engine = make_engine()
-    play(engine, [job("a", LONG, namespace="one")])
-    assert cached_tokens(play(engine, [job("b", LONG, namespace="two")])["b", 0]) == 0
-    assert cached_tokens(play(engine, [job("c", LONG, namespace="one")])["c", 0]) > 0
-
-
-def test_prompts_of_two_namespaces_that_arrive_together_share_nothing(
-    make_engine: MakeEngine, unread: int
-) -> None:
-    engine = make_engine()
-    play(engine, [job("a", LONG, namespace="one"), job("b", LONG, namespace="two")])
-    assert engine.report["tokens_read"] == 2 * (len(LONG) - unread)
-
-
-def test_the_cache_stays_within_its_bytes(make_engine: MakeEngine) -> None:
-    engine = make_engine(cache_bytes=100_000)
-    for i in range(12):
-        play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
-    assert 0 < int(engine.report["cache_bytes"]) <= 100_000
-
-
-def test_without_a_budget_nothing_is_kept(make_engine: MakeEngine) -> None:
-    engine = make_engine(cache_bytes=0)
-    play(engine, [job("a", LONG)])
-    assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 0
-
-
-# ---------------------------------------------------------------- when memory is short
-
-
-def most_rows(engine: BatchEngine, tokens: int) -> int:
-    """So many of a prompt of so many tokens fit when nobody else is there."""
-    return engine.budget.rows(tokens, engine.rows_at_most)
-
-
-def bytes_of(engine: BatchEngine, tokens: int) -> int:
-    return engine.budget.cost.bytes(tokens)
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3, i] * 20))
+    monkeypatch.setattr("workers.engine.prefill.common_prefix", compared)
+    engine.step()
+    assert 0 < compared.call_count <= 8 * 300
 
 
 def test_the_report_tells_what_the_rows_of_each_request_do(make_engine: MakeEngine) -> None:
@@ -546,152 +364,6 @@ def test_the_report_tells_what_the_rows_of_each_request_do(make_engine: MakeEngi
     assert told() == ("decode", 3, 0, 2)
 
 
-@pytest.mark.slow
-def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
-    make_engine: MakeEngine,
-) -> None:
-    limit = bytes_of(make_engine(), 400)
-    jobs = [
-        job(str(i), LONG[: 10 * i + 10], max_tokens=200, temperature=0.9, seed=i, ignore_eos=True)
-        for i in range(5)
-    ]
-    engine = make_engine(kv_bytes=limit)
-    together = play(engine, jobs)
-    for each in jobs:
-        alone = play(make_engine(), [each])[each.request_id, 0]
-        assert ids(together[each.request_id, 0]) == ids(alone)
-        assert together[each.request_id, 0][-1].finish == alone[-1].finish
-
-
-def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(make_engine: MakeEngine) -> None:
-    """What it has read itself does not stand in its way, nor do others that are read half-way."""
-    engine = make_engine()
-    size = bytes_of(engine, 300)
-    alone = play(make_engine(chunk=16), [job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True)])
-    tight = make_engine(chunk=16, kv_bytes=size, cache_bytes=size)
-    jobs = [
-        job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True),
-        job("other", list(range(239, 2, -1)), max_tokens=3, ignore_eos=True),
-    ]
-    deltas = play(tight, jobs, steps_between=3)
-    assert ids(deltas["long", 0]) == ids(alone["long", 0])
-    assert len(ids(deltas["other", 0])) == 3
-
-
-@pytest.mark.parametrize("rows", quick_and_slow((7,), (4,)))
-def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: int) -> None:
-    """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
-    size = make_engine().budget.cost.bytes(512, rows)
-    engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
-    most = 0
-    for i in range(10):
-        length, more = 12 * i % 90 + 20, 90 + 31 * i % 160
-        engine.add(job(str(i), LONG[:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True))
-    while engine.active:
-        engine.step()
-        report = engine.report
-        most = max(most, int(report["kv_bytes"]))
-        assert int(report["kv_bytes"]) + int(report["cache_bytes"]) <= size
-    assert most > size // 2
-
-
-@pytest.mark.parametrize("length", quick_and_slow((20,), (300,)))
-def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int) -> None:
-    size = make_engine().budget.cost.bytes(length + 400, 3)
-    engine = make_engine(kv_bytes=size, cache_bytes=size)
-    engine.add(job("a", (LONG * 3)[:length], n=16, max_tokens=5, ignore_eos=True))
-    ended = 0
-    while engine.active:
-        ended += sum(output.delta.finish is not None for output in engine.step())
-        assert int(engine.report["kv_bytes"]) + int(engine.report["cache_bytes"]) <= size
-    assert ended == 16
-
-
-def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes behind each pass over the rests of prompts, before these are kept and their rows seated."""
-    held, read_rest = list[int](), engine._read_rest
-
-    def measured(readings: Any) -> Any:
-        kept = int(engine.report["cache_bytes"])
-        read = read_rest(readings)
-        held.append(engine._held - sum(r.bytes for r in readings) + nbytes(read[0]) + kept)
-        return read
-
-    monkeypatch.setattr(engine, "_read_rest", measured)
-    return held
-
-
-def test_nor_by_a_kept_beginning_beside_an_unread_prompt(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Read together they are as wide as both."""
-    size = make_engine().budget.cost.bytes(900, 2)
-    engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=400)
-    beginning, unread = (LONG * 4)[:400], [50] * 380
-    play(engine, [job("kept", beginning, max_tokens=1)])
-    held = held_while_reading(engine, monkeypatch)
-    play(engine, [job("on", [*beginning, 5]), job("new", unread)])
-    assert max(held) <= size
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", [3, 9])
-def test_nor_while_prompts_are_read(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
-    """What the rows hold in reserve, and those that have ended, is given back before."""
-    size = make_engine().budget.cost.bytes(512, rows)
-    engine = make_engine(kv_bytes=size, cache_bytes=0, chunk=64)
-    held = held_while_reading(engine, monkeypatch)
-    for i in range(12):
-        length, more = 37 * i % 200 + 20, 60 + 31 * i % 160
-        engine.add(
-            job(str(i), [*LONG, *LONG][:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True)
-        )
-        for _ in range(15):
-            engine.step()
-    while engine.active:
-        engine.step()
-    assert max(held) <= size
-
-
-def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:
-    engine = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 4), chunk=64)
-    play(engine, [job("kept", LONG, max_tokens=2)])
-    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
-    for _ in range(4):
-        engine.step()
-    kept = engine.report["cache_entries"]
-    engine.add(job("large", [5] * 400, n=most_rows(engine, 400), max_tokens=100, ignore_eos=True))
-    for _ in range(9):
-        engine.step()
-    assert kept == engine.report["cache_entries"] == 1
-
-
-@pytest.mark.parametrize("short_of", quick_and_slow(("memory",), ("rows",)))
-def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
-    make_engine: MakeEngine, short_of: str
-) -> None:
-    """Small requests come without end, two or more run all the time; the large one needs nearly all there is."""
-    kv_bytes = make_engine().budget.cost.bytes(512, 5) if short_of == "memory" else 1 << 40
-    engine = make_engine(rows=6 if short_of == "rows" else 32, kv_bytes=kv_bytes)
-    first, step, began = dict[str, int](), 0, 10
-    while "large" not in first:
-        step += 1
-        assert step < began + PASSED + 100
-        if step == began:
-            n = min(6, most_rows(engine, 20))
-            engine.add(job("large", [7] * 20, n=n, max_tokens=400, ignore_eos=True))
-        if step % 8 == 1:
-            engine.add(job(f"small {step}", [step % 200 + 3] * 200, max_tokens=30, ignore_eos=True))
-        for output in engine.step():
-            first.setdefault(output.delta.request_id, step)
-    small = [at for name, at in first.items() if name.startswith("small")]
-    assert any(began + 5 < at for at in small)
-    assert first["large"] > began + PASSED
-    assert not any(began + PASSED + 3 < at < first["large"] for at in small)
-
-
 def test_the_report_looks_at_no_cache(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked for by another thread, and caches change under a step."""
     engine = make_engine(chunk=16)
@@ -699,87 +371,3 @@ def test_the_report_looks_at_no_cache(make_engine: MakeEngine, monkeypatch: pyte
     engine.step()
     monkeypatch.setattr("workers.engine.prefill.nbytes", None)
     assert int(engine.report["kv_bytes"]) > 0
-
-
-def count_looks(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
-    has_room = engine._has_room
-
-    def counted(reading: Any, *besides: Any) -> bool:
-        asked.append(1)
-        return has_room(reading, *besides)
-
-    monkeypatch.setattr(engine, "_has_room", counted)
-
-
-def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, asked = make_engine(rows=2), list[int]()
-    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
-    for _ in range(4):
-        engine.step()
-    for i in range(300):
-        engine.add(job(str(i), [i % 200 + 3] * 20))
-    count_looks(engine, monkeypatch, asked)
-    engine.step()
-    assert len(asked) == 1
-    assert engine.report["waiting"] == 299
-
-
-def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, asked = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 3), cache_bytes=0), list[int]()
-    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
-    for _ in range(4):
-        engine.step()
-    for i in range(300):
-        engine.add(job(str(i), [i % 200 + 3] * 20, n=most_rows(engine, 20), max_tokens=100, ignore_eos=True))
-    count_looks(engine, monkeypatch, asked)
-    engine.step()
-    assert len(asked) == 1
-    assert engine.report["waiting"] == 300 * most_rows(engine, 20)
-
-
-def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, compared = make_engine(rows=8, chunk=64), Mock(return_value=0)
-    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
-    for _ in range(4):
-        engine.step()
-    for i in range(300):
-        engine.add(job(str(i), [i % 200 + 3, i] * 20))
-    monkeypatch.setattr("workers.engine.prefill.common_prefix", compared)
-    engine.step()
-    assert 0 < compared.call_count <= 8 * 300
-
-
-def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:
-    """A recurrent state larger than the memory costs the same whatever its length: up to a billion tokens."""
-    assert make_engine(kv_bytes=100).budget.longest_sequence == 0
-
-
-def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:
-    size = make_engine().budget.cost.bytes(700, chunk=512)
-    engine = make_engine(kv_bytes=size)
-    longest = min(engine.budget.longest_sequence, 500)
-    assert longest > 300
-    engine.add(job("a", [5] * (longest - 30), max_tokens=30, ignore_eos=True))
-    while engine.active:
-        engine.step()
-        assert int(engine.report["kv_bytes"]) <= size
-
-
-def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
-    engine = make_engine(kv_bytes=bytes_of(make_engine(), 700))
-    for i in range(4):
-        play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
-    kept = engine.report["cache_entries"]
-    play(engine, [job(f"long{i}", [9, i, *LONG], max_tokens=150, ignore_eos=True) for i in range(2)])
-    assert int(kept) > 0
-    assert int(engine.report["cache_bytes"]) <= bytes_of(engine, 700)
-
-
-def test_a_request_alone_is_served_even_if_it_seems_too_large(make_engine: MakeEngine) -> None:
-    assert len(ids(play(make_engine(kv_bytes=1), [job("a", max_tokens=9, ignore_eos=True)])["a", 0])) == 9

@@ -12,8 +12,8 @@ from tests.golden.test_calls import GOLDEN, family
 from tests.jobs import job
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
+from tests.workers.engines import ids, play, text
 from tests.workers.schemas import DIGIT, record
-from tests.workers.test_batch_engine import ids, play, text
 from workers.calls import Calling
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.load import vocabulary_size_of

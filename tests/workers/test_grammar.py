@@ -10,8 +10,8 @@ from shared.errors import InvalidRequest
 from shared.protocol import Delta, FinishReason, Grammar
 from tests.jobs import job
 from tests.tiny_model import make_tiny_llama
+from tests.workers.engines import ids, play, text
 from tests.workers.schemas import SCHEMAS, WORD, record
-from tests.workers.test_batch_engine import ids, play, text
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.load import vocabulary_size_of
 from workers.engine.rows import TokenRules

@@ -22,7 +22,7 @@ from shared.protocol import (
 from shared.settings import Settings
 from tests.jobs import run
 from tests.tiny_model import make_tiny_llama
-from tests.workers.test_batch_engine import play
+from tests.workers.engines import play
 from workers.engine.load import serve_model
 from workers.engine.seam import Served
 from workers.families import dialect_of

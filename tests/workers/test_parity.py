@@ -10,7 +10,7 @@ import pytest
 from shared.protocol import Delta
 from tests.exactness import exact
 from tests.jobs import job
-from tests.workers.test_batch_engine import MakeEngine, ids, play
+from tests.workers.engines import MakeEngine, ids, play
 from tests.workers.test_embedded import folder  # noqa: F401
 from tests.workers.test_embedded import pytestmark as where_it_is
 from workers.engine.batch_engine import BatchEngine, EngineLimits

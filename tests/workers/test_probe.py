@@ -11,7 +11,7 @@ import pytest
 from shared.settings import Settings
 from tests.jobs import job
 from tests.tiny_model import Kind, make_tiny_model
-from tests.workers.test_batch_engine import ids, play
+from tests.workers.engines import ids, play
 from workers.engine.batch_engine import BatchEngine
 from workers.engine.caches import Cache, new_cache
 from workers.engine.load import serve_model

@@ -10,7 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from shared.protocol import FinishReason, Start
 from tests.jobs import job
 from tests.tiny_model import make_tiny_llama
-from tests.workers.test_batch_engine import play
+from tests.workers.engines import play
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.load import vocabulary_size_of
 from workers.engine.rows import TokenRules

@@ -12,9 +12,8 @@ One step, to be recited:
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -28,25 +27,23 @@ from workers.engine.caches import (
     Place,
     can_merge,
     can_pad,
-    cut_out,
-    extract,
     feed,
     feed_one,
-    fork,
     is_plain,
     merge,
     new_cache,
     places,
-    set_out,
 )
 from workers.engine.device import has_accelerator
 from workers.engine.ends import read_to_ends
+from workers.engine.keeping import Keeping
 from workers.engine.memory import measure_cost
 from workers.engine.pace import Pace
-from workers.engine.prefill import PASSED, Reading, Waiting, width_of
+from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.probe import shows_ends
 from workers.engine.rate import Rate
+from workers.engine.room import Room
 from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
@@ -57,7 +54,6 @@ HOLD = 15  # gaps that rows wait with their first token for prompts to be read b
 # Chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them. A prompt of more
 # is long: nobody waits for it.
 ABREAST = 3
-WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it is copied for every request
 
 
 @dataclass(frozen=True)
@@ -95,8 +91,12 @@ class BatchEngine:
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes), plain=self._plain)
         self._caches = caches_for(self._plain) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
-        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keep_ended)
+        self._keeping = Keeping(self._prefixes, plain=self._plain, batches=self._batches)
+        self._batch = Batch(
+            lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keeping.ended
+        )
         self._waiting = Waiting()
+        self._room = Room(self.budget, self._batch, self._waiting, self._prefixes, self._keeping)
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._decode = self._decode_ahead if ahead else self._decode_in_turn
         self._flights: list[Flight] = []  # to land, the oldest first
@@ -137,11 +137,6 @@ class BatchEngine:
             "active_bytes": mx.get_active_memory(),
             "peak_bytes": mx.get_peak_memory(),
         }
-
-    @property
-    def _held(self) -> int:
-        """Bytes of the rows, their reserve included, and of the prompts that are read half-way."""
-        return self._batch.nbytes + self._waiting.bytes
 
     @property
     def _phase(self) -> str:
@@ -197,8 +192,8 @@ class BatchEngine:
             outputs += landed
             if landed and decoding:
                 self._pace.decoded(time.perf_counter() - began)
-        self._held_last = self._held
-        self._prefixes.shrink(max(0, self.budget.size - self._held_last))
+        self._held_last = self._room.held
+        self._room.cap_kept()
         return outputs
 
     @property
@@ -263,33 +258,33 @@ class BatchEngine:
     def _read(self) -> bool:
         """At most one pass: a chunk of one prompt, or the rest of several. Whether there was one."""
         for dropped in self._waiting.drop_ended():
-            self._keep_prompt(dropped)
+            self._keeping.half_read(dropped)
         self._batch.drop_done()  # what they hold is not counted below
-        room = self._rows_at_most - len(self._batch)
-        order = self._fitting(self._waiting.in_order(self._steps), room)
+        seats = self._rows_at_most - len(self._batch)
+        order = self._fitting(self._waiting.in_order(self._steps), seats)
         if not order or self._waits_for_more(order):
             return False
         first = order[0]
-        self._look_up(first)
+        self._keeping.look_up(first)
         self._waiting.lead(first)
         budget = self._pace.budget(beside_decode=self._decoding > 0)
         if first.stop - first.done > budget or first.stops or (first.scores and first.left):
             self._caches.give_back()
             self._read_on(first, min(budget, first.stop - first.done))
         else:
-            together = self._together(order, room, budget if self._decoding else ABREAST * budget)
+            together = self._together(order, seats, budget if self._decoding else ABREAST * budget)
             self._caches.give_back()
             self._read_out(together)
         return True
 
-    def _fitting(self, order: list[Reading], room: int) -> list[Reading]:
+    def _fitting(self, order: list[Reading], seats: int) -> list[Reading]:
         """From the first that fits on; see rule 4 of ``prefill``."""
-        if not room:
+        if not seats:
             return []
         refused: Reading | None = None
         for place, reading in enumerate(order):
             if refused is None or reading.may_fit_before(refused):
-                if len(reading.rows) <= room and self._has_room(reading):
+                if len(reading.rows) <= seats and self._room.for_reading(reading):
                     return order[place:]
                 refused = reading
             if self._steps - reading.since >= PASSED:
@@ -302,18 +297,7 @@ class BatchEngine:
         oldest = self._steps - min(reading.since for reading in order)
         return self._pace.waits_for_more(self._decoding, len(order), oldest)
 
-    def _look_up(self, reading: Reading) -> None:
-        if reading.looked_up:
-            return
-        reading.looked_up = True
-        hit = None if reading.scores else self._prefixes.find(reading.namespace, reading.read)
-        if hit:
-            reading.advance(hit.cache, hit.length)
-            reading.kept = hit.length
-            for row in reading.rows:
-                row.cached_tokens = min(hit.length, len(row.job.prompt))
-
-    def _together(self, order: list[Reading], room: int, budget: int) -> list[Reading]:
+    def _together(self, order: list[Reading], seats: int, budget: int) -> list[Reading]:
         """The readings whose rest fits into one pass, padded to one width. What refuses most costs least."""
 
         def rest(reading: Reading) -> int:
@@ -327,22 +311,22 @@ class BatchEngine:
             return wider * (len(chosen) + 1) <= budget and (self._pads or rest(reading) == width)
 
         for reading in order[1:] if self._batches else ():
-            if rows == room or width * (len(chosen) + 1) > budget:
+            if rows == seats or width * (len(chosen) + 1) > budget:
                 break
             # One before it in this loop may block it.
             if (
                 reading.blocked
-                or rows + len(reading.rows) > room
+                or rows + len(reading.rows) > seats
                 or (reading.looked_up and not in_pass(reading))
             ):
                 continue
             if refused and not reading.may_fit_before(refused):
                 continue
-            if not self._has_room(reading, chosen):
+            if not self._room.for_reading(reading, chosen):
                 refused = reading
                 continue
-            self._look_up(reading)
-            if not in_pass(reading) or not self._has_room(reading, chosen):
+            self._keeping.look_up(reading)
+            if not in_pass(reading) or not self._room.for_reading(reading, chosen):
                 continue
             self._waiting.lead(reading)
             if reading.stops or (reading.scores and reading.left):
@@ -360,7 +344,7 @@ class BatchEngine:
         reading.advance(cache, size)
         self._tokens_read += size
         if stops and reading.done == stop:
-            self._keep_prompt(reading)
+            self._keeping.half_read(reading)
         if reading.done == reading.pause:
             reading.pause = None
 
@@ -411,17 +395,8 @@ class BatchEngine:
                 else:
                     feed(self._model, cache, rest)
         for reading, ids, place in zip(readings, rest, where, strict=True):
-            if len(ids) >= WORTH_KEEPING or not self._batches:  # a shorter one is soon kept with its answer
-                self._keep(
-                    reading.namespace, reading.ids[: place.length], partial(self._cut_out, cache, place)
-                )
+            self._keeping.read_out(reading, cache, place, len(ids))
         return cache, where, logits
-
-    def _cut_out(self, cache: Cache, place: Place, start: int) -> Cache:
-        """A row's, of its tokens from ``start`` on if it is plain."""
-        if self._plain:
-            return cut_out(cache, Place(place.row, place.start + start, place.length - start))
-        return extract(cache, place.row) if self._batches else fork(cache)
 
     def _seat(
         self, readings: list[Reading], cache: Cache, where: list[Place], logits: mx.array | None
@@ -445,82 +420,16 @@ class BatchEngine:
 
     # ------------------------------------------------------------ memory
 
-    def _has_room(self, reading: Reading, besides: Sequence[Reading] = ()) -> bool:
-        """Whether it, and ``besides`` it others, can be read and seated beside all rows; the kept prompts give way.
-
-        One always fits: when nobody decodes, what others have read half-way gives way too.
-        """
-        together = [*besides, reading]
-        rows = len(self._batch) + sum(len(each.rows) for each in together)
-        longest = max(self._batch.longest, *(len(each.ids) for each in together))
-        if self._fits(rows, longest, together):
-            return True
-        if rows > len(reading.rows):
-            return False
-        self._squeeze(rows, longest, together)
-        return True
-
-    def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
-        """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
-        free = self.budget.size - self._waiting.bytes + sum(each.bytes for each in reading)
-        width = width_of(reading)
-        decoding = len(self._batch), self._batch.longest
-        needed_when = partial(self.budget.needed, decoding, (rows, longest), len(reading), width)
-        needed = needed_when(tight=False)
-        if tight := needed > free:
-            needed = needed_when(tight=True)
-        if needed > free:
-            return False
-        self._caches.tight = tight
-        self._prefixes.shrink(free - needed)
-        return True
-
-    def _squeeze(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> None:
-        """For the one that always fits: the half-read give way, and if need be all that is kept."""
-        for other in self._waiting.half_read():
-            if other not in reading:
-                self._keep_prompt(other)
-                other.restart()
-        if not self._fits(rows, longest, reading):
-            self._caches.tight = True
-            self._prefixes.shrink(0)
-
     def _make_room(self) -> list[Output]:
         """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
         outputs: list[Output] = []
-        while len(self._batch) and not self._fits(len(self._batch), self._batch.longest):
-            if len(self._batch) == 1:
-                self._squeeze(1, self._batch.longest)
-                break
+        while len(self._batch) and not self._room.for_rows():
             if self._flights:
                 outputs += self._land_all()
                 continue  # some may have ended
             row = self._batch.evict_youngest()
             self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
         return outputs
-
-    # ------------------------------------------------------------ keeping
-
-    def _keep_prompt(self, reading: Reading) -> None:
-        """What a reading has read, also of one that was cancelled half-way, so that a retry goes on there."""
-        if reading.cache is not None:
-            reading.kept = reading.done
-            cache, place = reading.cache, Place(0, 0, reading.done)
-            cut = partial(self._cut_out, cache, place) if self._plain else lambda start: fork(cache)
-            self._keep(reading.namespace, reading.ids[: reading.done], cut)
-
-    def _keep_ended(self, seat: Seat, cache: Callable[[int], Cache]) -> None:
-        """The prompt and the answer: what the conversation's next turn begins with."""
-        self._keep(seat.row.job.generation.cache_namespace, seat.fed, cache)
-
-    def _keep(self, namespace: str, ids: list[int], cache: Callable[[int], Cache]) -> None:
-        """``cache`` from a token on, or all of it, is made only if it is missing."""
-        start = self._prefixes.missing(namespace, ids)
-        if start is None:
-            return
-        own = cache(start)
-        set_out(own)
-        self._prefixes.keep(namespace, ids, own)
 
     # ------------------------------------------------------------ landing
 

@@ -1,0 +1,44 @@
+"""The engine on tiny random models of each kind of cache."""
+
+from typing import Any
+
+import pytest
+
+from tests.marks import quick_and_slow
+from tests.tiny_model import make_tiny_model
+from tests.workers.engines import MakeEngine
+from workers.engine.batch_engine import BatchEngine, EngineLimits
+from workers.engine.caches import is_plain, new_cache
+from workers.engine.load import vocabulary_size_of
+from workers.engine.rows import TokenRules
+from workers.loader import LoadedModel, inspect, load
+from workers.vocabulary import token_bytes
+
+
+@pytest.fixture(scope="session", params=["llama", "sliding", "recurrent"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = make_tiny_model(tmp_path_factory.mktemp(request.param) / "model", kind=request.param)
+    return load(folder, inspect(folder), lambda phase, done, total: None)
+
+
+@pytest.fixture(params=quick_and_slow((False,), (True,)), ids=lambda ahead: "ahead" if ahead else "in turn")
+def make_engine(loaded: LoadedModel, request: pytest.FixtureRequest) -> MakeEngine:
+    """Of engines that launch their passes as on a CPU, or as on an accelerator."""
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+
+    def make(*, launches_ahead: bool = request.param, **limits: Any) -> BatchEngine:
+        return BatchEngine(
+            loaded.model,
+            rules,
+            vocabulary_size_of(loaded),
+            EngineLimits(**limits),
+            launches_ahead=launches_ahead,
+        )
+
+    return make
+
+
+@pytest.fixture
+def unread(loaded: LoadedModel) -> int:
+    """Tokens that are left of a prompt for the pass that gives the first token."""
+    return 0 if is_plain(new_cache(loaded.model)) else 1

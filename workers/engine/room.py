@@ -1,0 +1,83 @@
+"""Room in memory for keys and values: who may join the rows that decode, and what gives way; see ``memory``.
+
+It owns nothing: it looks at the rows and the prompts, and tells the caches and the prefix cache to give way.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from workers.engine.batch import Batch
+from workers.engine.budget import Budget
+from workers.engine.keeping import Keeping
+from workers.engine.prefill import Reading, Waiting, width_of
+from workers.engine.prefix_cache import PrefixCache
+
+
+class Room:
+    def __init__(
+        self, budget: Budget, batch: Batch, waiting: Waiting, prefixes: PrefixCache, keeping: Keeping
+    ) -> None:
+        self._budget = budget
+        self._batch = batch
+        self._waiting = waiting
+        self._prefixes = prefixes
+        self._keeping = keeping
+
+    @property
+    def held(self) -> int:
+        """Bytes of the rows, their reserve included, and of the prompts that are read half-way."""
+        return self._batch.nbytes + self._waiting.bytes
+
+    def for_reading(self, reading: Reading, besides: Sequence[Reading] = ()) -> bool:
+        """Whether it, and ``besides`` it others, can be read and seated beside all rows; the kept prompts give way.
+
+        One always fits: when nobody decodes, what others have read half-way gives way too.
+        """
+        together = [*besides, reading]
+        rows = len(self._batch) + sum(len(each.rows) for each in together)
+        longest = max(self._batch.longest, *(len(each.ids) for each in together))
+        if self._fits(rows, longest, together):
+            return True
+        if rows > len(reading.rows):
+            return False
+        self._squeeze(rows, longest, together)
+        return True
+
+    def for_rows(self) -> bool:
+        """Whether those that decode can have their next pass; the last one always can."""
+        rows, longest = len(self._batch), self._batch.longest
+        if self._fits(rows, longest):
+            return True
+        if rows > 1:
+            return False
+        self._squeeze(rows, longest)
+        return True
+
+    def cap_kept(self) -> None:
+        """Kept prompts may have what nobody else holds."""
+        self._prefixes.shrink(max(0, self._budget.size - self.held))
+
+    def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
+        """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
+        free = self._budget.size - self._waiting.bytes + sum(each.bytes for each in reading)
+        width = width_of(reading)
+        decoding = len(self._batch), self._batch.longest
+        needed_when = partial(self._budget.needed, decoding, (rows, longest), len(reading), width)
+        needed = needed_when(tight=False)
+        if tight := needed > free:
+            needed = needed_when(tight=True)
+        if needed > free:
+            return False
+        self._budget.caches.tight = tight
+        self._prefixes.shrink(free - needed)
+        return True
+
+    def _squeeze(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> None:
+        """For the one that always fits: the half-read give way, and if need be all that is kept."""
+        for other in self._waiting.half_read():
+            if other not in reading:
+                self._keeping.half_read(other)
+                other.restart()
+        if not self._fits(rows, longest, reading):
+            self._budget.caches.tight = True
+            self._prefixes.shrink(0)
