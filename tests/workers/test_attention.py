@@ -13,6 +13,7 @@ from workers.engine import attention as module
 from workers.engine.attention import WORTH_HALVES, attention
 from workers.engine.key_blocks import in_blocks
 from workers.engine.runs import Run
+from workers.engine.shelf import Shown
 
 Mask = Callable[[int, int, int], mx.array | str | None]
 
@@ -86,7 +87,7 @@ def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str
         made = mx.where(made, mx.arange(70) * slope * -0.01, -1e30)
     beyond = mx.array([64, 64, 128, 64, 64])[:, None, None, None]
     keys, values = (mx.where(mx.arange(each.shape[2])[:, None] >= beyond, mx.nan, each) for each in (k, v))
-    cache = SimpleNamespace(runs=runs, in_blocks=(mx.contiguous(in_blocks(keys)), values))
+    cache = SimpleNamespace(in_blocks=[Shown(0, mx.contiguous(in_blocks(keys)), values, runs)])
     together = attention(queries, keys, values[:, :, :70], cache, 0.125, made)
     for row, length in enumerate(lengths):
         one, there = slice(row, row + 1), slice(length)

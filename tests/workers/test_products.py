@@ -11,6 +11,7 @@ from workers.engine.attention import SPAN, attention
 from workers.engine.key_blocks import BLOCK, in_blocks, out_of_blocks
 from workers.engine.products import linear, rows_for
 from workers.engine.runs import runs_of
+from workers.engine.shelf import Shown
 
 # As in the embedded model: queries and what goes out of attention, keys and values, the MLP's way up and down.
 SHAPES = [(576, 576), (576, 192), (576, 1536), (1536, 576)]
@@ -57,7 +58,8 @@ def test_a_token_that_is_decoded_attends_as_one_that_is_read(lengths: list[int])
     last = mx.concatenate([queries[i : i + 1, :, n - 1 : n] for i, n in enumerate(lengths)])
     seen = mx.arange(longest)[None] < mx.array(lengths)[:, None]
     wider = mx.pad(values, [(0, 0), (0, 0), (0, -longest % BLOCK), (0, 0)])
-    cache = SimpleNamespace(in_blocks=(mx.contiguous(in_blocks(keys)), wider), runs=runs_of(lengths))
+    shown = Shown(0, mx.contiguous(in_blocks(keys)), wider, runs_of(lengths))
+    cache = SimpleNamespace(in_blocks=[shown])
     decoded = attention(last, keys, values, cache, 0.125, seen[:, None, None])
     for i, n in enumerate(lengths):
         row = slice(i, i + 1)

@@ -5,9 +5,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from workers.engine.decoding import Alone, Merged
 from workers.engine.last_made import LastMade, begin_pass
 from workers.engine.rotation import _theirs, rope
-from workers.engine.slots import Alone, Merged
 
 
 def random(*shape: int) -> mx.array:

@@ -1,7 +1,6 @@
 """Rows in slots: whoever joins, leaves or is moved, each row computes what it would compute alone."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,11 @@ from mlx_lm.models.cache import KVCache
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
+from workers.engine.decoding import Merged
 from workers.engine.rooms import Blocks, Tokens
 from workers.engine.runs import Run
-from workers.engine.slots import ROWS, TOKENS, Merged, Slots
+from workers.engine.shelf import ROWS, TOKENS, Shelf
+from workers.engine.slots import SHELVES, Slots, shelf_for
 from workers.loader import inspect, load
 
 
@@ -104,14 +105,56 @@ def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(slots: Slots, m
     assert layer.make_mask(1, return_array=True).all()
 
 
-def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(slots: Slots, model: Any) -> None:
+def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> None:
+    slots = Slots(in_blocks=False)  # all on one shelf
     slots.join(*read(model, [[5] * 20, [6] * 1000]))
+    [(_, shelf)] = slots.shelves
     for width in (21, 22):
         step(model, slots, [7, 7])
-        assert slots.layers[0].runs == [Run(slice(0, 1), width), Run(slice(1, 2), width + 980)]
+        assert shelf.runs == [Run(slice(0, 1), width), Run(slice(1, 2), width + 980)]
     slots.keep([0])
     step(model, slots, [7])
-    assert slots.layers[0].runs == [Run(slice(0, 1), 23)]
+    assert shelf.runs == [Run(slice(0, 1), 23)]
+
+
+def test_rows_of_unlike_length_are_on_shelves_of_their_own_and_beside_their_like(model: Any) -> None:
+    slots = Slots(in_blocks=True)
+    assert slots.join(*read(model, [[5] * 20, [6] * 1000])) == [0, 1]
+    assert slots.join(*read(model, [[7] * 700, [8] * 30])) == [0, 3, 1, 2]
+    assert [shelf.lengths for _, shelf in slots.shelves] == [[20, 30], [1000, 700]]
+    assert slots.keep([1, 2, 3]) == [1, 2, 3]
+    assert slots.keep([1, 2]) == [1, 2]
+    assert [shelf.lengths for _, shelf in slots.shelves] == [[1000, 700]]
+
+
+@pytest.mark.parametrize(
+    ("widths", "length", "at"),
+    [
+        ([], 5, 0),
+        ([5], 256, 0),
+        ([5], 600, 1),
+        ([300, 1000], 550, 1),
+        ([300, 1000], 500, 0),
+        ([2000], 999, 1),
+    ],
+)
+def test_a_row_goes_where_none_is_twice_as_long_or_as_short(widths: list[int], length: int, at: int) -> None:
+    assert shelf_for(widths, length, SHELVES) == at
+
+
+def test_when_there_are_no_more_shelves_it_goes_to_the_nearest() -> None:
+    assert shelf_for([100, 10_000], 1000, 2) == 0
+    assert shelf_for([100, 10_000], 3000, 2) == 1
+
+
+def test_a_long_row_costs_short_ones_neither_time_nor_memory(model: Any) -> None:
+    slots = Slots(in_blocks=True)
+    slots.join(*read(model, [[5] * 20 for _ in range(8)]))
+    step(model, slots, [7] * 8)
+    before, arrays = slots.nbytes, [layer.state[1] for layer in slots.layers]
+    slots.join(*read(model, [[6] * 2000]))
+    assert slots.nbytes - before == before // 8 * (2048 // TOKENS)
+    assert all(layer.state[1] is array for layer, array in zip(slots.layers, arrays, strict=True))
 
 
 @pytest.mark.parametrize("row", [0, 1])
@@ -172,16 +215,19 @@ def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
     assert mx.allclose(logits[1], alone(model, [*joined, 10]), atol=1e-4)
 
 
-def test_leaving_moves_no_row_but_the_last_ones(slots: Slots) -> None:
-    slots._lengths = [1] * 6
-    assert slots.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
-    assert slots.keep([0, 1, 2]) == [0, 1, 2]
+def test_leaving_moves_no_row_but_the_last_ones() -> None:
+    shelf = Shelf(0, in_blocks=True)
+    shelf.lengths = [1] * 6
+    assert shelf.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
+    assert shelf.keep([0, 1, 2]) == [0, 1, 2]
 
 
-def capacity(slots: Slots) -> Iterator[tuple[int, int]]:
-    for layer in slots.layers:
-        values = layer.state[1]
-        yield values.shape[0], values.shape[2]
+def capacity(slots: Slots) -> list[tuple[int, int]]:
+    """Rows and tokens of each shelf, in all layers."""
+    [held] = {
+        tuple((values.shape[0], values.shape[2]) for values in layer.state[1::2]) for layer in slots.layers
+    }
+    return list(held)
 
 
 @pytest.mark.parametrize("tight", [False, True])
@@ -190,14 +236,19 @@ def test_what_room_is_said_to_be_held_is_held(slots: Slots, model: Any, seed: in
     rng = random.Random(seed)
     rows, slots.tight = 0, tight
     for _ in range(12):
-        joined = rng.randrange(1, 4)
-        slots.join(*read(model, [[5] * rng.choice([3, 130, 300, 600]) for _ in range(joined)]))
-        rows = len(slots.keep([row for row in range(rows + joined) if rng.random() < 0.6]))
+        joining = [rng.choice([3, 130, 300, 600]) for _ in range(rng.randrange(1, 4))]
+        promised = slots.room(joining, 1, tight=tight)
+        slots.join(*read(model, [[5] * length for length in joining]))
+        rows += len(joining)
+        step(model, slots, [6] * rows)
+        assert capacity(slots) == promised
+        shelves = [shelf for _, shelf in slots.shelves]
+        assert not tight or promised == [(len(shelf), slots.least(shelf.width)) for shelf in shelves]
+        rows = len(slots.keep([row for row in range(rows) if rng.random() < 0.6]))
         if rows:
-            promised = slots.room(rows, max(slots._lengths) + 1, tight=tight)
+            promised = slots.room([], 1, tight=tight)
             step(model, slots, [6] * rows)
-            assert set(capacity(slots)) == {promised}
-            assert not tight or promised == (rows, -(-slots.width // TOKENS) * TOKENS)
+            assert capacity(slots) == promised
 
 
 def some_keys(layers: int, tokens: int) -> Cache:
@@ -234,11 +285,11 @@ def test_room_grows_layer_by_layer(slots: Slots, model: Any) -> None:
 
 def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5] * 10]))
-    assert set(capacity(slots)) == {(ROWS, TOKENS)}
+    assert capacity(slots) == [(ROWS, TOKENS)]
     slots.join(*read(model, [[5] * 300 for _ in range(ROWS)]))
-    assert set(capacity(slots)) == {(2 * ROWS, 3 * TOKENS)}
+    assert capacity(slots) == [(2 * ROWS, 3 * TOKENS)]
     slots.keep([0])
     step(model, slots, [6])
-    assert set(capacity(slots)) == {(ROWS, TOKENS)}
+    assert capacity(slots) == [(ROWS, TOKENS)]
     slots.keep([])
     assert slots.nbytes == 0

@@ -24,6 +24,7 @@ from workers.engine.key_blocks import scores as scores_in
 from workers.engine.last_made import LastMade
 from workers.engine.products import times_transposed
 from workers.engine.runs import Run
+from workers.engine.shelf import Shown
 
 NOTHING = -3e38  # finite: a query that may look at nothing, as before padding, looks at everything alike
 WORTH_HALVES = 4_000_000  # queries times keys times their size; below, handing over costs more than it saves
@@ -51,29 +52,25 @@ def attention(
     if sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32 or keys.dtype != mx.float32:
         return _theirs(queries, keys, values, cache, scale, mask, sinks)  # type: ignore[arg-type]
     scaled = queries * (scale * LOG2_E)
-    in_blocks: tuple[mx.array, mx.array] | None = getattr(cache, "in_blocks", None)
-    if in_blocks is None:
+    shelves: list[Shown] | None = getattr(cache, "in_blocks", None)
+    if shelves is None:
         exact = queries.shape[2] > 1 or type(cache) in PLAIN
         bias = _bias(mask, queries.shape[2], keys.shape[2])
         return _attend_rows(scaled, partial(_scores, exact=exact), keys, values, bias)
-    blocks, more = in_blocks
-    bias = _bias(mask, 1, keys.shape[2], more.shape[2])
-    runs: list[Run] = cache.runs
+    bias = _bias(mask, 1, keys.shape[2], blocks_for(keys.shape[2]) * BLOCK)
+    runs = [(shelf, run) for shelf in shelves for run in shelf.runs]
     if len(runs) == 1:
-        return _attend_rows(scaled, _scores_in_blocks, blocks, more, bias)
-    return mx.concatenate([_attend_run(run, scaled, blocks, more, bias) for run in runs])
+        return _attend_rows(scaled, _scores_in_blocks, shelves[0].blocks, shelves[0].values, bias)
+    return mx.concatenate([_attend_run(shelf, run, scaled, bias) for shelf, run in runs])
 
 
-def _attend_run(
-    run: Run, queries: mx.array, blocks: mx.array, values: mx.array, bias: mx.array | None
-) -> mx.array:
-    some, near = run.rows, blocks_for(run.width)
-    there = slice(near * BLOCK)
+def _attend_run(shelf: Shown, run: Run, queries: mx.array, bias: mx.array | None) -> mx.array:
+    slots, near = run.rows, blocks_for(run.width)
+    rows, there = slice(shelf.first + slots.start, shelf.first + slots.stop), slice(near * BLOCK)
     if bias is not None:
-        bias = _of(bias, some)[..., there]
-    return _attend_rows(
-        queries[some], _scores_in_blocks, blocks[some, :, :near], values[some, :, there], bias
-    )
+        bias = _of(bias, rows)[..., there]
+    keys, values = shelf.blocks[slots, :, :near], shelf.values[slots, :, there]
+    return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias)
 
 
 def _attend_rows(

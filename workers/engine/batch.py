@@ -15,10 +15,10 @@ from typing import cast
 import mlx.core as mx
 
 from workers.engine.caches import Cache, Place
+from workers.engine.decoding import Decoding
 from workers.engine.masks import allowed
 from workers.engine.rows import LogprobsOf, Row
 from workers.engine.sampling import Drawn, RowParameters, Sampler
-from workers.engine.slots import Decoding
 from workers.grammar import Guide
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
@@ -110,11 +110,6 @@ class Batch:
     def nbytes(self) -> int:
         return self._caches.nbytes
 
-    @property
-    def longest(self) -> int:
-        """Tokens in the cache of the longest row; what all rows are padded to."""
-        return max((seat.length for seat in self._seats if not seat.done), default=0)
-
     def evict_youngest(self) -> Row:
         """Takes out the row with the fewest generated tokens; nothing may be in flight."""
         self.drop_done()
@@ -135,14 +130,15 @@ class Batch:
         ``logits`` (seats, vocabulary) if it was read to its end: then the flight has the seats' first tokens.
         """
         self.drop_done()
-        self._caches.join(read, places)
+        order = self._caches.join(read, places)
         tokens = mx.array([seat.token for seat in seats], dtype=mx.uint32)
         first = None
         if logits is not None:
             first = _draw(seats, _sampler(seats), _guided(seats), logits, tokens)
             tokens = first.drawn.tokens
         self._inputs = mx.concatenate([self._inputs, tokens])
-        self._set_seats([*self._seats, *seats])
+        self._seats = [*self._seats, *seats]
+        self._set_order(order)
         return first
 
     def launch(self) -> Flight | None:
@@ -180,13 +176,12 @@ class Batch:
         self._keep_seats(keep)
 
     def _keep_seats(self, keep: list[int]) -> None:
-        order = self._caches.keep(keep)
-        self._set_seats([self._seats[i] for i in order])
-        self._inputs = self._inputs[mx.array(order, dtype=mx.uint32)]
+        self._set_order(self._caches.keep(keep))
 
-    def _set_seats(self, seats: list[Seat]) -> None:
-        self._seats = seats
-        self._sampler, self._guided = _sampler(seats), _guided(seats)
+    def _set_order(self, order: list[int]) -> None:
+        self._inputs = self._inputs[mx.array(order, dtype=mx.uint32)]
+        self._seats = [self._seats[i] for i in order]
+        self._sampler, self._guided = _sampler(self._seats), _guided(self._seats)
 
 
 def _sampler(seats: list[Seat]) -> Sampler:

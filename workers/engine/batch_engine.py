@@ -34,6 +34,7 @@ from workers.engine.caches import (
     new_cache,
     places,
 )
+from workers.engine.decoding import Alone, caches_for
 from workers.engine.device import has_accelerator
 from workers.engine.ends import read_to_ends
 from workers.engine.keeping import Keeping
@@ -48,7 +49,6 @@ from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
 from workers.engine.seam import Job, Output
-from workers.engine.slots import Alone, caches_for
 
 HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
 # Chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them. A prompt of more
@@ -423,10 +423,12 @@ class BatchEngine:
     def _make_room(self) -> list[Output]:
         """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
         outputs: list[Output] = []
+        self._batch.drop_done()  # what they hold is not counted
         while len(self._batch) and not self._room.for_rows():
             if self._flights:
                 outputs += self._land_all()
-                continue  # some may have ended
+                self._batch.drop_done()
+                continue
             row = self._batch.evict_youngest()
             self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
         return outputs

@@ -4,11 +4,12 @@
 """
 
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.engine.caches import GROWTH
+from workers.engine.decoding import Decoding
 from workers.engine.memory import RESERVE, Cost
-from workers.engine.slots import Decoding
 
 
 @dataclass(frozen=True)
@@ -29,28 +30,28 @@ class Budget:
     def rows(self, tokens: int, most: int) -> int:
         """How many rows of so many tokens fit by themselves, ``most`` at the most; one always does."""
         numbers = range(1, most + 1)
-        fitting = bisect(numbers, False, key=lambda n: self.held(n, tokens + RESERVE, tight=True) > self.size)
+        fitting = bisect(numbers, False, key=lambda n: self._alone(tokens + RESERVE, n) > self.size)
         return max(1, fitting)
 
-    def held(self, rows: int, tokens: int, *, tight: bool) -> int:
-        """Bytes of rows that decode, the longest of so many tokens."""
-        held, length = self.caches.room(rows, tokens, tight=tight)
-        return self.cost.bytes(length, held)
-
-    def needed(
-        self, decoding: tuple[int, int], then: tuple[int, int], reads: int, width: int, *, tight: bool
-    ) -> int:
+    def needed(self, joining: Sequence[int], reads: int, width: int, *, tight: bool) -> int:
         """The most bytes held on the way from the rows that decode to those that do when prompts are read.
 
-        ``decoding`` and ``then`` are rows, and tokens of the longest; ``width`` is of the longest of ``reads`` prompts.
+        ``joining``: tokens of each row that does then; ``width`` is of the longest of ``reads`` prompts.
         """
-        rows, longest = then
+        before = self._held((), 1, tight=tight)
         if not reads:
-            return self.held(rows, longest + 1, tight=tight)
-        before = self.held(decoding[0], decoding[1] + 1, tight=tight) if decoding[0] else 0
-        after = (self.held(rows, longest + more, tight=tight) for more in (0, RESERVE))
+            return before
+        after = (self._held(joining, more, tight=tight) for more in (1, RESERVE))
         return max(before + self.cost.bytes(width + GROWTH, reads, chunk=self.chunk), *after)
+
+    def _held(self, joining: Sequence[int], more: int, *, tight: bool) -> int:
+        arrays = self.caches.room(joining, more, tight=tight)
+        return sum(self.cost.bytes(tokens, rows) for rows, tokens in arrays)
 
     def _serves_alone(self, tokens: int) -> bool:
         read = self.cost.bytes(tokens + GROWTH, chunk=self.chunk)
-        return max(read, self.held(1, tokens, tight=True)) <= self.size
+        return max(read, self._alone(tokens)) <= self.size
+
+    def _alone(self, tokens: int, rows: int = 1) -> int:
+        """Bytes of rows of so many tokens by themselves, without any reserve."""
+        return self.cost.bytes(self.caches.least(tokens), rows)

@@ -12,8 +12,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from workers.engine.caches import can_merge, can_pad, feed, feed_one, is_plain, merge, new_cache, places
+from workers.engine.decoding import caches_for
 from workers.engine.ends import logits_at
-from workers.engine.slots import caches_for
 
 BEGINNINGS = ([*range(40, 51)], [60, 61])
 RESTS = ([51, 52], [62, 63, 64, 65, 66])

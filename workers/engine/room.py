@@ -34,35 +34,31 @@ class Room:
         One always fits: when nobody decodes, what others have read half-way gives way too.
         """
         together = [*besides, reading]
-        rows = len(self._batch) + sum(len(each.rows) for each in together)
-        longest = max(self._batch.longest, *(len(each.ids) for each in together))
-        if self._fits(rows, longest, together):
+        if self._fits(together):
             return True
-        if rows > len(reading.rows):
+        if besides or len(self._batch):
             return False
-        self._squeeze(rows, longest, together)
+        self._squeeze(together)
         return True
 
     def for_rows(self) -> bool:
         """Whether those that decode can have their next pass; the last one always can."""
-        rows, longest = len(self._batch), self._batch.longest
-        if self._fits(rows, longest):
+        if self._fits():
             return True
-        if rows > 1:
+        if len(self._batch) > 1:
             return False
-        self._squeeze(rows, longest)
+        self._squeeze()
         return True
 
     def cap_kept(self) -> None:
         """Kept prompts may have what nobody else holds."""
         self._prefixes.shrink(max(0, self._budget.size - self.held))
 
-    def _fits(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> bool:
+    def _fits(self, reading: Sequence[Reading] = ()) -> bool:
         """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
         free = self._budget.size - self._waiting.bytes + sum(each.bytes for each in reading)
-        width = width_of(reading)
-        decoding = len(self._batch), self._batch.longest
-        needed_when = partial(self._budget.needed, decoding, (rows, longest), len(reading), width)
+        joining = [len(each.ids) for each in reading for _ in each.rows]
+        needed_when = partial(self._budget.needed, joining, len(reading), width_of(reading))
         needed = needed_when(tight=False)
         if tight := needed > free:
             needed = needed_when(tight=True)
@@ -72,12 +68,12 @@ class Room:
         self._prefixes.shrink(free - needed)
         return True
 
-    def _squeeze(self, rows: int, longest: int, reading: Sequence[Reading] = ()) -> None:
+    def _squeeze(self, reading: Sequence[Reading] = ()) -> None:
         """For the one that always fits: the half-read give way, and if need be all that is kept."""
         for other in self._waiting.half_read():
             if other not in reading:
                 self._keeping.half_read(other)
                 other.restart()
-        if not self._fits(rows, longest, reading):
+        if not self._fits(reading):
             self._budget.caches.tight = True
             self._prefixes.shrink(0)

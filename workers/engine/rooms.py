@@ -3,14 +3,34 @@
 Two layouts of the same: token after token, and in blocks, as a CPU wants keys (see ``key_blocks``).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import mlx.core as mx
 
 from workers.engine.key_blocks import BLOCK, blocks_for, in_blocks, out_of_blocks
-from workers.engine.last_made import LastMade
 
-_places: LastMade[mx.array] = LastMade()
+
+class Ends:
+    """Where the next token of each slot goes, in one pass."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.slots = mx.arange(len(lengths))
+        self.offsets = mx.array(list(lengths), dtype=mx.int32)
+        self._numbers: dict[tuple[int, ...], mx.array] = {}
+
+    def numbers(self, shape: tuple[int, ...]) -> mx.array:
+        """Where in all of ``Blocks`` of that shape its numbers are, in the order of (slots, heads, size)."""
+        if shape not in self._numbers:
+            _, heads, blocks, size, _ = shape
+            offsets = self.offsets
+            slots, block, token = (
+                each[:, None, None] for each in (self.slots, offsets // BLOCK, offsets % BLOCK)
+            )
+            head, number = mx.arange(heads)[:, None], mx.arange(size)
+            at = (((slots * heads + head) * blocks + block) * size + number).astype(mx.int64) * BLOCK + token
+            self._numbers[shape] = at.reshape(-1)
+        return self._numbers[shape]
 
 
 class Room(Protocol):
@@ -20,8 +40,8 @@ class Room(Protocol):
 
     def resize(self, slots: int, tokens: int) -> None: ...
 
-    def put(self, slots: mx.array, offsets: mx.array, tokens: mx.array) -> None:
-        """One token for each of these slots."""
+    def put(self, ends: Ends, tokens: mx.array) -> None:
+        """One token for each slot."""
         ...
 
     def fill(self, slot: int, tokens: mx.array, stale: int) -> None:
@@ -40,8 +60,8 @@ class Tokens:
     def resize(self, slots: int, tokens: int) -> None:
         self.array = _resized(self.array, slots, tokens)
 
-    def put(self, slots: mx.array, offsets: mx.array, tokens: mx.array) -> None:
-        self.array[slots, :, offsets] = tokens[:, :, 0]
+    def put(self, ends: Ends, tokens: mx.array) -> None:
+        self.array[ends.slots, :, ends.offsets] = tokens[:, :, 0]
 
     def fill(self, slot: int, tokens: mx.array, stale: int) -> None:
         length = tokens.shape[2]
@@ -62,12 +82,13 @@ class Blocks:
     def resize(self, slots: int, tokens: int) -> None:
         self.array = _resized(self.array, slots, blocks_for(tokens))
 
-    def put(self, slots: mx.array, offsets: mx.array, tokens: mx.array) -> None:
+    def put(self, ends: Ends, tokens: mx.array) -> None:
         """One number at a time, as those of a token do not lie beside each other: four times as fast as a scatter."""
         shape, numbers = self.array.shape, self.array.reshape(-1)
-        where = _places.get("numbers", (slots, offsets, shape), lambda: _numbers(slots, offsets, shape))
         del self.array  # so that it is written to in place
-        self.array = mx.put_along_axis(numbers, where, tokens.reshape(-1), axis=0).reshape(shape)
+        self.array = mx.put_along_axis(numbers, ends.numbers(shape), tokens.reshape(-1), axis=0).reshape(
+            shape
+        )
 
     def fill(self, slot: int, tokens: mx.array, stale: int) -> None:
         length = blocks_for(tokens.shape[2])
@@ -86,12 +107,3 @@ def _resized(old: mx.array, slots: int, length: int) -> mx.array:
     if all(kept):
         new[: kept[0], :, : kept[1]] = old[: kept[0], :, : kept[1]]
     return new
-
-
-def _numbers(slots: mx.array, offsets: mx.array, shape: tuple[int, ...]) -> mx.array:
-    """Where in all of ``Blocks`` the numbers of one token of each slot are, in the order of (slots, heads, size)."""
-    _, heads, blocks, size, _ = shape
-    slots, block, token = (each[:, None, None] for each in (slots, offsets // BLOCK, offsets % BLOCK))
-    head, number = mx.arange(heads)[:, None], mx.arange(size)
-    at = (((slots * heads + head) * blocks + block) * size + number).astype(mx.int64) * BLOCK + token
-    return at.reshape(-1)
