@@ -1,5 +1,7 @@
 """What is read next, how much of it, and what is read once for all."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -122,8 +124,8 @@ def test_alone_a_prompt_is_read_in_the_largest_chunks() -> None:
     assert Pace(512, 0.2).budget(beside_decode=False) == 512
 
 
-def calibrated(pace: Pace, fixed: float, per_token: float) -> Pace:
-    pace._fixed, pace._per_token = fixed, per_token
+def calibrated(pace: Pace, fixed: float, per_token: float, per_look: float = 0.0) -> Pace:
+    pace._fixed, pace._per_token, pace._per_look = fixed, per_token, per_look
     return pace
 
 
@@ -138,10 +140,39 @@ def test_where_a_decode_step_takes_longer_than_the_gap_a_pass_may_take_as_long()
     assert pace.budget(beside_decode=True) == pytest.approx(100, abs=1)
 
 
+def test_the_further_a_pass_looks_back_the_less_it_reads() -> None:
+    pace = calibrated(Pace(512, 0.4), fixed=0.08, per_token=0.002, per_look=1e-6)
+    assert pace.budget(beside_decode=True) == pytest.approx(160, abs=1)
+    assert pace.budget(beside_decode=True, behind=2000) == pytest.approx(80, abs=1)
+
+
+def test_that_a_pass_looked_far_back_does_not_make_the_machine_slow() -> None:
+    pace = calibrated(Pace(512, 0.4), fixed=0.08, per_token=0.002, per_look=1e-6)
+    for _ in range(40):
+        pace.measured(80, 2000, 0.4)
+    assert pace.budget(beside_decode=True) == pytest.approx(160, abs=1)
+
+
+def test_what_looking_back_costs_is_measured_before_the_first_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    def read(behind: int, tokens: int) -> None:
+        nonlocal now
+        now += 0.08 + tokens * (0.002 + 1e-6 * behind)
+
+    monkeypatch.setattr("workers.engine.pace.time", SimpleNamespace(perf_counter=lambda: now))
+    pace = Pace(512, 0.4)
+    pace.calibrate(lambda behind: behind, read, plain=True)
+    assert pace.budget(beside_decode=True) == pytest.approx(160, abs=1)
+    assert pace.budget(beside_decode=True, behind=2000) == pytest.approx(80, abs=1)
+
+
 def test_a_machine_that_has_become_slower_reads_less_at_a_time() -> None:
     pace = calibrated(Pace(512, 0.2), fixed=0.01, per_token=0.001)
     for _ in range(40):
-        pace.measured(100, 2 * 0.11)
+        pace.measured(100, 0, 2 * 0.11)
     assert pace.budget(beside_decode=True) == pytest.approx(90, abs=1)
 
 

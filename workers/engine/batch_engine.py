@@ -20,11 +20,13 @@ import mlx.core as mx
 
 from workers.allocator import give_back_freed_memory
 from workers.engine.adjustment import adjustment_for
+from workers.engine.admission import Admission
 from workers.engine.batch import Batch, Flight, Seat
 from workers.engine.budget import Budget
 from workers.engine.caches import (
     Cache,
     Place,
+    blank,
     can_merge,
     can_pad,
     feed,
@@ -44,7 +46,6 @@ from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.probe import shows_ends
 from workers.engine.rate import Rate
-from workers.engine.room import Room
 from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
@@ -96,7 +97,7 @@ class BatchEngine:
             lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keeping.ended
         )
         self._waiting = Waiting()
-        self._room = Room(self.budget, self._batch, self._waiting, self._prefixes, self._keeping)
+        self._admission = Admission(self.budget, self._batch, self._waiting, self._prefixes, self._keeping)
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._decode = self._decode_ahead if ahead else self._decode_in_turn
         self._flights: list[Flight] = []  # to land, the oldest first
@@ -147,7 +148,11 @@ class BatchEngine:
     def calibrate(self) -> None:
         """Measures what reading costs here; before the first request."""
         read = read_to_ends if self._reads_to_ends else feed
-        self._pace.calibrate(lambda tokens: read(self._model, new_cache(self._model), [[0] * tokens]))
+        self._pace.calibrate(
+            lambda behind: blank(self._model, behind) if behind else new_cache(self._model),
+            lambda cache, tokens: read(self._model, cache, [[0] * tokens]),
+            plain=self._plain,
+        )
 
     @property
     def rows_at_most(self) -> int:
@@ -192,8 +197,8 @@ class BatchEngine:
             outputs += landed
             if landed and decoding:
                 self._pace.decoded(time.perf_counter() - began)
-        self._held_last = self._room.held
-        self._room.cap_kept()
+        self._held_last = self._admission.held
+        self._admission.cap_kept()
         return outputs
 
     @property
@@ -267,7 +272,7 @@ class BatchEngine:
         first = order[0]
         self._keeping.look_up(first)
         self._waiting.lead(first)
-        budget = self._pace.budget(beside_decode=self._decoding > 0)
+        budget = self._pace.budget(beside_decode=self._decoding > 0, behind=first.done)
         if first.stop - first.done > budget or first.stops or (first.scores and first.left):
             self._caches.give_back()
             self._read_on(first, min(budget, first.stop - first.done))
@@ -284,7 +289,7 @@ class BatchEngine:
         refused: Reading | None = None
         for place, reading in enumerate(order):
             if refused is None or reading.may_fit_before(refused):
-                if len(reading.rows) <= seats and self._room.for_reading(reading):
+                if len(reading.rows) <= seats and self._admission.admits(reading):
                     return order[place:]
                 refused = reading
             if self._steps - reading.since >= PASSED:
@@ -322,11 +327,11 @@ class BatchEngine:
                 continue
             if refused and not reading.may_fit_before(refused):
                 continue
-            if not self._room.for_reading(reading, chosen):
+            if not self._admission.admits(reading, chosen):
                 refused = reading
                 continue
             self._keeping.look_up(reading)
-            if not in_pass(reading) or not self._room.for_reading(reading, chosen):
+            if not in_pass(reading) or not self._admission.admits(reading, chosen):
                 continue
             self._waiting.lead(reading)
             if reading.stops or (reading.scores and reading.left):
@@ -339,7 +344,7 @@ class BatchEngine:
         """A chunk of one prompt."""
         cache = reading.cache if reading.cache is not None else new_cache(self._model)
         stop, stops = reading.stop, reading.stops
-        with self._pace.timing(size):
+        with self._pace.timing(size, reading.done):
             self._feed(reading, cache, reading.ids[reading.done : reading.done + size])
         reading.advance(cache, size)
         self._tokens_read += size
@@ -389,7 +394,7 @@ class BatchEngine:
         cache = caches[0] if alone else merge(caches)
         logits = None
         if tokens:
-            with self._pace.timing(tokens):
+            with self._pace.timing(tokens, max(reading.done for reading in readings)):
                 if to_ends:
                     logits = read_to_ends(self._model, cache, rest)
                 else:
@@ -424,7 +429,7 @@ class BatchEngine:
         """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
         outputs: list[Output] = []
         self._batch.drop_done()  # what they hold is not counted
-        while len(self._batch) and not self._room.for_rows():
+        while len(self._batch) and not self._admission.rows_fit():
             if self._flights:
                 outputs += self._land_all()
                 self._batch.drop_done()

@@ -33,6 +33,18 @@ def new_cache(model: Any) -> Cache:
     return cache
 
 
+def blank(model: Any, tokens: int) -> Cache:
+    """A plain one of so many tokens that nobody has read, all of its numbers 0."""
+    cache = new_cache(model)
+    feed_one(model, cache, [0])
+    for layer in cache:
+        heads, size = layer.keys.shape[1], layer.keys.shape[3]
+        values = mx.zeros((1, heads, tokens, layer.values.shape[3]), dtype=layer.values.dtype)
+        layer.state = mx.zeros((1, heads, tokens, size), dtype=layer.keys.dtype), values, tokens
+    evaluate(cache)
+    return cache
+
+
 def can_merge(model: Any) -> bool:
     """Whether there is a batch cache for each layer; whether the model knows how to use it, see ``probe``."""
     return all(hasattr(layer, "merge") for layer in new_cache(model))

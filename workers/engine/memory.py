@@ -2,8 +2,8 @@
 
 Rule 1: the prefix cache gives way first, then new prompts wait, then the youngest row leaves the batch and is read
 again later. A request is never ended for lack of memory.
-Rule 2: a batch is as wide as its longest row, so it costs rows times that; what its caches hold in reserve counts, and
-is given back when it does not fit.
+Rule 2: rows that share an array cost as much as the longest of them, each; what their caches hold in reserve counts,
+and is given back when it does not fit.
 """
 
 from collections import Counter

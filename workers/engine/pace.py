@@ -1,16 +1,20 @@
 """How many prompt tokens may be read in one step, and whether reading should wait for more prompts.
 
-A pass costs something whatever its size, and something per token. Both are measured once, before the first request;
-after that one factor follows how fast the machine is just now. (Fitting both to live passes fails: they are nearly all
-of one size.)
+A pass costs something whatever its size, something per token, and something per token for each that it looks back at.
+All are measured once, before the first request; after that one factor follows how fast the machine is just now.
+(Fitting them to live passes fails: they are nearly all of one size.)
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+C = TypeVar("C")
 
 SMALLEST = 48  # tokens; half the cost of a smaller pass is there whatever its size
 FEW, MANY = 8, 64  # tokens of the passes that are measured first
+DEEP = 512  # tokens behind which one more is measured
 SMOOTHING = 0.2  # weight of the newest measurement
 PATIENCE = 3  # steps that a prompt may wait for others to be read with
 SHARE = 8  # of so many rows, one ends in a step or a few: as many prompts are worth waiting for
@@ -27,23 +31,33 @@ class Pace:
         self._most = most
         self._gap = gap
         self._fixed, self._per_token = 0.0, gap / (4 * SMALLEST)  # until it is calibrated
+        self._per_look = 0.0  # of a token, at one before it
         self._slowness = 1.0  # of the machine now, against the calibration
         self._decode = 0.0  # seconds of a decode step
 
-    def calibrate(self, read: Callable[[int], object]) -> None:
-        """``read`` reads so many tokens into a cache that is thrown away."""
-        seconds = {}
-        for tokens in (MANY, MANY, FEW, FEW):  # the first of all is slow for other reasons
-            began = time.perf_counter()
-            read(tokens)
-            seconds[tokens] = time.perf_counter() - began
-        self._per_token = max((seconds[MANY] - seconds[FEW]) / (MANY - FEW), 1e-7)
-        self._fixed = max(seconds[FEW] - FEW * self._per_token, 0.0)
+    def calibrate(self, begin: Callable[[int], C], read: Callable[[C, int], object], *, plain: bool) -> None:
+        """``begin`` makes a cache of so many tokens, into which ``read`` reads so many more.
 
-    def budget(self, *, beside_decode: bool) -> int:
+        ``plain``: these look back at all of those; what other caches look back at is not told apart.
+        """
+        seconds = {}
+        passes = [(MANY, 0), (MANY, 0), (FEW, 0), (FEW, 0)]  # the first of all is slow for other reasons
+        for tokens, behind in [*passes, (MANY, DEEP)] if plain else passes:
+            cache = begin(behind)
+            began = time.perf_counter()
+            read(cache, tokens)
+            seconds[tokens, behind] = time.perf_counter() - began
+        self._per_token = max((seconds[MANY, 0] - seconds[FEW, 0]) / (MANY - FEW), 1e-7)
+        self._fixed = max(seconds[FEW, 0] - FEW * self._per_token, 0.0)
+        if plain:
+            self._per_look = max(seconds[MANY, DEEP] - seconds[MANY, 0], 0.0) / (MANY * DEEP)
+
+    def budget(self, *, beside_decode: bool, behind: int = 0) -> int:
+        """``behind``: tokens read before."""
         if not beside_decode:
             return self._most
-        affordable = (max(self._gap, self._decode) / self._slowness - self._fixed) / self._per_token
+        seconds = max(self._gap, self._decode) / self._slowness - self._fixed
+        affordable = seconds / (self._per_token + self._per_look * behind)
         return min(self._most, max(SMALLEST, int(affordable)))
 
     def waits_for_more(self, rows: int, prompts: int, oldest: int) -> bool:
@@ -51,13 +65,13 @@ class Pace:
         return prompts < rows // SHARE and oldest < PATIENCE
 
     @contextmanager
-    def timing(self, tokens: int) -> Iterator[None]:
+    def timing(self, tokens: int, behind: int) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self.measured(tokens, time.perf_counter() - began)
+        self.measured(tokens, behind, time.perf_counter() - began)
 
-    def measured(self, tokens: int, seconds: float) -> None:
-        expected = self._fixed + self._per_token * tokens
+    def measured(self, tokens: int, behind: int, seconds: float) -> None:
+        expected = self._fixed + (self._per_token + self._per_look * behind) * tokens
         self._slowness = _smooth(self._slowness, min(max(seconds / expected, 0.1), 10.0))
 
     def decoded(self, seconds: float) -> None:

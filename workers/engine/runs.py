@@ -1,7 +1,7 @@
 """Rows of like lengths beside each other, so that short ones do not pay for a long one in their batch.
 
-All rows' keys are in one array as wide as the longest. A CPU takes as long for keys that are masked as for others; of a
-run of rows it computes only as much as the longest of them has.
+The keys of rows that share an array are as many as the longest has. A CPU takes as long for keys that are masked as for
+others; of a run of rows it computes only as much as the longest of them has.
 """
 
 import math

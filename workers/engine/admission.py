@@ -1,4 +1,4 @@
-"""Room in memory for keys and values: who may join the rows that decode, and what gives way; see ``memory``.
+"""Admission by memory for keys and values: who may join the rows that decode, and what gives way; see ``memory``.
 
 It owns nothing: it looks at the rows and the prompts, and tells the caches and the prefix cache to give way.
 """
@@ -13,7 +13,7 @@ from workers.engine.prefill import Reading, Waiting, width_of
 from workers.engine.prefix_cache import PrefixCache
 
 
-class Room:
+class Admission:
     def __init__(
         self, budget: Budget, batch: Batch, waiting: Waiting, prefixes: PrefixCache, keeping: Keeping
     ) -> None:
@@ -28,7 +28,7 @@ class Room:
         """Bytes of the rows, their reserve included, and of the prompts that are read half-way."""
         return self._batch.nbytes + self._waiting.bytes
 
-    def for_reading(self, reading: Reading, besides: Sequence[Reading] = ()) -> bool:
+    def admits(self, reading: Reading, besides: Sequence[Reading] = ()) -> bool:
         """Whether it, and ``besides`` it others, can be read and seated beside all rows; the kept prompts give way.
 
         One always fits: when nobody decodes, what others have read half-way gives way too.
@@ -41,7 +41,7 @@ class Room:
         self._squeeze(together)
         return True
 
-    def for_rows(self) -> bool:
+    def rows_fit(self) -> bool:
         """Whether those that decode can have their next pass; the last one always can."""
         if self._fits():
             return True

@@ -8,8 +8,9 @@ from tests.jobs import job
 from tests.marks import quick_and_slow
 from tests.workers.engines import LONG, MakeEngine, ids, play
 from workers.engine.batch_engine import BatchEngine
-from workers.engine.caches import nbytes
+from workers.engine.caches import is_plain, nbytes, new_cache
 from workers.engine.prefill import PASSED
+from workers.loader import LoadedModel
 
 
 def most_rows(engine: BatchEngine, tokens: int) -> int:
@@ -89,7 +90,7 @@ def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> 
     def measured(readings: Any) -> Any:
         kept = int(engine.report["cache_bytes"])
         read = read_rest(readings)
-        held.append(engine._room.held - sum(r.bytes for r in readings) + nbytes(read[0]) + kept)
+        held.append(engine._admission.held - sum(r.bytes for r in readings) + nbytes(read[0]) + kept)
         return read
 
     monkeypatch.setattr(engine, "_read_rest", measured)
@@ -168,13 +169,13 @@ def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
 
 
 def count_looks(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
-    for_reading = engine._room.for_reading
+    admits = engine._admission.admits
 
     def counted(reading: Any, *besides: Any) -> bool:
         asked.append(1)
-        return for_reading(reading, *besides)
+        return admits(reading, *besides)
 
-    monkeypatch.setattr(engine._room, "for_reading", counted)
+    monkeypatch.setattr(engine._admission, "admits", counted)
 
 
 def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
@@ -221,6 +222,24 @@ def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: Mak
     while engine.active:
         engine.step()
         assert int(engine.report["kv_bytes"]) <= size
+
+
+def test_a_long_request_takes_no_more_memory_than_its_own_length(
+    make_engine: MakeEngine, loaded: LoadedModel
+) -> None:
+    if not is_plain(new_cache(loaded.model)):
+        pytest.skip("mlx-lm's batch caches are as wide as the longest row")
+    size = make_engine().budget.cost.bytes(3000)
+    engine = make_engine(kv_bytes=size, cache_bytes=0, chunk=128)
+    short = [job(str(i), [i + 3] * 20, max_tokens=60, ignore_eos=True) for i in range(8)]
+    most = 0
+    for each in [*short, job("long", (LONG * 5)[:600], max_tokens=20, ignore_eos=True)]:
+        engine.add(each)
+    while engine.active:
+        engine.step()
+        most = max(most, int(engine.report["rows"]))
+        assert int(engine.report["kv_bytes"]) <= size
+    assert most == 9  # times 600 would be 5,400
 
 
 def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
