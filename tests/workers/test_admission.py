@@ -156,7 +156,7 @@ def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
         step += 1
         assert step < began + PASSED + 100
         if step == began:
-            n = min(6, most_rows(engine, 20))
+            n = most_rows(engine, 20)
             engine.add(job("large", [7] * 20, n=n, max_tokens=400, ignore_eos=True))
         if step % 8 == 1:
             engine.add(job(f"small {step}", [step % 200 + 3] * 200, max_tokens=30, ignore_eos=True))
@@ -240,6 +240,31 @@ def test_a_long_request_takes_no_more_memory_than_its_own_length(
         most = max(most, int(engine.report["rows"]))
         assert int(engine.report["kv_bytes"]) <= size
     assert most == 9  # times 600 would be 5,400
+
+
+def test_a_kept_prompt_is_put_where_it_was_promised_room(make_engine: MakeEngine) -> None:
+    """One that is kept whole has a token less in its cache than one that is read to its end."""
+    prompt, size = (LONG * 5)[:513], make_engine().budget.cost.bytes(8500)
+    engine = make_engine(kv_bytes=size, rows=64)
+    play(engine, [job("kept", prompt, max_tokens=1, ignore_eos=True)])
+    engine.add(job("many", [7] * 240, n=15, max_tokens=30, ignore_eos=True))
+    for step in range(40):
+        if step == 17:  # they have 256 tokens, half as many
+            engine.add(job("again", prompt, max_tokens=5, ignore_eos=True))
+        engine.step()
+        assert int(engine.report["kv_bytes"]) + int(engine.report["cache_bytes"]) <= size
+
+
+def test_room_of_rows_that_have_ended_is_given_back_before_others_are_read(make_engine: MakeEngine) -> None:
+    size = make_engine().budget.cost.bytes(5120)
+    engine = make_engine(kv_bytes=size, rows=64, gap=1000.0, cache_bytes=0)
+    engine.add(job("many", [7] * 20, n=19, max_tokens=1, ignore_eos=True))
+    engine.add(job("one", [8] * 20, max_tokens=50, ignore_eos=True))
+    engine.step()
+    engine.add(job("long", (LONG * 5)[:600], n=5, max_tokens=5, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        assert int(engine.report["kv_bytes"]) <= size
 
 
 def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:

@@ -326,6 +326,18 @@ def test_a_row_cancelled_before_its_first_token_leaves_its_prompt(make_engine: M
     assert cached_tokens(warm) >= len(LONG) - 1
 
 
+def test_a_prompt_of_one_token_that_is_cancelled_before_its_pass_harms_nobody(
+    make_engine: MakeEngine,
+) -> None:
+    """Nothing was read, so its neighbour has nothing to be moved."""
+    engine = make_engine()
+    for name in "ab":
+        engine.add(job(name, [5], max_tokens=3, ignore_eos=True))
+    engine.step()
+    engine.cancel("a")
+    assert len(ids(play(engine, [])["b", 0])) == 3
+
+
 def test_a_prompt_of_one_token_is_read(make_engine: MakeEngine) -> None:
     assert len(ids(play(make_engine(), [job("a", [5], max_tokens=3, ignore_eos=True)])["a", 0])) == 3
 

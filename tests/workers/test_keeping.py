@@ -78,6 +78,22 @@ def test_n_choices_read_the_prompt_once(make_engine: MakeEngine, unread: int) ->
     assert engine.report["tokens_read"] == len(LONG) - unread
 
 
+def test_beside_a_long_kept_beginning_a_pass_is_as_short_as_if_all_looked_back_so_far(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, beginning = make_engine(chunk=512, cache_bytes=1 << 30), (LONG * 8)[:900]
+    play(engine, [job("kept", beginning, max_tokens=1)])
+    engine.add(job("runs", [5] * 20, max_tokens=200, ignore_eos=True))
+    while engine.report["phase"] != "decode":
+        engine.step()
+    most = {0: 200, 899: 100, 900: 100}
+    monkeypatch.setattr(engine._pace, "budget", lambda *, beside_decode, behind: most[behind])
+    engine.add(job("new", [6] * 90))
+    engine.add(job("on", [*beginning, *([7] * 85)]))
+    engine.step()
+    assert int(engine.report["waiting"]) + int(engine.report["prefilling"]) == 1
+
+
 def test_a_retry_of_a_prompt_cancelled_half_way_goes_on_there(make_engine: MakeEngine) -> None:
     engine = make_engine(chunk=16)
     engine.add(job("a", LONG))

@@ -139,12 +139,17 @@ def test_rows_of_unlike_length_are_on_shelves_of_their_own_and_beside_their_like
     ],
 )
 def test_a_row_goes_where_none_is_twice_as_long_or_as_short(widths: list[int], length: int, at: int) -> None:
-    assert shelf_for(widths, length, SHELVES) == at
+    assert shelf_for([(1, width) for width in widths], length, SHELVES) == at
+
+
+@pytest.mark.parametrize(("rows", "length", "at"), [(2, 200, 0), (31, 120, 0), (31, 200, 1)])
+def test_nor_where_many_had_to_grow_for_it(rows: int, length: int, at: int) -> None:
+    assert shelf_for([(rows, 100)], length, SHELVES) == at
 
 
 def test_when_there_are_no_more_shelves_it_goes_to_the_nearest() -> None:
-    assert shelf_for([100, 10_000], 1000, 2) == 0
-    assert shelf_for([100, 10_000], 3000, 2) == 1
+    assert shelf_for([(9, 100), (9, 10_000)], 1000, 2) == 0
+    assert shelf_for([(9, 100), (9, 10_000)], 3000, 2) == 1
 
 
 def test_a_long_row_costs_short_ones_neither_time_nor_memory(model: Any) -> None:

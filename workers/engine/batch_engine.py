@@ -272,15 +272,19 @@ class BatchEngine:
         first = order[0]
         self._keeping.look_up(first)
         self._waiting.lead(first)
-        budget = self._pace.budget(beside_decode=self._decoding > 0, behind=first.done)
+        budget = self._chunk_behind(first.done)
         if first.stop - first.done > budget or first.stops or (first.scores and first.left):
             self._caches.give_back()
             self._read_on(first, min(budget, first.stop - first.done))
         else:
-            together = self._together(order, seats, budget if self._decoding else ABREAST * budget)
+            together = self._together(order, seats)
             self._caches.give_back()
             self._read_out(together)
         return True
+
+    def _chunk_behind(self, tokens: int) -> int:
+        """Most tokens that a pass may read which looks back at so many."""
+        return self._pace.budget(beside_decode=self._decoding > 0, behind=tokens)
 
     def _fitting(self, order: list[Reading], seats: int) -> list[Reading]:
         """From the first that fits on; see rule 4 of ``prefill``."""
@@ -302,7 +306,7 @@ class BatchEngine:
         oldest = self._steps - min(reading.since for reading in order)
         return self._pace.waits_for_more(self._decoding, len(order), oldest)
 
-    def _together(self, order: list[Reading], seats: int, budget: int) -> list[Reading]:
+    def _together(self, order: list[Reading], seats: int) -> list[Reading]:
         """The readings whose rest fits into one pass, padded to one width. What refuses most costs least."""
 
         def rest(reading: Reading) -> int:
@@ -311,12 +315,16 @@ class BatchEngine:
         chosen, rows, width = [order[0]], len(order[0].rows), rest(order[0])
         refused: Reading | None = None
 
+        def full(width: int, behind: int) -> bool:
+            most = self._chunk_behind(behind) * (1 if self._decoding else ABREAST)
+            return width * (len(chosen) + 1) > most
+
         def in_pass(reading: Reading) -> bool:
-            wider = max(width, rest(reading))
-            return wider * (len(chosen) + 1) <= budget and (self._pads or rest(reading) == width)
+            behind = max(reading.done, *(each.done for each in chosen))
+            return not full(max(width, rest(reading)), behind) and (self._pads or rest(reading) == width)
 
         for reading in order[1:] if self._batches else ():
-            if rows == seats or width * (len(chosen) + 1) > budget:
+            if rows == seats or full(width, behind=0):
                 break
             # One before it in this loop may block it.
             if (

@@ -36,12 +36,14 @@ class Budget:
     def needed(self, joining: Sequence[int], reads: int, width: int, *, tight: bool) -> int:
         """The most bytes held on the way from the rows that decode to those that do when prompts are read.
 
-        ``joining``: tokens of each row that does then; ``width`` is of the longest of ``reads`` prompts.
+        ``joining``: tokens of each row that does then, or one more than it has, as not every pass reads a prompt's last
+        one; ``width`` is of the longest of ``reads`` prompts.
         """
         before = self._held((), 1, tight=tight)
         if not reads:
             return before
-        after = (self._held(joining, more, tight=tight) for more in (1, RESERVE))
+        joins = joining, [tokens - 1 for tokens in joining]
+        after = (self._held(each, more, tight=tight) for each in joins for more in (1, RESERVE))
         return max(before + self.cost.bytes(width + GROWTH, reads, chunk=self.chunk), *after)
 
     def _held(self, joining: Sequence[int], more: int, *, tight: bool) -> int:

@@ -46,7 +46,7 @@ class Decoding(Protocol):
         ...
 
     def give_back(self) -> None:
-        """What is held in reserve, if ``tight``: before something else is read."""
+        """What is held beyond the reserve: before something else is read."""
         ...
 
     def keep(self, rows: Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ C = TypeVar("C")
 
 SMALLEST = 48  # tokens; half the cost of a smaller pass is there whatever its size
 FEW, MANY = 8, 64  # tokens of the passes that are measured first
-DEEP = 512  # tokens behind which one more is measured
+DEEP = 448  # tokens behind which one more is measured; with it they are 512, which models have places for
 SMOOTHING = 0.2  # weight of the newest measurement
 PATIENCE = 3  # steps that a prompt may wait for others to be read with
 SHARE = 8  # of so many rows, one ends in a step or a few: as many prompts are worth waiting for

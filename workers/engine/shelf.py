@@ -118,7 +118,7 @@ class Shelf:
 
     def _move(self, moves: Sequence[tuple[int, int]]) -> None:
         """All copies are on their way before anything is written, so that the writes may happen in place."""
-        layers = range(len(self._layers))
+        layers = [layer for layer, rooms in enumerate(self._layers) if rooms]  # none if nothing was read yet
         taken = [(layer, to, self.copy_of(layer, slot)) for slot, to in moves for layer in layers]
         mx.async_eval([copy.state[:2] for _, _, copy in taken])
         for layer, to, copy in taken:

@@ -4,6 +4,7 @@ So a long row costs the short ones beside it neither memory nor the time in whic
 135M model had to wait for up to two seconds when one of 2,000 tokens joined them in one array, as wide as it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from workers.engine.shelf import TOKENS, Shelf, Shown, room_for, rounded
 
 ALIKE = 256  # tokens: what is shorter counts as so long
 APART = 2  # times as long as another is too long for one shelf
+WIDENED = 1.25  # times what two arrays take is too much for one
 SHELVES = 8  # at most, as each costs a pass a few operations a layer
 
 
@@ -78,7 +80,7 @@ class Slots:
         return [row for shelf in self._shelves for row in before[shelf]]
 
     def _shelf_for(self, length: int) -> Shelf:
-        at = shelf_for([shelf.width for shelf in self._shelves], length, self._most)
+        at = shelf_for([(len(shelf), shelf.width) for shelf in self._shelves], length, self._most)
         if at == len(self._shelves):
             self._shelves.append(Shelf(len(self._layers), in_blocks=self._in_blocks))
         return self._shelves[at]
@@ -97,7 +99,7 @@ class Slots:
     def begin(self) -> None:
         """Its offsets are where the pass writes."""
         begin_pass()
-        self._resize()
+        self.give_back()
         lengths = [length for shelf in self._shelves for length in shelf.lengths]
         self.offset = mx.array(lengths, dtype=mx.int32)
         self.width = max(lengths) + 1
@@ -119,30 +121,24 @@ class Slots:
         return [shelf.copy_of(layer, row - first, start) for layer in range(len(self._layers))]
 
     def room(self, joining: Sequence[int], more: int, *, tight: bool) -> list[tuple[int, int]]:
-        lengths = [list(shelf.lengths) for shelf in self._shelves]
         there = [(shelf.rows, shelf.tokens) for shelf in self._shelves]
-        widths = list(map(max, lengths))
+        then = [(len(shelf), shelf.width) for shelf in self._shelves]
         for length in joining:
-            at = shelf_for(widths, length, self._most)
-            if at == len(widths):
-                lengths.append([])
+            at = shelf_for(then, length, self._most)
+            if at == len(then):
                 there.append((0, 0))
-                widths.append(0)
-            lengths[at].append(length)
-            widths[at] = max(widths[at], length)
+                then.append((0, 0))
+            rows, width = then[at]
+            then[at] = rows + 1, max(width, length)
         return [
-            room_for(size, len(each), width + more, tight=tight)
-            for size, each, width in zip(there, lengths, widths, strict=True)
+            room_for(size, rows, width + more, tight=tight)
+            for size, (rows, width) in zip(there, then, strict=True)
         ]
 
     def least(self, tokens: int) -> int:
         return rounded(tokens, TOKENS)
 
     def give_back(self) -> None:
-        if self.tight:
-            self._resize()
-
-    def _resize(self) -> None:
         for shelf in self._shelves:
             if shelf.make_room(tight=self.tight):
                 for layer in range(len(self._layers)):
@@ -200,14 +196,25 @@ class SlotLayer:
         return sum(array.nbytes for array in self.state)
 
 
-def shelf_for(widths: Sequence[int], length: int, most: int) -> int:
-    """Which of the shelves, by the lengths of their longest rows, is for one more; a new one behind the last."""
+def shelf_for(shelves: Sequence[tuple[int, int]], length: int, most: int) -> int:
+    """Which of the shelves is for one more row; a new one behind the last.
+
+    Of each shelf there are its rows, and the tokens of the longest.
+    """
 
     def apart(width: int) -> float:
         less, more = sorted((max(width, ALIKE), max(length, ALIKE)))
         return more / less
 
-    nearest = min(range(len(widths)), key=lambda at: apart(widths[at]), default=None)
-    if nearest is None or (apart(widths[nearest]) > APART and len(widths) < most):
-        return len(widths)
-    return nearest
+    def takes_in(rows: int, width: int) -> bool:
+        """Neither are they too far apart, nor would an array of its own take much less than to widen theirs for it."""
+        wider = _size(rows + 1, max(width, length))
+        return apart(width) <= APART and wider <= WIDENED * (_size(rows, width) + _size(1, length))
+
+    nearest = sorted(range(len(shelves)), key=lambda at: apart(shelves[at][1]))
+    found = next((at for at in nearest if takes_in(*shelves[at])), len(shelves))
+    return nearest[0] if found == len(shelves) >= most else found
+
+
+def _size(rows: int, tokens: int) -> int:
+    return math.prod(room_for((0, 0), rows, tokens + 1, tight=False))
