@@ -76,9 +76,10 @@ def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.Mon
     assert mx.array_equal(halved, attention(queries, keys, values, None, 0.125, made))
 
 
+@pytest.mark.parametrize("shelves", [1, 2])
 @pytest.mark.parametrize("kind", ["a mask", "a bias", "a bias of each head"])
-def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str) -> None:
-    """But for what fills its last block."""
+def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str, shelves: int) -> None:
+    """But for what fills its last block; be the runs of one shelf, or the last of another one, with room for less."""
     lengths, runs = [40, 38, 70, 30, 22], [Run(slice(0, 2), 40), Run(slice(2, 3), 70), Run(slice(3, 5), 30)]
     queries, k, v = random(5, 9, 1, 64), random(5, 3, 70, 64), random(5, 3, 128, 64)
     made = mx.arange(70)[None, None, None] < mx.array(lengths)[:, None, None, None]
@@ -87,14 +88,20 @@ def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str
         made = mx.where(made, mx.arange(70) * slope * -0.01, -1e30)
     beyond = mx.array([64, 64, 128, 64, 64])[:, None, None, None]
     keys, values = (mx.where(mx.arange(each.shape[2])[:, None] >= beyond, mx.nan, each) for each in (k, v))
-    cache = SimpleNamespace(in_blocks=[Shown(0, mx.contiguous(in_blocks(keys)), values, runs)])
+    blocks = mx.contiguous(in_blocks(keys))
+    one = [Shown(0, blocks, values, runs)]
+    two = [
+        Shown(0, blocks[:3], values[:3], runs[:2]),
+        Shown(3, blocks[3:, :, :1], values[3:, :, :64], [Run(slice(0, 2), 30)]),
+    ]
+    cache = SimpleNamespace(in_blocks=one if shelves == 1 else two)
     together = attention(queries, keys, values[:, :, :70], cache, 0.125, made)
     for row, length in enumerate(lengths):
-        one, there = slice(row, row + 1), slice(length)
+        its, there = slice(row, row + 1), slice(length)
         apart = attention(
-            queries[one], k[one, :, there], v[one, :, there], None, 0.125, made[one, ..., there]
+            queries[its], k[its, :, there], v[its, :, there], None, 0.125, made[its, ..., there]
         )
-        assert same(together[one], apart)
+        assert same(together[its], apart)
 
 
 def test_a_query_that_may_look_at_nothing_looks_at_everything_alike() -> None:
