@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import plot, report
+from benchmarks.child import INTERRUPTED, end_in_order
 from benchmarks.failures import Failed
 from benchmarks.results import LATEST, PARTIAL, Results, read
 from benchmarks.session import COSTS, session
@@ -18,7 +18,6 @@ from benchmarks.table import show
 from benchmarks.workloads import WORKLOADS
 from shared.settings import load_settings
 
-INTERRUPTED = 130
 WIDTH = 150  # in a file or a pipe
 
 
@@ -56,10 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 async def measure(options: argparse.Namespace, console: Console) -> Results:
-    """SIGTERM ends it as Ctrl-C does: in order."""
-    task = asyncio.current_task()
-    assert task
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    end_in_order()
     only = set(options.only)
     workloads = [workload for workload in WORKLOADS if not only or workload.name in only]
     costs = [name for name in COSTS if not only or name in only]

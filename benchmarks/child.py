@@ -1,5 +1,6 @@
 """Processes that the benchmark starts, and ends with all they started."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,6 +15,14 @@ from shared.settings import PREFIX
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 10.0  # seconds to end in order
+INTERRUPTED = 130  # exit code
+
+
+def end_in_order() -> None:
+    """SIGTERM cancels the task that asks for this, so that it ends its children as after Ctrl-C."""
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 class Child:

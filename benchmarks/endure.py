@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.child import Child
+from benchmarks.child import INTERRUPTED, Child, end_in_order
 from benchmarks.failures import Failed
 from benchmarks.plans import some_words
 from benchmarks.servers import our_server
@@ -143,6 +143,7 @@ class Samples:
 
 async def endure(minutes: float, seed: int, folder: Path) -> list[str]:
     """What is not as it should be."""
+    end_in_order()
     models = linked(float32_model(load_settings().cache_dir), folder)
     server = our_server(models[:1], folder, settings=SETTINGS)
     try:
@@ -226,6 +227,9 @@ def main() -> int:
             wrong = asyncio.run(endure(options.minutes, options.seed, Path(folder)))
         except Failed as error:
             wrong = [str(error)]
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            print("Stopped.")
+            return INTERRUPTED
     for line in wrong:
         print(f"  {line}")
     return 1 if wrong else 0
