@@ -274,11 +274,11 @@ class BatchEngine:
         self._waiting.lead(first)
         budget = self._chunk_behind(first.done)
         if first.stop - first.done > budget or first.stops or (first.scores and first.left):
-            self._caches.give_back()
+            self._caches.resize()
             self._read_on(first, min(budget, first.stop - first.done))
         else:
             together = self._together(order, seats)
-            self._caches.give_back()
+            self._caches.resize()
             self._read_out(together)
         return True
 

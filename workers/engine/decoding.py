@@ -45,8 +45,8 @@ class Decoding(Protocol):
         """What is held for a row of so many, without any reserve."""
         ...
 
-    def give_back(self) -> None:
-        """What is held beyond the reserve: before something else is read."""
+    def resize(self) -> None:
+        """Room for a token more in every row, and no more than the reserve: also before something else is read."""
         ...
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -82,7 +82,7 @@ class _Unreserved:
     def least(self, tokens: int) -> int:
         return tokens + GROWTH
 
-    def give_back(self) -> None:
+    def resize(self) -> None:
         pass
 
     def begin(self) -> None:

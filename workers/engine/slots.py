@@ -99,7 +99,7 @@ class Slots:
     def begin(self) -> None:
         """Its offsets are where the pass writes."""
         begin_pass()
-        self.give_back()
+        self.resize()
         lengths = [length for shelf in self._shelves for length in shelf.lengths]
         self.offset = mx.array(lengths, dtype=mx.int32)
         self.width = max(lengths) + 1
@@ -138,7 +138,7 @@ class Slots:
     def least(self, tokens: int) -> int:
         return rounded(tokens, TOKENS)
 
-    def give_back(self) -> None:
+    def resize(self) -> None:
         for shelf in self._shelves:
             if shelf.make_room(tight=self.tight):
                 for layer in range(len(self._layers)):
