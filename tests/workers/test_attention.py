@@ -6,14 +6,16 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 from mlx_lm.models import base
-from mlx_lm.models.cache import QuantizedKVCache
+from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from tests.exactness import same
 from workers.engine import attention as module
 from workers.engine.attention import WORTH_HALVES, attention
+from workers.engine.caches import Place
 from workers.engine.key_blocks import in_blocks
 from workers.engine.runs import Run
 from workers.engine.shelf import Shown
+from workers.engine.slots import Slots
 
 Mask = Callable[[int, int, int], mx.array | str | None]
 
@@ -94,7 +96,7 @@ def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str
         Shown(0, blocks[:3], values[:3], runs[:2]),
         Shown(3, blocks[3:, :, :1], values[3:, :, :64], [Run(slice(0, 2), 30)]),
     ]
-    cache = SimpleNamespace(in_blocks=one if shelves == 1 else two)
+    cache = SimpleNamespace(in_blocks=lambda keys, values: one if shelves == 1 else two)
     together = attention(queries, keys, values[:, :, :70], cache, 0.125, made)
     for row, length in enumerate(lengths):
         its, there = slice(row, row + 1), slice(length)
@@ -102,6 +104,39 @@ def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str
             queries[its], k[its, :, there], v[its, :, there], None, 0.125, made[its, ..., there]
         )
         assert same(together[its], apart)
+
+
+GIVEN: dict[str, Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]] = {
+    "what the cache holds": lambda keys, values: (keys, values),
+    "its keys for both": lambda keys, values: (keys, keys),
+    "its values for both": lambda keys, values: (values, values),
+    "one for the other": lambda keys, values: (values, keys),
+    "other keys": lambda keys, values: (keys * 2 + 1, values),
+    "other values": lambda keys, values: (keys, values[..., :16]),
+    "more heads": lambda keys, values: (mx.repeat(keys, 3, axis=1), mx.repeat(values, 3, axis=1)),
+    "the last ones": lambda keys, values: (keys[:, :, -20:], values[:, :, -20:]),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("lengths", [[40], [40, 33], [40, 600]])  # one shelf, or two
+def test_a_row_attends_to_what_the_model_gives_be_it_what_the_cache_holds_or_not(
+    lengths: list[int], given: str
+) -> None:
+    slots = Slots(in_blocks=True)
+    begun = KVCache()
+    begun.update_and_fetch(
+        random(len(lengths), 3, max(lengths), 64), random(len(lengths), 3, max(lengths), 64)
+    )
+    slots.join([begun], [Place(row, 0, length) for row, length in enumerate(lengths)])
+    slots.begin()
+    [layer] = slots.layers
+    mask = layer.make_mask(1, return_array=True)
+    queries, new = random(len(lengths), 9, 1, 64), random(len(lengths), 3, 1, 64)
+    keys, values = GIVEN[given](*layer.update_and_fetch(new, new))
+    mask = mask[..., -keys.shape[2] :]
+    theirs = base.scaled_dot_product_attention(queries, keys, values, None, 0.125, mask)
+    assert close(attention(queries, keys, values, layer, 0.125, mask), theirs)
 
 
 def test_a_query_that_may_look_at_nothing_looks_at_everything_alike() -> None:

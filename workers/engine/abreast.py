@@ -25,6 +25,10 @@ class Abreast:
         begun, self._begun = self._begun, []
         self.keys = _side_by_side([layer.keys for layer in begun], self._done, keys)
         self.values = _side_by_side([layer.values for layer in begun], self._done, values)
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """Also for a layer that shares this one's."""
         assert self.keys is not None and self.values is not None
         return self.keys, self.values
 

@@ -4,7 +4,9 @@ head and each query, and masks.
 Rule 1: what a row gets does not depend, to the last bit, on the rows beside it, on how long they are, nor on how many
 of its tokens are read at once (on processors with AVX-512, see ``products``; of plain caches). Hence the spans.
 Rule 2: what a query attends to, and with what weight, is what MLX computes, but for rounding.
-Rule 3: float32 only, as everything is on a CPU; sinks and quantized caches are MLX's.
+Rule 3: what counts are the keys and values that the model gives. The cache's own, in blocks, stand in for them only if
+they are the same arrays.
+Rule 4: float32 only, as everything is on a CPU; sinks and quantized caches are MLX's.
 """
 
 from collections.abc import Callable
@@ -25,12 +27,13 @@ from workers.engine.last_made import LastMade
 from workers.engine.products import times_transposed
 from workers.engine.runs import Run
 from workers.engine.shelf import Shown
+from workers.engine.slots import SlotLayer
 
 NOTHING = -3e38  # finite: a query that may look at nothing, as before padding, looks at everything alike
 WORTH_HALVES = 4_000_000  # queries times keys times their size; below, handing over costs more than it saves
 
 SPAN = 256  # keys that are summed at once: a multiple of BLOCK, and not more than the BLAS sums in one go
-PLAIN = (KVCache, Abreast, type(None))
+PLAIN = (KVCache, Abreast, SlotLayer, type(None))
 
 Mask = mx.array | str | None
 Scores = Callable[[mx.array, mx.array, slice], mx.array]
@@ -52,7 +55,8 @@ def attention(
     if sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32 or keys.dtype != mx.float32:
         return _theirs(queries, keys, values, cache, scale, mask, sinks)  # type: ignore[arg-type]
     scaled = queries * (scale * LOG2_E)
-    shelves: list[Shown] | None = getattr(cache, "in_blocks", None)
+    find: Callable[[mx.array, mx.array], list[Shown] | None] | None = getattr(cache, "in_blocks", None)
+    shelves = find(keys, values) if find else None
     if shelves is None:
         exact = queries.shape[2] > 1 or type(cache) in PLAIN
         bias = _bias(mask, queries.shape[2], keys.shape[2])

@@ -5,6 +5,7 @@ So a long row costs the short ones beside it neither memory nor the time in whic
 """
 
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
@@ -151,14 +152,21 @@ class SlotLayer:
     def __init__(self, slots: Slots, number: int) -> None:
         self._slots = slots
         self._number = number
+        # Weakly, as an array that somebody else holds is not written to in place.
+        self._given: list[weakref.ref[mx.array]] = []
 
     @property
     def offset(self) -> mx.array:
         return self._slots.offset
 
-    @property
-    def in_blocks(self) -> list[Shown] | None:
-        """All rows' keys, shelf by shelf, if they are in blocks."""
+    def in_blocks(self, keys: mx.array, values: mx.array) -> list[Shown] | None:
+        """All rows' keys, shelf by shelf: if they are in blocks, and these are the arrays that the model was given.
+
+        A model may attend to something else than what its cache keeps, as multi-head latent attention does.
+        """
+        given = [array() for array in self._given]
+        if len(given) != 2 or given[0] is not keys or given[1] is not values:
+            return None
         shown = [shelf.shown(self._number, first) for first, shelf in self._slots.shelves]
         return [each for each in shown if each is not None] or None
 
@@ -169,20 +177,24 @@ class SlotLayer:
         return self._slots.mask(window_size, wanted=return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """One token more for every row; gives (rows, heads, width, size), shorter rows padded."""
-        shelves = list(self._slots.shelves)
-        if len(shelves) == 1:
-            shelves[0][1].put(self._number, keys, values)
-            return shelves[0][1].keys_and_values(self._number, self._slots.width)
-        for first, shelf in shelves:
+        """One token more for every row; gives those of all, see ``keys_and_values``."""
+        for first, shelf in self._slots.shelves:
             rows = slice(first, first + len(shelf))
             shelf.put(self._number, keys[rows], values[rows])
-        parts = [shelf.keys_and_values(self._number, self._slots.width) for _, shelf in shelves]
+        given = self.keys_and_values()
+        self._given = [weakref.ref(array) for array in given]
+        return given
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """(rows, heads, width, size), shorter rows padded; also for a layer that shares this one's."""
+        parts = [shelf.keys_and_values(self._number, self._slots.width) for _, shelf in self._slots.shelves]
         all_keys, all_values = (self._beside_each_other(some) for some in zip(*parts, strict=True))
         return all_keys, all_values
 
     def _beside_each_other(self, parts: Sequence[mx.array]) -> mx.array:
         width = self._slots.width
+        if len(parts) == 1:
+            return parts[0]
         return mx.concatenate(
             [mx.pad(part, [(0, 0), (0, 0), (0, width - part.shape[2]), (0, 0)]) for part in parts]
         )
