@@ -14,8 +14,8 @@ from shared import failpoints, logs
 from shared.settings import Settings, load_settings
 from workers.allocator import keep_freed_memory
 from workers.blas import describe_blas, open_blas
-from workers.embedded import LoadError, Progress
 from workers.engine.seam import Served
+from workers.load_error import LoadError, Progress
 from workers.serve import serve
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from shared.models import EMBEDDED_MODEL
+from workers.load_error import LoadError, Progress
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -35,18 +36,6 @@ MANIFEST = "manifest.json"
 GROUP_SIZE = 32
 COMMON_BITS = 4
 _CONTROL_TOKEN = 3  # GGUF's token_type for tokens that are never made from text
-
-Progress = Callable[[str, int, int], None]
-"""Phase, bytes done, bytes in all; (phase, 0, 0) where bytes mean nothing."""
-
-
-class LoadError(Exception):
-    """``reason`` is a sentence for the operator; ``permanent``: trying again is useless."""
-
-    def __init__(self, reason: str, permanent: bool) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.permanent = permanent
 
 
 class Gguf(NamedTuple):

@@ -14,9 +14,9 @@ from queue import SimpleQueue
 from shared.failpoints import failpoint
 from shared.settings import Settings
 from workers.blas import share_cores
-from workers.embedded import LoadError, Progress
 from workers.engine.seam import Served
 from workers.link import Finished, Link, Loaded, LoadingFailed, LoadingProgress, Outputs, Who
+from workers.load_error import LoadError, Progress, explained
 from workers.loop import Command, Loop
 
 log = logging.getLogger(__name__)
@@ -52,14 +52,11 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
     """An exception nobody named ends the process: a half-dead engine is the worst state."""
     try:
         failpoint("worker.load")
-        served = load(lambda phase, done, total: link.post(LoadingProgress(phase, done, total)))
+        with explained("The model"):
+            served = load(lambda phase, done, total: link.post(LoadingProgress(phase, done, total)))
     except LoadError as error:
-        log.error("%s", error.reason)
+        log.error("%s", error, exc_info=error.__cause__)
         link.post(LoadingFailed(error.reason, error.permanent))
-        return
-    except Exception as error:
-        log.exception("loading failed")
-        link.post(LoadingFailed(f"{type(error).__name__}: {error}", permanent=False))
         return
     loop = Loop(
         served.engine, inbox, lambda outputs: link.post(Outputs(outputs)), share_cores, lambda: link.preparing

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from shared import failpoints, logs
 from shared.settings import load_settings
-from workers.embedded import Progress
 from workers.engine.seam import Served
+from workers.load_error import Progress
 from workers.scripted import CONTEXT_LENGTH, Script, ScriptedEngine, prepare_scripted
 from workers.serve import serve
 

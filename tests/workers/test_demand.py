@@ -48,7 +48,7 @@ TOOLS = [tool("look", LOOK), tool("say", SAY), tool("rest", None)]
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
-    return load(folder, inspect(folder), lambda phase, done, total: None)
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
 
 
 @pytest.fixture(scope="module")

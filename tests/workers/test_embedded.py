@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from shared.models import EMBEDDED_MODEL, ModelSource
-from workers.embedded import MANIFEST, PACKAGE, LoadError, convert_once, is_whole, read_gguf, verify
+from workers.embedded import MANIFEST, PACKAGE, convert_once, is_whole, read_gguf, verify
+from workers.load_error import LoadError
 from workers.loader import LoadedModel, inspect, load, locate
 
 pytestmark = pytest.mark.skipif(
@@ -52,7 +53,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(folder: Path) -> LoadedModel:
-    return load(folder, inspect(folder), silent)
+    return load(folder, inspect(folder), silent, trusted=True)
 
 
 def test_the_folder_is_an_ordinary_model_folder(folder: Path) -> None:

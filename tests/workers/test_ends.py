@@ -19,7 +19,7 @@ HIDDEN: list[Kind] = ["bigcode", "recurrent"]  # their bodies have other names
 
 def model_of(folder: Path, kind: Kind) -> Any:
     make_tiny_model(folder, kind)
-    return load(folder, inspect(folder), lambda phase, done, total: None).model
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
 
 
 def close(one: mx.array, other: mx.array) -> bool:

@@ -27,7 +27,7 @@ TEMPLATES = {
 def loaded_with(folder: Path, template: str, *special: str, plain: tuple[str, ...] = ()) -> LoadedModel:
     """A tiny model whose tokenizer knows these tokens too."""
     model = make_tiny_llama(folder / "model", vocab=300)
-    loaded = load(model, inspect(model), lambda phase, done, total: None)
+    loaded = load(model, inspect(model), lambda phase, done, total: None, trusted=True)
     inner: Any = loaded.tokenizer._tokenizer
     inner.chat_template = template
     inner.add_special_tokens({"additional_special_tokens": list(special)})

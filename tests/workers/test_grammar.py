@@ -26,7 +26,7 @@ LONG_ENOUGH = 200  # tokens
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model", vocab=300)
-    return load(folder, inspect(folder), lambda phase, done, total: None)
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,9 @@ def model(folder: Path, *marks: str, opens: bool = False) -> Path:
 
 
 def served(folder: Path) -> Served:
-    return serve_model(load(folder, inspect(folder), lambda phase, done, total: None), Settings())
+    return serve_model(
+        load(folder, inspect(folder), lambda phase, done, total: None, trusted=True), Settings()
+    )
 
 
 def ask(prompt: Prompt, **sampling: Any) -> Run:

@@ -22,7 +22,7 @@ def test_the_log_says_when_the_budget_leaves_less_context_than_the_model_has(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, short: bool
 ) -> None:
     folder = make_tiny_llama(tmp_path / "m")
-    loaded = load(folder, inspect(folder), lambda phase, done, total: None)
+    loaded = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
     if short:
         monkeypatch.setattr(module, "weight_bytes", lambda loaded: 8 * 10**9)
         monkeypatch.setattr(module, "SMALLEST_KV", 100_000)
@@ -36,7 +36,7 @@ def test_on_a_cpu_models_compute_with_what_is_faster_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_tiny_llama(tmp_path / "m")
-    loaded = load(folder, inspect(folder), lambda phase, done, total: None)
+    loaded = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
     code: Any = importlib.import_module("mlx_lm.models.llama")
     monkeypatch.setattr(code, "scaled_dot_product_attention", base.scaled_dot_product_attention)
     for accelerator in (True, False):
@@ -50,6 +50,8 @@ def test_boundaries_are_looked_for_where_caches_serve_whole_beginnings_only(
     tmp_path: Path, kind: Kind, finds: bool
 ) -> None:
     folder = make_tiny_model(tmp_path / "m", kind)
-    prepare = serve_model(load(folder, inspect(folder), lambda phase, done, total: None), Settings()).prepare
+    prepare = serve_model(
+        load(folder, inspect(folder), lambda phase, done, total: None, trusted=True), Settings()
+    ).prepare
     assert isinstance(prepare, Preparation)
     assert prepare.finds_boundaries == finds

@@ -16,15 +16,9 @@ import pytest
 
 from shared.models import ModelSource
 from tests.tiny_model import EOS, Kind, make_tiny_llama, make_tiny_model
-from workers.loader import (
-    DEFAULT_CONTEXT_LENGTH,
-    LoadError,
-    check_header,
-    inspect,
-    load,
-    locate,
-    read_header,
-)
+from workers.headers import check_header, read_header
+from workers.load_error import LoadError
+from workers.loader import inspect, load, locate
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,35 +86,42 @@ def test_another_config_has_another_digest(folder: Path) -> None:
     assert inspect(folder).digest != before
 
 
-@pytest.mark.parametrize(
-    ("changes", "context_length"),
-    [
-        ({}, 512),
-        ({"max_position_embeddings": None, "n_positions": 77}, 77),
-        ({"max_position_embeddings": None, "max_seq_len": 78}, 78),
-        ({"max_position_embeddings": None, "seq_length": 79}, 79),
-        ({"max_position_embeddings": None, "text_config": {"max_position_embeddings": 80}}, 80),
-        ({"max_position_embeddings": None}, None),
-        ({"max_position_embeddings": -1}, None),
-        ({"max_position_embeddings": True}, None),
-        ({"max_position_embeddings": "many"}, None),
-    ],
-)
-def test_the_context_length_is_in_the_config(
-    folder: Path, changes: dict[str, Any], context_length: int | None
-) -> None:
-    edit_json(folder / "config.json", **changes)
-    assert inspect(folder).context_length == context_length
+def test_the_context_length_is_in_the_config(folder: Path) -> None:
+    edit_json(folder / "config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    assert inspect(folder).context_length == 2048
+
+
+def test_another_tokenizer_or_another_way_to_sample_has_another_digest(folder: Path) -> None:
+    before = inspect(folder).digest
+    edit_json(folder / "generation_config.json", temperature=0.5)
+    between = inspect(folder).digest
+    edit_json(folder / "tokenizer_config.json", chat_template="{{ messages }}")
+    assert len({before, between, inspect(folder).digest}) == 3
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    assert "available_models" in refusal(tmp_path / "nowhere")
+    assert "correct its path in MLX_SERVER_AVAILABLE_MODELS" in refusal(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_folder_without_a_file_it_needs_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert str(folder) in refusal(folder)
+    assert name.removeprefix("model") in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json"]
+)
+def test_a_pipe_in_the_place_of_a_file_that_is_read_is_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert name in refusal(folder)
+
+
+def test_a_reason_names_no_folder_of_this_disk(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert str(folder) not in refusal(folder)
+    assert str(folder.parent) not in refusal(folder / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -132,19 +133,43 @@ def test_a_config_that_is_no_json_object_is_refused(folder: Path, name: str, con
     assert name in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("config.json", "model_file"),
-        ("config.json", "auto_map"),
-        ("tokenizer_config.json", "auto_map"),
-    ],
-)
-def test_code_in_a_model_folder_is_refused_and_never_run(folder: Path, name: str, key: str) -> None:
+AUTO_MAP = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": "evil.Evil"}
+
+
+def plant(folder: Path) -> Path:
+    """Code that leaves a trace when it is run; the trace's place."""
     (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
-    edit_json(folder / name, **{key: "evil.py" if key == "model_file" else {"AutoTokenizer": "evil.Evil"}})
-    assert f"({key})" in refusal(folder)
-    assert not (folder / "ran").exists()
+    return folder / "ran"
+
+
+def test_a_model_that_is_code_of_its_folder_is_refused_and_the_code_never_run(folder: Path) -> None:
+    ran = plant(folder)
+    edit_json(folder / "config.json", model_file="evil.py")
+    assert "(model_file)" in refusal(folder)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("auto_map", [AUTO_MAP, {"AutoTokenizer": ["evil.Evil", None]}, ["evil.Evil", None]])
+def test_a_model_that_only_other_programs_run_code_for_loads_without_it(
+    folder: Path, auto_map: object
+) -> None:
+    ran = plant(folder)
+    edit_json(folder / "config.json", auto_map=AUTO_MAP)
+    edit_json(folder / "tokenizer_config.json", auto_map=auto_map, tokenizer_class="EvilTokenizer")
+    loaded = load(folder, inspect(folder), silent)
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode("the réin 日")) == "the réin 日"
+    assert not ran.exists()
+
+
+def test_a_tokenizer_that_is_nothing_but_code_is_refused_and_the_code_never_run(folder: Path) -> None:
+    ran = plant(folder)
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
+    (folder / "merges.txt").write_text("")
+    edit_json(folder / "tokenizer_config.json", auto_map=AUTO_MAP, tokenizer_class="EvilTokenizer")
+    with pytest.raises(LoadError, match=r"conversion that has a tokenizer\.json") as caught:
+        load(folder, inspect(folder), silent)
+    assert caught.value.permanent
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("name", ["model.py", "pytorch_model.bin", "model.gguf", "weights.pkl"])
@@ -160,16 +185,36 @@ def test_a_config_without_a_usable_model_type_is_refused(folder: Path, model_typ
     assert "model_type" in refusal(folder)
 
 
-@pytest.mark.parametrize("missing", ["model-00002-of-00002.safetensors", "../model.safetensors"])
-def test_a_shard_named_by_the_index_must_be_there(folder: Path, missing: str) -> None:
-    edit_json(folder / "model.safetensors.index.json", weight_map={"a": "model.safetensors", "b": missing})
-    assert missing in refusal(folder)
-
-
-@pytest.mark.parametrize("weight_map", [None, [], {"a": 1}])
-def test_an_index_without_a_weight_map_is_refused(folder: Path, weight_map: object) -> None:
+@pytest.mark.parametrize(
+    "weight_map",
+    [
+        {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"},
+        {"a": "model.safetensors", "b": "../model-00002-of-00002.safetensors"},
+        None,
+        [],
+        {"a": 1},
+    ],
+)
+def test_an_index_that_is_wrong_is_warned_of_and_not_heeded(
+    folder: Path, weight_map: object, caplog: pytest.LogCaptureFixture
+) -> None:
     edit_json(folder / "model.safetensors.index.json", weight_map=weight_map)
-    assert "weight_map" in refusal(folder)
+    load(folder, inspect(folder), silent, trusted=True)
+    assert "index" in caplog.text
+
+
+def test_weights_that_are_missing_are_named_if_the_index_knows_their_file(folder: Path) -> None:
+    import mlx.core as mx
+
+    weights = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(weights, dict)
+    lost = "model.norm.weight"
+    index = dict.fromkeys(weights, "model.safetensors") | {lost: "model-2.safetensors"}
+    edit_json(folder / "model.safetensors.index.json", weight_map=index)
+    mx.save_safetensors(str(folder / "model.safetensors"), {n: w for n, w in weights.items() if n != lost})
+    with pytest.raises(LoadError, match=r"lacks model-2\.safetensors") as caught:
+        load(folder, inspect(folder), silent)
+    assert caught.value.permanent
 
 
 # Safetensors
@@ -201,6 +246,13 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         pytest.param(safetensors({"a": F32 | {"dtype": "F31"}}, bytes(8)), id="unknown dtype"),
         pytest.param(safetensors({"a": F32 | {"dtype": []}}, bytes(8)), id="dtype not text"),
         pytest.param(safetensors({"a": 3}, bytes(8)), id="tensor not an object"),
+        pytest.param(safetensors({"a": F32 | {"shape": [1] * 8 + [2]}}, bytes(8)), id="nine dimensions"),
+        pytest.param(safetensors({"a": F32 | {"shape": [0, 1 << 40]}}), id="a dimension of a trillion"),
+        pytest.param(safetensors({"a": F32 | {"shape": [10**3999] * 3000}}), id="numbers of 4000 digits"),
+        pytest.param(
+            safetensors({f"t{i}": F32 | {"shape": [0], "data_offsets": [0, 0]} for i in range(100_001)}),
+            id="100,001 tensors",
+        ),
     ],
 )
 def test_a_garbled_weight_file_is_refused(folder: Path, content: bytes) -> None:
@@ -253,7 +305,7 @@ def test_each_kind_of_tiny_model_loads(tmp_path: Path, kind: Kind, caches: list[
     from mlx_lm.models.cache import make_prompt_cache
 
     folder = make_tiny_model(tmp_path, kind)
-    loaded = load(folder, inspect(folder), silent)
+    loaded = load(folder, inspect(folder), silent, trusted=True)
     assert [type(cache).__name__ for cache in make_prompt_cache(loaded.model)] == caches
     assert loaded.context_length == 512
     assert loaded.tokenizer.eos_token == EOS
@@ -263,7 +315,13 @@ def test_each_kind_of_tiny_model_loads(tmp_path: Path, kind: Kind, caches: list[
 def test_progress_names_the_phases_and_counts_the_weights(folder: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     load(folder, inspect(folder), lambda phase, done, total: seen.append((phase, done, total)))
-    assert list(dict.fromkeys(phase for phase, _, _ in seen)) == ["import", "weights", "tokenizer", "warm-up"]
+    assert list(dict.fromkeys(phase for phase, _, _ in seen)) == [
+        "import",
+        "check",
+        "tokenizer",
+        "weights",
+        "warm-up",
+    ]
     counted = [done for phase, done, _ in seen if phase == "weights"]
     assert counted == sorted(counted)
     assert [step for step in seen if step[0] == "weights"][-1][1:] == (counted[-1], counted[-1])
@@ -287,8 +345,8 @@ def test_without_a_gpu_packed_weights_become_float32_exactly(folder: Path) -> No
     import mlx.core as mx
 
     pack(folder)
-    packed = load(folder, inspect(folder), silent, accelerator=True).model
-    unpacked = load(folder, inspect(folder), silent, accelerator=False).model
+    packed = load(folder, inspect(folder), silent, accelerator=True, trusted=True).model
+    unpacked = load(folder, inspect(folder), silent, accelerator=False, trusted=True).model
     layer = packed.model.layers[0].mlp.up_proj
     expected = mx.dequantize(
         layer.weight, layer.scales.astype(mx.float32), layer.biases.astype(mx.float32), 32, 4
@@ -300,14 +358,14 @@ def test_without_a_gpu_packed_weights_become_float32_exactly(folder: Path) -> No
 
 @pytest.mark.parametrize(
     ("configured", "tokenizer_limit", "context_length"),
-    [(512, 100, 100), (512, 10**30, 512), (ABSENT, 300, 300), (ABSENT, 10**30, DEFAULT_CONTEXT_LENGTH)],
+    [(512, 100, 512), (512, 10**30, 512), (ABSENT, 300, 300), (ABSENT, 10**30, 2048)],
 )
-def test_the_context_is_the_smaller_of_model_and_tokenizer(
+def test_the_context_is_the_configs_or_else_the_tokenizers_or_else_the_familys(
     folder: Path, configured: object, tokenizer_limit: int, context_length: int
 ) -> None:
     edit_json(folder / "config.json", max_position_embeddings=configured)
     edit_json(folder / "tokenizer_config.json", model_max_length=tokenizer_limit)
-    assert load(folder, inspect(folder), silent).context_length == context_length
+    assert load(folder, inspect(folder), silent, trusted=True).context_length == context_length
 
 
 @pytest.mark.parametrize(
@@ -319,6 +377,10 @@ def test_the_context_is_the_smaller_of_model_and_tokenizer(
         {"hidden_size": ABSENT},
         {"rope_scaling": 3},
         {"max_position_embeddings": None},  # transformers checks it, mlx-lm does not
+        {"vocab_size": 1 << 31 - 1},
+        {"num_attention_heads": 0},
+        {"eos_token_id": "x"},
+        {"rms_norm_eps": "tiny"},
     ],
 )
 def test_a_model_that_does_not_fit_is_a_sentence(folder: Path, changes: dict[str, object]) -> None:

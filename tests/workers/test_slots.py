@@ -22,7 +22,7 @@ from workers.loader import inspect, load
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = make_tiny_llama(Path(tmp_path_factory.mktemp("tiny")) / "model")
-    return load(folder, inspect(folder), lambda phase, done, total: None).model
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
 
 
 @pytest.fixture(params=["tokens", "blocks"])
@@ -166,7 +166,7 @@ def test_a_long_row_costs_short_ones_neither_time_nor_memory(model: Any) -> None
 def test_of_what_was_read_only_the_rows_with_a_seat_join(tmp_path: Path, row: int) -> None:
     """Caches that mlx-lm merges; a prompt that wanted no token was read beside them."""
     folder = make_tiny_model(tmp_path / "model", "sliding")
-    model = load(folder, inspect(folder), lambda phase, done, total: None).model
+    model = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
     prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
     cache = merge([new_cache(model) for _ in prompts])
     feed(model, cache, prompts)

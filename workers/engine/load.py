@@ -7,7 +7,6 @@ from mlx.utils import tree_reduce
 from shared.models import ModelSource
 from shared.protocol import Capabilities
 from shared.settings import Settings
-from workers.embedded import Progress
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.caches import is_plain, new_cache
 from workers.engine.device import has_accelerator
@@ -19,6 +18,7 @@ from workers.engine.seam import Served
 from workers.families import dialect_of
 from workers.grammar import grammars_for
 from workers.infill import infill_of
+from workers.load_error import Progress, explained
 from workers.loader import LoadedModel, inspect, load, locate
 from workers.prompt import Preparation
 from workers.vocabulary import token_bytes
@@ -33,7 +33,10 @@ SMALLEST_KV = GB // 4  # even when the weights alone are over the budget
 def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> Served:
     """Raises LoadError."""
     folder = locate(source, settings.cache_dir, progress)
-    return serve_model(load(folder, inspect(folder), progress), settings)
+    log.info("%s is in %s", source.id, folder)
+    loaded = load(folder, inspect(folder), progress, trusted=source.kind == "embedded")
+    with explained(f"The model (of type {loaded.facts.model_type})"):
+        return serve_model(loaded, settings)
 
 
 def serve_model(loaded: LoadedModel, settings: Settings) -> Served:

@@ -1,0 +1,77 @@
+"""Why a model could not be loaded, as a sentence for the operator.
+
+Rule 1: clients see ``reason``, which names no folder of this disk; ``str(error)`` has all of it, for the log.
+Rule 2: whatever a library raises, a panic or an exit too, becomes one of these; ``permanent`` where trying again is
+useless.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[str, int, int], None]
+"""Phase, bytes done, bytes in all; (phase, 0, 0) where bytes mean nothing."""
+
+_FOLDERS = re.compile(r"(?<![\w.:/~-])~?/(?:[^/\s'\"`]+/)+(?=[^/\s'\"`]|\b)")
+_MEMORY = re.compile(r"memory|alloc", re.IGNORECASE)
+_KERNEL = re.compile(r"unable to (?:load|build|create)|kernel|library", re.IGNORECASE)
+
+
+class LoadError(Exception):
+    """``reason`` is a sentence for the operator; ``permanent``: trying again is useless."""
+
+    def __init__(self, reason: str, permanent: bool) -> None:
+        super().__init__(reason)
+        self.reason = without_folders(reason)
+        self.permanent = permanent
+
+
+class IncompleteError(LoadError):
+    """Files are missing; for a model from the hub, a download may bring them."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, permanent=True)
+
+
+def without_folders(text: str) -> str:
+    """Absolute paths shortened to their last name; what follows a host name is left."""
+    return _FOLDERS.sub("", text)
+
+
+def first_line(error: BaseException) -> str:
+    """Two where the first only announces."""
+    lines = [*str(error).splitlines(), ""]
+    return (f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") else lines[0])[:500].strip()
+
+
+@contextmanager
+def explained(subject: str) -> Iterator[None]:
+    """What is raised inside becomes a LoadError. ``subject`` begins its sentence."""
+    try:
+        yield
+    except (LoadError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise load_error(subject, error) from error
+
+
+def load_error(subject: str, error: BaseException) -> LoadError:
+    said = first_line(error)
+    what = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    if isinstance(error, MemoryError) or (_is_runtime_error(error) and _MEMORY.search(said)):
+        reason = f"{subject} could not be brought into memory: {what}"
+        return LoadError(f"{reason}. It takes more memory than is free.", permanent=False)
+    if isinstance(error, OSError):
+        reason = f"{subject} could not be read: {what}"
+        return LoadError(f"{reason}. Check the disk and who may read the folder.", permanent=False)
+    if _is_runtime_error(error):
+        permanent = _KERNEL.search(said) is not None
+        reason = f"{subject} cannot be computed on this machine: {what}"
+        return LoadError(f"{reason}. Another conversion of the model may.", permanent)
+    reason = f"{subject} does not fit mlx-lm: {what}"
+    return LoadError(f"{reason}. Another conversion of the model may.", permanent=True)
+
+
+def _is_runtime_error(error: BaseException) -> bool:
+    """Not those of Python's own that are about the code or the folder."""
+    return isinstance(error, RuntimeError) and not isinstance(error, RecursionError | NotImplementedError)
