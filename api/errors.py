@@ -83,13 +83,19 @@ def from_falcon(error: falcon.HTTPError) -> RequestError:
 def answer_to(error: Exception) -> ErrorAnswer:
     match error:
         case RequestError():
-            return ErrorAnswer(error.status, error.message, headers=error.headers)
+            return ErrorAnswer(error.status, error.message, headers={**_retry(error), **error.headers})
         case ServingError():
-            retry = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-            return ErrorAnswer(error.status, error.message, error.param, error.code, retry)
+            return ErrorAnswer(error.status, error.message, error.param, error.code, _retry(error))
         case _:
             sentence = "The server failed on this request; its log says why."
             return ErrorAnswer(500, sentence, code="internal_error")
+
+
+def _retry(error: ServingError) -> dict[str, str]:
+    """Clients try again by themselves, for minutes, what could never come right, unless they are told."""
+    if error.retry_after is not None:
+        return {"retry-after": str(error.retry_after)}
+    return {"x-should-retry": "false"} if error.is_final else {}
 
 
 def invalid(error: ValidationError, body: object) -> InvalidField:

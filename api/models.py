@@ -42,12 +42,14 @@ class Models:
         return {state.id: state for state in report.models}
 
     def _info(self, id: str, state: ModelStatus | None) -> ModelInfo:
+        status = _status(state)
         return ModelInfo(
             id=id,
             created=self._created,
             display_name=id,
             created_at=datetime.fromtimestamp(self._created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            status=_status(state),
+            status=status,
+            lifecycle="retired" if status == "failed" else "active",
             **_known(state),
         )
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from api.errors import InvalidField, invalid
+from api.parameters import refuse
+from shared.dialect import LENIENT
 
 MAX_DEPTH = 64
 
@@ -21,15 +23,16 @@ async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
 
 
 def parse(data: bytes, schema: type[R]) -> R:
-    """Raises InvalidField."""
+    """Raises InvalidField; UnsupportedParameter for what other servers have and would change the answer."""
     body = _json(data)
+    refuse(body, schema)
     try:
-        return schema.model_validate(body)
+        return schema.model_validate(body, context=LENIENT)
     except ValidationError as error:
         raise invalid(error, body) from error
 
 
-def _json(data: bytes) -> object:
+def _json(data: bytes) -> dict[str, object]:
     if not data.strip():
         raise InvalidField(
             "The request has no body; it must be a JSON object.", param=None, code="invalid_json"

@@ -18,6 +18,11 @@ def effort_kwargs(effort: str | None) -> dict[str, Any]:
     return {"enable_thinking": True, "reasoning_effort": _KNOWN_TO_TEMPLATES.get(effort, effort)}
 
 
+def thinking_kwargs(wanted: bool) -> dict[str, Any]:
+    """Templates know the switch by either name."""
+    return {"enable_thinking": wanted, "thinking": wanted}
+
+
 def checked_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in kwargs.items() if value is not None}
     for key, value in given.items():

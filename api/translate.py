@@ -4,23 +4,27 @@ Rule 1: what does not work is refused by name, never ignored.
 Rule 2: nothing is tokenized, folded or guessed here: the worker knows the model.
 """
 
-import secrets
 from typing import Any, Literal
 
+from api.constraints import constraint, grammar_of, json_of, regex_of
 from api.grammars import grammar
-from api.refusals import unsupported, wrong
-from api.templates import checked_kwargs, effort_kwargs
+from api.refusals import left_out, unsupported, wrong
+from api.sampling import sampling, stopping
+from api.templates import checked_kwargs, effort_kwargs, thinking_kwargs
 from api.tools import names_of, tool, tool_use
+from shared.dialect import MAX_CHOICES
 from shared.openai import (
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
+    ContentPart,
     FunctionCall,
     FunctionName,
     MediaPart,
     NamedToolChoice,
     RefusalPart,
     ResponseFormat,
+    TextPart,
     Tool,
     ToolChoice,
 )
@@ -29,8 +33,6 @@ from shared.protocol import (
     Generation,
     Grammar,
     Prompt,
-    Sampling,
-    Stopping,
     TextPrompt,
     TokenPrompt,
     ToolUse,
@@ -40,19 +42,28 @@ from shared.protocol import (
 def chat_generation(request: ChatCompletionRequest) -> Generation:
     tools = _tools(request)
     choice = _choice(request)
-    effort = effort_kwargs(request.reasoning_effort)
+    use = _tool_use(choice, tools, request.parallel_tool_calls and not request.legacy)
     return Generation(
         prompt=chat_prompt(
-            request.messages, [] if choice == "none" else tools, effort, request.chat_template_kwargs
+            request.messages,
+            [] if choice == "none" else tools,
+            effort_kwargs(request.reasoning_effort) | _thinking(request),
+            request.chat_template_kwargs,
         ),
-        sampling=_sampling(request),
-        stopping=_stopping(request, request.max_completion_tokens or request.max_tokens),
+        sampling=sampling(request, request.temperature, request.top_p),
+        stopping=stopping(request, request.max_completion_tokens or request.max_tokens),
         n=request.n,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        grammar=_grammar(request.response_format),
-        tool_use=_tool_use(choice, tools, request.parallel_tool_calls and not request.legacy),
+        grammar=constraint(request, _grammar(request.response_format), use),
+        tool_use=use,
         split_reasoning=True,
     )
+
+
+def _thinking(request: ChatCompletionRequest) -> dict[str, Any]:
+    if request.thinking is not None:
+        return thinking_kwargs(request.thinking.type != "disabled")
+    return {} if request.enable_thinking is None else thinking_kwargs(request.enable_thinking)
 
 
 def chat_prompt(
@@ -84,18 +95,27 @@ def completion_generations(request: CompletionRequest) -> list[Generation]:
         raise unsupported("echo", "it does not go together with 'suffix'")
     if request.stream and request.choices > request.n:
         raise unsupported("best_of", "which choices are the best is known at their end: not in a stream")
-    sampling, stopping = _sampling(request), _stopping(request, request.max_tokens)
+    prompts = _prompts(request.prompt, request.suffix or None)
+    if len(prompts) * request.choices > MAX_CHOICES:
+        many = "n" if len(prompts) == 1 else "prompt"
+        raise wrong(
+            many,
+            f"{len(prompts)} prompts with {request.choices} choices each are more than {MAX_CHOICES} answers:"
+            " ask for them in several requests",
+        )
+    drawn, ends = sampling(request, request.temperature, request.top_p), stopping(request, request.max_tokens)
     judged = 0 if request.choices > request.n else None
     return [
         Generation(
             prompt=prompt,
-            sampling=sampling,
-            stopping=stopping,
+            sampling=drawn,
+            stopping=ends,
             n=request.choices,
             logprobs=judged if request.logprobs is None else request.logprobs,
             echo=request.echo,
+            grammar=constraint(request, _grammar(request.response_format), None),
         )
-        for prompt in _prompts(request.prompt, request.suffix or None)
+        for prompt in prompts
     ]
 
 
@@ -114,39 +134,20 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]], suffix: str 
     ]
 
 
-# ---------------------------------------------------------------- how it goes on
-
-
-def _sampling(request: ChatCompletionRequest | CompletionRequest) -> Sampling:
-    return Sampling(
-        seed=secrets.randbits(63) if request.seed is None else request.seed,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=max(request.top_k, 0),
-        min_p=request.min_p,
-        repetition_penalty=request.repetition_penalty,
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        logit_bias={int(id): bias for id, bias in request.logit_bias.items()},
-    )
-
-
-def _stopping(request: ChatCompletionRequest | CompletionRequest, max_tokens: int | None) -> Stopping:
-    if max_tokens is not None and request.min_tokens > max_tokens:
-        raise wrong("min_tokens", f"it must not be larger than max_tokens ({max_tokens})")
-    return Stopping(
-        max_tokens=max_tokens,
-        min_tokens=request.min_tokens,
-        stop=request.stop_strings,
-        ignore_eos=request.ignore_eos,
-    )
+# ---------------------------------------------------------------- what it must be
 
 
 def _grammar(wanted: ResponseFormat | None) -> Grammar | None:
+    of = "response_format"
     if wanted is None or wanted.type == "text":
         return None
-    schema = wanted.json_schema.schema_ if wanted.json_schema is not None else None
-    return grammar(schema, "response_format")
+    if wanted.type == "regex" and wanted.pattern is not None:
+        return regex_of(wanted.pattern, of)
+    if wanted.type == "grammar" and wanted.grammar is not None:
+        return grammar_of(wanted.grammar, of)
+    named = wanted.json_schema.schema_ if wanted.json_schema is not None else None
+    schema = wanted.schema_ if named is None else named
+    return grammar(None, of) if schema is None else json_of(schema, of)
 
 
 # ---------------------------------------------------------------- tools
@@ -220,9 +221,17 @@ def _legacy_id(name: str | None) -> str:
 def _text(message: ChatMessage, path: str) -> str:
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
-    texts = []
-    for i, part in enumerate(message.content):
-        if isinstance(part, MediaPart):
-            raise unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type}")
-        texts.append(part.refusal if isinstance(part, RefusalPart) else part.text)
-    return "".join(texts)
+    return "".join(_said(part, message.role, f"{path}[{i}]") for i, part in enumerate(message.content))
+
+
+def _said(part: ContentPart, role: str, path: str) -> str:
+    """What cannot be read is refused; in what a tool gave back it is left out, as in every dialect."""
+    match part:
+        case TextPart():
+            return part.text
+        case RefusalPart():
+            return part.refusal
+        case MediaPart() if role in ("tool", "function"):
+            return left_out(part.kind or part.type)
+        case MediaPart():
+            raise unsupported(path, f"this model reads text only, not {part.type}")

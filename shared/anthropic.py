@@ -4,11 +4,12 @@ Blocks, tools and choices of a type that is not known here are read as such, and
 Tools may be deferred: named in the conversation before the model is shown them.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag
 
-from shared.dialect import MAX_ITEMS, MAX_TOOLS, Request, Response, by_type, either
+from shared.constraints import Constrained
+from shared.dialect import MAX_ITEMS, MAX_TOOLS, Request, Response, Sampled, by_type, either
 
 # ---------------------------------------------------------------- requests
 
@@ -83,9 +84,11 @@ class CustomTool(Request):
 
 
 class OtherTool(Request):
-    """One of Anthropic's own."""
+    """One of Anthropic's own; the client runs it, or Anthropic's servers do."""
 
     type: str
+    name: str = Field("", max_length=256)
+    defer_loading: bool = False
 
 
 ToolDefinition = Annotated[
@@ -161,6 +164,8 @@ class OutputFormat(Request):
 
 
 class OutputConfig(Request):
+    BLANK: ClassVar = frozenset({"effort"})
+
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
@@ -179,13 +184,15 @@ class CountTokensRequest(Request):
     output_config: OutputConfig = OutputConfig()
 
 
-class MessagesRequest(CountTokensRequest):
+class MessagesRequest(CountTokensRequest, Constrained, Sampled):
+    BLANK: ClassVar = Constrained.BLANK | Sampled.BLANK
+
     max_tokens: int = Field(ge=1, lt=1 << 31)  # more than is left of the context is what is left
     stop_sequences: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=64)
     stream: bool = False
     temperature: float = Field(1.0, ge=0, le=1)
     top_p: float = Field(1.0, ge=0, le=1)
-    top_k: int = Field(0, ge=-1, lt=1 << 31)  # -1 and 0: no limit
+    output_format: OutputFormat | None = None  # what output_config.format was called before
 
 
 # ---------------------------------------------------------------- responses
@@ -215,9 +222,10 @@ class Usage(Response):
 
 
 class TextContent(Response):
+    """Without ``citations``: there are none, and clients take null for a list."""
+
     type: Literal["text"] = "text"
     text: str
-    citations: None = None
 
 
 class ThinkingContent(Response):

@@ -3,13 +3,31 @@
 Rule 1: requests are strict in type and range and deaf to unknown fields, at every depth; an explicit null is an
 absent field.
 Rule 2: responses carry exactly the keys clients rely on; a key that may be null is there with null.
+Rule 3: validated with the context LENIENT, as the api does, requests are read as other servers read them: 1.0 is the
+integer 1, an empty string in a field of BLANK and -1 or null in a field of ENDLESS say nothing, and the number of
+tokens to make is bounded by the model's context and not by MAX_TOKENS.
 """
 
-from typing import Any
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
+LENIENT: Final = {"lenient": True}
 MAX_TOKENS = 128_000
+MOST_TOKENS = (1 << 31) - 1  # no context is larger
+MAX_CHOICES = 128  # of all prompts of one request together
 MAX_ITEMS = 2048  # messages, prompts or parts in one list
 MAX_TOOLS = 512  # an agent with a few MCP servers brings more than the 128 that OpenAI allows
 
@@ -19,12 +37,51 @@ class Request(BaseModel):
         extra="ignore", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
 
+    BLANK: ClassVar[frozenset[str]] = frozenset()
+    ENDLESS: ClassVar[frozenset[str]] = frozenset()
+
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if isinstance(data, dict):
+    def _as_it_is_meant(cls, data: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if not info.context:
             return {key: value for key, value in data.items() if value is not None}
-        return data
+        said = {key: _whole(value) for key, value in data.items() if value is not None}
+        for key in cls.BLANK & said.keys():
+            if said[key] == "":
+                del said[key]
+        for key in cls.ENDLESS & data.keys():
+            if said.get(key, -1) == -1:
+                said[key] = None
+        return said
+
+
+def _whole(value: Any) -> Any:
+    """JSON Schema knows one kind of number: 1.0 is an integer."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def whole_numbers(ids: Any) -> Any:
+    """The same for a list of numbers, and for lists of them."""
+    if not isinstance(ids, list):
+        return ids
+    if any(type(id) is float for id in ids):
+        return [_whole(id) for id in ids]
+    return [whole_numbers(id) for id in ids] if ids and isinstance(ids[0], list) else ids
+
+
+def _bounded(tokens: int, info: ValidationInfo) -> int:
+    if info.context:
+        return min(tokens, MOST_TOKENS)
+    if tokens > MAX_TOKENS:
+        raise PydanticKnownError("less_than_equal", {"le": MAX_TOKENS})
+    return tokens
+
+
+_DOCUMENTED = {"maximum": MAX_TOKENS}
+MaxTokens = Annotated[int, Field(ge=1, json_schema_extra=_DOCUMENTED), AfterValidator(_bounded)]
+MaxTokensOrNone = Annotated[int, Field(ge=0, json_schema_extra=_DOCUMENTED), AfterValidator(_bounded)]
 
 
 class Response(BaseModel):
@@ -65,3 +122,49 @@ def by_type(*known: str, default: str | None = None, **tags: str) -> Discriminat
 def is_none(value: object) -> bool:
     """For a key that is left out rather than null."""
     return value is None
+
+
+INT64 = 1 << 63
+TokenIdString = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Stop = Annotated[
+    Annotated[StopString, Tag("string")] | Annotated[list[StopString], Tag("list"), Field(max_length=16)],
+    either("list", list),
+]
+
+
+class Sampled(Request):
+    """How tokens are chosen and when they end, where the dialects agree; each of them takes all of it."""
+
+    BLANK: ClassVar = frozenset({"stop"})
+
+    min_tokens: int = Field(0, ge=0, le=MAX_TOKENS)
+    top_k: int = Field(0, ge=-1, lt=1 << 31)  # -1 and 0: no limit
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(
+        1.0, gt=0, le=2, validation_alias=AliasChoices("repetition_penalty", "repeat_penalty")
+    )
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[TokenIdString, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    stop: Stop = []
+    stop_token_ids: list[TokenId] = Field([], max_length=1024)
+    ignore_eos: bool = False
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _blanks_stop_nothing(cls, stop: Any, info: ValidationInfo) -> Any:
+        if info.context and isinstance(stop, list):
+            return [each for each in stop if each not in ("", None)]
+        return stop
+
+    @field_validator("stop_token_ids", mode="before")
+    @classmethod
+    def _stop_ids_are_whole(cls, ids: Any, info: ValidationInfo) -> Any:
+        return whole_numbers(ids) if info.context else ids
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 
 from shared.protocol import Failure
 
+_MENDED_BY_WAITING = (408, 409, 429, 500, 502, 504)  # as clients suppose, even without Retry-After
+
 
 class ServingError(Exception):
     """An answer that is not a completion. ``param`` is the field to blame; ``retry_after`` in whole seconds."""
@@ -21,6 +23,15 @@ class ServingError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.prompt_tokens: int | None = None
+        self.context_length: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same request would fail again, however long its client waits."""
+        if self.retry_after is not None:
+            return False
+        return self.status not in _MENDED_BY_WAITING or self.code == RequestCrashedEngine.code
 
     def to_failure(self) -> Failure:
         return Failure(
@@ -29,6 +40,8 @@ class ServingError(Exception):
             message=self.message,
             param=self.param,
             retry_after=self.retry_after,
+            prompt_tokens=self.prompt_tokens,
+            context_length=self.context_length,
         )
 
 
@@ -39,6 +52,8 @@ class FailureFromElsewhere(ServingError):
         super().__init__(failure.message, param=failure.param, retry_after=failure.retry_after)
         self.status = failure.status
         self.code = failure.code
+        self.prompt_tokens = failure.prompt_tokens
+        self.context_length = failure.context_length
 
 
 class InvalidRequest(ServingError):
@@ -51,7 +66,16 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """``prompt_tokens``, at least, are more than ``context_length`` has room for; dialects have words of their own."""
+
     code = "context_length_exceeded"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, prompt_tokens: int = 0, context_length: int = 0
+    ) -> None:
+        super().__init__(message, param=param)
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
 
 
 class ModelNotFound(ServingError):

@@ -3,14 +3,26 @@
 A field that does not work is checked here all the same; the translations refuse it by name.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import AliasChoices, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
-from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, either, is_none
-
-INT64 = 1 << 63
+from shared.constraints import Constrained, Text
+from shared.dialect import (
+    MAX_CHOICES,
+    MAX_ITEMS,
+    MAX_TOOLS,
+    MaxTokens,
+    MaxTokensOrNone,
+    Request,
+    Response,
+    Sampled,
+    TokenId,
+    either,
+    is_none,
+    whole_numbers,
+)
 
 # ---------------------------------------------------------------- requests
 
@@ -26,12 +38,28 @@ class RefusalPart(Request):
 
 
 class MediaPart(Request):
-    """An image, a sound or a file: known, and refused by models that read only text."""
+    """An image, a sound or a file: known, and refused by models that read only text. ``kind``: another such type."""
 
     type: Literal["image_url", "input_audio", "file"]
+    kind: str = ""
 
 
 ContentPart = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
+_TYPES_OF_PARTS = ("text", "refusal", "image_url", "input_audio", "file")
+
+
+def _with_parts_of_any_type(parts: list[Any]) -> list[Any]:
+    """What a tool gave back is not its client's to choose: parts of types that are not known here are files."""
+    return [
+        {"type": "file", "kind": part["type"]}
+        if isinstance(part, dict)
+        and isinstance(part.get("type"), str)
+        and part["type"] not in _TYPES_OF_PARTS
+        else part
+        for part in parts
+    ]
+
+
 Content = Annotated[
     Annotated[str, Tag("string")] | Annotated[list[ContentPart], Tag("list"), Field(max_length=MAX_ITEMS)],
     either("list", list),
@@ -57,6 +85,12 @@ class ChatMessage(Request):
     function_call: FunctionCall | None = None
     tool_call_id: str | None = Field(None, validate_default=True)
     reasoning_content: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _of_any_type(cls, content: Any, info: ValidationInfo) -> Any:
+        of_a_tool = info.data.get("role") in ("tool", "function")
+        return _with_parts_of_any_type(content) if of_a_tool and isinstance(content, list) else content
 
     @field_validator("content")
     @classmethod
@@ -129,48 +163,51 @@ class JsonSchema(Request):
 
 
 class ResponseFormat(Request):
-    type: Literal["text", "json_object", "json_schema"]
+    """OpenAI's three types, with the schema in a place that others have for it, and the types of others."""
+
+    type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
     json_schema: JsonSchema | None = Field(None, validate_default=True)
+    pattern: Text | None = Field(
+        None, validation_alias=AliasChoices("pattern", "regex", "value"), validate_default=True
+    )
+    grammar: Text | None = Field(None, validate_default=True)
 
     @field_validator("json_schema")
     @classmethod
     def _has_its_schema(cls, schema: JsonSchema | None, info: ValidationInfo) -> JsonSchema | None:
-        if schema is None and info.data.get("type") == "json_schema":
+        if schema is None and info.data.get("type") == "json_schema" and not info.data.get("schema_"):
             raise PydanticKnownError("missing")
         return schema
+
+    @field_validator("pattern", "grammar")
+    @classmethod
+    def _has_its_text(cls, text: str | None, info: ValidationInfo) -> str | None:
+        needed = {"regex": "pattern", "grammar": "grammar"}.get(info.data.get("type", ""))
+        if text is None and info.field_name == needed:
+            raise PydanticKnownError("missing")
+        return text
 
 
 class StreamOptions(Request):
     include_usage: bool = False
 
 
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
-Stop = Annotated[
-    Annotated[StopString, Tag("string")] | Annotated[list[StopString], Tag("list"), Field(max_length=16)],
-    either("list", list),
-]
-TokenIdString = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+_MAX_TOKENS = AliasChoices("max_tokens", "n_predict", "max_new_tokens")
 
 
-class _GenerationRequest(Request):
+class _GenerationRequest(Constrained, Sampled):
     """The fields that chat and completions share."""
 
+    BLANK: ClassVar = Constrained.BLANK | Sampled.BLANK | {"response_format"}
+    ENDLESS: ClassVar = frozenset({"max_tokens", "n_predict", "max_new_tokens"})
+
     model: str | None = Field(None, max_length=512)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
-    min_tokens: int = Field(0, ge=0, le=MAX_TOKENS)
+    max_tokens: MaxTokens | None = Field(None, validation_alias=_MAX_TOKENS)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
-    top_k: int = Field(0, ge=-1, lt=1 << 31)  # -1 and 0: no limit
-    min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0, le=2)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[TokenIdString, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
-    seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    n: int = Field(1, ge=1, le=128)
-    stop: Stop = []
-    ignore_eos: bool = False
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    response_format: ResponseFormat | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -185,17 +222,21 @@ class _GenerationRequest(Request):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    @property
-    def stop_strings(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+class ThinkingSwitch(Request):
+    """As DeepSeek's and GLM's clients have it."""
+
+    type: Literal["enabled", "adaptive", "auto", "disabled"]
 
 
 class ChatCompletionRequest(_GenerationRequest):
+    BLANK: ClassVar = _GenerationRequest.BLANK | {"reasoning_effort", "tool_choice", "function_call"}
+    ENDLESS: ClassVar = _GenerationRequest.ENDLESS | {"max_completion_tokens"}
+
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)  # wins over max_tokens
+    max_completion_tokens: MaxTokens | None = None  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
@@ -203,6 +244,8 @@ class ChatCompletionRequest(_GenerationRequest):
     function_call: FunctionChoice | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    enable_thinking: bool | None = None
+    thinking: ThinkingSwitch | None = None
 
     @field_validator("top_logprobs")
     @classmethod
@@ -227,7 +270,7 @@ class ChatCompletionRequest(_GenerationRequest):
 def _kind_of_prompt(value: Any) -> str:
     first = value[0] if isinstance(value, list) and value else value
     match first:
-        case int():
+        case int() | float():
             return "ids"
         case list():
             return "lists of ids"
@@ -246,12 +289,19 @@ TextOrTokens = Annotated[
 
 
 class CompletionRequest(_GenerationRequest):
+    """``max_tokens`` None: as many as the context has room for."""
+
     prompt: TextOrTokens
-    max_tokens: int = Field(16, ge=0, le=MAX_TOKENS)
+    max_tokens: MaxTokensOrNone | None = Field(16, validation_alias=_MAX_TOKENS)
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool = False
     suffix: str | None = None
-    best_of: int | None = Field(None, ge=1, le=128)
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _ids_are_whole(cls, prompt: Any, info: ValidationInfo) -> Any:
+        return whole_numbers(prompt) if info.context else prompt
 
     @field_validator("best_of")
     @classmethod
@@ -302,8 +352,11 @@ class ChatLogprob(TopLogprob):
 
 
 class ChatLogprobs(Response):
+    """``content`` is of the content's tokens alone; those of the thinking, if there were any, are apart."""
+
     content: list[ChatLogprob]
     refusal: None = None
+    reasoning_content: list[ChatLogprob] | None = Field(None, exclude_if=is_none)
 
 
 class CalledFunction(Response):
@@ -440,7 +493,7 @@ class ModelInfo(Response):
     type: Literal["model"] = "model"
     display_name: str
     created_at: str
-    lifecycle: Literal["active"] = "active"
+    lifecycle: Literal["active", "retired"] = "active"  # retired: requests that name it fail
     capabilities: ModelCapabilities | None = None
     max_tokens: None = None
     max_input_tokens: int | None = None
@@ -457,6 +510,13 @@ class ModelListResponse(Response):
     first_id: str | None
     last_id: str | None
 
+
+# ---------------------------------------------------------------- names
+
+# What the parts of an answer were first called; both names are part of this module's promise.
+ChatCompletionChoice = ChatChoice
+ChatCompletionChunkDelta = ChunkDelta
+ChatCompletionChunkChoice = ChunkChoice
 
 # ---------------------------------------------------------------- tokens
 
@@ -481,6 +541,11 @@ class TokenizeResponse(Response):
 class DetokenizeRequest(Request):
     model: str | None = Field(None, max_length=512)
     tokens: list[TokenId] = Field(min_length=1, max_length=1 << 20, fail_fast=True)
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _ids_are_whole(cls, tokens: Any, info: ValidationInfo) -> Any:
+        return whole_numbers(tokens) if info.context else tokens
 
 
 class DetokenizeResponse(Response):

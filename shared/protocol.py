@@ -70,22 +70,29 @@ class Sampling(Part):
 
 
 class Stopping(Part):
-    """When a choice ends. ``max_tokens`` None: what is left of the context; 0: the prompt is read, nothing follows.
+    """When a choice ends. ``max_tokens`` 0: the prompt is read, nothing follows.
 
-    ``shrinks``: ``max_tokens`` may be more than is left of the context, and is that then.
+    ``max_tokens`` None, or more than is left of the context: what is left of it.
     """
 
     max_tokens: int | None = None
-    shrinks: bool = False
     min_tokens: int = 0
     stop: list[str] = []
+    stop_token_ids: list[int] = []
     ignore_eos: bool = False
 
 
 class Grammar(Part):
-    """What the text must be, enforced token by token. ``json_schema`` None: any JSON object."""
+    """What the text must be, enforced token by token: JSON, unless ``regex`` or ``grammar`` say otherwise.
+
+    ``json_schema`` None: any JSON object. ``whitespace``: a regular expression of what may stand between its parts.
+    ``grammar`` is in Lark's form, as llguidance reads it, or in llama.cpp's GBNF.
+    """
 
     json_schema: dict[str, Any] | None = None
+    whitespace: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
     param: str = "response_format"
 
 
@@ -191,6 +198,8 @@ class Failure(Part):
     message: str
     param: str | None = None
     retry_after: int | None = None
+    prompt_tokens: int | None = None  # of a prompt that is too long for
+    context_length: int | None = None  # this
 
 
 # ---------------------------------------------------------------- api -> broker

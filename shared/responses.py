@@ -4,11 +4,22 @@ Items, tools and parts of a type that is not known here are read as such; the tr
 them by name.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, TypeAdapter
 
-from shared.dialect import MAX_ITEMS, MAX_TOKENS, MAX_TOOLS, Request, Response, by_type, either, is_none
+from shared.constraints import Constrained
+from shared.dialect import (
+    MAX_ITEMS,
+    MAX_TOOLS,
+    MaxTokens,
+    Request,
+    Response,
+    Sampled,
+    by_type,
+    either,
+    is_none,
+)
 
 # ---------------------------------------------------------------- requests
 
@@ -176,27 +187,36 @@ class SchemaFormat(Request):
 
 
 class TextConfig(Request):
+    BLANK: ClassVar = frozenset({"verbosity"})
+
     format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] = PlainFormat(type="text")
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class Reasoning(Request):
+    BLANK: ClassVar = frozenset({"effort", "summary"})
+
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class ResponsesRequest(Request):
+class ResponsesRequest(Constrained, Sampled):
+    BLANK: ClassVar = (
+        Constrained.BLANK
+        | Sampled.BLANK
+        | {"instructions", "previous_response_id", "tool_choice", "truncation"}
+    )
+    ENDLESS: ClassVar = frozenset({"max_output_tokens"})
+
     model: str | None = Field(None, max_length=512)
     input: Annotated[
         Annotated[str, Tag("string")] | Annotated[list[InputItem], Tag("list"), Field(max_length=MAX_ITEMS)],
         either("list", list),
     ]
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_output_tokens: MaxTokens | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
     stream: bool = False
     store: bool = True
     previous_response_id: str | None = None

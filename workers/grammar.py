@@ -7,6 +7,7 @@ Rule 3: a guide that fails half-way allows everything and ends the choice with i
 
 import json
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from shared.errors import InvalidRequest
 from shared.protocol import Grammar
@@ -32,6 +34,7 @@ KEPT = 64  # compiled grammars
 SECONDS = 5.0  # for one compilation
 SCHEMA_BYTES = 64 << 10
 SCHEMA_DEPTH = 32
+_GBNF = re.compile(r"(?m)^[ \t]*[\w-]+\s*::=")  # what a rule of llama.cpp's grammars begins with
 # Small models at high temperatures lose themselves in blanks: a space, or a line's end and its indent, is enough.
 _JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": r"( |\n[ \t]{0,16})?"}
 
@@ -120,11 +123,16 @@ class Grammars:
         self.eos: Sequence[int] = tokenizer.eos_tokens
         self._limits = LLParserLimits(max_lexer_states=50_000, max_items_in_row=20_000, verbose_errors=False)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
 
-    def json(self, grammar: Grammar) -> LLMatcher:
+    def text(self, grammar: Grammar) -> LLMatcher:
         """Raises InvalidRequest, naming the field the grammar came in."""
-        return self.compiled(checked_schema(schema_of(grammar), grammar.param), json_grammar, grammar.param)
+        if grammar.regex is not None:
+            return self.compiled(grammar.regex, LLMatcher.grammar_from_regex, grammar.param)
+        if grammar.grammar is not None:
+            return self.compiled(grammar.grammar, written_grammar, grammar.param)
+        build = json_grammar if grammar.whitespace is None else _with_blanks(grammar.whitespace)
+        return self.compiled(checked_schema(schema_of(grammar), grammar.param), build, grammar.param)
 
     def matcher(self, text: Grammar | None, calling: Calling | None, special: Mapping[str, int]) -> LLMatcher:
         """What the text must be, or a call that may come instead of it, or, without ``text``, must come.
@@ -132,11 +140,11 @@ class Grammars:
         Raises InvalidRequest, naming the text's field, ``tool_choice`` or ``tools``.
         """
         if calling is None:
-            return self.json(text or Grammar())
+            return self.text(text or Grammar())
         if text is None:
             return self.calls(calling, special)
-        alone = self.json(text)
-        if calling.family.form is None:
+        alone = self.text(text)
+        if calling.family.form is None or not is_json(text):
             return alone
         return self.calls(calling, special, schema_of(text))
 
@@ -166,16 +174,17 @@ class Grammars:
         raise refusal
 
     def compiled(self, text: str, build: Callable[[str], str], param: str) -> LLMatcher:
-        """``text`` names the grammar among those kept; ``build`` makes llguidance's form of it."""
-        if text in self._kept:
-            self._kept.move_to_end(text)
-            return self._kept[text]
+        """``build`` makes llguidance's form of ``text``; the two name the grammar among those kept."""
+        key = build.__qualname__, text
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
         matcher = self._compile(
             lambda: LLMatcher(self._tokenizer, build(text), log_level=0, limits=self._limits), param
         )
         if matcher.is_error():
-            raise InvalidRequest(f"The schema cannot be enforced: {matcher.get_error()[:500]}", param=param)
-        self._kept[text] = matcher
+            raise InvalidRequest(f"This cannot be enforced: {matcher.get_error()[:500]}", param=param)
+        self._kept[key] = matcher
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return matcher
@@ -188,10 +197,16 @@ class Grammars:
         except TookTooLong:
             future.cancel()
             raise InvalidRequest(
-                f"The schema took more than {SECONDS:.0f} s to compile: simplify it.", param=param
+                f"This took more than {SECONDS:.0f} s to compile: simplify it.", param=param
             ) from None
-        except ValueError as error:
-            raise InvalidRequest(f"The schema cannot be enforced: {error}", param=param) from error
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"This cannot be enforced: {str(error)[:500]}", param=param) from error
+        except BaseException as error:  # a panic of the compiler's, which is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise InvalidRequest(
+                "This cannot be enforced: the compiler failed on it.", param=param
+            ) from error
 
 
 def grammars_for(tokenizer: Any, vocabulary_size: int) -> Grammars | None:
@@ -224,6 +239,33 @@ def _with(mask: Mask, id: int) -> Mask:
 
 def json_grammar(schema: str) -> str:
     return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+
+
+def _with_blanks(pattern: str) -> Callable[[str], str]:
+    """The same with other blanks between the parts; none at all for an empty pattern."""
+    options: JsonCompileOptions = (
+        {"whitespace_pattern": pattern} if pattern else {"whitespace_flexible": False}
+    )
+
+    def build(schema: str) -> str:
+        return LLMatcher.grammar_from_json_schema(schema, overrides=options)
+
+    build.__qualname__ = f"json_grammar with {pattern}"
+    return build
+
+
+def written_grammar(text: str) -> str:
+    """Of a grammar in Lark's form, or in GBNF. Raises ValueError."""
+    if _GBNF.search(text) is None:
+        return LLMatcher.grammar_from_lark(text)
+    try:
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(text))
+    except Exception as error:
+        raise ValueError(f"as GBNF it cannot be read: {error}") from error
+
+
+def is_json(grammar: Grammar) -> bool:
+    return grammar.regex is None and grammar.grammar is None
 
 
 def checked_schema(schema: dict[str, Any], param: str = "response_format") -> str:

@@ -45,8 +45,7 @@ class Preparation:
         generation = submit.generation
         param = generation.prompt.param
         text, ids = self._tokenize(generation.prompt)
-        if not ids:
-            raise InvalidRequest("The prompt is empty: it must have at least one token.", param=param)
+        ids = ids or self._nothing(param)
         self._check_bias(generation.sampling.logit_bias)
         thinking, calling = self._thinking(text, ids), self._calling(generation)
         split = thinking if generation.split_reasoning else None
@@ -63,8 +62,28 @@ class Preparation:
             thinking=split,
             calling=calling,
             boundaries=self._boundaries(generation.prompt, ids),
-            ends=self.infill.ends if self.infill and _fills_in(generation.prompt) else frozenset(),
+            ends=self._ends(generation),
         )
+
+    def _ends(self, generation: Generation) -> frozenset[int]:
+        asked = generation.stopping.stop_token_ids
+        if (wrong := self._foreign(asked)) is not None:
+            raise InvalidRequest(
+                f"stop_token_ids has {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
+                param="stop_token_ids",
+            )
+        fills_in = self.infill is not None and _fills_in(generation.prompt)
+        return frozenset(asked) | (self.infill.ends if self.infill and fills_in else frozenset())
+
+    def _nothing(self, param: str) -> list[int]:
+        """What stands for a text of no tokens: the token that opens every text, where the tokenizer has one."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        if bos is None:
+            raise InvalidRequest(
+                "The prompt is empty, and this model has no token that begins a text: say something.",
+                param=param,
+            )
+        return [bos]
 
     def _thinking(self, text: str | None, ids: list[int]) -> Thinking | None:
         if self.dialect.thinking is None:
@@ -176,17 +195,15 @@ class Preparation:
 
     def _max_tokens(self, prompt_tokens: int, stopping: Stopping, param: str) -> int:
         room = self.context_length - prompt_tokens
-        wanted = None if stopping.shrinks and room < (stopping.max_tokens or 0) else stopping.max_tokens
-        if room < (1 if wanted is None else wanted):
-            asked = f"{prompt_tokens} in the prompt"
-            if wanted is not None:
-                asked = f"{prompt_tokens + wanted} tokens ({asked}, {wanted} in the completion)"
+        if room < (0 if stopping.max_tokens == 0 else 1):
             raise ContextLengthExceeded(
-                f"This model's maximum context length is {self.context_length} tokens. However, you requested "
-                f"{asked}. Shorten the prompt or ask for fewer tokens.",
+                f"This model's maximum context length is {self.context_length} tokens. However, your prompt has "
+                f"{prompt_tokens}, and the answer needs room too. Shorten the prompt.",
                 param=param,
+                prompt_tokens=prompt_tokens,
+                context_length=self.context_length,
             )
-        return room if wanted is None else wanted
+        return room if stopping.max_tokens is None else min(room, stopping.max_tokens)
 
     def _check_bias(self, bias: dict[int, float]) -> None:
         if (wrong := self._foreign(bias)) is not None:

@@ -1,11 +1,40 @@
 """Whatever goes wrong, as Anthropic's body: ``{type: error, error: {type, message}, request_id}``."""
 
+from collections.abc import AsyncIterable, AsyncIterator
+
 from pydantic_core import to_json
 
 from api.errors import ErrorAnswer
 from shared.anthropic import ErrorDetails, ErrorResponse
+from shared.errors import ContextLengthExceeded, InvalidRequest, ServingError
+from shared.protocol import Delta
 
 OVERLOADED = 529
+
+
+class PromptTooLong(InvalidRequest):
+    """In the words that clients look for before they shorten a conversation."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(f"prompt is too long: {tokens} tokens > {limit} maximum", param="messages")
+
+
+def in_its_words(error: ServingError) -> ServingError:
+    if error.code != ContextLengthExceeded.code or error.prompt_tokens is None:
+        return error
+    limit = error.context_length or 0
+    return PromptTooLong(max(error.prompt_tokens, limit + 1), limit)
+
+
+async def told(replies: AsyncIterable[list[Delta]]) -> AsyncIterator[list[Delta]]:
+    """The replies, with what goes wrong in this dialect's words."""
+    try:
+        async for batch in replies:
+            yield batch
+    except ServingError as error:
+        raise in_its_words(error) from error
+
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",

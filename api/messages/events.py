@@ -69,7 +69,7 @@ def _rendered(change: Change) -> bytes:
 def _empty(block: Block) -> dict[str, object]:
     match block.kind:
         case "text":
-            return {"type": "text", "text": "", "citations": None}
+            return {"type": "text", "text": ""}
         case "thinking":
             return {"type": "thinking", "thinking": "", "signature": ""}
         case "call":

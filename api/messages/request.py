@@ -5,15 +5,16 @@ that was redacted. What it cannot read but would have to, an image, is refused b
 left out, and the model told so.
 """
 
-import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic_core import to_json
 
+from api.constraints import constraint
 from api.grammars import grammar
 from api.messages.tools import in_words, offered
 from api.refusals import left_out, unsupported, wrong
+from api.sampling import sampling, stopping
 from api.templates import effort_kwargs
 from api.tools import names_of, tool_use
 from shared.anthropic import (
@@ -31,7 +32,7 @@ from shared.anthropic import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from shared.protocol import ChatPrompt, Generation, Grammar, Sampling, Stopping, ToolUse
+from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
 
 BETWEEN_BLOCKS = "\n\n"
 BILLING = (
@@ -41,17 +42,13 @@ BILLING = (
 
 def message_generation(request: MessagesRequest) -> Generation:
     prompt = message_prompt(request)
+    use = _tool_use(request, prompt.tools or [])
     return Generation(
         prompt=prompt,
-        sampling=Sampling(
-            seed=secrets.randbits(63),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=max(request.top_k, 0),
-        ),
-        stopping=Stopping(max_tokens=request.max_tokens, shrinks=True, stop=request.stop_sequences),
-        grammar=_grammar(request),
-        tool_use=_tool_use(request, prompt.tools or []),
+        sampling=sampling(request, request.temperature, request.top_p),
+        stopping=stopping(request, request.max_tokens, request.stop_sequences),
+        grammar=constraint(request, _grammar(request), use),
+        tool_use=use,
         split_reasoning=True,
     )
 
@@ -65,8 +62,10 @@ def message_prompt(request: CountTokensRequest) -> ChatPrompt:
 
 
 def _grammar(request: MessagesRequest) -> Grammar | None:
-    wanted = request.output_config.format
-    return None if wanted is None else grammar(wanted.schema_, "output_config.format")
+    if wanted := request.output_config.format:
+        return grammar(wanted.schema_, "output_config.format")
+    older = request.output_format
+    return None if older is None else grammar(older.schema_, "output_format")
 
 
 def _template_kwargs(request: CountTokensRequest) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from api.broker_client import BrokerClient
 from api.caller import caller
 from api.catalog import Catalog
 from api.messages.answer import message
+from api.messages.errors import in_its_words, told
 from api.messages.events import MessageEvents
 from api.messages.request import message_generation, message_prompt
 from api.parse import read
@@ -15,6 +16,7 @@ from api.respond import respond_json, respond_stream
 from api.streaming import server_sent
 from api.tokens import prompt_as_read
 from shared.anthropic import CountTokensRequest, CountTokensResponse, MessagesRequest
+from shared.errors import ServingError
 
 
 class Messages:
@@ -25,15 +27,22 @@ class Messages:
     async def on_post(self, req: Request, resp: Response) -> None:
         request = await read(req, MessagesRequest)
         model = self._catalog.resolve(request.model)
-        replies = await self._broker.generate(model, [message_generation(request)], caller(req))
+        generation, who = message_generation(request), caller(req)
+        try:
+            replies = await self._broker.generate(model, [generation], who)
+        except ServingError as error:
+            raise in_its_words(error) from error
         identity = Identity.new("msg_", model)
         if request.stream:
-            respond_stream(resp, server_sent(MessageEvents(identity), replies))
+            respond_stream(resp, server_sent(MessageEvents(identity), told(replies)))
         else:
-            respond_json(resp, message(identity, await gather(replies)))
+            respond_json(resp, message(identity, await gather(told(replies))))
 
     async def on_post_count(self, req: Request, resp: Response) -> None:
         request = await read(req, CountTokensRequest)
         model = self._catalog.resolve(request.model)
-        start = await prompt_as_read(self._broker, model, message_prompt(request), echo=False)
+        try:
+            start = await prompt_as_read(self._broker, model, message_prompt(request), echo=False)
+        except ServingError as error:
+            raise in_its_words(error) from error
         respond_json(resp, CountTokensResponse(input_tokens=start.prompt_tokens))

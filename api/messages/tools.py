@@ -2,13 +2,15 @@
 
 Rule 1: a deferred tool is shown once a search found it or a message added it, behind the others: Claude Code brings
 most of its tools so, and what is before them in the prompt stays as it was.
-Rule 2: a search that is left to the server finds nothing, as there is none: then every tool is shown.
+Rule 2: Anthropic's own tools are shown where the client runs them; those that its servers run are left out.
+Rule 3: a search that is left to the server finds nothing, as there is none: then every tool is shown.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from api.messages.client_tools import client_tool
 from api.tools import tool
 from shared.anthropic import (
     CountTokensRequest,
@@ -41,10 +43,12 @@ def offered(request: CountTokensRequest) -> list[dict[str, Any]]:
     known: dict[str, dict[str, Any]] = {}
     shown: dict[str, dict[str, Any]] = {}
     for i, one in enumerate(request.tools):
-        if isinstance(one, CustomTool):
-            known[one.name] = _tool(one, f"tools[{i}]")
-            if at_once or not one.defer_loading:
-                shown[one.name] = known[one.name]
+        path = f"tools[{i}]"
+        shape = client_tool(one, path) if isinstance(one, OtherTool) else one
+        if shape is not None:
+            known[shape.name] = _tool(shape, path)
+            if at_once or not shape.defer_loading:
+                shown[shape.name] = known[shape.name]
     for change in _changes(request):
         if change.definition is not None:
             known[change.name] = _tool(*change.definition)

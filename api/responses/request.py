@@ -3,16 +3,17 @@
 What changes an answer and does not work is refused by name.
 """
 
-import secrets
 from typing import Any, Literal
 
+from api.constraints import constraint
 from api.grammars import grammar
 from api.refusals import unsupported, wrong
 from api.responses.tools import long_name, offered
 from api.responses.transcript import messages
+from api.sampling import sampling, stopping
 from api.templates import effort_kwargs
 from api.tools import names_of, tool_use
-from shared.protocol import ChatPrompt, Generation, Grammar, Sampling, Stopping, ToolUse
+from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
 from shared.responses import AllowedTools, InputItem, NamedTool, ResponsesRequest, SchemaFormat
 
 LOGPROBS = "message.output_text.logprobs"
@@ -21,20 +22,15 @@ LOGPROBS = "message.output_text.logprobs"
 def response_generation(request: ResponsesRequest, items: list[InputItem]) -> Generation:
     """``items``: the whole conversation, the request's input at its end."""
     prompt = response_prompt(request, items)
+    use = _tool_use(request, prompt.tools or [])
     scored = request.top_logprobs or LOGPROBS in request.include
     return Generation(
         prompt=prompt,
-        sampling=Sampling(
-            seed=secrets.randbits(63),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            presence_penalty=request.presence_penalty,
-            frequency_penalty=request.frequency_penalty,
-        ),
-        stopping=Stopping(max_tokens=request.max_output_tokens),
+        sampling=sampling(request, request.temperature, request.top_p),
+        stopping=stopping(request, request.max_output_tokens),
         logprobs=request.top_logprobs if scored else None,
-        grammar=_grammar(request),
-        tool_use=_tool_use(request, prompt.tools or []),
+        grammar=constraint(request, _grammar(request), use),
+        tool_use=use,
         split_reasoning=True,
     )
 

@@ -7,7 +7,8 @@ from typing import Any
 import openai
 import pytest
 
-from shared.protocol import ChatPrompt, ModelStatus, Submit, TokenPrompt
+from shared.errors import InvalidRequest, ModelUnavailable, QueueFull, ServingError, WorkerLost
+from shared.protocol import ChatPrompt, ModelStatus, Refused, Submit, TokenPrompt
 from tests.api.conftest import Stack, chat_body
 from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS
 
@@ -142,6 +143,52 @@ def test_models_are_listed_hot_first_for_both_kinds_of_client(stack: Stack) -> N
     one = body["data"][0]
     assert (one["object"], one["type"], one["lifecycle"]) == ("model", "model", "active")
     assert isinstance(one["created"], int)
+
+
+def test_a_model_that_cannot_be_loaded_is_not_called_active(stack: Stack) -> None:
+    stack.broker.models = [ModelStatus(id="tiny", state="failed", reason="no such folder")]
+    listed = {one["id"]: one for one in stack.client.get("/v1/models").json()["data"]}
+    assert (listed["tiny"]["status"], listed["tiny"]["lifecycle"]) == ("failed", "retired")
+    assert (listed["org/name"]["status"], listed["org/name"]["lifecycle"]) == ("loadable", "active")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (ModelUnavailable("no such folder"), {"x-should-retry": "false"}),
+        (ModelUnavailable("killed from outside", retry_after=7), {"retry-after": "7"}),
+        (QueueFull("full", retry_after=3), {"retry-after": "3"}),
+        (InvalidRequest("not so", param="x"), {"x-should-retry": "false"}),
+        (WorkerLost("gone"), {}),
+    ],
+)
+def test_clients_are_told_whether_to_try_again(
+    stack: Stack, error: ServingError, again: dict[str, str]
+) -> None:
+    def script(submit: Submit) -> Any:
+        yield Refused(request_id=submit.request_id, attempt=submit.attempt, failure=error.to_failure())
+
+    stack.broker.script = script
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        headers = stack.client.post(path, json=chat_body(max_tokens=5)).headers
+        said = {name: headers[name] for name in ("retry-after", "x-should-retry") if name in headers}
+        assert said == again
+
+
+def test_the_official_client_does_not_wait_for_what_cannot_come_right(stack: Stack) -> None:
+    def script(submit: Submit) -> Any:
+        asked.append(submit.request_id)
+        failure = ModelUnavailable("no such folder").to_failure()
+        yield Refused(request_id=submit.request_id, attempt=submit.attempt, failure=failure)
+
+    asked: list[str] = []
+    stack.broker.script = script
+    with (
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none") as client,
+        pytest.raises(openai.InternalServerError, match="no such folder"),
+    ):
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hi"}])
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("path", ["org/name", "org%2Fname"])

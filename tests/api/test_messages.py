@@ -12,7 +12,7 @@ from api.answer import Identity
 from api.messages.events import MessageEvents
 from api.messages.request import message_generation
 from shared.anthropic import MessagesRequest
-from shared.errors import InvalidRequest, QueueFull
+from shared.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from shared.protocol import ChatPrompt, Delta, FinishReason, Generation, Grammar, Refused, Submit, ToolUse
 from tests.api.conftest import Stack
 from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS, call, saying
@@ -224,7 +224,7 @@ def test_a_message_has_the_keys_clients_rely_on(stack: Stack) -> None:
         "type": "message",
         "role": "assistant",
         "model": "tiny",
-        "content": [{"type": "text", "text": TEXT, "citations": None}],
+        "content": [{"type": "text", "text": TEXT}],
         "container": None,
         "stop_details": None,
         "stop_reason": "end_turn",
@@ -331,3 +331,52 @@ def test_an_error_in_a_stream_is_an_event(stack: Stack, sdk: anthropic.Anthropic
     stack.broker.script = script
     with pytest.raises(anthropic.APIStatusError), sdk.messages.stream(**body()) as stream:
         stream.until_done()
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "argument"),
+    [
+        ({"type": "bash_20250124", "name": "bash"}, "bash", "restart"),
+        ({"type": "text_editor_20250124", "name": "str_replace_editor"}, "str_replace_editor", "file_text"),
+        (
+            {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+            "str_replace_based_edit_tool",
+            "insert_text",
+        ),
+        ({"type": "memory_20250818", "name": "memory"}, "memory", "new_path"),
+    ],
+)
+def test_tools_that_the_client_runs_are_offered_by_their_published_schemas(
+    tool: Any, name: str, argument: str
+) -> None:
+    made = translated(tools=[tool], tool_choice={"type": "tool", "name": name})
+    assert isinstance(made.prompt, ChatPrompt) and made.prompt.tools
+    [function] = [each["function"] for each in made.prompt.tools]
+    assert function["name"] == name and function["description"]
+    assert argument in function["parameters"]["properties"]
+    assert made.tool_use == ToolUse(mode="required", names=[name], parallel=False)
+
+
+@pytest.mark.parametrize("kind", ["computer_20250124", "computer_toolset_20260801"])
+def test_a_tool_that_answers_with_pictures_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(InvalidRequest, match=kind) as refused:
+        prompt(tools=[TOOL, {"type": kind, "name": "computer"}])
+    assert refused.value.param == "tools[1]"
+
+
+def too_long(submit: Submit) -> Any:
+    error = ContextLengthExceeded("in other words", prompt_tokens=9000, context_length=8192)
+    yield Refused(request_id=submit.request_id, attempt=submit.attempt, failure=error.to_failure())
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_prompt_that_is_too_long_is_told_in_the_words_clients_look_for(
+    stack: Stack, path: str, stream: bool
+) -> None:
+    stack.broker.script = too_long
+    answer = stack.client.post(path, json=body(stream=stream))
+    assert (answer.status_code, answer.json()["error"]["message"]) == (
+        400,
+        "prompt is too long: 9000 tokens > 8192 maximum",
+    )

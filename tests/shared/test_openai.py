@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from shared import openai
 from shared.openai import ChatCompletionRequest, CompletionRequest
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -118,3 +119,8 @@ def test_completions_have_their_own_defaults_and_logprobs() -> None:
     for bad in ({"logprobs": True}, {"logprobs": 6}, {"best_of": 1, "n": 2}):
         with pytest.raises(ValidationError):
             completion(**bad)
+
+
+def test_the_parts_of_an_answer_have_the_names_they_had_first() -> None:
+    first = (openai.ChatCompletionChoice, openai.ChatCompletionChunkDelta, openai.ChatCompletionChunkChoice)
+    assert first == (openai.ChatChoice, openai.ChunkDelta, openai.ChunkChoice)

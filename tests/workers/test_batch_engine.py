@@ -107,7 +107,7 @@ Q = sorted(ByteLevel.alphabet()).index("q") + len(SPECIAL)
 
 def filtered(grammars: Grammars, kind: str) -> dict[str, Any]:
     schema = Grammar(json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 6})
-    text, call = grammars.json(schema), grammars.calls(CALLING, {})
+    text, call = grammars.text(schema), grammars.calls(CALLING, {})
     options: dict[str, dict[str, Any]] = {
         "grammar": {"grammar": Compiled(text, grammars.eos)},
         "call": {"grammar": Compiled(call, grammars.eos), "calling": CALLING},

@@ -1,6 +1,7 @@
 """Grammars: what comes out is what was asked for, in the batch as alone, and what cannot be enforced is refused."""
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -43,7 +44,7 @@ def engine(loaded: LoadedModel) -> BatchEngine:
 
 
 def guided(grammars: Grammars, name: str, schema: dict[str, Any] | None, **options: Any) -> Job:
-    compiled = Compiled(grammars.json(Grammar(json_schema=schema)), grammars.eos)
+    compiled = Compiled(grammars.text(Grammar(json_schema=schema)), grammars.eos)
     return job(name, grammar=compiled, **{"max_tokens": LONG_ENOUGH, "temperature": 1.0, **options})
 
 
@@ -168,7 +169,7 @@ def state(guide: Guide, taken: list[int]) -> str:
 
 def test_hundreds_of_optional_properties_can_be_followed(loaded: LoadedModel, grammars: Grammars) -> None:
     schema = {"type": "object", "properties": {f"key{i}": WORD for i in range(900)}}
-    guide = Compiled(grammars.json(Grammar(json_schema=schema)), grammars.eos).guide(
+    guide = Compiled(grammars.text(Grammar(json_schema=schema)), grammars.eos).guide(
         token_bytes(loaded.tokenizer)
     )
     for id in spelled(loaded, '{"key8": "a", "key80":'):
@@ -179,7 +180,7 @@ def test_hundreds_of_optional_properties_can_be_followed(loaded: LoadedModel, gr
 
 def test_a_guide_sleeps_until_its_marker(loaded: LoadedModel, grammars: Grammars) -> None:
     vocabulary = token_bytes(loaded.tokenizer)
-    compiled = Compiled(grammars.json(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>")
+    compiled = Compiled(grammars.text(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>")
     assert state(compiled.guide(vocabulary), spelled(loaded, "I {think}</thin")) == "sleeping"
     assert (
         state(compiled.guide(vocabulary), spelled(loaded, "I {think}</think>") + spelled(loaded, "1"))
@@ -188,7 +189,7 @@ def test_a_guide_sleeps_until_its_marker(loaded: LoadedModel, grammars: Grammars
 
 
 def test_while_it_sleeps_only_the_end_is_forbidden(grammars: Grammars, loaded: LoadedModel) -> None:
-    compiled = Compiled(grammars.json(Grammar()), grammars.eos, b"</think>")
+    compiled = Compiled(grammars.text(Grammar()), grammars.eos, b"</think>")
     mask = compiled.guide(token_bytes(loaded.tokenizer)).mask()
     forbidden = [id for id in range(len(loaded.tokenizer)) if not mask[id // 8] >> (id % 8) & 1]
     assert forbidden == list(grammars.eos)
@@ -198,7 +199,7 @@ def test_a_token_the_grammar_forbids_fails_the_guide_and_ends_the_choice(
     grammars: Grammars, engine: BatchEngine, loaded: LoadedModel
 ) -> None:
     assert (
-        state(Compiled(grammars.json(Grammar()), grammars.eos).guide([b""]), spelled(loaded, "x")) == "failed"
+        state(Compiled(grammars.text(Grammar()), grammars.eos).guide([b""]), spelled(loaded, "x")) == "failed"
     )
     wrong = guided(grammars, "a", None, held=[spelled(loaded, "x")])
     (only,) = play(engine, [wrong])["a", 0]
@@ -208,7 +209,7 @@ def test_a_token_the_grammar_forbids_fails_the_guide_and_ends_the_choice(
 def test_a_model_may_think_first_or_begin_at_once(grammars: Grammars, loaded: LoadedModel) -> None:
     vocabulary = token_bytes(loaded.tokenizer)
     think = spelled(loaded, "~")[0]
-    one = Compiled(grammars.json(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>", think)
+    one = Compiled(grammars.text(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>", think)
     mask = one.guide(vocabulary).mask()
     may = [id for id in range(len(loaded.tokenizer)) if mask[id // 8] >> (id % 8) & 1]
     assert may == sorted([think, spelled(loaded, "1")[0]])
@@ -243,24 +244,24 @@ def nested(depth: int) -> dict[str, Any]:
 )
 def test_what_cannot_be_enforced_is_refused_by_name(grammars: Grammars, schema: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        grammars.json(Grammar(json_schema=schema))
+        grammars.text(Grammar(json_schema=schema))
     assert refused.value.param == "response_format"
 
 
 def test_a_schema_as_deep_as_allowed_is_taken(grammars: Grammars) -> None:
-    grammars.json(Grammar(json_schema=nested(30)))
+    grammars.text(Grammar(json_schema=nested(30)))
 
 
 def test_a_schema_is_compiled_once(grammars: Grammars) -> None:
-    first = grammars.json(Grammar(json_schema=SCHEMAS[1]))
-    assert grammars.json(Grammar(json_schema=SCHEMAS[1])) is first
+    first = grammars.text(Grammar(json_schema=SCHEMAS[1]))
+    assert grammars.text(Grammar(json_schema=SCHEMAS[1])) is first
 
 
 def test_the_kept_grammars_are_bounded(grammars: Grammars) -> None:
-    first = grammars.json(Grammar(json_schema={"const": "first"}))
+    first = grammars.text(Grammar(json_schema={"const": "first"}))
     for i in range(KEPT):
-        grammars.json(Grammar(json_schema={"const": i}))
-    assert grammars.json(Grammar(json_schema={"const": "first"})) is not first
+        grammars.text(Grammar(json_schema={"const": i}))
+    assert grammars.text(Grammar(json_schema={"const": "first"})) is not first
     assert len(grammars._kept) == KEPT
 
 
@@ -269,8 +270,72 @@ def test_a_schema_that_is_slow_to_compile_is_refused(
 ) -> None:
     monkeypatch.setattr("workers.grammar.SECONDS", 0.0)
     with pytest.raises(InvalidRequest, match="compile"):
-        grammars.json(Grammar(json_schema=record(slow={"enum": list(range(5000))})))
+        grammars.text(Grammar(json_schema=record(slow={"enum": list(range(5000))})))
 
 
 def test_a_property_named_like_a_reference_is_no_reference() -> None:
     assert "$ref" in checked_schema({"properties": {"$ref": {"type": "string"}}})
+
+
+def spelled_by(engine: BatchEngine, grammars: Grammars, grammar: Grammar, seed: int) -> str:
+    one = job(
+        "one",
+        grammar=Compiled(grammars.text(grammar), grammars.eos),
+        seed=seed,
+        temperature=1.0,
+        max_tokens=40,
+    )
+    [deltas] = play(engine, [one]).values()
+    return text(deltas)
+
+
+GBNF = """root ::= answer "!"
+answer ::= "yes" | "no" [0-9]
+"""
+
+
+@pytest.mark.parametrize(
+    ("grammar", "pattern"),
+    [
+        (Grammar(regex="[a-c]{2,3}x"), "[a-c]{2,3}x"),
+        (Grammar(grammar='start: "red" | "grün" | "blue 🎉"'), "red|grün|blue 🎉"),
+        (Grammar(grammar=GBNF), "(yes|no[0-9])!"),
+        (Grammar(json_schema=record(a={"const": 1}), whitespace=""), r'\{"a":1\}'),
+    ],
+)
+def test_a_text_is_of_the_expression_or_grammar_that_was_asked(
+    engine: BatchEngine, grammars: Grammars, grammar: Grammar, pattern: str
+) -> None:
+    for seed in range(4):
+        assert re.fullmatch(pattern, spelled_by(engine, grammars, grammar, seed))
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar(regex="("),
+        Grammar(regex="(?=a)b"),
+        Grammar(grammar="start: nowhere"),
+        Grammar(grammar="no grammar at all"),
+        Grammar(grammar="root ::= " + "(" * 5000),
+        Grammar(grammar='answer ::= "a"'),
+        Grammar(grammar="start: <[99999999]>"),
+        Grammar(json_schema={}, whitespace="("),
+    ],
+)
+def test_what_is_no_expression_or_grammar_is_refused_by_its_field(
+    grammars: Grammars, grammar: Grammar
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        grammars.text(grammar.model_copy(update={"param": "guided_grammar"}))
+    assert refused.value.param == "guided_grammar"
+
+
+def test_a_schema_and_an_expression_of_the_same_text_are_two_grammars(grammars: Grammars) -> None:
+    one = '{"const":1}'
+    with pytest.raises(InvalidRequest):
+        grammars.text(Grammar(regex=one))
+    schema = grammars.text(Grammar(json_schema=json.loads(one)))
+    with pytest.raises(InvalidRequest):
+        grammars.text(Grammar(regex=one))
+    assert grammars.text(Grammar(json_schema=json.loads(one), whitespace="")) is not schema

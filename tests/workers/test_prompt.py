@@ -96,6 +96,30 @@ def test_token_ids_are_taken_as_they_are(prepare: Preparation) -> None:
     assert prepare(ask(TokenPrompt(ids=[7, 8, 9]))).prompt == [7, 8, 9]
 
 
+def test_an_empty_text_is_the_token_that_opens_every_text(prepare: Preparation) -> None:
+    tokenizer = prepare.tokenizer._tokenizer
+    before = tokenizer.bos_token
+    tokenizer.bos_token = "<|im_start|>"
+    try:
+        assert prepare(ask(TextPrompt(text=""))).prompt == [tokenizer.convert_tokens_to_ids("<|im_start|>")]
+    finally:
+        tokenizer.bos_token = before
+
+
+def test_token_ids_may_end_an_answer_if_they_are_the_models(prepare: Preparation) -> None:
+    def ends(ids: list[int]) -> frozenset[int]:
+        generation = Generation(
+            prompt=TextPrompt(text="a"), sampling=Sampling(seed=0), stopping=Stopping(stop_token_ids=ids)
+        )
+        submit = Submit(request_id="r", attempt=1, model="m", generation=generation)
+        return prepare(Run(api="a", submit=submit)).ends
+
+    assert ends([7, 9]) == {7, 9}
+    with pytest.raises(InvalidRequest) as refused:
+        ends([280])
+    assert refused.value.param == "stop_token_ids"
+
+
 @pytest.mark.parametrize("prompt", [TokenPrompt(ids=[5, 280]), TokenPrompt(ids=[-1]), TextPrompt(text="")])
 def test_prompts_the_model_cannot_read_are_refused(prepare: Preparation, prompt: Prompt) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -113,7 +137,7 @@ def test_without_max_tokens_a_request_gets_the_rest_of_the_context(prepare: Prep
     assert prepare(ask(TokenPrompt(ids=[5] * 12))).max_tokens == CONTEXT_LENGTH - 12
 
 
-@pytest.mark.parametrize(("size", "max_tokens"), [(CONTEXT_LENGTH, None), (10, CONTEXT_LENGTH - 9), (600, 1)])
+@pytest.mark.parametrize(("size", "max_tokens"), [(CONTEXT_LENGTH, None), (CONTEXT_LENGTH, 1), (600, 1)])
 def test_more_than_the_context_is_refused_in_the_words_clients_look_for(
     prepare: Preparation, size: int, max_tokens: int | None
 ) -> None:
@@ -124,7 +148,7 @@ def test_more_than_the_context_is_refused_in_the_words_clients_look_for(
 def test_max_tokens_that_may_shrink_are_what_is_left_of_the_context(prepare: Preparation) -> None:
     def limit(size: int, max_tokens: int) -> int:
         asked = ask(TokenPrompt(ids=[5] * size))
-        stopping = Stopping(max_tokens=max_tokens, shrinks=True)
+        stopping = Stopping(max_tokens=max_tokens)
         generation = asked.submit.generation.model_copy(update={"stopping": stopping})
         submit = asked.submit.model_copy(update={"generation": generation})
         return prepare(asked.model_copy(update={"submit": submit})).max_tokens
