@@ -183,7 +183,9 @@ class Grammars:
             lambda: LLMatcher(self._tokenizer, build(text), log_level=0, limits=self._limits), param
         )
         if matcher.is_error():
-            raise InvalidRequest(f"This cannot be enforced: {matcher.get_error()[:500]}", param=param)
+            raise InvalidRequest(
+                f"The schema or grammar cannot be enforced: {matcher.get_error()[:500]}", param=param
+            )
         self._kept[key] = matcher
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
@@ -197,15 +199,17 @@ class Grammars:
         except TookTooLong:
             future.cancel()
             raise InvalidRequest(
-                f"This took more than {SECONDS:.0f} s to compile: simplify it.", param=param
+                f"The schema or grammar took more than {SECONDS:.0f} s to compile: simplify it.", param=param
             ) from None
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"This cannot be enforced: {str(error)[:500]}", param=param) from error
+            raise InvalidRequest(
+                f"The schema or grammar cannot be enforced: {str(error)[:500]}", param=param
+            ) from error
         except BaseException as error:  # a panic of the compiler's, which is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise InvalidRequest(
-                "This cannot be enforced: the compiler failed on it.", param=param
+                "The schema or grammar cannot be enforced: the compiler failed on it.", param=param
             ) from error
 
 
