@@ -5,9 +5,10 @@ Rule 2: the earliest stop string ends the text, and no part of it is ever shown.
 Rule 3: the same ids give the same text, however they are cut into steps; so a resumed choice replays its ids here.
 """
 
-import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from workers.spelling import as_vocabulary
 
 
 @dataclass(frozen=True)
@@ -19,23 +20,26 @@ class Piece:
 
 
 class TextFilter:
-    """``vocabulary[id]`` is what a token adds to the text, in bytes; unknown ids add nothing."""
+    """``vocabulary[id]`` is what a token adds to the text, in bytes; unknown ids add nothing.
 
-    def __init__(self, vocabulary: Sequence[bytes], stops: Sequence[str] = ()) -> None:
-        self._vocabulary = vocabulary
+    ``continues``: the text goes on from a prompt, so that a blank before its first word belongs to it.
+    """
+
+    def __init__(
+        self, vocabulary: Sequence[bytes], stops: Sequence[str] = (), *, continues: bool = False
+    ) -> None:
+        self._spelling = as_vocabulary(vocabulary).spelling(continues)
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
 
     def push(self, token: int, *, may_stop: bool = True) -> Piece:
         """``may_stop`` False: stop strings do not count yet (min_tokens)."""
-        raw = self._vocabulary[token] if token < len(self._vocabulary) else b""
-        return self._release(self._decoder.decode(raw), may_stop)
+        return self._release(self._spelling.push(token), may_stop)
 
     def flush(self) -> Piece:
         """The end of the choice: what was held back is shown, unless it completes a stop string."""
-        piece = self._release(self._decoder.decode(b"", True), may_stop=True)
+        piece = self._release(self._spelling.flush(), may_stop=True)
         rest, self._held = self._held, ""
         return piece if piece.stopped else Piece(piece.text + rest)
 

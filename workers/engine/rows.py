@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from shared.protocol import Alternative, Delta, Finish, FinishReason, Start, TokenLogprob
+from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
 from workers.calls import CallFilter
 from workers.choice import ChoiceFilter, Shown
 from workers.engine.seam import Job, Output
 from workers.reasoning import ReasoningFilter
+from workers.spelling import as_vocabulary
 from workers.text import Piece, TextFilter
 
 
@@ -30,12 +31,7 @@ class TokenRules:
     @cached_property
     def marked(self) -> Sequence[bytes]:
         """The vocabulary with the marks."""
-        if not self.marks:
-            return self.vocabulary
-        table = list(self.vocabulary)
-        for text, id in self.marks.items():
-            table[id] = text.encode()
-        return table
+        return as_vocabulary(self.vocabulary).marked(self.marks) if self.marks else self.vocabulary
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ class Row:
         job = self.job
         self._filter = choice_filter(job, self.choice)
         vocabulary = self.rules.marked if self._filter else self.rules.vocabulary
-        self._text = TextFilter(vocabulary, job.generation.stopping.stop)
+        continues = not isinstance(job.generation.prompt, ChatPrompt)
+        self._text = TextFilter(vocabulary, job.generation.stopping.stop, continues=continues)
         self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
         self._reasoning_tokens = 0
         self._started = False
