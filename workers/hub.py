@@ -16,7 +16,7 @@ from workers.load_error import LoadError, Progress, first_line
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 8.0
+CONNECT_SECONDS = 6.0
 SILENT_SECONDS = 60.0  # without a byte
 
 _DOWNLOADED = [
