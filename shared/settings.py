@@ -76,6 +76,9 @@ class Settings(BaseSettings):
         gt=0,
         description="a busy engine without a step for so long is given up, or 5 of its slowest steps",
     )
+    prepare_timeout: float = Field(
+        30.0, gt=0, description="how long one request's chat template and tokenizer may take"
+    )
     load_timeout: float = Field(120.0, gt=0, description="a load without progress for so long is given up")
     drain_timeout: float = Field(60.0, gt=0, description="how long a worker may finish what it has")
     orphan_grace: float = Field(60.0, gt=0, description="how long a worker lives without a broker")

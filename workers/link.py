@@ -11,7 +11,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
 
@@ -19,7 +18,7 @@ import psutil
 import zmq
 
 from shared import wire
-from shared.errors import Draining, ServingError
+from shared.errors import Draining
 from shared.failpoints import failpoint
 from shared.protocol import (
     Ack,
@@ -42,12 +41,14 @@ from shared.protocol import (
     Run,
 )
 from shared.settings import Settings
-from workers.engine.seam import Job, Output, Prepare, Served
+from workers.engine.seam import Job, Output, Served
 from workers.journal import Record
 from workers.loop import Add, Cancelled, Finish, Inbox, Share
+from workers.preparing import Preparing, overrun_failure
 
 log = logging.getLogger(__name__)
 
+MOST_STUCK = 4  # preparing threads that will not end; then a new worker is better than this one
 PERMANENT_FAILURE, TEMPORARY_FAILURE = os.EX_CONFIG, os.EX_TEMPFAIL  # exit codes after a failed load
 
 
@@ -115,7 +116,7 @@ class Link:
         self._waked, self._waker = os.pipe()
         for end in (self._waked, self._waker):
             os.set_blocking(end, False)
-        self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._preparing: Preparing | None = None  # once the model is loaded
         self.preparing = 0  # requests that have come and are not in the inbox yet
         self._records: dict[str, Record] = {}
         self._loading = LoadingProgress("starting", 0, 0)
@@ -154,6 +155,7 @@ class Link:
                 self._exit = 0 if self._told_to_end > 1 else self._exit
             while self._posted:
                 self._take(self._posted.popleft())
+            self._give_up_overdue(now)
             self._finish()
             self._judge(now)
         self._say(Bye(reason=f"exit {self._exit}"))
@@ -270,13 +272,13 @@ class Link:
         if self._goes_on(run):
             return
         self._forget(submit.request_id)
-        if self._drain_until is not None or self._loaded is None:
+        if self._drain_until is not None or self._preparing is None:
             failure = Draining("This worker is leaving; try again.", retry_after=1).to_failure()
             self._say(Failed(request_id=submit.request_id, attempt=submit.attempt, failure=failure))
             return
         self._records[submit.request_id] = Record(run)
         self.preparing += 1
-        self._preparer.submit(self._prepare, self._loaded.served.prepare, run)
+        self._preparing.submit(run)
 
     def _goes_on(self, run: Run) -> bool:
         """It is here already, and what is kept of it joins what the api holds."""
@@ -289,23 +291,30 @@ class Link:
             self._send_chunks(record.api, again, ended)
         return True
 
-    def _prepare(self, prepare: Prepare, run: Run) -> None:
-        """On the preparing thread. What is unknown here would be a bug; it fails this request and no other."""
-        submit = run.submit
-        try:
-            self.post(Prepared(prepare(run)))
-        except ServingError as error:
-            self.post(CannotRun(submit.request_id, submit.attempt, error.to_failure()))
-        except Exception:
-            log.exception("request %s could not be prepared", submit.request_id)
-            failure = ServingError(
-                "The request could not be prepared; the worker's log says why."
-            ).to_failure()
-            self.post(CannotRun(submit.request_id, submit.attempt, failure))
+    def _prepared(self, run: Run, outcome: Job | Failure) -> None:
+        """On a preparing thread."""
+        if isinstance(outcome, Job):
+            self.post(Prepared(outcome))
+        else:
+            self.post(CannotRun(run.submit.request_id, run.submit.attempt, outcome))
+
+    def _give_up_overdue(self, now: float) -> None:
+        """A preparation that does not come to its end is this request's failure and nobody else's."""
+        if self._preparing is None:
+            return
+        for run in self._preparing.give_up_overdue(now):
+            submit = run.submit
+            log.warning("request %s was not prepared in time", submit.request_id)
+            failure = overrun_failure(run, self._settings.prepare_timeout)
+            self._take(CannotRun(submit.request_id, submit.attempt, failure))
+        if self._preparing.stuck >= MOST_STUCK:
+            self._drain("preparations that do not end keep its cores busy")
 
     def _forget(self, request_id: str) -> None:
         record = self._records.pop(request_id, None)
-        if record and not record.ended:
+        if record and self._preparing and self._preparing.withdraw(request_id):
+            self.preparing -= 1
+        elif record and not record.ended:
             self._inbox.put(Cancelled(request_id))
 
     def _running(self, request_id: str, attempt: int) -> Record | None:
@@ -337,8 +346,10 @@ class Link:
                 self._loading = item
                 if news:  # the rest goes with the heartbeat
                     self._introduce()
-            case Loaded():
+            case Loaded(served):
                 self._loaded = item
+                limit = self._settings.prepare_timeout
+                self._preparing = Preparing(served.prepare, self._prepared, limit)
                 self._introduce()
             case LoadingFailed(reason, permanent):
                 self._say(LoadFailed(reason=reason, permanent=permanent))
@@ -375,6 +386,8 @@ class Link:
         slept = now - self._next_beat
         if slept > self._settings.heartbeat_interval:
             self._last_pong += slept
+            if self._preparing:
+                self._preparing.forgive(slept)
             if self._drain_until is not None:
                 self._drain_until += slept
 
