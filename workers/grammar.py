@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEPT = 64  # compiled grammars
+THREADS = 4  # that compile: a request's five seconds are not spent behind another's
 SECONDS = 5.0  # for one compilation
 SCHEMA_BYTES = 64 << 10
 SCHEMA_DEPTH = 32
@@ -116,13 +118,14 @@ class Guide:
 
 
 class Grammars:
-    """Compiles for one tokenizer and keeps what it has compiled. One thread calls it."""
+    """Compiles for one tokenizer and keeps what it has compiled. The preparing threads call it."""
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
         self.eos: Sequence[int] = tokenizer.eos_tokens
         self._limits = LLParserLimits(max_lexer_states=50_000, max_items_in_row=20_000, verbose_errors=False)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar")
+        self._keeping = Lock()
         self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
 
     def text(self, grammar: Grammar) -> LLMatcher:
@@ -176,9 +179,10 @@ class Grammars:
     def compiled(self, text: str, build: Callable[[str], str], param: str) -> LLMatcher:
         """``build`` makes llguidance's form of ``text``; the two name the grammar among those kept."""
         key = build.__qualname__, text
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        with self._keeping:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         matcher = self._compile(
             lambda: LLMatcher(self._tokenizer, build(text), log_level=0, limits=self._limits), param
         )
@@ -186,9 +190,10 @@ class Grammars:
             raise InvalidRequest(
                 f"The schema or grammar cannot be enforced: {matcher.get_error()[:500]}", param=param
             )
-        self._kept[key] = matcher
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        with self._keeping:
+            self._kept[key] = matcher
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
         return matcher
 
     def _compile(self, compile: Callable[[], LLMatcher], param: str) -> LLMatcher:
