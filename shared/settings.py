@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     prompt_cache_shared: bool = Field(
         False, description="whether clients with unlike API keys share what is kept of prompts"
     )
+    special_tokens_in_text: bool = Field(
+        False, description="whether messages may spell special tokens; else such words stay text"
+    )
     decode_gap: float = Field(
         0.2, gt=0, description="how long running answers may pause for the prompts of new ones"
     )

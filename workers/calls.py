@@ -7,6 +7,7 @@ Rule 3: blanks before and between calls belong to the calls.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -23,6 +24,8 @@ _MALFORMED: tuple[type[Exception], ...] = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError),
     *(RecursionError, SyntaxError, TypeError, ValueError),
 )
+
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which UTF-8 cannot say; JSON can, escaped
 
 
 @dataclass(frozen=True)
@@ -236,4 +239,5 @@ def _checked(call: Any) -> tuple[str, str]:
         arguments = json.loads(arguments or "{}")
     if not isinstance(name, str) or not isinstance(arguments or {}, dict):
         raise TypeError("not a call")
-    return name, json.dumps(arguments or {}, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(arguments or {}, ensure_ascii=False, allow_nan=False)
+    return name, _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)

@@ -4,7 +4,7 @@ Rule 1: marks are tokens; where a tokenizer lacks one of them, a request with a 
 Rule 2: what the client wrote is tokenized by itself, so that no mark is missed and none is made up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,17 +58,17 @@ def infill_of(tokenizer: Any) -> Infill | None:
 _GUARD = "☺"  # never part of a longer token
 
 
-def behind(tokenizer: Any, text: str) -> list[int]:
-    """The ids of a text that begins nothing.
+def behind(encode: Callable[[str], list[int]], text: str) -> list[int]:
+    """The ids of a text that begins nothing. ``encode`` gives those of the text alone.
 
     Some tokenizers put a blank before every text (sentencepiece's, as CodeLlama has it). Before a prompt it belongs, as
     that family was trained; before a suffix it would be one that nobody wrote.
     """
-    guard: list[int] = tokenizer.encode(_GUARD, add_special_tokens=False)
-    guarded: list[int] = tokenizer.encode(_GUARD + text, add_special_tokens=False)
+    guard = encode(_GUARD)
+    guarded = encode(_GUARD + text)
     if guarded[: len(guard)] == guard:
         return guarded[len(guard) :]
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return encode(text)
 
 
 def no_infill() -> UnsupportedParameter:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from shared.errors import InvalidRequest, ServingError
 from shared.protocol import ChatPrompt, Failure, Run, TextPrompt
 from workers.engine.seam import Job, Prepare
+from workers.text import characters_in
 from workers.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def outcome_of(prepare: Prepare, run: Run) -> Job | Failure:
         return error.to_failure()
     except Overrun:
         raise
-    except BaseException as error:  # a panic in Rust, as pyo3 passes it on, is no Exception
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust, as pyo3 passes it on, is no Exception
         where = "".join(traceback.format_tb(error.__traceback__))
         # Not the error's words: they may be the prompt's.
         log.error("request %s could not be prepared: %s\n%s", run.submit.request_id, type(error), where)
@@ -159,10 +160,10 @@ def overrun_failure(run: Run, limit: float) -> Failure:
 
 
 def size_of(run: Run) -> int:
-    """Characters or token ids, roughly."""
+    """Characters or token ids."""
     match run.submit.generation.prompt:
         case ChatPrompt(messages=messages, tools=tools):
-            return sum(len(str(message)) for message in messages) + len(str(tools or ""))
+            return characters_in([messages, tools])
         case TextPrompt(text=text, suffix=suffix):
             return len(text) + len(suffix or "")
         case prompt:

@@ -5,8 +5,9 @@ wrong with a request is found here, before the engine sees it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -15,21 +16,26 @@ from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import ChatPrompt, Generation, Run, Stopping, TextPrompt, TokenPrompt
 from workers.boundaries import boundaries_of
 from workers.calls import Calling
+from workers.encoding import Encoder
 from workers.engine.seam import Job
 from workers.families import PLAIN, Dialect
 from workers.grammar import Compiled, Grammars
 from workers.infill import Infill, behind, no_infill
 from workers.plain import in_plain_words
 from workers.reasoning import Thinking, thinking_of
+from workers.text import characters_in, well_formed
 
-_REFUSALS = (TemplateError, AttributeError, LookupError, TypeError, ValueError)  # of a template
-
+SAID = 200  # characters of a template's own words that a client is told
+SHORT = 12  # characters that such words and a message may have alike
 TAIL = 16  # ids at the prompt's end in which a mark that opens the thinking is looked for
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face tokenizer; ``vocabulary_size`` is the model's."""
+    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face tokenizer; ``vocabulary_size``: ids the model can read.
+
+    ``special_tokens_in_text``: what clients write in messages may become special tokens.
+    """
 
     tokenizer: Any
     context_length: int
@@ -38,6 +44,12 @@ class Preparation:
     dialect: Dialect = field(default_factory=Dialect)
     infill: Infill | None = None  # None: this tokenizer has no marks for it
     finds_boundaries: bool = False  # the model's caches serve whole beginnings only
+    special_tokens_in_text: bool = False
+    encoder: Encoder = field(init=False)
+
+    def __post_init__(self) -> None:
+        encoder = Encoder(self.tokenizer, self.context_length, self.vocabulary_size)
+        object.__setattr__(self, "encoder", encoder)
 
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
@@ -46,7 +58,9 @@ class Preparation:
         param = generation.prompt.param
         text, ids = self._tokenize(generation.prompt)
         ids = ids or self._nothing(param)
-        self._check_bias(generation.sampling.logit_bias)
+        for held in submit.held:
+            self.encoder.check_ids(held, param, "What was held of the answer has")
+        self.encoder.check_ids(generation.sampling.logit_bias, "logit_bias", "logit_bias names")
         thinking, calling = self._thinking(text, ids), self._calling(generation)
         split = thinking if generation.split_reasoning else None
         return Job(
@@ -67,11 +81,7 @@ class Preparation:
 
     def _ends(self, generation: Generation) -> frozenset[int]:
         asked = generation.stopping.stop_token_ids
-        if (wrong := self._foreign(asked)) is not None:
-            raise InvalidRequest(
-                f"stop_token_ids has {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
-                param="stop_token_ids",
-            )
+        self.encoder.check_ids(asked, "stop_token_ids", "stop_token_ids has")
         fills_in = self.infill is not None and _fills_in(generation.prompt)
         return frozenset(asked) | (self.infill.ends if self.infill and fills_in else frozenset())
 
@@ -83,6 +93,7 @@ class Preparation:
                 "The prompt is empty, and this model has no token that begins a text: say something.",
                 param=param,
             )
+        self.encoder.check_ids([bos], param)
         return [bos]
 
     def _thinking(self, text: str | None, ids: list[int]) -> Thinking | None:
@@ -112,6 +123,10 @@ class Preparation:
                 "With this model's tokenizer no form can be enforced.",
                 param=generation.grammar.param if generation.grammar and not must_call else "tool_choice",
             )
+        if must_call:
+            self.encoder.check_ids(
+                self.dialect.special.values(), "tool_choice", "A call of this model's kind has"
+            )
         text = None if must_call else generation.grammar
         matcher = self.grammars.matcher(text, calling, self.dialect.special)
         if split is None or split.over or not (split.open or self.dialect.think is not None):
@@ -121,53 +136,70 @@ class Preparation:
 
     def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> tuple[str | None, list[int]]:
         """The prompt's text, if it came as text, and its ids."""
+        encode = partial(self.encoder.encode, param=prompt.param)
         match prompt:
             case ChatPrompt():
-                text = self._render(prompt if self.dialect.family else in_plain_words(prompt))
-                return text, self._encode(text)
-            case TextPrompt(text=text, suffix=suffix):
+                text = self._render(prompt)
+                ids = self.encoder.encode_chat(text, prompt.param)
+                return self.encoder.literals.unmarked(text), ids
+            case TextPrompt(suffix=suffix):
+                text = well_formed(prompt.text)
                 if suffix is None:
-                    return text, list(self.tokenizer.encode(text))
+                    return text, encode(text, opened=True)
                 infill = self._infill()
-                return text, infill.around(
-                    [*infill.begin, *self._encode(text)], behind(self.tokenizer, suffix)
-                )
+                before = [*infill.begin, *encode(text)]
+                return text, self._around(infill, before, suffix, prompt.param)
             case TokenPrompt(ids=ids, suffix=suffix):
-                if (wrong := self._foreign(ids)) is not None:
-                    raise InvalidRequest(
-                        f"The prompt has the token id {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
-                        param=prompt.param,
-                    )
+                self.encoder.check_ids(ids, prompt.param)
                 if suffix is None:
                     return None, ids
-                return None, self._infill().around(ids, behind(self.tokenizer, suffix))
+                return None, self._around(self._infill(), ids, suffix, prompt.param)
+
+    def _around(self, infill: Infill, before: list[int], suffix: str, param: str) -> list[int]:
+        after = behind(partial(self.encoder.encode, param=param), well_formed(suffix))
+        self.encoder.check_ids([infill.prefix, infill.suffix, infill.middle], param)
+        return infill.around(before, after)
 
     def _infill(self) -> Infill:
         if self.infill is None:
             raise no_infill()
         return self.infill
 
-    def _encode(self, text: str) -> list[int]:
-        """The text alone, without what opens every text."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
     def _render(self, prompt: ChatPrompt) -> str:
+        """With marks in what would be special tokens and is not the template's; see ``literal``."""
         if not self.tokenizer.has_chat_template:
             raise InvalidRequest(
                 "This model has no chat template; use /v1/completions with a prompt.", param=prompt.param
             )
-        messages = _parsed_arguments(prompt.messages)
+        self.encoder.refuse_long(characters_in([prompt.messages, prompt.tools]), prompt.param)
         try:
-            return self._apply(messages, prompt)
-        except _REFUSALS:
-            # Templates that demand one leading system message, or strict alternation, raise for others.
+            prompt = self._shown(prompt)
+        except RecursionError:
+            raise InvalidRequest("The messages are nested too deep.", param=prompt.param) from None
+        try:
+            return well_formed(self._apply(prompt.messages, prompt))
+        except Exception:  # noqa: BLE001, S110 - a template is a program, and may raise what Python can
+            # Those that demand one leading system message, or strict alternation, raise for others.
             pass
         try:
-            return self._apply(_alternating(messages), prompt)
-        except _REFUSALS as error:
+            return well_formed(self._apply(_alternating(prompt.messages), prompt))
+        except Exception as error:  # noqa: BLE001
             raise InvalidRequest(
-                f"This model's chat template refuses these messages: {error}", param=prompt.param
-            ) from error
+                f"This model's chat template refuses these messages{_words_of(error, prompt)}.",
+                param=prompt.param,
+            ) from None
+
+    def _shown(self, prompt: ChatPrompt) -> ChatPrompt:
+        """As the template gets it."""
+        messages, tools, more = prompt.messages, prompt.tools, prompt.template_kwargs
+        if self.dialect.family:
+            messages = _parsed_arguments(messages)
+        if not self.special_tokens_in_text:
+            literals = self.encoder.literals
+            messages = literals.marked_messages(messages, self.dialect.special)
+            tools, more = literals.marked(tools), literals.marked(more)
+        shown = prompt.model_copy(update={"messages": messages, "tools": tools, "template_kwargs": more})
+        return shown if self.dialect.family else in_plain_words(shown)
 
     def _apply(self, messages: list[dict[str, Any]], prompt: ChatPrompt) -> str:
         continues = messages[-1]["role"] == "assistant"
@@ -205,16 +237,6 @@ class Preparation:
             )
         return room if stopping.max_tokens is None else min(room, stopping.max_tokens)
 
-    def _check_bias(self, bias: dict[int, float]) -> None:
-        if (wrong := self._foreign(bias)) is not None:
-            raise InvalidRequest(
-                f"logit_bias names the token id {wrong}; this model's ids are 0 to {self.vocabulary_size - 1}.",
-                param="logit_bias",
-            )
-
-    def _foreign(self, ids: Iterable[int]) -> int | None:
-        return next((id for id in ids if not 0 <= id < self.vocabulary_size), None)
-
     def _echo(self, generation: Generation, text: str | None, ids: list[int]) -> str | None:
         if not generation.echo:
             return None
@@ -240,8 +262,8 @@ def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
     function = dict(call.get("function") or {})
     try:
         function["arguments"] = json.loads(function.get("arguments") or "{}")
-    except (TypeError, json.JSONDecodeError):
-        pass  # not JSON: the template gets the text as it is
+    except (TypeError, ValueError, RecursionError):
+        pass  # not JSON, or more than Python makes of it: the template gets the text as it is
     return {**call, "function": function}
 
 
@@ -261,3 +283,27 @@ def _alternating(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if system:
         turns.insert(0, {"role": "system", "content": system})
     return turns
+
+
+def _words_of(error: Exception, prompt: ChatPrompt) -> str:
+    """What a template itself says of its refusal, as far as that is not the client's own words."""
+    if not isinstance(error, TemplateError) or not error.message:
+        return f" ({type(error).__name__})"
+    said = error.message[:SAID]
+    for text in sorted(_strings_in([prompt.messages, prompt.tools]), key=len, reverse=True):
+        # A word or two, like a role's name, may be the template's own.
+        if len(text) > SHORT and (text[:SHORT] in said or text[-SHORT:] in said):
+            return ""
+    return f": {said}"
+
+
+def _strings_in(value: Any) -> Iterator[str]:
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text):
+                yield text
+            case dict(items):
+                left += items.values()
+            case list(items):
+                left += items

@@ -7,6 +7,7 @@ Rule 3: the same ids give the same text, however they are cut into steps; so a r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workers.spelling import as_vocabulary
 
@@ -70,3 +71,26 @@ class TextFilter:
             if any(stop.startswith(tail) for stop in self._stops):
                 return size
         return 0
+
+
+def well_formed(text: str) -> str:
+    """With U+FFFD for what UTF-8 cannot say: halves of surrogate pairs, as JSON may spell them."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def characters_in(value: Any) -> int:
+    """Of all strings in what JSON can hold, its keys too."""
+    size, left = 0, [value]
+    while left:
+        match left.pop():
+            case str(text):
+                size += len(text)
+            case dict(items):
+                left += [*items.keys(), *items.values()]
+            case list(items):
+                left += items
+    return size

@@ -10,7 +10,9 @@ T = TypeVar("T")
 
 class Turns(Generic[T]):
     def __init__(self) -> None:
-        self._queues: OrderedDict[str, deque[T]] = OrderedDict()  # none of them empty; whose turn is next, first
+        self._queues: OrderedDict[str, deque[T]] = (
+            OrderedDict()
+        )  # none of them empty; whose turn is next, first
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))

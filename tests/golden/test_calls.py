@@ -85,3 +85,14 @@ def test_a_call_of_a_tool_that_may_not_be_called_is_text() -> None:
 def test_ids_have_the_shape_clients_know() -> None:
     assert call_id("r|0", 0).startswith("call_") and len(call_id("r|0", 0)) == 29
     assert len({call_id("r|0", 0), call_id("r|0", 1), call_id("r|1", 0)}) == 3
+
+
+@pytest.mark.parametrize("written", [r"\ud83d", r"\ude00 and \ud83d", r"\ud83d\ude00"])
+def test_halves_of_a_surrogate_pair_in_a_call_can_be_sent_and_stay_what_they_are(written: str) -> None:
+    call = f'{{"name": "get_weather", "arguments": {{"city": "{written}", "{written}": 1}}}}'
+    parse = importlib.import_module("mlx_lm.tool_parsers.json_tools").parse_tool_call
+    each = family_named("unnamed", "<t>", "</t>", parse)
+    filter = CallFilter(Calling(each, frozenset({"get_weather"})), "key")
+    found = [filter.push(f"<t>{call}</t>"), filter.flush(closed=True)]
+    (piece,) = [piece for one in found for piece in one.calls]
+    assert piece.arguments.encode() and json.loads(piece.arguments) == json.loads(call)["arguments"]

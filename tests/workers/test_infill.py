@@ -1,5 +1,6 @@
 """A middle to be filled in: the marks of each family, in their order, and an end that is none elsewhere."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,9 @@ def test_a_suffix_gets_no_blank_that_nobody_wrote_and_a_prompt_keeps_its_own(
     tmp_path: Path, prepends: bool
 ) -> None:
     tokenizer = load_tokenizer(sentencepiece(tmp_path / "m", prepends))
+    encode = partial(tokenizer.encode, add_special_tokens=False)
     for suffix, tokens in {"abc": ["ab", "c"], " abc": ["▁", "ab", "c"], "\n": ["\n"], "": []}.items():
-        assert tokenizer.convert_ids_to_tokens(behind(tokenizer, suffix)) == tokens
+        assert tokenizer.convert_ids_to_tokens(behind(encode, suffix)) == tokens
     prompt = Preparation(tokenizer, 99, 300, None, dialect_of(tokenizer), infill_of(tokenizer))(
         ask(TextPrompt(text="def", suffix="(ab"))
     )

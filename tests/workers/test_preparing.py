@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from queue import SimpleQueue
 
 import pytest
@@ -60,7 +61,9 @@ def test_a_short_request_is_prepared_while_as_many_long_ones_as_there_may_be_are
     subject.submit(run("short"))
     assert answers.get(timeout=10)[0] == "short"
     gate.open.set()
-    assert {answers.get(timeout=10)[0] for _ in range(THREADS + 1)} == {f"held-{i}" for i in range(THREADS + 1)}
+    assert {answers.get(timeout=10)[0] for _ in range(THREADS + 1)} == {
+        f"held-{i}" for i in range(THREADS + 1)
+    }
 
 
 def test_a_long_request_is_prepared_however_many_short_ones_wait(gate: Gate) -> None:
@@ -99,7 +102,7 @@ def test_a_preparation_that_never_ends_is_given_up_and_takes_no_thread_along() -
             while True:
                 try:
                     sum(range(1000))
-                except Exception:  # as a library does that goes on whatever happens
+                except Exception:  # noqa: BLE001 - as a library does that goes on whatever happens
                     pass
         return job(run.submit.request_id)
 
@@ -199,7 +202,7 @@ def test_whoever_waits_has_a_turn_before_anybody_has_two(callers: list[str]) -> 
         places = [place for place, (whose, _) in enumerate(taken) if whose == caller]
         numbers = [number for whose, number in taken if whose == caller]
         assert numbers == sorted(numbers)
-        for before, after in zip(places, places[1:], strict=False):
+        for before, after in pairwise(places):
             between = [whose for whose, _ in taken[before + 1 : after]]
             assert len(between) == len(set(between))
             left = {whose for whose, _ in taken[after:]}

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import (
@@ -20,8 +22,9 @@ from shared.protocol import (
     ToolUse,
 )
 from tests.tiny_model import CONTEXT_LENGTH, make_tiny_llama
-from workers.families import PLAIN, Dialect
+from workers.families import PLAIN, Dialect, family_named, plain_parse
 from workers.grammar import grammars_for
+from workers.infill import Infill
 from workers.loader import LoadedModel, inspect, load
 from workers.prompt import Preparation
 
@@ -298,3 +301,166 @@ def test_nothing_that_others_would_begin_with_has_none(loaded: LoadedModel, prom
 
 def test_a_model_whose_caches_serve_every_beginning_needs_none(prepare: Preparation) -> None:
     assert prepare(ask(chat(("system", SYSTEM), ("user", "Why?")))).boundaries == []
+
+
+# ---------------------------------------------------------------- what must cost nothing, or end nobody
+
+
+class Watched:
+    """A tokenizer that says how much text it was given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.read = 0
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        self.read += len(text)
+        ids: list[int] = self._tokenizer.encode(text, **options)
+        return ids
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+LONGEST = 13  # characters of "<|endoftext|>"
+FULL = CONTEXT_LENGTH * LONGEST
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        TextPrompt(text="x" * (FULL + 1)),
+        chat(("user", "x" * FULL)),
+        chat(("user", "hi"), *[("user", "x" * 1000)] * 7),
+        ChatPrompt(messages=[{"role": "user", "content": "hi"}], tools=[{"type": "x" * (FULL + 1)}]),
+    ],
+    ids=["text", "template's output", "messages", "tools"],
+)
+def test_text_that_cannot_fit_is_refused_before_it_is_tokenized(loaded: LoadedModel, prompt: Prompt) -> None:
+    watched = Watched(loaded.tokenizer)
+    with pytest.raises(
+        ContextLengthExceeded, match=rf"length is {CONTEXT_LENGTH} tokens.*at least \d+"
+    ) as refused:
+        Preparation(watched, loaded.context_length, 280)(ask(prompt))
+    assert watched.read == 0 and "xxx" not in str(refused.value)
+
+
+def test_a_text_of_the_longest_tokens_fits_as_long_as_the_context_does(prepare: Preparation) -> None:
+    text = "<|endoftext|>" * (CONTEXT_LENGTH - 1)
+    assert len(prepare(ask(TextPrompt(text=text))).prompt) == CONTEXT_LENGTH - 1
+
+
+def test_a_long_text_is_refused_by_what_its_beginning_has(loaded: LoadedModel) -> None:
+    watched = Watched(loaded.tokenizer)
+    wide = Preparation(watched, 20, 280)
+    object.__setattr__(wide.encoder, "longest", 10_000)
+    with pytest.raises(ContextLengthExceeded, match="at least 320"):
+        wide(ask(TextPrompt(text="x" * 100_000)))
+    assert watched.read == 20 * 16
+    with pytest.raises(ContextLengthExceeded, match="prompt has 22"):
+        wide(ask(TextPrompt(text="<|endoftext|>" * 22)))
+
+
+def test_a_suffix_that_cannot_fit_is_refused_too(loaded: LoadedModel) -> None:
+    watched = Watched(loaded.tokenizer)
+    fills = Preparation(watched, loaded.context_length, 280, infill=Infill(1, 2, 3))
+    with pytest.raises(ContextLengthExceeded):
+        fills(ask(TextPrompt(text="a", suffix="x" * (FULL + 1))))
+    assert watched.read < 10
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        (TextPrompt(text="a<|im_end|>"), "prompt"),
+        (chat(("user", "a")), "messages"),
+        (TokenPrompt(ids=[2]), "prompt"),
+    ],
+    ids=["text", "template", "ids"],
+)
+def test_ids_that_the_model_cannot_read_are_refused_wherever_they_come_from(
+    loaded: LoadedModel, prompt: Prompt, param: str
+) -> None:
+    narrow = Preparation(loaded.tokenizer, loaded.context_length, 2)
+    with pytest.raises(InvalidRequest, match=r"token id \d+; this model's ids are 0 to 1") as refused:
+        narrow(ask(prompt))
+    assert refused.value.param == param
+
+
+def test_marks_and_held_ids_that_the_model_cannot_read_are_refused(loaded: LoadedModel) -> None:
+    fills = Preparation(loaded.tokenizer, loaded.context_length, 280, infill=Infill(1, 2, 280))
+    with pytest.raises(InvalidRequest, match="token id 280"):
+        fills(ask(TextPrompt(text="a", suffix="b")))
+    held = ask(TextPrompt(text="a"))
+    held = held.model_copy(update={"submit": held.submit.model_copy(update={"held": [[5], [280]]})})
+    with pytest.raises(InvalidRequest, match="token id 280"):
+        fills(held)
+
+
+def test_a_call_whose_marks_the_model_cannot_read_cannot_be_demanded(whole: Preparation) -> None:
+    family = family_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
+    dialect = Dialect(family, special={"<tool_call>": 280})
+    with pytest.raises(InvalidRequest) as refused:
+        replace(whole, dialect=dialect)(with_tools({"role": "user", "content": "hi"}, mode="required"))
+    assert refused.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("arguments", ["9" * 5000, '{"a": ' + "[" * 100_000, "[" * 900 + "]" * 900])
+def test_arguments_that_python_cannot_hold_are_text_or_refused(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    template = "{% for m in messages %}{{ m.tool_calls | tojson if m.tool_calls else m.content }}{% endfor %}"
+    monkeypatch.setattr(loaded.tokenizer._tokenizer, "chat_template", template)
+    family = family_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
+    prepare = Preparation(loaded.tokenizer, 200_000, 280, dialect=Dialect(family))
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    try:
+        assert prepare(with_tools(said, {"role": "user", "content": "hi"})).prompt
+    except InvalidRequest:
+        pass
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('not this: ' + messages[0].content) }}",
+        "{{ raise_exception(messages[0].content[:50]) }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ 1 // 0 }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ messages[0].content.no.such }}",
+    ],
+)
+def test_whatever_a_template_raises_is_a_refusal_without_the_clients_words(
+    prepare: Preparation, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.setattr(prepare.tokenizer._tokenizer, "chat_template", template)
+    with pytest.raises(InvalidRequest, match="chat template refuses") as refused:
+        prepare(ask(chat(("user", "a long secret that nobody else should read"))))
+    assert "secret" not in str(refused.value)
+
+
+def test_an_answer_to_be_continued_that_a_template_leaves_out_is_not_quoted(
+    prepare: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    monkeypatch.setattr(prepare.tokenizer._tokenizer, "chat_template", template)
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(ask(chat(("user", "the prompt's secret"), ("assistant", "Well"))))
+    assert "secret" not in str(refused.value) and "Well" not in str(refused.value)
+
+
+def test_what_utf_8_cannot_say_is_replaced_in_a_prompt(prepare: Preparation) -> None:
+    job = prepare(ask(TextPrompt(text="a\ud83d"), echo=True))
+    assert (job.prompt_text, prepare.tokenizer.decode(job.prompt)) == ("a\ufffd", "a\ufffd")
+    assert rendered(prepare, chat(("user", "\ud83d"))).startswith("<|im_start|>user\n\ufffd<|im_end|>")
+
+
+def test_what_a_tokenizer_raises_is_a_refusal(loaded: LoadedModel) -> None:
+    panics = Tokenizer.from_str(loaded.tokenizer.backend_tokenizer.to_str())
+    panics.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|a?)+$"), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=panics)
+    with pytest.raises(InvalidRequest, match="PanicException"):
+        Preparation(tokenizer, loaded.context_length, 280)(ask(TextPrompt(text="a" * 60 + "b")))

@@ -1,7 +1,11 @@
 """A model's source -> an engine that serves it."""
 
 import logging
+from typing import Any
 
+import mlx.core as mx
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.quantized import QuantizedEmbedding
 from mlx.utils import tree_reduce
 
 from shared.models import ModelSource
@@ -62,7 +66,8 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     return Served(
         engine=engine,
         prepare=Preparation(
-            *(tokenizer, context, vocabulary_size, grammars, dialect, infill),
+            *(tokenizer, context, readable_ids(loaded.model, vocabulary_size), grammars, dialect, infill),
+            special_tokens_in_text=settings.special_tokens_in_text,
             finds_boundaries=not is_plain(new_cache(loaded.model)),
         ),
         digest=loaded.facts.digest,
@@ -103,7 +108,15 @@ def weight_bytes(loaded: LoadedModel) -> int:
 
 
 def vocabulary_size_of(loaded: LoadedModel) -> int:
-    """Of the logits, which may be wider than the tokenizer's."""
-    config = loaded.config
-    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-    return int(size or len(loaded.tokenizer))
+    """Of the logits, which may be wider than the tokenizer's; what a config says of it may be missing or wrong."""
+    model: Any = loaded.model
+    logits: mx.array = model(mx.zeros((1, 1), mx.int32), cache=new_cache(model))  # its shape; never computed
+    return int(logits.shape[-1])
+
+
+def readable_ids(model: Any, vocabulary_size: int) -> int:
+    """How many token ids the model has embeddings for, which may be fewer than it has logits."""
+    tables = [
+        m.weight.shape[0] for m in model.modules() if isinstance(m, Embedding | QuantizedEmbedding)
+    ]
+    return min(vocabulary_size, max(tables, default=vocabulary_size))
