@@ -26,6 +26,8 @@ def job(
     thinking: Thinking | None = None,
     calling: Calling | None = None,
     boundaries: list[int] | None = None,
+    caller: str = "",
+    group: str = "",
     **sampling: Any,
 ) -> Job:
     prompt = prompt or [10, 11, 12]
@@ -51,6 +53,8 @@ def job(
         thinking=thinking,
         calling=calling,
         boundaries=boundaries or [],
+        caller=caller,
+        group=group,
     )
 
 

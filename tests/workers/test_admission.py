@@ -88,7 +88,7 @@ def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> 
     held, read_rest = list[int](), engine._read_rest
 
     def measured(readings: Any) -> Any:
-        kept = int(engine.report["cache_bytes"])
+        kept = engine._prefixes.bytes
         read = read_rest(readings)
         held.append(engine._admission.held - sum(r.bytes for r in readings) + nbytes(read[0]) + kept)
         return read

@@ -1,6 +1,8 @@
 """The engine on a tiny random model: everything in one batch, and each row as if it were alone."""
 
 import json
+import sys
+import threading
 import time
 from typing import Any
 from unittest.mock import Mock
@@ -14,7 +16,7 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import SPECIAL
 from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play, text
 from workers.calls import Calling
-from workers.engine.batch_engine import BatchEngine
+from workers.engine.batch_engine import YIELD, BatchEngine
 from workers.engine.load import vocabulary_size_of
 from workers.engine.seam import Job
 from workers.families import PLAIN
@@ -376,10 +378,86 @@ def test_the_report_tells_what_the_rows_of_each_request_do(make_engine: MakeEngi
     assert told() == ("decode", 3, 0, 2)
 
 
-def test_the_report_looks_at_no_cache(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for by another thread, and caches change under a step."""
+def test_the_report_can_be_asked_for_at_any_moment_of_a_step(make_engine: MakeEngine) -> None:
+    """By another thread, while callers come, prompts are kept, and what is kept gives way."""
+    engine, asked, raised = make_engine(rows=4, chunk=16, cache_bytes=20_000), 0, list[Exception]()
+    ended = threading.Event()
+
+    def ask() -> None:
+        nonlocal asked
+        try:
+            while not ended.is_set():
+                json.dumps(engine.report)
+                asked += 1
+        except Exception as error:  # noqa: BLE001 - whatever it is, it would end a worker
+            raised.append(error)
+
+    asking, interval = threading.Thread(target=ask), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        asking.start()
+        jobs = [job(str(i), [i + 3, *LONG[:40]], max_tokens=2, namespace=str(i)) for i in range(60)]
+        play(engine, jobs, steps_between=1)
+    finally:
+        ended.set()
+        asking.join()
+        sys.setswitchinterval(interval)
+    assert asked > 100 and raised == []
+
+
+def test_the_report_is_made_of_numbers_that_no_step_changes(make_engine: MakeEngine) -> None:
     engine = make_engine(chunk=16)
     engine.add(job("a", LONG))
     engine.step()
-    monkeypatch.setattr("workers.engine.prefill.nbytes", None)
-    assert int(engine.report["kv_bytes"]) > 0
+    before = engine.report
+    told = dict(before)
+    for _ in range(20):
+        engine.step()
+    assert before == told != engine.report
+    assert all(isinstance(figure, (int, float, str)) for figure in told.values())
+
+
+# ---------------------------------------------------------------- callers
+
+
+@pytest.mark.parametrize("n", [4, 1], ids=["choices", "prompts"])
+def test_a_caller_with_long_answers_keeps_nobody_else_waiting(make_engine: MakeEngine, n: int) -> None:
+    engine = make_engine(rows=4)
+    rich = [
+        job(f"a{i}", [i + 5, 6, 7], caller="rich", max_tokens=150, ignore_eos=True, n=n)
+        for i in range(4 // n)
+    ]
+    alone = {key: ids(deltas) for each in rich for key, deltas in play(make_engine(), [each]).items()}
+    got: dict[tuple[str, int], list[int]] = {}
+    waited = 0
+
+    def step() -> None:
+        for output in engine.step():
+            got.setdefault((output.delta.request_id, output.delta.choice), []).extend(output.delta.ids)
+
+    for each in rich:
+        engine.add(each)
+    for _ in range(20):
+        step()
+    engine.add(job("b", [9, 9, 9], caller="poor", max_tokens=1))
+    while ("b", 0) not in got:
+        step()
+        waited += 1
+    assert waited <= YIELD + 5
+    while engine.active:
+        step()
+    assert {key: got[key] for key in alone} == alone
+
+
+def test_of_hundreds_of_prompts_of_one_request_another_client_waits_for_one_answer(
+    make_engine: MakeEngine,
+) -> None:
+    engine, order = make_engine(rows=4), list[str]()
+    for i in range(100):
+        engine.add(job(f"a{i}", [i % 200 + 5, 6, 7], group="list", max_tokens=8, ignore_eos=True))
+    for _ in range(10):
+        order += [o.delta.request_id for o in engine.step() if o.delta.finish]
+    engine.add(job("b", [9, 9, 9], max_tokens=1))
+    while "b" not in order:
+        order += [o.delta.request_id for o in engine.step() if o.delta.finish]
+    assert len(order) < 20

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from workers.engine.caches import Cache, Place
 from workers.engine.decoding import Decoding
+from workers.engine.fairness import Asker
 from workers.engine.masks import allowed
 from workers.engine.rows import LogprobsOf, Row
 from workers.engine.sampling import Drawn, RowParameters, Sampler
@@ -110,10 +111,16 @@ class Batch:
     def nbytes(self) -> int:
         return self._caches.nbytes
 
-    def evict_youngest(self) -> Row:
-        """Takes out the row with the fewest generated tokens; nothing may be in flight."""
+    @property
+    def askers(self) -> list[Asker]:
+        """One for each row."""
+        return [seat.row.job.asker for seat in self._seats if not seat.done]
+
+    def evict_youngest(self, caller: str | None = None) -> Row:
+        """Takes out the row, or the caller's row, with the fewest generated tokens; nothing may be in flight."""
         self.drop_done()
-        youngest = min(self._seats, key=lambda seat: seat.drawn)
+        theirs = [seat for seat in self._seats if caller in (None, seat.row.job.asker.caller)]
+        youngest = min(theirs, key=lambda seat: seat.drawn)
         self._keep_seats([i for i, seat in enumerate(self._seats) if seat is not youngest])
         return youngest.row
 

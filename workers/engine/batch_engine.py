@@ -12,6 +12,7 @@ One step, to be recited:
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -45,16 +46,19 @@ from workers.engine.pace import Pace
 from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.probe import shows_ends
-from workers.engine.rate import Rate
+from workers.engine.rate import WINDOW, Rate
 from workers.engine.rows import LogprobsOf, Row, TokenRules
 from workers.engine.sampling import RowParameters
 from workers.engine.scoring import score_one
 from workers.engine.seam import Job, Output
 
+YIELD = 16  # steps that a caller without a row waits for one to end
 HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
 # Chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them. A prompt of more
 # is long: nobody waits for it.
 ABREAST = 3
+
+Report = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,9 @@ class BatchEngine:
         self._read_last = False  # whether the last step read something
         self._tokens = 0  # generated
         self._rate = Rate()
-        self._held_last = 0  # bytes, as of the last step: for ``report``, which another thread asks for
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
+        self._figures: Report = {}  # replaced, never changed: another thread reads them
+        self._tally()
 
     @property
     def active(self) -> int:
@@ -120,8 +125,15 @@ class BatchEngine:
         return bool(self._flights) or self._batch.occupied or len(self._waiting) > 0
 
     @property
-    def report(self) -> dict[str, float | int | str]:
-        return {
+    def report(self) -> Report:
+        """As of the last step. The link thread asks: it gets numbers, and looks at nothing that a step changes."""
+        figures = self._figures
+        idle = time.monotonic() - self._tallied > WINDOW
+        return {**figures, "tokens_per_second": 0.0} if idle else figures
+
+    def _tally(self) -> None:
+        now = self._tallied = time.monotonic()
+        self._figures = {
             "step": self._steps,
             "phase": self._phase,
             "rows": len(self._batch),
@@ -130,10 +142,10 @@ class BatchEngine:
             "waiting_tokens": self._waiting.tokens,
             "tokens": self._tokens,
             "tokens_read": self._tokens_read,
-            "tokens_per_second": self._rate.per_second(time.monotonic()),
-            "kv_bytes": self._held_last,
+            "tokens_per_second": self._rate.per_second(now),
+            "kv_bytes": self._admission.held,
             "cache_bytes": self._prefixes.bytes,
-            "cache_entries": len(self._prefixes),
+            "cache_entries": self._prefixes.entries,
             "cache_hit_rate": round(self._prefixes.hit_rate, 4),
             "active_bytes": mx.get_active_memory(),
             "peak_bytes": mx.get_peak_memory(),
@@ -172,10 +184,12 @@ class BatchEngine:
             for some in self._seatable(together, len(ids)):
                 self._waiting.add(Reading(ids, some, self._steps))
         self._forget_ended(job.request_id)
+        self._tally()
 
     def cancel(self, request_id: str) -> None:
         for row in self._rows.pop(request_id, []):
             row.ended = True
+        self._tally()
 
     def rest(self) -> None:
         mx.clear_cache()
@@ -183,7 +197,7 @@ class BatchEngine:
 
     def step(self) -> list[Output]:
         self._steps += 1
-        outputs = self._make_room()
+        outputs = self._make_room() + self._make_way()
         if not len(self._batch):
             outputs += self._land_all()  # last tokens, which would wait for a pass over somebody's prompt
         read = self._read_last = self._read()
@@ -197,8 +211,8 @@ class BatchEngine:
             outputs += landed
             if landed and decoding:
                 self._pace.decoded(time.perf_counter() - began)
-        self._held_last = self._admission.held
         self._admission.cap_kept()
+        self._tally()
         return outputs
 
     @property
@@ -219,7 +233,7 @@ class BatchEngine:
 
     @property
     def _long_is_next(self) -> bool:
-        order = self._waiting.in_order(self._steps)
+        order = self._order()
         return bool(order) and order[0].left > ABREAST * self._pace.budget(beside_decode=False)
 
     def _decode_in_turn(self) -> list[Output]:
@@ -266,7 +280,7 @@ class BatchEngine:
             self._keeping.half_read(dropped)
         self._batch.drop_done()  # what they hold is not counted below
         seats = self._rows_at_most - len(self._batch)
-        order = self._fitting(self._waiting.in_order(self._steps), seats)
+        order = self._fitting(self._order(), seats)
         if not order or self._waits_for_more(order):
             return False
         first = order[0]
@@ -281,6 +295,9 @@ class BatchEngine:
             self._caches.resize()
             self._read_out(together)
         return True
+
+    def _order(self) -> list[Reading]:
+        return self._waiting.in_order(self._steps, self._batch.askers)
 
     def _chunk_behind(self, tokens: int) -> int:
         """Most tokens that a pass may read which looks back at so many."""
@@ -442,9 +459,42 @@ class BatchEngine:
                 outputs += self._land_all()
                 self._batch.drop_done()
                 continue
-            row = self._batch.evict_youngest()
-            self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
+            self._wait_again(self._batch.evict_youngest())
         return outputs
+
+    def _make_way(self) -> list[Output]:
+        """Who has no row and has waited for ``YIELD`` steps gets its rows: the youngest of who has most leave."""
+        first = self._waits_in_vain()
+        if first is None:
+            return []
+        outputs = self._land_all()
+        while not self._has_room_for(first):
+            (richest, most), *_ = self._shares().most_common(1) or [("", 0)]
+            if most <= len(first.rows):
+                break
+            self._wait_again(self._batch.evict_youngest(richest))
+        return outputs
+
+    def _waits_in_vain(self) -> Reading | None:
+        """Who is next, if that is a caller without a row, and rows of others are in the way."""
+        shares = self._shares()
+        if not len(self._waiting) or max(shares.values(), default=0) < 2:
+            return None
+        first = next(iter(self._order()), None)
+        if first is None or shares[first.asker.caller] or self._steps - first.since < YIELD:
+            return None
+        return None if self._has_room_for(first) else first
+
+    def _has_room_for(self, reading: Reading) -> bool:
+        free = self._rows_at_most - len(self._batch)
+        return len(reading.rows) <= free and self._admission.admits(reading)
+
+    def _shares(self) -> Counter[str]:
+        """Rows of each caller."""
+        return Counter(asker.caller for asker in self._batch.askers)
+
+    def _wait_again(self, row: Row) -> None:
+        self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
 
     # ------------------------------------------------------------ landing
 

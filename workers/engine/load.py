@@ -116,7 +116,5 @@ def vocabulary_size_of(loaded: LoadedModel) -> int:
 
 def readable_ids(model: Any, vocabulary_size: int) -> int:
     """How many token ids the model has embeddings for, which may be fewer than it has logits."""
-    tables = [
-        m.weight.shape[0] for m in model.modules() if isinstance(m, Embedding | QuantizedEmbedding)
-    ]
+    tables = [m.weight.shape[0] for m in model.modules() if isinstance(m, Embedding | QuantizedEmbedding)]
     return min(vocabulary_size, max(tables, default=vocabulary_size))

@@ -7,12 +7,14 @@ Rule 3: what several waiting prompts begin with is read once: the first reads up
 cache, the others wait for that. It does so at a prompt's boundaries as well, which others will come to.
 Rule 4: who does not fit beside the rows that decode, for want of seats or memory, is passed by those who do. When it
 has waited so long that it would be next, and ``PASSED`` steps, nobody passes it any more: rows end until it fits.
+Rule 5: callers take turns, before all that: who has fewer rows is next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from workers.engine.caches import Cache, nbytes
+from workers.engine.fairness import Asker, in_turns
 from workers.engine.prefix_cache import SMALLEST
 from workers.engine.radix import Ids, as_ids, common_prefix
 from workers.engine.rows import Row
@@ -67,6 +69,10 @@ class Reading:
     @property
     def namespace(self) -> str:
         return self.rows[0].job.generation.cache_namespace
+
+    @property
+    def asker(self) -> Asker:
+        return self.rows[0].job.asker
 
     @property
     def ended(self) -> bool:
@@ -141,10 +147,11 @@ class Waiting:
             self.remove(ended)
         return ended
 
-    def in_order(self, step: int) -> list[Reading]:
-        """Those that may be read now, the most urgent first."""
+    def in_order(self, step: int, held: Iterable[Asker] = ()) -> list[Reading]:
+        """Those that may be read now, who is next first; ``held``: the askers of the rows that decode."""
         free = [reading for reading in self._readings if not reading.blocked]
-        return sorted(free, key=lambda r: (r.left - AGEING * (step - r.since), r.since))
+        urgent = sorted(free, key=lambda r: (r.left - AGEING * (step - r.since), r.since))
+        return in_turns(urgent, lambda r: r.asker, lambda r: len(r.rows), held)
 
     def lead(self, reading: Reading) -> None:
         """Sets the pause at which others can go on from what ``reading`` has read; they wait for it, and look it up."""

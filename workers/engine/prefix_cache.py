@@ -33,12 +33,10 @@ class PrefixCache:
         self._plain = plain
         self._roots: dict[str, Node[Cache]] = {}
         self._uses = 0
+        self.entries = 0
         self.bytes = 0
         self._asked = 0
         self._found = 0
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._holding())
 
     @property
     def hit_rate(self) -> float:
@@ -77,6 +75,7 @@ class PrefixCache:
         root = self._roots.setdefault(namespace, Node(as_ids([])))
         node = grow(root, as_ids(ids), cache, self._cut)
         self.bytes += size
+        self.entries += 1
         self._touch(self._walk(namespace, ids).nodes)
         assert node.held is cache
         self.shrink(self.budget)
@@ -87,6 +86,7 @@ class PrefixCache:
             oldest = min(ends, key=lambda node: node.used)
             assert oldest.held is not None
             self.bytes -= nbytes(oldest.held)
+            self.entries -= 1
             drop(oldest)
             self._roots = {namespace: root for namespace, root in self._roots.items() if root.children}
 
@@ -111,6 +111,7 @@ class PrefixCache:
             return None, cache
         first, rest = divide(cache, at)
         set_out([*first, *rest])
+        self.entries += 1
         return first, rest
 
     def _touch(self, nodes: list[Node[Cache]]) -> None:

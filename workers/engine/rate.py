@@ -15,6 +15,5 @@ class Rate:
             self._events.popleft()
 
     def per_second(self, now: float) -> float:
-        """May be asked from another thread: looks at a copy."""
-        recent = sum(tokens for when, tokens in list(self._events) if when >= now - WINDOW)
+        recent = sum(tokens for when, tokens in self._events if when >= now - WINDOW)
         return round(recent / WINDOW, 1)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from shared.protocol import Capabilities, Delta, Generation, Run
 from workers.calls import Calling
+from workers.engine.fairness import Asker, asker_of
 from workers.grammar import Compiled
 from workers.reasoning import Thinking
 
@@ -37,6 +38,12 @@ class Job:
         default_factory=list
     )  # lengths at which a beginning is worth keeping, ascending
     ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer
+    caller: str = ""  # who asks, if known
+    group: str = ""  # what it came with, if known
+
+    @property
+    def asker(self) -> Asker:
+        return asker_of(self.caller, self.group, self.request_id)
 
     @property
     def scores_prompt(self) -> bool:

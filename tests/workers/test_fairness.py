@@ -1,0 +1,58 @@
+"""Whose turn it is."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.engine.fairness import Asker, asker_of, in_turns
+
+
+@dataclass(frozen=True)
+class Waiting:
+    asker: Asker
+    place: int
+    rows: int = 1
+
+
+Askers = st.builds(Asker, st.sampled_from("abc"), st.sampled_from("xyz"))
+
+
+def turns(waiting: list[Waiting], held: list[Asker] | None = None) -> list[Waiting]:
+    return in_turns(waiting, lambda each: each.asker, lambda each: each.rows, held or [])
+
+
+@given(st.lists(Askers, max_size=30), st.lists(Askers, max_size=10))
+def test_whoever_is_next_has_no_more_rows_than_any_caller_that_waits(
+    askers: list[Asker], held: list[Asker]
+) -> None:
+    waiting = [Waiting(asker, place) for place, asker in enumerate(askers)]
+    order = turns(waiting, held)
+    assert sorted(order, key=lambda each: each.place) == waiting
+    callers, groups = Counter(asker.caller for asker in held), Counter(held)
+    for at, each in enumerate(order):
+        left = order[at:]
+        assert callers[each.asker.caller] == min(callers[other.asker.caller] for other in left)
+        same = [other for other in left if other.asker.caller == each.asker.caller]
+        assert groups[each.asker] == min(groups[other.asker] for other in same)
+        callers[each.asker.caller] += 1
+        groups[each.asker] += 1
+
+
+@given(st.lists(st.integers(1, 9), max_size=20))
+def test_what_one_group_waits_for_stays_in_its_order(rows: list[int]) -> None:
+    waiting = [Waiting(Asker("a", "x"), place, size) for place, size in enumerate(rows)]
+    assert turns(waiting) == waiting
+
+
+def test_requests_of_clients_without_a_key_are_callers_of_their_own() -> None:
+    assert asker_of("", "", "r1") == Asker("r1", "r1") != asker_of("", "", "r2")
+    assert asker_of("", "list", "r1") == asker_of("", "list", "r2")
+    assert asker_of("key", "list", "r1").caller == asker_of("key", "other", "r2").caller == "key"
+
+
+def test_many_rows_at_once_count_as_many() -> None:
+    wide = [Waiting(Asker("a", "x"), 0, rows=32), Waiting(Asker("a", "x"), 1, rows=32)]
+    other = Waiting(Asker("b", "y"), 2)
+    assert turns([*wide, other]) == [wide[0], other, wide[1]]

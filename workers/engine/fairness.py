@@ -1,0 +1,43 @@
+"""Who asks, and whose turn it is: rows are shared out evenly between callers, and between the groups of a caller. Pure.
+
+A group is what came with one HTTP request; of callers without a key each group is a caller.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Asker(NamedTuple):
+    caller: str
+    group: str
+
+
+def asker_of(caller: str, group: str, request_id: str) -> Asker:
+    group = group or request_id
+    return Asker(caller or group, group)
+
+
+def in_turns(
+    urgent: Sequence[T], asker: Callable[[T], Asker], rows: Callable[[T], int], held: Iterable[Asker]
+) -> list[T]:
+    """``urgent``, the most urgent first, so that who would have fewer rows goes first; ``held``: one for each row."""
+    held = list(held)
+    by_group = _before(urgent, asker, rows, Counter(held))
+    within = sorted(range(len(urgent)), key=lambda i: by_group[i])
+    ordered = [urgent[i] for i in within]
+    by_caller = _before(ordered, lambda each: asker(each).caller, rows, Counter(a.caller for a in held))
+    return [ordered[i] for i in sorted(range(len(ordered)), key=lambda i: (by_caller[i], within[i]))]
+
+
+def _before(
+    things: Sequence[T], whose: Callable[[T], Hashable], rows: Callable[[T], int], held: Counter[Hashable]
+) -> list[int]:
+    """Rows that each one's owner has or gets before it."""
+    before = []
+    for each in things:
+        before.append(held[whose(each)])
+        held[whose(each)] += rows(each)
+    return before
