@@ -101,12 +101,15 @@ class BrokerClient:
         """
         await self._broker_seen()
         namespace = {"cache_namespace": NOBODY if self._settings.prompt_cache_shared else caller}
+        group = secrets.token_hex(8)
         journals = [
             Journal(
                 secrets.token_hex(16),
                 model,
                 generation.model_copy(update=namespace),
-                first_choice=prompt * generation.n,
+                prompt * generation.n,
+                caller,
+                group,
             )
             for prompt, generation in enumerate(generations)
         ]

@@ -16,9 +16,20 @@ class Gap(Exception):
 
 
 class Journal:
-    """``first_choice`` is the client's number of this request's choice 0: it may have sent many prompts."""
+    """``first_choice`` is the client's number of this request's choice 0: it may have sent many prompts.
 
-    def __init__(self, request_id: str, model: str, generation: Generation, first_choice: int = 0) -> None:
+    ``caller`` and ``group``: see Submit.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        generation: Generation,
+        first_choice: int = 0,
+        caller: str = "",
+        group: str = "",
+    ) -> None:
         self.request_id = request_id
         self.attempt = 0
         self.repairs = 0
@@ -27,6 +38,7 @@ class Journal:
         self._model = model
         self._generation = generation
         self._first_choice = first_choice
+        self._caller, self._group = caller, group
         self._held: list[list[int]] = [[] for _ in range(generation.n)]
         self._acked = [0] * generation.n
         self._open = set(range(generation.n))
@@ -46,6 +58,8 @@ class Journal:
             generation=self._generation,
             held=self._held if any(self._held) else [],
             losses=self._losses,
+            caller=self._caller,
+            group=self._group,
         )
 
     def pause(self) -> None:

@@ -87,12 +87,15 @@ class Worker:
         return self.in_flight.pop(request_id, None)
 
     def beat(self, said: Heartbeat, now: float) -> None:
+        stepping = (
+            said.active - said.preparing
+        )  # a preparation has a deadline of its own, which the worker keeps
         moves = said.step != self.step
         if moves and self.active:
             self.slowest = max(self.slowest, now - self.moved)
-        if moves or not self.active:
+        if moves or not self.active or not stepping:
             self.moved = now
-        self.step, self.active = said.step, said.active
+        self.step, self.active = said.step, stepping
         self.engine, self.memory = said.engine, said.memory
 
     def stalled(self, limit: float, now: float) -> bool:

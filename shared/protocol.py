@@ -220,6 +220,11 @@ class Submit(Part):
     """Run this request. First try, resume and re-attachment are this one message.
 
     ``held`` has, per choice, the token ids the api already has; generation goes on behind them.
+
+    ``caller`` is who asks, as far as a request says: the digest of an API key, or empty. ``group`` names the HTTP
+    request it came with, so that the prompts of one list are known as one. Who shares something out between requests
+    takes turns between callers, and between the groups of one caller; of those without a key each group is a caller.
+    (``Generation.cache_namespace`` is something else: an operator may let all callers share it.)
     """
 
     type: Literal["submit"] = "submit"
@@ -229,6 +234,8 @@ class Submit(Part):
     generation: Generation
     held: list[list[int]] = []
     losses: int = 0  # workers that were lost over it since it last gained a token
+    caller: str = ""
+    group: str = ""
 
 
 class Ack(Part):
@@ -452,12 +459,16 @@ class Register(Part):
 
 
 class Heartbeat(Part):
-    """Life (from the link thread) and progress (the engine's step counter). ``memory``: resident bytes."""
+    """Life (from the link thread) and progress (the engine's step counter). ``memory``: resident bytes.
+
+    ``active`` requests are here and have not ended; ``preparing`` of them wait for the tokenizer and not for a step.
+    """
 
     type: Literal["heartbeat"] = "heartbeat"
     epoch: str
     step: int
     active: int
+    preparing: int = 0
     memory: int = 0
     engine: dict[str, float | int | str] = {}
 

@@ -259,6 +259,7 @@ class Link:
                 epoch=self._epoch,
                 step=self._loaded.steps(),
                 active=self._active,
+                preparing=self._being_prepared,
                 memory=self._process.memory_info().rss,
                 engine=self._loaded.served.engine.report,
             )
@@ -321,6 +322,11 @@ class Link:
         """The record of what the engine runs under this attempt, unless it has been replaced."""
         record = self._records.get(request_id)
         return record if record and record.running == attempt and not record.ended else None
+
+    @property
+    def _being_prepared(self) -> int:
+        """Also of those that nobody waits for any more; but no more than are active."""
+        return min(self.preparing, self._active)
 
     @property
     def _active(self) -> int:

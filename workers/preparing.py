@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from shared.errors import InvalidRequest, ServingError
 from shared.protocol import ChatPrompt, Failure, Run, TextPrompt
+from workers.engine.fairness import asker_of
 from workers.engine.seam import Job, Prepare
 from workers.text import characters_in
 from workers.turns import Turns
@@ -171,7 +172,8 @@ def size_of(run: Run) -> int:
 
 
 def caller_of(run: Run) -> str:
-    return run.submit.generation.cache_namespace
+    submit = run.submit
+    return asker_of(submit.caller, submit.group, submit.request_id).caller
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:

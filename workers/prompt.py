@@ -77,6 +77,8 @@ class Preparation:
             calling=calling,
             boundaries=self._boundaries(generation.prompt, ids),
             ends=self._ends(generation),
+            caller=submit.caller,
+            group=submit.group,
         )
 
     def _ends(self, generation: Generation) -> frozenset[int]:

@@ -124,3 +124,8 @@ def test_what_was_on_its_way_to_a_paused_request_is_dropped() -> None:
     one.pause()
     assert one.take(delta(0, 1)) is None
     assert one.submit().attempt == 3
+
+
+def test_each_attempt_says_who_asks_and_what_it_came_with() -> None:
+    asked = Journal("r", "tiny", journal()._generation, caller="key", group="list")
+    assert [(each.caller, each.group) for each in (asked.submit(), asked.submit())] == [("key", "list")] * 2

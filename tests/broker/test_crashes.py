@@ -47,9 +47,10 @@ def broker() -> Broker:
     return make_broker(timeouts=Timeouts(silence=50, stall=30))
 
 
-def beat(worker: str, step: int, active: int) -> WorkerSaid:
+def beat(worker: str, step: int, active: int, preparing: int = 0) -> WorkerSaid:
     engine: dict[str, float | int | str] = {"phase": "decode"}
-    return WorkerSaid(worker, Heartbeat(epoch="e1", step=step, active=active, memory=1000, engine=engine))
+    said = Heartbeat(epoch="e1", step=step, active=active, preparing=preparing, memory=1000, engine=engine)
+    return WorkerSaid(worker, said)
 
 
 def crash(worker: str, code: int = CRASH) -> WorkerExited:
@@ -252,6 +253,16 @@ def test_a_stalled_worker_is_told_of_with_what_it_ran_and_how_it_ended(broker: B
     [death] = status(broker, 31).deaths
     assert death.how == "made no step for 31 s"
     assert (death.signal, len(death.in_flight)) == ("SIGABRT", 1)
+
+
+def test_a_worker_that_only_prepares_has_not_stalled_and_one_that_also_runs_may_have(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", 5, 1, preparing=1))
+    play(broker, ApiSaid(API, Ping()), beat("a#1", 5, 2, preparing=2), Tick(), now=45)
+    assert status(broker, 45).deaths == []
+    play(broker, beat("a#1", 5, 2, preparing=1), now=46)
+    play(broker, ApiSaid(API, Ping()), beat("a#1", 5, 2, preparing=1), Tick(), now=77)
+    play(broker, crash("a#1", -signal.SIGABRT), now=77)
+    assert [death.how for death in status(broker, 77).deaths] == ["made no step for 31 s"]
 
 
 def test_the_last_twenty_deaths_are_remembered_and_orderly_ends_are_none() -> None:

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from shared import failpoints, logs
+from shared.protocol import Run
 from shared.settings import load_settings
-from workers.engine.seam import Served
+from workers.engine.seam import Job, Served
 from workers.load_error import Progress
 from workers.scripted import CONTEXT_LENGTH, Script, ScriptedEngine, prepare_scripted
 from workers.serve import serve
@@ -23,6 +24,9 @@ def main() -> int:
     parser.add_argument("--id")
     parser.add_argument("--step", type=float, default=0.0, help="seconds a step takes")
     parser.add_argument("--prefill", type=float, default=0.0, help="seconds a prompt takes")
+    parser.add_argument(
+        "--prepare", type=float, default=0.0, help="seconds a prompt that says 'slow' is prepared"
+    )
     parser.add_argument("--load", type=float, default=0.0, help="seconds the model takes to load")
     parser.add_argument("--poison", help="a prompt with this in it ends the process")
     parser.add_argument("--exit-if", type=Path, help="exits 1 if this file is there and names the model")
@@ -36,11 +40,17 @@ def main() -> int:
     logs.configure(f"scripted worker {options.model}", settings.log_level)
     script = Script(options.tokens, options.step, options.prefill, options.poison)
 
+    def prepare(run: Run) -> Job:
+        job = prepare_scripted(run)
+        if b"slow" in bytes(job.prompt):
+            time.sleep(options.prepare)  # like a library that never looks up
+        return job
+
     def load(progress: Progress) -> Served:
         progress("script", 0, 1)
         time.sleep(options.load)
         progress("script", 1, 1)
-        return Served(ScriptedEngine(script), prepare_scripted, "scripted", CONTEXT_LENGTH)
+        return Served(ScriptedEngine(script), prepare, "scripted", CONTEXT_LENGTH)
 
     return serve(settings, options.model, options.id, load)
 

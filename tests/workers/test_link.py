@@ -30,6 +30,7 @@ from shared.protocol import (
     Register,
 )
 from tests.jobs import run
+from workers.link import MOST_STUCK
 
 P = TypeVar("P", bound=Part)
 
@@ -252,3 +253,53 @@ def test_a_worker_that_was_stopped_blames_no_broker(tmp_path: Path, broker: Brok
     assert process.poll() is None
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def slow(tmp_path: Path, broker: Broker) -> "Iterator[subprocess.Popen[bytes]]":
+    """Prepares prompts that say so for a minute, which is longer than it may."""
+    process = start(tmp_path, "--prepare", "60", prepare_timeout="1")
+    broker.wait_for(Register)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_who_is_being_prepared_is_told_apart_and_keeps_nobody_waiting(broker: Broker, slow: object) -> None:
+    broker.say(run("r1", "slow"))
+    broker.wait_for(Heartbeat, lambda beat: (beat.active, beat.preparing) == (1, 1))
+    broker.say(run("r2", max_tokens=2))
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r2"])
+
+
+def test_a_preparation_that_does_not_end_is_refused_and_holds_up_no_drain(
+    broker: Broker, slow: "subprocess.Popen[bytes]"
+) -> None:
+    broker.say(run("r1", "slow"))
+    broker.say(Drain())
+    failed = broker.wait_for(Failed)
+    assert (failed.request_id, failed.failure.status, failed.failure.param) == ("r1", 400, "prompt")
+    broker.wait_for(Bye)
+    assert slow.wait(10) == 0
+
+
+def test_a_worker_whose_preparations_do_not_end_makes_room_for_another(
+    broker: Broker, slow: "subprocess.Popen[bytes]"
+) -> None:
+    for i in range(MOST_STUCK):
+        broker.say(run(f"r{i}", "slow"))
+    assert {broker.wait_for(Failed).request_id for _ in range(MOST_STUCK)} == {
+        f"r{i}" for i in range(MOST_STUCK)
+    }
+    broker.wait_for(Bye)
+    assert slow.wait(10) == 0
+
+
+def test_who_leaves_before_being_prepared_is_forgotten(broker: Broker, slow: object) -> None:
+    for i in range(6):
+        broker.say(run(f"r{i}", "slow"))
+    for i in range(6):
+        broker.say(Cancel(request_id=f"r{i}"))
+    broker.wait_for(Heartbeat, lambda beat: (beat.active, beat.preparing) == (0, 0))
+    broker.say(run("next", max_tokens=1))
+    broker.wait_for(Forward, lambda forward: forward.ended == ["next"])
