@@ -13,11 +13,13 @@ import uvicorn
 from api.app import make_app
 from api.broker_client import BrokerClient
 from api.connection import Connection
+from api.crowd import Crowd
 from shared import failpoints, logs
-from shared.files import raise_file_limit
+from shared.files import NotPrivate, make_private, raise_file_limit
 from shared.settings import Settings, load_settings
 
-EX_TEMPFAIL = 75
+EX_TEMPFAIL, EX_CONFIG = 75, 78
+FOR_CONNECTIONS = 0.8  # of the files this process may have open
 GRACE = 30  # seconds that running requests get when the process is told to stop
 
 
@@ -28,9 +30,20 @@ def main() -> None:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure("api", settings.log_level)
-    raise_file_limit()
+    claim_run_dir(settings)
+    crowd = Crowd(int(raise_file_limit() * FOR_CONNECTIONS), settings.unfinished_per_address)
     listener = listen(settings) if fd is None else socket.socket(fileno=fd)
-    serve(settings, listener)
+    serve(settings, listener, crowd)
+
+
+def claim_run_dir(settings: Settings) -> None:
+    """Prompts go into it, so it must be ours alone; as the broker does. Exits 78 with one line."""
+    os.umask(0o077)
+    try:
+        make_private(settings.sockets_dir)
+    except (NotPrivate, OSError) as error:
+        sys.stderr.write(f"api: the run directory cannot be used: {error}\n")
+        raise SystemExit(EX_CONFIG) from None
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -47,11 +60,11 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve(settings: Settings, listener: socket.socket) -> None:
+def serve(settings: Settings, listener: socket.socket, crowd: Crowd) -> None:
     config = uvicorn.Config(
         make_app(settings, BrokerClient(settings)),
         loop="uvloop",
-        http=Connection,
+        http=Connection.of(crowd),
         ws="none",
         lifespan="on",
         log_config=None,

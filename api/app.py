@@ -21,19 +21,23 @@ from api.responses.answer import PREFIX
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
 from api.responses.store import Store
+from api.routes import Routes
 from api.shell import Shell
 from api.tokens import ApplyTemplate, Detokenize, Tokenize
 from shared.settings import Settings
 
 
 def make_app(settings: Settings, broker: BrokerClient) -> Shell:
-    return Shell(make_routes(settings, broker), settings)
+    routes = Routes()
+    return Shell(make_routes(settings, broker, routes), settings, routes)
 
 
-def make_routes(settings: Settings, broker: BrokerClient) -> falcon.asgi.App[Any, Any]:
+def make_routes(
+    settings: Settings, broker: BrokerClient, routes: Routes | None = None
+) -> falcon.asgi.App[Any, Any]:
     catalog = Catalog(settings)
     models = Models(catalog, broker)
-    app = falcon.asgi.App(middleware=[Lifespan(broker)])
+    app = falcon.asgi.App(middleware=[Lifespan(broker)], router=routes or Routes())
     app.router_options.converters["response"] = ResponseId
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{id:path}", models, suffix="one")

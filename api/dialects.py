@@ -7,9 +7,6 @@ from api.messages.errors import AnthropicErrors
 
 
 def error_dialect(path: str, headers: Mapping[bytes, bytes]) -> ErrorDialect:
-    """Both kinds of client ask for models at one path; Anthropic's say who they are."""
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
-        return AnthropicErrors()
-    if path.startswith("/v1/models") and b"anthropic-version" in headers:
-        return AnthropicErrors()
-    return OpenAIErrors()
+    """Anthropic's clients also say who they are, wherever they ask."""
+    messages = path == "/v1/messages" or path.startswith("/v1/messages/")
+    return AnthropicErrors() if messages or b"anthropic-version" in headers else OpenAIErrors()

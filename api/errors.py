@@ -66,24 +66,26 @@ class InvalidField(InvalidRequest):
 class RequestError(ServingError):
     """A request that is wrong as HTTP, before anybody looks at its fields."""
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, headers: dict[str, str] | None = None, *, code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = headers or {}
+        self.reason = code
 
 
 def from_falcon(error: falcon.HTTPError) -> RequestError:
-    sentences = {404: "There is nothing at this URL.", 405: "This URL does not answer this method."}
-    sentence = sentences.get(error.status_code) or error.description or error.title
-    return RequestError(
-        error.status_code, sentence or "The request cannot be served.", dict(error.headers or {})
-    )
+    """404 and 405 are the shell's, before Falcon is asked."""
+    sentence = error.description or error.title or "The request cannot be served."
+    return RequestError(error.status_code, sentence, dict(error.headers or {}))
 
 
 def answer_to(error: Exception) -> ErrorAnswer:
     match error:
         case RequestError():
-            return ErrorAnswer(error.status, error.message, headers={**_retry(error), **error.headers})
+            headers = {**_retry(error), **error.headers}
+            return ErrorAnswer(error.status, error.message, code=error.reason, headers=headers)
         case ServingError():
             return ErrorAnswer(error.status, error.message, error.param, error.code, _retry(error))
         case _:

@@ -3,12 +3,13 @@
 from falcon.asgi import Request, Response
 
 from api.broker_client import BrokerClient
+from api.respond import respond_object
 from shared.errors import BrokerLost
 
 
 class Health:
     async def on_get(self, req: Request, resp: Response) -> None:
-        resp.media = {"status": "ok"}
+        respond_object(resp, {"status": "ok"})
 
 
 class Ready:
@@ -18,23 +19,19 @@ class Ready:
     async def on_get(self, req: Request, resp: Response) -> None:
         if not self._broker.seen:
             raise BrokerLost("Not ready: no broker is seen.", retry_after=1)
-        resp.media = {"status": "ready"}
+        respond_object(resp, {"status": "ready"})
 
 
 class Root:
     async def on_get(self, req: Request, resp: Response) -> None:
-        resp.media = {
-            "name": "mlx-server",
-            "links": [
-                "/v1/models",
-                "/v1/chat/completions",
-                "/v1/completions",
-                "/v1/responses",
-                "/v1/messages",
-                "/health",
-                "/ready",
-                "/docs",
-            ],
-        }
-
-    on_head = on_get
+        links = (
+            "/v1/models",
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/v1/messages",
+            "/health",
+            "/ready",
+            "/docs",
+        )
+        respond_object(resp, {"name": "mlx-server", "links": links})

@@ -1,6 +1,7 @@
 """Bytes -> a checked request. Strict JSON: UTF-8, no NaN, no lone surrogates, at most 64 levels deep.
 
-jiter (inside pydantic_core) refuses the first three and runs out of depth at 200; the 64 are counted here.
+jiter (inside pydantic_core) refuses the first three and runs out of depth at 200; the 64 are counted here. What is not
+small is parsed beside the loop, on which all streams turn.
 """
 
 from typing import TypeVar
@@ -9,17 +10,26 @@ import falcon.asgi
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from api.beside import beside
+from api.bodies import PARSED
 from api.errors import InvalidField, invalid
 from api.parameters import refuse
+from api.width import SMALL, check_width
 from shared.dialect import LENIENT
 
+BOM = b"\xef\xbb\xbf"
 MAX_DEPTH = 64
 
 R = TypeVar("R", bound=BaseModel)
 
 
 async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
-    return parse(await request.stream.read(), schema)
+    data = await request.stream.read()
+    try:
+        return parse(data, schema) if len(data) <= SMALL else await beside(parse, data, schema)
+    finally:
+        if parsed := request.scope.get("extensions", {}).get(PARSED):
+            parsed()
 
 
 def parse(data: bytes, schema: type[R]) -> R:
@@ -33,10 +43,12 @@ def parse(data: bytes, schema: type[R]) -> R:
 
 
 def _json(data: bytes) -> dict[str, object]:
-    if not data.strip():
+    data = data.removeprefix(BOM)
+    if not data or data.isspace():
         raise InvalidField(
             "The request has no body; it must be a JSON object.", param=None, code="invalid_json"
         )
+    check_width(data)
     try:
         body: object = from_json(data, allow_inf_nan=False)
     except ValueError as error:

@@ -4,16 +4,40 @@ from collections.abc import AsyncIterator
 
 from falcon.asgi import Response
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 EVENT_STREAM = "text/event-stream"
+_LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+
+
+def one_line(data: bytes) -> bytes:
+    """JSON or events, without what clients that read lines take for a line's end: it can stand in strings only."""
+    for raw, escaped in _LINE_ENDS:
+        data = data.replace(raw, escaped)
+    return data
 
 
 def respond_json(resp: Response, model: BaseModel, *, exclude_unset: bool = False) -> None:
-    resp.content_type = "application/json"
-    resp.data = model.model_dump_json(exclude_unset=exclude_unset).encode()
+    _json(resp, model.model_dump_json(exclude_unset=exclude_unset).encode())
+
+
+def respond_object(resp: Response, fields: object) -> None:
+    """The same of what is no model."""
+    _json(resp, to_json(fields))
 
 
 def respond_stream(resp: Response, events: AsyncIterator[bytes]) -> None:
     resp.content_type = EVENT_STREAM
-    resp.cache_control = ["no-cache"]
-    resp.stream = events
+    resp.cache_control = ["no-cache", "no-transform"]
+    resp.set_header("x-accel-buffering", "no")  # nginx would collect the events
+    resp.stream = _lines(events)
+
+
+def _json(resp: Response, data: bytes) -> None:
+    resp.content_type = "application/json"
+    resp.data = one_line(data)
+
+
+async def _lines(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for data in events:
+        yield one_line(data)

@@ -1,78 +1,107 @@
 """The guard around Falcon: what an ASGI server and a framework leave to nobody.
 
-Rule 1: the body is read here, and counted as it comes; what is refused before its end is answered at once and
-the rest is read and thrown away, so that a client which is still sending can read the answer.
+Rule 1: what can be refused by its head is refused before its body is read: who may not ask, what is not here, what
+is too large. What still comes of such a body is read and thrown away, so that the client can read the answer.
 Rule 2: behind the body, ``receive`` belongs to the shell: a client that leaves ends the work within a moment.
 Rule 3: a client that reads nothing for ``send_timeout`` is cut.
 Rule 4: every answer has an x-request-id; every error is rendered here, as a status before the head is sent,
-as an event in a stream behind it.
+as an event in a stream behind it; and each is one line in the log, without a word of the client's.
 """
 
 import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from api.bodies import PARSED, Bodies, Body, ClientLeft, Message, Receive
 from api.dialects import error_dialect
 from api.errors import ErrorAnswer, RequestError, answer_to
-from api.respond import EVENT_STREAM
+from api.hosts import Asked, Hosts
+from api.respond import EVENT_STREAM, one_line
+from api.routes import Route, Routes, tidy
+from api.strays import advice
 from shared.errors import Draining, ServingError
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
-ABORT = "mlx_server.abort"  # the ASGI extension of api.connection
+# The ASGI extensions of api.connection.
+ABORT, CLOSING, TARGET = "mlx_server.abort", "mlx_server.closing", "mlx_server.target"
 MAX_HEADERS = 64 << 10  # bytes
-THROW_AWAY = 30.0  # seconds of a refused body
+MAX_TARGET = 8 << 10  # bytes
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-
-
-class ClientLeft(Exception):
-    pass
+_FIELD = re.compile(r"[\w.\[\]-]{0,100}", re.ASCII)
 
 
 class Shell:
-    def __init__(self, app: App, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
+    def __init__(self, app: App, settings: Settings, routes: Routes | None = None) -> None:
+        """Without ``routes`` the app is asked for every path."""
+        self.app = app
+        self.settings = settings
+        self.routes = routes
+        self.hosts = Hosts(settings)
+        self.bodies = Bodies(settings)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await Exchange(self._app, self._settings, scope, receive, send).run()
+            await Exchange(self, scope, receive, send).run()
         else:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
 
 
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, app: App, settings: Settings, scope: Message, receive: Receive, send: Send) -> None:
-        self._app = app
-        self._max_body = settings.max_body_bytes
-        self._patience = settings.send_timeout
-        self._scope = scope
+    def __init__(self, shell: Shell, scope: Message, receive: Receive, send: Send) -> None:
+        self._shell = shell
+        self._patience = shell.settings.send_timeout
+        self._path = tidy(scope["path"])
+        self._scope = {**scope, "path": self._path}
         self._receive = receive
         self._asgi_send = send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._errors = error_dialect(scope["path"], self._headers)
+        self._extensions = scope.get("extensions", {})
+        self._asked = Asked(
+            path=self._path,
+            http_version=scope["http_version"],
+            target=self._extensions.get(TARGET, self._path),
+            headers=scope["headers"],
+            server=scope.get("server"),
+            client=scope.get("client"),
+        )
+        self._errors = error_dialect(self._path, self._headers)
+        self._route: Route | None = None
         self._request_id = self._theirs_or_new()
         self._loop = asyncio.get_running_loop()
-        self._body_read = self._head_sent = self._ended = self._streams = False
+        self._body = Body(shell.bodies, self._headers, receive)
+        self._head_sent = self._ended = self._streams = False
         self._sending_since: float | None = None
 
     async def run(self) -> None:
         try:
-            self._check_headers()
-            await self._serve(await self._body())
+            await self._exchange()
         except ClientLeft:
             self._abort()
+        finally:
+            self._body.release()
+
+    async def _exchange(self) -> None:
+        try:
+            self._check_head()
+            self._shell.hosts.check(self._asked)
+            if (granted := self._preflight()) is not None:
+                await self._send_whole(204, granted, b"")
+                return
+            self._check_route()
+            self._body.check()
+            await self._serve(await self._body.read())
+        except ClientLeft:
+            raise
         except asyncio.CancelledError:  # by the ASGI server, whose patience with what still runs has ended
             await self._answer(Draining("The server is stopping and cannot finish this.", retry_after=5))
         except Exception as error:  # noqa: BLE001 - the resource boundary
@@ -80,44 +109,40 @@ class Exchange:
 
     # ---- in
 
-    def _check_headers(self) -> None:
+    def _check_head(self) -> None:
+        if self._scope["http_version"] not in ("1.0", "1.1"):
+            raise RequestError(505, "This server speaks HTTP/1.1.")
         if sum(len(name) + len(value) for name, value in self._scope["headers"]) > MAX_HEADERS:
             raise RequestError(431, f"The headers are larger than {MAX_HEADERS} bytes.")
+        if len(self._scope["path"]) + len(self._scope.get("query_string", b"")) > MAX_TARGET:
+            raise RequestError(414, f"The URL is longer than {MAX_TARGET} bytes.")
+
+    def _check_route(self) -> None:
+        """What is not here comes before what is wrong with it."""
+        routes, method = self._shell.routes, self._scope["method"]
+        if routes is not None:
+            self._route = routes.at(self._path)
+            if self._route is None:
+                raise RequestError(404, advice(self._path, routes.templates))
+            if method not in (methods := self._route.methods):
+                sentence = f"{self._route.template} answers {', '.join(methods)}, and not {method}."
+                raise RequestError(405, sentence, {"allow": ", ".join(methods)})
         kind = self._headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        has_body = self._headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self._headers
-        if self._scope["method"] == "POST" and has_body and kind != b"application/json":
+        if method == "POST" and not self._body.whole and kind != b"application/json":
             raise RequestError(415, "The content type must be application/json.")
 
-    async def _body(self) -> bytes:
-        declared = self._headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_body:
-            raise self._too_large()
-        body = bytearray()
-        while not self._body_read:
-            body += await self._piece()
-            if len(body) > self._max_body:
-                raise self._too_large()
-        return bytes(body)
-
-    async def _piece(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._patience):
-                message = await self._receive()
-        except TimeoutError:
-            raise RequestError(408, f"No more of the body came for {self._patience:g} s.") from None
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        self._body_read = not message.get("more_body", False)
-        piece: bytes = message.get("body", b"")
-        return piece
-
-    def _too_large(self) -> RequestError:
-        return RequestError(413, f"The request body is larger than {self._max_body} bytes.")
+    def _preflight(self) -> list[tuple[bytes, bytes]] | None:
+        if self._scope["method"] != "OPTIONS":
+            return None
+        route = self._shell.routes.at(self._path) if self._shell.routes else None
+        methods = route.methods if route else ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+        return self._shell.hosts.preflight(self._asked, methods)
 
     # ---- the work, and what may end it
 
     async def _serve(self, body: bytes) -> None:
-        work = asyncio.create_task(self._work(body))
+        work = asyncio.create_task(self._work([body]))
+        del body  # it is the work's, which gives it away once it is parsed
         left = asyncio.create_task(self._left())
         try:
             while not work.done():
@@ -133,11 +158,12 @@ class Exchange:
             work.cancel()
             await asyncio.wait({work, left})
 
-    async def _work(self, body: bytes) -> None:
+    async def _work(self, body: list[bytes]) -> None:
         async def receive() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": body.pop() if body else b"", "more_body": False}
 
-        await self._app(self._scope, receive, self._send)
+        scope = {**self._scope, "extensions": {**self._extensions, PARSED: self._body.release}}
+        await self._shell.app(scope, receive, self._send)
 
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -149,7 +175,7 @@ class Exchange:
 
     def _abort(self) -> None:
         """Without the extension, the server closes what was not answered to its end."""
-        if abort := self._scope.get("extensions", {}).get(ABORT):
+        if abort := self._extensions.get(ABORT):
             abort()
 
     # ---- out
@@ -159,12 +185,18 @@ class Exchange:
             self._head_sent = True
             names = {b"x-request-id", self._errors.request_id_header}
             headers = [*message.get("headers", ()), *((name, self._request_id.encode()) for name in names)]
+            headers += self._shell.hosts.sharing(self._asked)
             self._streams = any(value.startswith(EVENT_STREAM.encode()) for _, value in headers)
             message = {**message, "headers": headers}
         elif not message.get("more_body", False):
             self._ended = True
         self._sending_since = self._loop.time()
-        await self._asgi_send(message)
+        try:
+            await self._asgi_send(message)
+        except RuntimeError:  # so uvloop says that its transport is closed
+            if (closing := self._extensions.get(CLOSING)) and closing():
+                raise ClientLeft from None
+            raise
         self._sending_since = None
 
     def _theirs_or_new(self) -> str:
@@ -174,34 +206,46 @@ class Exchange:
         return "req_" + secrets.token_hex(16)
 
     async def _answer(self, error: Exception) -> None:
-        if not isinstance(error, ServingError):
-            log.error("%s %s failed", self._scope["method"], self._scope["path"], exc_info=error)
         answer = answer_to(error)
+        self._log(answer, error)
         if not self._head_sent:
             await self._refuse(answer)
         elif self._streams and not self._ended:
-            event = self._errors.event(answer, self._request_id)
+            event = one_line(self._errors.event(answer, self._request_id))
             await self._send({"type": "http.response.body", "body": event})
         else:
             self._abort()
 
+    def _log(self, answer: ErrorAnswer, error: Exception) -> None:
+        """The path of no route may hold anything: as a literal it is one line."""
+        asked = f"{self._scope['method']} {self._route.template if self._route else ascii(self._path[:100])}"
+        found = _FIELD.match(answer.param or "")
+        field = f" {found[0]}" if found and found[0] else ""
+        bug = None if isinstance(error, ServingError) else error
+        log.log(
+            logging.ERROR if bug else logging.INFO,
+            "%s: %s is answered with %d %s%s",
+            self._request_id,
+            asked,
+            self._errors.status(answer),
+            answer.code or answer.type,
+            field,
+            exc_info=bug,
+        )
+
     async def _refuse(self, answer: ErrorAnswer) -> None:
-        body = b"" if self._scope["method"] == "HEAD" else self._errors.body(answer, self._request_id)
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
-        if not self._body_read:
+        body = one_line(self._errors.body(answer, self._request_id))
+        headers = {"content-type": "application/json", **answer.headers}
+        if not self._body.whole:
             headers["connection"] = "close"
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await self._send(
-            {"type": "http.response.start", "status": self._errors.status(answer), "headers": raw}
-        )
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        await self._throw_away()
-        await self._send({"type": "http.response.body"})
+        await self._send_whole(self._errors.status(answer), raw, body)
 
-    async def _throw_away(self) -> None:
-        try:
-            async with asyncio.timeout(THROW_AWAY):
-                while not self._body_read:
-                    await self._piece()
-        except (TimeoutError, ClientLeft, RequestError):
-            pass
+    async def _send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """The connection's end waits for the body's, which would otherwise cut off the answer."""
+        if status != 204:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._body.throw_away()
+        await self._send({"type": "http.response.body"})

@@ -10,6 +10,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from shared.files import NotPrivate, make_private
 from shared.settings import Settings
 
 
@@ -26,24 +27,16 @@ class RunDir:
         """Raises AlreadyRunningError with the holder's pid, or RunDirError."""
         os.umask(0o077)
         try:
-            _make_private(settings.sockets_dir)
+            make_private(settings.sockets_dir)
             self.lock = _lock(settings.sockets_dir / "broker.lock")
-            _make_private(settings.log_dir)
+            make_private(settings.log_dir)
             for path in (settings.api_socket, settings.worker_socket):
                 _remove_stale_socket(path)
             self.token = _keep_or_make_token(settings.token_file)
+        except NotPrivate as error:
+            raise RunDirError(str(error)) from None
         except OSError as error:
             raise RunDirError(f"{settings.sockets_dir} cannot be used: {error}") from error
-
-
-def _make_private(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise RunDirError(f"{path} is a symbolic link, not a directory")
-    if found.st_uid != os.getuid():
-        raise RunDirError(f"{path} belongs to user {found.st_uid}, not to us ({os.getuid()})")
-    path.chmod(0o700)
 
 
 def _lock(path: Path) -> int:

@@ -1,7 +1,10 @@
-"""How many files this process may have open; each connection is one."""
+"""How many files this process may have open, each connection being one; and a folder that is ours alone."""
 
 import contextlib
+import os
 import resource
+import stat
+from pathlib import Path
 
 FILES_WANTED, FILES_NEEDED = 8192, 1024
 
@@ -16,3 +19,18 @@ def raise_file_limit(wanted: int = FILES_WANTED) -> int:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class NotPrivate(Exception):
+    """The message is for the operator."""
+
+
+def make_private(path: Path) -> None:
+    """Made if it is not there; 0700 in any case. Raises NotPrivate, OSError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotPrivate(f"{path} is a symbolic link, not a directory")
+    if found.st_uid != os.getuid():
+        raise NotPrivate(f"{path} belongs to user {found.st_uid}, not to us ({os.getuid()})")
+    path.chmod(0o700)

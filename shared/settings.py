@@ -6,6 +6,7 @@ Durations are seconds, sizes bytes unless the name says otherwise.
 
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.models import EMBEDDED_MODEL, ModelSource, parse_source
 
 PREFIX = "MLX_SERVER_"
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
+_ORIGIN = re.compile(
+    rf"[A-Za-z][A-Za-z0-9+.-]*://(?:{_HOST.pattern})(?::[0-9]+)?/?|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://\*"
+)
 _MAX_SOCKET_PATH = 100  # Linux allows 107 bytes, macOS about 103
 
 
@@ -99,7 +104,26 @@ class Settings(BaseSettings):
         256 << 20, ge=0, description="what is kept of /v1/responses, the oldest go first; 0 keeps nothing"
     )
 
-    @field_validator("available_models", "worker_command", mode="before")
+    # Who may ask over HTTP, and how much of it at a time.
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names clients may ask for, beside localhost and the host's own; * takes any"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="web pages that may ask from a browser, as origins; * lets all of them"
+    )
+    body_timeout: float = Field(
+        30.0, gt=0, description="a body has so long, and its size at 128 KiB a second"
+    )
+    bodies_bytes: int = Field(
+        256 << 20,
+        ge=1024,
+        description="what all bodies may hold together while they come, in one api process",
+    )
+    unfinished_per_address: int = Field(
+        256, ge=1, description="requests one address may have half sent; then the oldest are cut"
+    )
+
+    @field_validator("available_models", "worker_command", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """``a,b`` and ``["a", "b"]`` both mean two entries."""
@@ -128,6 +152,25 @@ class Settings(BaseSettings):
         if not command:
             raise ValueError("names no program")
         return command
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _entries_are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if host != "*" and not _HOST.fullmatch(host):
+                raise ValueError(f"{host} is not a host's name, without http:// and port, or *")
+        return hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _entries_are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin} is not an origin such as https://chat.example.com or app://obsidian.md, *, null,"
+                    " or all of one scheme that is not the web's, such as chrome-extension://*"
+                )
+        return origins
 
     @field_validator("cache_dir", "run_dir")
     @classmethod

@@ -11,7 +11,7 @@ from api.caller import caller
 from api.catalog import Catalog
 from api.parse import read
 from api.replies import Replies
-from api.respond import respond_json, respond_stream
+from api.respond import respond_json, respond_object, respond_stream
 from api.responses.answer import PREFIX, ended
 from api.responses.conversations import Conversations
 from api.responses.events import ResponseEvents
@@ -70,7 +70,7 @@ class StoredResponses:
         self._conversations = conversations
 
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
-        resp.media = (await self._conversations.get(id)).response
+        respond_object(resp, (await self._conversations.get(id)).response)
 
     async def on_delete(self, req: Request, resp: Response, id: str) -> None:
         await self._conversations.delete(id)

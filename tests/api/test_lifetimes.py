@@ -276,10 +276,8 @@ def leave_rudely(client: socket.socket) -> None:
 def post(stack: Stack, path: str = "/v1/chat/completions", **fields: Any) -> socket.socket:
     client = stack.connect()
     content = json.dumps(chat_body(**fields)).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-    )
-    client.sendall(head.encode() + b"\r\n\r\n" + content)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+    client.sendall(f"{head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
     return client
 
 
@@ -330,8 +328,8 @@ def test_a_client_that_reads_nothing_is_cut() -> None:
 
 
 def test_a_body_that_never_comes_is_given_up() -> None:
-    with run_stack(send_timeout=0.2) as stack, stack.connect() as client:
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with run_stack(body_timeout=0.2) as stack, stack.connect() as client:
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(head + b"Content-Length: 5\r\n\r\n{")
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
 

@@ -2,9 +2,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api.errors import InvalidField, OpenAIErrors, answer_to
 from api.parse import parse
+from api.width import SMALL, check_width
 from shared.openai import ChatCompletionRequest, CompletionRequest
 from tests.api.conftest import chat_body
 
@@ -48,6 +51,39 @@ def test_many_brackets_are_not_deep() -> None:
     parse(
         json.dumps(chat_body(messages=[{"role": "user", "content": parts}])).encode(), ChatCompletionRequest
     )
+
+
+WIDE = [
+    b"[]," * 100_000,
+    b'{"a":1},' * 100_000,
+    b'"a",' * 300_000,
+    b"1," * 1_100_000,
+    b"9" * 401 + b" " * SMALL + b",",
+]
+
+
+@pytest.mark.parametrize("inside", WIDE, ids=["lists", "objects", "strings", "numbers", "digits"])
+def test_what_is_too_wide_is_refused_before_it_is_built(inside: bytes) -> None:
+    data = json.dumps(chat_body())[:-1].encode() + b', "x": [' + inside + b"0]}"
+    with pytest.raises(InvalidField, match=r"The request body has (more than|a number)"):
+        check_width(data)
+    assert refusal(data).code == "invalid_json"
+
+
+@given(st.text(alphabet='"\\\\[{,1', max_size=40))
+def test_what_stands_in_a_string_is_not_counted(text: str) -> None:
+    data = json.dumps({"x": [text] * 4000, "y": " " * SMALL}).encode()
+    check_width(data)
+
+
+def test_a_long_prompt_of_brackets_quotes_and_digits_is_taken() -> None:
+    content = '[{"a": 1, "b": [\\\\]}] ' * 100_000 + "7" * 1000
+    data = json.dumps(chat_body(messages=[{"role": "user", "content": content}])).encode()
+    assert parse(data, ChatCompletionRequest).messages[0].content == content
+
+
+def test_a_body_may_begin_with_a_byte_order_mark() -> None:
+    parse(b"\xef\xbb\xbf" + json.dumps(chat_body()).encode(), ChatCompletionRequest)
 
 
 def test_63_levels_inside_the_body_are_allowed() -> None:

@@ -3,25 +3,24 @@
 import re
 from typing import Any
 
-import falcon.inspect
-
 from api.app import make_routes
 from api.broker_client import BrokerClient
 from api.openapi import OPERATIONS, REFS, document
+from api.routes import Routes
 from shared.settings import Settings
 from tests.api.conftest import Stack
 
 
 def test_every_route_is_in_the_document_and_nothing_else() -> None:
-    settings = Settings(available_models=("tiny=/none",))
-    app = make_routes(settings, BrokerClient(settings))
-    routes = {
-        (method.method.lower(), re.sub(r":\w+}", "}", route.path))
-        for route in falcon.inspect.inspect_routes(app)
-        for method in route.methods
-        if method.method not in ("OPTIONS", "HEAD") and not method.internal
+    settings, routes = Settings(available_models=("tiny=/none",)), Routes()
+    make_routes(settings, BrokerClient(settings), routes)
+    known = {
+        (method.lower(), re.sub(r":\w+}", "}", template))
+        for template in routes.templates
+        for method in routes.at(re.sub("{id.*?}", "resp_x", template)).methods  # type: ignore[union-attr]
+        if method not in ("OPTIONS", "HEAD")
     }
-    assert routes == {(one.method, one.path) for one in OPERATIONS}
+    assert known == {(one.method, one.path) for one in OPERATIONS}
 
 
 def references(node: Any) -> set[str]:

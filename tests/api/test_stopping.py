@@ -9,7 +9,7 @@ import pytest
 from api.shell import Message, Receive, Send, Shell
 from shared.settings import Settings
 
-GET = {"type": "http", "method": "GET", "path": "/", "headers": []}
+GET = {"type": "http", "http_version": "1.0", "method": "GET", "path": "/", "headers": []}
 
 
 async def cut_short(begins: bool) -> list[Message]:

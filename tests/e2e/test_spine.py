@@ -93,7 +93,7 @@ def leave(stack: Stack, streaming: bool, reset: bool) -> None:
     connection = socket.create_connection(("127.0.0.1", stack.port))
     if reset:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json")
     connection.sendall("\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body)
     stack.until(lambda: stack.in_flight() == 1, "in flight")
     connection.close()

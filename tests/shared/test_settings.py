@@ -201,6 +201,8 @@ def shown(default: Any) -> str:
         return "–"
     if isinstance(default, tuple):
         default = ",".join(default)
+    if default == "":
+        return "none"
     if isinstance(default, bool):
         default = str(default).lower()
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

@@ -1,0 +1,50 @@
+"""A client at a path where nothing is, is told what it probably meant."""
+
+import pytest
+
+from tests.api.conftest import Stack
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/messages", "/v1/messages"),
+        ("/messages", "/v1/messages"),
+        ("/models", "/v1/models"),
+        ("/openai/deployments/x/chat/completions", "/v1/chat/completions"),
+        ("/api/chat", "Ollama"),
+        ("/api/generate", "Ollama"),
+        ("/api/tags", "/v1/models"),
+        ("/api/create", "Ollama"),
+        ("/api/v0/chat/completions", "LM Studio"),
+        ("/completion", "llama.cpp"),
+        ("/v1/embeddings", "embeddings"),
+        ("/api/embed", "embeddings"),
+        ("/v1/chat/completion", "/v1/chat/completions"),
+        ("/v1beta/models/x:generateContent", "Google"),
+        ("/favicon.ico", "/docs"),
+    ],
+)
+def test_an_unknown_path_is_a_404_that_says_what_is_meant(stack: Stack, path: str, said: str) -> None:
+    response = stack.client.post(path, content=b"a=b", headers={"content-type": "text/plain"})
+    assert response.status_code == 404
+    assert repr(path) in response.json()["error"]["message"]
+    assert said in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["//v1/models", "/v1//models/", "/v1/models/", "//health"])
+def test_doubled_slashes_and_one_at_the_end_are_no_other_path(stack: Stack, path: str) -> None:
+    with stack.connect() as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/ready", "/v1/models", "/docs", "/openapi.json", "/admin/status"]
+)
+def test_what_answers_get_answers_head(stack: Stack, path: str) -> None:
+    got, head = stack.client.get(path), stack.client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == got.headers["content-length"]
