@@ -82,7 +82,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_came()
         self._head_bytes = 0
-        self.scope["extensions"][TARGET] = self.url.decode("latin-1")  # type: ignore[index,assignment]
+        self.scope["extensions"][TARGET] = self.url.decode("latin-1")  # type: ignore[assignment]
         super().on_headers_complete()
         if self.parser.get_http_version() == "1.0":
             _without_chunks(self.cycle)
@@ -108,7 +108,8 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _at_rest(self) -> bool:
-        return (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+        cycle: RequestResponseCycle | None = self.cycle
+        return (cycle is None or cycle.response_complete) and not self.pipeline
 
     def _await_head(self) -> None:
         self._owed = self.loop.call_later(self.patience, self._give_up)

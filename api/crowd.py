@@ -7,7 +7,6 @@ one of many that came at once.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Protocol
 
 GRACE = 2.0  # seconds
@@ -15,7 +14,8 @@ GRACE = 2.0  # seconds
 
 class Guest(Protocol):
     address: str
-    cut: Callable[[], None]
+
+    def cut(self) -> None: ...
 
 
 class Crowd:

@@ -91,8 +91,8 @@ class Hosts:
         headers = dict(asked.headers)
         if b"access-control-request-method" not in headers or len(self.sharing(asked)) < 2:
             return None
-        asked = headers.get(b"access-control-request-headers", b"")
-        names = asked if _HEADER_NAMES.fullmatch(asked) and asked else b"authorization, content-type"
+        wanted = headers.get(b"access-control-request-headers", b"")
+        names = wanted if wanted and _HEADER_NAMES.fullmatch(wanted) else b"authorization, content-type"
         granted = [
             (b"access-control-allow-methods", ", ".join(methods).encode()),
             (b"access-control-allow-headers", names),

@@ -4,7 +4,6 @@ Whatever answers GET answers HEAD.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,8 @@ class Routes(CompiledRouter):
         super().__init__()
         self._methods: dict[str, tuple[str, ...]] = {}
 
-    def map_http_methods(self, resource: object, **kwargs: Any) -> dict[str, Callable[..., Any]]:
-        methods = super().map_http_methods(resource, **kwargs)
+    def map_http_methods(self, resource: object, **kwargs: Any) -> Any:
+        methods: dict[str, Any] = dict(super().map_http_methods(resource, **kwargs))
         if "GET" in methods:
             methods.setdefault("HEAD", methods["GET"])
         return methods

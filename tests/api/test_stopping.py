@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from api.shell import Message, Receive, Send, Shell
+from api.bodies import Message, Receive
+from api.shell import Send, Shell
 from shared.settings import Settings
 
 GET = {"type": "http", "http_version": "1.0", "method": "GET", "path": "/", "headers": []}
