@@ -65,7 +65,8 @@ class ToolResultBlock(Request):
     type: Literal["tool_result"]
     tool_use_id: str
     content: Annotated[
-        Annotated[str, Tag("string")] | Annotated[list[ResultPart], Tag("list"), Field(max_length=MAX_ITEMS)],
+        Annotated[str, Tag("string")]
+        | Annotated[list[ResultPart], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
         either("list", list),
     ] = ""
 
@@ -143,7 +144,8 @@ InputBlock = Annotated[
 class InputMessage(Request):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
-        Annotated[str, Tag("string")] | Annotated[list[InputBlock], Tag("list"), Field(max_length=MAX_ITEMS)],
+        Annotated[str, Tag("string")]
+        | Annotated[list[InputBlock], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
         either("list", list),
     ]
 
@@ -174,11 +176,11 @@ class CountTokensRequest(Request):
     """All that makes the prompt."""
 
     model: str | None = Field(None, max_length=512)
-    messages: list[InputMessage] = Field(min_length=1, max_length=MAX_ITEMS)
+    messages: list[InputMessage] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
     system: Annotated[
         Annotated[str, Tag("string")] | Annotated[list[TextBlock], Tag("list")], either("list", list)
     ] = ""
-    tools: list[ToolDefinition] = Field([], max_length=MAX_TOOLS)
+    tools: list[ToolDefinition] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()

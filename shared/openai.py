@@ -61,7 +61,8 @@ def _with_parts_of_any_type(parts: list[Any]) -> list[Any]:
 
 
 Content = Annotated[
-    Annotated[str, Tag("string")] | Annotated[list[ContentPart], Tag("list"), Field(max_length=MAX_ITEMS)],
+    Annotated[str, Tag("string")]
+    | Annotated[list[ContentPart], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
     either("list", list),
 ]
 
@@ -233,14 +234,14 @@ class ChatCompletionRequest(_GenerationRequest):
     BLANK: ClassVar = _GenerationRequest.BLANK | {"reasoning_effort", "tool_choice", "function_call"}
     ENDLESS: ClassVar = _GenerationRequest.ENDLESS | {"max_completion_tokens"}
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
     max_completion_tokens: MaxTokens | None = None  # wins over max_tokens
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
-    functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS)
+    functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     function_call: FunctionChoice | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] = {}
@@ -528,7 +529,7 @@ class TokenizeRequest(Request):
     prompt: str | None = None
     content: str | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=MAX_ITEMS)
-    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     chat_template_kwargs: dict[str, Any] = {}
 
 
@@ -557,8 +558,8 @@ class DetokenizeResponse(Response):
 
 class ApplyTemplateRequest(Request):
     model: str | None = Field(None, max_length=512)
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
-    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     chat_template_kwargs: dict[str, Any] = {}
 
 

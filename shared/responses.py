@@ -47,7 +47,7 @@ Part = Annotated[
     | Annotated[OtherPart, Tag("other")],
     by_type("refusal", **dict.fromkeys(_TEXTS, "text")),
 ]
-Parts = Annotated[list[Part], Field(max_length=MAX_ITEMS)]
+Parts = Annotated[list[Part], Field(max_length=MAX_ITEMS, fail_fast=True)]
 TextOrParts = Annotated[
     Annotated[str, Tag("string")] | Annotated[Parts, Tag("list")],
     either("list", list),
@@ -210,7 +210,8 @@ class ResponsesRequest(Constrained, Sampled):
 
     model: str | None = Field(None, max_length=512)
     input: Annotated[
-        Annotated[str, Tag("string")] | Annotated[list[InputItem], Tag("list"), Field(max_length=MAX_ITEMS)],
+        Annotated[str, Tag("string")]
+        | Annotated[list[InputItem], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
         either("list", list),
     ]
     instructions: str | None = None
@@ -220,7 +221,7 @@ class ResponsesRequest(Constrained, Sampled):
     stream: bool = False
     store: bool = True
     previous_response_id: str | None = None
-    tools: list[ToolDefinition] = Field([], max_length=MAX_TOOLS)
+    tools: list[ToolDefinition] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     text: TextConfig = TextConfig()
