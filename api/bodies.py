@@ -71,7 +71,7 @@ class Body:
         self._bodies = bodies
         self._declared = declared
         self._receive = receive
-        self._gave_way = False
+        self._gave_way = self._late = False
         self._deadline = asyncio.timeout(None)
         self._max = bodies.settings.max_body_bytes
         encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
@@ -108,8 +108,10 @@ class Body:
         self._deadline.reschedule(asyncio.get_running_loop().time())
 
     async def throw_away(self) -> None:
-        """So that a client which is still sending can read its answer."""
+        """So that a client which is still sending can read its answer; one that was too slow had its time."""
         self.release()
+        if self._late:
+            return
         try:
             async with asyncio.timeout(THROW_AWAY):
                 while not self.whole:
@@ -130,6 +132,7 @@ class Body:
                     self._bodies.grow(self, len(data) - self.holds, loop.time())
                     self._deadline.reschedule(began + patience + len(data) / SLOWEST)
         except TimeoutError:
+            self._late = True
             if self._gave_way:
                 raise no_room() from None
             raise RequestError(

@@ -35,7 +35,7 @@ ABORT, CLOSING, TARGET = "mlx_server.abort", "mlx_server.closing", "mlx_server.t
 MAX_HEADERS = 64 << 10  # bytes
 MAX_TARGET = 8 << 10  # bytes
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_FIELD = re.compile(r"[\w.\[\]-]{0,100}", re.ASCII)
+_FIELD = re.compile(r"[a-z_]{1,64}(?:\[\d{1,9}\])?")  # ours: what is deeper may be a key of the client's
 
 
 class Shell:
@@ -162,7 +162,16 @@ class Exchange:
         async def receive() -> Message:
             return {"type": "http.request", "body": body.pop() if body else b"", "more_body": False}
 
-        scope = {**self._scope, "extensions": {**self._extensions, PARSED: self._body.release}}
+        length = (
+            b"content-length",
+            b"%d" % len(body[0]),
+        )  # Falcon reads no further, and it may have been unpacked
+        headers = [(name, value) for name, value in self._scope["headers"] if name != b"content-length"]
+        scope = {
+            **self._scope,
+            "headers": [*headers, length],
+            "extensions": {**self._extensions, PARSED: self._body.release},
+        }
         await self._shell.app(scope, receive, self._send)
 
     async def _left(self) -> None:
@@ -220,7 +229,7 @@ class Exchange:
         """The path of no route may hold anything: as a literal it is one line."""
         asked = f"{self._scope['method']} {self._route.template if self._route else ascii(self._path[:100])}"
         found = _FIELD.match(answer.param or "")
-        field = f" {found[0]}" if found and found[0] else ""
+        field = f" {found[0]}" if found else ""
         bug = None if isinstance(error, ServingError) else error
         log.log(
             logging.ERROR if bug else logging.INFO,
