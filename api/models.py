@@ -62,8 +62,11 @@ def _known(state: ModelStatus | None) -> dict[str, Any]:
         "reason": state.reason,
         "context_length": state.context_length,
         "max_input_tokens": state.context_length,
-        "capabilities": None if can is None else ModelCapabilities(**can.model_dump(exclude={"bytes"})),
+        "capabilities": None
+        if can is None
+        else ModelCapabilities(**can.model_dump(exclude={"bytes", "sampling"})),
         "size": None if can is None else can.bytes,
+        "default_sampling": None if can is None else can.sampling,
     }
 
 

@@ -4,7 +4,7 @@ import secrets
 
 from api.refusals import wrong
 from shared.dialect import Sampled
-from shared.protocol import Sampling, Stopping
+from shared.protocol import MODELS_OWN, Sampling, Stopping
 
 
 def sampling(request: Sampled, temperature: float, top_p: float) -> Sampling:
@@ -18,6 +18,7 @@ def sampling(request: Sampled, temperature: float, top_p: float) -> Sampling:
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logit_bias={int(id): bias for id, bias in request.logit_bias.items()},
+        unsaid=[name for name in MODELS_OWN if name not in request.model_fields_set],
     )
 
 

@@ -484,7 +484,8 @@ class ModelCapabilities(Response):
 class ModelInfo(Response):
     """One object for OpenAI's and Anthropic's clients, and what this server knows besides.
 
-    ``capabilities`` and ``size``, the bytes of its weights, are known once a model was loaded.
+    ``capabilities``, ``size``, the bytes of its weights, and ``default_sampling``, what its generation_config.json says
+    for requests that do not, are known once a model was loaded.
     """
 
     id: str
@@ -502,6 +503,7 @@ class ModelInfo(Response):
     reason: str | None = None
     context_length: int | None = None
     size: int | None = None
+    default_sampling: dict[str, float] | None = None
 
 
 class ModelListResponse(Response):

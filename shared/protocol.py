@@ -55,8 +55,15 @@ class TokenPrompt(Part):
 Prompt = Annotated[ChatPrompt | TextPrompt | TokenPrompt, Field(discriminator="kind")]
 
 
+MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model may have defaults of its own for."""
+
+
 class Sampling(Part):
-    """How each next token is chosen. Random numbers are a function of (seed, choice, index) and nothing else."""
+    """How each next token is chosen. Random numbers are a function of (seed, choice, index) and nothing else.
+
+    ``unsaid``: those of MODELS_OWN that the request left open; the worker puts the model's own in their place.
+    """
 
     seed: int
     temperature: float = 1.0
@@ -67,6 +74,7 @@ class Sampling(Part):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
+    unsaid: list[str] = []
 
 
 class Stopping(Part):
@@ -319,7 +327,10 @@ class Refused(Part):
 
 
 class Capabilities(Part):
-    """What a loaded model can do; ``bytes`` is the size of its weights."""
+    """What a loaded model can do.
+
+    ``bytes`` is the size of its weights, ``sampling`` how tokens are chosen where a request does not say.
+    """
 
     tools: bool = False
     reasoning: bool = False
@@ -327,6 +338,7 @@ class Capabilities(Part):
     logprobs: bool = True
     infill: bool = False
     bytes: int = 0
+    sampling: dict[str, float] = {}
 
 
 class WorkerStatus(Part):

@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     context_length: int | None = Field(
         None, ge=16, description="upper bound on every model's context, in tokens"
     )
+    model_sampling: bool = Field(
+        True,
+        description="whether a model's generation_config.json says how to sample where a request does not",
+    )
     prompt_cache_gb: float = Field(
         1.0, ge=0, description="memory in which each worker keeps prompts it has read, part of the budget"
     )

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -27,6 +27,7 @@ from workers.folder import (
 from workers.headers import MAX_TENSORS_IN_ALL, Span, check_header, read_header, samples
 from workers.hub import download, local_copy
 from workers.load_error import IncompleteError, LoadError, Progress, explained, first_line
+from workers.own_sampling import own_sampling
 from workers.plausible import refuse_implausible
 from workers.tokenizer import refuse_code_only, tokenizer_options
 from workers.trial import trial
@@ -85,6 +86,7 @@ class LoadedModel:
     config: dict[str, Any]
     facts: ModelFacts
     context_length: int
+    own_sampling: Mapping[str, float] = field(default_factory=dict)  # by its generation_config.json
 
 
 # Locate
@@ -265,7 +267,9 @@ def _load(folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool
     _read_weights(model, progress)
     progress("warm-up", 0, 0)
     _warm_up(model)
-    return LoadedModel(model, tokenizer, config, facts, _context_length(config, facts, tokenizer))
+    return LoadedModel(
+        model, tokenizer, config, facts, _context_length(config, facts, tokenizer), own_sampling(folder)
+    )
 
 
 def _read_tokenizer(folder: Path, eos: object) -> "TokenizerWrapper":

@@ -5,7 +5,7 @@ wrong with a request is found here, before the engine sees it.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from workers.engine.seam import Job
 from workers.families import PLAIN, Dialect
 from workers.grammar import Compiled, Grammars
 from workers.infill import Infill, behind, no_infill
+from workers.own_sampling import filled
 from workers.plain import in_plain_words
 from workers.reasoning import Thinking, thinking_of
 from workers.text import characters_in, well_formed
@@ -44,6 +45,7 @@ class Preparation:
     dialect: Dialect = field(default_factory=Dialect)
     infill: Infill | None = None  # None: this tokenizer has no marks for it
     finds_boundaries: bool = False  # the model's caches serve whole beginnings only
+    own_sampling: Mapping[str, float] = field(default_factory=dict)  # where a request does not say
     special_tokens_in_text: bool = False
     encoder: Encoder = field(init=False)
 
@@ -54,7 +56,7 @@ class Preparation:
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
         submit = run.submit
-        generation = submit.generation
+        generation = filled(submit.generation, self.own_sampling)
         param = generation.prompt.param
         text, ids = self._tokenize(generation.prompt)
         ids = ids or self._nothing(param)

@@ -56,7 +56,7 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
             served = load(lambda phase, done, total: link.post(LoadingProgress(phase, done, total)))
     except LoadError as error:
         log.error("%s", error, exc_info=error.__cause__)
-        link.post(LoadingFailed(error.reason, error.permanent))
+        link.post(LoadingFailed(error.reason.removesuffix("."), error.permanent))
         return
     loop = Loop(
         served.engine, inbox, lambda outputs: link.post(Outputs(outputs)), share_cores, lambda: link.preparing

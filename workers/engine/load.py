@@ -48,6 +48,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     context = min(loaded.context_length, settings.context_length or loaded.context_length)
     dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
+    own = dict(loaded.own_sampling) if settings.model_sampling else {}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     if not has_accelerator():
         compute_on_cpu()
@@ -69,6 +70,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
             *(tokenizer, context, readable_ids(loaded.model, vocabulary_size), grammars, dialect, infill),
             special_tokens_in_text=settings.special_tokens_in_text,
             finds_boundaries=not is_plain(new_cache(loaded.model)),
+            own_sampling=own,
         ),
         digest=loaded.facts.digest,
         context_length=context,
@@ -78,6 +80,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
             json_schema=grammars is not None,
             infill=infill is not None,
             bytes=weight_bytes(loaded),
+            sampling=own,
         ),
     )
 
