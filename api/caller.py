@@ -1,9 +1,9 @@
 """Who asks, as far as a request says: the API key that it brings, as a digest.
 
 Rule 1: whichever header brings it, one key is one caller; clients that bring none are one caller.
-Rule 2: the key itself goes no further: not into a log, nor a journal, nor over the wire. The digest is neither
-printed nor written to a disk, so it needs no salt; the same key has the same one in every api process, also in
-the next.
+Rule 2: the key itself goes no further: not into a log, nor a journal, nor over the wire. The digest is not printed,
+and written to one file only, the stored responses, which nobody else may open and which hold worse; so it needs no
+salt, and the same key has the same one in every api process, also in the next.
 """
 
 import re

@@ -1,8 +1,13 @@
-"""What was said before: stored responses joined to conversations, off the event loop."""
+"""What was said before: stored responses joined to conversations, off the event loop.
+
+An answer is worth more than its copy: what cannot be stored is logged, what cannot be read is a 503.
+"""
 
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -20,7 +25,12 @@ from shared.responses import (
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+MAX_JOINED = 32 << 20  # bytes of a conversation, as they are in the store
+RETRY_AFTER = 5  # seconds
 _ID_LENGTH = 32  # of a response, in the ids of its items
+_FAILURES = (sqlite3.Error, OSError, ValueError)  # ValueError: what is stored is damaged
 
 
 class ResponseNotFound(ServingError):
@@ -35,6 +45,11 @@ class PreviousNotFound(InvalidRequest):
     code = "previous_response_not_found"
 
 
+class StoreUnavailable(ServingError):
+    status = 503
+    code = "store_unavailable"
+
+
 class Conversations:
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -42,57 +57,79 @@ class Conversations:
     def keeps(self, request: ResponsesRequest) -> bool:
         return request.store and self._store.keeps
 
-    async def items(self, request: ResponsesRequest) -> list[InputItem]:
+    async def items(self, request: ResponsesRequest, caller: str) -> list[InputItem]:
         """The whole conversation up to this request's input, which is its end. Raises what is not found."""
         said = own_items(request)
         if request.previous_response_id is None and not any(isinstance(one, ItemReference) for one in said):
             return said
-        return await asyncio.to_thread(self._joined, request.previous_response_id, said)
+        return await _asked(self._joined, request.previous_response_id, said, caller)
 
-    async def keep(self, response: ResponseObject, request: ResponsesRequest) -> None:
-        """An answer is worth more than its copy: what cannot be stored is logged."""
+    async def keep(self, response: ResponseObject, request: ResponsesRequest, caller: str) -> None:
         if not self.keeps(request):
             return
-        input = stored_input(response.id, request)
-        stored = Stored(response.id, request.previous_response_id, input, response.model_dump(mode="json"))
         try:
-            await asyncio.to_thread(self._store.put, stored)
-        except (sqlite3.Error, OSError) as error:
+            input = stored_input(response.id, request)
+            sent = response.model_dump(mode="json")
+            stored = Stored(response.id, request.previous_response_id, input, sent)
+            await asyncio.to_thread(self._store.put, stored, caller)
+        except _FAILURES as error:
             log.error("response %s could not be stored: %s", response.id, error)
 
-    async def get(self, id: str) -> Stored:
-        stored = await asyncio.to_thread(self._store.get, id)
+    async def get(self, id: str, caller: str) -> Stored:
+        stored = await _asked(self._store.get, id, caller)
         if stored is None:
             raise ResponseNotFound(id)
         return stored
 
-    async def delete(self, id: str) -> None:
-        if not await asyncio.to_thread(self._store.delete, id):
+    async def delete(self, id: str, caller: str) -> None:
+        if not await _asked(self._store.delete, id, caller):
             raise ResponseNotFound(id)
 
-    def _joined(self, previous: str | None, said: list[InputItem]) -> list[InputItem]:
-        turns = []
-        while previous is not None:
-            stored = self._store.get(previous)
-            if stored is None:
-                raise PreviousNotFound(
-                    f"Previous response with id {previous[:100]!r} not found.", param="previous_response_id"
-                )
-            turns.append(INPUT_ITEMS.validate_python(stored.items))
-            previous = stored.previous
+    def _joined(self, previous: str | None, said: list[InputItem], caller: str) -> list[InputItem]:
+        turns = [] if previous is None else self._turns(previous, caller)
         before = [item for turn in reversed(turns) for item in turn]
-        return before + [self._resolved(item, i) for i, item in enumerate(said)]
+        return before + [self._resolved(item, i, caller) for i, item in enumerate(said)]
 
-    def _resolved(self, item: InputItem, i: int) -> InputItem:
+    def _turns(self, id: str, caller: str) -> list[list[InputItem]]:
+        """The latest first."""
+        turns: list[list[InputItem]] = []
+        size, previous = 0, cast(str | None, id)
+        for turn in self._store.chain(id, caller):
+            turns.append(INPUT_ITEMS.validate_python(turn.items))
+            size, previous = size + turn.size, turn.previous
+            if size > MAX_JOINED:
+                raise InvalidRequest(
+                    f"The conversation is larger than {MAX_JOINED} bytes: begin a new one.",
+                    param="previous_response_id",
+                )
+        if previous is not None:
+            raise PreviousNotFound(
+                f"Previous response with id {previous[:100]!r} not found.", param="previous_response_id"
+            )
+        return turns
+
+    def _resolved(self, item: InputItem, i: int, caller: str) -> InputItem:
         if not isinstance(item, ItemReference):
             return item
         response_id = PREFIX + item.id.partition("_")[2][:_ID_LENGTH]
-        stored = self._store.get(response_id)
+        stored = self._store.get(response_id, caller)
         for one in stored.items if stored else []:
             if one.get("id") == item.id:
                 (found,) = INPUT_ITEMS.validate_python([one])
                 return found
         raise InvalidRequest(f"Item with id {item.id[:100]!r} not found.", param=f"input[{i}].id")
+
+
+async def _asked(operation: Callable[..., T], *arguments: object) -> T:
+    """Off the event loop. Raises StoreUnavailable when the store cannot say."""
+    try:
+        return await asyncio.to_thread(operation, *arguments)
+    except _FAILURES as error:
+        log.error("the stored responses cannot be read: %s", error)
+        raise StoreUnavailable(
+            "The stored responses cannot be read at the moment; the server's log says why.",
+            retry_after=RETRY_AFTER,
+        ) from error
 
 
 def own_items(request: ResponsesRequest) -> list[InputItem]:

@@ -32,19 +32,20 @@ class Responses:
     async def on_post(self, req: Request, resp: Response) -> None:
         request = await read(req, ResponsesRequest)
         model = self._catalog.resolve(request.model)
-        items = await self._conversations.items(request)
-        replies = await self._broker.generate(model, [response_generation(request, items)], caller(req))
+        who = caller(req)
+        items = await self._conversations.items(request, who)
+        replies = await self._broker.generate(model, [response_generation(request, items)], who)
         identity = Identity.new(PREFIX, model)
         request = request.model_copy(update={"store": self._conversations.keeps(request)})
         if request.stream:
-            respond_stream(resp, self._streamed(ResponseEvents(identity, request), request, replies))
+            respond_stream(resp, self._streamed(ResponseEvents(identity, request), request, replies, who))
         else:
             response = ended(identity, request, await gather(replies), now())
-            await self._conversations.keep(response, request)
+            await self._conversations.keep(response, request, who)
             respond_json(resp, response)
 
     async def _streamed(
-        self, events: ResponseEvents, request: ResponsesRequest, replies: Replies
+        self, events: ResponseEvents, request: ResponsesRequest, replies: Replies, who: str
     ) -> AsyncIterator[bytes]:
         """The response is kept before the client hears that it is complete: it may be the next one's previous."""
         try:
@@ -54,13 +55,13 @@ class Responses:
             yield events.fail(error)
             return
         response = events.ended(now())
-        await self._conversations.keep(response, request)
+        await self._conversations.keep(response, request, who)
         yield events.end(response)
 
     async def on_post_count(self, req: Request, resp: Response) -> None:
         request = await read(req, ResponsesRequest)
         model = self._catalog.resolve(request.model)
-        prompt = response_prompt(request, await self._conversations.items(request))
+        prompt = response_prompt(request, await self._conversations.items(request, caller(req)))
         start = await prompt_as_read(self._broker, model, prompt, echo=False)
         respond_json(resp, InputTokensResponse(input_tokens=start.prompt_tokens))
 
@@ -70,19 +71,19 @@ class StoredResponses:
         self._conversations = conversations
 
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
-        respond_object(resp, (await self._conversations.get(id)).response)
+        respond_object(resp, (await self._conversations.get(id, caller(req))).response)
 
     async def on_delete(self, req: Request, resp: Response, id: str) -> None:
-        await self._conversations.delete(id)
+        await self._conversations.delete(id, caller(req))
         respond_json(resp, DeletedResponse(id=id))
 
     async def on_post_cancel(self, req: Request, resp: Response, id: str) -> None:
-        await self._conversations.get(id)
+        await self._conversations.get(id, caller(req))
         raise InvalidRequest("Only background responses can be cancelled; close the connection instead.")
 
     async def on_get_input(self, req: Request, resp: Response, id: str) -> None:
         """The newest first, unless ``order=asc``."""
-        items = (await self._conversations.get(id)).input
+        items = (await self._conversations.get(id, caller(req))).input
         if req.get_param("order") != "asc":
             items.reverse()
         after = req.get_param("after")

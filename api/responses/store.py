@@ -1,7 +1,11 @@
 """Responses that were asked to be kept: one SQLite file that all api processes share and that outlives them.
 
-Rule 1: it holds at most ``limit`` bytes; the oldest go first.
+Rule 1: it holds at most ``limit`` bytes; the oldest go first. What a write costs does not depend on how many there are.
 Rule 2: each operation opens the file anew, so that any thread may do it; callers keep it off the event loop.
+Rule 3: a response is its owner's: to anybody else it is not there. Owners are the digests of ``api.caller``.
+Rule 4: a file of another version is begun anew: these are copies, and whose they were is not known.
+
+Every operation may raise sqlite3.Error, OSError or ValueError: a full disk, a lock, a file that is damaged.
 """
 
 import json
@@ -13,18 +17,30 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 5.0  # seconds, for another process that is writing
+VERSION = 2  # of the tables
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS responses (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, previous TEXT, size INTEGER NOT NULL,
-    input TEXT NOT NULL, response TEXT NOT NULL
+_TABLES = (
+    "DROP TABLE IF EXISTS responses",
+    "DROP TABLE IF EXISTS held",
+    """CREATE TABLE responses (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, previous TEXT,
+        size INTEGER NOT NULL, input TEXT NOT NULL, response TEXT NOT NULL
+    )""",
+    "CREATE TABLE held (bytes INTEGER NOT NULL)",
+    "INSERT INTO held VALUES (0)",
+    "CREATE TRIGGER put AFTER INSERT ON responses BEGIN UPDATE held SET bytes = bytes + new.size; END",
+    "CREATE TRIGGER gone AFTER DELETE ON responses BEGIN UPDATE held SET bytes = bytes - old.size; END",
+    f"PRAGMA user_version = {VERSION}",
 )
-"""
-_TOO_MUCH = """
-DELETE FROM responses WHERE number <= (
-    SELECT max(number) FROM (SELECT number, sum(size) OVER (ORDER BY number DESC) AS held FROM responses)
-    WHERE held > ?
+_ONE = "SELECT id, previous, input, response FROM responses WHERE id = ? AND owner = ?"
+_CHAIN = """
+WITH RECURSIVE chain (depth, previous, size, input, response) AS (
+    SELECT 0, previous, size, input, response FROM responses WHERE id = :id AND owner = :owner
+    UNION ALL
+    SELECT depth + 1, r.previous, r.size, r.input, r.response
+    FROM chain JOIN responses AS r ON r.id = chain.previous AND r.owner = :owner
 )
+SELECT previous, size, input, json_extract(response, '$.output') FROM chain ORDER BY depth
 """
 
 
@@ -43,44 +59,92 @@ class Stored:
         return [*self.input, *output]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What was said in one response. ``size``: its bytes in the store."""
+
+    previous: str | None
+    size: int
+    items: list[dict[str, Any]]
+
+
 class Store:
-    def __init__(self, path: Path, limit: int) -> None:
+    def __init__(self, path: Path, limit: int, patience: float = PATIENCE) -> None:
         self._path = path
         self._limit = limit
+        self._patience = patience
 
     @property
     def keeps(self) -> bool:
         return self._limit > 0
 
-    def put(self, stored: Stored) -> None:
+    def put(self, stored: Stored, owner: str) -> None:
         input, response = json.dumps(stored.input), json.dumps(stored.response)
-        row = (stored.id, stored.previous, len(input) + len(response), input, response)
-        with self._open() as connection:
+        row = (stored.id, owner, stored.previous, len(input) + len(response), input, response)
+        with self._writing() as connection:
             connection.execute(
-                "INSERT INTO responses (id, previous, size, input, response) VALUES (?, ?, ?, ?, ?)", row
+                "INSERT INTO responses (id, owner, previous, size, input, response) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
             )
-            (held,) = connection.execute("SELECT total(size) FROM responses").fetchone()
-            if held > self._limit:
-                connection.execute(_TOO_MUCH, (self._limit,))
+            while connection.execute("SELECT bytes FROM held").fetchone()[0] > self._limit:
+                connection.execute("DELETE FROM responses WHERE number = (SELECT min(number) FROM responses)")
 
-    def get(self, id: str) -> Stored | None:
-        with self._open() as connection:
-            row = connection.execute(
-                "SELECT id, previous, input, response FROM responses WHERE id = ?", (id,)
-            ).fetchone()
-        return None if row is None else Stored(row[0], row[1], json.loads(row[2]), json.loads(row[3]))
+    def get(self, id: str, owner: str) -> Stored | None:
+        with self._reading() as connection:
+            found = connection.execute(_ONE, (id, owner)).fetchone() if connection else None
+        if found is None:
+            return None
+        id, previous, input, response = found
+        return Stored(id, previous, json.loads(input), json.loads(response))
 
-    def delete(self, id: str) -> bool:
-        with self._open() as connection:
-            return connection.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0
+    def chain(self, id: str, owner: str) -> Iterator[Turn]:
+        """A response and those before it, the latest first, as far as they are there."""
+        with self._reading() as connection:
+            rows = connection.execute(_CHAIN, {"id": id, "owner": owner}) if connection else ()
+            for previous, size, input, output in rows:
+                yield Turn(previous, size, [*json.loads(input), *json.loads(output)])
+
+    def delete(self, id: str, owner: str) -> bool:
+        with self._writing() as connection:
+            gone = connection.execute("DELETE FROM responses WHERE id = ? AND owner = ?", (id, owner))
+            return gone.rowcount > 0
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, ended and closed."""
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """None: nothing was ever stored."""
+        if not self._path.exists():
+            yield None
+            return
+        with closing(self._connect()) as connection:
+            yield connection if _version(connection) == VERSION else None
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self._path, timeout=PATIENCE)) as connection:
+        self._path.touch(mode=0o600)
+        with closing(self._connect()) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(_SCHEMA)
+            if _version(connection) != VERSION:
+                _set_up(connection)
             with connection:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=self._patience, isolation_level=None)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    """Of two processes that come here together, the second finds it done."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if _version(connection) != VERSION:
+            for statement in _TABLES:
+                connection.execute(statement)

@@ -1,7 +1,10 @@
 """/v1/responses: requests and events as tables, and over real HTTP with httpx and the official client."""
 
 import json
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -374,19 +377,114 @@ def stored(id: str, size: int = 10) -> Stored:
 
 
 def test_what_is_stored_outlives_the_process_that_stored_it(tmp_path: Path) -> None:
-    Store(tmp_path / "x" / "s.sqlite", 1 << 20).put(stored("a"))
-    assert Store(tmp_path / "x" / "s.sqlite", 1 << 20).get("a") == stored("a")
+    Store(tmp_path / "x" / "s.sqlite", 1 << 20).put(stored("a"), "me")
+    assert Store(tmp_path / "x" / "s.sqlite", 1 << 20).get("a", "me") == stored("a")
 
 
 def test_the_oldest_go_first_when_it_is_full(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", 1000)
     for id in "abcd":
-        store.put(stored(id, 300))
-    assert [store.get(id) is not None for id in "abcd"] == [False, False, True, True]
-    store.put(stored("e", 2000))
-    assert store.get("e") is None
+        store.put(stored(id, 300), "me")
+    assert [store.get(id, "me") is not None for id in "abcd"] == [False, False, True, True]
+    store.put(stored("e", 2000), "me")
+    assert store.get("e", "me") is None
 
 
 def test_a_finish_by_length_is_told_of_the_last_item_only(stack: Stack) -> None:
     stack.broker.script = saying({"text": "a"}, *call("c1", "f", "{"), reason=FinishReason.LENGTH)
     assert [item["status"] for item in post(stack).json()["output"]] == ["completed", "incomplete"]
+
+
+def test_the_bytes_held_are_counted_as_they_come_and_go(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite", 2000)
+    for id in "abcdefgh":
+        store.put(stored(id, 300), "me")
+        assert store.delete("b", "me") == (id == "b")
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as connection:
+        [(held,)] = connection.execute("SELECT bytes FROM held")
+        [(summed,)] = connection.execute("SELECT sum(size) FROM responses")
+    assert held == summed <= 2000
+
+
+def test_to_anybody_else_a_stored_response_is_not_there(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite", 1 << 20)
+    store.put(stored("a"), "me")
+    assert store.get("a", "you") is None
+    assert list(store.chain("a", "you")) == []
+    assert not store.delete("a", "you")
+    assert store.get("a", "me") == stored("a")
+
+
+def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as connection:
+        connection.execute("CREATE TABLE responses (number INTEGER PRIMARY KEY, id TEXT)")
+    store = Store(tmp_path / "s.sqlite", 1 << 20)
+    assert store.get("a", "me") is None
+    store.put(stored("a"), "me")
+    assert store.get("a", "me") == stored("a")
+
+
+def test_a_conversation_of_two_thousand_turns_is_joined_in_no_time(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite", 1 << 30)
+    store.put(stored("resp_0"), "me")
+    rows = [(f"resp_{i}", "me", f"resp_{i - 1}", 100, "[]", '{"output": []}') for i in range(1, 2000)]
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as connection, connection:
+        connection.executemany(
+            "INSERT INTO responses (id, owner, previous, size, input, response) VALUES (?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+    began = time.perf_counter()
+    assert sum(1 for _ in store.chain("resp_1999", "me")) == 2000
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("other", [{"Authorization": "Bearer other"}, {"x-api-key": "other"}, {}])
+def test_a_stored_response_belongs_to_the_key_that_made_it(stack: Stack, other: dict[str, str]) -> None:
+    mine = {"Authorization": "Bearer mine"}
+    url, ask = "/v1/responses", stack.client
+    id = ask.post(url, json=body(), headers=mine).json()["id"]
+    assert ask.get(f"{url}/{id}", headers=other).status_code == 404
+    assert ask.get(f"{url}/{id}/input_items", headers=other).status_code == 404
+    assert ask.post(f"{url}/{id}/cancel", headers=other).status_code == 404
+    assert ask.delete(f"{url}/{id}", headers=other).status_code == 404
+    answers = [
+        ask.post(url, json=body(previous_response_id=previous), headers=other).json()["error"]
+        for previous in (id, "resp_" + "0" * 32)
+    ]
+    assert {answer["code"] for answer in answers} == {"previous_response_not_found"}
+    item = {"type": "item_reference", "id": f"msg_{id.removeprefix('resp_')}0000"}
+    assert ask.post(url, json=body(input=[USER, item]), headers=other).status_code == 400
+    assert ask.post(url, json=body(input=[USER, item]), headers=mine).status_code == 200
+    assert ask.post(url, json=body(previous_response_id=id), headers=mine).status_code == 200
+    assert ask.delete(f"{url}/{id}", headers={"x-api-key": "mine"}).status_code == 200
+
+
+@pytest.mark.parametrize("damage", [b"no database at all " * 100, None])
+def test_a_store_that_cannot_be_opened_costs_copies_and_no_answers(damage: bytes | None) -> None:
+    with run_stack() as stack:
+        first = post(stack).json()["id"]
+        for file in stack.settings.responses_file.parent.glob("responses.sqlite*"):
+            file.unlink()
+        if damage is None:
+            stack.settings.responses_file.mkdir()
+        else:
+            stack.settings.responses_file.write_bytes(damage)
+        assert post(stack).status_code == 200
+        assert post(stack, stream=True).status_code == 200
+        for refused in (
+            stack.client.get(f"/v1/responses/{first}"),
+            stack.client.delete(f"/v1/responses/{first}"),
+            post(stack, previous_response_id=first),
+        ):
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+            assert refused.headers["retry-after"]
+
+
+def test_a_store_that_is_locked_costs_copies_and_no_answers(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite", 1 << 20, patience=0.05)
+    store.put(stored("a"), "me")
+    with closing(sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError):
+            store.put(stored("b"), "me")
+    store.put(stored("b"), "me")
