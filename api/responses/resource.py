@@ -1,6 +1,6 @@
 """/v1/responses: made, continued, fetched, deleted; and what went into them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 
 from falcon.asgi import Request, Response
 
@@ -10,15 +10,16 @@ from api.broker_client import BrokerClient
 from api.caller import caller
 from api.catalog import Catalog
 from api.parse import read
-from api.replies import Replies
 from api.respond import respond_json, respond_object, respond_stream
 from api.responses.answer import PREFIX, ended
 from api.responses.conversations import Conversations
 from api.responses.events import ResponseEvents
 from api.responses.request import response_generation, response_prompt
+from api.responses.truncation import fitted
 from api.tokens import prompt_as_read
 from shared.errors import InvalidRequest, ServingError
-from shared.responses import DeletedResponse, InputItemList, InputTokensResponse, ResponsesRequest
+from shared.protocol import Delta
+from shared.responses import DeletedResponse, InputItem, InputItemList, InputTokensResponse, ResponsesRequest
 
 MAX_PAGE = 100
 
@@ -34,7 +35,7 @@ class Responses:
         model = self._catalog.resolve(request.model)
         who = caller(req)
         items = await self._conversations.items(request, who)
-        replies = await self._broker.generate(model, [response_generation(request, items)], who)
+        replies = await self._replies(model, request, items, who)
         identity = Identity.new(PREFIX, model)
         request = request.model_copy(update={"store": self._conversations.keeps(request)})
         if request.stream:
@@ -44,8 +45,16 @@ class Responses:
             await self._conversations.keep(response, request, who)
             respond_json(resp, response)
 
+    async def _replies(
+        self, model: str, request: ResponsesRequest, items: list[InputItem], who: str
+    ) -> AsyncIterable[list[Delta]]:
+        async def ask(items: list[InputItem]) -> AsyncIterable[list[Delta]]:
+            return await self._broker.generate(model, [response_generation(request, items)], who)
+
+        return await (fitted(ask, items) if request.truncation == "auto" else ask(items))
+
     async def _streamed(
-        self, events: ResponseEvents, request: ResponsesRequest, replies: Replies, who: str
+        self, events: ResponseEvents, request: ResponsesRequest, replies: AsyncIterable[list[Delta]], who: str
     ) -> AsyncIterator[bytes]:
         """The response is kept before the client hears that it is complete: it may be the next one's previous."""
         try:

@@ -1,0 +1,95 @@
+"""``truncation: auto``: a conversation that is too long loses its beginning until the model has room for it.
+
+Rule 1: instructions and the messages of system and developer stay, and so does the last item.
+Rule 2: what is left begins with what a user said, if that can be; never with the output of a call that is gone.
+Rule 3: only the worker knows how long a prompt is: it is asked again with fewer items, at most a few times.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import accumulate
+
+from shared.errors import ContextLengthExceeded, ServingError
+from shared.protocol import Delta
+from shared.responses import FunctionCallItem, FunctionCallOutputItem, InputItem, MessageItem
+
+Items = list[InputItem]
+Ask = Callable[[Items], Awaitable[AsyncIterable[list[Delta]]]]
+
+ANSWER = 8  # one part in so many of the context is left for the answer
+
+
+async def fitted(ask: Ask, items: Items) -> AsyncIterable[list[Delta]]:
+    """The replies to as many of the items as there is room for. Raises refusals that have other reasons."""
+    replies, items = await _accepted(ask, items)
+    return _told(replies, ask, items)
+
+
+async def _accepted(ask: Ask, items: Items) -> tuple[AsyncIterable[list[Delta]], Items]:
+    while True:
+        try:
+            return await ask(items), items
+        except ServingError as error:
+            items = fewer(items, error)
+
+
+async def _told(replies: AsyncIterable[list[Delta]], ask: Ask, items: Items) -> AsyncIterator[list[Delta]]:
+    """A worker that had to be started refuses late, but before the first token."""
+    while True:
+        try:
+            async for batch in replies:
+                yield batch
+            return
+        except ServingError as error:
+            replies, items = await _accepted(ask, fewer(items, error))
+
+
+def fewer(items: Items, error: ServingError) -> Items:
+    """Raises ``error`` if it is not about the length, or if nothing can go."""
+    if error.code != ContextLengthExceeded.code:
+        raise error
+    gone = list(accumulate(len(item.model_dump_json()) for item in items))
+    wanted = gone[-1] * _excess(error) if gone else 0.0
+    cuts = list(_between_calls(items))
+    users = [i for i in cuts if _says(items[i], "user") and _drops(items[:i])]
+    for at in [i for i in users if gone[i - 1] >= wanted] + [i for i in cuts if gone[i - 1] >= wanted]:
+        if _drops(items[:at]):
+            return _without(items, at)
+    possible = [i for i in cuts if _drops(items[:i])]
+    if not possible:
+        raise error
+    return _without(items, possible[-1])
+
+
+def _between_calls(items: Items) -> Iterator[int]:
+    """Where no output is parted from its call."""
+    answered = {item.call_id: i for i, item in enumerate(items) if isinstance(item, FunctionCallOutputItem)}
+    open_until = 0
+    for i, item in enumerate(items):
+        begins = next((each for each in items[i:] if not _stays(each)), item)
+        if i > open_until and not isinstance(begins, FunctionCallOutputItem):
+            yield i
+        if isinstance(item, FunctionCallItem):
+            open_until = max(open_until, answered.get(item.call_id, 0))
+
+
+def _excess(error: ServingError) -> float:
+    """The share of the prompt that has to go."""
+    if not error.prompt_tokens or not error.context_length:
+        return 0.5
+    return 1 - min(error.context_length * (1 - 1 / ANSWER) / error.prompt_tokens, 1.0)
+
+
+def _without(items: Items, at: int) -> Items:
+    return [*(item for item in items[:at] if _stays(item)), *items[at:]]
+
+
+def _drops(items: Sequence[InputItem]) -> bool:
+    return not all(map(_stays, items))
+
+
+def _stays(item: InputItem) -> bool:
+    return _says(item, "system", "developer")
+
+
+def _says(item: InputItem, *roles: str) -> bool:
+    return isinstance(item, MessageItem) and item.role in roles
