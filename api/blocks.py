@@ -63,7 +63,7 @@ class Blocks:
 
     def take(self, delta: Delta) -> Iterator[Change]:
         self.tally.see(delta)
-        self._scores += delta.logprobs or ()
+        self._scores += [token for token in delta.logprobs or () if token.part is None]
         if delta.reasoning:
             yield from self._grow("thinking", delta.reasoning)
         if delta.text:
@@ -78,7 +78,9 @@ class Blocks:
         block = self._open
         if block is None or block.kind != kind:
             block = yield from self._begin(Block(len(self.all), kind))
-        scores, self._scores = self._scores, []
+        scores: list[TokenLogprob] = []
+        if kind == "text":
+            scores, self._scores = self._scores, []
         block.pieces.append(piece)
         block.logprobs += scores
         yield Grew(block, piece, scores)

@@ -12,19 +12,23 @@ _Utf8Decoder = getincrementaldecoder("utf-8")
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+    """Of the content's tokens, and those of the thinking apart; those of calls have no place in the dialect."""
+    thinking = [_chat_logprob(token) for token in tokens if token.part == "thinking"]
     return ChatLogprobs(
-        content=[
-            ChatLogprob(
-                token=_text(token),
-                logprob=_finite(token),
-                bytes=list(token.bytes),
-                top_logprobs=[
-                    TopLogprob(token=_text(other), logprob=_finite(other), bytes=list(other.bytes))
-                    for other in token.top
-                ],
-            )
-            for token in tokens
-        ]
+        content=[_chat_logprob(token) for token in tokens if token.part is None],
+        reasoning_content=thinking or None,
+    )
+
+
+def _chat_logprob(token: TokenLogprob) -> ChatLogprob:
+    return ChatLogprob(
+        token=_text(token),
+        logprob=_finite(token),
+        bytes=list(token.bytes),
+        top_logprobs=[
+            TopLogprob(token=_text(other), logprob=_finite(other), bytes=list(other.bytes))
+            for other in token.top
+        ],
     )
 
 

@@ -145,9 +145,10 @@ class Alternative(Part):
 
 
 class TokenLogprob(Alternative):
-    """The chosen token, with the k most likely ones, best first."""
+    """The chosen token, with the k most likely ones, best first. ``part``: of what, if not of the content."""
 
     top: list[Alternative] = []
+    part: Literal["thinking", "call"] | None = None
 
 
 class Start(Part):

@@ -64,6 +64,11 @@ class CallFilter:
         return self._begun > 0
 
     @property
+    def inside(self) -> bool:
+        """Between the marks of a call, as far as is known yet."""
+        return self._state != self._outside
+
+    @property
     def satisfied(self) -> bool:
         """No call may follow the one that came."""
         return self._complete > 0 and not self._calling.parallel

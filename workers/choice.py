@@ -1,6 +1,7 @@
 """The filters of one choice, one behind the other: thinking, then calls. Only of rows that ask for either."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shared.protocol import CallPiece
 from workers.calls import CallFilter
@@ -27,6 +28,13 @@ class ChoiceFilter:
     @property
     def thinking(self) -> bool:
         return self._reasoning is not None and self._reasoning.inside
+
+    @property
+    def part(self) -> Literal["thinking", "call"] | None:
+        """What the text is part of at this point, marks and the blanks behind them included; None: the content."""
+        if self._reasoning is not None and self._reasoning.apart:
+            return "thinking"
+        return "call" if self._calls is not None and self._calls.inside else None
 
     @property
     def called(self) -> bool:

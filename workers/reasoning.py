@@ -34,6 +34,11 @@ class ReasoningFilter:
         self.inside = thinking.open
         self._over = False
 
+    @property
+    def apart(self) -> bool:
+        """Inside, or only blanks have come since."""
+        return self.inside or (self._over and self._blank)
+
     def push(self, text: str) -> Split:
         if self._over:
             return Split("", self._behind_marker(text))

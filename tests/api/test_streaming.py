@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 
 from api.answer import Identity
+from api.blocks import Blocks
+from api.logprobs import chat_logprobs
 from api.streaming import ChatEvents, CompletionEvents
 from shared.openai import ChatCompletionChunk, CompletionResponse
 from shared.protocol import Alternative, CallPiece, Delta, Finish, FinishReason, Start, TokenLogprob
@@ -202,3 +204,32 @@ def test_a_token_that_reads_like_the_chosen_one_does_not_hide_that_it_was_likeli
     assert json.loads(chunk)["choices"][0]["logprobs"]["top_logprobs"] == [
         {"token_id:7": -0.1, "\ufffd": -2.5}
     ]
+
+
+def thinking(index: int, part: Any) -> TokenLogprob:
+    return logprob(index, 1).model_copy(update={"part": part})
+
+
+def test_the_logprobs_of_thinking_are_apart_and_those_of_calls_are_not_told() -> None:
+    [thought, said, called] = [thinking(0, "thinking"), thinking(1, None), thinking(2, "call")]
+    whole = chat_logprobs([thought, said, called])
+    assert [entry.token for entry in whole.content] == [" upon"]
+    assert whole.reasoning_content and [entry.token for entry in whole.reasoning_content] == ["Once"]
+    assert "reasoning_content" not in chat_logprobs([said]).model_dump()
+    first, second = [
+        chunk["choices"][0]["logprobs"]
+        for chunk in chat([delta("", reasoning="hm", logprobs=[thought])], [delta("a", logprobs=[said])])[1:]
+    ]
+    assert (len(first["content"]), len(first["reasoning_content"])) == (0, 1)
+    assert len(second["content"]) == 1 and "reasoning_content" not in second
+
+
+def test_a_block_of_text_has_the_logprobs_of_its_own_tokens() -> None:
+    blocks = Blocks()
+    for one in [
+        delta("", reasoning="hm", logprobs=[thinking(0, "thinking")]),
+        delta("", logprobs=[thinking(1, "thinking")]),
+        delta("a", logprobs=[thinking(2, None)]),
+    ]:
+        list(blocks.take(one))
+    assert [[token.id for token in block.logprobs] for block in blocks.all] == [[], [102]]

@@ -7,6 +7,7 @@ through the same path, muted.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
 from workers.calls import CallFilter
@@ -93,9 +94,15 @@ class Row:
 
     def push(self, id: int, logprobs: LogprobsOf | None) -> Output:
         """What the token at the next index gives to the client."""
+        before = self._part
         shown, finish = self._take(id)
-        entry = [self._entry(id, logprobs)] if logprobs else None
+        part = self._part or (None if shown.text else before)
+        entry = [self._entry(id, logprobs, part)] if logprobs else None
         return self._output(shown, [id], entry, finish)
+
+    @property
+    def _part(self) -> Literal["thinking", "call"] | None:
+        return None if self._filter is None else self._filter.part
 
     def _take(self, id: int) -> tuple[Shown, Finish | None]:
         piece, reason = self._read(id)
@@ -183,13 +190,15 @@ class Row:
             prompt_logprobs=self.prompt_logprobs,
         )
 
-    def _entry(self, id: int, logprobs: LogprobsOf) -> TokenLogprob:
+    def _entry(
+        self, id: int, logprobs: LogprobsOf, part: Literal["thinking", "call"] | None = None
+    ) -> TokenLogprob:
         depth = self.job.generation.logprobs or 0
         top = [
             Alternative(id=other, bytes=self._bytes(other), logprob=value)
             for other, value in logprobs.top[:depth]
         ]
-        return TokenLogprob(id=id, bytes=self._bytes(id), logprob=logprobs.chosen, top=top)
+        return TokenLogprob(id=id, bytes=self._bytes(id), logprob=logprobs.chosen, top=top, part=part)
 
     def _bytes(self, id: int) -> bytes:
         return self.rules.vocabulary[id] if id < len(self.rules.vocabulary) else b""
