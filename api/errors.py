@@ -4,6 +4,7 @@ Rule 1: a client's mistake is a 4xx that names the field and says what is allowe
 Rule 2: this module renders; it decides no status that the error does not bring along.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,6 +17,21 @@ from shared.errors import InvalidRequest, ServingError
 from shared.openai import ErrorDetails, ErrorResponse
 
 MAX_KEY = 64  # of a client's key, in an answer
+_SAID = {
+    *(
+        "messages",
+        "prompt",
+        "input",
+        "content",
+        "text",
+        "system",
+        "instructions",
+        "suffix",
+        "output",
+        "arguments",
+    ),
+    *("reasoning_content", "reasoning", "thinking", "refusal", "summary", "data", "documents"),
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,8 @@ def invalid(error: ValidationError, body: object) -> InvalidField:
     wanted = wanted[0].lower() + wanted[1:]
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     where = f"Invalid value for '{param}'" if param else "Invalid request body"
-    return InvalidField(f"{where}: {wanted}{_got(first['input'])}.", param=param or None, code=code)
+    got = "" if _is_said(param) else _got(first["input"])
+    return InvalidField(f"{where}: {wanted}{got}.", param=param or None, code=code)
 
 
 def _of_no_known_type(context: dict[str, Any], param: str) -> InvalidField:
@@ -138,8 +155,14 @@ def _path(loc: Sequence[str | int], body: object, missing: bool) -> str:
     return path
 
 
+def _is_said(param: str) -> bool:
+    """Whether it is part of a prompt, which never comes back in an error, however short it is."""
+    name = re.sub(r"\[\d+\]", "", param).rpartition(".")[2]
+    return name in _SAID
+
+
 def _got(value: Any) -> str:
-    """Short scalars only: a prompt never comes back in an error."""
+    """Short scalars only."""
     if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 32):
         return f" (got {value!r})" if len(repr(value)) <= 40 else ""
     return ""

@@ -85,7 +85,10 @@ class ChatMessage(Request):
     tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_TOOLS)
     function_call: FunctionCall | None = None
     tool_call_id: str | None = Field(None, validate_default=True)
-    reasoning_content: str | None = None
+    reasoning_content: str | None = Field(
+        None,
+        validation_alias=AliasChoices("reasoning_content", "reasoning"),  # as answers have it
+    )
 
     @field_validator("content", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from api.errors import InvalidField, OpenAIErrors, answer_to
 from api.parse import parse
@@ -163,3 +164,19 @@ def test_an_error_body_has_all_four_keys() -> None:
     failure = answer_to(RuntimeError("secret"))
     assert failure.status == 500
     assert b"secret" not in OpenAIErrors().body(failure, "req_1")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": "my secret"},
+        {"messages": ["my secret"]},
+        {"messages": [{"role": "user", "content": ["my secret"]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ["my secret"]}]}]},
+        {"messages": [{"role": "assistant", "reasoning": ["my secret"]}]},
+    ],
+)
+def test_no_error_quotes_what_was_said(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidField) as refused:
+        parse(to_json(fields), ChatCompletionRequest)
+    assert "secret" not in refused.value.message and refused.value.param

@@ -321,3 +321,9 @@ def test_template_kwargs_win_over_the_effort() -> None:
 def test_chat_splits_thinking_from_the_answer() -> None:
     assert chat().split_reasoning
     assert not completions()[0].split_reasoning
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_thinking_is_read_back_by_both_names_it_is_written_under(name: str) -> None:
+    [told] = messages({"role": "assistant", "content": "Yes.", name: "hm"})
+    assert told == {"role": "assistant", "content": "Yes.", "reasoning_content": "hm"}
