@@ -28,7 +28,9 @@ class Refusal:
     neutral: tuple[Any, ...] | Callable[[Any, Body], bool] = NOTHING
 
     def allows(self, value: Any, body: Body) -> bool:
-        return self.neutral(value, body) if callable(self.neutral) else value in self.neutral
+        if callable(self.neutral):
+            return self.neutral(value, body)
+        return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in self.neutral)
 
 
 def _each(names: str, why: str, *neutral: Any) -> dict[str, Refusal]:

@@ -158,6 +158,14 @@ def test_what_would_change_the_answer_is_refused_by_name_and_its_neutral_value_i
 
 
 @pytest.mark.parametrize(
+    "name", ["use_beam_search", "typical_p", "mirostat", "echo", "return_token_ids", "n"]
+)
+def test_true_is_not_the_number_one(name: str) -> None:
+    with pytest.raises(UnsupportedParameter):
+        refuse({name: True}, MessagesRequest)
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {
