@@ -216,7 +216,7 @@ def test_a_new_attempt_goes_on_and_hears_again_what_it_lacks(broker: Broker, wor
     while len(broker.bodies) < 5:
         broker.wait_for(Forward)
     broker.say(run("r1", attempt=2, max_tokens=40, held=[[delta.ids[0] for delta in broker.bodies[:3]]]))
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"] and forward.attempts == [2])
     second = [delta for delta in broker.bodies if delta.attempt == 2]
     assert [delta.index for delta in second] == list(range(3, 40))
     first = [delta for delta in broker.bodies if delta.attempt == 1]
