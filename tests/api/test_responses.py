@@ -416,6 +416,8 @@ def test_to_anybody_else_a_stored_response_is_not_there(tmp_path: Path) -> None:
     assert list(store.chain("a", "you")) == []
     assert not store.delete("a", "you")
     assert store.get("a", "me") == stored("a")
+    store.put(Stored("b", "a", [], {"output": []}), "you")
+    assert [len(list(store.chain("b", who))) for who in ("you", "me")] == [1, 0]
 
 
 def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
