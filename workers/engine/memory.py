@@ -7,13 +7,14 @@ and is given back when it does not fit.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
 
-from workers.engine.caches import Cache, feed_one, new_cache
+from workers.engine.caches import GROWTH, Cache, feed_one, new_cache
 
 RESERVE = 128  # tokens a row is expected to grow by before it is asked again whether there is room
 
@@ -57,19 +58,41 @@ class Cost:
 
 
 def measure_cost(model: Any) -> Cost:
-    """Reads one token and looks at what the layers' caches hold then."""
+    """Reads one token and looks at what the caches hold then; of classes not known here, also at what more cost."""
     cache: Cache = new_cache(model)
     feed_one(model, cache, [0])
-    return Cost(tuple(_layer_cost(part) for layer in cache for part in _parts(layer)))
+    parts = [part for layer in cache for part in _parts(layer)]
+    known = [_known_cost(part) for part in parts]
+    if None not in known:
+        return Cost(tuple(each for each in known if each))
+    sizes = [[part.nbytes for part in parts]]
+    for _ in range(2):  # what a window takes is there after the first, if it is no longer than that
+        feed_one(model, cache, [0] * GROWTH)
+        sizes.append([part.nbytes for layer in cache for part in _parts(layer)])
+    measured = map(_measured_cost, *sizes)
+    return Cost(tuple(each or other for each, other in zip(known, measured, strict=True)))
 
 
-def _parts(layer: Any) -> tuple[Any, ...]:
-    return tuple(layer.caches) if isinstance(layer, CacheList) else (layer,)
+def _parts(layer: Any) -> Iterator[Any]:
+    if isinstance(layer, CacheList):
+        for part in layer.caches:
+            yield from _parts(part)
+    else:
+        yield layer
 
 
-def _layer_cost(layer: Any) -> LayerCost:
-    if isinstance(layer, KVCache):
+def _known_cost(layer: Any) -> LayerCost | None:
+    """Of those that take what they take by a rule that one token shows."""
+    if type(layer) is KVCache:
         return LayerCost(layer.nbytes / layer.state[0].shape[2])
-    if isinstance(layer, RotatingKVCache):
+    if type(layer) is RotatingKVCache:
         return LayerCost(layer.nbytes / layer.state[0].shape[2], window=layer.max_size)
-    return LayerCost(0.0, fixed=layer.nbytes)
+    if type(layer) is ChunkedKVCache:
+        return LayerCost(layer.nbytes / layer.state[0].shape[2], window=layer.chunk_size + GROWTH)
+    return LayerCost(0.0, fixed=layer.nbytes) if type(layer) is ArraysCache else None
+
+
+def _measured_cost(first: int, then: int, last: int) -> LayerCost:
+    """By its bytes with one token, with ``GROWTH`` more and with as many more again."""
+    per_token = max(0.0, (last - then) / GROWTH)
+    return LayerCost(per_token, fixed=max(first, int(then - per_token * GROWTH)))
