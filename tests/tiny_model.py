@@ -44,10 +44,16 @@ def make_tiny_model(folder: Path, kind: Kind = "llama", *, seed: int = 0, vocab:
     ``gpt2`` learns its positions, ``bigcode`` too, but takes a cache's offset for one number, as do ``internlm3`` and
     ``dynamic`` rope. ``experts``: two of four for each token.
     """
+    config = _CONFIGS[kind] | {"vocab_size": vocab or byte_tokenizer().get_vocab_size()}
+    return make_folder(folder, config, seed=seed)
+
+
+def make_folder(folder: Path, config: Mapping[str, Any], *, seed: int = 0) -> Path:
+    """Of the model that ``config`` describes."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer()
     eos = tokenizer.token_to_id(EOS)
-    config = _CONFIGS[kind] | {"vocab_size": vocab or tokenizer.get_vocab_size(), "eos_token_id": eos}
+    config = {**config, "eos_token_id": eos}
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {"eos_token_id": eos})

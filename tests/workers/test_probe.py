@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -10,12 +11,14 @@ import pytest
 
 from shared.settings import Settings
 from tests.jobs import job
-from tests.tiny_model import Kind, make_tiny_model
+from tests.tiny_model import Kind, make_folder, make_tiny_model
 from tests.workers.engines import ids, play
+from tests.zoo import config_of
 from workers.engine.batch_engine import BatchEngine
 from workers.engine.caches import Cache, new_cache
 from workers.engine.load import serve_model
 from workers.engine.probe import why_alone
+from workers.engine.spans import few_tokens, fewer
 from workers.loader import LoadedModel, inspect, load
 
 TOGETHER: list[Kind] = ["llama", "sliding", "recurrent", "gpt2", "experts"]
@@ -94,6 +97,73 @@ def test_one_that_computes_something_else_in_company_is_found_out(
     model.set_dtype(dtype)
     reason = why_alone(Spoilt(model, WRONG[wrong]))
     assert reason and "what none computes alone" in reason
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return loaded(tmp_path_factory.mktemp("tiny") / "m", "llama").model
+
+
+SPANS = {
+    "window_size": 512,
+    "sliding_window": 4096,
+    "index_topk": 2048,
+    "sparse_block_size": 64,
+    "topk_blocks": 16,
+    "original_max_position_embeddings": 8192,
+    "attention_chunk_size": 8192,
+    "lookback": 1024,
+    "local_windows": [256, 1024],
+}
+
+
+@pytest.mark.parametrize("where", ["itself", "its arguments", "a dictionary", "a part of a part"])
+@pytest.mark.parametrize("name", SPANS)
+def test_one_that_does_so_only_past_some_number_of_tokens_is_found_out(
+    llama: Any, name: str, where: str
+) -> None:
+    """Whatever the number is called, and wherever it is kept; and it is what it was when the probe is over."""
+    value = SPANS[name]
+
+    class Far(Spoilt):
+        def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+            logits = super().__call__(tokens, cache)
+            longest = vars(holder).get(name) if holder is not told else told[name]
+            here = max(longest) if isinstance(longest, list) else longest
+            return logits if tokens.shape[0] == 1 or int(mx.max(cache[0].offset)) < here else logits[::-1]
+
+    model: Any = Far(llama, lambda logits: logits)
+    told: Any = {name: value}
+    holder: Any = {"itself": model, "a dictionary": told}.get(where, SimpleNamespace())
+    if holder is not told:
+        setattr(holder, name, value)
+    model.args = SimpleNamespace(parts=[SimpleNamespace(holder=holder)]) if "part" in where else holder
+    reason = why_alone(model)
+    assert reason and "past its" in reason and name in reason
+    assert (told[name] if holder is told else getattr(holder, name)) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["num_experts_per_tok", "top_k", "sliding_window_pattern", "conv_window", "moe_topk"]
+)
+def test_numbers_of_other_things_than_tokens_stay_as_they_are(name: str) -> None:
+    assert fewer(name, 8, "MoEGate") == 8
+
+
+def test_what_is_compiled_for_the_probe_is_not_what_serves() -> None:
+    part = SimpleNamespace(window=100)
+    compiled = mx.compile(lambda x: x * part.window)
+    with few_tokens(part):
+        assert compiled(mx.array(1)).item() == part.window < 100
+    assert compiled(mx.array(1)).item() == part.window == 100
+
+
+def test_blocks_cut_where_a_row_is_padded_are_found_out_long_before_they_are_reached(tmp_path: Path) -> None:
+    """``minimax_m3_vl`` chooses among blocks of its batch's tokens, padding included."""
+    config = config_of("minimax_m3_vl", 269) | {"index_block_size": 128, "index_topk_blocks": 16}
+    make_folder(tmp_path / "m", config | {"text_config": config})
+    here = load(tmp_path / "m", inspect(tmp_path / "m"), lambda phase, done, total: None)
+    assert "index_topk_blocks" in (why_alone(here.model) or "")
 
 
 def test_one_that_rounds_as_coarsely_alone_is_not_taken_for_wrong(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A cache's offset is one number for a sequence and one for each row of a batch. Some of mlx-lm's models do arithmetic
 with it that holds for the number only (gpt_bigcode, internlm3, dynamic rope): together they fail, or give wrong text.
-The probe takes the ways of the engine: beginnings read before, their rest in one pass, then a few steps together.
+The probe takes the ways of the engine: beginnings read before, their rest in one pass, then a few steps together. It
+does so once more with windows, chunks and budgets so small that these few tokens are past them, see ``spans``.
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ from mlx.utils import tree_flatten
 from workers.engine.caches import can_merge, can_pad, feed, feed_one, is_plain, merge, new_cache, places
 from workers.engine.decoding import caches_for
 from workers.engine.ends import logits_at
+from workers.engine.spans import few_tokens
 
 BEGINNINGS = ([*range(40, 51)], [60, 61])
 RESTS = ([51, 52], [62, 63, 64, 65, 66])
@@ -30,18 +32,21 @@ def why_alone(model: Any) -> str | None:
     """What keeps the rows of a model out of one batch; None when nothing does."""
     if not can_merge(model):
         return "its caches cannot be merged"
-    pads = can_pad(model)
+    pads, where = can_pad(model), ""
     try:
-        alone = _alone(model, pads)
-        error = _error(_together(model, pads), alone)
-        # Also when it is no number.
-        wrong = not error <= _tolerance(model) and not error <= min(
-            TIMES * _rounding(model, alone, pads), MOST
-        )
+        errors = {where: _in_company(model, pads)}
+        with few_tokens(model) as names:
+            where = f" past its {', '.join(sorted(names))}"
+            if names:
+                errors[where] = _in_company(model, pads)
     except FAILURES as failure:
-        return f"rows of unlike length fail together ({type(failure).__name__}: {failure})"
-    if wrong:
-        return f"rows of unlike length compute together what none computes alone (off by {error:.2g})"
+        return f"rows of unlike length fail together{where} ({type(failure).__name__}: {failure})"
+    for where, error in errors.items():
+        # Also when it is no number.
+        if not error <= _tolerance(model) and not error <= min(TIMES * _rounding(model, pads), MOST):
+            return (
+                f"rows of unlike length compute together what none computes alone{where} (off by {error:.2g})"
+            )
     return None
 
 
@@ -74,23 +79,28 @@ def _together(model: Any, pads: bool) -> mx.array:
 
 
 def _alone(model: Any, pads: bool) -> mx.array:
-    """The same, of each row in one pass."""
-    logits = []
-    for beginning, rest, steps in zip(BEGINNINGS, _rests(pads), STEPS, strict=True):
-        ids = mx.array([[*beginning, *rest, *steps]])
-        logits.append(model(ids, cache=new_cache(model))[:, -len(steps) :])
-    return mx.concatenate(logits)
-
-
-def _rounding(model: Any, alone: mx.array, pads: bool) -> float:
-    """What it makes of the same rows alone, token by token."""
+    """The same, of each row by itself in such passes."""
     rows = []
     for beginning, rest, steps in zip(BEGINNINGS, _rests(pads), STEPS, strict=True):
         cache = new_cache(model)
         feed_one(model, cache, beginning)
         feed_one(model, cache, rest)
         rows.append(mx.concatenate([model(mx.array([[token]]), cache=cache) for token in steps], axis=1))
-    return _error(mx.concatenate(rows), alone)
+    return mx.concatenate(rows)
+
+
+def _in_company(model: Any, pads: bool) -> float:
+    """How far off rows are together."""
+    return _error(_together(model, pads), _alone(model, pads))
+
+
+def _rounding(model: Any, pads: bool) -> float:
+    """How far off the same rows are alone, each in one pass."""
+    logits = []
+    for beginning, rest, steps in zip(BEGINNINGS, _rests(pads), STEPS, strict=True):
+        ids = mx.array([[*beginning, *rest, *steps]])
+        logits.append(model(ids, cache=new_cache(model))[:, -len(steps) :])
+    return _error(mx.concatenate(logits), _alone(model, pads))
 
 
 def _rests(pads: bool) -> list[list[int]]:
@@ -100,6 +110,8 @@ def _rests(pads: bool) -> list[list[int]]:
 def _error(these: mx.array, those: mx.array) -> float:
     """Of the worst row, the middle one of its steps: one that rounding sends to another expert does not count."""
     these, those = these.astype(mx.float32), those.astype(mx.float32)
+    hidden = mx.isinf(those) & (these == those)  # tokens that the model never gives
+    these, those = mx.where(hidden, 0, these), mx.where(hidden, 0, those)
     spread = mx.linalg.norm(those - mx.mean(those, axis=-1, keepdims=True), axis=-1)
     errors = np.asarray(mx.linalg.norm(these - those, axis=-1) / spread)
     return float(np.median(errors, axis=1).max())  # NaN if one is
