@@ -4,6 +4,7 @@ An update of mlx-lm shows here what it changes: an architecture that is new and 
 in the table of those that do not, are both red. The table is also docs/architectures.md.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,11 +39,12 @@ TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class Known:
-    """``said``: what is in the log, or in the refusal."""
+    """``said``: what is in the log, or in the refusal. ``breaks``: the first promise that mlx-lm's own way breaks."""
 
     outcome: str
     reason: str
     said: str
+    breaks: str = ""
 
 
 NO_METAL = Known(NOT_LOADED, "its kernels are Metal's only", "No Metal back-end")
@@ -68,7 +70,18 @@ EXCEPTIONS = {
     "prism_hadamard_qwen35": Known(
         NOT_LOADED, "weights packed in a way this test does not write", "Hadamard"
     ),
-    "phi3small": Known(ALONE, "adds a mask of flags to its scores as numbers", "none computes alone"),
+    "phi3small": Known(
+        ALONE,
+        "adds a mask of flags to its scores as numbers: what it gives depends on how a prompt is cut",
+        "none computes alone",
+        breaks="cached",
+    ),
+    "plamo3": Known(
+        TOGETHER,
+        "its mask is a token wider than its cache: past its window what it gives depends on how a prompt is cut",
+        "",
+        breaks="cached",
+    ),
 }
 
 pytestmark = [
@@ -92,7 +105,8 @@ def test_an_architecture_of_mlx_lm_is_served_as_mlx_lm_computes_it(
     assert known.outcome == (TOGETHER if engine.rows_at_most > 1 else ALONE), caplog.text
     assert known.said in caplog.text
     _check_costs(here.model)
-    _check_promises(engine, here.model)
+    with pytest.raises(AssertionError, match=known.breaks) if known.breaks else nullcontext():
+        _check_promises(engine, here.model)
 
 
 def _loaded(folder: Path, kind: str) -> tuple[LoadedModel | None, str]:
