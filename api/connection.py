@@ -21,7 +21,7 @@ from api.shell import ABORT, CLOSING, MAX_HEADERS, TARGET
 
 log = logging.getLogger(__name__)
 
-MAX_AHEAD = 64  # requests
+MAX_AHEAD = 8  # requests
 _ENDLESS = 1 << 62
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,6 +40,17 @@ def test_a_port_in_use_is_one_clear_line_and_exit_75(environment: dict[str, str]
     assert done.returncode == 75
     assert done.stderr.count("\n") == 1
     assert "in use" in done.stderr
+
+
+def test_a_run_directory_that_is_a_link_is_one_clear_line_and_exit_78(environment: dict[str, str]) -> None:
+    link = Path(environment["MLX_SERVER_RUN_DIR"]) / "link"
+    link.symlink_to("/tmp")
+    environment["MLX_SERVER_RUN_DIR"] = str(link)
+    done = subprocess.run(
+        [sys.executable, "-m", "api"], env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1)
+    assert "symbolic link" in done.stderr
 
 
 def test_it_serves_an_inherited_socket_and_leaves_cleanly(environment: dict[str, str]) -> None:
