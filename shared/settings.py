@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         Path("~/.cache/mlx-server"), validate_default=True, description="converted models and caches"
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    blas: Literal["auto", "system", "wheel", "none"] = Field(
+        "auto",
+        description="on Linux: whose OpenBLAS computes; the system's first, then the wheel's, or MLX's own",
+    )
     api_processes: int = Field(1, ge=1, le=64, description="api processes that share the port")
     worker_command: Annotated[tuple[str, ...], NoDecode] = Field(
         (sys.executable, "-m", "workers"), description="program the broker starts for a model; a JSON list"

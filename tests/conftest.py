@@ -10,9 +10,9 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from shared.settings import PREFIX
-from workers.blas import open_blas
+from tests.blas import VARIABLE, open_chosen_blas
 
-for _name in [name for name in os.environ if name.startswith(PREFIX)]:
+for _name in [name for name in os.environ if name.startswith(PREFIX) and name != VARIABLE]:
     del os.environ[_name]
 
 # Under nohup, what tests start would ignore it too.
@@ -20,9 +20,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests run side by side, and idle threads of a BLAS spin for a while.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Before the first test imports MLX: without it products are slow, and round in other ways.
 if "mlx.core" not in sys.modules:
-    open_blas()
+    open_chosen_blas()
 
 STARTED_ONCE = (
     "tests/e2e/",

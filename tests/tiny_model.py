@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from workers.blas import open_blas
+from tests.blas import open_chosen_blas
 
 if "mlx.core" not in sys.modules:  # a test that imported it before us runs on the slow BLAS, and as well
-    open_blas()
+    open_chosen_blas()
 
 import mlx.core as mx
 from mlx.utils import tree_flatten

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure(f"worker {options.model}", settings.log_level)
-    log.info("%s", describe_blas(open_blas()))
+    log.info("%s", describe_blas(open_blas(settings.blas)))
     return serve(
         settings, options.model, options.id, lambda progress: _load(settings, options.model, progress)
     )
