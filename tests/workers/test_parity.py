@@ -5,16 +5,18 @@ among others, behind a beginning that was kept, in chunks, or resumed.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shared.protocol import Delta
-from tests.exactness import exact
+from tests.exactness import rounding
 from tests.jobs import job
 from tests.workers.engines import MakeEngine, ids, play
 from tests.workers.test_embedded import folder  # noqa: F401
 from tests.workers.test_embedded import pytestmark as where_it_is
 from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.head import keep_head_in_blocks
+from workers.engine.invariance import invariance_of
 from workers.engine.load import vocabulary_size_of
 from workers.engine.on_cpu import compute_on_cpu
 from workers.engine.rows import TokenRules
@@ -44,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "min_p, two choices": {"temperature": 1.0, "min_p": 0.05, "n": 2, "min_tokens": 6, "seed": 9},
 }
 TOKENS = 10
+SUMMED, LARGEST = 30 * (6 * 576 + 1536), 40.0  # products behind a logit, and how large one is
+PARTED = 20  # one choice of so many may go another way where rounding is what is promised
 Played = dict[tuple[str, int], list[Delta]]
 
 pytestmark = [where_it_is, pytest.mark.slow]
@@ -89,12 +93,23 @@ def likelihoods(deltas: list[Delta]) -> list[float]:
     return [entry.logprob for delta in deltas for entry in delta.logprobs or []]
 
 
-def assert_same(these: Played, those: Played, *, behind: int = 0) -> None:
+def assert_same(loaded: LoadedModel, these: Played, those: Played, *, behind: int = 0) -> None:
     """``these`` may have begun ``behind`` tokens later."""
+    exact = invariance_of(loaded.model) == "exact"
+    within, parted = float(np.asarray(rounding(SUMMED, LARGEST))), 0
     for key, deltas in these.items():
-        assert ids(deltas) == ids(those[key])[behind:], key
-        expected = likelihoods(those[key])[behind:]
-        assert likelihoods(deltas) == (expected if exact() else pytest.approx(expected, abs=1e-3)), key
+        drawn, known = ids(deltas), ids(those[key])[behind:]
+        alike = len(drawn) if drawn == known else same_up_to(drawn, known)
+        found, expected = likelihoods(deltas)[:alike], likelihoods(those[key])[behind:][:alike]
+        if exact:
+            assert (drawn, found) == (known, expected), key
+        assert found == pytest.approx(expected, abs=within), key
+        parted += drawn != known
+    assert parted <= len(these) // PARTED, "rounding decides between few tokens only"
+
+
+def same_up_to(these: list[int], those: list[int]) -> int:
+    return next(i for i, (one, other) in enumerate(zip(these, those, strict=True)) if one != other)
 
 
 @pytest.mark.timeout(600)
@@ -102,9 +117,9 @@ def test_in_whatever_company_and_passes(
     make_engine: MakeEngine, jobs: list[Job], alone: Played, loaded: LoadedModel
 ) -> None:
     engine = make_engine()
-    assert_same(play(engine, jobs, steps_between=1), alone)
-    assert_same(play(engine, jobs), alone)  # their prompts were kept
-    assert_same(play(make_engine(chunk=48), jobs[::-1]), alone)
+    assert_same(loaded, play(engine, jobs, steps_between=1), alone)
+    assert_same(loaded, play(engine, jobs), alone)  # their prompts were kept
+    assert_same(loaded, play(make_engine(chunk=48), jobs[::-1]), alone)
     for held in (1, 7):
         resumed = [
             asked(
@@ -118,7 +133,7 @@ def test_in_whatever_company_and_passes(
             for prompt in PROMPTS
             for options in OPTIONS
         ]
-        assert_same(play(make_engine(), resumed), alone, behind=held)
+        assert_same(loaded, play(make_engine(), resumed), alone, behind=held)
 
 
 def test_the_next_turn_behind_answers_of_unlike_length(make_engine: MakeEngine, loaded: LoadedModel) -> None:
@@ -135,5 +150,7 @@ def test_the_next_turn_behind_answers_of_unlike_length(make_engine: MakeEngine, 
         for i, each in enumerate(firsts)
     ]
     warm = play(engine, turns)
-    assert_same(warm, {key: deltas for each in turns for key, deltas in play(make_engine(), [each]).items()})
+    assert_same(
+        loaded, warm, {key: deltas for each in turns for key, deltas in play(make_engine(), [each]).items()}
+    )
     assert all(deltas[0].start and deltas[0].start.cached_tokens for deltas in warm.values())

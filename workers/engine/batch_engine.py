@@ -40,6 +40,7 @@ from workers.engine.caches import (
 from workers.engine.decoding import Alone, caches_for
 from workers.engine.device import has_accelerator
 from workers.engine.ends import read_to_ends
+from workers.engine.invariance import Invariance
 from workers.engine.keeping import Keeping
 from workers.engine.memory import measure_cost
 from workers.engine.pace import Pace
@@ -81,8 +82,10 @@ class BatchEngine:
         limits: EngineLimits,
         *,
         launches_ahead: bool | None = None,
+        invariance: Invariance = "rounding",
     ) -> None:
         self._model = model
+        self._invariance = invariance
         self._rules = rules
         self._vocabulary_size = vocabulary_size
         self._batches = limits.rows > 1 and can_merge(model)
@@ -136,6 +139,7 @@ class BatchEngine:
         self._figures = {
             "step": self._steps,
             "phase": self._phase,
+            "invariance": self._invariance,
             "rows": len(self._batch),
             "prefilling": self._waiting.rows(half_read=True),
             "waiting": self._waiting.rows(half_read=False),

@@ -57,9 +57,9 @@ class Head(Module):
 
     def __init__(self, weight: mx.array, bias: mx.array | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._outputs, inner = weight.shape
-        size = -(-inner // -(-inner // PIECE))
-        self._starts = list(range(0, inner, size))
+        self._outputs, self.inner = weight.shape
+        size = -(-self.inner // -(-self.inner // PIECE))
+        self._starts = list(range(0, self.inner, size))
         self.pieces = [_in_blocks(weight[:, start : start + size]) for start in self._starts]
         if bias is not None:
             self.bias = bias
@@ -67,8 +67,13 @@ class Head(Module):
     @property
     def weight(self) -> mx.array:
         """(outputs, inner), made anew: for a model that looks into it once."""
-        parts = [piece.swapaxes(-1, -2).reshape(-1, piece.shape[1]) for piece in self.pieces]
-        return mx.concatenate(parts, axis=-1)[: self._outputs]
+        return self.first(self._outputs)
+
+    def first(self, outputs: int) -> mx.array:
+        """The weights of so many, or of all if there are fewer."""
+        blocks = slice(-(-outputs // BLOCK))
+        parts = [piece[blocks].swapaxes(-1, -2).reshape(-1, piece.shape[1]) for piece in self.pieces]
+        return mx.concatenate(parts, axis=-1)[: min(outputs, self._outputs)]
 
     def __call__(self, x: mx.array) -> mx.array:
         """Logits for numbers, or the embedding of ids."""

@@ -15,6 +15,7 @@ from workers.engine.batch_engine import BatchEngine, EngineLimits
 from workers.engine.caches import is_plain, new_cache
 from workers.engine.device import has_accelerator
 from workers.engine.head import keep_head_in_blocks
+from workers.engine.invariance import invariance_of
 from workers.engine.on_cpu import compute_on_cpu
 from workers.engine.probe import why_alone
 from workers.engine.rows import TokenRules
@@ -53,9 +54,8 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     if not has_accelerator():
         compute_on_cpu()
         keep_head_in_blocks(loaded.model)
-    engine = BatchEngine(
-        loaded.model, rules, vocabulary_size, _limits(loaded, settings, _rows(loaded, settings))
-    )
+    limits, invariance = _limits(loaded, settings, _rows(loaded, settings)), invariance_of(loaded.model)
+    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance)
     engine.calibrate()
     if (fitting := engine.budget.longest_sequence) < context:
         log.warning(
@@ -63,7 +63,12 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
             *(fitting, context, settings.max_cache_size_gb),
         )
         context = fitting
-    log.info("%d tokens of context, %d rows at most", context, engine.rows_at_most)
+    log.info(
+        "%d tokens of context, %d rows at most; in company rows are %s",
+        context,
+        engine.rows_at_most,
+        invariance,
+    )
     return Served(
         engine=engine,
         prepare=Preparation(

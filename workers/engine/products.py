@@ -4,8 +4,9 @@ OpenBLAS sums the products of one number of the result in the same order however
 exceptions on processors with AVX-512 (0.3.21, found by comparing, and in line with its source): small products of a
 transposed matrix have a kernel that sums in another order, and sums of more than 320 products are cut in parts at
 places that depend on their number. So there are no such small products here (``rows_for``), and sums over keys, which
-are as many as a batch's longest row has, are cut at fixed places, see ``attention``. On older processors its result
-depends on the number of rows in other ways too: there rows agree but for rounding.
+are as many as a batch's longest row has, are cut at fixed places, see ``attention``. With other kernels (Haswell's and
+Zen's) its result depends on the number of rows in other ways too, and rows agree but for rounding: ``invariance``
+measures which it is.
 """
 
 import mlx.core as mx
