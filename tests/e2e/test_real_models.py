@@ -59,6 +59,7 @@ def test_a_kept_prompt_serves_the_key_that_brought_it_and_no_other(stack: Stack)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)  # three loads on a machine that may be busy
 def test_two_models_are_two_processes_and_one_may_be_killed(stack: Stack) -> None:
     stack.openai.completions.create(model="tiny", prompt="abc", max_tokens=2)
     [victim] = stack.workers("tiny")

@@ -159,7 +159,8 @@ def test_a_model_that_cannot_be_loaded_says_why_and_others_are_served() -> None:
         with pytest.raises(APIStatusError) as refused:
             chat(stack, "broken")
         assert refused.value.status_code == 503
-        assert "/nowhere/at/all" in str(refused.value)
+        assert "broken" in str(refused.value)
+        assert "/nowhere" not in str(refused.value)
         [model] = stack.http.get("/v1/models").json()["data"]
         assert model["status"] == "failed"
     finally:

@@ -93,11 +93,12 @@ def test_a_slow_reader_is_parked_then_cut_and_others_go_on(busy: FaultStack) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_reader_that_catches_up_gets_all_of_it(busy: FaultStack) -> None:
     warm(busy)
     before = busy.log("api").count("is parked")
     slow = SlowReader(busy, 12_000, seed=2)
-    busy.until(lambda: busy.log("api").count("is parked") > before, "parked", 40)
+    busy.until(lambda: busy.log("api").count("is parked") > before, "parked", 100)
     assert slow.read() == slow.expected
 
 
