@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from shared.files import NotPrivate, make_private
@@ -48,8 +49,8 @@ def _lock(path: Path) -> int:
         holder = os.pread(file, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(file)
         raise AlreadyRunningError(f"another broker (pid {holder}) holds {path}") from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # the lock is what counts; the disk may be full
+        os.pwrite(file, f"{os.getpid():<10}\n".encode(), 0)
     return file
 
 

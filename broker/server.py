@@ -55,6 +55,7 @@ _RETRY = 0.01  # while something is parked
 _OVERDUE = 1.0  # a Tick waits no longer than this for sockets that never run dry
 _LINGER = 0.2
 _REAP = 1.0
+_TRIM = 10.0  # the logs of workers are looked at this often
 _STRANGERS: Final = 1000  # names remembered so that each is logged once
 
 
@@ -76,7 +77,7 @@ class Server:
         self._state_file = state_file
         self._wakeup = wakeup
         self._clock = clock
-        self._now = self._ticked = clock.wake(0.0)
+        self._now = self._ticked = self._trimmed = clock.wake(0.0)
         self._upshots: deque[Event] = deque()
         self._strangers: set[bytes] = set()
         self._running = True
@@ -105,6 +106,9 @@ class Server:
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
             self._ticked = self._now
             self._handle(Tick())
+            if self._now >= self._trimmed + _TRIM:
+                self._trimmed = self._now
+                self._supervisor.trim_logs()
 
     @property
     def _tick(self) -> float:

@@ -1,9 +1,15 @@
-"""``state.json``: the workers of a broker, for the next one. Written whole or not at all."""
+"""``state.json``: the workers of a broker, for the next one. Written whole or not at all.
+
+A disk without room still lets a file be written over in place: it has its block. Where not even that works, the broker
+goes on without, says so once, and tries again every second.
+"""
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,10 +20,14 @@ from broker.processes import find, start_of
 
 log = logging.getLogger(__name__)
 
+RETRY = 1.0  # seconds
+
 
 class StateFile:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
+        self._failed: float | None = None  # when it was last tried in vain
         self._written: tuple[Survivor, ...] | None = None
         self._starts: dict[int, str | None] = {}
 
@@ -35,15 +45,24 @@ class StateFile:
     def write(self, known: Iterable[Survivor], pid_of: Callable[[str], int]) -> None:
         """Does nothing if nothing has changed. ``pid_of`` knows our own children before they speak; 0: not yet."""
         known = tuple(replace(one, pid=pid_of(one.id) or one.pid) for one in known)
-        if known == self._written:
+        if known == self._written or self._rests():
             return
         self._starts = {one.pid: self._starts.get(one.pid) or start_of(one.pid) for one in known}
         entries = [{**asdict(one), "start": self._starts[one.pid]} for one in known]
         try:
-            _replace(self._path, json.dumps(entries, indent=1))
-            self._written = known
+            _write(self._path, json.dumps(entries, indent=1))
         except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error)
+            if self._failed is None:
+                log.warning("%s cannot be written, which is tried again: %s", self._path, error)
+            self._failed = self._clock()
+            return
+        if self._failed is not None:
+            log.info("%s is written again", self._path)
+        self._written, self._failed = known, None
+
+    def _rests(self) -> bool:
+        """After an attempt in vain."""
+        return self._failed is not None and self._clock() < self._failed + RETRY
 
 
 def _survivor(entry: dict[str, Any]) -> Survivor | None:
@@ -53,6 +72,13 @@ def _survivor(entry: dict[str, Any]) -> Survivor | None:
     if not pid or start is None or entry["start"] not in (start, None):
         return None
     return Survivor(entry["id"], entry["model"], pid, entry["spawned"], entry["ready"])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        _replace(path, text)
+    except OSError:
+        _overwrite(path, text)
 
 
 def _replace(path: Path, text: str) -> None:
@@ -67,3 +93,16 @@ def _replace(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def _overwrite(path: Path, text: str) -> None:
+    """In one call and without shrinking the file: whoever is killed here leaves what was there, or all of this."""
+    file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(file)
+        content = text.encode().ljust(found.st_size)
+        if len(content) > found.st_blocks * 512:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.pwrite(file, content, 0)
+    finally:
+        os.close(file)

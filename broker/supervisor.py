@@ -4,6 +4,7 @@ Rule 1: a signal is sent only to a process that is surely ours: a child not reap
 Rule 2: a worker lives in a session of its own: what ends the broker or its terminal does not end it.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -17,7 +18,12 @@ from typing import Protocol
 
 from broker.events import WorkerExited
 from broker.processes import start_of
+from shared.log_files import keep_end, keep_newest
 
+log = logging.getLogger(__name__)
+
+KEPT_LOGS = 20
+LOG_BYTES = 10 << 20  # of each
 _TAIL_BYTES, _TAIL_LINES, _LINE = 8192, 12, 500
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -95,20 +101,39 @@ class Supervisor:
 
     def spawn(self, worker: str, model: str) -> str | None:
         """Returns why it could not be done, if it could not."""
+        output = self._output(worker)
         try:
-            with Path(self.log_of(worker)).open("ab") as output:
-                child = subprocess.Popen(
-                    [*self._command, "--model", model, "--id", worker],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    close_fds=True,
-                )
+            child = subprocess.Popen(
+                [*self._command, "--model", model, "--id", worker],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                close_fds=True,
+            )
         except OSError as error:
-            return str(error)
+            return f"{Path(self._command[0]).name}: {error.strerror}"
+        finally:
+            os.close(output)
         self._processes[worker] = Child(child)
         return None
+
+    def _output(self, worker: str) -> int:
+        """A new log, or a place for what nobody will read: a worker is worth more than its log."""
+        self.trim_logs(make_room=1)
+        path = self.log_of(worker)
+        try:
+            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.warning("%s runs without a log: %s: %s", worker, path, error.strerror)
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def trim_logs(self, make_room: int = 0) -> None:
+        """Keeps the last logs of workers, and the end of each. Logs of workers that live are not removed."""
+        living = [self.log_of(worker) for worker in self._processes]
+        keep_newest(self._log_dir.glob("worker-*.log"), KEPT_LOGS - make_room, living)
+        for path in living:
+            keep_end(path, LOG_BYTES)
 
     def adopt(self, worker: str, pid: int) -> None:
         adopted = self._processes[worker] = Adopted(pid)

@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +27,7 @@ class Refusal(Exception):
 def claim_run_dir(run_dir: Path) -> IO[str]:
     """Makes the directory 0700 and locks it; the lock is held as long as the returned file is open."""
     _make_private(run_dir)
-    lock = (run_dir / "serve.lock").open("a+")
+    lock = _open_private(run_dir / "serve.lock")
     if (holder := _lock(lock)) is not None:
         lock.close()
         raise Refusal(
@@ -34,7 +35,7 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
             TAKEN,
         )
     if (broker_lock := run_dir / "broker.lock").exists():
-        with broker_lock.open("r+") as file:
+        with _open_private(broker_lock) as file:
             holder = _lock(file)
         if holder is not None:
             lock.close()
@@ -43,9 +44,8 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
                 f" Stop it{_how_to_stop(run_dir)}, or choose another --port or --run-dir.",
                 TAKEN,
             )
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    with suppress(OSError):  # the lock is what counts; the disk may be full
+        os.pwrite(lock.fileno(), f"{os.getpid():<10}\n".encode(), 0)
     return lock
 
 
@@ -85,6 +85,16 @@ def _make_private(run_dir: Path) -> None:
             f"MLX_SERVER_RUN_DIR: others may enter {run_dir}; `chmod 700` it or name another with --run-dir.",
             UNUSABLE,
         )
+
+
+def _open_private(path: Path) -> IO[str]:
+    """As broker/rundir.py opens its own: no link is followed, and nobody else may read it."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.fchmod(file, 0o600)
+    except OSError as error:
+        raise Refusal(f"MLX_SERVER_RUN_DIR: cannot open {path}: {error.strerror}.", UNUSABLE) from None
+    return os.fdopen(file, "r+")
 
 
 def _lock(file: IO[str]) -> str | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xmlrpc.client import Error as RpcError
 from xmlrpc.client import ServerProxy
 
@@ -50,7 +50,7 @@ class Stack:
         self.log_dir = settings.log_dir
         self.log_dir.mkdir(mode=0o700, exist_ok=True)
         self.output = self.log_dir / "supervisord.out"
-        with self.output.open("wb") as output:
+        with _open_output(self.output) as output:
             # A session of its own, so that a terminal's Ctrl-C reaches us alone and we can end things in order.
             self.process = subprocess.Popen(
                 [
@@ -111,6 +111,14 @@ class Stack:
     def kill(self) -> None:
         """Ends all at once; nothing is left when it returns."""
         family.kill_all(str(self.run_dir), self._root)
+
+
+def _open_output(path: Path) -> IO[bytes]:
+    """What supervisord prints before it has a log; on a disk that takes no file, nobody reads it."""
+    try:
+        return path.open("wb")
+    except OSError:
+        return Path(os.devnull).open("wb")
 
 
 def _environment(settings: Settings, options: Mapping[str, Any]) -> dict[str, str]:

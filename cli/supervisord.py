@@ -1,13 +1,21 @@
-"""supervisord as ``mlx-server serve`` runs it: it looks ten times a second at what has ended, and not once.
+"""supervisord as ``mlx-server serve`` runs it. All but these two things is supervisord's own.
 
-By itself it takes up to two seconds to start what was killed: one to notice, one to act. All else is supervisord's own.
+It looks ten times a second at what has ended, and not once: by itself it takes up to two seconds to start what was
+killed. And a log file that cannot be opened, written or rotated costs lines: by itself it ends, or starts no process.
 """
 
+import io
+import os
+import time
+from contextlib import suppress
 from typing import Any
 
-from supervisor import poller, supervisord
+from supervisor import loggers, poller, supervisord
+
+from shared.output import drop_what_cannot_be_written
 
 INTERVAL = 0.1  # seconds
+REOPEN = 1.0  # seconds between attempts to open a file that could not be opened
 
 
 class PromptPoller(poller.Poller):  # type: ignore[misc]  # untyped there
@@ -15,8 +23,86 @@ class PromptPoller(poller.Poller):  # type: ignore[misc]  # untyped there
         return super().poll(min(timeout, INTERVAL))
 
 
+class DroppingFileHandler(loggers.RotatingFileHandler):  # type: ignore[misc]  # untyped there
+    """A log file that never raises. A line that does not fit is dropped whole, and the next that does says so."""
+
+    stream: io.FileIO | None
+
+    def __init__(self, filename: str, mode: str = "ab", maxBytes: int = 0, backupCount: int = 0) -> None:  # noqa: N803
+        loggers.Handler.__init__(self)  # FileHandler's raises when the file cannot be opened
+        self.baseFilename = filename
+        self.mode = "ab"
+        self.maxBytes = maxBytes
+        self.backupCount = backupCount
+        self.dropped = 0
+        self._opened = -REOPEN  # when that was last tried
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.close()
+        self._opened = time.monotonic()
+        with suppress(OSError):
+            self.stream = open(self.baseFilename, "ab", buffering=0)  # noqa: PTH123, SIM115
+            self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        if self.stream is not None:
+            with suppress(OSError):
+                self.stream.close()
+        self.stream = None
+
+    def remove(self) -> None:
+        with suppress(OSError):
+            super().remove()
+
+    def emit(self, record: Any) -> None:
+        if self.stream is None and time.monotonic() > self._opened + REOPEN:
+            self.reopen()
+        line = self._bytes(record)
+        if self.dropped:
+            line = b"(%d pieces of this log were lost: they could not be written)\n%s" % (self.dropped, line)
+        if self._write(line):
+            self.dropped = 0
+            self.doRollover()
+        else:
+            self.dropped += 1
+
+    def _bytes(self, record: Any) -> bytes:
+        """What a child said as it said it, what supervisord says in its format."""
+        if isinstance(record.msg, bytes):
+            return record.msg
+        text: str = self.fmt % record.asdict()
+        return text.encode(errors="backslashreplace")
+
+    def _write(self, line: bytes) -> bool:
+        """All of it or nothing."""
+        if self.stream is None:
+            return False
+        try:
+            written = self.stream.write(line)
+            if written < len(line):
+                self.stream.truncate(size_of(self.stream) - written)
+        except OSError:
+            return False
+        return written == len(line)
+
+    def doRollover(self) -> None:  # noqa: N802
+        if self.stream is None or not 0 < self.maxBytes <= size_of(self.stream):
+            return
+        with suppress(OSError):
+            super().doRollover()
+        self.reopen()
+
+
+def size_of(stream: io.FileIO) -> int:
+    return os.fstat(stream.fileno()).st_size
+
+
 def main() -> None:
+    drop_what_cannot_be_written()
     poller.Poller = PromptPoller
+    loggers.FileHandler = loggers.RotatingFileHandler = DroppingFileHandler
     supervisord.main()
 
 

@@ -66,7 +66,8 @@ def _telling_logs(stack: Stack) -> list[Path]:
     """Of the programs that do not run; of all if they do; of supervisord if it does not answer."""
     programs = stack.programs()
     if not programs:
-        return [stack.output if stack.output.stat().st_size else stack.log_dir / "supervisord.log"]
+        said_early = stack.output.exists() and stack.output.stat().st_size
+        return [stack.output if said_early else stack.log_dir / "supervisord.log"]
     broken = [program for program in programs if program.is_down]
     return [program.log for program in broken or programs]
 

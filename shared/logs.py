@@ -1,17 +1,46 @@
-"""One line per event on standard error; supervisord keeps the files. Prompts and keys are never logged."""
+"""One line per event on standard error; whoever started the process keeps the file. Prompts and keys are never logged.
+
+Rule: what a client, a model folder or another process can influence never begins a line and never moves a cursor.
+"""
 
 import logging
 import sys
+from types import TracebackType
+
+from shared.output import drop_what_cannot_be_written, printable
+
+LONGEST = 4000  # letters of one line
+
+_Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 def configure(process: str, level: str) -> None:
-    """``process`` is the name each line carries, e.g. ``broker`` or ``worker smollm2``."""
+    """For a ``__main__``. ``process`` is the name each line carries, e.g. ``broker`` or ``worker smollm2``."""
+    drop_what_cannot_be_written()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter(f"%(asctime)s %(levelname)s {process.replace('%', '%%')}: %(message)s")
-    )
+    handler.setFormatter(OneLine(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for chatty in ("httpx", "huggingface_hub", "filelock", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class OneLine(logging.Formatter):
+    """Tracebacks are indented lines below theirs."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {process.replace('%', '%%')}: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return _bounded(super().formatMessage(record))
+
+    def formatException(self, ei: _Raised) -> str:  # noqa: N802
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {_bounded(line)}" for line in lines)
+
+
+def _bounded(line: str) -> str:
+    if len(line) > LONGEST:
+        line = f"{line[:LONGEST]} … and {len(line) - LONGEST} letters more"
+    return printable(line)

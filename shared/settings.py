@@ -8,7 +8,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,7 +200,7 @@ class Settings(BaseSettings):
     @property
     def sockets_dir(self) -> Path:
         """The run directory: made 0700 by the broker, and unlike for stacks on different ports."""
-        return self.run_dir or Path(tempfile.gettempdir()) / f"mlx-server-{os.getuid()}-{self.port}"
+        return self.run_dir or _temporary_folder() / f"mlx-server-{os.getuid()}-{self.port}"
 
     @property
     def api_socket(self) -> Path:
@@ -229,6 +228,11 @@ class Settings(BaseSettings):
     @property
     def log_dir(self) -> Path:
         return self.sockets_dir / "log"
+
+
+def _temporary_folder() -> Path:
+    """Not ``tempfile.gettempdir()``: that is another folder whenever this one's disk is full."""
+    return Path(os.environ.get("TMPDIR") or "/tmp").absolute()  # noqa: S108
 
 
 def explain(error: ValidationError) -> str:

@@ -1,29 +1,60 @@
 """``state.json`` on a disk that is full."""
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from broker.life import Survivor
-from broker.statefile import StateFile
+from broker.statefile import RETRY, StateFile
 
 
 def me(model: str) -> Survivor:
     return Survivor("worker-1", model, os.getpid(), spawned=True, ready=True)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here is full")
-def test_a_full_disk_leaves_the_last_state_whole_and_the_next_try_writes_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"x" * 4096):
+            pass
+
+
+def test_on_a_full_disk_the_state_is_written_over_in_place(disk: Path) -> None:
+    state = StateFile(disk / "state.json")
+    state.write([me("a" * 50), me("b")], lambda _: 0)
+    fill(disk)
+    state.write([me("c")], lambda _: 0)
+    assert StateFile(disk / "state.json").read() == (me("c"),)
+
+
+def test_what_does_not_fit_leaves_the_last_state_whole_is_said_once_and_tried_again_later(
+    disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "state.json"
-    state = StateFile(path)
+    now = 0.0
+    path = disk / "state.json"
+    state = StateFile(path, clock=lambda: now)
     state.write([me("a")], lambda _: 0)
-    path.with_suffix(".new").symlink_to("/dev/full")
-    state.write([me("b")], lambda _: 0)
-    assert "cannot be written" in caplog.text
+    fill(disk)
+    many = [me(f"model-{number}") for number in range(100)]
+    for now in (0.0, RETRY / 2, RETRY, 2 * RETRY):
+        state.write(many, lambda _: 0)
+    assert caplog.text.count("cannot be written") == 1
     assert StateFile(path).read() == (me("a"),)
-    assert sorted(tmp_path.iterdir()) == [path]
-    state.write([me("b")], lambda _: 0)
-    assert StateFile(path).read() == (me("b"),)
+    (disk / "filler").unlink()
+    state.write(many, lambda _: 0)
+    assert StateFile(path).read() == (me("a"),), "so soon after the last attempt it is not tried"
+    now = 4 * RETRY
+    state.write(many, lambda _: 0)
+    assert StateFile(path).read() == tuple(many)
+    assert sorted(disk.iterdir()) == [path]

@@ -27,7 +27,7 @@ class Stack:
     command = [*COMMAND, "serve"]
 
     def __init__(self, settings: Mapping[str, object], ready: float = 60.0) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="mlx", dir="/tmp"))
+        self.folder = self.make_folder()
         (self.folder / "log").mkdir(mode=0o700)
         self.port = free_port()
         wanted = {"port": self.port, "run_dir": self.folder, **settings}
@@ -49,6 +49,10 @@ class Stack:
             self.close()
             raise
         self.family += self.descendants()
+
+    def make_folder(self) -> Path:
+        """For the run directory; a short path, as sockets need it."""
+        return Path(tempfile.mkdtemp(prefix="mlx", dir="/tmp"))
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()
