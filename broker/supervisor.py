@@ -112,7 +112,8 @@ class Supervisor:
                 close_fds=True,
             )
         except OSError as error:
-            return f"{Path(self._command[0]).name}: {error.strerror}"
+            log.error("MLX_SERVER_WORKER_COMMAND: %s cannot be started: %s", self._command[0], error)
+            return f"{Path(self._command[0]).name!r}: {error.strerror}"
         finally:
             os.close(output)
         self._processes[worker] = Child(child)

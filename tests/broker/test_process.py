@@ -120,7 +120,9 @@ def test_exit_at_start_is_told_with_its_code_and_its_log(start: Start) -> None:
 def test_command_that_is_not_there_is_told(start: Start) -> None:
     api = start(worker_command='["/no/such/program"]').api()
     api.say(submit("r1"))
-    assert "/no/such/program" in api.hear(Refused).failure.message
+    message = api.hear(Refused).failure.message
+    assert "'program': No such file or directory" in message
+    assert "/no/such" not in message, "clients need not know the server's folders"
 
 
 def test_load_without_a_word_is_given_up(start: Start) -> None:

@@ -41,20 +41,20 @@ def test_on_a_full_disk_the_state_is_written_over_in_place(disk: Path) -> None:
 def test_what_does_not_fit_leaves_the_last_state_whole_is_said_once_and_tried_again_later(
     disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = 0.0
+    times = [0.0]
     path = disk / "state.json"
-    state = StateFile(path, clock=lambda: now)
+    state = StateFile(path, clock=lambda: times[-1])
     state.write([me("a")], lambda _: 0)
     fill(disk)
     many = [me(f"model-{number}") for number in range(100)]
-    for now in (0.0, RETRY / 2, RETRY, 2 * RETRY):
+    for now in (0.0, RETRY / 2, RETRY, 2 * RETRY):  # noqa: B007 - the clock of the file
         state.write(many, lambda _: 0)
     assert caplog.text.count("cannot be written") == 1
     assert StateFile(path).read() == (me("a"),)
     (disk / "filler").unlink()
     state.write(many, lambda _: 0)
     assert StateFile(path).read() == (me("a"),), "so soon after the last attempt it is not tried"
-    now = 4 * RETRY
+    times.append(4 * RETRY)
     state.write(many, lambda _: 0)
     assert StateFile(path).read() == tuple(many)
     assert sorted(disk.iterdir()) == [path]

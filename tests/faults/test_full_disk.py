@@ -71,7 +71,7 @@ def test_a_full_disk_stops_no_answer_whatever_is_killed_and_no_log_once_there_is
     warm(disk)
     disk.fill_with_bytes() if what == "bytes" else disk.fill_with_files()
     supervisord = psutil.Process(disk.process.pid).children()[0]
-    streams = [disk.stream(seed, 200) for seed in range(3)]
+    streams = [disk.stream(seed, 100) for seed in range(3)]
     streams[0].wait_for_word()
     os.kill(disk.worker_pid(), signal.SIGKILL)
     warm(disk)
