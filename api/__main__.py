@@ -29,6 +29,9 @@ def main() -> None:
     fd: int | None = parser.parse_args().fd
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
+    if why := settings.open_to_others:
+        sys.stderr.write(f"api: {why}\n")
+        raise SystemExit(os.EX_CONFIG)
     logs.configure("api", settings.log_level)
     claim_run_dir(settings)
     crowd = Crowd(int(raise_file_limit() * FOR_CONNECTIONS), settings.unfinished_per_address)

@@ -4,8 +4,38 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+INSTEAD = {
+    "run": "serve it, and ask it with curl or any client: mlx-server serve --models MODEL",
+    "pull": "a model is downloaded when it is first asked for: mlx-server serve --models MODEL",
+    "download": "a model is downloaded when it is first asked for: mlx-server serve --models MODEL",
+    "list": "what a running server has: mlx-server status",
+    "ls": "what a running server has: mlx-server status",
+    "ps": "what a running server does: mlx-server status",
+    "stop": "Ctrl-C where `mlx-server serve` runs stops it",
+    "start": "mlx-server serve",
+    "chat": "serve it, and ask it with curl or any client: mlx-server serve --models MODEL",
+}
+
+
+class Commands(TyperGroup):
+    """Names what was meant by a command of another server."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+            ctx.fail(f"Options such as {args[0]} come behind a command: mlx-server serve {' '.join(args)}")
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in INSTEAD:
+            ctx.fail(f"There is no command '{args[0]}'; {INSTEAD[args[0]]}.")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="An OpenAI-compatible server for MLX models.",
     no_args_is_help=True,
     add_completion=False,
@@ -35,6 +65,10 @@ def _all(
 @app.command()
 def serve(
     host: Host = None,
+    allow_anyone: Annotated[
+        bool,
+        typer.Option("--allow-anyone", help="Listen beyond this machine, though nobody checks who asks."),
+    ] = False,
     port: Port = None,
     models: Annotated[
         str | None,
@@ -64,6 +98,7 @@ def serve(
 
     given = {
         "host": host,
+        "allow_anyone": allow_anyone or None,
         "port": port,
         "available_models": models,
         "default_model": default_model,

@@ -10,6 +10,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from cli import claim, probe
+from cli.models import wrong_models
 from cli.news import News, Newsroom
 from cli.stack import Stack
 from cli.words import print_failure, print_lines, print_welcome
@@ -23,6 +24,9 @@ LAST_GRACE = 10.0  # for workers that outlive the broker
 def serve(options: Mapping[str, Any], ready_timeout: float) -> int:
     """Returns the exit code: 0 after an orderly stop, 1 if it did not come up or fell over, 75 if all is taken."""
     settings = load_settings(**options)
+    if wrong := [line for line in (settings.open_to_others, *wrong_models(settings)) if line]:
+        print_lines(*(f"mlx-server: {line}" for line in wrong), file=sys.stderr)
+        return 2
     try:
         lock = _claim(settings)
     except claim.Refusal as refusal:

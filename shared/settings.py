@@ -8,15 +8,18 @@ import json
 import os
 import re
 import sys
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.dotenv import PREFIX as PREFIX
+from shared.dotenv import read_dotenv, unknown_names
 from shared.models import EMBEDDED_MODEL, ModelSource, parse_source
 
-PREFIX = "MLX_SERVER_"
+ENV_FILE = ".env"
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
 _ORIGIN = re.compile(
     rf"[A-Za-z][A-Za-z0-9+.-]*://(?:{_HOST.pattern})(?::[0-9]+)?/?|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://\*"
@@ -26,10 +29,13 @@ _MAX_SOCKET_PATH = 100  # Linux allows 107 bytes, macOS about 103
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+        env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, protected_namespaces=()
     )
 
     host: str = Field("127.0.0.1", description="address the api listens on")
+    allow_anyone: bool = Field(
+        False, description="whether the api may listen beyond this machine, where nobody checks who asks"
+    )
     port: int = Field(8000, ge=1, le=65535, description="port the api listens on")
     available_models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mlx-community/Llama-3.2-3B-Instruct-4bit", EMBEDDED_MODEL),
@@ -193,6 +199,16 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def open_to_others(self) -> str | None:
+        """Why the api does not listen at this address, if it does not: there are no API keys yet."""
+        if self.allow_anyone or _is_loopback(self.host):
+            return None
+        return (
+            f"{PREFIX}HOST: {self.host} can be reached from other machines, and nobody checks who asks. Whoever wants "
+            f"that says so with --allow-anyone or {PREFIX}ALLOW_ANYONE=true; else leave it at 127.0.0.1."
+        )
+
+    @property
     def sources(self) -> dict[str, ModelSource]:
         """By model id, in the operator's order."""
         return {source.id: source for source in map(parse_source, self.available_models)}
@@ -230,6 +246,13 @@ class Settings(BaseSettings):
         return self.sockets_dir / "log"
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def _temporary_folder() -> Path:
     """Not ``tempfile.gettempdir()``: that is another folder whenever this one's disk is full."""
     return Path(os.environ.get("TMPDIR") or "/tmp").absolute()  # noqa: S108
@@ -239,15 +262,27 @@ def explain(error: ValidationError) -> str:
     """One line per bad setting, named as the operator wrote it."""
     lines = []
     for item in error.errors():
-        key = PREFIX + str(item["loc"][0]).upper() if item["loc"] else "settings"
-        lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"[:500])
+        message, got = item["msg"].removeprefix("Value error, "), f" (got {item['input']!r})"
+        name = str(item["loc"][0]) if item["loc"] else message.split()[0]
+        if not item["loc"]:  # of several settings together; the message begins with the name of the wrong one
+            message, got = message.removeprefix(f"{name} "), ""
+        lines.append(f"{PREFIX}{name.upper()}: {message}{got}"[:500])
     return "\n".join(lines)
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """For a ``__main__``: prints what is wrong, by key, and exits 2."""
+    """For a ``__main__``: prints what is wrong, by key, and exits 2; names that are no setting get a warning."""
+    dotenv = read_dotenv(Path(ENV_FILE))
+    if refused := [line for name in dotenv if (line := dotenv.why_not(name))]:
+        _refuse(refused)
+    for line in unknown_names([*os.environ, *dotenv], Settings.model_fields):
+        print(f"mlx-server: {line}", file=sys.stderr)
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        print(f"mlx-server: these settings cannot be used:\n{explain(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse([explain(error)])
+
+
+def _refuse(lines: list[str]) -> NoReturn:
+    print("mlx-server: these settings cannot be used:", *lines, sep="\n", file=sys.stderr)
+    raise SystemExit(2)
