@@ -18,11 +18,17 @@ import zmq
 from pydantic import BaseModel
 
 from api.caller import NOBODY
-from api.errors import RequestError
 from api.journal import MAX_REPAIRS, Gap, Journal
 from api.replies import Replies
 from shared import wire
-from shared.errors import BrokerLost, FailureFromElsewhere, ServingError, WorkerLost
+from shared.errors import (
+    BrokerLost,
+    CannotBePassedOn,
+    FailureFromElsewhere,
+    ModelChanged,
+    ServingError,
+    WorkerLost,
+)
 from shared.failpoints import failpoint
 from shared.protocol import (
     Accepted,
@@ -207,9 +213,13 @@ class BrokerClient:
                 continue
             journal, replies = live
             try:
-                fresh = journal.take(delta)
+                fresh = journal.take(delta, chunks.digest)
             except Gap:
                 self._repair(journal)
+                continue
+            except ModelChanged as error:
+                self._send(Cancel(request_id=journal.request_id))
+                self._end(journal, error)
                 continue
             if fresh is None:
                 continue
@@ -247,11 +257,12 @@ class BrokerClient:
     # ---- what the broker is told
 
     def _submit(self, journal: Journal) -> None:
-        data = wire.encode(journal.submit())
-        if len(data) > wire.MAX_FRAME:
-            self._end(journal, RequestError(413, "The request is too large to be passed on."))
+        try:
+            frames = wire.frames(journal.submit())
+        except CannotBePassedOn as error:
+            self._end(journal, error)
         else:
-            self._send_bytes(data)
+            self._send_frames(frames)
 
     def _repair(self, journal: Journal) -> None:
         journal.repairs += 1
@@ -277,10 +288,10 @@ class BrokerClient:
                 self._send(Cancel(request_id=journal.request_id))
 
     def _send(self, message: BaseModel) -> None:
-        self._send_bytes(wire.encode(message))
+        self._send_frames([wire.encode(message)])
 
-    def _send_bytes(self, data: bytes) -> None:
-        self._socket.send(data, zmq.NOBLOCK)
+    def _send_frames(self, frames: list[bytes]) -> None:
+        self._socket.send_multipart(frames, zmq.NOBLOCK)
         if not self._draining and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._loop.call_soon(self._drain)
 

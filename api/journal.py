@@ -5,6 +5,7 @@ Rule 2: any other delta that does not begin at the next index is a Gap: its text
 the request is submitted again with what is held, and the answer then begins exactly there.
 """
 
+from shared.errors import ModelChanged
 from shared.protocol import Ack, Delta, Generation, Submit
 
 ACK_TOKENS = 8  # an Ack costs all processes more than keeping a few tokens; what is on trial needs no more
@@ -39,6 +40,7 @@ class Journal:
         self._generation = generation
         self._first_choice = first_choice
         self._caller, self._group = caller, group
+        self._digest = ""  # of the weights that gave what is held
         self._held: list[list[int]] = [[] for _ in range(generation.n)]
         self._acked = [0] * generation.n
         self._open = set(range(generation.n))
@@ -60,6 +62,7 @@ class Journal:
             losses=self._losses,
             caller=self._caller,
             group=self._group,
+            digest=self._digest,
         )
 
     def pause(self) -> None:
@@ -74,8 +77,11 @@ class Journal:
             self._losses += 1
         self._gained = False
 
-    def take(self, delta: Delta) -> Delta | None:
-        """The delta as the client shall see it, or None when it is to be dropped. Raises Gap."""
+    def take(self, delta: Delta, digest: str = "") -> Delta | None:
+        """The delta as the client shall see it, or None when it is to be dropped. Raises Gap or ModelChanged.
+
+        ``digest``: of the weights it came from.
+        """
         choice = delta.choice
         if delta.attempt != self.attempt or choice not in self._open:
             return None
@@ -84,6 +90,9 @@ class Journal:
             if delta.index + len(delta.ids) <= len(held) and delta.finish is None:
                 return None
             raise Gap
+        if digest and self._digest not in ("", digest):
+            raise ModelChanged(self._model)
+        self._digest = digest or self._digest
         held.extend(delta.ids)
         self._gained = self._gained or bool(delta.ids)
         if delta.finish is not None:

@@ -27,7 +27,7 @@ class Admission:
             return ModelNotFound(model, self.models)
         if waiting.submit.losses >= MAX_LOSSES:
             return WorkerLost(f"{MAX_LOSSES} workers were lost over this request, one after the other.")
-        if not waiting.resumes and self.suspects.is_convicted(waiting.submit, now):
+        if not waiting.resumes and self.suspects.is_convicted(waiting.submit.fingerprint, now):
             return RequestRefused("This request has crashed the engine a short while ago.")
         failure = self.loads.refusing(model, now)
         if failure and not self.registry.coming(model):

@@ -44,8 +44,9 @@ from broker.loads import Loads
 from broker.overdue import overdue
 from broker.registry import COMING, SERVING, Api, Facts, Kept, Registry, Running, Worker
 from broker.scheduler import Scheduler, Waiting
-from broker.suspects import Suspects, fingerprint
+from broker.suspects import Suspects
 from shared.errors import (
+    BrokerLost,
     Draining,
     QueueFull,
     RequestCrashedEngine,
@@ -71,10 +72,10 @@ from shared.protocol import (
     Refused,
     Register,
     Resubmit,
-    Run,
+    RunHeader,
     Status,
     StatusReport,
-    Submit,
+    SubmitHeader,
     WorkerToBroker,
 )
 
@@ -131,8 +132,8 @@ class Broker:
         match event:
             case WorkerSaid(worker_id, message):
                 yield from self._hear(worker_id, message, now)
-            case ApiSaid(api, message):
-                yield from self._obey(api, message, now)
+            case ApiSaid(api, message, body):
+                yield from self._obey(api, message, body, now)
             case WorkerExited():
                 yield from self._end(event, of_exit(event.code), now)
             case SpawnFailed(worker_id, reason):
@@ -168,20 +169,21 @@ class Broker:
         worker.kept.pop(submit.request_id, None)
         run = Running(waiting.api, shape_of(submit), now)
         if waiting.suspect and worker.trial in (None, submit.request_id):
-            run = replace(run, fingerprint=fingerprint(submit))
+            run = replace(run, fingerprint=submit.fingerprint)
             worker.trial = submit.request_id
         worker.in_flight[submit.request_id] = run
-        return TellWorker(worker.id, Run(api=waiting.api, submit=submit))
+        return TellWorker(worker.id, RunHeader(api=waiting.api, submit=submit), waiting.body)
 
     # ---------------------------------------------------------------- apis
 
-    def _obey(self, api: str, message: ApiToBroker, now: float) -> Iterator[Action]:
+    def _obey(self, api: str, message: ApiToBroker, body: bytes, now: float) -> Iterator[Action]:
         known = self._meet(api, now)
         match message:
             case Hello() | Ping():
                 yield TellApi(api, Pong(epoch=known.epoch))
-            case Submit():
-                yield from self._submit(api, message, now)
+            case SubmitHeader():
+                waiting = Waiting(api, message, body, now, suspect=message.request_id in self.suspects)
+                yield from self._submit(waiting, now)
             case Ack(request_id=request_id):
                 if worker := self.registry.runner(request_id):
                     self.suspects.weigh(worker, message)
@@ -204,12 +206,14 @@ class Broker:
         known.heard = now
         return known
 
-    def _submit(self, api: str, submit: Submit, now: float) -> Iterator[Action]:
+    def _submit(self, waiting: Waiting, now: float) -> Iterator[Action]:
+        api, submit = waiting.api, waiting.submit
         if submit.attempt <= self._attempt_on_record(submit.request_id):
             return
         self.scheduler.take(submit.request_id)
-        waiting = Waiting(api, submit, now, suspect=submit.request_id in self.suspects)
-        if worker := self.registry.runner(submit.request_id):
+        if not waiting.body:
+            yield refuse(waiting, BrokerLost("The api process is older than its broker: restart it."))
+        elif worker := self.registry.runner(submit.request_id):
             yield self._run(waiting, worker, now)
         elif keepers := self.registry.keepers(submit.request_id):
             yield from self._claim(waiting, keepers, now)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from broker.endings import signal_name
 from broker.registry import Worker
-from shared.protocol import Death, RequestShape, Submit, TextPrompt, TokenPrompt
+from shared.protocol import Death, RequestShape, SubmitHeader
 
 _REMEMBERED = 20
 
@@ -51,21 +51,13 @@ def phase_of(worker: Worker) -> str:
     return f"{worker.state.value}, {doing}" if doing else worker.state.value
 
 
-def shape_of(submit: Submit) -> RequestShape:
-    generation = submit.generation
-    match generation.prompt:
-        case TokenPrompt(ids=ids):
-            size = len(ids)
-        case TextPrompt(text=text):
-            size = len(text)
-        case chat:
-            size = sum(len(str(message.get("content") or "")) for message in chat.messages)
+def shape_of(submit: SubmitHeader) -> RequestShape:
     return RequestShape(
         request_id=submit.request_id,
         attempt=submit.attempt,
-        prompt=generation.prompt.kind,
-        size=size,
-        max_tokens=generation.stopping.max_tokens,
-        n=generation.n,
-        held=[len(ids) for ids in submit.held],
+        prompt=submit.prompt,
+        size=submit.size,
+        max_tokens=submit.max_tokens,
+        n=submit.n,
+        held=submit.lengths,
     )

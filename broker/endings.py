@@ -8,6 +8,8 @@ import signal
 from dataclasses import dataclass
 from enum import Enum
 
+from shared.errors import MAX_MESSAGE
+
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -36,7 +38,7 @@ def of_exit(code: int | None) -> Ending:
 
 
 def left(why: str) -> Ending:
-    return Ending(f"left: {why}", Fault.NONE)
+    return Ending(f"left: {why[:MAX_MESSAGE]}", Fault.NONE)
 
 
 def signal_name(number: int) -> str:

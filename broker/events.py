@@ -9,8 +9,11 @@ from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, WorkerToBr
 
 @dataclass(frozen=True, slots=True)
 class ApiSaid:
+    """``body``: what came behind a Submit's header; nobody here opens it."""
+
     api: str
     message: ApiToBroker
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,11 @@ class TellApi:
 
 @dataclass(frozen=True, slots=True)
 class TellWorker:
+    """``body``: of the Submit, behind a Run."""
+
     worker: str
     message: BrokerToWorker
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

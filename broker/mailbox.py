@@ -1,7 +1,7 @@
-"""One ROUTER socket: frames to and from peers by name, never blocking, never losing one in silence.
+"""One ROUTER socket: messages to and from peers by name, never blocking, never losing one in silence.
 
-Rule 1: a frame for a peer that reads slowly is parked, in order, within bounds; beyond them the peer is lost.
-Rule 2: a frame that can never be sent is reported with its peer's name; what that means is decided elsewhere.
+Rule 1: a message for a peer that reads slowly is parked, in order, within bounds; beyond them the peer is lost.
+Rule 2: a message that can never be sent is reported with its peer's name; what that means is decided elsewhere.
 """
 
 from collections import deque
@@ -13,20 +13,20 @@ import zmq
 from shared.wire import MAX_FRAME
 
 _HWM = 4096  # frames per peer inside libzmq
-_PARKED_FRAMES = 4096
+_PARKED_MESSAGES = 4096
 _PARKED_BYTES = 32 << 20
 
 
 @dataclass(slots=True)
 class _Parked:
-    frames: deque[bytes] = field(default_factory=deque)
+    messages: deque[tuple[bytes, ...]] = field(default_factory=deque)
     size: int = 0
 
-    def add(self, frame: bytes) -> bool:
+    def add(self, frames: tuple[bytes, ...]) -> bool:
         """False: too much."""
-        self.frames.append(frame)
-        self.size += len(frame)
-        return len(self.frames) <= _PARKED_FRAMES and self.size <= _PARKED_BYTES
+        self.messages.append(frames)
+        self.size += sum(map(len, frames))
+        return len(self.messages) <= _PARKED_MESSAGES and self.size <= _PARKED_BYTES
 
 
 class Mailbox:
@@ -56,18 +56,18 @@ class Mailbox:
         except zmq.Again:
             return None
 
-    def send(self, peer: str, frame: bytes) -> bool:
-        """False: the peer is lost, unknown or hopelessly slow, and so is the frame."""
-        return self.send_raw(peer.encode(), frame)
+    def send(self, peer: str, *frames: bytes) -> bool:
+        """False: the peer is lost, unknown or hopelessly slow, and so is the message."""
+        return self.send_raw(peer.encode(), *frames)
 
-    def send_raw(self, name: bytes, frame: bytes) -> bool:
+    def send_raw(self, name: bytes, *frames: bytes) -> bool:
         """For whoever has a name that cannot be text."""
         if parked := self._parked.get(name):
-            return parked.add(frame) or self._drop(name)
+            return parked.add(frames) or self._drop(name)
         try:
-            self._send_now(name, frame)
+            self._send_now(name, frames)
         except zmq.Again:
-            self._parked[name] = _Parked(deque([frame]), len(frame))
+            self._parked[name] = _Parked(deque([frames]), sum(map(len, frames)))
         except zmq.ZMQError as error:
             return self._lost(error)
         return True
@@ -89,9 +89,9 @@ class Mailbox:
     def _flush_one(self, name: bytes) -> bool:
         parked = self._parked[name]
         try:
-            while parked.frames:
-                self._send_now(name, parked.frames[0])
-                parked.size -= len(parked.frames.popleft())
+            while parked.messages:
+                self._send_now(name, parked.messages[0])
+                parked.size -= sum(map(len, parked.messages.popleft()))
         except zmq.Again:
             return True
         except zmq.ZMQError as error:
@@ -99,10 +99,9 @@ class Mailbox:
         del self._parked[name]
         return True
 
-    def _send_now(self, name: bytes, frame: bytes) -> None:
+    def _send_now(self, name: bytes, frames: tuple[bytes, ...]) -> None:
         """libzmq judges the first frame only: once the name is taken, so is the rest."""
-        self.socket.send(name, zmq.NOBLOCK | zmq.SNDMORE)
-        self.socket.send(frame, zmq.NOBLOCK)
+        self.socket.send_multipart([name, *frames], zmq.NOBLOCK)
 
     def _drop(self, name: bytes) -> bool:
         del self._parked[name]

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from broker.loads import Loads
 from broker.registry import Registry, Worker
-from shared.protocol import Submit
+from shared.protocol import SubmitHeader
 
 _WEIGHT = 0.1  # of the latest run among those of late
 
@@ -30,7 +30,8 @@ class Limits:
 @dataclass(slots=True, eq=False)
 class Waiting:
     api: str
-    submit: Submit
+    submit: SubmitHeader
+    body: bytes
     since: float
     suspect: bool = False
 
@@ -65,7 +66,7 @@ class Scheduler:
         before = self._lasted.get(model, lasted)
         self._lasted[model] = before + _WEIGHT * (lasted - before)
 
-    def retry_after(self, refused: Submit, registry: Registry, now: float) -> int:
+    def retry_after(self, refused: SubmitHeader, registry: Registry, now: float) -> int:
         """Whole seconds, 1 to 60. Spread out, so that those who are refused together do not come back together."""
         model = refused.model
         slots = self.limits.max_in_flight * max(1, len(registry.ready(model)))

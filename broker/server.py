@@ -41,8 +41,9 @@ from broker.mailbox import Mailbox
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor
 from broker.wakeup import Wakeup
+from shared.errors import CannotBePassedOn
 from shared.failpoints import failpoint
-from shared.protocol import Forward, Goodbye
+from shared.protocol import Forward, Goodbye, Part, SubmitHeader
 from shared.wire import FROM_API, FROM_WORKER, ProtocolError, decode, encode
 
 log = logging.getLogger(__name__)
@@ -156,10 +157,13 @@ class Server:
 
     def _read_api(self, frames: list[bytes]) -> None:
         match frames:
-            case [name, frame]:
-                self._handle(ApiSaid(read_name(name), decode(FROM_API, frame)))
+            case [name, header, *body] if len(body) <= 1:
+                message = decode(FROM_API, header)
+                if body and not isinstance(message, SubmitHeader):
+                    raise ProtocolError(f"a body after {message.type!r}")
+                self._handle(ApiSaid(read_name(name), message, *body))
             case _:
-                raise ProtocolError(f"{len(frames) - 1} frames instead of one")
+                raise ProtocolError(f"{len(frames) - 1} frames")
 
     def _read_worker(self, frames: list[bytes]) -> None:
         name = read_name(frames[0])
@@ -211,9 +215,9 @@ class Server:
             case PassOn(api):
                 self._send(self._apis, api, body)
             case TellApi(api, message):
-                self._send(self._apis, api, encode(message))
-            case TellWorker(worker, message):
-                self._send(self._workers, worker, encode(message))
+                self._tell(self._apis, api, message)
+            case TellWorker(worker, message, asked):
+                self._tell(self._workers, worker, message, *([asked] if asked else []))
             case Spawn(worker, model):
                 self._remember()
                 if reason := self._supervisor.spawn(worker, model):
@@ -229,8 +233,17 @@ class Server:
             case Exit():
                 self._running = False
 
-    def _send(self, mailbox: Mailbox, peer: str, frame: bytes) -> None:
-        if not mailbox.send(peer, frame):
+    def _tell(self, mailbox: Mailbox, peer: str, message: Part, *body: bytes) -> None:
+        """What no message can carry is left out: one message is no reason to end."""
+        try:
+            header = encode(message)
+        except CannotBePassedOn as error:
+            log.error("a %s for %s could not be said: %s", type(message).__name__, peer, error.message)
+        else:
+            self._send(mailbox, peer, header, *body)
+
+    def _send(self, mailbox: Mailbox, peer: str, *frames: bytes) -> None:
+        if not mailbox.send(peer, *frames):
             self._lose(peer)
 
     def _flush(self) -> None:
@@ -248,8 +261,13 @@ class Server:
 def name_of(what: Event | Action) -> str:
     """For failpoints: the message's type, or what else it is."""
     match what:
-        case ApiSaid(_, message) | WorkerSaid(_, message) | TellApi(_, message) | TellWorker(_, message):
-            return message.type
+        case (
+            ApiSaid(message=said)
+            | WorkerSaid(message=said)
+            | TellApi(message=said)
+            | TellWorker(message=said)
+        ):
+            return said.type
     return type(what).__name__.lower()
 
 

@@ -8,10 +8,9 @@ Rule 4: what was convicted is refused for a while when it comes again, whoever s
 
 from collections.abc import Collection
 from dataclasses import replace
-from hashlib import blake2b
 
 from broker.registry import Running, Worker
-from shared.protocol import Ack, Submit
+from shared.protocol import Ack
 
 TRIAL_TOKENS = 8
 _SENTENCE = 600.0
@@ -41,9 +40,8 @@ class Suspects:
         self._convicted = {one: until for one, until in self._convicted.items() if until > now}
         self._convicted[fingerprint] = now + _SENTENCE
 
-    def is_convicted(self, submit: Submit, now: float) -> bool:
-        """Costs nothing while nobody is."""
-        return bool(self._convicted) and self._convicted.get(fingerprint(submit), 0.0) > now
+    def is_convicted(self, fingerprint: bytes, now: float) -> bool:
+        return self._convicted.get(fingerprint, 0.0) > now
 
     def blame(self, worker: Worker, runs: dict[str, Running], now: float) -> str | None:
         """Who is convicted, if anybody is."""
@@ -62,11 +60,6 @@ class Suspects:
                 worker.trial = None
                 worker.in_flight[ack.request_id] = replace(run, proven=True)
                 self.acquit(ack.request_id)
-
-
-def fingerprint(submit: Submit) -> bytes:
-    body = submit.generation.model_dump_json(exclude={"sampling": {"seed"}})
-    return blake2b(f"{submit.model}\n{body}".encode(), digest_size=16).digest()
 
 
 def _remember(known: dict[str, None], request_ids: Collection[str]) -> None:

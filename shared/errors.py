@@ -12,6 +12,9 @@ from shared.protocol import Failure
 _MENDED_BY_WAITING = (408, 409, 429, 500, 502, 504)  # as clients suppose, even without Retry-After
 
 
+MAX_MESSAGE = 2000  # characters: a Failure travels in a header, which is short
+
+
 class ServingError(Exception):
     """An answer that is not a completion. ``param`` is the field to blame; ``retry_after`` in whole seconds."""
 
@@ -37,7 +40,7 @@ class ServingError(Exception):
         return Failure(
             status=self.status,
             code=self.code,
-            message=self.message,
+            message=self.message[:MAX_MESSAGE],
             param=self.param,
             retry_after=self.retry_after,
             prompt_tokens=self.prompt_tokens,
@@ -76,6 +79,23 @@ class ContextLengthExceeded(InvalidRequest):
         super().__init__(message, param=param)
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
+
+
+class CannotBePassedOn(InvalidRequest):
+    """It holds a value that no message can carry."""
+
+
+class ModelChanged(ServingError):
+    """What was begun on a model's weights cannot go on, because they are others now."""
+
+    status = 503
+    code = "model_changed"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The files of the model {model!r} were changed while this request ran: what it has said cannot be "
+            "continued. Send the request again."
+        )
 
 
 class ModelNotFound(ServingError):

@@ -6,12 +6,18 @@ Rule 3: each accepted Submit is answered by deltas that end every choice, or by 
 Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,
 ``attempt`` one dispatch of a request (the api counts it up with each Submit), ``index`` a token of a choice.
 Whoever receives a message of another epoch or attempt drops it.
+Rule 5: what a client may say freely (schemas, messages, arguments) travels as JSON text, which has values that
+msgpack has not, and token ids as bytes: so few objects are made of a frame, however long it is.
+Rule 6: the broker reads headers. What a request says and what answers it are frames behind them that it passes on.
 """
 
+import json
+import sys
+from array import array
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 
 class Part(BaseModel):
@@ -19,6 +25,44 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
+
+# ---------------------------------------------------------------- how some values travel
+
+T = TypeVar("T")
+
+
+def _to_json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _from_json(value: Any) -> Any:
+    """A peer that sends the value itself is understood too."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _to_bytes(ids: list[int]) -> bytes | list[int]:
+    """What no token id can be travels as it is, for who has to refuse it."""
+    try:
+        packed = array("I", ids)
+    except (OverflowError, TypeError):
+        return ids
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _from_bytes(value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    ids = array("I")
+    ids.frombytes(value)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return ids.tolist()
+
+
+AsJson = Annotated[T, BeforeValidator(_from_json), PlainSerializer(_to_json)]  # of what is no str
+Ids = Annotated[list[int], BeforeValidator(_from_bytes), PlainSerializer(_to_bytes)]  # four bytes each
 
 # ---------------------------------------------------------------- what is asked
 
@@ -31,9 +75,9 @@ class ChatPrompt(Part):
 
     kind: Literal["chat"] = "chat"
     param: str = "messages"
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
-    template_kwargs: dict[str, Any] = {}
+    messages: AsJson[list[dict[str, Any]]]
+    tools: AsJson[list[dict[str, Any]] | None] = None
+    template_kwargs: AsJson[dict[str, Any]] = {}
 
 
 class TextPrompt(Part):
@@ -48,7 +92,7 @@ class TextPrompt(Part):
 class TokenPrompt(Part):
     kind: Literal["tokens"] = "tokens"
     param: str = "prompt"
-    ids: list[int]
+    ids: Ids
     suffix: str | None = None
 
 
@@ -97,7 +141,7 @@ class Grammar(Part):
     ``grammar`` is in Lark's form, as llguidance reads it, or in llama.cpp's GBNF.
     """
 
-    json_schema: dict[str, Any] | None = None
+    json_schema: AsJson[dict[str, Any] | None] = None
     whitespace: str | None = None
     regex: str | None = None
     grammar: str | None = None
@@ -157,7 +201,7 @@ class Start(Part):
     prompt_tokens: int
     cached_tokens: int = 0
     prompt_text: str | None = None  # when echo was asked
-    prompt_ids: list[int] | None = None  # when echo was asked
+    prompt_ids: Ids | None = None  # when echo was asked
     prompt_logprobs: list[TokenLogprob] | None = (
         None  # of the ids behind the first, when echo and logprobs were asked
     )
@@ -228,12 +272,16 @@ class Ping(Part):
 class Submit(Part):
     """Run this request. First try, resume and re-attachment are this one message.
 
-    ``held`` has, per choice, the token ids the api already has; generation goes on behind them.
+    It travels as two frames, a SubmitHeader and a SubmitBody. ``held`` has, per choice, the token ids the api already
+    has; generation goes on behind them.
 
     ``caller`` is who asks, as far as a request says: the digest of an API key, or empty. ``group`` names the HTTP
     request it came with, so that the prompts of one list are known as one. Who shares something out between requests
     takes turns between callers, and between the groups of one caller; of those without a key each group is a caller.
     (``Generation.cache_namespace`` is something else: an operator may let all callers share it.)
+
+    ``digest`` is that of the weights that gave what is held; on others the request cannot go on. Empty: not known, or
+    nothing is held.
     """
 
     type: Literal["submit"] = "submit"
@@ -241,10 +289,41 @@ class Submit(Part):
     attempt: int
     model: str
     generation: Generation
-    held: list[list[int]] = []
+    held: list[Ids] = []
     losses: int = 0  # workers that were lost over it since it last gained a token
     caller: str = ""
     group: str = ""
+    digest: str = ""
+
+
+class SubmitHeader(Part):
+    """What the broker reads of a Submit: everything but its words.
+
+    ``size`` is the prompt's in tokens or, when it is text, in characters; ``lengths`` how many tokens of each choice
+    are held. Two requests that say the same have one ``fingerprint``, whoever sends them and with whatever seed.
+    """
+
+    type: Literal["submit"] = "submit"
+    request_id: str
+    attempt: int
+    model: str
+    losses: int = 0
+    caller: str = ""
+    group: str = ""
+    digest: str = ""
+    prompt: str = ""  # its kind
+    size: int = 0
+    max_tokens: int | None = None
+    n: int = 1
+    lengths: list[int] = []
+    fingerprint: bytes = b""
+
+
+class SubmitBody(Part):
+    """Opened by the worker that runs it."""
+
+    generation: Generation
+    held: list[Ids] = []
 
 
 class Ack(Part):
@@ -299,10 +378,11 @@ class Accepted(Part):
 
 
 class Chunks(Part):
-    """All that one engine step gave to the requests of one api process."""
+    """All that one engine step gave to the requests of one api process. ``digest``: of the weights it came from."""
 
     type: Literal["chunks"] = "chunks"
     deltas: list[Delta]
+    digest: str = ""
 
 
 class Resubmit(Part):
@@ -413,7 +493,9 @@ class StatusReport(Part):
 
 
 class Run(Part):
-    """``api`` is the name of the api process that gets the deltas.
+    """A Submit as the worker prepares it; on its way it is a RunHeader and the Submit's body.
+
+    ``api`` is the name of the api process that gets the deltas.
 
     A worker that has the request already, running or ended, goes on with it under the new attempt and says again what
     the api does not hold; if it cannot, it runs the request anew.
@@ -422,6 +504,12 @@ class Run(Part):
     type: Literal["run"] = "run"
     api: str
     submit: Submit
+
+
+class RunHeader(Part):
+    type: Literal["run"] = "run"
+    api: str
+    submit: SubmitHeader
 
 
 class Drain(Part):
@@ -517,11 +605,15 @@ class Bye(Part):
     reason: str
 
 
-ApiToBroker = Annotated[Hello | Ping | Submit | Ack | Done | Cancel | Status, Field(discriminator="type")]
+ApiToBroker = Annotated[
+    Hello | Ping | SubmitHeader | Ack | Done | Cancel | Status, Field(discriminator="type")
+]
 BrokerToApi = Annotated[
     Pong | Accepted | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")
 ]
-BrokerToWorker = Annotated[Run | Ack | Done | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")]
+BrokerToWorker = Annotated[
+    RunHeader | Ack | Done | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")
+]
 WorkerToBroker = Annotated[
     Loading | Register | Heartbeat | Forward | Failed | LoadFailed | Bye, Field(discriminator="type")
 ]

@@ -1,14 +1,39 @@
 """Bytes <-> messages. The only module that knows the encoding: msgpack, validated by pydantic.
 
-A socket accepts the messages of its direction and nothing else. No pickle, ever.
+Rule 1: a socket accepts the messages of its direction and nothing else. No pickle, ever.
+Rule 2: ``encode`` raises CannotBePassedOn and nothing else, ``decode`` ProtocolError and nothing else.
+Rule 3: what UTF-8 cannot hold is made U+FFFD on its way, and an integer beyond 64 bits travels as digits.
+Rule 4: a header is short and has few containers, which is looked at before an object is made.
 """
 
+import codecs
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
 import msgpack
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, WorkerToBroker
+from shared.errors import CannotBePassedOn
+from shared.protocol import (
+    ApiToBroker,
+    BrokerToApi,
+    BrokerToWorker,
+    Chunks,
+    Generation,
+    Prompt,
+    Run,
+    RunHeader,
+    StatusReport,
+    Submit,
+    SubmitBody,
+    SubmitHeader,
+    TextPrompt,
+    TokenPrompt,
+    WorkerToBroker,
+)
 
 T = TypeVar("T")
 
@@ -16,27 +41,118 @@ FROM_API: Final[TypeAdapter[Any]] = TypeAdapter(ApiToBroker)
 TO_API: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToApi)
 TO_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToWorker)
 FROM_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(WorkerToBroker)
+BODY: Final[TypeAdapter[SubmitBody]] = TypeAdapter(SubmitBody)
 
-MAX_FRAME = 64 << 20  # bytes; the sockets refuse larger frames, and the api refuses to make them
-_MAX_ITEMS = 4 << 20  # a list of token ids; each costs 8 bytes and more once unpacked
+MAX_FRAME = 64 << 20  # bytes; the sockets refuse larger frames
+MAX_HEADER = 1 << 20  # of a message that the broker or a worker's link reads
+_MAX_CONTAINERS = 16 << 10  # of a header; its other values cost little
+_MAX_ITEMS = 1 << 20  # of one container: more than a context has tokens
+_CONTAINERS: Final = bytes(
+    [*range(0x80, 0xA0), *range(0xDC, 0xE0)]
+)  # with which maps and arrays begin in msgpack
+_LONG: Final = (TO_API, BODY)  # directions of messages that may fill a frame
+_REPLACED = "mlx-server.replaced"
 
 
 class ProtocolError(Exception):
     """The peer sent bytes that are not a message of its direction."""
 
 
+# ---------------------------------------------------------------- what is said
+
+
+def frames(message: BaseModel) -> list[bytes]:
+    """The message as it is sent: a Submit and a Run are two frames, all else is one. Raises CannotBePassedOn."""
+    match message:
+        case Submit():
+            body = encode(SubmitBody(generation=message.generation, held=message.held))
+            return [encode(header_of(message)), body]
+        case Run(api=api, submit=submit):
+            body = encode(SubmitBody(generation=submit.generation, held=submit.held))
+            return [encode(RunHeader(api=api, submit=header_of(submit))), body]
+    return [encode(message)]
+
+
 def encode(message: BaseModel) -> bytes:
-    packed: bytes = msgpack.packb(message.model_dump(exclude_none=True))
+    """Raises CannotBePassedOn: it holds what cannot be said, or is longer than its receiver reads."""
+    limit = MAX_FRAME if isinstance(message, SubmitBody | Chunks | StatusReport) else MAX_HEADER
+    try:
+        packed = _pack(message.model_dump(exclude_none=True))
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise CannotBePassedOn(f"A value in it cannot be passed on: {error}") from error
+    if len(packed) > limit:
+        raise CannotBePassedOn(f"It is too large to be passed on: {len(packed)} bytes; {limit} are allowed.")
     return packed
+
+
+def header_of(submit: Submit) -> SubmitHeader:
+    generation = submit.generation
+    return SubmitHeader(
+        request_id=submit.request_id,
+        attempt=submit.attempt,
+        model=submit.model,
+        losses=submit.losses,
+        caller=submit.caller,
+        group=submit.group,
+        digest=submit.digest,
+        prompt=generation.prompt.kind,
+        size=_size(generation.prompt),
+        max_tokens=generation.stopping.max_tokens,
+        n=generation.n,
+        lengths=[len(ids) for ids in submit.held],
+        fingerprint=fingerprint(submit.model, generation),
+    )
+
+
+def fingerprint(model: str, generation: Generation) -> bytes:
+    """Of what is asked for, whoever asks and with whatever seed."""
+    said = generation.model_dump(exclude_none=True, exclude={"cache_namespace": True, "sampling": {"seed"}})
+    return blake2b(_pack([model, said]), digest_size=16).digest()
+
+
+def _size(prompt: Prompt) -> int:
+    match prompt:
+        case TokenPrompt(ids=ids):
+            return len(ids)
+        case TextPrompt(text=text):
+            return len(text)
+    return sum(len(str(message.get("content") or "")) for message in prompt.messages)
+
+
+def _pack(value: object) -> bytes:
+    try:
+        packed: bytes = msgpack.packb(value, default=_digits)
+    except UnicodeEncodeError:
+        packed = msgpack.packb(value, default=_digits, unicode_errors=_REPLACED)
+    return packed
+
+
+def _digits(value: object) -> str:
+    """What msgpack has no form for; pydantic reads an int from its digits."""
+    if isinstance(value, int):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _replaced(error: UnicodeError) -> tuple[bytes, int]:
+    """Two halves of one character become the character, a half alone U+FFFD."""
+    assert isinstance(error, UnicodeEncodeError)
+    halves = error.object[error.start : error.end].encode("utf-16-le", "surrogatepass")
+    return halves.decode("utf-16-le", "replace").encode(), error.end
+
+
+codecs.register_error(_REPLACED, _replaced)
+
+# ---------------------------------------------------------------- what is heard
 
 
 def decode(direction: TypeAdapter[T], data: bytes) -> T:
     """Raises ProtocolError, whatever is wrong with ``data``."""
+    if direction not in _LONG:
+        _check_header(data)
     try:
-        raw = msgpack.unpackb(
-            data, max_array_len=_MAX_ITEMS, max_map_len=1 << 16, strict_map_key=False, max_ext_len=0
-        )
-        return direction.validate_python(raw)
+        with _without_collector():
+            return direction.validate_python(_unpack(data))
     except ValidationError as error:
         raise ProtocolError(f"{error.error_count()} errors, the first: {error.errors()[0]['loc']}") from error
     except (
@@ -45,5 +161,50 @@ def decode(direction: TypeAdapter[T], data: bytes) -> T:
         msgpack.exceptions.UnpackException,
         RecursionError,
         OverflowError,
+        MemoryError,
     ) as error:
         raise ProtocolError(f"not msgpack: {type(error).__name__}") from error
+
+
+def opened(run: RunHeader, body: bytes) -> Run:
+    """What a worker was told, with its words. Raises ProtocolError."""
+    read = decode(BODY, body)
+    header = run.submit
+    submit = Submit(
+        request_id=header.request_id,
+        attempt=header.attempt,
+        model=header.model,
+        generation=read.generation,
+        held=read.held,
+        losses=header.losses,
+        caller=header.caller,
+        group=header.group,
+        digest=header.digest,
+    )
+    return Run(api=run.api, submit=submit)
+
+
+def _check_header(data: bytes) -> None:
+    """Bytes that may begin a container are counted: text has some too, but a header has little text."""
+    if len(data) > MAX_HEADER:
+        raise ProtocolError(f"a header of {len(data)} bytes; {MAX_HEADER} are allowed")
+    if len(data) - len(data.translate(None, _CONTAINERS)) > _MAX_CONTAINERS:
+        raise ProtocolError(f"a header of more than {_MAX_CONTAINERS} containers")
+
+
+def _unpack(data: bytes) -> object:
+    return msgpack.unpackb(
+        data, max_array_len=_MAX_ITEMS, max_map_len=1 << 16, strict_map_key=False, max_ext_len=0
+    )
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """While many objects are made and none can be garbage, looking for some takes most of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

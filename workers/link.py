@@ -18,7 +18,7 @@ import psutil
 import zmq
 
 from shared import wire
-from shared.errors import Draining
+from shared.errors import CannotBePassedOn, Draining, ServingError
 from shared.failpoints import failpoint
 from shared.protocol import (
     Ack,
@@ -39,6 +39,7 @@ from shared.protocol import (
     Pong,
     Register,
     Run,
+    RunHeader,
 )
 from shared.settings import Settings
 from workers.engine.seam import Job, Output, Served
@@ -178,7 +179,11 @@ class Link:
         return socket
 
     def _say(self, message: Part) -> None:
-        self._socket.send(wire.encode(message))
+        """What no message can carry is left out: one message is no reason to end."""
+        try:
+            self._socket.send(wire.encode(message))
+        except CannotBePassedOn as error:
+            log.error("a %s could not be said: %s", type(message).__name__, error.message)
 
     def _hear_all(self) -> None:
         while True:
@@ -192,12 +197,25 @@ class Link:
                 log.error("the broker sent what is no message: %s", error)
                 self._drain("it does not understand its broker")
                 continue
-            self._hear(message)
+            if isinstance(message, RunHeader):
+                self._open(message, frames[1] if len(frames) > 1 else b"")
+            else:
+                self._hear(message)
+
+    def _open(self, header: RunHeader, body: bytes) -> None:
+        """What cannot be read is this request's failure and nobody else's."""
+        try:
+            run = wire.opened(header, body)
+        except wire.ProtocolError as error:
+            asked = header.submit
+            log.error("request %s cannot be read: %s", asked.request_id, error)
+            failure = ServingError("The worker cannot read this request.").to_failure()
+            self._say(Failed(request_id=asked.request_id, attempt=asked.attempt, failure=failure))
+        else:
+            self._accept(run)
 
     def _hear(self, message: Part) -> None:
         match message:
-            case Run():
-                self._accept(message)
             case Cancel(request_id=request_id) | Done(request_id=request_id):
                 self._forget(request_id)
             case Pong(epoch=epoch, busy=busy):
@@ -329,6 +347,10 @@ class Link:
         return min(self.preparing, self._active)
 
     @property
+    def _digest(self) -> str:
+        return self._loaded.served.digest if self._loaded else ""
+
+    @property
     def _active(self) -> int:
         return sum(not record.ended for record in self._records.values())
 
@@ -382,8 +404,31 @@ class Link:
     def _send_chunks(self, api: str, rows: list[Delta], ended: dict[str, int]) -> None:
         header = Forward(api=api, ended=list(ended), attempts=list(ended.values()))
         failpoint("worker.says_end" if ended else "worker.says", rows[-1].index)
-        self._socket.send_multipart([wire.encode(header), wire.encode(Chunks(deltas=rows))])
+        try:
+            body = wire.encode(Chunks(deltas=rows, digest=self._digest))
+        except CannotBePassedOn as error:
+            self._send_one_by_one(api, rows, ended, error)
+            return
+        self._socket.send_multipart([wire.encode(header), body])
         failpoint("worker.said_end" if ended else "worker.said", rows[-1].index)
+
+    def _send_one_by_one(
+        self, api: str, rows: list[Delta], ended: dict[str, int], error: CannotBePassedOn
+    ) -> None:
+        """Only the request whose delta no message can carry fails."""
+        if len(rows) == 1:
+            self._fail(rows[0].request_id, rows[0].attempt, error)
+            return
+        last = {row.request_id: at for at, row in enumerate(rows)}
+        for at, row in enumerate(rows):
+            if row.request_id in self._records:
+                ends = row.request_id in ended and last[row.request_id] == at
+                self._send_chunks(api, [row], {row.request_id: ended[row.request_id]} if ends else {})
+
+    def _fail(self, request_id: str, attempt: int, error: ServingError) -> None:
+        log.error("request %s: %s", request_id, error.message)
+        self._forget(request_id)
+        self._say(Failed(request_id=request_id, attempt=attempt, failure=error.to_failure()))
 
     # ------------------------------------------------------------ leaving
 

@@ -27,10 +27,12 @@ from shared.protocol import (
     ModelStatus,
     Ping,
     Pong,
+    RunHeader,
     Start,
     Status,
     StatusReport,
     Submit,
+    SubmitHeader,
     TextPrompt,
     TokenLogprob,
     TokenPrompt,
@@ -214,9 +216,11 @@ class FakeBroker:
                 self._stop.wait(0.005)
                 continue
             if self._socket.poll(2):
-                peer, data = self._socket.recv_multipart()
-                self._peer = peer
-                self._hear(wire.decode(wire.FROM_API, data))
+                self._peer, data, *body = self._socket.recv_multipart()
+                message = wire.decode(wire.FROM_API, data)
+                if isinstance(message, SubmitHeader):
+                    message = wire.opened(RunHeader(api="", submit=message), *body).submit
+                self._hear(message)
         self._socket.close()
 
     def _send(self, data: bytes) -> None:

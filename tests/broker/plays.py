@@ -17,17 +17,20 @@ from shared.protocol import (
     Loading,
     Refused,
     Register,
-    Run,
+    RunHeader,
     Sampling,
     Status,
     StatusReport,
     Submit,
+    SubmitHeader,
     TextPrompt,
 )
+from shared.wire import header_of
 
 TOKEN = "secret"
 GENERATION = Generation(prompt=TextPrompt(text="hi"), sampling=Sampling(seed=1))
 API = "api-1"
+BODY = b"what only a worker opens"
 
 
 def make_broker(
@@ -54,12 +57,37 @@ def make_broker(
     return Broker(models, Scheduler(limits), timeouts or Timeouts(silence=5, load=30, drain=60), life)
 
 
-def submit(request_id: str, model: str = "a", attempt: int = 1, losses: int = 0) -> Submit:
-    return Submit(request_id=request_id, attempt=attempt, model=model, generation=GENERATION, losses=losses)
+def submit(
+    request_id: str,
+    model: str = "a",
+    attempt: int = 1,
+    losses: int = 0,
+    *,
+    caller: str = "",
+    group: str = "",
+    digest: str = "",
+) -> Submit:
+    return Submit(
+        request_id=request_id,
+        attempt=attempt,
+        model=model,
+        generation=GENERATION,
+        losses=losses,
+        caller=caller,
+        group=group,
+        digest=digest,
+    )
 
 
-def ask(request_id: str, model: str = "a", attempt: int = 1, api: str = API, losses: int = 0) -> ApiSaid:
-    return ApiSaid(api, submit(request_id, model, attempt, losses))
+def header(request_id: str, model: str = "a", attempt: int = 1, losses: int = 0, **more: str) -> SubmitHeader:
+    """As the broker reads it."""
+    return header_of(submit(request_id, model, attempt, losses, **more))
+
+
+def ask(
+    request_id: str, model: str = "a", attempt: int = 1, api: str = API, losses: int = 0, **more: str
+) -> ApiSaid:
+    return ApiSaid(api, header(request_id, model, attempt, losses, **more), BODY)
 
 
 def cancel(request_id: str) -> ApiSaid:
@@ -67,7 +95,7 @@ def cancel(request_id: str) -> ApiSaid:
 
 
 def run(worker: str, request_id: str, model: str = "a", attempt: int = 1) -> TellWorker:
-    return TellWorker(worker, Run(api=API, submit=submit(request_id, model, attempt)))
+    return TellWorker(worker, RunHeader(api=API, submit=header(request_id, model, attempt)), BODY)
 
 
 def loading(worker: str, done: int = 0, model: str | None = None, token: str = TOKEN) -> WorkerSaid:

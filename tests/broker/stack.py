@@ -27,7 +27,7 @@ from shared.protocol import (
     Status,
     StatusReport,
 )
-from shared.wire import TO_API, TO_WORKER, decode, encode
+from shared.wire import TO_API, TO_WORKER, decode, frames
 from tests.broker.plays import submit
 
 M = TypeVar("M", bound=BaseModel)
@@ -64,7 +64,7 @@ class Peer:
         self.socket.connect(f"ipc://{path}")
 
     def say(self, message: BaseModel, *body: bytes) -> None:
-        self.socket.send_multipart([encode(message), *body])
+        self.socket.send_multipart([*frames(message), *body])
 
     def say_frames(self, *frames: bytes) -> None:
         self.socket.send_multipart(frames)
@@ -78,7 +78,7 @@ class Peer:
                 if self.direction is TO_API and kind is not Pong:
                     self.say(Ping())
                 continue
-            message: BrokerToApi | BrokerToWorker = decode(self.direction, self.socket.recv())
+            message: BrokerToApi | BrokerToWorker = decode(self.direction, self.socket.recv_multipart()[0])
             if isinstance(message, kind):
                 return message
             if not isinstance(message, Pong):

@@ -22,8 +22,9 @@ from broker.events import (
 )
 from broker.life import Timeouts
 from broker.loads import Loads
-from broker.suspects import TRIAL_TOKENS, fingerprint
-from shared.protocol import Ack, Heartbeat, Ping, Refused, Resubmit, Run, Sampling
+from broker.suspects import TRIAL_TOKENS
+from shared.protocol import Ack, Heartbeat, Ping, Refused, Resubmit, RunHeader, Sampling
+from shared.wire import header_of
 from tests.broker.plays import (
     API,
     ask,
@@ -65,7 +66,7 @@ def runs(actions: list[Action]) -> list[str]:
     return [
         action.message.submit.request_id
         for action in actions
-        if isinstance(action, TellWorker) and isinstance(action.message, Run)
+        if isinstance(action, TellWorker) and isinstance(action.message, RunHeader)
     ]
 
 
@@ -169,14 +170,21 @@ def test_a_connection_that_breaks_before_a_crash_is_known_hides_no_crash(broker:
     ]
 
 
+def test_the_key_makes_no_other_request_of_it() -> None:
+    one = submit("r1", caller="a")
+    generation = one.generation.model_copy(update={"cache_namespace": "b"})
+    other = one.model_copy(update={"generation": generation, "caller": "b"})
+    assert header_of(one).fingerprint == header_of(other).fingerprint
+
+
 def test_the_seed_makes_no_other_request_of_it() -> None:
     one = submit("r1")
     sampling = Sampling(seed=99)
     other = one.model_copy(
         update={"generation": one.generation.model_copy(update={"sampling": sampling}), "request_id": "r2"}
     )
-    assert fingerprint(one) == fingerprint(other)
-    assert fingerprint(one) != fingerprint(submit("r1", model="b"))
+    assert header_of(one).fingerprint == header_of(other).fingerprint
+    assert header_of(one).fingerprint != header_of(submit("r1", model="b")).fingerprint
 
 
 @pytest.mark.parametrize(

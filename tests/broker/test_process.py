@@ -31,10 +31,10 @@ from shared.protocol import (
     Refused,
     Register,
     Resubmit,
-    Run,
+    RunHeader,
 )
-from shared.wire import MAX_FRAME, decode, encode
-from tests.broker.plays import submit
+from shared.wire import MAX_FRAME, decode, encode, frames
+from tests.broker.plays import header, submit
 from tests.broker.stack import ROOT, Peer, Stack, ended, until
 
 Start = Callable[..., Stack]
@@ -155,7 +155,7 @@ def test_api_that_is_gone_has_its_requests_cancelled(start: Start) -> None:
     stack = start()
     api, worker = stack.api("api-short"), stack.worker()
     api.say(submit("r1"))
-    worker.hear(Run)
+    worker.hear(RunHeader)
     api.socket.close()
     begun = time.monotonic()
     while not worker.socket.poll(0):
@@ -178,7 +178,7 @@ def test_cancel_frees_the_slot_of_a_stuck_run(start: Start) -> None:
     stack = start()
     api, worker = stack.api(), stack.worker()
     api.say(submit("r1"))
-    worker.hear(Run)
+    worker.hear(RunHeader)
     api.say(Cancel(request_id="r1"))
     assert worker.hear(Cancel).request_id == "r1"
     assert api.status().in_flight == 0
@@ -194,7 +194,8 @@ GARBAGE = [
     [b"{}", b"{}"],
     [encode(Forward(api="api-1"))],
     [encode(Heartbeat(epoch="", step=0, active=0)), b"a body"],
-    [encode(Run(api="api-1", submit=submit("r1")))],
+    [encode(RunHeader(api="api-1", submit=header("r1")))],
+    [encode(header("r1")), b"a body", b"another"],
 ]
 
 
@@ -204,8 +205,8 @@ def test_garbage_is_survived_and_logged_once_for_each_peer(start: Start, side: s
     api = stack.api("api-good")
     peers = [stack.peer(name, side) for name in (f"{side}-bad", "\u00e9".encode(), b"\x01\n")]
     for peer in peers:
-        for frames in GARBAGE * 20:
-            peer.say_frames(*frames)
+        for garbage in GARBAGE * 20:
+            peer.say_frames(*garbage)
         peer.say(Ping() if side == "api" else Heartbeat(epoch="", step=0, active=0))
     peers[0].hear(Pong)
     until(lambda: stack.printed().count("no message") >= 3)
@@ -247,7 +248,8 @@ def test_ten_thousand_damaged_frames_harm_nobody(start: Start) -> None:
     for _ in range(5000):
         for side, peer in bad.items():
             peer.say_frames(
-                *[damaged(rng, encode(rng.choice(words[side]))) for _ in range(rng.randint(1, 2))]
+                *[damaged(rng, frame) for frame in frames(rng.choice(words[side]))],
+                *[rng.randbytes(9)] * rng.randint(0, 1),
             )
     bad["api"].say(Ping())
     bad["api"].hear(Pong)
@@ -275,7 +277,7 @@ def test_two_workers_of_one_name_get_each_others_messages_never(start: Start) ->
     twin.say(Register(token=stack.token, model="b", pid=1, digest="d", context_length=4096))
     for number in range(5):
         api.say(submit(f"r{number}"))
-        assert first.hear(Run).submit.request_id == f"r{number}"
+        assert first.hear(RunHeader).submit.request_id == f"r{number}"
     assert [worker.model for worker in api.status().workers] == ["a"]
     assert not twin.socket.poll(0)
 
@@ -288,8 +290,8 @@ def test_peers_of_other_versions_are_served_or_sent_away(start: Start) -> None:
     register = {"type": "register", "token": stack.token, "model": "a", "pid": 1, "digest": "d"}
     newer.say_frames(msgpack.packb({**register, "context_length": 16, "colour": {"of": ["it"]}}))
     until(lambda: api.model().state == "hot")
-    api.say_frames(msgpack.packb({**submit("r1").model_dump(exclude_none=True), "colour": "red"}))
-    assert newer.hear(Run).submit.request_id == "r1"
+    api.say_frames(msgpack.packb({**header("r1").model_dump(exclude_none=True), "colour": "red"}), b"body")
+    assert newer.hear(RunHeader).submit.request_id == "r1"
     newest.say_frames(msgpack.packb({"type": "telepathy", "token": stack.token}))
     newest.hear(Goodbye)
     assert len(api.status().workers) == 1
@@ -310,7 +312,7 @@ def test_slow_api_holds_nobody_up_and_is_dropped_in_the_end(start: Start) -> Non
     slow, api, worker = stack.api("api-slow"), stack.api(), stack.worker()
     slow.socket.set(zmq.RCVHWM, 1)
     slow.say(submit("r1"))
-    worker.hear(Run)
+    worker.hear(RunHeader)
     body = b"x" * 20_000
     sent = 0
     while not worker.socket.poll(0):
@@ -326,7 +328,7 @@ def test_a_worker_that_does_not_read_holds_nobody_up_and_is_given_up_in_the_end(
     stack = start(heartbeat_timeout=20)
     api, other, slow = stack.api(), stack.api("api-2"), stack.worker("worker-slow")
     api.say(submit("r1"))
-    slow.hear(Run)
+    slow.hear(RunHeader)
     ack, longest, sent = Ack(request_id="r1", choice=0, next_index=1), 0.0, 0
     while not [reply for reply in heard(api) if isinstance(reply, Resubmit)]:
         for _ in range(200):

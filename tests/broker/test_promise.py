@@ -40,7 +40,7 @@ from shared.protocol import (
     Pong,
     Refused,
     Resubmit,
-    Run,
+    RunHeader,
 )
 from tests.broker.plays import (
     API,
@@ -75,7 +75,7 @@ class Process:
 
     def obey(self, message: BrokerToWorker) -> None:
         match message:
-            case Run(submit=submit):
+            case RunHeader(submit=submit):
                 if self.ended.pop(submit.request_id, None):
                     self.end(submit.request_id, submit.attempt)
                 else:

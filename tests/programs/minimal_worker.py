@@ -26,7 +26,7 @@ from shared.protocol import (
     Loading,
     Pong,
     Register,
-    Run,
+    RunHeader,
     Start,
 )
 from shared.settings import Settings, load_settings
@@ -63,7 +63,7 @@ class MinimalWorker:
                 self.say(Heartbeat(epoch=self.epoch, step=self.runs, active=0))
                 self.next_beat = time.monotonic() + self.beat_every
             if self.socket.poll(int(self.beat_every * 500)):
-                self.obey(decode(TO_WORKER, self.socket.recv()))
+                self.obey(decode(TO_WORKER, self.socket.recv_multipart()[0]))
             if self.options.silent and self.runs:
                 return self.sleep()
         self.say(Bye(reason="drained"))
@@ -88,12 +88,12 @@ class MinimalWorker:
                 self.draining = not self.options.stubborn
             case Goodbye():
                 sys.exit(EX_GOODBYE)
-            case Run():
+            case RunHeader():
                 self.run(message)
             case Cancel():
                 pass  # whatever was asked has been answered by now
 
-    def run(self, run: Run) -> None:
+    def run(self, run: RunHeader) -> None:
         self.runs += 1
         if self.options.die_after is not None and self.runs > self.options.die_after:
             os.kill(os.getpid(), signal.SIGKILL)

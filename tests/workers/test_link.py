@@ -62,7 +62,7 @@ class Broker:
                 return message
 
     def say(self, message: Part) -> None:
-        self.socket.send_multipart([self.worker, wire.encode(message)])
+        self.socket.send_multipart([self.worker, *wire.frames(message)])
 
 
 @pytest.fixture
