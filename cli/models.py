@@ -9,7 +9,9 @@ from shared.settings import PREFIX, Settings
 
 
 def wrong_models(settings: Settings) -> Iterator[str]:
-    """A sentence for each."""
+    """A sentence for each; none where a worker command of the operator's own decides what can be loaded."""
+    if settings.worker_command != Settings.model_fields["worker_command"].default:
+        return
     for source in settings.sources.values():
         if why := _why_not(source):
             yield f"--models ({PREFIX}AVAILABLE_MODELS): {source.id}: {why}"

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -152,15 +153,16 @@ def test_a_signal_ends_everything_after_what_runs(number: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_loaded_says_why_and_others_are_served() -> None:
-    settings = {"available_models": "broken=/nowhere/at/all"}
+def test_a_model_that_cannot_be_loaded_says_why_and_names_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    settings = {"available_models": f"broken={tmp_path}"}
     stack = Stack(settings)
     try:
         with pytest.raises(APIStatusError) as refused:
             chat(stack, "broken")
         assert refused.value.status_code == 503
         assert "broken" in str(refused.value)
-        assert "/nowhere" not in str(refused.value)
+        assert str(tmp_path) not in str(refused.value)
         [model] = stack.http.get("/v1/models").json()["data"]
         assert model["status"] == "failed"
     finally:
