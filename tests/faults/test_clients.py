@@ -227,7 +227,7 @@ def test_poison_is_found_out_and_innocents_finish(busy: FaultStack, innocent: in
     assert len(busy.status()["deaths"]) <= deaths + 3
     again = busy.stream(6, 10, say=f"deadly {innocent}").result()
     assert (again.status, again.errors[0]["code"]) == (422, "request_crashed_engine")
-    assert again.took < 0.5
+    assert again.took < 5
     assert not busy.stream(7, 10).result().wrong
 
 
