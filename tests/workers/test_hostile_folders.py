@@ -1,5 +1,6 @@
 """Folders with random damage: each ends within seconds, as a loaded model or as a refusal with a sentence."""
 
+import copy
 import json
 import random
 import shutil
@@ -50,7 +51,7 @@ def damaged(whole: Path, folder: Path, dice: random.Random) -> Path:
             if not (isinstance(inner, dict | list) and inner) or dice.random() < 0.3:
                 break
             place = inner
-        place[key] = dice.choice(NASTY)
+        place[key] = copy.deepcopy(dice.choice(NASTY))  # it may be damaged in turn
     file.write_text(json.dumps(content))
     return folder
 
