@@ -5,51 +5,48 @@ server to others, nor choose folders.
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-
-from shared.models import parse_source
 
 PREFIX = "MLX_SERVER_"
 NOT_FROM_A_FOLDER = frozenset(
-    {"worker_command", "host", "allow_anyone", "run_dir", "cache_dir", "allowed_hosts"}
+    {"worker_command", "host", "allow_anyone", "allowed_hosts", "cors_origins", "run_dir", "cache_dir"}
 )
 NO_SETTINGS = frozenset({"PYTHON", "STACK", "FAULT"})  # what our own processes and tests tell each other
 
 
-class Dotenv(dict[str, tuple[int, str]]):
-    """By name: its line and its value."""
+@dataclass(frozen=True)
+class Line:
+    """``setting`` is its name as the class has it, ``value`` what pydantic-settings reads: ``${…}`` is filled in."""
 
-    path: Path
+    number: int
+    setting: str
+    value: str
 
-    def why_not(self, name: str) -> str | None:
-        """Why this line is refused, if it is."""
-        line, value = self[name]
-        setting = name.upper().removeprefix(PREFIX).lower()
-        if not name.upper().startswith(PREFIX):
-            return None
-        if setting in NOT_FROM_A_FOLDER or (setting == "available_models" and _names_a_folder(value)):
-            return (
-                f"{name.upper()}: line {line} of {self.path} sets it, and a file in the folder where the server is "
-                "started may not. Remove the line, and set it in the environment or as an option."
-            )
-        return None
+    def refused(self, path: Path) -> str:
+        return (
+            f"{PREFIX}{self.setting.upper()}: line {self.number} of {path.absolute()} sets it, and a file in the "
+            "folder where the server is started may not. Remove the line, and set it in the environment or as an option."
+        )
 
 
-def read_dotenv(path: Path) -> Dotenv:
-    """Empty if there is none, or if it cannot be read."""
-    found = Dotenv()
-    found.path = path.absolute()
+def read_dotenv(path: Path) -> list[Line]:
+    """The lines that name something of ours; none if there is no such file, or it cannot be read."""
     try:
         with path.open(encoding="utf-8") as stream:
-            for binding in parse_stream(stream):
-                if binding.key:
-                    found[binding.key] = binding.original.line, binding.value or ""
+            numbers = {found.key: found.original.line for found in parse_stream(stream) if found.key}
+        values = dotenv_values(path, encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return found
-    return found
+        return []
+    return [
+        Line(numbers[name], name.upper().removeprefix(PREFIX).lower(), value or "")
+        for name, value in values.items()
+        if name.upper().startswith(PREFIX)
+    ]
 
 
 def unknown_names(names: Iterable[str], known: Collection[str]) -> list[str]:
@@ -62,13 +59,3 @@ def unknown_names(names: Iterable[str], known: Collection[str]) -> list[str]:
         near = get_close_matches(name, wanted, 1)
         lines.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else " and is ignored."))
     return lines
-
-
-def _names_a_folder(models: str) -> bool:
-    for entry in models.strip("[] ").split(","):
-        try:
-            if parse_source(entry.strip(" \"'")).kind == "folder":
-                return True
-        except ValueError:
-            continue
-    return False

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.dotenv import NOT_FROM_A_FOLDER, Line, read_dotenv, unknown_names
 from shared.dotenv import PREFIX as PREFIX
-from shared.dotenv import read_dotenv, unknown_names
 from shared.models import EMBEDDED_MODEL, ModelSource, parse_source
 
 ENV_FILE = ".env"
@@ -139,15 +139,7 @@ class Settings(BaseSettings):
     @field_validator("available_models", "worker_command", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """``a,b`` and ``["a", "b"]`` both mean two entries."""
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            try:
-                return json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"starts like a JSON list but is not one: {error}") from error
-        return [entry.strip() for entry in value.split(",") if entry.strip()]
+        return _listed(value) if isinstance(value, str) else value
 
     @field_validator("available_models")
     @classmethod
@@ -258,6 +250,17 @@ def _temporary_folder() -> Path:
     return Path(os.environ.get("TMPDIR") or "/tmp").absolute()  # noqa: S108
 
 
+def _listed(value: str) -> list[Any]:
+    """``a,b`` and ``["a", "b"]`` both mean two entries. Raises ValueError."""
+    if value.lstrip().startswith("["):
+        try:
+            entries: list[Any] = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"starts like a JSON list but is not one: {error}") from error
+        return entries
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+
 def explain(error: ValidationError) -> str:
     """One line per bad setting, named as the operator wrote it."""
     lines = []
@@ -272,15 +275,28 @@ def explain(error: ValidationError) -> str:
 
 def load_settings(**overrides: Any) -> Settings:
     """For a ``__main__``: prints what is wrong, by key, and exits 2; names that are no setting get a warning."""
-    dotenv = read_dotenv(Path(ENV_FILE))
-    if refused := [line for name in dotenv if (line := dotenv.why_not(name))]:
+    path = Path(ENV_FILE)
+    lines = read_dotenv(path)
+    if refused := [line.refused(path) for line in lines if _may_not(line)]:
         _refuse(refused)
-    for line in unknown_names([*os.environ, *dotenv], Settings.model_fields):
-        print(f"mlx-server: {line}", file=sys.stderr)
+    for unknown in unknown_names(
+        [*os.environ, *(PREFIX + line.setting for line in lines)], Settings.model_fields
+    ):
+        print(f"mlx-server: {unknown}", file=sys.stderr)
     try:
         return Settings(**overrides)
     except ValidationError as error:
         _refuse([explain(error)])
+
+
+def _may_not(line: Line) -> bool:
+    """Models of the hub may be named there, folders may not."""
+    if line.setting != "available_models":
+        return line.setting in NOT_FROM_A_FOLDER
+    try:
+        return any(parse_source(str(entry)).kind == "folder" for entry in _listed(line.value))
+    except ValueError:  # which Settings refuses, too
+        return False
 
 
 def _refuse(lines: list[str]) -> NoReturn:

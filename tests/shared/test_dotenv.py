@@ -21,13 +21,20 @@ def test_a_file_of_the_folder_neither_runs_programs_nor_opens_the_server_nor_cho
 
 
 @pytest.mark.parametrize(
-    ("models", "refused"), [("a/b,mine=/tmp/x", True), ("/tmp/x", True), ("a/b,c/d", False)]
+    ("models", "refused"),
+    [
+        ("a/b,mine=/tmp/x", True),
+        ("/tmp/x", True),
+        (r'["a/b", "\/tmp\/x"]', True),
+        ("${ELSEWHERE}", True),
+        ("a/b,c/d", False),
+    ],
 )
 def test_it_names_models_but_no_folders(
     models: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path(".env").write_text(f"{PREFIX}AVAILABLE_MODELS={models}\n")
+    Path(".env").write_text(f"ELSEWHERE=/tmp/x\n{PREFIX}AVAILABLE_MODELS={models}\n")
     if refused:
         with pytest.raises(SystemExit):
             load_settings()
