@@ -1,6 +1,7 @@
 import pytest
 
 from api.journal import ACK_TOKENS, Gap, Journal
+from shared.errors import ModelChanged
 from shared.protocol import (
     Ack,
     Delta,
@@ -129,3 +130,13 @@ def test_what_was_on_its_way_to_a_paused_request_is_dropped() -> None:
 def test_each_attempt_says_who_asks_and_what_it_came_with() -> None:
     asked = Journal("r", "tiny", journal()._generation, caller="key", group="list")
     assert [(each.caller, each.group) for each in (asked.submit(), asked.submit())] == [("key", "list")] * 2
+
+
+def test_an_answer_goes_on_with_the_weights_that_began_it_and_with_no_others() -> None:
+    one = journal()
+    one.take(delta(0, 1), "these")
+    assert one.submit().digest == "these"
+    with pytest.raises(ModelChanged):
+        one.take(delta(1, 2, attempt=2), "others")
+    one.take(delta(1, 2, attempt=2), "these")
+    assert one.submit().held == [[1, 2]]
