@@ -77,7 +77,7 @@ def test_kill_9_is_noticed_at_once_and_leaves_no_zombie(start: Start) -> None:
     worker.kill()
     killed = time.monotonic()
     resubmit = api.hear(Resubmit)
-    assert time.monotonic() - killed < 1.0
+    assert time.monotonic() - killed < 0.4  # less than an idle broker's tick
     assert (resubmit.request_id, resubmit.attempt) == ("r2", 1)
     assert "SIGKILL" in resubmit.reason
     assert "Hello" in api.generate("r2", attempt=2)[0].text
@@ -526,7 +526,7 @@ def test_the_death_of_an_adopted_worker_is_noticed_at_once(start: Start) -> None
     worker.kill()
     killed = time.monotonic()
     assert "nobody knows how" in api.hear(Resubmit).reason
-    assert time.monotonic() - killed < 1.0
+    assert time.monotonic() - killed < 0.4
 
 
 def test_a_state_file_that_is_torn_or_names_strangers_harms_nobody(start: Start) -> None:
