@@ -30,7 +30,7 @@ class Line:
     def refused(self, path: Path) -> str:
         return (
             f"{PREFIX}{self.setting.upper()}: line {self.number} of {path.absolute()} sets it, and a file in the "
-            "folder where the server is started may not. Remove the line, and set it in the environment or as an option."
+            "folder where the server is started may not. Set it in the environment or as an option instead."
         )
 
 
