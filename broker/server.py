@@ -56,6 +56,7 @@ _RETRY = 0.01  # while something is parked
 _OVERDUE = 1.0  # a Tick waits no longer than this for sockets that never run dry
 _LINGER = 0.2
 _REAP = 1.0
+_LAST_WORDS = 20  # milliseconds without a word from any worker, when one has ended
 _TRIM = 10.0  # the logs of workers are looked at this often
 _STRANGERS: Final = 1000  # names remembered so that each is logged once
 
@@ -80,6 +81,7 @@ class Server:
         self._clock = clock
         self._now = self._ticked = self._trimmed = clock.wake(0.0)
         self._upshots: deque[Event] = deque()
+        self._gone: deque[Event] = deque()  # ends of processes and of connections, for the end of the turn
         self._strangers: set[bytes] = set()
         self._running = True
         self.garbage = 0
@@ -104,6 +106,7 @@ class Server:
         self._notice_the_adopted(woken)
         drained = [self._drain(self._workers, self._read_worker), self._drain(self._apis, self._read_api)]
         self._flush()
+        self._see_off()
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
             self._ticked = self._now
             self._handle(Tick())
@@ -187,8 +190,18 @@ class Server:
                 mailbox.send_raw(name, encode(Goodbye(reason=f"that is no message: {error}")))
 
     def _reap(self) -> None:
-        for event in self._supervisor.reap():
-            self._handle(event)
+        self._gone.extend(self._supervisor.reap())
+
+    def _see_off(self) -> None:
+        """Whoever has gone; what a worker said before its end comes first, as its end fails what is not finished."""
+        if not self._gone:
+            return
+        for _ in range(_BUDGET):
+            if not self._workers.socket.poll(_LAST_WORDS):
+                break
+            self._drain(self._workers, self._read_worker)
+        while self._gone:
+            self._handle(self._gone.popleft())
 
     # ---------------------------------------------------------------- what happens then
 
@@ -254,8 +267,8 @@ class Server:
 
     def _lose(self, peer: str) -> None:
         """If it is a child that ended, its exit comes first: that says more than a broken connection."""
-        self._upshots.extend(self._supervisor.reap())
-        self._upshots.append(PeerGone(peer))
+        self._reap()
+        self._gone.append(PeerGone(peer))
 
 
 def name_of(what: Event | Action) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from openai import APIStatusError, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
@@ -150,6 +151,28 @@ def test_a_signal_ends_everything_after_what_runs(number: int) -> None:
         thread.join()
         assert len(answers[0].split()) == 50
         stack.until(lambda: not stack.survivors(), "gone", 2)
+
+
+def test_what_a_worker_said_before_it_ended_is_heard_though_its_end_is_seen_with_it() -> None:
+    with scripted_stack("--step", "0.02") as stack:
+        answers: list[str] = []
+        asking = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=50)))
+        asking.start()
+        stack.until(lambda: stack.in_flight() == 1, "in flight")
+        [started] = stack.workers("a")
+        worker = psutil.Process(started["pid"])
+        broker = worker.parent()
+        assert broker
+        log = next((stack.folder / "log").glob("worker-a-*.log"))
+        stopping = threading.Thread(target=stack.stop)
+        stopping.start()
+        stack.until(lambda: "leaving" in log.read_text(), "told to leave")
+        broker.suspend()
+        stack.until(lambda: worker.status() == psutil.STATUS_ZOMBIE, "ended")
+        broker.resume()
+        stopping.join()
+        asking.join()
+        assert len(answers[0].split()) == 50
 
 
 @pytest.mark.slow
