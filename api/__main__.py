@@ -11,9 +11,9 @@ import sys
 import uvicorn
 
 from api.app import make_app
-from api.broker_client import BrokerClient
-from api.connection import Connection
-from api.crowd import Crowd
+from api.generation.broker_client import BrokerClient
+from api.http.connection import Connection
+from api.http.connection_limits import Crowd
 from shared import failpoints, logs
 from shared.files import NotPrivate, make_private, raise_file_limit
 from shared.settings import Settings, load_settings

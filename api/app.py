@@ -7,23 +7,23 @@ import falcon
 import falcon.asgi
 from falcon.routing import BaseConverter
 
-from api.admin import Admin
-from api.broker_client import BrokerClient
-from api.catalog import Catalog
-from api.chat import ChatCompletions
-from api.completions import Completions
-from api.errors import from_falcon
-from api.health import Health, Ready, Root
+from api.docs.reference import Docs, OpenApi
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.http.errors import from_falcon
+from api.http.guard import Shell
+from api.http.router import Routes
 from api.messages.resource import Messages
-from api.models import Models
-from api.reference import Docs, OpenApi
+from api.openai.chat import ChatCompletions
+from api.openai.completions import Completions
+from api.openai.models import Models
+from api.openai.tokens import ApplyTemplate, Detokenize, Tokenize
+from api.ops.admin import Admin
+from api.ops.health import Health, Ready, Root
 from api.responses.answer import PREFIX
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
 from api.responses.store import Store
-from api.routes import Routes
-from api.shell import Shell
-from api.tokens import ApplyTemplate, Detokenize, Tokenize
 from shared.settings import Settings
 
 

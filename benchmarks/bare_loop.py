@@ -9,7 +9,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from benchmarks.engine_play import decode_jobs
 from benchmarks.plans import Decode
 from benchmarks.replies import Played
-from workers.engine.seam import Prepare
+from workers.job import Prepare
 
 
 def decode_bare(model: Any, prepare: Prepare, plan: Decode, seed: str) -> Played:

@@ -6,7 +6,7 @@ from collections import deque
 from benchmarks.plans import Ask, ClosedLoop, Decode, closed_loop_asks, decode_asks
 from benchmarks.replies import Played, Reply
 from shared.protocol import ChatPrompt, Generation, Run, Sampling, Stopping, Submit
-from workers.engine.seam import Engine, Job, Output, Prepare, Served
+from workers.job import Engine, Job, Output, Prepare, Served
 
 ENDLESS = 2000  # tokens: more than any row of a Decode lives to give
 

@@ -17,12 +17,12 @@ from benchmarks.engine_play import decode_jobs
 from benchmarks.plans import Decode
 from shared.protocol import Chunks, Sampling
 from shared.wire import encode
-from workers.engine.batch_engine import BatchEngine, EngineLimits
-from workers.engine.load import vocabulary_size_of
-from workers.engine.rows import TokenRules
-from workers.engine.seam import Job, Output, Prepare
-from workers.loader import LoadedModel
-from workers.vocabulary import token_bytes
+from workers.engine.engine import BatchEngine, EngineLimits
+from workers.job import Job, Output, Prepare
+from workers.model.load import LoadedModel
+from workers.model.serve_model import vocabulary_size_of
+from workers.output.vocabulary import token_bytes
+from workers.sequence import TokenRules
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from workers.blas import open_blas
-from workers.embedded import convert_once
-from workers.loader import inspect, load
+from workers.engine.cpu.blas import open_blas
+from workers.model.embedded import convert_once
+from workers.model.load import inspect, load
 
 COPIED = ("generation_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
 

@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.float32_model import make_once
 from shared.protocol import ChatPrompt, Generation, Grammar, Run, Sampling, Stopping, Submit
 from shared.settings import Settings, load_settings
-from workers.blas import open_blas
-from workers.engine.seam import Served
+from workers.engine.cpu.blas import open_blas
+from workers.job import Served
 
 ROWS, TURNS, STEPS = 8, 16, 5
 PERSON = {
@@ -91,8 +91,8 @@ def _leave(served: Served) -> None:
 
 def main(cache_dir: Path) -> None:
     """mlx is imported from here on."""
-    from workers.engine.load import serve_model
-    from workers.loader import inspect, load
+    from workers.model.load import inspect, load
+    from workers.model.serve_model import serve_model
 
     folder = make_once(cache_dir)
     loaded: Any = load(folder, inspect(folder), lambda *_: None)

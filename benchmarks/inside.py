@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from benchmarks.plans import ClosedLoop, Decode, Plan
 from benchmarks.replies import Played
 from benchmarks.workloads import BARE
-from workers.allocator import keep_freed_memory
-from workers.blas import open_blas
+from workers.engine.cpu.allocator import keep_freed_memory
+from workers.engine.cpu.blas import open_blas
 
 PLANS: TypeAdapter[Plan] = TypeAdapter(Plan)
 PLAYED: TypeAdapter[Played] = TypeAdapter(Played)
@@ -45,8 +45,8 @@ def _answers_of(folder: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
     from benchmarks.engine_play import close_the_loop, decode
     from benchmarks.engine_step import step_cost
     from shared.settings import Settings
-    from workers.engine.load import serve_model
-    from workers.loader import inspect, load
+    from workers.model.load import inspect, load
+    from workers.model.serve_model import serve_model
 
     loaded = load(folder, inspect(folder), lambda *_: None)
     served = serve_model(loaded, Settings(available_models=(f"bench={folder}",)))

@@ -13,11 +13,11 @@ import zmq
 
 from broker.clock import AwakeClock
 from broker.core import Broker
-from broker.life import Life, Timeouts
 from broker.mailbox import Mailbox
 from broker.rundir import AlreadyRunningError, RunDir, RunDirError
 from broker.scheduler import Limits, Scheduler
 from broker.server import Server
+from broker.startup import Life, Timeouts
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor, name_worker
 from broker.wakeup import Wakeup

@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from broker.answers import unavailable
-from broker.loads import Loads
+from broker.load_failures import Loads
+from broker.quarantine import Suspects
+from broker.refusals import unavailable
 from broker.registry import Registry
 from broker.scheduler import Scheduler, Waiting
-from broker.suspects import Suspects
 from shared.errors import ModelNotFound, QueueFull, RequestRefused, ServingError, WorkerLost
 
 MAX_LOSSES = 3  # of workers, over a request that gains no token between them

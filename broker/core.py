@@ -12,11 +12,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import zip_longest
 
-from broker import report
+from broker import status
 from broker.admission import Admission
-from broker.answers import draining, refusal, refuse, unavailable
-from broker.deaths import Deaths, Fall, phase_of, shape_of
-from broker.endings import Ending, Fault, left, of_exit
+from broker.crash_reports import Deaths, Fall, phase_of, shape_of
+from broker.deadlines import overdue
 from broker.events import (
     Abort,
     Action,
@@ -38,13 +37,14 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.life import Life, Survivor, Timeouts
+from broker.exit_causes import Ending, Fault, left, of_exit
 from broker.lifecycle import Signal, State
-from broker.loads import Loads
-from broker.overdue import overdue
+from broker.load_failures import Loads
+from broker.quarantine import Suspects
+from broker.refusals import draining, refusal, refuse, unavailable
 from broker.registry import COMING, SERVING, Api, Facts, Kept, Registry, Running, Worker
 from broker.scheduler import Scheduler, Waiting
-from broker.suspects import Suspects
+from broker.startup import Life, Survivor, Timeouts
 from shared.errors import (
     BrokerLost,
     Draining,
@@ -268,8 +268,8 @@ class Broker:
             epoch=self.life.epoch,
             pid=self.life.pid,
             uptime=now - self.life.started,
-            models=[report.of_model(id, self.registry, self.scheduler, self.loads) for id in self.models],
-            workers=[report.of_worker(worker, now) for worker in self.registry],
+            models=[status.of_model(id, self.registry, self.scheduler, self.loads) for id in self.models],
+            workers=[status.of_worker(worker, now) for worker in self.registry],
             in_flight=sum(len(worker.in_flight) for worker in self.registry),
             queued=len(self.scheduler),
             deaths=self.deaths.report(now),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
-from broker.loads import Loads
+from broker.load_failures import Loads
 from broker.registry import Registry, Worker
 from shared.protocol import SubmitHeader
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import zmq
 
-from broker import journal
+from broker import event_log
 from broker.clock import AwakeClock
 from broker.core import Broker
 from broker.events import (
@@ -213,7 +213,7 @@ class Server:
     def _settle(self, body: bytes = b"") -> None:
         while self._upshots:
             event = self._upshots.popleft()
-            if line := journal.heard(event):
+            if line := event_log.heard(event):
                 log.info(line)
             failpoint("broker.heard", name_of(event))
             for action in self._mind.handle(event, self._now):
@@ -222,7 +222,7 @@ class Server:
                 failpoint("broker.did", name_of(action))
 
     def _act(self, action: Action, body: bytes) -> None:
-        if line := journal.done(action):
+        if line := event_log.done(action):
             log.info(line)
         match action:
             case PassOn(api):

@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from broker.life import Survivor
 from broker.processes import find, start_of
+from broker.startup import Survivor
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The BLAS the tests compute with, as MLX_SERVER_BLAS says: without one products are slow, and round in other ways."""
 
 from shared.settings import PREFIX, Settings
-from workers.blas import open_blas
+from workers.engine.cpu.blas import open_blas
 
 VARIABLE = f"{PREFIX}BLAS"
 

@@ -27,8 +27,8 @@ STARTED_ONCE = (
     "tests/e2e/",
     "tests/faults/",
     "tests/clients/",
-    "tests/workers/test_embedded.py",
-    "tests/workers/test_parity.py",
+    "tests/workers/model/test_embedded.py",
+    "tests/workers/engine/test_parity.py",
 )
 
 

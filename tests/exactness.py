@@ -1,5 +1,5 @@
 """What the tests ask of a row in company: what the product has measured and promises on this machine, see
-``workers.engine.invariance``; where that is rounding, no more of it than sums of such a size have.
+``workers.engine.cpu.invariance``; where that is rounding, no more of it than sums of such a size have.
 """
 
 from functools import cache
@@ -7,9 +7,9 @@ from math import log, sqrt
 
 import mlx.core as mx
 
-from workers.engine.exponential import LOG2_E
-from workers.engine.head import Head
-from workers.engine.invariance import invariance, linear_of
+from workers.engine.cpu.exp import LOG2_E
+from workers.engine.cpu.invariance import invariance, linear_of
+from workers.engine.cpu.lm_head import Head
 
 # (inner, outputs), as in the embedded model: queries and what goes out of attention, keys and values, the MLP's way up
 # and down.

@@ -3,10 +3,10 @@
 from typing import Any
 
 from shared.protocol import Generation, Run, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
-from workers.calls import Calling
-from workers.engine.seam import Job
-from workers.grammar import Compiled
-from workers.reasoning import Thinking
+from workers.grammars.grammar import Compiled
+from workers.job import Job
+from workers.output.reasoning import Thinking
+from workers.output.tool_calls import Calling
 
 
 def job(

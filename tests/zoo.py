@@ -293,13 +293,13 @@ def as_mlx_lm_computes() -> Iterator[None]:
     from mlx.nn.layers.linear import Linear
     from mlx_lm.models import base
 
-    from workers.engine import on_cpu, products, rotation
+    from workers.engine.cpu import install, matmul, rope
 
-    theirs = {"scaled_dot_product_attention": base.scaled_dot_product_attention, "swiglu": on_cpu._swiglu}
+    theirs = {"scaled_dot_product_attention": base.scaled_dot_product_attention, "swiglu": install._swiglu}
     models = [module for name, module in sys.modules.items() if name.startswith("mlx_lm.models.")]
     with ExitStack() as changes:
-        changes.enter_context(patch.object(mx.fast, "rope", rotation._theirs))
-        changes.enter_context(patch.object(Linear, "__call__", products._linear))
+        changes.enter_context(patch.object(mx.fast, "rope", rope._theirs))
+        changes.enter_context(patch.object(Linear, "__call__", matmul._linear))
         for module in models:
             for name, function in theirs.items():
                 if hasattr(module, name):

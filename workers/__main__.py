@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from shared import failpoints, logs
 from shared.settings import Settings, load_settings
-from workers.allocator import keep_freed_memory
-from workers.blas import describe_blas, open_blas
-from workers.engine.seam import Served
-from workers.load_error import LoadError, Progress
+from workers.engine.cpu.allocator import keep_freed_memory
+from workers.engine.cpu.blas import describe_blas, open_blas
+from workers.job import Served
+from workers.model.load_error import LoadError, Progress
 from workers.serve import serve
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def _load(settings: Settings, model: str, progress: Progress) -> Served:
     source = settings.sources.get(model)
     if source is None:
         raise LoadError(f"{model!r} is not one of MLX_SERVER_AVAILABLE_MODELS", permanent=True)
-    from workers.engine.load import load_engine
+    from workers.model.serve_model import load_engine
 
     served = load_engine(source, settings, progress)
     gc.freeze()  # a full collection over what is imported would stop all rows for tens of milliseconds

@@ -42,10 +42,10 @@ from shared.protocol import (
     RunHeader,
 )
 from shared.settings import Settings
-from workers.engine.seam import Job, Output, Served
-from workers.journal import Record
+from workers.job import Job, Output, Served
 from workers.loop import Add, Cancelled, Finish, Inbox, Share
-from workers.preparing import Preparing, overrun_failure
+from workers.request.preparation import Preparing, overrun_failure
+from workers.unacked import Record
 
 log = logging.getLogger(__name__)
 

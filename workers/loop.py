@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from shared.failpoints import failpoint
-from workers.engine.seam import Engine, Job, Output
+from workers.job import Engine, Job, Output
 
 GATHER = 0.03  # seconds; a prompt costs half as much when it is read beside others
 REST = 10.0  # seconds without a step, then the engine gives back what the next one can do without

@@ -13,11 +13,11 @@ from queue import SimpleQueue
 
 from shared.failpoints import failpoint
 from shared.settings import Settings
-from workers.blas import share_cores
-from workers.engine.seam import Served
+from workers.engine.cpu.blas import share_cores
+from workers.job import Served
 from workers.link import Finished, Link, Loaded, LoadingFailed, LoadingProgress, Outputs, Who
-from workers.load_error import LoadError, Progress, explained
 from workers.loop import Command, Loop
+from workers.model.load_error import LoadError, Progress, explained
 
 log = logging.getLogger(__name__)
 

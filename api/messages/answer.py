@@ -2,9 +2,9 @@
 
 from pydantic_core import from_json
 
-from api.answer import Identity, Tally
-from api.blocks import Block, Blocks
-from shared.anthropic import (
+from api.generation.blocks import Block, Blocks
+from api.generation.usage import Identity, Tally
+from api.messages.schemas import (
     Content,
     Message,
     OutputTokensDetails,

@@ -5,8 +5,8 @@ A version of a tool differs from another by the commands it has. What takes eyes
 
 from typing import Any
 
-from api.refusals import unsupported
-from shared.anthropic import CustomTool, OtherTool
+from api.generation.refusals import unsupported
+from api.messages.schemas import CustomTool, OtherTool
 
 Schema = dict[str, Any]
 

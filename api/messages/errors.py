@@ -4,8 +4,8 @@ from collections.abc import AsyncIterable, AsyncIterator
 
 from pydantic_core import to_json
 
-from api.errors import ErrorAnswer
-from shared.anthropic import ErrorDetails, ErrorResponse
+from api.http.errors import ErrorAnswer
+from api.messages.schemas import ErrorDetails, ErrorResponse
 from shared.errors import ContextLengthExceeded, InvalidRequest, ServingError
 from shared.protocol import Delta
 

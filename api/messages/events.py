@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from pydantic_core import to_json
 
-from api.answer import Identity
-from api.blocks import Block, Blocks, Change, Closed, Grew, Opened
+from api.generation.blocks import Block, Blocks, Change, Closed, Grew, Opened
+from api.generation.usage import Identity
 from api.messages.answer import message, stop_reason, usage
 from shared.protocol import Delta
 

@@ -10,14 +10,13 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from api.constraints import constraint
-from api.grammars import grammar
-from api.messages.tools import in_words, offered
-from api.refusals import left_out, unsupported, wrong
-from api.sampling import sampling, stopping
-from api.templates import effort_kwargs
-from api.tools import names_of, tool_use
-from shared.anthropic import (
+from api.generation.constraints import constraint
+from api.generation.grammars import grammar
+from api.generation.refusals import left_out, unsupported, wrong
+from api.generation.sampling import sampling, stopping
+from api.generation.templates import effort_kwargs
+from api.generation.tools import names_of, tool_use
+from api.messages.schemas import (
     CountTokensRequest,
     DocumentBlock,
     ImageBlock,
@@ -32,6 +31,7 @@ from shared.anthropic import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from api.messages.tools import in_words, offered
 from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
 
 BETWEEN_BLOCKS = "\n\n"

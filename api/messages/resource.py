@@ -2,20 +2,20 @@
 
 from falcon.asgi import Request, Response
 
-from api.answer import Identity
-from api.blocks import gather
-from api.broker_client import BrokerClient
-from api.caller import caller
-from api.catalog import Catalog
+from api.generation.blocks import gather
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.generation.usage import Identity
+from api.http.caller import caller
+from api.http.parse import read
+from api.http.respond import respond_json, respond_stream
 from api.messages.answer import message
 from api.messages.errors import in_its_words, told
 from api.messages.events import MessageEvents
 from api.messages.request import message_generation, message_prompt
-from api.parse import read
-from api.respond import respond_json, respond_stream
-from api.streaming import server_sent
-from api.tokens import prompt_as_read
-from shared.anthropic import CountTokensRequest, CountTokensResponse, MessagesRequest
+from api.messages.schemas import CountTokensRequest, CountTokensResponse, MessagesRequest
+from api.openai.events import server_sent
+from api.openai.tokens import prompt_as_read
 from shared.errors import ServingError
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from api.generation.tools import tool
 from api.messages.client_tools import client_tool
-from api.tools import tool
-from shared.anthropic import (
+from api.messages.schemas import (
     CountTokensRequest,
     CustomTool,
     DefinedTool,

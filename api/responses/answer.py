@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from api.answer import Identity, Tally
-from api.blocks import Block, Blocks
-from api.logprobs import chat_logprobs
-from api.responses.tools import called, shown
-from shared.errors import ContextLengthExceeded, ServingError
-from shared.protocol import FinishReason, TokenLogprob
-from shared.responses import (
+from api.generation.blocks import Block, Blocks
+from api.generation.usage import Identity, Tally
+from api.openai.logprobs import chat_logprobs
+from api.responses.schemas import (
     ErrorDetails,
     FunctionCallOutput,
     IncompleteDetails,
@@ -26,6 +23,9 @@ from shared.responses import (
     ResponsesRequest,
     Usage,
 )
+from api.responses.tools import called, shown
+from shared.errors import ContextLengthExceeded, ServingError
+from shared.protocol import FinishReason, TokenLogprob
 
 PREFIX = "resp_"
 _ITEM_PREFIX = {"text": "msg_", "thinking": "rs_", "call": "fc_"}

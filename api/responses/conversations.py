@@ -12,9 +12,7 @@ from typing import TypeVar, cast
 from pydantic import BaseModel
 
 from api.responses.answer import PREFIX
-from api.responses.store import Store, Stored
-from shared.errors import InvalidRequest, ServingError
-from shared.responses import (
+from api.responses.schemas import (
     INPUT_ITEMS,
     InputItem,
     ItemReference,
@@ -22,6 +20,8 @@ from shared.responses import (
     ResponseObject,
     ResponsesRequest,
 )
+from api.responses.store import Store, Stored
+from shared.errors import InvalidRequest, ServingError
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from pydantic_core import to_json
 
-from api.answer import Identity
-from api.blocks import Block, Blocks, Change, Closed, Grew, Opened
+from api.generation.blocks import Block, Blocks, Change, Closed, Grew, Opened
+from api.generation.usage import Identity
 from api.responses.answer import (
     ended,
     failed,
@@ -21,10 +21,10 @@ from api.responses.answer import (
     status,
     text_part,
 )
+from api.responses.schemas import ResponseObject, ResponsesRequest
 from api.responses.tools import called
 from shared.errors import ServingError
 from shared.protocol import Delta
-from shared.responses import ResponseObject, ResponsesRequest
 
 KEEP_ALIVE = "keepalive"  # as OpenAI's own streams have it, and in no document of theirs
 

@@ -5,16 +5,16 @@ What changes an answer and does not work is refused by name.
 
 from typing import Any, Literal
 
-from api.constraints import constraint
-from api.grammars import grammar
-from api.refusals import unsupported, wrong
+from api.generation.constraints import constraint
+from api.generation.grammars import grammar
+from api.generation.refusals import unsupported, wrong
+from api.generation.sampling import sampling, stopping
+from api.generation.templates import effort_kwargs
+from api.generation.tools import names_of, tool_use
+from api.responses.schemas import AllowedTools, InputItem, NamedTool, ResponsesRequest, SchemaFormat
 from api.responses.tools import long_name, offered
 from api.responses.transcript import messages
-from api.sampling import sampling, stopping
-from api.templates import effort_kwargs
-from api.tools import names_of, tool_use
 from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
-from shared.responses import AllowedTools, InputItem, NamedTool, ResponsesRequest, SchemaFormat
 
 LOGPROBS = "message.output_text.logprobs"
 

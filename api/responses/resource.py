@@ -4,22 +4,28 @@ from collections.abc import AsyncIterable, AsyncIterator
 
 from falcon.asgi import Request, Response
 
-from api.answer import Identity, now
-from api.blocks import gather
-from api.broker_client import BrokerClient
-from api.caller import caller
-from api.catalog import Catalog
-from api.parse import read
-from api.respond import respond_json, respond_object, respond_stream
+from api.generation.blocks import gather
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.generation.usage import Identity, now
+from api.http.caller import caller
+from api.http.parse import read
+from api.http.respond import respond_json, respond_object, respond_stream
+from api.openai.tokens import prompt_as_read
 from api.responses.answer import PREFIX, ended
 from api.responses.conversations import Conversations
 from api.responses.events import ResponseEvents
 from api.responses.request import response_generation, response_prompt
+from api.responses.schemas import (
+    DeletedResponse,
+    InputItem,
+    InputItemList,
+    InputTokensResponse,
+    ResponsesRequest,
+)
 from api.responses.truncation import fitted
-from api.tokens import prompt_as_read
 from shared.errors import InvalidRequest, ServingError
 from shared.protocol import Delta
-from shared.responses import DeletedResponse, InputItem, InputItemList, InputTokensResponse, ResponsesRequest
 
 MAX_PAGE = 100
 

@@ -2,7 +2,7 @@
 
 Rule 1: it holds at most ``limit`` bytes; the oldest go first. What a write costs does not depend on how many there are.
 Rule 2: each operation opens the file anew, so that any thread may do it; callers keep it off the event loop.
-Rule 3: a response is its owner's: to anybody else it is not there. Owners are the digests of ``api.caller``.
+Rule 3: a response is its owner's: to anybody else it is not there. Owners are the digests of ``api.http.caller``.
 Rule 4: a file of another version is begun anew: these are copies, and whose they were is not known.
 
 Every operation may raise sqlite3.Error, OSError or ValueError: a full disk, a lock, a file that is damaged.

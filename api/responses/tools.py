@@ -7,10 +7,10 @@ Rule 2: tools of types that are not known here are left out: clients offer them 
 from collections.abc import Iterator
 from typing import Any
 
-from api.refusals import wrong
-from api.tools import tool
-from shared.dialect import MAX_TOOLS
-from shared.responses import FunctionTool, NamespaceTool, ResponsesRequest
+from api.generation.refusals import wrong
+from api.generation.schemas import MAX_TOOLS
+from api.generation.tools import tool
+from api.responses.schemas import FunctionTool, NamespaceTool, ResponsesRequest
 
 SEPARATOR = "__"
 

@@ -8,9 +8,8 @@ that a tool gave back is left out, and the model told so.
 from collections.abc import Sequence
 from typing import Any
 
-from api.refusals import left_out, unsupported
-from api.responses.tools import long_name
-from shared.responses import (
+from api.generation.refusals import left_out, unsupported
+from api.responses.schemas import (
     FunctionCallItem,
     FunctionCallOutputItem,
     InputItem,
@@ -20,6 +19,7 @@ from shared.responses import (
     RefusalPart,
     TextPart,
 )
+from api.responses.tools import long_name
 
 BETWEEN_OUTPUTS = "\n"  # parts of a tool's output, each a text of its own
 

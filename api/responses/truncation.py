@@ -8,9 +8,9 @@ Rule 3: only the worker knows how long a prompt is: it is asked again with fewer
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import accumulate
 
+from api.responses.schemas import FunctionCallItem, FunctionCallOutputItem, InputItem, MessageItem
 from shared.errors import ContextLengthExceeded, ServingError
 from shared.protocol import Delta
-from shared.responses import FunctionCallItem, FunctionCallOutputItem, InputItem, MessageItem
 
 Items = list[InputItem]
 Ask = Callable[[Items], Awaitable[AsyncIterable[list[Delta]]]]

@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 
 from api.app import make_app
-from api.broker_client import BrokerClient
-from api.connection import Connection
+from api.generation.broker_client import BrokerClient
+from api.http.connection import Connection
 from shared.settings import Settings
 from tests.api.fake_broker import DEADLINE, FakeBroker
 

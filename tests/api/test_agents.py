@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from api.generation.schemas import MAX_TOOLS
 from api.messages.request import message_generation
+from api.messages.schemas import MessagesRequest
 from api.responses.request import response_generation
-from shared.anthropic import MessagesRequest
-from shared.dialect import MAX_TOOLS
+from api.responses.schemas import INPUT_ITEMS, ResponsesRequest
 from shared.errors import InvalidRequest
 from shared.protocol import ChatPrompt, FinishReason, Generation, Submit, ToolUse
-from shared.responses import INPUT_ITEMS, ResponsesRequest
 from tests.api.conftest import Stack
 from tests.api.fake_broker import PROMPT_TOKENS, call, saying
 

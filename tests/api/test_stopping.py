@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from api.bodies import Message, Receive
-from api.shell import Send, Shell
+from api.http.body import Message, Receive
+from api.http.guard import Send, Shell
 from shared.settings import Settings
 
 GET = {"type": "http", "http_version": "1.0", "method": "GET", "path": "/", "headers": []}

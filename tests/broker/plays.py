@@ -5,8 +5,8 @@ from itertools import count
 
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Event, TellApi, TellWorker, WorkerSaid
-from broker.life import Life, Survivor, Timeouts
 from broker.scheduler import Limits, Scheduler
+from broker.startup import Life, Survivor, Timeouts
 from shared.protocol import (
     BrokerToApi,
     Cancel,

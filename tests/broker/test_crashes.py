@@ -5,7 +5,6 @@ import signal
 import pytest
 
 from broker.core import Broker
-from broker.endings import Fault, of_exit
 from broker.events import (
     Abort,
     Action,
@@ -20,9 +19,10 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.life import Timeouts
-from broker.loads import Loads
-from broker.suspects import TRIAL_TOKENS
+from broker.exit_causes import Fault, of_exit
+from broker.load_failures import Loads
+from broker.quarantine import TRIAL_TOKENS
+from broker.startup import Timeouts
 from shared.protocol import Ack, Heartbeat, Ping, Refused, Resubmit, RunHeader, Sampling
 from shared.wire import header_of
 from tests.broker.plays import (

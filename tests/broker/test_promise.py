@@ -26,8 +26,8 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.life import Survivor, Timeouts
 from broker.scheduler import Limits
+from broker.startup import Survivor, Timeouts
 from shared.protocol import (
     BrokerToApi,
     BrokerToWorker,

@@ -2,7 +2,7 @@
 
 from broker.core import Broker
 from broker.events import ApiSaid, Exit, Kill, Spawn, StopAll, TellWorker, Tick, WorkerExited
-from broker.life import Survivor
+from broker.startup import Survivor
 from shared.protocol import Cancel, Done, Drain, Ping, Pong
 from tests.broker.plays import (
     API,

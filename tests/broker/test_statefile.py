@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.life import Survivor
+from broker.startup import Survivor
 from broker.statefile import RETRY, StateFile
 
 

@@ -23,7 +23,7 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.loads import backoff
+from broker.load_failures import backoff
 from shared.errors import Draining
 from shared.protocol import Accepted, Bye, Drain, Failed, Goodbye, Ping, Pong, Resubmit
 from tests.broker.plays import (

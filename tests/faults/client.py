@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.jobs import job
-from workers.scripted import Script, scripted_token
+from workers.scripted.engine import Script, scripted_token
 
 MARKER = "xyzzy-marker"  # in every prompt; must be in no log
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from mlx_lm import tool_parsers
 
-from workers.calls import CallFilter, Calling, call_id
-from workers.families import Family, family_named
+from workers.output.tool_calls import CallFilter, Calling, call_id
+from workers.output.tool_formats import Family, family_named
 
 HERE = Path(__file__).parent
 GOLDEN = {file.stem: json.loads(file.read_text()) for file in sorted(HERE.glob("*.json"))}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from shared.settings import Settings
-from workers.blas import open_blas
-from workers.embedded import convert_once
+from workers.engine.cpu.blas import open_blas
+from workers.model.embedded import convert_once
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from shared import failpoints, logs
 from shared.protocol import Run
 from shared.settings import load_settings
-from workers.engine.seam import Job, Served
-from workers.load_error import Progress
-from workers.scripted import CONTEXT_LENGTH, Script, ScriptedEngine, prepare_scripted
+from workers.job import Job, Served
+from workers.model.load_error import Progress
+from workers.scripted.engine import CONTEXT_LENGTH, Script, ScriptedEngine, prepare_scripted
 from workers.serve import serve
 
 

@@ -7,12 +7,12 @@ import pytest
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_model
 from tests.workers.engines import MakeEngine
-from workers.engine.batch_engine import BatchEngine, EngineLimits
-from workers.engine.caches import is_plain, new_cache
-from workers.engine.load import vocabulary_size_of
-from workers.engine.rows import TokenRules
-from workers.loader import LoadedModel, inspect, load
-from workers.vocabulary import token_bytes
+from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.kv.mlx_caches import is_plain, new_cache
+from workers.model.load import LoadedModel, inspect, load
+from workers.model.serve_model import vocabulary_size_of
+from workers.output.vocabulary import token_bytes
+from workers.sequence import TokenRules
 
 
 @pytest.fixture(scope="session", params=["llama", "sliding", "recurrent"])

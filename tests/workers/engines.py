@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from shared.protocol import Delta
-from workers.engine.batch_engine import BatchEngine
-from workers.engine.seam import Job
+from workers.engine.engine import BatchEngine
+from workers.job import Job
 
 MakeEngine = Callable[..., BatchEngine]
 

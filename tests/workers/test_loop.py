@@ -5,9 +5,9 @@ from queue import SimpleQueue
 
 from shared.protocol import Delta, FinishReason
 from tests.jobs import job
-from workers.engine.seam import Output
+from workers.job import Output
 from workers.loop import Add, Cancelled, Command, Finish, Loop, Share
-from workers.scripted import Script, ScriptedEngine
+from workers.scripted.engine import Script, ScriptedEngine
 
 
 def run(*commands: Command, script: Script | None = None) -> list[Delta]:

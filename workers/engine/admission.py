@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from workers.engine.batch import Batch
-from workers.engine.budget import Budget
-from workers.engine.keeping import Keeping
+from workers.engine.kv.budget import Budget
+from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.prefill import Reading, Waiting, width_of
-from workers.engine.prefix_cache import PrefixCache
+from workers.engine.prefix_reuse import Keeping
 
 
 class Admission:

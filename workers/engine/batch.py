@@ -14,13 +14,13 @@ from typing import cast
 
 import mlx.core as mx
 
-from workers.engine.caches import Cache, Place
-from workers.engine.decoding import Decoding
 from workers.engine.fairness import Asker
-from workers.engine.masks import allowed
-from workers.engine.rows import LogprobsOf, Row
-from workers.engine.sampling import Drawn, RowParameters, Sampler
-from workers.grammar import Guide
+from workers.engine.kv.mlx_caches import Cache, Place
+from workers.engine.kv.row_caches import Decoding
+from workers.engine.sampling.grammar_masks import allowed
+from workers.engine.sampling.sampler import Drawn, RowParameters, Sampler
+from workers.grammars.grammar import Guide
+from workers.sequence import LogprobsOf, Row
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
 Guided = tuple[int, Guide]  # the place of a row with a grammar

@@ -13,11 +13,11 @@ Rule 5: callers take turns, before all that: who has fewer rows is next.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from workers.engine.caches import Cache, nbytes
 from workers.engine.fairness import Asker, in_turns
-from workers.engine.prefix_cache import SMALLEST
-from workers.engine.radix import Ids, as_ids, common_prefix
-from workers.engine.rows import Row
+from workers.engine.kv.mlx_caches import Cache, nbytes
+from workers.engine.kv.prefix_cache import SMALLEST
+from workers.engine.kv.radix import Ids, as_ids, common_prefix
+from workers.sequence import Row
 
 AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
 PASSED = 100  # steps

@@ -1,0 +1,173 @@
+"""The OpenAPI document, made from the schemas that check requests and shape answers.
+
+Rule 1: every route is in ``OPERATIONS``; a test compares it with the app.
+Rule 2: nothing is described by hand that a schema can say.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from api.messages import schemas as anthropic
+from api.openai import schemas as openai
+from api.ops.admin import AdminStatus
+from api.responses import schemas as responses
+
+VERSION = "3.1.0"
+REFS = "#/components/schemas/"
+
+
+@dataclass(frozen=True)
+class Operation:
+    method: str
+    path: str
+    summary: str
+    answer: type[BaseModel] | None = None
+    request: type[BaseModel] | None = None
+    streams: bool = False
+
+    @property
+    def error(self) -> type[BaseModel]:
+        return anthropic.ErrorResponse if self.path.startswith("/v1/messages") else openai.ErrorResponse
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names in the path."""
+        return [part.strip("{}") for part in self.path.split("/") if part.startswith("{")]
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "Answers a conversation",
+        openai.ChatCompletionResponse,
+        openai.ChatCompletionRequest,
+        True,
+    ),
+    Operation(
+        "post",
+        "/v1/completions",
+        "Continues texts or tokens",
+        openai.CompletionResponse,
+        openai.CompletionRequest,
+        True,
+    ),
+    Operation(
+        "post",
+        "/v1/responses",
+        "Answers a conversation, and keeps it to be continued",
+        responses.ResponseObject,
+        responses.ResponsesRequest,
+        True,
+    ),
+    Operation(
+        "post",
+        "/v1/responses/input_tokens",
+        "Counts what a response would read",
+        responses.InputTokensResponse,
+        responses.ResponsesRequest,
+    ),
+    Operation("get", "/v1/responses/{id}", "A response that was kept", responses.ResponseObject),
+    Operation("delete", "/v1/responses/{id}", "Forgets a response", responses.DeletedResponse),
+    Operation("post", "/v1/responses/{id}/cancel", "Refused: no response is made in the background"),
+    Operation("get", "/v1/responses/{id}/input_items", "What went into a response", responses.InputItemList),
+    Operation(
+        "post",
+        "/v1/messages",
+        "Answers a conversation, in Anthropic's dialect",
+        anthropic.Message,
+        anthropic.MessagesRequest,
+        True,
+    ),
+    Operation(
+        "post",
+        "/v1/messages/count_tokens",
+        "Counts what a message would read",
+        anthropic.CountTokensResponse,
+        anthropic.CountTokensRequest,
+    ),
+    Operation("get", "/v1/models", "What may be asked for, the hot models first", openai.ModelListResponse),
+    Operation("get", "/v1/models/{id}", "One model", openai.ModelInfo),
+    Operation(
+        "post",
+        "/tokenize",
+        "What a text or a conversation is in tokens",
+        openai.TokenizeResponse,
+        openai.TokenizeRequest,
+    ),
+    Operation(
+        "post",
+        "/detokenize",
+        "What tokens are as text",
+        openai.DetokenizeResponse,
+        openai.DetokenizeRequest,
+    ),
+    Operation(
+        "post",
+        "/apply-template",
+        "A conversation as the model reads it",
+        openai.ApplyTemplateResponse,
+        openai.ApplyTemplateRequest,
+    ),
+    Operation("get", "/health", "Whether this process turns"),
+    Operation("get", "/ready", "Whether it could serve now"),
+    Operation("get", "/admin/status", "Models, workers and queues", AdminStatus),
+    Operation("get", "/", "What this is"),
+    Operation("get", "/openapi.json", "This document"),
+    Operation("get", "/docs", "This document, to be read"),
+)
+
+
+@cache
+def document() -> dict[str, Any]:
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = []
+    for one in OPERATIONS:
+        wanted += [(one.request, "validation")] if one.request else []
+        wanted += [(one.answer, "serialization")] if one.answer else []
+        wanted.append((one.error, "serialization"))
+    schemas, definitions = models_json_schema(list(dict.fromkeys(wanted)), ref_template=REFS + "{model}")
+    paths: dict[str, dict[str, Any]] = {}
+    for one in OPERATIONS:
+        paths.setdefault(one.path, {})[one.method] = _described(one, schemas)
+    return {
+        "openapi": VERSION,
+        "info": {
+            "title": "mlx-server",
+            "version": "1",
+            "description": "OpenAI's and Anthropic's APIs for MLX models.",
+        },
+        "paths": paths,
+        "components": {"schemas": definitions.get("$defs", {})},
+    }
+
+
+def _described(one: Operation, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    described: dict[str, Any] = {"summary": one.summary, "operationId": _operation_id(one)}
+    if one.parameters:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in one.parameters
+        ]
+    if one.request:
+        content = {"application/json": {"schema": schemas[one.request, "validation"]}}
+        described["requestBody"] = {"required": True, "content": content}
+    answers: dict[str, Any] = {}
+    if one.answer:
+        answers["application/json"] = {"schema": schemas[one.answer, "serialization"]}
+    if one.streams:
+        answers["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": schemas[one.error, "serialization"]}}
+    described["responses"] = {
+        "200": {"description": one.summary, **({"content": answers} if answers else {})},
+        "default": {"description": "What was wrong, and what is allowed", "content": error},
+    }
+    return described
+
+
+def _operation_id(one: Operation) -> str:
+    words = one.path.replace("{", "").replace("}", "").replace(".", "_").replace("-", "_").strip("/")
+    return f"{one.method}_{words.replace('/', '_') or 'root'}"

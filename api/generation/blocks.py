@@ -1,0 +1,123 @@
+"""The deltas of one choice as blocks that open, grow and close: thinking, text and calls, each by itself. Pure.
+
+Rule 1: one block is open at a time; another kind, or another call, closes it.
+Rule 2: an answer that ends has a block, if only an empty text.
+
+For the dialects whose content is typed. A whole answer is what a stream leaves behind.
+"""
+
+from collections.abc import AsyncIterable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from api.generation.usage import Tally
+from shared.protocol import CallPiece, Delta, Finish, TokenLogprob
+
+Kind = Literal["thinking", "text", "call"]
+
+
+@dataclass
+class Block:
+    """``id`` and ``name`` are a call's; its pieces are JSON text. ``call`` tells calls apart."""
+
+    index: int
+    kind: Kind
+    id: str = ""
+    name: str = ""
+    call: int | None = None
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+@dataclass(frozen=True)
+class Opened:
+    block: Block
+
+
+@dataclass(frozen=True)
+class Grew:
+    block: Block
+    piece: str
+    logprobs: list[TokenLogprob]
+
+
+@dataclass(frozen=True)
+class Closed:
+    block: Block
+
+
+Change = Opened | Grew | Closed
+
+
+class Blocks:
+    def __init__(self) -> None:
+        self.all: list[Block] = []
+        self.tally = Tally(1)
+        self.finish: Finish | None = None
+        self._open: Block | None = None
+        self._scores: list[TokenLogprob] = []
+
+    def take(self, delta: Delta) -> Iterator[Change]:
+        self.tally.see(delta)
+        self._scores += [token for token in delta.logprobs or () if token.part is None]
+        if delta.reasoning:
+            yield from self._grow("thinking", delta.reasoning)
+        if delta.text:
+            yield from self._grow("text", delta.text)
+        for piece in delta.calls:
+            yield from self._call(piece)
+        if delta.finish is not None:
+            self.finish = delta.finish
+            yield from self._end()
+
+    def _grow(self, kind: Kind, piece: str) -> Iterator[Change]:
+        block = self._open
+        if block is None or block.kind != kind:
+            block = yield from self._begin(Block(len(self.all), kind))
+        scores: list[TokenLogprob] = []
+        if kind == "text":
+            scores, self._scores = self._scores, []
+        block.pieces.append(piece)
+        block.logprobs += scores
+        yield Grew(block, piece, scores)
+
+    def _call(self, piece: CallPiece) -> Iterator[Change]:
+        block = self._open
+        if block is None or block.call != piece.index:
+            block = yield from self._begin(
+                Block(len(self.all), "call", piece.id or "", piece.name or "", piece.index)
+            )
+        self._scores = []
+        if piece.arguments:
+            block.pieces.append(piece.arguments)
+            yield Grew(block, piece.arguments, [])
+
+    def _begin(self, block: Block) -> Generator[Change, None, Block]:
+        yield from self._close()
+        self._open = block
+        self.all.append(block)
+        yield Opened(block)
+        return block
+
+    def _close(self) -> Iterator[Change]:
+        if self._open is not None:
+            yield Closed(self._open)
+            self._open = None
+
+    def _end(self) -> Iterator[Change]:
+        if not self.all:
+            yield from self._begin(Block(0, "text"))
+        yield from self._close()
+
+
+async def gather(replies: AsyncIterable[list[Delta]]) -> Blocks:
+    blocks = Blocks()
+    async for batch in replies:
+        for delta in batch:
+            for _ in blocks.take(delta):
+                pass
+    return blocks

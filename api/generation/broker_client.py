@@ -1,0 +1,319 @@
+"""The api's end of the wire to the broker; the only module here that knows ZeroMQ.
+
+Rule 1: a request waits for a broker that is seen; it is submitted again on Resubmit, on a Gap, on a new epoch.
+Rule 2: whoever asked owns the replies: when its task ends, however it ends, what is unfinished is cancelled.
+Rule 3: whose client reads too slowly is parked: it runs no longer, and is submitted again when there is room.
+Rule 4: the socket is edge-triggered: it is drained until empty, and looked at again after each send.
+
+A raw socket with ``add_reader`` costs 5 us a message; ``zmq.asyncio`` cost 24.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import Sequence
+
+import zmq
+from pydantic import BaseModel
+
+from api.generation.received import MAX_REPAIRS, Gap, Journal
+from api.generation.replies import Replies
+from api.http.caller import NOBODY
+from shared import wire
+from shared.errors import (
+    BrokerLost,
+    CannotBePassedOn,
+    FailureFromElsewhere,
+    ModelChanged,
+    ServingError,
+    WorkerLost,
+)
+from shared.failpoints import failpoint
+from shared.protocol import (
+    Accepted,
+    BrokerToApi,
+    Cancel,
+    Chunks,
+    Done,
+    Generation,
+    Hello,
+    Ping,
+    Pong,
+    Refused,
+    Resubmit,
+    Status,
+    StatusReport,
+)
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DRAIN_BUDGET = 256  # messages, before the loop may do something else
+LOOK_INTERVAL = 0.2  # at what is to be acknowledged, parked or given up
+MAX_UNREAD = 2048  # tokens that wait for a slow reader, at most
+RETRY_AFTER = 5
+LINGER = 200  # milliseconds, for the last Cancels
+
+
+class BrokerClient:
+    """``start`` and ``close`` belong to the loop that serves; everything else is called from it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._live: dict[str, tuple[Journal, Replies]] = {}
+        self._parked: set[str] = set()
+        self._queries: dict[str, asyncio.Future[StatusReport]] = {}
+        self._epoch: str | None = None
+        self._draining = False
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.ROUTING_ID, f"api-{secrets.token_hex(8)}".encode())
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME)
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # a lost broker is noticed before this grows
+        self._socket.connect(f"ipc://{self._settings.api_socket}")
+        self._seen = asyncio.Event()
+        self._heard = self._next_ping = self._next_tick = self._loop.time()
+        self._loop.add_reader(self._socket.fileno(), self._drain)
+        self._send(Hello(pid=os.getpid()))
+        self._ticker = self._loop.call_soon(self._tick)
+
+    async def close(self) -> None:
+        for _, replies in list(self._live.values()):
+            replies.close()
+        self._ticker.cancel()
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close(LINGER)
+        self._context.term()
+
+    # ---- what the resources ask
+
+    @property
+    def seen(self) -> bool:
+        """Whether the broker was heard within ``heartbeat_timeout``."""
+        return self._seen.is_set()
+
+    async def generate(self, model: str, generations: Sequence[Generation], caller: str) -> Replies:
+        """Returns at the first delta, or after ``first_token_silence`` of loading. Raises refusals.
+
+        All generations have one ``n``; choice i of prompt p is p * n + i in the replies. What a prompt's beginning
+        was computed to is shared with none but the same ``caller``, unless the operator allows it.
+        """
+        await self._broker_seen()
+        namespace = {"cache_namespace": NOBODY if self._settings.prompt_cache_shared else caller}
+        group = secrets.token_hex(8)
+        journals = [
+            Journal(
+                secrets.token_hex(16),
+                model,
+                generation.model_copy(update=namespace),
+                prompt * generation.n,
+                caller,
+                group,
+            )
+            for prompt, generation in enumerate(generations)
+        ]
+        choices = sum(generation.n for generation in generations)
+        replies = Replies(choices, self._settings.keepalive, lambda: self._cancel(journals))
+        owner = asyncio.current_task()
+        assert owner is not None
+        owner.add_done_callback(lambda _: replies.close())
+        for journal in journals:
+            self._live[journal.request_id] = journal, replies
+            self._submit(journal)
+        await replies.first(self._settings.first_token_silence)
+        return replies
+
+    async def status(self, within: float) -> StatusReport:
+        """Raises BrokerLost; at once when no broker is seen."""
+        if not self.seen:
+            raise self._lost()
+        query = secrets.token_hex(8)
+        answer: asyncio.Future[StatusReport] = self._loop.create_future()
+        self._queries[query] = answer
+        try:
+            self._send(Status(query=query))
+            async with asyncio.timeout(within):
+                return await answer
+        except TimeoutError:
+            raise self._lost() from None
+        finally:
+            del self._queries[query]
+
+    async def _broker_seen(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.broker_timeout):
+                await self._seen.wait()
+        except TimeoutError:
+            raise self._lost() from None
+
+    def _lost(self) -> BrokerLost:
+        return BrokerLost(
+            "The broker does not answer; it is probably being restarted.", retry_after=RETRY_AFTER
+        )
+
+    # ---- what the broker says
+
+    def _drain(self) -> None:
+        if self._socket.closed:
+            return
+        self._draining = True
+        try:
+            for _ in range(DRAIN_BUDGET):
+                self._hear(self._socket.recv(zmq.NOBLOCK))
+        except zmq.Again:
+            return
+        finally:
+            self._draining = False
+        self._loop.call_soon(self._drain)
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            message: BrokerToApi = wire.decode(wire.TO_API, data)
+        except wire.ProtocolError as error:
+            log.error("the broker sent what is no message: %s", error)
+            return
+        self._heard = self._loop.time()
+        self._seen.set()
+        failpoint("api.heard", message.type)
+        match message:
+            case Chunks():
+                self._take(message)
+            case Pong():
+                self._pong(message.epoch)
+            case Resubmit() | Refused():
+                self._end_attempt(message)
+            case StatusReport():
+                if (answer := self._queries.get(message.query)) and not answer.done():
+                    answer.set_result(message)
+            case Accepted():
+                pass
+
+    def _end_attempt(self, message: Resubmit | Refused) -> None:
+        journal, _ = self._live.get(message.request_id, (None, None))
+        if journal is None or journal.attempt != message.attempt:
+            return
+        if isinstance(message, Refused):
+            self._end(journal, FailureFromElsewhere(message.failure))
+        else:
+            log.info("request %s goes on elsewhere: %s", message.request_id, message.reason)
+            journal.lose(blameless=message.blameless)
+            self._submit(journal)
+
+    def _take(self, chunks: Chunks) -> None:
+        for delta in chunks.deltas:
+            live = self._live.get(delta.request_id)
+            if live is None:
+                continue
+            journal, replies = live
+            try:
+                fresh = journal.take(delta, chunks.digest)
+            except Gap:
+                self._repair(journal)
+                continue
+            except ModelChanged as error:
+                self._send(Cancel(request_id=journal.request_id))
+                self._end(journal, error)
+                continue
+            if fresh is None:
+                continue
+            replies.put(fresh)
+            if journal.finished:
+                del self._live[journal.request_id]
+                self._send(Done(request_id=journal.request_id))
+
+    def _park(self, journal: Journal) -> None:
+        log.info("request %s is parked: its client reads too slowly", journal.request_id)
+        self._send(Cancel(request_id=journal.request_id))
+        journal.pause()
+        self._parked.add(journal.request_id)
+
+    def _park_and_unpark(self) -> None:
+        self._parked &= self._live.keys()
+        for request_id, (journal, replies) in list(self._live.items()):
+            if request_id not in self._parked:
+                if replies.unread >= MAX_UNREAD:
+                    self._park(journal)
+            elif replies.unread < MAX_UNREAD // 2:
+                self._parked.discard(request_id)
+                self._submit(journal)
+
+    def _pong(self, epoch: str) -> None:
+        if epoch == self._epoch:
+            return
+        if self._epoch is not None:
+            log.info("a new broker; %d requests are submitted again", len(self._live))
+        self._epoch = epoch
+        for journal, _ in list(self._live.values()):
+            if journal.request_id not in self._parked:
+                self._submit(journal)
+
+    # ---- what the broker is told
+
+    def _submit(self, journal: Journal) -> None:
+        try:
+            frames = wire.frames(journal.submit())
+        except CannotBePassedOn as error:
+            self._end(journal, error)
+        else:
+            self._send_frames(frames)
+
+    def _repair(self, journal: Journal) -> None:
+        journal.repairs += 1
+        log.warning("request %s has a gap in attempt %d", journal.request_id, journal.attempt)
+        if journal.repairs <= MAX_REPAIRS:
+            self._submit(journal)
+        else:
+            self._send(Cancel(request_id=journal.request_id))
+            self._end(journal, WorkerLost("The answer arrived with gaps that could not be repaired."))
+
+    def _ack(self) -> None:
+        for journal, _ in list(self._live.values()):
+            for ack in journal.acks():
+                self._send(ack)
+
+    def _end(self, journal: Journal, failure: ServingError) -> None:
+        _, replies = self._live.pop(journal.request_id)
+        replies.fail(failure)
+
+    def _cancel(self, journals: Sequence[Journal]) -> None:
+        for journal in journals:
+            if self._live.pop(journal.request_id, None) is not None:
+                self._send(Cancel(request_id=journal.request_id))
+
+    def _send(self, message: BaseModel) -> None:
+        self._send_frames([wire.encode(message)])
+
+    def _send_frames(self, frames: list[bytes]) -> None:
+        self._socket.send_multipart(frames, zmq.NOBLOCK)
+        if not self._draining and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._loop.call_soon(self._drain)
+
+    # ---- time
+
+    def _tick(self) -> None:
+        now, period = self._loop.time(), min(LOOK_INTERVAL, self._settings.heartbeat_interval)
+        self._drain()  # before anything is judged late
+        if (slept := now - self._next_tick) > self._settings.heartbeat_interval:
+            self._heard += slept  # we were away, not the broker
+        self._next_tick = now + period
+        self._ticker = self._loop.call_at(self._next_tick, self._tick)
+        if now >= self._next_ping:
+            self._next_ping = now + self._settings.heartbeat_interval
+            self._send(Ping())
+        self._judge(now - self._heard)
+        self._ack()
+        self._park_and_unpark()
+
+    def _judge(self, silence: float) -> None:
+        if silence > self._settings.heartbeat_timeout:
+            self._seen.clear()
+        if silence > self._settings.resume_timeout:
+            for journal, _ in list(self._live.values()):
+                self._end(journal, self._lost())

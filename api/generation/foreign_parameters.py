@@ -1,0 +1,198 @@
+"""Parameters of other servers that our schemas do not have: which of them change the answer, and so are refused.
+
+Rule 1: deaf to hints, never to constraints. What a schema has is obeyed; what stands in REFUSED is refused by its
+name, unless its value asks for nothing; every other name is a hint, or unknown, and ignored as clients expect.
+Rule 2: hints are about speed, price, bookkeeping or tuning of something that is off: prediction, service_tier, user,
+metadata, priority, cache_prompt, keep_alive, mirostat_tau without mirostat, dry_base without dry_multiplier.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel
+
+from api.generation.refusals import unsupported
+from api.generation.schemas import Sampled
+
+Body = Mapping[str, Any]
+
+NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """``neutral``: the values that ask for nothing; or what tells so from the value and the whole request."""
+
+    why: str
+    neutral: tuple[Any, ...] | Callable[[Any, Body], bool] = NOTHING
+
+    def allows(self, value: Any, body: Body) -> bool:
+        if callable(self.neutral):
+            return self.neutral(value, body)
+        return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in self.neutral)
+
+
+def _each(names: str, why: str, *neutral: Any) -> dict[str, Refusal]:
+    return dict.fromkeys(names.split(), Refusal(why, (*neutral, None) if neutral else NOTHING))
+
+
+def _continues(body: Body) -> bool:
+    """Whether the prompt ends with something the assistant has begun to say."""
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "assistant"
+
+
+def _follows_the_last_message(wanted_when_it_continues: bool) -> Callable[[Any, Body], bool]:
+    return lambda value, body: value is None or value is (_continues(body) is wanted_when_it_continues)
+
+
+def _as_its_prompts_are(value: Any, body: Body) -> bool:
+    """Chat templates write what opens a text themselves; before other prompts the tokenizer does."""
+    return value is None or value is ("prompt" in body or "content" in body)
+
+
+def _without_penalties(value: Any, body: Body) -> bool:
+    factors, terms = ("repetition_penalty", "repeat_penalty"), ("presence_penalty", "frequency_penalty")
+    return value in (None, -1) or (
+        all(body.get(name) in (None, 1) for name in factors) and not any(body.get(name) for name in terms)
+    )
+
+
+_ANOTHER_MODEL = "the model is served as its operator has set it up"
+_NO_SUCH_SAMPLER = "this server does not sample so; leave it out"
+_OTHER_ANSWER = "answers do not have this here; leave it out"
+_MEDIA = "models here read and write text only"
+_PROMPT = "the prompt is read as it is; leave it out"
+_HARD_LIMIT = "tokens cannot be allowed or forbidden one by one; use 'logit_bias'"
+
+REFUSED: dict[str, Refusal] = {
+    **_each(
+        "adapters adapter adapter_id draft_model lora lora_path lora_adapter lora_adapters lora_request"
+        " lora_id chat_template chat_template_file role_mapping control_vector control_vectors",
+        _ANOTHER_MODEL,
+    ),
+    **_each("modalities", _MEDIA, [], ["text"]),
+    **_each("audio image_data mm_processor_kwargs images videos prompt_embeds input_embeds", _MEDIA),
+    **_each(
+        "web_search_options web_search search_parameters mcp_servers plugins tool_resources container",
+        "this server looks nothing up and runs nothing; give it 'tools' that the client runs",
+    ),
+    "web_search_options": Refusal("this server looks nothing up; give it 'tools'", (None,)),
+    **_each("moderation guideline", "answers are not judged here"),
+    **_each("use_beam_search beam_search beam_width num_beams", _NO_SUCH_SAMPLER, False, 0, 1),
+    **_each("typical_p typical tfs_z tfs top_h", _NO_SUCH_SAMPLER, 1),
+    **_each(
+        "mirostat mirostat_mode top_a epsilon_cutoff eta_cutoff dynatemp_range dynatemp smoothing_factor"
+        " xtc_probability dry_multiplier no_repeat_ngram_size penalty_alpha skew",
+        _NO_SUCH_SAMPLER,
+    ),
+    **_each("top_n_sigma adaptive_target", _NO_SUCH_SAMPLER, -1, 0),
+    **_each("guidance_scale cfg_scale encoder_repetition_penalty repetition_decay", _NO_SUCH_SAMPLER, 1),
+    **_each(
+        "samplers sampler_seq sampler_order sampler_priority logit_processors logits_processors"
+        " custom_logit_processor custom_params vllm_xargs negative_prompt min_keep",
+        _NO_SUCH_SAMPLER,
+    ),
+    **_each("do_sample", "set 'temperature' to 0", True),
+    **_each("watermark banned_tokens_strings", _NO_SUCH_SAMPLER),
+    **dict.fromkeys(
+        (
+            *("repeat_last_n", "penalty_last_n", "rep_pen_range", "repetition_penalty_range"),
+            *("repetition_context_size", "presence_context_size", "frequency_context_size"),
+        ),
+        Refusal("penalties look at the whole text", _without_penalties),
+    ),
+    **_each(
+        "allowed_token_ids bad_words bad_words_ids banned_tokens suppress_tokens begin_suppress_tokens"
+        " force_words_ids token_bans custom_token_bans sequence_bias",
+        _HARD_LIMIT,
+    ),
+    **_each("guided_structural_tag structural_tag grammar_triggers grammar_lazy", "there is no such grammar"),
+    **_each("stop_regex", "use 'stop'"),
+    **_each("include_stop_str_in_output no_stop_trim", "an answer ends before what stops it"),
+    **_each("t_max_predict_ms t_max_prompt_ms max_time", "time is not bounded; use 'max_tokens'"),
+    **_each("n_indent num_predict", "use 'max_tokens'", -1, *NOTHING),
+    **_each("thinking_token_budget reasoning_budget thinking_budget", "use 'reasoning_effort'", -1, None),
+    **_each("skip_special_tokens", "special tokens are never part of an answer", True),
+    **_each("include_reasoning separate_reasoning stream_reasoning", "thinking is always shown apart", True),
+    **_each("reasoning_format", "thinking is always shown apart", "", "auto", "deepseek", "deepseek-legacy"),
+    **_each("n best_of", "one answer is made for each request", 1, *NOTHING),
+    **_each("echo return_full_text", "the prompt is not said again here"),
+    **_each(
+        "prompt_logprobs decoder_input_details top_n_tokens n_probs post_sampling_probs return_hidden_states"
+        " return_tokens_as_token_ids return_token_ids return_tokens return_logprob logprob_token_ids"
+        " response_fields details echo_logprobs",
+        _OTHER_ANSWER,
+        False,
+        0,
+        "",
+        [],
+    ),
+    "prompt_logprobs": Refusal("use /v1/completions with 'echo' and 'logprobs'", (None,)),
+    **_each("logprobs top_logprobs", _OTHER_ANSWER),
+    **_each("truncate_prompt_tokens truncate", "a prompt that is too long is refused"),
+    **_each("documents input_ids input_extra decoder_input_ids", _PROMPT),
+    **_each("template system_prompt input_prefix input_suffix raw transforms tool_prompt", _PROMPT),
+    "add_generation_prompt": Refusal(
+        "the prompt goes on where the last message is the assistant's, else the assistant begins",
+        _follows_the_last_message(False),
+    ),
+    "continue_final_message": Refusal(
+        "it is so exactly where the last message is the assistant's", _follows_the_last_message(True)
+    ),
+    "add_special_tokens": Refusal("it is as the model was trained", _as_its_prompts_are),
+    "add_special": Refusal("it is as the model was trained", _as_its_prompts_are),
+    **_each("options", "give these at the top of the request"),
+    **_each("num_ctx max_model_len max_context_length n_ctx", "the context is as long as the model's"),
+    **_each("think", "use 'reasoning_effort' or 'enable_thinking'"),
+    **_each("response_schema response_mime_type output_schema json_mode", "use 'response_format'"),
+    **_each("max_output_tokens max_completion_tokens max_tokens", "this dialect has another name for it"),
+    **_each("response_format", "this dialect has another name for it", {"type": "text"}, *NOTHING),
+    **_each("functions function_call", "use 'tools'", "none", "auto", *NOTHING),
+    **_each("stop_sequences", "use 'stop'"),
+    **_each("suffix prefix", "it goes with /v1/completions only"),
+    **_each("system", "give a message with the role system"),
+    **_each("instructions", "give it as the system's message"),
+    **_each("previous_response_id conversation", "it goes with /v1/responses only"),
+    **_each("background", "answers are made while the client waits"),
+    **_each("tools", "use /v1/chat/completions"),
+    **_each("chat_template_kwargs enable_thinking", "say how much it shall think in this dialect's words"),
+    **_each("with_pieces return_token_strs", _OTHER_ANSWER),
+}
+PREFIXES = ("guided_",)  # of constraints, whatever follows
+_HINTS = ("guided_decoding_backend", "guided_decoding_disable_fallback")
+
+
+_OF_PROMPTS = {
+    *(name for name, refusal in REFUSED.items() if refusal.why in (_ANOTHER_MODEL, _PROMPT)),
+    *("add_generation_prompt", "continue_final_message", "add_special_tokens", "add_special"),
+    *("with_pieces", "return_token_strs"),
+}
+
+
+def refuse(body: Body, schema: type[BaseModel]) -> None:
+    """Raises UnsupportedParameter for a name that is not the schema's and asks for something.
+
+    Where nothing is generated, only what would change the prompt does.
+    """
+    generates = issubclass(schema, Sampled)
+    for name in sorted(body.keys() - names_of(schema)):
+        refusal = REFUSED.get(name) if generates or name in _OF_PROMPTS else None
+        if refusal is None and name.startswith(PREFIXES) and name not in _HINTS:
+            refusal = Refusal("there is no such constraint")
+        if refusal is not None and not refusal.allows(body[name], body):
+            raise unsupported(name, refusal.why)
+
+
+def names_of(schema: type[BaseModel]) -> set[str]:
+    return {
+        name for key, field in schema.model_fields.items() for name in _names(key, field.validation_alias)
+    }
+
+
+def _names(key: str, alias: Any) -> Iterable[str]:
+    if isinstance(alias, AliasChoices):
+        return [choice for choice in alias.choices if isinstance(choice, str)]
+    return [alias if isinstance(alias, str) else key]

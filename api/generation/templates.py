@@ -1,0 +1,35 @@
+"""What a request may tell the model's chat template, by name and type; nothing else gets there. Pure."""
+
+from typing import Any
+
+from api.generation.refusals import unsupported, wrong
+from api.http.errors import MAX_KEY
+
+ALLOWED = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+_KNOWN_TO_TEMPLATES = {"minimal": "low", "xhigh": "high", "max": "high"}
+
+
+def effort_kwargs(effort: str | None) -> dict[str, Any]:
+    """Templates know low, medium and high; the other words become their neighbours."""
+    if effort is None:
+        return {}
+    if effort == "none":
+        return {"enable_thinking": False}
+    return {"enable_thinking": True, "reasoning_effort": _KNOWN_TO_TEMPLATES.get(effort, effort)}
+
+
+def thinking_kwargs(wanted: bool) -> dict[str, Any]:
+    """Templates know the switch by either name."""
+    return {"enable_thinking": wanted, "thinking": wanted}
+
+
+def checked_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in kwargs.items() if value is not None}
+    for key, value in given.items():
+        param = f"chat_template_kwargs.{key[:MAX_KEY]}"
+        wanted = ALLOWED.get(key)
+        if wanted is None:
+            raise unsupported(param, f"allowed: {', '.join(ALLOWED)}")
+        if not isinstance(value, wanted):
+            raise wrong(param, f"it must be a {wanted.__name__}")
+    return given

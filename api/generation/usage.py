@@ -1,0 +1,66 @@
+"""What the answers to one request have in common: who they come from and what they cost."""
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from api.openai.schemas import CompletionTokensDetails, PromptTokensDetails, Usage
+from shared.protocol import Delta, Start
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The same in the whole answer, and in each chunk of a stream."""
+
+    id: str
+    created: int
+    model: str
+
+    @classmethod
+    def new(cls, prefix: str, model: str) -> "Identity":
+        return cls(f"{prefix}{secrets.token_hex(16)}", now(), model)
+
+
+def now() -> int:
+    return int(time.time())
+
+
+class Tally:
+    """Tokens: a prompt counts once for its ``n`` choices, completions are summed."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._starts: dict[int, Start] = {}
+        self.completion_tokens = 0
+        self.reasoning_tokens = 0
+
+    def see(self, delta: Delta) -> None:
+        if delta.start is not None:
+            self._starts.setdefault(delta.choice // self._n, delta.start)
+        if delta.finish is not None:
+            self.completion_tokens += delta.finish.completion_tokens
+            self.reasoning_tokens += delta.finish.reasoning_tokens
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(start.prompt_tokens for start in self._starts.values())
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(start.cached_tokens for start in self._starts.values())
+
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached_tokens),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self.reasoning_tokens),
+        )
+
+
+def text_of(delta: Delta) -> str:
+    """With the prompt in front, where echo was asked."""
+    if delta.start is not None and delta.start.prompt_text:
+        return delta.start.prompt_text + delta.text
+    return delta.text

@@ -1,0 +1,168 @@
+"""Whatever goes wrong, as an answer; and that as OpenAI's body: ``{"error": {message, type, param, code}}``.
+
+Rule 1: a client's mistake is a 4xx that names the field and says what is allowed; never a 422, never a 5xx.
+Rule 2: this module renders; it decides no status that the error does not bring along.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import falcon
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from api.openai.schemas import ErrorDetails, ErrorResponse
+from shared.errors import InvalidRequest, ServingError
+
+MAX_KEY = 64  # of a client's key, in an answer
+_SAID = {
+    *(
+        "messages",
+        "prompt",
+        "input",
+        "content",
+        "text",
+        "system",
+        "instructions",
+        "suffix",
+        "output",
+        "arguments",
+    ),
+    *("reasoning_content", "reasoning", "thinking", "refusal", "summary", "data", "documents"),
+}
+
+
+@dataclass(frozen=True)
+class ErrorAnswer:
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+
+class ErrorDialect(Protocol):
+    """How clients of one dialect are told: before the head of an answer, and as an event behind it."""
+
+    request_id_header: bytes
+
+    def status(self, answer: ErrorAnswer) -> int: ...
+    def body(self, answer: ErrorAnswer, request_id: str) -> bytes: ...
+    def event(self, answer: ErrorAnswer, request_id: str) -> bytes: ...
+
+
+class OpenAIErrors:
+    request_id_header = b"x-request-id"
+
+    def status(self, answer: ErrorAnswer) -> int:
+        return answer.status
+
+    def body(self, answer: ErrorAnswer, request_id: str) -> bytes:
+        error = ErrorDetails(message=answer.message, type=answer.type, param=answer.param, code=answer.code)
+        return to_json(ErrorResponse(error=error))
+
+    def event(self, answer: ErrorAnswer, request_id: str) -> bytes:
+        return b"data: %b\n\n" % self.body(answer, request_id)
+
+
+class InvalidField(InvalidRequest):
+    def __init__(self, message: str, *, param: str | None, code: str) -> None:
+        super().__init__(message, param=param)
+        self.code = code
+
+
+class RequestError(ServingError):
+    """A request that is wrong as HTTP, before anybody looks at its fields."""
+
+    def __init__(
+        self, status: int, message: str, headers: dict[str, str] | None = None, *, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+        self.reason = code
+
+
+def from_falcon(error: falcon.HTTPError) -> RequestError:
+    """404 and 405 are the shell's, before Falcon is asked."""
+    sentence = error.description or error.title or "The request cannot be served."
+    return RequestError(error.status_code, sentence, dict(error.headers or {}))
+
+
+def answer_to(error: Exception) -> ErrorAnswer:
+    match error:
+        case RequestError():
+            headers = {**_retry(error), **error.headers}
+            return ErrorAnswer(error.status, error.message, code=error.reason, headers=headers)
+        case ServingError():
+            return ErrorAnswer(error.status, error.message, error.param, error.code, _retry(error))
+        case _:
+            sentence = "The server failed on this request; its log says why."
+            return ErrorAnswer(500, sentence, code="internal_error")
+
+
+def _retry(error: ServingError) -> dict[str, str]:
+    """Clients try again by themselves, for minutes, what could never come right, unless they are told."""
+    if error.retry_after is not None:
+        return {"retry-after": str(error.retry_after)}
+    return {"x-should-retry": "false"} if error.is_final else {}
+
+
+def invalid(error: ValidationError, body: object) -> InvalidField:
+    """The first of pydantic's errors, in a client's words. ``body`` tells real keys from the labels of unions."""
+    first = error.errors(include_url=False)[0]
+    kind, param = first["type"], _path(first["loc"], body, missing=first["type"] == "missing")
+    if kind == "union_tag_not_found":
+        kind, param = "missing", f"{param}.type"
+    if kind == "union_tag_invalid":
+        return _of_no_known_type(first["ctx"], f"{param}.type")
+    if kind == "missing":
+        return InvalidField(
+            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    wanted = first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    wanted = wanted[0].lower() + wanted[1:]
+    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    where = f"Invalid value for '{param}'" if param else "Invalid request body"
+    got = "" if _is_said(param) else _got(first["input"])
+    return InvalidField(f"{where}: {wanted}{got}.", param=param or None, code=code)
+
+
+def _of_no_known_type(context: dict[str, Any], param: str) -> InvalidField:
+    message = (
+        f"Invalid value for '{param}': it must be one of {context['expected_tags']}{_got(context['tag'])}."
+    )
+    return InvalidField(message, param=param, code="invalid_value")
+
+
+def _path(loc: Sequence[str | int], body: object, missing: bool) -> str:
+    """``("messages", 0, "content", "list", 1)`` -> ``messages[0].content[1]``. ``missing``: its end is not there."""
+    path, here = "", body
+    for position, step in enumerate(loc):
+        if isinstance(step, int) and isinstance(here, list) and step < len(here):
+            path, here = f"{path}[{step}]", here[step]
+        elif isinstance(here, dict) and (step in here or (missing and position == len(loc) - 1)):
+            key = str(step)[:MAX_KEY]
+            path, here = (f"{path}.{key}" if path else key), here.get(step)
+    return path
+
+
+def _is_said(param: str) -> bool:
+    """Whether it is part of a prompt, which never comes back in an error, however short it is."""
+    name = re.sub(r"\[\d+\]", "", param).rpartition(".")[2]
+    return name in _SAID
+
+
+def _got(value: Any) -> str:
+    """Short scalars only."""
+    if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 32):
+        return f" (got {value!r})" if len(repr(value)) <= 40 else ""
+    return ""

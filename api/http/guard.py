@@ -1,0 +1,260 @@
+"""The guard around Falcon: what an ASGI server and a framework leave to nobody.
+
+Rule 1: what can be refused by its head is refused before its body is read: who may not ask, what is not here, what
+is too large. What still comes of such a body is read and thrown away, so that the client can read the answer.
+Rule 2: behind the body, ``receive`` belongs to the shell: a client that leaves ends the work within a moment.
+Rule 3: a client that reads nothing for ``send_timeout`` is cut.
+Rule 4: every answer has an x-request-id; every error is rendered here, as a status before the head is sent,
+as an event in a stream behind it; and each is one line in the log, without a word of the client's.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from api.http.allowed_hosts import Asked, Hosts
+from api.http.body import PARSED, Bodies, Body, ClientLeft, Message, Receive
+from api.http.dialects import error_dialect
+from api.http.errors import ErrorAnswer, RequestError, answer_to
+from api.http.respond import EVENT_STREAM, one_line
+from api.http.router import Route, Routes, tidy
+from api.http.wrong_paths import advice
+from shared.errors import Draining, ServingError
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+# The ASGI extensions of api.http.connection.
+ABORT, CLOSING, TARGET = "mlx_server.abort", "mlx_server.closing", "mlx_server.target"
+MAX_HEADERS = 64 << 10  # bytes
+MAX_TARGET = 8 << 10  # bytes
+_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_FIELD = re.compile(r"[a-z_]{1,64}(?:\[\d{1,9}\])?")  # ours: what is deeper may be a key of the client's
+
+
+class Shell:
+    def __init__(self, app: App, settings: Settings, routes: Routes | None = None) -> None:
+        """Without ``routes`` the app is asked for every path."""
+        self.app = app
+        self.settings = settings
+        self.routes = routes
+        self.hosts = Hosts(settings)
+        self.bodies = Bodies(settings)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await Exchange(self, scope, receive, send).run()
+        else:
+            await self.app(scope, receive, send)
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, shell: Shell, scope: Message, receive: Receive, send: Send) -> None:
+        self._shell = shell
+        self._patience = shell.settings.send_timeout
+        self._path = tidy(scope["path"])
+        self._scope = {**scope, "path": self._path}
+        self._receive = receive
+        self._asgi_send = send
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._extensions = scope.get("extensions", {})
+        self._asked = Asked(
+            path=self._path,
+            http_version=scope["http_version"],
+            target=self._extensions.get(TARGET, self._path),
+            headers=scope["headers"],
+            server=scope.get("server"),
+            client=scope.get("client"),
+        )
+        self._errors = error_dialect(self._path, self._headers)
+        self._route: Route | None = None
+        self._request_id = self._theirs_or_new()
+        self._loop = asyncio.get_running_loop()
+        self._body = Body(shell.bodies, self._headers, receive)
+        self._head_sent = self._ended = self._streams = False
+        self._sending_since: float | None = None
+
+    async def run(self) -> None:
+        try:
+            await self._exchange()
+        except ClientLeft:
+            self._abort()
+        finally:
+            self._body.release()
+
+    async def _exchange(self) -> None:
+        try:
+            self._check_head()
+            self._shell.hosts.check(self._asked)
+            if (granted := self._preflight()) is not None:
+                await self._send_whole(204, granted, b"")
+                return
+            self._check_route()
+            self._body.check()
+            await self._serve(await self._body.read())
+        except ClientLeft:
+            raise
+        except asyncio.CancelledError:  # by the ASGI server, whose patience with what still runs has ended
+            await self._answer(Draining("The server is stopping and cannot finish this.", retry_after=5))
+        except Exception as error:  # noqa: BLE001 - the resource boundary
+            await self._answer(error)
+
+    # ---- in
+
+    def _check_head(self) -> None:
+        if self._scope["http_version"] not in ("1.0", "1.1"):
+            raise RequestError(505, "This server speaks HTTP/1.1.")
+        if sum(len(name) + len(value) for name, value in self._scope["headers"]) > MAX_HEADERS:
+            raise RequestError(431, f"The headers are larger than {MAX_HEADERS} bytes.")
+        if len(self._scope["path"]) + len(self._scope.get("query_string", b"")) > MAX_TARGET:
+            raise RequestError(414, f"The URL is longer than {MAX_TARGET} bytes.")
+
+    def _check_route(self) -> None:
+        """What is not here comes before what is wrong with it."""
+        routes, method = self._shell.routes, self._scope["method"]
+        if routes is not None:
+            self._route = routes.at(self._path)
+            if self._route is None:
+                raise RequestError(404, advice(self._path, routes.templates))
+            if method not in (methods := self._route.methods):
+                sentence = f"{self._route.template} answers {', '.join(methods)}, and not {method}."
+                raise RequestError(405, sentence, {"allow": ", ".join(methods)})
+        kind = self._headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if method == "POST" and not self._body.whole and kind != b"application/json":
+            raise RequestError(415, "The content type must be application/json.")
+
+    def _preflight(self) -> list[tuple[bytes, bytes]] | None:
+        if self._scope["method"] != "OPTIONS":
+            return None
+        route = self._shell.routes.at(self._path) if self._shell.routes else None
+        methods = route.methods if route else ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+        return self._shell.hosts.preflight(self._asked, methods)
+
+    # ---- the work, and what may end it
+
+    async def _serve(self, body: bytes) -> None:
+        work = asyncio.create_task(self._work([body]))
+        del body  # it is the work's, which gives it away once it is parsed
+        left = asyncio.create_task(self._left())
+        try:
+            while not work.done():
+                waiting_for = {work} if self._ended else {work, left}
+                await asyncio.wait(
+                    waiting_for, timeout=self._patience / 4, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not work.done() and (self._stuck() or (left.done() and not self._ended)):
+                    raise ClientLeft
+            work.result()
+        finally:
+            left.cancel()
+            work.cancel()
+            await asyncio.wait({work, left})
+
+    async def _work(self, body: list[bytes]) -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body.pop() if body else b"", "more_body": False}
+
+        length = (
+            b"content-length",
+            b"%d" % len(body[0]),
+        )  # Falcon reads no further, and it may have been unpacked
+        headers = [(name, value) for name, value in self._scope["headers"] if name != b"content-length"]
+        scope = {
+            **self._scope,
+            "headers": [*headers, length],
+            "extensions": {**self._extensions, PARSED: self._body.release},
+        }
+        await self._shell.app(scope, receive, self._send)
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def _stuck(self) -> bool:
+        since = self._sending_since
+        return since is not None and self._loop.time() - since > self._patience
+
+    def _abort(self) -> None:
+        """Without the extension, the server closes what was not answered to its end."""
+        if abort := self._extensions.get(ABORT):
+            abort()
+
+    # ---- out
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._head_sent = True
+            names = {b"x-request-id", self._errors.request_id_header}
+            headers = [*message.get("headers", ()), *((name, self._request_id.encode()) for name in names)]
+            headers += self._shell.hosts.sharing(self._asked)
+            self._streams = any(value.startswith(EVENT_STREAM.encode()) for _, value in headers)
+            message = {**message, "headers": headers}
+        elif not message.get("more_body", False):
+            self._ended = True
+        self._sending_since = self._loop.time()
+        try:
+            await self._asgi_send(message)
+        except RuntimeError:  # so uvloop says that its transport is closed
+            if (closing := self._extensions.get(CLOSING)) and closing():
+                raise ClientLeft from None
+            raise
+        self._sending_since = None
+
+    def _theirs_or_new(self) -> str:
+        for name in (b"x-request-id", b"x-client-request-id"):
+            if _SANE_ID.fullmatch(theirs := self._headers.get(name, b"")):
+                return theirs.decode()
+        return "req_" + secrets.token_hex(16)
+
+    async def _answer(self, error: Exception) -> None:
+        answer = answer_to(error)
+        self._log(answer, error)
+        if not self._head_sent:
+            await self._refuse(answer)
+        elif self._streams and not self._ended:
+            event = one_line(self._errors.event(answer, self._request_id))
+            await self._send({"type": "http.response.body", "body": event})
+        else:
+            self._abort()
+
+    def _log(self, answer: ErrorAnswer, error: Exception) -> None:
+        """The path of no route may hold anything: as a literal it is one line."""
+        asked = f"{self._scope['method']} {self._route.template if self._route else ascii(self._path[:100])}"
+        found = _FIELD.match(answer.param or "")
+        field = f" {found[0]}" if found else ""
+        bug = None if isinstance(error, ServingError) else error
+        log.log(
+            logging.ERROR if bug else logging.INFO,
+            "%s: %s is answered with %d %s%s",
+            self._request_id,
+            asked,
+            self._errors.status(answer),
+            answer.code or answer.type,
+            field,
+            exc_info=bug,
+        )
+
+    async def _refuse(self, answer: ErrorAnswer) -> None:
+        body = one_line(self._errors.body(answer, self._request_id))
+        headers = {"content-type": "application/json", **answer.headers}
+        if not self._body.whole:
+            headers["connection"] = "close"
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self._send_whole(self._errors.status(answer), raw, body)
+
+    async def _send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """The connection's end waits for the body's, which would otherwise cut off the answer."""
+        if status != 204:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._body.throw_away()
+        await self._send({"type": "http.response.body"})

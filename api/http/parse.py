@@ -1,0 +1,78 @@
+"""Bytes -> a checked request. Strict JSON: UTF-8, no NaN, no lone surrogates, at most 64 levels deep.
+
+jiter (inside pydantic_core) refuses the first three and runs out of depth at 200; the 64 are counted here. What is not
+small is parsed beside the loop, on which all streams turn.
+"""
+
+from typing import TypeVar
+
+import falcon.asgi
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from api.generation.foreign_parameters import refuse
+from api.generation.schemas import LENIENT
+from api.http.body import PARSED
+from api.http.container_count import SMALL, check_width
+from api.http.errors import InvalidField, invalid
+from api.http.side_thread import beside
+
+BOM = b"\xef\xbb\xbf"
+MAX_DEPTH = 64
+
+R = TypeVar("R", bound=BaseModel)
+
+
+async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
+    data = await request.stream.read()
+    try:
+        return parse(data, schema) if len(data) <= SMALL else await beside(parse, data, schema)
+    finally:
+        if parsed := request.scope.get("extensions", {}).get(PARSED):
+            parsed()
+
+
+def parse(data: bytes, schema: type[R]) -> R:
+    """Raises InvalidField; UnsupportedParameter for what other servers have and would change the answer."""
+    body = _json(data)
+    refuse(body, schema)
+    try:
+        return schema.model_validate(body, context=LENIENT)
+    except ValidationError as error:
+        raise invalid(error, body) from error
+
+
+def _json(data: bytes) -> dict[str, object]:
+    data = data.removeprefix(BOM)
+    if not data or data.isspace():
+        raise InvalidField(
+            "The request has no body; it must be a JSON object.", param=None, code="invalid_json"
+        )
+    check_width(data)
+    try:
+        body: object = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidField(
+            f"The request body is not valid JSON: {error}.", param=None, code="invalid_json"
+        ) from error
+    if not isinstance(body, dict):
+        raise InvalidField("The request body must be a JSON object.", param=None, code="invalid_type")
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and deeper_than(MAX_DEPTH, body):
+        raise InvalidField(
+            f"The request body is nested more than {MAX_DEPTH} levels deep.", param=None, code="invalid_json"
+        )
+    return body
+
+
+def deeper_than(limit: int, body: object) -> bool:
+    level: list[object] = [body]
+    for _ in range(limit):
+        inner = [
+            item.values() if isinstance(item, dict) else item
+            for item in level
+            if isinstance(item, dict | list)
+        ]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True

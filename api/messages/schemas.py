@@ -1,0 +1,280 @@
+"""The Anthropic dialect: what clients of /v1/messages send and what they get.
+
+Blocks, tools and choices of a type that is not known here are read as such, and left out by the translation.
+Tools may be deferred: named in the conversation before the model is shown them.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, Tag
+
+from api.generation.constraint_schemas import Constrained
+from api.generation.schemas import MAX_ITEMS, MAX_TOOLS, Request, Response, Sampled, by_type, either
+
+# ---------------------------------------------------------------- requests
+
+
+class TextBlock(Request):
+    type: Literal["text"]
+    text: str
+
+
+class ImageBlock(Request):
+    type: Literal["image"]
+
+
+class DocumentSource(Request):
+    type: str
+    data: str = ""
+
+
+class DocumentBlock(Request):
+    type: Literal["document"]
+    source: DocumentSource
+
+
+class OtherBlock(Request):
+    type: str
+
+
+class ToolReferenceBlock(Request):
+    """A deferred tool, found by a tool that searches."""
+
+    type: Literal["tool_reference"]
+    tool_name: str
+
+
+ResultPart = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ImageBlock, Tag("image")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[ToolReferenceBlock, Tag("tool_reference")]
+    | Annotated[OtherBlock, Tag("other")],
+    by_type("text", "image", "document", "tool_reference"),
+]
+
+
+class ToolUseBlock(Request):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any] = {}
+
+
+class ToolResultBlock(Request):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: Annotated[
+        Annotated[str, Tag("string")]
+        | Annotated[list[ResultPart], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
+        either("list", list),
+    ] = ""
+
+
+class ThinkingBlock(Request):
+    type: Literal["thinking"]
+    thinking: str
+
+
+class CustomTool(Request):
+    type: Literal["custom"] = "custom"
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    defer_loading: bool = False
+
+
+class OtherTool(Request):
+    """One of Anthropic's own; the client runs it, or Anthropic's servers do."""
+
+    type: str
+    name: str = Field("", max_length=256)
+    defer_loading: bool = False
+
+
+ToolDefinition = Annotated[
+    Annotated[CustomTool, Tag("custom")] | Annotated[OtherTool, Tag("other")],
+    by_type("custom", default="custom"),
+]
+
+
+class NamedTool(Request):
+    type: Literal["tool_reference"]
+    name: str
+
+
+class DefinedTool(Request):
+    type: Literal["tool_definition"]
+    definition: ToolDefinition
+
+
+class OtherReference(Request):
+    type: str
+
+
+class ToolChangeBlock(Request):
+    """From here on, a tool may or may no longer be called."""
+
+    type: Literal["tool_addition", "tool_removal"]
+    tool: Annotated[
+        Annotated[NamedTool, Tag("tool_reference")]
+        | Annotated[DefinedTool, Tag("tool_definition")]
+        | Annotated[OtherReference, Tag("other")],
+        by_type("tool_reference", "tool_definition"),
+    ]
+
+
+InputBlock = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ImageBlock, Tag("image")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ToolResultBlock, Tag("tool_result")]
+    | Annotated[ThinkingBlock, Tag("thinking")]
+    | Annotated[ToolChangeBlock, Tag("tool_change")]
+    | Annotated[OtherBlock, Tag("other")],
+    by_type(
+        *("text", "image", "document", "tool_use", "tool_result", "thinking"),
+        tool_addition="tool_change",
+        tool_removal="tool_change",
+    ),
+]
+
+
+class InputMessage(Request):
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[
+        Annotated[str, Tag("string")]
+        | Annotated[list[InputBlock], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
+        either("list", list),
+    ]
+
+
+class ToolChoice(Request):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class Thinking(Request):
+    type: Literal["enabled", "adaptive", "disabled"]
+
+
+class OutputFormat(Request):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Request):
+    BLANK: ClassVar = frozenset({"effort"})
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+
+
+class CountTokensRequest(Request):
+    """All that makes the prompt."""
+
+    model: str | None = Field(None, max_length=512)
+    messages: list[InputMessage] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
+    system: Annotated[
+        Annotated[str, Tag("string")] | Annotated[list[TextBlock], Tag("list")], either("list", list)
+    ] = ""
+    tools: list[ToolDefinition] = Field([], max_length=MAX_TOOLS, fail_fast=True)
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig = OutputConfig()
+
+
+class MessagesRequest(CountTokensRequest, Constrained, Sampled):
+    BLANK: ClassVar = Constrained.BLANK | Sampled.BLANK
+
+    max_tokens: int = Field(ge=1, lt=1 << 31)  # more than is left of the context is what is left
+    stop_sequences: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=64)
+    stream: bool = False
+    temperature: float = Field(1.0, ge=0, le=1)
+    top_p: float = Field(1.0, ge=0, le=1)
+    output_format: OutputFormat | None = None  # what output_config.format was called before
+
+
+# ---------------------------------------------------------------- responses
+
+
+class CacheCreation(Response):
+    ephemeral_1h_input_tokens: int = 0
+    ephemeral_5m_input_tokens: int = 0
+
+
+class OutputTokensDetails(Response):
+    thinking_tokens: int = 0
+
+
+class Usage(Response):
+    """``input_tokens`` are those that were not in a cache."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation: CacheCreation = CacheCreation()
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    inference_geo: None = None
+    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    server_tool_use: None = None
+    service_tier: Literal["standard"] = "standard"
+
+
+class TextContent(Response):
+    """Without ``citations``: there are none, and clients take null for a list."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ThinkingContent(Response):
+    type: Literal["thinking"] = "thinking"
+    thinking: str
+    signature: str = ""
+
+
+class DirectCaller(Response):
+    type: Literal["direct"] = "direct"
+
+
+class ToolUseContent(Response):
+    type: Literal["tool_use"] = "tool_use"
+    id: str
+    name: str
+    input: dict[str, Any]
+    caller: DirectCaller = DirectCaller()
+
+
+Content = TextContent | ThinkingContent | ToolUseContent
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+
+
+class Message(Response):
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[Content]
+    container: None = None
+    stop_details: None = None
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: Usage
+
+
+class CountTokensResponse(Response):
+    input_tokens: int
+
+
+class ErrorDetails(Response):
+    type: str
+    message: str
+
+
+class ErrorResponse(Response):
+    type: Literal["error"] = "error"
+    error: ErrorDetails
+    request_id: str

@@ -1,0 +1,31 @@
+"""POST /v1/chat/completions"""
+
+from falcon.asgi import Request, Response
+
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.generation.usage import Identity
+from api.http.caller import caller
+from api.http.parse import read
+from api.http.respond import respond_json, respond_stream
+from api.openai.answer import chat_completion
+from api.openai.events import ChatEvents, server_sent
+from api.openai.request import chat_generation
+from api.openai.schemas import ChatCompletionRequest
+
+
+class ChatCompletions:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        request = await read(req, ChatCompletionRequest)
+        model = self._catalog.resolve(request.model)
+        replies = await self._broker.generate(model, [chat_generation(request)], caller(req))
+        identity = Identity.new("chatcmpl-", model)
+        if request.stream:
+            events = ChatEvents(identity, request.n, request.include_usage, request.legacy)
+            respond_stream(resp, server_sent(events, replies))
+        else:
+            respond_json(resp, await chat_completion(identity, replies, request))

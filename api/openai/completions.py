@@ -1,0 +1,32 @@
+"""POST /v1/completions"""
+
+from falcon.asgi import Request, Response
+
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.generation.usage import Identity
+from api.http.caller import caller
+from api.http.parse import read
+from api.http.respond import respond_json, respond_stream
+from api.openai.answer import completion
+from api.openai.events import CompletionEvents, server_sent
+from api.openai.request import completion_generations
+from api.openai.schemas import CompletionRequest
+
+
+class Completions:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        request = await read(req, CompletionRequest)
+        model = self._catalog.resolve(request.model)
+        generations = completion_generations(request)
+        replies = await self._broker.generate(model, generations, caller(req))
+        identity = Identity.new("cmpl-", model)
+        if request.stream:
+            events = CompletionEvents(identity, request.n, request.include_usage)
+            respond_stream(resp, server_sent(events, replies))
+        else:
+            respond_json(resp, await completion(identity, replies, request, len(generations)))

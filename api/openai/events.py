@@ -1,0 +1,165 @@
+"""Deltas -> server-sent events. Pure.
+
+Rule 1: chat choices first appear in index order, each with its role; the role never comes again.
+Rule 2: a choice ends with a chunk that has only its finish_reason; usage, when asked for, is the last chunk.
+Rule 3: only ``data:`` lines, and comments while nothing comes; never ``id:``, which breaks openai-python.
+
+A chunk is one choice between a head and a tail made once for the stream; only its text is encoded per token.
+Tests compare the bytes with the schemas in ``api.openai.schemas``. Whatever is more than text takes a slower way.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Protocol
+
+from pydantic_core import to_json
+
+from api.generation.usage import Identity, Tally, text_of
+from api.openai.logprobs import CompletionScores, chat_logprobs
+from api.openai.pieces import chunk_deltas
+from shared.protocol import Delta
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+class Events(Protocol):
+    def render(self, batch: Sequence[Delta]) -> bytes: ...
+    def idle(self) -> bytes: ...
+    def end(self) -> bytes: ...
+
+
+async def server_sent(events: Events, replies: AsyncIterable[list[Delta]]) -> AsyncIterator[bytes]:
+    """One ``bytes`` for all that waits, so that it becomes one write."""
+    async for batch in replies:
+        if not batch:
+            yield events.idle()
+        elif data := events.render(batch):
+            yield data
+    yield events.end()
+
+
+class _Frame:
+    """The bytes around the choice of every chunk of one stream."""
+
+    def __init__(self, kind: bytes, identity: Identity, include_usage: bool) -> None:
+        self.head = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"choices":[{"index":' % (
+            to_json(identity.id),
+            kind,
+            identity.created,
+            to_json(identity.model),
+        )
+        self.tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
+        self._include_usage = include_usage
+
+    def last(self, tally: Tally) -> bytes:
+        if not self._include_usage:
+            return DONE
+        start = self.head.removesuffix(b'{"index":')
+        return b'%b],"usage":%b}\n\n%b' % (start, tally.usage().model_dump_json().encode(), DONE)
+
+
+class ChatEvents:
+    """``legacy``: calls are answered as ``function_call``."""
+
+    def __init__(self, identity: Identity, n: int, include_usage: bool, legacy: bool = False) -> None:
+        self._legacy = legacy
+        self._frame = _Frame(b"chat.completion.chunk", identity, include_usage)
+        head, tail = self._frame.head, self._frame.tail
+        self._tally = Tally(n)
+        self._roles = b"".join(
+            b'%b%d,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null%b'
+            % (head, choice, tail)
+            for choice in range(n)
+        )
+        self._content = [b'%b%d,"delta":{"content":' % (head, choice) for choice in range(n)]
+        self._plain_tail = b'},"logprobs":null,"finish_reason":null' + tail
+
+    def render(self, batch: Sequence[Delta]) -> bytes:
+        out = [self._roles]
+        self._roles = b""
+        for delta in batch:
+            if delta.logprobs or delta.calls or delta.reasoning:
+                out += self._more_than_text(delta)
+            elif delta.text:
+                out += self._content[delta.choice], to_json(delta.text), self._plain_tail
+            if delta.start is not None or delta.finish is not None:
+                self._tally.see(delta)
+            if delta.finish is not None:
+                out.append(self._finish(delta.choice, delta.finish.reason.value))
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        return self._frame.last(self._tally)
+
+    def idle(self) -> bytes:
+        return KEEP_ALIVE
+
+    def _more_than_text(self, delta: Delta) -> list[bytes]:
+        """The log probabilities of the delta's tokens go with the first of its chunks."""
+        out = []
+        scores = chat_logprobs(delta.logprobs).model_dump_json().encode() if delta.logprobs else b"null"
+        for inner in chunk_deltas(delta, self._legacy):
+            out.append(
+                b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":null%b'
+                % (
+                    self._frame.head,
+                    delta.choice,
+                    inner.model_dump_json(exclude_unset=True).encode(),
+                    scores,
+                    self._frame.tail,
+                )
+            )
+            scores = b"null"
+        return out
+
+    def _finish(self, choice: int, reason: str) -> bytes:
+        if self._legacy and reason == "tool_calls":
+            reason = "function_call"
+        return b'%b%d,"delta":{},"logprobs":null,"finish_reason":"%b"%b' % (
+            self._frame.head,
+            choice,
+            reason.encode(),
+            self._frame.tail,
+        )
+
+
+class CompletionEvents:
+    def __init__(self, identity: Identity, n: int, include_usage: bool) -> None:
+        self._frame = _Frame(b"text_completion", identity, include_usage)
+        self._tally = Tally(n)
+        self._scores: defaultdict[int, CompletionScores] = defaultdict(CompletionScores)
+
+    def render(self, batch: Sequence[Delta]) -> bytes:
+        out = []
+        for delta in batch:
+            self._tally.see(delta)
+            text, scores = text_of(delta), self._logprobs(delta)
+            if text or scores != b"null":
+                out.append(self._chunk(delta.choice, text, scores, b"null"))
+            if delta.finish is not None:
+                out.append(
+                    self._chunk(delta.choice, "", b"null", b'"%b"' % delta.finish.reason.value.encode())
+                )
+        return b"".join(out)
+
+    def idle(self) -> bytes:
+        return KEEP_ALIVE
+
+    def end(self) -> bytes:
+        return self._frame.last(self._tally)
+
+    def _logprobs(self, delta: Delta) -> bytes:
+        if not delta.logprobs and (delta.start is None or delta.start.prompt_logprobs is None):
+            return b"null"
+        return self._scores[delta.choice].next(delta.logprobs or (), delta.start).model_dump_json().encode()
+
+    def _chunk(self, choice: int, text: str, logprobs: bytes, reason: bytes) -> bytes:
+        return b'%b%d,"text":%b,"logprobs":%b,"finish_reason":%b%b' % (
+            self._frame.head,
+            choice,
+            to_json(text),
+            logprobs,
+            reason,
+            self._frame.tail,
+        )

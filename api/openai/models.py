@@ -1,0 +1,82 @@
+"""GET /v1/models and /v1/models/{id}: what may be asked for, the hot models first."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from falcon.asgi import Request, Response
+
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.http.respond import respond_json
+from api.openai.schemas import ModelCapabilities, ModelInfo, ModelListResponse
+from shared.errors import BrokerLost
+from shared.protocol import ModelStatus
+
+ASK_WITHIN = 1.0  # seconds; without an answer every model counts as loadable
+
+_ORDER = ("hot", "loading", "loadable", "failed")
+
+
+class Models:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+        self._created = int(time.time())
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        states = await self._states()
+        infos = [self._info(id, states.get(id)) for id in self._catalog.ids]
+        infos.sort(key=lambda info: _ORDER.index(info.status))
+        respond_json(resp, ModelListResponse(data=infos, first_id=infos[0].id, last_id=infos[-1].id))
+
+    async def on_get_one(self, req: Request, resp: Response, id: str) -> None:
+        model = self._catalog.resolve(id)
+        respond_json(resp, self._info(model, (await self._states()).get(model)))
+
+    async def _states(self) -> dict[str, ModelStatus]:
+        try:
+            report = await self._broker.status(ASK_WITHIN)
+        except BrokerLost:
+            return {}
+        return {state.id: state for state in report.models}
+
+    def _info(self, id: str, state: ModelStatus | None) -> ModelInfo:
+        status = _status(state)
+        return ModelInfo(
+            id=id,
+            created=self._created,
+            display_name=id,
+            created_at=datetime.fromtimestamp(self._created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            status=status,
+            lifecycle="retired" if status == "failed" else "active",
+            **_known(state),
+        )
+
+
+def _known(state: ModelStatus | None) -> dict[str, Any]:
+    if state is None:
+        return {}
+    can = state.capabilities
+    return {
+        "reason": state.reason,
+        "context_length": state.context_length,
+        "max_input_tokens": state.context_length,
+        "capabilities": None
+        if can is None
+        else ModelCapabilities(**can.model_dump(exclude={"bytes", "sampling"})),
+        "size": None if can is None else can.bytes,
+        "default_sampling": None if can is None else can.sampling,
+    }
+
+
+def _status(state: ModelStatus | None) -> Literal["hot", "loading", "loadable", "failed"]:
+    match state.state if state else None:
+        case "hot":
+            return "hot"
+        case "loading":
+            return "loading"
+        case "failed":
+            return "failed"
+        case _:
+            return "loadable"

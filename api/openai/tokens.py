@@ -1,0 +1,83 @@
+"""POST /tokenize, /detokenize and /apply-template: the worker reads a prompt and answers nothing behind it."""
+
+from falcon.asgi import Request, Response
+
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.generation.refusals import wrong
+from api.http.caller import NOBODY
+from api.http.parse import read
+from api.http.respond import respond_json
+from api.openai.request import chat_prompt, prompt_tools
+from api.openai.schemas import (
+    ApplyTemplateRequest,
+    ApplyTemplateResponse,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from shared.protocol import ChatPrompt, Generation, Prompt, Sampling, Start, Stopping, TextPrompt, TokenPrompt
+
+
+async def prompt_as_read(broker: BrokerClient, model: str, prompt: Prompt, echo: bool = True) -> Start:
+    """What the worker knows of a prompt; its ids and text when ``echo`` is asked."""
+    stopping = Stopping(max_tokens=0)
+    generation = Generation(prompt=prompt, sampling=Sampling(seed=0), stopping=stopping, echo=echo)
+    start = Start(prompt_tokens=0)
+    async for batch in await broker.generate(model, [generation], NOBODY):  # it looks for nothing kept
+        for delta in batch:
+            start = delta.start or start
+    return start
+
+
+class Tokenize:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        request = await read(req, TokenizeRequest)
+        model = self._catalog.resolve(request.model)
+        start = await prompt_as_read(self._broker, model, _prompt(request))
+        tokens = start.prompt_ids or []
+        respond_json(resp, TokenizeResponse(tokens=tokens, count=len(tokens), max_model_len=None))
+
+
+class Detokenize:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        request = await read(req, DetokenizeRequest)
+        model = self._catalog.resolve(request.model)
+        text = (
+            await prompt_as_read(self._broker, model, TokenPrompt(param="tokens", ids=request.tokens))
+        ).prompt_text or ""
+        respond_json(resp, DetokenizeResponse(prompt=text, content=text))
+
+
+class ApplyTemplate:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        request = await read(req, ApplyTemplateRequest)
+        model = self._catalog.resolve(request.model)
+        start = await prompt_as_read(self._broker, model, _chat(request))
+        respond_json(resp, ApplyTemplateResponse(prompt=start.prompt_text or ""))
+
+
+def _prompt(request: TokenizeRequest) -> Prompt:
+    if request.messages is not None:
+        return chat_prompt(request.messages, prompt_tools(request.tools), {}, request.chat_template_kwargs)
+    text = request.content if request.prompt is None else request.prompt
+    if text is None:
+        raise wrong("prompt", "one of 'prompt', 'content' and 'messages' must be there")
+    return TextPrompt(text=text)
+
+
+def _chat(request: ApplyTemplateRequest) -> ChatPrompt:
+    return chat_prompt(request.messages, prompt_tools(request.tools), {}, request.chat_template_kwargs)

@@ -1,0 +1,62 @@
+"""The OpenAPI document and the page made from it."""
+
+import re
+from typing import Any
+
+from api.app import make_routes
+from api.docs.openapi import OPERATIONS, REFS, document
+from api.generation.broker_client import BrokerClient
+from api.http.router import Routes
+from shared.settings import Settings
+from tests.api.conftest import Stack
+
+
+def test_every_route_is_in_the_document_and_nothing_else() -> None:
+    settings, routes = Settings(available_models=("tiny=/none",)), Routes()
+    make_routes(settings, BrokerClient(settings), routes)
+    known = {
+        (method.lower(), re.sub(r":\w+}", "}", template))
+        for template in routes.templates
+        for method in routes.at(re.sub("{id.*?}", "resp_x", template)).methods  # type: ignore[union-attr]
+        if method not in ("OPTIONS", "HEAD")
+    }
+    assert known == {(one.method, one.path) for one in OPERATIONS}
+
+
+def references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+        return own.union(*map(references, node.values()))
+    return set().union(*map(references, node)) if isinstance(node, list) else set()
+
+
+def test_every_reference_leads_somewhere() -> None:
+    schemas = document()["components"]["schemas"]
+    assert {one.removeprefix(REFS) for one in references(document())} <= schemas.keys()
+
+
+def test_operations_have_ids_of_their_own() -> None:
+    ids = [one["operationId"] for methods in document()["paths"].values() for one in methods.values()]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_operation_says_how_its_errors_look() -> None:
+    for path, methods in document()["paths"].items():
+        module = "api__messages__schemas" if path.startswith("/v1/messages") else "api__openai__schemas"
+        for described in methods.values():
+            [error] = references(described["responses"]["default"])
+            assert error == f"{REFS}{module}__ErrorResponse"
+
+
+def test_the_document_is_served(stack: Stack) -> None:
+    served = stack.client.get("/openapi.json").json()
+    assert served["openapi"].startswith("3.1")
+    assert served == document()
+
+
+def test_the_page_names_every_path_and_fetches_nothing(stack: Stack) -> None:
+    response = stack.client.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    assert all(path in response.text for path in document()["paths"])
+    assert "<code>messages</code>" in response.text
+    assert not re.search(r"<script|<link|<img|src=|https?://", response.text)

@@ -1,0 +1,241 @@
+"""The guard itself, around apps of a few lines."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import logging
+import socket
+import time
+import zlib
+from typing import Any
+
+import httpx
+import pytest
+
+from api.http.body import GRACE
+from api.http.connection import MAX_AHEAD, Connection
+from api.http.guard import MAX_HEADERS, Shell
+from api.http.respond import one_line
+from shared.errors import QueueFull
+from shared.settings import Settings
+from tests.api.conftest import Stack, serve
+from tests.api.fake_broker import DEADLINE
+
+EVENTS = [(b"content-type", b"text/event-stream")]
+
+
+def fails(error: Exception, head: list[tuple[bytes, bytes]] | None) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if head is not None:
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        raise error
+
+    return Shell(app, Settings())
+
+
+def get(app: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+    with serve(app, lifespan="off") as port:
+        return httpx.get(f"http://127.0.0.1:{port}/", timeout=DEADLINE, headers=headers)
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), DEADLINE)
+
+
+def test_a_bug_is_a_500_that_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    response = get(fails(RuntimeError("secret"), None))
+    assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
+    assert "secret" not in response.text
+    assert "secret" in caplog.text
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RuntimeError("x"), "internal_error"), (QueueFull("x"), "queue_full")]
+)
+def test_an_error_in_an_event_stream_is_its_last_event(error: Exception, code: str) -> None:
+    first, last = get(fails(error, EVENTS)).text.removesuffix("\n\n").split("\n\n")
+    assert first == "data: 1"
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == code
+
+
+def test_an_error_in_any_other_answer_cuts_it() -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        get(fails(RuntimeError("x"), []))
+
+
+def test_large_headers_are_refused() -> None:
+    response = get(fails(RuntimeError("x"), None), {"x-large": "x" * MAX_HEADERS})
+    assert response.status_code == 431
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
+def test_a_connection_that_never_asks_is_cut(said: bytes) -> None:
+    class Impatient(Connection):
+        patience = 0.1
+
+    app = fails(RuntimeError("x"), None)
+    with serve(app, http=Impatient, lifespan="off") as port, connect(port) as client:
+        client.sendall(said)
+        assert client.recv(1) == b""
+
+
+def test_headers_without_end_are_cut() -> None:
+    app = fails(RuntimeError("x"), None)
+    with serve(app, lifespan="off") as port, connect(port) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n")
+        with pytest.raises(ConnectionError):
+            client.sendall((b"x-more: " + b"x" * 1000 + b"\r\n") * 10_000)
+
+
+# ---- what one client may take
+
+
+class Impatient(Connection):
+    patience = 0.3
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+async def answers(scope: Any, receive: Any, send: Any) -> None:
+    """The length of the body that came."""
+    body = b"%d" % len((await receive())["body"])
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def read_until_end(client: socket.socket) -> bytes:
+    said = b""
+    try:
+        while piece := client.recv(1 << 16):
+            said += piece
+    except ConnectionResetError:
+        pass
+    return said
+
+
+@pytest.mark.parametrize("half", [b"G", b"GET /health HTT", HEALTH[:-2], b"\r\n"])
+def test_half_of_a_later_request_is_cut_as_that_of_the_first(half: bytes) -> None:
+    with serve(Shell(answers, Settings()), http=Impatient, lifespan="off") as port, connect(port) as client:
+        client.sendall(HEALTH)
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        client.sendall(half)
+        assert read_until_end(client) == b""
+
+
+def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(2 * Impatient.patience)
+        await answers(scope, receive, send)
+
+    with serve(Shell(slow, Settings()), http=Impatient, lifespan="off") as port, connect(port) as client:
+        client.sendall(HEALTH)
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_drips_is_given_up_however_steadily_it_comes() -> None:
+    with serve(Shell(answers, Settings(body_timeout=0.5)), lifespan="off") as port, connect(port) as client:
+        client.sendall(POST + b"Content-Length: 100000\r\n\r\n{")
+        client.settimeout(0.05)
+        for _ in range(100):
+            client.sendall(b" ")
+            try:
+                assert client.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+                return
+            except TimeoutError:
+                continue
+        raise AssertionError("it dripped for five seconds")
+
+
+def test_when_bodies_hold_too_much_the_one_that_has_come_longest_gives_way() -> None:
+    settings = Settings(bodies_bytes=1 << 20)
+    with serve(Shell(answers, settings), lifespan="off") as port, connect(port) as old, connect(port) as new:
+        old.sendall(POST + b"Content-Length: 1000000\r\n\r\n" + b" " * 900_000)
+        time.sleep(GRACE + 0.2)
+        new.sendall(POST + b"Content-Length: 900000\r\n\r\n" + b" " * 900_000)
+        assert new.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert old.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
+
+
+def test_requests_far_ahead_of_their_answers_are_cut() -> None:
+    with serve(Shell(answers, Settings()), lifespan="off") as port, connect(port) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(HEALTH * 4000)
+        assert read_until_end(client).count(b"HTTP/1.1 200 ") <= 2 * MAX_AHEAD
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [(b"HTTP/2.0", b"505"), (b"", b"505"), (b"HTTP/1.0", b"200"), (b"HTTP/1.1", b"200")],
+)
+def test_other_versions_of_http_are_refused_as_such(version: bytes, status: bytes) -> None:
+    with serve(Shell(answers, Settings()), lifespan="off") as port, connect(port) as client:
+        client.sendall(
+            b"GET /health " + version + b"\r\nHost: localhost\r\n\r\n" if version else b"GET /health\r\n\r\n"
+        )
+        assert client.recv(1 << 16).split()[1] == status
+
+
+def test_an_answer_without_length_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
+    async def streams(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+        for _ in range(2):
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: 2\n\n"})
+
+    with serve(Shell(streams, Settings()), lifespan="off") as port, connect(port) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        head, _, body = read_until_end(client).partition(b"\r\n\r\n")
+    assert body == b"data: 1\n\ndata: 1\n\ndata: 2\n\n"
+    assert b"chunked" not in head
+
+
+BODY = b'{"model": "tiny", "prompt": "' + b"a" * 1000 + b'"}'
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed", "status"),
+    [
+        ("gzip", gzip.compress(BODY), 200),
+        ("deflate", zlib.compress(BODY), 200),
+        ("deflate", zlib.compress(b"{}", wbits=-15), 200),
+        ("identity", BODY, 200),
+        ("gzip", gzip.compress(b" " * (33 << 20)), 413),
+        ("gzip", gzip.compress(BODY)[:-9], 400),
+        ("gzip", BODY, 400),
+        ("zstd", BODY, 415),
+        ("gzip, gzip", BODY, 415),
+    ],
+    ids=["gzip", "zlib", "raw", "plain", "bomb", "cut off", "no gzip", "zstd", "twice"],
+)
+def test_a_packed_body_is_unpacked_within_bounds(encoding: str, packed: bytes, status: int) -> None:
+    with serve(Shell(answers, Settings()), lifespan="off") as port:
+        headers = {"content-encoding": encoding, "content-type": "application/json"}
+        response = httpx.post(f"http://127.0.0.1:{port}/", content=packed, headers=headers, timeout=DEADLINE)
+    assert response.status_code == status
+    assert status != 415 or "gzip" in response.headers["accept-encoding"]
+
+
+def test_a_refusal_is_one_line_in_the_log_without_the_clients_words(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        stack.chat(logit_bias={"my secret\nwords": "x"})
+        stack.client.post("/no%0Asuch%1b", json={})
+    lines = [record.getMessage() for record in caplog.records if "is answered with" in record.getMessage()]
+    assert [line.partition(": ")[2].split()[-2:] for line in lines[:1]] == [["invalid_value", "logit_bias"]]
+    assert len(lines) == 2
+    assert not any("\n" in line or "\x1b" in line or "secret" in line or "my" in line for line in lines)
+
+
+def test_line_ends_of_unicode_stand_escaped_in_answers() -> None:
+    text = "a\u2028b\u2029c\u0085d"
+    escaped = one_line(json.dumps(text, ensure_ascii=False).encode())
+    assert json.loads(escaped) == text
+    assert escaped.decode().splitlines() == [escaped.decode()]

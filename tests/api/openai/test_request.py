@@ -1,0 +1,329 @@
+from typing import Any
+
+import pytest
+
+from api.openai.request import chat_generation, completion_generations
+from api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from shared.errors import InvalidRequest, UnsupportedParameter
+from shared.protocol import ChatPrompt, Generation, Grammar, TextPrompt, TokenPrompt, ToolUse
+from tests.api.conftest import chat_body
+
+
+def chat(**fields: Any) -> Generation:
+    return chat_generation(ChatCompletionRequest.model_validate(chat_body(**fields)))
+
+
+def messages(*given: dict[str, Any]) -> list[dict[str, Any]]:
+    prompt = chat(messages=list(given)).prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt.messages
+
+
+def completions(**fields: Any) -> list[Generation]:
+    return completion_generations(CompletionRequest.model_validate({"prompt": "Hi", **fields}))
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+def test_developer_is_system_and_order_is_kept() -> None:
+    given = [("system", "a"), ("user", "b"), ("developer", "c"), ("user", "d")]
+    assert [(m["role"], m["content"]) for m in messages(*({"role": r, "content": c} for r, c in given))] == [
+        ("system", "a"),
+        ("user", "b"),
+        ("system", "c"),
+        ("user", "d"),
+    ]
+
+
+def test_text_parts_are_joined_and_nothing_is_the_empty_string() -> None:
+    parts = [{"type": "text", "text": "Say"}, {"type": "refusal", "refusal": " no"}]
+    assert [
+        m["content"] for m in messages({"role": "assistant", "content": parts}, {"role": "assistant"})
+    ] == [
+        "Say no",
+        "",
+    ]
+
+
+def test_arguments_of_a_past_call_stay_the_string_they_were() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{broken"}}
+    assert messages({"role": "assistant", "content": None, "tool_calls": [call]})[0]["tool_calls"] == [call]
+
+
+def test_max_completion_tokens_wins_and_chat_has_no_default() -> None:
+    assert chat(max_tokens=5, max_completion_tokens=7).stopping.max_tokens == 7
+    assert chat(max_tokens=5).stopping.max_tokens == 5
+    assert chat().stopping.max_tokens is None
+
+
+def test_a_seed_is_made_when_none_is_given() -> None:
+    assert chat(seed=-3).sampling.seed == -3
+    seeds = {chat().sampling.seed for _ in range(8)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
+
+
+def test_sampling_arrives_whole() -> None:
+    fields = {"temperature": 0, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.1, "presence_penalty": 1}
+    generation = chat(
+        **fields, top_k=-1, logit_bias={"5": -100}, stop="x", min_tokens=2, ignore_eos=True, n=3
+    )
+    assert {key: getattr(generation.sampling, key) for key in fields} == fields
+    assert (generation.sampling.top_k, generation.sampling.logit_bias) == (0, {5: -100})
+    assert (generation.stopping.stop, generation.stopping.min_tokens, generation.n) == (["x"], 2, 3)
+
+
+def test_logprobs_are_the_number_of_alternatives() -> None:
+    assert [chat().logprobs, chat(logprobs=True).logprobs, chat(logprobs=True, top_logprobs=3).logprobs] == [
+        None,
+        0,
+        3,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0]",
+        ),
+    ],
+)
+def test_what_chat_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        chat(**fields)
+    assert caught.value.param == param
+    assert caught.value.code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"tool_choice": "auto"},
+        {"response_format": {"type": "text"}},
+        {"chat_template_kwargs": {"enable_thinking": None}},
+    ],
+)
+def test_what_asks_for_nothing_is_accepted(fields: dict[str, Any]) -> None:
+    assert chat(**fields).prompt == chat().prompt
+
+
+def test_template_kwargs_are_a_short_list_of_typed_names() -> None:
+    prompt = chat(chat_template_kwargs={"enable_thinking": False, "reasoning_effort": "low"}).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.template_kwargs == {"enable_thinking": False, "reasoning_effort": "low"}
+    with pytest.raises(InvalidRequest):
+        chat(chat_template_kwargs={"enable_thinking": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a", [TextPrompt(text="a")]),
+        (["a", "b"], [TextPrompt(text="a"), TextPrompt(text="b")]),
+        ([0, 2], [TokenPrompt(ids=[0, 2])]),
+        ([[1], [2, 3]], [TokenPrompt(ids=[1]), TokenPrompt(ids=[2, 3])]),
+    ],
+)
+def test_each_prompt_becomes_one_generation(prompt: Any, expected: list[Any]) -> None:
+    generations = completions(prompt=prompt)
+    assert [generation.prompt for generation in generations] == expected
+    assert {generation.stopping.max_tokens for generation in generations} == {16}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"suffix": "end", "echo": True}, "echo"), ({"best_of": 2, "stream": True}, "best_of")],
+)
+def test_what_completions_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        completions(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a"], [1], [[1]]])
+def test_a_suffix_goes_with_each_prompt_and_an_empty_one_is_none(prompt: Any) -> None:
+    def suffixes(**fields: Any) -> list[str | None]:
+        prompts = [one.prompt for one in completions(prompt=prompt, **fields)]
+        return [one.suffix for one in prompts if not isinstance(one, ChatPrompt)]
+
+    assert suffixes(suffix="end") == ["end"]
+    assert suffixes(suffix="") == suffixes(suffix=None) == [None]
+
+
+def test_best_of_is_how_many_are_run_and_they_are_scored_to_be_ranked() -> None:
+    assert [(one.n, one.logprobs) for one in completions(best_of=3, n=2)] == [(3, 0)]
+    assert [(one.n, one.logprobs) for one in completions(best_of=2, n=2)] == [(2, None)]
+    assert [(one.n, one.logprobs) for one in completions(best_of=2, logprobs=3)] == [(2, 3)]
+
+
+def test_a_prompt_can_be_scored_without_an_answer() -> None:
+    (generation,) = completions(prompt=[1, 2], max_tokens=0, echo=True, logprobs=1)
+    assert (generation.stopping.max_tokens, generation.echo, generation.logprobs) == (0, True, 1)
+
+
+def test_min_tokens_may_not_exceed_max_tokens() -> None:
+    with pytest.raises(InvalidRequest):
+        completions(min_tokens=17)
+
+
+# ---- grammars
+
+
+def json_schema(schema: dict[str, Any] | None, **fields: Any) -> dict[str, Any]:
+    inner = {"name": "x", **fields} | ({} if schema is None else {"schema": schema})
+    return {"type": "json_schema", "json_schema": inner}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"enum": [None, 1]}}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "grammar"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, Grammar()),
+        (json_schema(SCHEMA), Grammar(json_schema=SCHEMA)),
+        (json_schema(SCHEMA, strict=True), Grammar(json_schema=SCHEMA)),
+        (json_schema(None), Grammar()),
+        (json_schema(nested(31)), Grammar(json_schema=nested(31))),
+    ],
+)
+def test_a_response_format_is_a_grammar(wanted: dict[str, Any], grammar: Grammar | None) -> None:
+    assert chat(response_format=wanted).grammar == grammar
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"description": "x" * (64 << 10)},
+        nested(33),
+        {"properties": {"a": {"$ref": "https://example.com/schema.json"}}},
+        {"anyOf": [{"$ref": "file:///etc/passwd"}]},
+    ],
+)
+def test_a_schema_is_bounded_and_fetches_nothing(schema: dict[str, Any]) -> None:
+    for fields in (
+        {"response_format": json_schema(schema)},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            chat(**fields)
+        assert caught.value.param in ("response_format", "tools[0].function.parameters")
+
+
+def test_a_property_may_be_called_ref() -> None:
+    schema = {"properties": {"$ref": {"type": "string"}}}
+    assert chat(response_format=json_schema(schema)).grammar == Grammar(json_schema=schema)
+
+
+# ---- tools
+
+TOOLS = [TOOL, {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}]
+ALLOWED = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "use"),
+    [
+        (None, ToolUse(names=["f", "g"])),
+        ("auto", ToolUse(names=["f", "g"])),
+        ("required", ToolUse(mode="required", names=["f", "g"])),
+        (
+            {"type": "function", "function": {"name": "g"}},
+            ToolUse(mode="required", names=["g"], parallel=False),
+        ),
+        ({"type": "allowed_tools", "allowed_tools": ALLOWED}, ToolUse(names=["g"])),
+        ("none", None),
+    ],
+)
+def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
+    assert chat(tools=TOOLS, tool_choice=choice).tool_use == use
+
+
+def test_the_template_gets_every_tool_with_a_schema() -> None:
+    prompt = chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}}).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert [tool["function"] for tool in prompt.tools or ()] == [
+        {"name": "f", "parameters": {"type": "object", "properties": {}}},
+        {"name": "g", "parameters": {"type": "object"}},
+    ]
+
+
+def test_a_choice_of_a_tool_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "h"}})
+    assert caught.value.param == "tool_choice"
+
+
+def test_parallel_calls_can_be_refused() -> None:
+    use = chat(tools=TOOLS, parallel_tool_calls=False).tool_use
+    assert use is not None
+    assert not use.parallel
+
+
+@pytest.mark.parametrize(
+    ("choice", "use"),
+    [
+        ("auto", ToolUse(names=["f"], parallel=False)),
+        ({"name": "f"}, ToolUse(mode="required", names=["f"], parallel=False)),
+        ("none", None),
+    ],
+)
+def test_functions_are_tools_of_which_one_is_called(choice: Any, use: ToolUse | None) -> None:
+    assert chat(functions=[{"name": "f"}], function_call=choice).tool_use == use
+
+
+def test_past_calls_of_functions_are_joined_to_their_answers() -> None:
+    call, result = messages(
+        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "1"},
+    )
+    assert (result["role"], result["tool_call_id"]) == ("tool", call["tool_calls"][0]["id"])
+
+
+# ---- thinking
+
+
+@pytest.mark.parametrize(
+    ("effort", "kwargs"),
+    [
+        ("none", {"enable_thinking": False}),
+        ("minimal", {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("medium", {"enable_thinking": True, "reasoning_effort": "medium"}),
+        ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
+    ],
+)
+def test_an_effort_is_said_in_the_words_of_templates(effort: str, kwargs: dict[str, Any]) -> None:
+    prompt = chat(reasoning_effort=effort).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.template_kwargs == kwargs
+
+
+def test_template_kwargs_win_over_the_effort() -> None:
+    prompt = chat(reasoning_effort="high", chat_template_kwargs={"enable_thinking": False}).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.template_kwargs == {"enable_thinking": False, "reasoning_effort": "high"}
+
+
+def test_chat_splits_thinking_from_the_answer() -> None:
+    assert chat().split_reasoning
+    assert not completions()[0].split_reasoning
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_thinking_is_read_back_by_both_names_it_is_written_under(name: str) -> None:
+    [told] = messages({"role": "assistant", "content": "Yes.", name: "hm"})
+    assert told == {"role": "assistant", "content": "Yes.", "reasoning_content": "hm"}

@@ -1,0 +1,166 @@
+"""Attention for a CPU is MLX's, but for rounding; in halves, to the last bit what the whole is."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models import base
+from mlx_lm.models.cache import KVCache, QuantizedKVCache
+
+from tests.exactness import rounding_of_attention, same
+from workers.engine.cpu import attention as module
+from workers.engine.cpu.attention import WORTH_HALVES, attention
+from workers.engine.kv.key_blocks import in_blocks
+from workers.engine.kv.length_groups import Run
+from workers.engine.kv.mlx_caches import Place
+from workers.engine.kv.slab import Shown
+from workers.engine.kv.slots import Slots
+
+Mask = Callable[[int, int, int], mx.array | str | None]
+
+
+def each_row(rows: int, tokens: int, keys: int) -> mx.array:
+    return mx.arange(keys)[None, None, None] < mx.arange(keys - rows, keys)[:, None, None, None]
+
+
+def padded(rows: int, tokens: int, keys: int) -> mx.array:
+    """Causal, and the first tokens of each row are no tokens."""
+    there, here = mx.arange(keys)[None], mx.arange(keys - tokens, keys)[:, None]
+    return (there <= here) & (there >= mx.arange(rows)[:, None, None, None])
+
+
+MASKS: dict[str, Mask] = {
+    "none": lambda rows, tokens, keys: None,
+    "causal": lambda rows, tokens, keys: "causal",
+    "of each row": each_row,
+    "padded": padded,
+    "one for all": lambda rows, tokens, keys: (mx.arange(keys) < keys // 2)[None, None, None],
+    "without rows": lambda rows, tokens, keys: (mx.arange(keys) < keys // 2)[None],
+    "of each head": lambda rows, tokens, keys: (
+        mx.arange(keys)[None, None, None] <= mx.arange(9)[None, :, None, None]
+    ),
+    "a bias": lambda rows, tokens, keys: mx.arange(keys, dtype=mx.float32)[None] * -0.1,
+    "a bias of each head": lambda rows, tokens, keys: (
+        mx.arange(9, dtype=mx.float32)[:, None, None] * mx.arange(keys)[None, None] * -0.01
+    ),
+}
+
+
+def random(*shape: int) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(sum(shape)))
+
+
+def close(ours: mx.array, theirs: mx.array) -> bool:
+    return ours.shape == theirs.shape and bool((mx.abs(ours - theirs) < 3e-5).all())
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("rows", "tokens", "keys"), [(1, 1, 70), (5, 1, 70), (1, 33, 33), (3, 20, 70)])
+def test_it_is_mlx_s(rows: int, tokens: int, keys: int, mask: str) -> None:
+    queries = random(rows, 9, tokens, 64) * 4
+    k, v = random(rows, 3, keys, 64), random(rows, 3, keys, 32)  # sizes may differ
+    made = MASKS[mask](rows, tokens, keys)
+    theirs = base.scaled_dot_product_attention(queries, k, v, None, 0.125, made)  # type: ignore[arg-type]
+    assert close(attention(queries, k, v, None, 0.125, made), theirs)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("rows", [5, 32])
+def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.cpu.two_cores.threads", lambda: 2)
+    keys, values, queries = random(rows, 3, 1500, 64), random(rows, 3, 1500, 64), random(rows, 9, 1, 64)
+    assert queries.size * keys.shape[2] >= WORTH_HALVES
+    made = MASKS[mask](rows, 1, keys.shape[2])
+    halved = attention(queries, keys, values, None, 0.125, made)
+    mx.eval(halved)
+    monkeypatch.setattr(module, "WORTH_HALVES", 1 << 60)
+    assert mx.array_equal(halved, attention(queries, keys, values, None, 0.125, made))
+
+
+@pytest.mark.parametrize("shelves", [1, 2])
+@pytest.mark.parametrize("kind", ["a mask", "a bias", "a bias of each head"])
+def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str, shelves: int) -> None:
+    """But for what fills its last block; be the runs of one shelf, or the last of another one, with room for less."""
+    lengths, runs = [40, 38, 70, 30, 22], [Run(slice(0, 2), 40), Run(slice(2, 3), 70), Run(slice(3, 5), 30)]
+    queries, k, v = random(5, 9, 1, 64), random(5, 3, 70, 64), random(5, 3, 128, 64)
+    made = mx.arange(70)[None, None, None] < mx.array(lengths)[:, None, None, None]
+    if kind != "a mask":
+        slope = mx.arange(9)[None, :, None, None] if kind == "a bias of each head" else mx.array(1.0)
+        made = mx.where(made, mx.arange(70) * slope * -0.01, -1e30)
+    beyond = mx.array([64, 64, 128, 64, 64])[:, None, None, None]
+    keys, values = (mx.where(mx.arange(each.shape[2])[:, None] >= beyond, mx.nan, each) for each in (k, v))
+    blocks = mx.contiguous(in_blocks(keys))
+    one = [Shown(0, blocks, values, runs)]
+    two = [
+        Shown(0, blocks[:3], values[:3], runs[:2]),
+        Shown(3, blocks[3:, :, :1], values[3:, :, :64], [Run(slice(0, 2), 30)]),
+    ]
+    cache = SimpleNamespace(in_blocks=lambda keys, values: one if shelves == 1 else two)
+    together = attention(queries, keys, values[:, :, :70], cache, 0.125, made)
+    for row, length in enumerate(lengths):
+        its, there = slice(row, row + 1), slice(length)
+        apart = attention(
+            queries[its], k[its, :, there], v[its, :, there], None, 0.125, made[its, ..., there]
+        )
+        assert same(together[its], apart, rounding_of_attention(queries, k, v, 0.125))
+
+
+GIVEN: dict[str, Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]] = {
+    "what the cache holds": lambda keys, values: (keys, values),
+    "its keys for both": lambda keys, values: (keys, keys),
+    "its values for both": lambda keys, values: (values, values),
+    "one for the other": lambda keys, values: (values, keys),
+    "other keys": lambda keys, values: (keys * 2 + 1, values),
+    "other values": lambda keys, values: (keys, values[..., :16]),
+    "more heads": lambda keys, values: (mx.repeat(keys, 3, axis=1), mx.repeat(values, 3, axis=1)),
+    "the last ones": lambda keys, values: (keys[:, :, -20:], values[:, :, -20:]),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("lengths", [[40], [40, 33], [40, 600]])  # one shelf, or two
+def test_a_row_attends_to_what_the_model_gives_be_it_what_the_cache_holds_or_not(
+    lengths: list[int], given: str
+) -> None:
+    slots = Slots(in_blocks=True)
+    begun = KVCache()
+    begun.update_and_fetch(
+        random(len(lengths), 3, max(lengths), 64), random(len(lengths), 3, max(lengths), 64)
+    )
+    slots.join([begun], [Place(row, 0, length) for row, length in enumerate(lengths)])
+    slots.begin()
+    [layer] = slots.layers
+    mask = layer.make_mask(1, return_array=True)
+    queries, new = random(len(lengths), 9, 1, 64), random(len(lengths), 3, 1, 64)
+    keys, values = GIVEN[given](*layer.update_and_fetch(new, new))
+    mask = mask[..., -keys.shape[2] :]
+    theirs = base.scaled_dot_product_attention(queries, keys, values, None, 0.125, mask)
+    assert close(attention(queries, keys, values, layer, 0.125, mask), theirs)
+
+
+def test_a_query_that_may_look_at_nothing_looks_at_everything_alike() -> None:
+    queries, keys, values = random(1, 9, 2, 64), random(1, 3, 10, 64), random(1, 3, 10, 64)
+    answer = attention(queries, keys, values, None, 0.125, mx.zeros((2, 10), dtype=mx.bool_))
+    assert close(answer[:, ::3], mx.broadcast_to(values.mean(axis=2, keepdims=True), (1, 3, 2, 64)))
+
+
+def test_another_mask_of_the_same_shape_is_another_mask() -> None:
+    queries, keys, values = random(1, 9, 1, 64), random(1, 3, 40, 64), random(1, 3, 40, 64)
+    for end in (10, 20):
+        mask = (mx.arange(40) < end)[None]
+        shorter = attention(queries, keys[:, :, :end], values[:, :, :end], None, 0.125, None)
+        assert close(attention(queries, keys, values, None, 0.125, mask), shorter)
+
+
+def test_sinks_quantized_caches_and_other_types_are_left_to_mlx() -> None:
+    queries, keys, values = random(1, 9, 1, 64), random(1, 3, 40, 64), random(1, 3, 40, 64)
+    sinks = random(9)
+    theirs = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.125, sinks=sinks)
+    assert mx.array_equal(attention(queries, keys, values, None, 0.125, None, sinks), theirs)
+    q, k, v = (array.astype(mx.bfloat16) for array in (queries, keys, values))
+    assert attention(q, k, v, None, 0.125, None).dtype == mx.bfloat16
+    packed = QuantizedKVCache(group_size=64, bits=8)
+    some, others = packed.update_and_fetch(keys, values)
+    whole = attention(queries, keys, values, None, 0.125, None)
+    assert bool((mx.abs(attention(queries, some, others, packed, 0.125, None) - whole) < 0.05).all())

@@ -1,0 +1,165 @@
+"""OpenBLAS must be in the process before MLX is; each test is a process of its own, as a worker is."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.engine.cpu.blas import SONAME, describe_blas
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS has its own BLAS, Accelerate")
+ROOT = Path(__file__).parents[4]
+
+
+def run(program: str, *arguments: str, **environment: str) -> str:
+    return process(program, *arguments, **environment).stdout.strip()
+
+
+def process(program: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        env=os.environ | environment,
+    )
+
+
+def test_the_module_imports_no_mlx() -> None:
+    assert run("import sys, workers.engine.cpu.blas; print('mlx' in sys.modules)") == "False"
+
+
+def system_has_one() -> bool:
+    try:
+        ctypes.CDLL(SONAME)
+    except OSError:
+        return False
+    return True
+
+
+of_the_system = pytest.mark.skipif(not system_has_one(), reason=f"the system has no OpenBLAS ({SONAME})")
+from_both = pytest.mark.parametrize(
+    "whose", [pytest.param("system", marks=of_the_system), pytest.param("wheel", marks=linux_only)]
+)
+
+
+@pytest.fixture(scope="module")
+def opened() -> str:
+    return run("from workers.engine.cpu.blas import open_blas; print(open_blas())")
+
+
+@of_the_system
+def test_openblas_is_opened_and_its_file_named(opened: str) -> None:
+    assert Path(opened).is_file()
+    assert Path(opened).name.startswith("libopenblas")
+
+
+@of_the_system
+def test_its_symbols_are_global_afterwards() -> None:
+    here = "print(hasattr(ctypes.CDLL(None), 'cblas_sgemm'))"
+    program = f"import ctypes; from workers.engine.cpu.blas import open_blas; {here}; open_blas(); {here}"
+    assert run(program).split() == ["False", "True"]
+
+
+SHARES = """
+import os, sys
+from workers.engine.cpu.blas import open_blas, share_cores, threads
+open_blas(sys.argv[1])
+for workers in (1, len(os.sched_getaffinity(0)), 1):
+    share_cores(workers)
+    print(threads())
+"""
+
+
+@from_both
+def test_workers_that_compute_together_divide_the_cores(whose: str) -> None:
+    cores = str(len(os.sched_getaffinity(0)))
+    assert run(SHARES, whose, OPENBLAS_NUM_THREADS="").split() == [cores, "1", cores]
+
+
+@from_both
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core cannot be divided")
+def test_nobody_gets_more_threads_than_the_operator_has_allowed(whose: str) -> None:
+    assert run(SHARES, whose, OPENBLAS_NUM_THREADS="1").split() == ["1", "1", "1"]
+
+
+COUNTS = """
+import os, sys
+from workers.engine.cpu.blas import open_blas, thread_counts, threads
+open_blas(sys.argv[1])
+with thread_counts() as counts:
+    assert [(count, threads()) for count in counts] == [(count, count) for count in sorted({1, threads()})]
+print(threads())
+"""
+
+
+@from_both
+def test_all_numbers_of_threads_can_be_gone_through_and_leave_what_was_there(whose: str) -> None:
+    assert run(COUNTS, whose, OPENBLAS_NUM_THREADS="2") == "2"
+
+
+PRODUCT = """
+import sys, time
+from workers.engine.cpu.blas import open_blas
+print(open_blas(sys.argv[1]))
+import mlx.core as mx
+x, w = mx.random.normal((64, 576)), mx.random.normal((576, 1536))
+exact = (x[:, :, None].astype(mx.float32) * w).sum(axis=1)
+assert mx.allclose(x @ w, exact, rtol=1e-3, atol=1e-3)
+def once():
+    began = time.perf_counter(); mx.eval(x @ w); return time.perf_counter() - began
+print(min(once() for _ in range(20)))
+"""
+
+
+@linux_only
+def test_without_the_system_s_the_wheel_s_multiplies_for_mlx() -> None:
+    """Many times faster than what MLX was linked with."""
+    path, seconds = run(PRODUCT, "wheel", OPENBLAS_NUM_THREADS="1").split()
+    none, slow = run(PRODUCT, "none").split()
+    assert Path(path).name == "libscipy_openblas.so" and none == "None"
+    assert float(seconds) * 3 < float(slow)
+
+
+WITHOUT_THE_SYSTEM_S = """
+import workers.engine.cpu.blas as blas
+blas.SONAME, blas.ctypes.util.find_library = "libnone.so", lambda name: None
+print(blas.open_blas())
+"""
+
+
+@linux_only
+def test_the_wheel_s_is_taken_by_itself_where_the_system_has_none() -> None:
+    assert Path(run(WITHOUT_THE_SYSTEM_S)).name == "libscipy_openblas.so"
+
+
+@linux_only
+def test_a_wheel_that_cannot_be_bound_is_said_and_mlx_stays_as_it_is() -> None:
+    program = PRODUCT.replace(
+        "print(open_blas",
+        "import workers.engine.cpu.blas as blas; blas.CALLED += ('cblas_ssymm',); print(open_blas",
+    )
+    assert run(program, "wheel").split()[0] == "None"
+    assert "cannot be used: it does not call cblas_ssymm" in process(program, "wheel").stderr
+
+
+@linux_only
+def test_opening_it_after_mlx_is_refused() -> None:
+    program = (
+        "import mlx.core\nfrom workers.engine.cpu.blas import open_blas\n"
+        "try: open_blas()\nexcept RuntimeError as error: print(error)"
+    )
+    assert "before mlx.core" in run(program)
+
+
+def test_the_line_for_the_log_names_the_library_found() -> None:
+    assert describe_blas(Path("/usr/lib/libopenblas.so.0")) == "BLAS: OpenBLAS from /usr/lib/libopenblas.so.0"
+
+
+@linux_only
+def test_the_line_for_the_log_says_what_to_install_when_there_is_none() -> None:
+    assert "apt-get install libopenblas0-pthread" in describe_blas(None)

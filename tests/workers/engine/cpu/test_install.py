@@ -1,0 +1,27 @@
+"""mlx-lm's models compute with what is faster on a CPU."""
+
+import importlib
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models import activations, base
+
+from workers.engine.cpu.attention import attention
+from workers.engine.cpu.install import activation, compute_on_cpu
+from workers.engine.cpu.rope import rope
+
+
+def test_the_models_that_are_imported_compute_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    llama: Any = importlib.import_module("mlx_lm.models.llama")
+    monkeypatch.setattr(llama, "swiglu", activations.swiglu)
+    monkeypatch.setattr(llama, "scaled_dot_product_attention", base.scaled_dot_product_attention)
+    compute_on_cpu()
+    assert llama.scaled_dot_product_attention is attention
+    assert llama.swiglu is activation
+    assert mx.fast.rope is rope
+
+
+def test_other_types_keep_the_activation_they_had() -> None:
+    gate = mx.linspace(-3, 3, 60).astype(mx.bfloat16)
+    assert mx.array_equal(activation(gate, gate), activations.swiglu(gate, gate))

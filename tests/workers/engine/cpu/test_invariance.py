@@ -1,0 +1,73 @@
+"""What is promised of rows in company is what was measured of the model's own layers."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.nn.layers.linear import Linear
+
+from shared.settings import Settings
+from tests.exactness import exact, random
+from tests.tiny_model import Kind, make_tiny_model
+from workers.engine.cpu import invariance as module
+from workers.engine.cpu.install import compute_on_cpu
+from workers.engine.cpu.invariance import Invariance, Layer, invariance, invariance_of, linear_of
+from workers.engine.cpu.lm_head import Head
+from workers.model.load import LoadedModel, inspect, load
+from workers.model.serve_model import serve_model
+
+
+def tiny(folder: Path, kind: Kind) -> LoadedModel:
+    made = make_tiny_model(folder / kind, kind)
+    return load(made, inspect(made), lambda phase, done, total: None)
+
+
+@pytest.mark.parametrize("broken", [1, 3, 45])
+@pytest.mark.parametrize("inner", [32, 576])
+def test_one_number_of_rows_that_computes_otherwise_is_found(
+    inner: int, broken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def otherwise(layer: Linear, x: mx.array) -> mx.array:
+        products: mx.array = x @ layer.weight.T
+        exactly = mx.floor(products * 0 + 1) * mx.arange(x.shape[0])[:, None]
+        return exactly + (1e-7 if x.shape[0] == broken else 0)
+
+    layer = linear_of(random(64, inner))
+    monkeypatch.setattr(module, "linear", otherwise)
+    assert not module._layer_is_exact(layer)
+    monkeypatch.setattr(module, "linear", lambda layer, x: mx.zeros((x.shape[0], 64)))
+    assert module._layer_is_exact(layer)
+
+
+def test_attention_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_attention_is_exact", lambda: False)
+    assert invariance([]) == "rounding"
+
+
+@pytest.mark.parametrize("kind", ["sliding", "recurrent", "experts"])
+def test_nothing_is_promised_of_what_was_not_compared(tmp_path: Path, kind: Kind) -> None:
+    compute_on_cpu()
+    assert invariance_of(tiny(tmp_path, kind).model) == "rounding"
+
+
+def test_the_engine_reports_what_was_measured_of_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = tiny(tmp_path, "llama")
+    measured: list[Any] = []
+
+    def measure(layers: Iterable[Layer]) -> Invariance:
+        measured.append(list(layers))
+        return "exact"
+
+    monkeypatch.setattr(module, "invariance", measure)
+    engine = serve_model(loaded, Settings()).engine
+    assert engine.report["invariance"] == "exact"
+    shapes = {layer.weight.shape for layer in measured[0]}
+    assert shapes >= {(32, 32), (16, 32), (64, 32), (32, 64)}
+
+
+def test_the_tests_ask_for_what_the_product_measures() -> None:
+    assert exact() == (invariance([linear_of(random(576, 576)), Head(random(512, 576))]) == "exact")

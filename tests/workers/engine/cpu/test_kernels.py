@@ -1,0 +1,75 @@
+"""Rows in company, and answers that are cut, under the kernels of other machines; pytest in processes of their own.
+
+OpenBLAS chooses a kernel by the processor; OPENBLAS_CORETYPE names another one, which it takes if the processor can.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.blas import VARIABLE
+from tests.workers.engine.cpu.test_blas import ROOT, linux_only, run
+
+pytestmark = [pytest.mark.slow, linux_only, pytest.mark.timeout(600)]
+
+EXACTNESS = ["test_products.py", "test_head.py", "test_attention.py", "test_halves.py", "test_invariance.py"]
+KERNELS = {"its own": "", "Haswell": "Haswell", "Zen": "Zen", "SkylakeX": "SkylakeX", "Nehalem": "Nehalem"}
+CORENAME = """
+import ctypes
+import workers.engine.cpu.blas as blas
+blas.open_blas("wheel")
+name = blas._in_use.function("openblas_get_corename")
+name.restype = ctypes.c_char_p
+print(name().decode())
+"""
+
+
+def passes(tests: list[str], **environment: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+    ]
+    done = subprocess.run(
+        [*command, *tests],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout and "no tests ran" not in done.stdout
+
+
+def kernel(name: str) -> dict[str, str]:
+    """The environment that makes OpenBLAS take it."""
+    wanted = KERNELS[name]
+    if wanted and (taken := run(CORENAME, OPENBLAS_CORETYPE=wanted)) != wanted:
+        pytest.skip(f"this processor cannot run {wanted}'s kernel: OpenBLAS takes {taken}")
+    return {"OPENBLAS_CORETYPE": wanted}
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_rows_in_company_are_what_is_promised_with_the_kernel(name: str, threads: str) -> None:
+    passes([f"tests/workers/{each}" for each in EXACTNESS], **kernel(name), OPENBLAS_NUM_THREADS=threads)
+
+
+@pytest.mark.parametrize("whose", ["wheel", "none"])
+def test_rows_in_company_are_what_is_promised_by_the_blas(whose: str) -> None:
+    passes([f"tests/workers/{each}" for each in EXACTNESS], **{VARIABLE: whose})
+
+
+@pytest.mark.parametrize("name", ["Haswell", "Zen", "SkylakeX"])
+def test_answers_that_are_cut_go_on_as_the_unbroken_ones_with_the_kernel(name: str) -> None:
+    """With two threads: where a row's sums are made in an order that depends on how many rows there are."""
+    words = ["-m", "slow", "tests/faults/test_resume_smollm2.py"]
+    passes(words, **kernel(name), OPENBLAS_NUM_THREADS="2")

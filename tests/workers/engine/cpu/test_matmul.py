@@ -1,0 +1,71 @@
+"""A row's products are the same to the last bit alone, among others, and in whatever passes its tokens are read."""
+
+from types import SimpleNamespace
+
+import mlx.core as mx
+import pytest
+from mlx.nn.layers.linear import Linear
+
+from tests.exactness import SHAPES, random, rounding_of_attention, rounding_of_product, same
+from workers.engine.cpu.attention import SPAN, attention
+from workers.engine.cpu.matmul import linear, rows_for
+from workers.engine.kv.key_blocks import BLOCK, in_blocks, out_of_blocks
+from workers.engine.kv.length_groups import runs_of
+from workers.engine.kv.slab import Shown
+
+
+@pytest.mark.parametrize(("inner", "columns"), SHAPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_gives_a_row_the_same_among_any_number_of_others(
+    inner: int, columns: int, bias: bool
+) -> None:
+    layer = Linear(inner, columns, bias=bias)
+    layer.weight = random(columns, inner)
+    x = random(1, 300, inner)
+    every, within = linear(layer, x)[0], rounding_of_product(x[0], layer.weight)
+    for rows in [*range(1, 18), 31, 32, 33, 128]:
+        assert same(linear(layer, x[:, :rows])[0], every[:rows], within[:rows])  # as a prompt is read
+        assert same(linear(layer, x[0, :rows, None])[:, 0], every[:rows], within[:rows])  # as rows decode
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "inner", "least"), [(1, 192, 576, 7), (1, 576, 1536, 2), (9, 192, 576, 9)]
+)
+def test_no_more_rows_are_added_than_have_to_be(rows: int, columns: int, inner: int, least: int) -> None:
+    assert rows_for(rows, columns, inner) == least
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 65, 200])
+def test_keys_come_out_of_blocks_as_they_went_in(tokens: int) -> None:
+    keys = random(2, 3, tokens, 16)
+    blocks = in_blocks(keys)
+    assert blocks.shape[2] * BLOCK - tokens in range(BLOCK)
+    assert mx.array_equal(out_of_blocks(blocks, tokens), keys)
+
+
+@pytest.mark.parametrize("lengths", [[1, 5, 63, 64], [65, 250], [255, 256, 257, 300], [20, 700, 3, 1030]])
+def test_a_token_that_is_decoded_attends_as_one_that_is_read(lengths: list[int]) -> None:
+    """In a prompt read at once, in chunks, and by itself, beside rows of other lengths."""
+    longest = max(lengths)
+    queries, keys, values = (random(len(lengths), heads, longest, 64) for heads in (9, 3, 3))
+    last = mx.concatenate([queries[i : i + 1, :, n - 1 : n] for i, n in enumerate(lengths)])
+    seen = mx.arange(longest)[None] < mx.array(lengths)[:, None]
+    wider = mx.pad(values, [(0, 0), (0, 0), (0, -longest % BLOCK), (0, 0)])
+    shown = Shown(0, mx.contiguous(in_blocks(keys)), wider, runs_of(lengths))
+    cache = SimpleNamespace(in_blocks=lambda keys, values: [shown])
+    decoded = attention(last, keys, values, cache, 0.125, seen[:, None, None])
+    within = rounding_of_attention(queries, keys, values, 0.125)
+    for i, n in enumerate(lengths):
+        row = slice(i, i + 1)
+        for chunk in {1, 7, 128, SPAN, n}:
+            q, k, v = queries[row, :, max(0, n - chunk) : n], keys[row, :, :n], values[row, :, :n]
+            assert same(attention(q, k, v, None, 0.125, "causal")[:, :, -1:], decoded[row], within)
+
+
+def test_a_chunk_is_read_alike_beside_longer_prompts() -> None:
+    queries, keys, values = (random(3, heads, 300, 64) for heads in (9, 3, 3))
+    together = attention(queries, keys, values, None, 0.125, "causal")
+    within = rounding_of_attention(queries, keys, values, 0.125)
+    for n in (1, 5, 40, 256, 299):
+        alone = attention(queries[:1, :, :n], keys[:1, :, :n], values[:1, :, :n], None, 0.125, "causal")
+        assert same(alone, together[:1, :, :n], within)

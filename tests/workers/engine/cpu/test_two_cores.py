@@ -1,0 +1,54 @@
+"""What is computed in halves is what the whole would be, to the last bit."""
+
+import threading
+
+import mlx.core as mx
+import pytest
+
+from workers.engine.cpu import two_cores as halves
+from workers.engine.cpu.exp import swiglu
+from workers.engine.cpu.install import WORTH_HALVES, activation
+from workers.engine.cpu.two_cores import in_halves
+
+
+def random(*shape: int) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(sum(shape)))
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halves, "threads", lambda: 2)
+
+
+@pytest.mark.parametrize("shape", [(171, 1, 1536), (1, 331, 1536), (3, 77, 1000), (1, 1, 200_000)])
+def test_an_activation_in_halves_is_the_activation(shape: tuple[int, ...]) -> None:
+    gate, x = random(*shape), random(*shape) * 3
+    assert gate.size >= WORTH_HALVES
+    assert mx.array_equal(activation(gate, x), swiglu(gate, x))
+
+
+@pytest.mark.parametrize(("cores", "parts"), [(1, 1), (2, 2)])
+def test_one_core_computes_the_whole(cores: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halves, "threads", lambda: cores)
+    computed: list[slice] = []
+
+    def compute(some: slice) -> mx.array:
+        computed.append(some)
+        return mx.arange(5)[some]
+
+    assert in_halves(compute, 5).tolist() == [0, 1, 2, 3, 4]
+    assert len(computed) == parts
+
+
+def test_each_thread_has_a_stream_of_its_own() -> None:
+    answers: list[bool] = []
+
+    def compute() -> None:
+        x = random(20, 1536)
+        answers.append(bool(mx.array_equal(in_halves(lambda some: x[some] + 1, 20), x + 1)))
+
+    for _ in range(2):
+        thread = threading.Thread(target=compute)
+        thread.start()
+        thread.join()
+    assert answers == [True, True]

@@ -1,0 +1,169 @@
+"""Kept prompts: what is found is the longest beginning that was kept, with the keys and values of just its ids."""
+
+import mlx.core as mx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx_lm.models.cache import KVCache, RotatingKVCache
+
+from workers.engine.kv.mlx_caches import GROWTH, Cache, nbytes
+from workers.engine.kv.prefix_cache import SMALLEST, PrefixCache
+from workers.engine.kv.radix import Node, as_ids, common_prefix, drop, grow, walk
+
+BYTES = 2 * 4  # of a token here: one key, one value, each one float32
+
+Sequences = st.lists(st.integers(0, 1), max_size=12)  # of two ids only, so that they have much in common
+
+
+def plain(ids: list[int], start: int) -> Cache:
+    """Keys and values that tell which ids they are of."""
+    layer = KVCache()
+    array = mx.array(ids[start:], dtype=mx.float32).reshape(1, 1, -1, 1)
+    layer.state = array, -array, len(ids) - start
+    return [layer]
+
+
+def whole(ids: list[int]) -> Cache:
+    layer = RotatingKVCache(max_size=8)
+    layer.update_and_fetch(
+        *(mx.array([[[[float(id)]] for id in ids]]).reshape(1, 1, -1, 1) for _ in range(2))
+    )
+    mx.eval(layer.state)
+    return [layer]
+
+
+def long(ids: list[int]) -> list[int]:
+    """Worth keeping, if it is a sequence at all."""
+    return [ids[0]] * SMALLEST + ids if ids else []
+
+
+def keep(cache: PrefixCache, ids: list[int], namespace: str = "", *, as_whole: bool = False) -> None:
+    start = cache.missing(namespace, ids)
+    if start is not None:
+        cache.keep(namespace, ids, whole(ids) if as_whole else plain(ids, start))
+
+
+def found(cache: PrefixCache, ids: list[int], namespace: str = "") -> int:
+    """How many; checks what."""
+    hit = cache.find(namespace, ids)
+    if hit is None:
+        return 0
+    (layer,) = hit.cache
+    assert layer.offset == hit.length
+    if isinstance(layer, KVCache):
+        expected = mx.array(ids[: hit.length], dtype=mx.float32)
+        assert layer.keys is not None and layer.values is not None
+        assert layer.keys.shape[2] == -(-hit.length // GROWTH) * GROWTH
+        assert mx.array_equal(layer.keys[0, 0, : hit.length, 0], expected)
+        assert mx.array_equal(layer.values[0, 0, : hit.length, 0], -expected)
+    return hit.length
+
+
+def shared(one: list[int], other: list[int]) -> int:
+    return common_prefix(as_ids(one), as_ids(other))
+
+
+@settings(max_examples=200)
+@given(st.lists(Sequences, max_size=12), Sequences)
+def test_the_longest_beginning_that_was_kept_is_found(kept: list[list[int]], asked: list[int]) -> None:
+    cache = PrefixCache(1 << 20, plain=True)
+    for ids in kept:
+        keep(cache, long(ids))
+    wanted = long(asked)
+    best = max((shared(long(ids), wanted) for ids in kept), default=0)
+    assert found(cache, wanted) == (best if best >= SMALLEST else 0)
+    assert cache.bytes == BYTES * len(
+        {tuple(long(ids)[: n + 1]) for ids in kept for n in range(len(long(ids)))}
+    )
+
+
+@settings(max_examples=200)
+@given(st.lists(Sequences, max_size=12), Sequences)
+def test_a_whole_cache_serves_only_who_goes_on_behind_it(kept: list[list[int]], asked: list[int]) -> None:
+    cache = PrefixCache(1 << 20, plain=False)
+    for ids in kept:
+        keep(cache, long(ids), as_whole=True)
+    wanted = long(asked)
+    lengths = [len(long(ids)) for ids in kept if wanted[: len(long(ids))] == long(ids)]
+    assert found(cache, wanted) == max(lengths, default=0)
+    assert cache.entries == len({tuple(ids) for ids in kept if ids})
+    assert cache.entries == sum(1 for _ in cache._holding())
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(Sequences, st.integers(0, 60)), max_size=12), st.booleans())
+def test_it_never_holds_more_than_its_bytes_and_knows_how_many_it_holds(
+    steps: list[tuple[list[int], int]], as_whole: bool
+) -> None:
+    cache = PrefixCache(BYTES * 50, plain=not as_whole)
+    for ids, tokens in steps:
+        keep(cache, long(ids), as_whole=as_whole)
+        assert cache.bytes <= cache.budget
+        cache.shrink(BYTES * tokens)
+        held = [node.held for root in cache._roots.values() for node in root.nodes() if node.held]
+        assert cache.bytes == sum(map(nbytes, held)) <= BYTES * tokens
+        nodes = [node for root in cache._roots.values() for node in root.nodes()]
+        assert all(node.held or (as_whole and node.children) for node in nodes)
+    cache.shrink(0)
+    assert not cache._roots
+
+
+def test_what_was_not_used_for_longest_goes_and_what_others_begin_with_stays() -> None:
+    system, cache = list(range(100, 120)), PrefixCache(BYTES * 30, plain=True)
+    keep(cache, [*system, 1, 2, 3, 4, 5])
+    keep(cache, [*system, 6, 7, 8, 9, 10])
+    assert cache.bytes == BYTES * 30
+    assert found(cache, [*system, 1, 2, 3, 4, 5]) == 25
+    keep(cache, [*system, 11])
+    assert found(cache, [*system, 6, 7]) == 20
+    assert found(cache, [*system, 1, 2, 3, 4, 5]) == 25
+    assert found(cache, [*system, 11]) == 21
+
+
+def test_a_use_of_the_beginning_is_no_use_of_the_rest() -> None:
+    system, cache = list(range(100, 120)), PrefixCache(BYTES * 1000, plain=True)
+    keep(cache, [*system, 1])
+    keep(cache, [*system, 2])
+    found(cache, [*system, 1])
+    cache.shrink(BYTES * 21)
+    assert (found(cache, [*system, 1]), found(cache, [*system, 2])) == (21, 20)
+
+
+def test_nobody_finds_what_is_another_namespace_s() -> None:
+    cache = PrefixCache(1 << 20, plain=True)
+    keep(cache, list(range(30)), "a")
+    assert (found(cache, list(range(30)), "b"), found(cache, list(range(30)), "a")) == (0, 30)
+
+
+def test_what_was_found_may_be_written_to() -> None:
+    cache, ids = PrefixCache(1 << 20, plain=True), list(range(40))
+    keep(cache, ids)
+    for length in (40, 30):
+        hit = cache.find("", ids[:length])
+        assert hit is not None
+        new = mx.full((1, 1, 3, 1), -1.0)
+        hit.cache[0].update_and_fetch(new, new)
+        mx.eval(hit.cache[0].state)
+        assert found(cache, ids) == 40
+
+
+def test_a_long_conversation_is_no_deep_recursion() -> None:
+    root: Node[str] = Node(as_ids([]))
+    node = root
+    for _ in range(5000):
+        node.children[1] = node = Node(as_ids([1]), parent=node)
+    assert sum(1 for _ in root.nodes()) == 5000
+    drop(node)
+    assert not root.children
+
+
+def test_an_edge_is_cut_where_sequences_part() -> None:
+    root: Node[str] = Node(as_ids([]))
+    grow(root, as_ids([1, 2, 3]), "abc", lambda text, at: (text[:at], text[at:]))
+    grow(root, as_ids([1, 2, 4, 5]), "xy", lambda text, at: (text[:at], text[at:]))
+    path = walk(root, as_ids([1, 2, 4, 9]))
+    assert [node.held for node in path.nodes] == ["ab", "xy"]
+    assert (path.length, path.inside) == (3, 1)
+    assert [node.held for node in path.whole] == ["ab"]
+    for node in list(root.nodes()):
+        drop(node)
+    assert not root.children

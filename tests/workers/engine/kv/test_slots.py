@@ -1,0 +1,300 @@
+"""Rows in slots: whoever joins, leaves or is moved, each row computes what it would compute alone."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import KVCache
+
+from tests.marks import quick_and_slow
+from tests.tiny_model import make_tiny_llama, make_tiny_model
+from workers.engine.kv.buffers import Blocks, Tokens
+from workers.engine.kv.length_groups import Run
+from workers.engine.kv.mlx_caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
+from workers.engine.kv.row_caches import Merged
+from workers.engine.kv.slab import ROWS, TOKENS, Shelf
+from workers.engine.kv.slots import SHELVES, Slots, shelf_for
+from workers.model.load import inspect, load
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = make_tiny_llama(Path(tmp_path_factory.mktemp("tiny")) / "model")
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
+
+
+@pytest.fixture(params=["tokens", "blocks"])
+def slots(request: pytest.FixtureRequest) -> Slots:
+    return Slots(in_blocks=request.param == "blocks")
+
+
+def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[Place]]:
+    cache = merge([new_cache(model) for _ in prompts])
+    if any(prompts):
+        feed(model, cache, prompts)
+    return cache, places([0] * len(prompts), [len(prompt) for prompt in prompts], plain=True)
+
+
+def alone(model: Any, ids: list[int]) -> mx.array:
+    """The logits behind the last of ``ids``."""
+    cache = new_cache(model)
+    if ids[:-1]:
+        feed_one(model, cache, ids[:-1])
+    logits: mx.array = model(mx.array([ids[-1:]]), cache=cache)[0, -1]
+    return logits
+
+
+def step(model: Any, slots: Slots, tokens: list[int]) -> mx.array:
+    slots.begin()
+    logits: mx.array = model(mx.array(tokens)[:, None], cache=slots.layers)[:, -1]
+    return logits
+
+
+def some_ids(rng: random.Random, most: int) -> list[int]:
+    return [rng.randrange(3, 250) for _ in range(rng.randrange(most))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_join_leave_and_move_compute_what_they_would_alone(
+    slots: Slots, model: Any, seed: int
+) -> None:
+    rng = random.Random(seed)
+    rows = list[list[int]]()
+    for _ in range(25):
+        if not rows or rng.random() < 0.5:
+            new = [some_ids(rng, 40) for _ in range(rng.randrange(1, 4))]
+            slots.join(*read(model, new))
+            rows += new
+        tokens = [rng.randrange(3, 250) for _ in rows]
+        logits = step(model, slots, tokens)
+        for row, token, mine in zip(rows, tokens, logits, strict=True):
+            row.append(token)
+            assert mx.allclose(mine, alone(model, row), atol=1e-4)
+        keep = [row for row in range(len(rows)) if rng.random() < 0.7]
+        rows = [rows[row] for row in slots.keep(keep)]
+
+
+def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(slots: Slots, model: Any) -> None:
+    slots.join(*read(model, [[5, 6, 7], list(range(10, 30))]))
+    step(model, slots, [8, 30])
+    taken = slots.cache_of(1)
+    evaluate(taken)
+    assert {layer.offset for layer in taken} == {21}
+    goes_on = model(mx.array([[31]]), cache=taken)[0, -1]
+    assert mx.allclose(goes_on, alone(model, [*range(10, 32)]), atol=1e-4)
+
+
+def test_a_row_sees_its_own_tokens_and_of_a_window_the_last_ones(slots: Slots, model: Any) -> None:
+    slots.join(*read(model, [[5] * 4, [6]]))
+    step(model, slots, [7, 8])
+    layer = slots.layers[0]
+    assert layer.make_mask(1)[:, 0, 0].tolist() == [[True] * 5, [True, True, False, False, False]]
+    assert layer.make_mask(1, window_size=2)[:, 0, 0].tolist() == [
+        [False, False, False, True, True],
+        [True, True, False, False, False],
+    ]
+
+
+def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(slots: Slots, model: Any) -> None:
+    slots.join(*read(model, [[5] * 4, [6] * 4]))
+    step(model, slots, [7, 8])
+    layer = slots.layers[0]
+    assert layer.make_mask(1) is None
+    assert layer.make_mask(1, return_array=True).all()
+
+
+def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> None:
+    slots = Slots(in_blocks=False)  # all on one shelf
+    slots.join(*read(model, [[5] * 20, [6] * 1000]))
+    [(_, shelf)] = slots.shelves
+    for width in (21, 22):
+        step(model, slots, [7, 7])
+        assert shelf.runs == [Run(slice(0, 1), width), Run(slice(1, 2), width + 980)]
+    slots.keep([0])
+    step(model, slots, [7])
+    assert shelf.runs == [Run(slice(0, 1), 23)]
+
+
+def test_rows_of_unlike_length_are_on_shelves_of_their_own_and_beside_their_like(model: Any) -> None:
+    slots = Slots(in_blocks=True)
+    assert slots.join(*read(model, [[5] * 20, [6] * 1000])) == [0, 1]
+    assert slots.join(*read(model, [[7] * 700, [8] * 30])) == [0, 3, 1, 2]
+    assert [shelf.lengths for _, shelf in slots.shelves] == [[20, 30], [1000, 700]]
+    assert slots.keep([1, 2, 3]) == [1, 2, 3]
+    assert slots.keep([1, 2]) == [1, 2]
+    assert [shelf.lengths for _, shelf in slots.shelves] == [[1000, 700]]
+
+
+@pytest.mark.parametrize(
+    ("widths", "length", "at"),
+    [
+        ([], 5, 0),
+        ([5], 256, 0),
+        ([5], 600, 1),
+        ([300, 1000], 550, 1),
+        ([300, 1000], 500, 0),
+        ([2000], 999, 1),
+    ],
+)
+def test_a_row_goes_where_none_is_twice_as_long_or_as_short(widths: list[int], length: int, at: int) -> None:
+    assert shelf_for([(1, width) for width in widths], length, SHELVES) == at
+
+
+@pytest.mark.parametrize(("rows", "length", "at"), [(2, 200, 0), (31, 120, 0), (31, 200, 1)])
+def test_nor_where_many_had_to_grow_for_it(rows: int, length: int, at: int) -> None:
+    assert shelf_for([(rows, 100)], length, SHELVES) == at
+
+
+def test_when_there_are_no_more_shelves_it_goes_to_the_nearest() -> None:
+    assert shelf_for([(9, 100), (9, 10_000)], 1000, 2) == 0
+    assert shelf_for([(9, 100), (9, 10_000)], 3000, 2) == 1
+
+
+def test_a_long_row_costs_short_ones_neither_time_nor_memory(model: Any) -> None:
+    slots = Slots(in_blocks=True)
+    slots.join(*read(model, [[5] * 20 for _ in range(8)]))
+    step(model, slots, [7] * 8)
+    before, arrays = slots.nbytes, [layer.state[1] for layer in slots.layers]
+    slots.join(*read(model, [[6] * 2000]))
+    assert slots.nbytes - before == before // 8 * (2048 // TOKENS)
+    assert all(layer.state[1] is array for layer, array in zip(slots.layers, arrays, strict=True))
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_of_what_was_read_only_the_rows_with_a_seat_join(tmp_path: Path, row: int) -> None:
+    """Caches that mlx-lm merges; a prompt that wanted no token was read beside them."""
+    folder = make_tiny_model(tmp_path / "model", "sliding")
+    model = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
+    prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    cache = merge([new_cache(model) for _ in prompts])
+    feed(model, cache, prompts)
+    merged = Merged()
+    merged.join(cache, [places([0, 0], [4, 4], plain=False)[row]])
+    logits = model(mx.array([[13]]), cache=merged.layers)
+    assert logits.shape[0] == 1
+    assert mx.allclose(logits[0, -1], alone(model, [*prompts[row], 13]), atol=1e-4)
+
+
+def spoilt(model: Any, tokens: int) -> Cache:
+    """Keys and values of a row that ran over."""
+    cache = merge([new_cache(model)])
+    feed(model, cache, [[5] * tokens])
+    for layer in cache:
+        layer.keys, layer.values = layer.keys * mx.nan, layer.values * mx.inf
+    return cache
+
+
+@pytest.mark.parametrize("layout", [Tokens, Blocks])
+@pytest.mark.parametrize("length", [0, 5, 64, 100])
+def test_of_what_a_slot_held_nothing_is_left_behind_what_it_holds(
+    layout: type[Tokens | Blocks], length: int
+) -> None:
+    new, old = mx.ones((1, 2, length, 8)), mx.full((1, 2, 170, 8), mx.nan)
+    room = layout(new)
+    room.resize(2, 256)
+    room.fill(1, old, 0)
+    room.fill(1, new, 170)
+    held = room.first(slice(1, 2), 256)
+    assert (held[:, :, :length] == 1).all()
+    assert (held[:, :, length:] == 0).all()
+
+
+@pytest.mark.parametrize("joined", [[5, 6, 7, 8, 9], []])
+@pytest.mark.parametrize("mover", [False, True])
+def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
+    slots: Slots, model: Any, mover: bool, joined: list[int]
+) -> None:
+    """Though it looks at as many as the longest row has."""
+    longest = list(range(10, 160))
+    slots.join(*read(model, [longest]))
+    slots.join(spoilt(model, 170), [Place(0, 0, 170)])
+    if mover:
+        slots.join(*read(model, [joined]))
+    slots.keep([0, 2] if mover else [0])
+    if not mover:
+        slots.join(*read(model, [joined]))
+    logits = step(model, slots, [9, 10])
+    assert mx.allclose(logits[0], alone(model, [*longest, 9]), atol=1e-4)
+    assert mx.allclose(logits[1], alone(model, [*joined, 10]), atol=1e-4)
+
+
+def test_leaving_moves_no_row_but_the_last_ones() -> None:
+    shelf = Shelf(0, in_blocks=True)
+    shelf.lengths = [1] * 6
+    assert shelf.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
+    assert shelf.keep([0, 1, 2]) == [0, 1, 2]
+
+
+def capacity(slots: Slots) -> list[tuple[int, int]]:
+    """Rows and tokens of each shelf, in all layers."""
+    [held] = {
+        tuple((values.shape[0], values.shape[2]) for values in layer.state[1::2]) for layer in slots.layers
+    }
+    return list(held)
+
+
+@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("seed", quick_and_slow((0,), (1, 2)))
+def test_what_room_is_said_to_be_held_is_held(slots: Slots, model: Any, seed: int, tight: bool) -> None:
+    rng = random.Random(seed)
+    rows, slots.tight = 0, tight
+    for _ in range(12):
+        joining = [rng.choice([3, 130, 300, 600]) for _ in range(rng.randrange(1, 4))]
+        promised = slots.room(joining, 1, tight=tight)
+        slots.join(*read(model, [[5] * length for length in joining]))
+        rows += len(joining)
+        step(model, slots, [6] * rows)
+        assert capacity(slots) == promised
+        shelves = [shelf for _, shelf in slots.shelves]
+        assert not tight or promised == [(len(shelf), slots.least(shelf.width)) for shelf in shelves]
+        rows = len(slots.keep([row for row in range(rows) if rng.random() < 0.6]))
+        if rows:
+            promised = slots.room([], 1, tight=tight)
+            step(model, slots, [6] * rows)
+            assert capacity(slots) == promised
+
+
+def some_keys(layers: int, tokens: int) -> Cache:
+    cache = [KVCache() for _ in range(layers)]
+    for layer in cache:
+        layer.update_and_fetch(mx.ones((1, 8, tokens, 64)), mx.ones((1, 8, tokens, 64)))
+    evaluate(cache)
+    return cache
+
+
+def test_who_joins_is_taken_in_layer_by_layer(slots: Slots) -> None:
+    """Never all of what was read besides all that there is then."""
+    layers, tokens = 16, 8 * TOKENS - 1
+    slots.join(some_keys(layers, tokens), [Place(0, 0, tokens)])
+    read = some_keys(layers, tokens)
+    others = mx.get_active_memory() - 2 * slots.nbytes
+    mx.reset_peak_memory()
+    slots.join(read, [Place(0, 0, tokens)])
+    assert mx.get_peak_memory() - others < (1 + 4 / layers) * slots.nbytes
+
+
+def test_room_grows_layer_by_layer(slots: Slots, model: Any) -> None:
+    """Never two copies of all of it."""
+    layers = 16
+    slots.join(some_keys(layers, TOKENS - 1), [Place(0, 0, TOKENS - 1)])
+    slots.begin()
+    mx.reset_peak_memory()
+    held, others = slots.nbytes, mx.get_active_memory() - slots.nbytes
+    slots.begin()
+    evaluate(slots.layers)
+    assert slots.nbytes == 2 * held
+    assert mx.get_peak_memory() - others < (2 + 4 / layers) * held
+
+
+def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(slots: Slots, model: Any) -> None:
+    slots.join(*read(model, [[5] * 10]))
+    assert capacity(slots) == [(ROWS, TOKENS)]
+    slots.join(*read(model, [[5] * 300 for _ in range(ROWS)]))
+    assert capacity(slots) == [(2 * ROWS, 3 * TOKENS)]
+    slots.keep([0])
+    step(model, slots, [6])
+    assert capacity(slots) == [(ROWS, TOKENS)]
+    slots.keep([])
+    assert slots.nbytes == 0

@@ -1,0 +1,281 @@
+"""The engine when memory is short: nothing is held above the budget, and every request ends as if alone."""
+
+from typing import Any
+
+import pytest
+
+from tests.jobs import job
+from tests.marks import quick_and_slow
+from tests.workers.engines import LONG, MakeEngine, ids, play
+from workers.engine.engine import BatchEngine
+from workers.engine.kv.mlx_caches import is_plain, nbytes, new_cache
+from workers.engine.prefill import PASSED
+from workers.model.load import LoadedModel
+
+
+def most_rows(engine: BatchEngine, tokens: int) -> int:
+    """So many of a prompt of so many tokens fit when nobody else is there."""
+    return engine.budget.rows(tokens, engine.rows_at_most)
+
+
+def bytes_of(engine: BatchEngine, tokens: int) -> int:
+    return engine.budget.cost.bytes(tokens)
+
+
+@pytest.mark.slow
+def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
+    make_engine: MakeEngine,
+) -> None:
+    limit = bytes_of(make_engine(), 400)
+    jobs = [
+        job(str(i), LONG[: 10 * i + 10], max_tokens=200, temperature=0.9, seed=i, ignore_eos=True)
+        for i in range(5)
+    ]
+    engine = make_engine(kv_bytes=limit)
+    together = play(engine, jobs)
+    for each in jobs:
+        alone = play(make_engine(), [each])[each.request_id, 0]
+        assert ids(together[each.request_id, 0]) == ids(alone)
+        assert together[each.request_id, 0][-1].finish == alone[-1].finish
+
+
+def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(make_engine: MakeEngine) -> None:
+    """What it has read itself does not stand in its way, nor do others that are read half-way."""
+    engine = make_engine()
+    size = bytes_of(engine, 300)
+    alone = play(make_engine(chunk=16), [job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True)])
+    tight = make_engine(chunk=16, kv_bytes=size, cache_bytes=size)
+    jobs = [
+        job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True),
+        job("other", list(range(239, 2, -1)), max_tokens=3, ignore_eos=True),
+    ]
+    deltas = play(tight, jobs, steps_between=3)
+    assert ids(deltas["long", 0]) == ids(alone["long", 0])
+    assert len(ids(deltas["other", 0])) == 3
+
+
+@pytest.mark.parametrize("rows", quick_and_slow((7,), (4,)))
+def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: int) -> None:
+    """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
+    size = make_engine().budget.cost.bytes(512, rows)
+    engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
+    most = 0
+    for i in range(10):
+        length, more = 12 * i % 90 + 20, 90 + 31 * i % 160
+        engine.add(job(str(i), LONG[:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        report = engine.report
+        most = max(most, int(report["kv_bytes"]))
+        assert int(report["kv_bytes"]) + int(report["cache_bytes"]) <= size
+    assert most > size // 2
+
+
+@pytest.mark.parametrize("length", quick_and_slow((20,), (300,)))
+def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int) -> None:
+    size = make_engine().budget.cost.bytes(length + 400, 3)
+    engine = make_engine(kv_bytes=size, cache_bytes=size)
+    engine.add(job("a", (LONG * 3)[:length], n=16, max_tokens=5, ignore_eos=True))
+    ended = 0
+    while engine.active:
+        ended += sum(output.delta.finish is not None for output in engine.step())
+        assert int(engine.report["kv_bytes"]) + int(engine.report["cache_bytes"]) <= size
+    assert ended == 16
+
+
+def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes behind each pass over the rests of prompts, before these are kept and their rows seated."""
+    held, read_rest = list[int](), engine._read_rest
+
+    def measured(readings: Any) -> Any:
+        kept = engine._prefixes.bytes
+        read = read_rest(readings)
+        held.append(engine._admission.held - sum(r.bytes for r in readings) + nbytes(read[0]) + kept)
+        return read
+
+    monkeypatch.setattr(engine, "_read_rest", measured)
+    return held
+
+
+def test_nor_by_a_kept_beginning_beside_an_unread_prompt(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read together they are as wide as both."""
+    size = make_engine().budget.cost.bytes(900, 2)
+    engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=400)
+    beginning, unread = (LONG * 4)[:400], [50] * 380
+    play(engine, [job("kept", beginning, max_tokens=1)])
+    held = held_while_reading(engine, monkeypatch)
+    play(engine, [job("on", [*beginning, 5]), job("new", unread)])
+    assert max(held) <= size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [3, 9])
+def test_nor_while_prompts_are_read(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """What the rows hold in reserve, and those that have ended, is given back before."""
+    size = make_engine().budget.cost.bytes(512, rows)
+    engine = make_engine(kv_bytes=size, cache_bytes=0, chunk=64)
+    held = held_while_reading(engine, monkeypatch)
+    for i in range(12):
+        length, more = 37 * i % 200 + 20, 60 + 31 * i % 160
+        engine.add(
+            job(str(i), [*LONG, *LONG][:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True)
+        )
+        for _ in range(15):
+            engine.step()
+    while engine.active:
+        engine.step()
+    assert max(held) <= size
+
+
+def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:
+    engine = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 4), chunk=64)
+    play(engine, [job("kept", LONG, max_tokens=2)])
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    kept = engine.report["cache_entries"]
+    engine.add(job("large", [5] * 400, n=most_rows(engine, 400), max_tokens=100, ignore_eos=True))
+    for _ in range(9):
+        engine.step()
+    assert kept == engine.report["cache_entries"] == 1
+
+
+@pytest.mark.parametrize("short_of", quick_and_slow(("memory",), ("rows",)))
+def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
+    make_engine: MakeEngine, short_of: str
+) -> None:
+    """Small requests come without end, two or more run all the time; the large one needs nearly all there is."""
+    kv_bytes = make_engine().budget.cost.bytes(512, 5) if short_of == "memory" else 1 << 40
+    engine = make_engine(rows=6 if short_of == "rows" else 32, kv_bytes=kv_bytes)
+    first, step, began = dict[str, int](), 0, 10
+    while "large" not in first:
+        step += 1
+        assert step < began + PASSED + 100
+        if step == began:
+            n = most_rows(engine, 20)
+            engine.add(job("large", [7] * 20, n=n, max_tokens=400, ignore_eos=True))
+        if step % 8 == 1:
+            engine.add(job(f"small {step}", [step % 200 + 3] * 200, max_tokens=30, ignore_eos=True))
+        for output in engine.step():
+            first.setdefault(output.delta.request_id, step)
+    small = [at for name, at in first.items() if name.startswith("small")]
+    assert any(began + 5 < at for at in small)
+    assert first["large"] > began + PASSED
+    assert not any(began + PASSED + 3 < at < first["large"] for at in small)
+
+
+def count_looks(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+    admits = engine._admission.admits
+
+    def counted(reading: Any, *besides: Any) -> bool:
+        asked.append(1)
+        return admits(reading, *besides)
+
+    monkeypatch.setattr(engine._admission, "admits", counted)
+
+
+def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = make_engine(rows=2), list[int]()
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3] * 20))
+    count_looks(engine, monkeypatch, asked)
+    engine.step()
+    assert len(asked) == 1
+    assert engine.report["waiting"] == 299
+
+
+def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 3), cache_bytes=0), list[int]()
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3] * 20, n=most_rows(engine, 20), max_tokens=100, ignore_eos=True))
+    count_looks(engine, monkeypatch, asked)
+    engine.step()
+    assert len(asked) == 1
+    assert engine.report["waiting"] == 300 * most_rows(engine, 20)
+
+
+def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:
+    """A recurrent state larger than the memory costs the same whatever its length: up to a billion tokens."""
+    assert make_engine(kv_bytes=100).budget.longest_sequence == 0
+
+
+def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:
+    size = make_engine().budget.cost.bytes(700, chunk=512)
+    engine = make_engine(kv_bytes=size)
+    longest = min(engine.budget.longest_sequence, 500)
+    assert longest > 300
+    engine.add(job("a", [5] * (longest - 30), max_tokens=30, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        assert int(engine.report["kv_bytes"]) <= size
+
+
+def test_a_long_request_takes_no_more_memory_than_its_own_length(
+    make_engine: MakeEngine, loaded: LoadedModel
+) -> None:
+    if not is_plain(new_cache(loaded.model)):
+        pytest.skip("mlx-lm's batch caches are as wide as the longest row")
+    size = make_engine().budget.cost.bytes(3000)
+    engine = make_engine(kv_bytes=size, cache_bytes=0, chunk=128)
+    short = [job(str(i), [i + 3] * 20, max_tokens=60, ignore_eos=True) for i in range(8)]
+    most = 0
+    for each in [*short, job("long", (LONG * 5)[:600], max_tokens=20, ignore_eos=True)]:
+        engine.add(each)
+    while engine.active:
+        engine.step()
+        most = max(most, int(engine.report["rows"]))
+        assert int(engine.report["kv_bytes"]) <= size
+    assert most == 9  # times 600 would be 5,400
+
+
+def test_a_kept_prompt_is_put_where_it_was_promised_room(make_engine: MakeEngine) -> None:
+    """One that is kept whole has a token less in its cache than one that is read to its end."""
+    prompt, size = (LONG * 5)[:513], make_engine().budget.cost.bytes(8500)
+    engine = make_engine(kv_bytes=size, rows=64)
+    play(engine, [job("kept", prompt, max_tokens=1, ignore_eos=True)])
+    engine.add(job("many", [7] * 240, n=15, max_tokens=30, ignore_eos=True))
+    for step in range(40):
+        if step == 17:  # they have 256 tokens, half as many
+            engine.add(job("again", prompt, max_tokens=5, ignore_eos=True))
+        engine.step()
+        assert int(engine.report["kv_bytes"]) + int(engine.report["cache_bytes"]) <= size
+
+
+def test_room_of_rows_that_have_ended_is_given_back_before_others_are_read(make_engine: MakeEngine) -> None:
+    size = make_engine().budget.cost.bytes(5120)
+    engine = make_engine(kv_bytes=size, rows=64, gap=1000.0, cache_bytes=0)
+    engine.add(job("many", [7] * 20, n=19, max_tokens=1, ignore_eos=True))
+    engine.add(job("one", [8] * 20, max_tokens=50, ignore_eos=True))
+    engine.step()
+    engine.add(job("long", (LONG * 5)[:600], n=5, max_tokens=5, ignore_eos=True))
+    while engine.active:
+        engine.step()
+        assert int(engine.report["kv_bytes"]) <= size
+
+
+def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
+    engine = make_engine(kv_bytes=bytes_of(make_engine(), 700))
+    for i in range(4):
+        play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
+    kept = engine.report["cache_entries"]
+    play(engine, [job(f"long{i}", [9, i, *LONG], max_tokens=150, ignore_eos=True) for i in range(2)])
+    assert int(kept) > 0
+    assert int(engine.report["cache_bytes"]) <= bytes_of(engine, 700)
+
+
+def test_a_request_alone_is_served_even_if_it_seems_too_large(make_engine: MakeEngine) -> None:
+    assert len(ids(play(make_engine(kv_bytes=1), [job("a", max_tokens=9, ignore_eos=True)])["a", 0])) == 9

@@ -1,0 +1,186 @@
+"""A model whose rows of unlike length cannot share a pass is found out at load, and answers one after another."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from shared.settings import Settings
+from tests.jobs import job
+from tests.tiny_model import Kind, make_folder, make_tiny_model
+from tests.workers.engines import ids, play
+from tests.zoo import config_of
+from workers.engine.batch_probe import why_alone
+from workers.engine.engine import BatchEngine
+from workers.engine.kv.mlx_caches import Cache, new_cache
+from workers.engine.probe_spans import few_tokens, fewer
+from workers.model.load import LoadedModel, inspect, load
+from workers.model.serve_model import serve_model
+
+TOGETHER: list[Kind] = ["llama", "sliding", "recurrent", "gpt2", "experts"]
+ALONE: list[Kind] = ["bigcode", "internlm3", "dynamic"]
+PROMPTS = {"short": [20, 30, 40], "long": list(range(10, 90))}
+
+
+def loaded(folder: Path, kind: Kind) -> LoadedModel:
+    make_tiny_model(folder, kind)
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
+
+
+def greedy(model: Any, prompt: list[int], tokens: int) -> list[int]:
+    """With nothing of the engine."""
+    cache, out, fed = new_cache(model), list[int](), prompt
+    for _ in range(tokens):
+        logits = model(mx.array([fed]), cache=cache)[0, -1]
+        fed = [int(np.argmax(logits))]
+        out += fed
+    return out
+
+
+@pytest.mark.parametrize("kind", [*TOGETHER, *ALONE])
+def test_what_is_served_gives_what_the_model_gives(tmp_path: Path, kind: Kind) -> None:
+    here = loaded(tmp_path / "m", kind)
+    engine = serve_model(here, Settings()).engine
+    assert isinstance(engine, BatchEngine)
+    assert engine.rows_at_most == (Settings().max_batch_rows if kind in TOGETHER else 1)
+    jobs = [job(name, prompt, temperature=0.0, ignore_eos=True) for name, prompt in PROMPTS.items()]
+    played = play(engine, jobs)
+    for name, prompt in PROMPTS.items():
+        assert ids(played[name, 0]) == greedy(here.model, prompt, 8), name
+
+
+@pytest.mark.parametrize("kind", [*TOGETHER, *ALONE])
+def test_a_tiny_model_is_the_same_each_time(tmp_path: Path, kind: Kind) -> None:
+    one, other = (make_tiny_model(tmp_path / name, kind) / "model.safetensors" for name in "ab")
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TOGETHER if kind != "experts"])  # float32 only on a CPU
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_what_rounds_coarsely_is_not_taken_for_wrong(tmp_path: Path, kind: Kind, dtype: mx.Dtype) -> None:
+    model: Any = loaded(tmp_path / "m", kind).model
+    model.set_dtype(dtype)
+    assert why_alone(model) is None
+
+
+class Spoilt:
+    """A model that does something else in company."""
+
+    def __init__(self, model: Any, change: Any) -> None:
+        self._model, self._change = model, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+        logits: mx.array = self._model(tokens, cache=cache)
+        return logits if tokens.shape[0] == 1 else self._change(logits)
+
+
+WRONG = {
+    "another row's": lambda logits: logits[::-1],
+    "of a row": lambda logits: logits * mx.array([1, 0.8])[:, None, None],
+    "no number": lambda logits: logits * mx.array([1, mx.nan])[:, None, None],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_one_that_computes_something_else_in_company_is_found_out(
+    tmp_path: Path, wrong: str, dtype: mx.Dtype
+) -> None:
+    model: Any = loaded(tmp_path / "m", "llama").model
+    model.set_dtype(dtype)
+    reason = why_alone(Spoilt(model, WRONG[wrong]))
+    assert reason and "what none computes alone" in reason
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return loaded(tmp_path_factory.mktemp("tiny") / "m", "llama").model
+
+
+SPANS = {
+    "window_size": 512,
+    "sliding_window": 4096,
+    "index_topk": 2048,
+    "sparse_block_size": 64,
+    "topk_blocks": 16,
+    "original_max_position_embeddings": 8192,
+    "attention_chunk_size": 8192,
+    "lookback": 1024,
+    "local_windows": [256, 1024],
+}
+
+
+@pytest.mark.parametrize("where", ["itself", "its arguments", "a dictionary", "a part of a part"])
+@pytest.mark.parametrize("name", SPANS)
+def test_one_that_does_so_only_past_some_number_of_tokens_is_found_out(
+    llama: Any, name: str, where: str
+) -> None:
+    """Whatever the number is called, and wherever it is kept; and it is what it was when the probe is over."""
+    value = SPANS[name]
+
+    class Far(Spoilt):
+        def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+            logits = super().__call__(tokens, cache)
+            longest = vars(holder).get(name) if holder is not told else told[name]
+            here = max(longest) if isinstance(longest, list) else longest
+            return logits if tokens.shape[0] == 1 or int(mx.max(cache[0].offset)) < here else logits[::-1]
+
+    model: Any = Far(llama, lambda logits: logits)
+    told: Any = {name: value}
+    holder: Any = {"itself": model, "a dictionary": told}.get(where, SimpleNamespace())
+    if holder is not told:
+        setattr(holder, name, value)
+    model.args = SimpleNamespace(parts=[SimpleNamespace(holder=holder)]) if "part" in where else holder
+    reason = why_alone(model)
+    assert reason and "past its" in reason and name in reason
+    assert (told[name] if holder is told else getattr(holder, name)) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["num_experts_per_tok", "top_k", "sliding_window_pattern", "conv_window", "moe_topk"]
+)
+def test_numbers_of_other_things_than_tokens_stay_as_they_are(name: str) -> None:
+    assert fewer(name, 8, "MoEGate") == 8
+
+
+def test_what_is_compiled_for_the_probe_is_not_what_serves() -> None:
+    part = SimpleNamespace(window=100)
+    compiled = mx.compile(lambda x: x * part.window)
+    with few_tokens(part):
+        assert compiled(mx.array(1)).item() == part.window < 100
+    assert compiled(mx.array(1)).item() == part.window == 100
+
+
+def test_blocks_cut_where_a_row_is_padded_are_found_out_long_before_they_are_reached(tmp_path: Path) -> None:
+    """``minimax_m3_vl`` chooses among blocks of its batch's tokens, padding included."""
+    config = config_of("minimax_m3_vl", 269) | {"index_block_size": 128, "index_topk_blocks": 16}
+    make_folder(tmp_path / "m", config | {"text_config": config})
+    here = load(tmp_path / "m", inspect(tmp_path / "m"), lambda phase, done, total: None)
+    assert "index_topk_blocks" in (why_alone(here.model) or "")
+
+
+def test_one_that_rounds_as_coarsely_alone_is_not_taken_for_wrong(tmp_path: Path) -> None:
+    """Where rounding sends tokens to other experts, in company and alone."""
+
+    class Rough(Spoilt):
+        def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+            logits: mx.array = self._model(tokens, cache=cache)
+            return logits + 0.15 * mx.std(logits) * mx.random.normal(logits.shape, key=next(keys))
+
+    keys = iter(mx.random.split(mx.random.key(0), 100))
+    assert why_alone(Rough(loaded(tmp_path / "m", "llama").model, None)) is None
+
+
+def test_the_log_says_why_requests_are_answered_one_after_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        serve_model(loaded(tmp_path / "m", "bigcode"), Settings())
+    assert "one after another: rows of unlike length fail together" in caplog.text

@@ -1,0 +1,463 @@
+"""The engine on a tiny random model: everything in one batch, and each row as if it were alone."""
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from tokenizers.pre_tokenizers import ByteLevel
+
+from shared.protocol import Delta, FinishReason, Grammar
+from tests.jobs import job
+from tests.marks import quick_and_slow
+from tests.tiny_model import SPECIAL
+from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play, text
+from workers.engine.engine import YIELD, BatchEngine
+from workers.grammars.grammar import Compiled, Grammars, grammars_for
+from workers.job import Job
+from workers.model.load import LoadedModel
+from workers.model.serve_model import vocabulary_size_of
+from workers.output.reasoning import Thinking
+from workers.output.tool_calls import Calling
+from workers.output.tool_formats import PLAIN
+
+PROMPTS = [[20, 30, 40], [50] * 17, [9, 8, 7, 6, 5, 4, 3, 2], list(range(10, 90))]
+OPTIONS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 1.0, "seed": 5},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 6},
+    {"temperature": 1.2, "top_k": 10, "seed": 7, "frequency_penalty": 0.7},
+    {"temperature": 0.0, "repetition_penalty": 1.3, "logit_bias": {33: 4.0}},
+    {"temperature": 1.0, "min_p": 0.1, "presence_penalty": 1.0, "logprobs": 3},
+    {"temperature": 1.0, "n": 2, "min_tokens": 6},
+]
+
+
+def matrix() -> list[Job]:
+    return [
+        job(f"{p}-{o}", prompt, max_tokens=12, **options)
+        for p, prompt in enumerate(PROMPTS)
+        for o, options in enumerate(OPTIONS)
+    ]
+
+
+@pytest.mark.parametrize("steps_between", quick_and_slow((3,), (0, 1)))
+def test_each_request_gives_in_the_batch_what_it_gives_alone(
+    make_engine: MakeEngine, steps_between: int
+) -> None:
+    together = play(make_engine(), matrix(), steps_between)
+    for each in matrix():
+        for key, deltas in play(make_engine(), [each]).items():
+            assert ids(together[key]) == ids(deltas), key
+            assert text(together[key]) == text(deltas), key
+
+
+def test_a_pass_launched_ahead_gives_the_same(make_engine: MakeEngine) -> None:
+    in_turn = play(make_engine(launches_ahead=False), matrix(), steps_between=3)
+    ahead = play(make_engine(launches_ahead=True), matrix(), steps_between=3)
+    assert {key: ids(deltas) for key, deltas in ahead.items()} == {
+        key: ids(deltas) for key, deltas in in_turn.items()
+    }
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_tokens_come_with_their_pass_or_with_the_next_one_if_that_is_launched_ahead(
+    make_engine: MakeEngine, unread: int, options: dict[str, Any]
+) -> None:
+    for ahead in (False, True):
+        engine = make_engine(launches_ahead=ahead)
+        engine.add(job("a", PROMPTS[0], max_tokens=5, ignore_eos=True, **options))
+        engine.step()  # reads the prompt
+        rows = options.get("n", 1)
+        assert [len(engine.step()) for _ in range(3)] == [0 if ahead and unread else rows, rows, rows]
+
+
+def test_a_prompt_read_in_chunks_gives_what_it_gives_in_one(make_engine: MakeEngine) -> None:
+    long = job("a", list(range(3, 203)), temperature=0.0)
+    assert ids(play(make_engine(chunk=16), [long])["a", 0]) == ids(play(make_engine(), [long])["a", 0])
+
+
+@pytest.mark.parametrize("options", OPTIONS[:6])
+@pytest.mark.parametrize("cut", [1, 5, 11])
+def test_a_resumed_choice_goes_on_as_the_unbroken_one(
+    make_engine: MakeEngine, options: dict[str, Any], cut: int
+) -> None:
+    options = {"max_tokens": 12, "ignore_eos": True, **options}
+    whole = play(make_engine(), [job("a", PROMPTS[2], **options)])["a", 0]
+    held = job("a", PROMPTS[2], held=[ids(whole)[:cut]], **options)
+    resumed = play(make_engine(), [held, job("b", PROMPTS[0])])["a", 0]
+    assert ids(resumed) == ids(whole)[cut:]
+    assert text(resumed) == text(whole[cut:])
+    assert resumed[-1].finish == whole[-1].finish
+
+
+@pytest.fixture(scope="session")
+def grammars(loaded: LoadedModel) -> Grammars:
+    found = grammars_for(loaded.tokenizer, vocabulary_size_of(loaded))
+    assert found is not None
+    return found
+
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+CALLING = Calling(PLAIN, frozenset({"look"}), TOOLS, parallel=False)
+OPEN = Thinking("t", "q", open=True)  # marks a random model comes to, each a token of its own
+Q = sorted(ByteLevel.alphabet()).index("q") + len(SPECIAL)
+
+
+def filtered(grammars: Grammars, kind: str) -> dict[str, Any]:
+    schema = Grammar(json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 6})
+    text, call = grammars.text(schema), grammars.calls(CALLING, {})
+    options: dict[str, dict[str, Any]] = {
+        "grammar": {"grammar": Compiled(text, grammars.eos)},
+        "call": {"grammar": Compiled(call, grammars.eos), "calling": CALLING},
+        "thinking": {"thinking": OPEN, "ignore_eos": True},
+        "thinking, then grammar": {"thinking": OPEN, "grammar": Compiled(text, grammars.eos, b"q")},
+        "thinking, then call": {
+            "thinking": OPEN,
+            "calling": CALLING,
+            "grammar": Compiled(call, grammars.eos, b"q"),
+        },
+    }
+    return {"max_tokens": 120, "temperature": 1.0, "logit_bias": {Q: 2.0}, **options[kind]}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    quick_and_slow(("call", "thinking, then grammar"), ("grammar", "thinking", "thinking, then call")),
+)
+def test_a_resumed_choice_goes_on_inside_its_grammar_its_thinking_or_its_call(
+    make_engine: MakeEngine, grammars: Grammars, kind: str
+) -> None:
+    options = filtered(grammars, kind)
+    engine = make_engine()
+    whole = play(engine, [job("a", PROMPTS[2], **options)])["a", 0]
+    cuts = [cut for cut in (1, 6, 25, 60, len(ids(whole)) - 1) if 0 < cut < len(ids(whole))]
+    for cut in cuts:
+        held = job("a", PROMPTS[2], held=[ids(whole)[:cut]], **options)
+        resumed = play(engine, [held, job(f"beside {cut}", PROMPTS[0])])["a", 0]
+        rest = whole[cut:]
+        assert ids(resumed) == ids(rest)
+        for gained, expected in zip(resumed, rest, strict=True):
+            assert (gained.text, gained.reasoning) == (expected.text, expected.reasoning)
+            assert gained.calls == expected.calls
+        assert resumed[-1].finish == whole[-1].finish
+
+
+def test_a_grammar_behind_thinking_begins_where_the_thinking_ends(
+    make_engine: MakeEngine, grammars: Grammars
+) -> None:
+    options = filtered(grammars, "thinking, then grammar")
+    jobs = [job(str(seed), seed=seed, **(options | {"max_tokens": 300})) for seed in range(6)]
+    played = list(play(make_engine(), jobs).values())
+    ended = [deltas for deltas in played if _reason(deltas) == FinishReason.STOP]
+    assert ended
+    for deltas in ended:
+        assert isinstance(json.loads(text(deltas)), list)
+        assert "".join(delta.reasoning for delta in deltas)
+        finish = deltas[-1].finish
+        assert finish and 0 < finish.reasoning_tokens < finish.completion_tokens
+
+
+def _reason(deltas: list[Delta]) -> FinishReason | None:
+    finish = deltas[-1].finish
+    return finish.reason if finish else None
+
+
+def test_the_end_of_a_choice_that_had_ended_is_given_out_though_nothing_runs(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add(job("a", max_tokens=2, held=[[20, 21]]))
+    assert engine.active == 1
+    assert [output.delta.finish is not None for output in engine.step()] == [True]
+    assert engine.active == 0
+
+
+def test_more_requests_than_rows_all_end(make_engine: MakeEngine) -> None:
+    jobs = [job(str(i), [i + 3, i + 4], max_tokens=5, n=1 + i % 3) for i in range(12)]
+    deltas = play(make_engine(rows=4), jobs)
+    assert len(deltas) == sum(each.generation.n for each in jobs)
+    assert all(sum(delta.finish is not None for delta in choice) == 1 for choice in deltas.values())
+
+
+def test_more_choices_than_rows_all_end(make_engine: MakeEngine) -> None:
+    assert len(play(make_engine(rows=2), [job("a", n=5, max_tokens=4)])) == 5
+
+
+def test_a_length_is_a_length_and_indices_have_no_gap(make_engine: MakeEngine) -> None:
+    deltas = play(make_engine(), [job("a", max_tokens=7, ignore_eos=True)])["a", 0]
+    assert [delta.index for delta in deltas] == list(range(7))
+    assert deltas[0].start is not None and deltas[0].start.prompt_tokens == 3
+    assert deltas[-1].finish is not None and deltas[-1].finish.reason == FinishReason.LENGTH
+
+
+def test_a_cancelled_request_gives_nothing_more_in_any_state(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=2)
+    for name in "abcd":
+        engine.add(job(name, max_tokens=400))
+    for _ in range(6):
+        engine.step()
+    for name in "abc":
+        engine.cancel(name)
+    assert engine.active == 1
+    left = {output.delta.request_id for _ in range(6) for output in engine.step()}
+    assert left == {"d"}
+
+
+def test_logprobs_come_with_each_token_and_the_chosen_one_is_among_the_best(make_engine: MakeEngine) -> None:
+    deltas = play(make_engine(), [job("a", max_tokens=5, temperature=0.0, logprobs=2)])["a", 0]
+    for delta in deltas:
+        assert delta.logprobs is not None and len(delta.logprobs) == len(delta.ids)
+        assert [entry.top[0].id for entry in delta.logprobs] == delta.ids
+        assert delta.logprobs[0].logprob == pytest.approx(delta.logprobs[0].top[0].logprob)
+
+
+def test_nothing_is_left_when_the_last_row_has_ended_or_was_cancelled(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    play(engine, [job("r", [5] * 9, max_tokens=3)])
+    play(engine, [job("r", [5] * 9, max_tokens=200)])
+    assert (engine.report["kv_bytes"], engine.report["waiting"]) == (0, 0)
+    engine.add(job("gone", [7] * 40, max_tokens=30, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    engine.cancel("gone")
+    play(engine, [])
+    assert (engine.report["kv_bytes"], engine.report["waiting"]) == (0, 0)
+
+
+def first_steps(engine: BatchEngine) -> dict[str, int]:
+    """Runs to the end; the step in which each request got its first token."""
+    firsts: dict[str, int] = {}
+    step = 0
+    while engine.active:
+        step += 1
+        for output in engine.step():
+            firsts.setdefault(output.delta.request_id, step)
+    return firsts
+
+
+def test_prompts_that_arrive_together_begin_together(make_engine: MakeEngine) -> None:
+    """Three passes over prompts, one behind the other, and no row decodes between them."""
+    engine = make_engine(rows=8, chunk=20)
+    for number in range(6):
+        engine.add(job(f"r{number}", [number + 3] * 29, max_tokens=3))
+    firsts = first_steps(engine)
+    assert len(firsts) == 6 and len(set(firsts.values())) == 1
+
+
+def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: MakeEngine) -> None:
+    """Each time: how long rows have waited is counted anew."""
+    engine = make_engine(rows=8, chunk=64, gap=1.0)
+    for _ in range(3):
+        engine.add(job("first", [5] * 30, max_tokens=60, ignore_eos=True))
+        engine.step()
+        engine.add(job("second", [6] * 30, max_tokens=60))
+        firsts = first_steps(engine)
+        assert firsts["first"] == firsts["second"]
+        assert engine._fresh_since is None
+
+
+def test_rows_do_not_wait_for_a_prompt_that_is_read_in_chunks(make_engine: MakeEngine) -> None:
+    """Of many chunks: they decode beside it, though nobody has heard of them yet."""
+    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    for number in range(2):
+        engine.add(job(f"short{number}", [number + 3] * 9, max_tokens=3, ignore_eos=True))
+    engine.add(job("long", list(range(3, 243)), max_tokens=3))
+    firsts = first_steps(engine)
+    assert firsts["short0"] == firsts["short1"] <= 3
+    assert firsts["long"] > 10
+
+
+def test_rows_do_not_wait_for_a_chunk_of_a_prompt_that_came_later(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    engine.add(job("short", [3] * 9, max_tokens=3, ignore_eos=True))
+    engine.step()
+    engine.add(job("long", list(range(3, 243)), max_tokens=3))
+    firsts = first_steps(engine)
+    assert firsts["short"] <= 3
+
+
+def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=8, chunk=20)
+    engine.add(job("first", [5] * 10, max_tokens=50))
+    while not engine.step():
+        pass
+    for number in range(6):
+        engine.add(job(f"r{number}", [number + 3] * 29, max_tokens=3))
+    for _ in range(5):
+        assert "first" in [output.delta.request_id for output in engine.step()]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_first_token_may_be_the_last(make_engine: MakeEngine, options: dict[str, Any]) -> None:
+    wanted = [job(str(i), prompt, max_tokens=1, **options) for i, prompt in enumerate(PROMPTS)]
+    long = job("long", [7] * 5, max_tokens=30, ignore_eos=True)
+    engine = make_engine()
+    for together in (play(engine, wanted), play(engine, [long, *wanted], steps_between=2)):
+        for each in wanted:
+            for key, deltas in play(make_engine(), [each]).items():
+                assert ids(together[key]) == ids(deltas) != [], key
+                assert together[key][-1].finish
+    assert engine.report["kv_bytes"] == 0
+
+
+def test_first_tokens_that_are_last_ones_hold_nobody_back(make_engine: MakeEngine) -> None:
+    """A row whose prompt was kept joins without a first token, and is due when its wait for others is over."""
+    engine = make_engine(gap=0.001)
+    play(engine, [job("before", LONG)])
+    engine.add(job("kept", LONG))
+    assert engine.step() == []  # seats it
+    began = time.monotonic()
+    for number in range(1000):
+        engine.add(job(str(number), [number % 200 + 20] * 5, max_tokens=1))
+        if "kept" in [output.delta.request_id for output in engine.step()]:
+            break
+    assert number < 999 and time.monotonic() - began < 1
+
+
+def test_a_row_cancelled_before_its_first_token_leaves_its_prompt(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.add(job("gone", LONG))
+    engine.step()  # reads it
+    engine.cancel("gone")
+    assert not engine.active or engine.step() == []
+    turn = job("b", [*LONG, 40, 41, 42], temperature=0.0)
+    warm, cold = play(engine, [turn])["b", 0], play(make_engine(), [turn])["b", 0]
+    assert ids(warm) == ids(cold)
+    assert cached_tokens(warm) >= len(LONG) - 1
+
+
+def test_a_prompt_of_one_token_that_is_cancelled_before_its_pass_harms_nobody(
+    make_engine: MakeEngine,
+) -> None:
+    """Nothing was read, so its neighbour has nothing to be moved."""
+    engine = make_engine()
+    for name in "ab":
+        engine.add(job(name, [5], max_tokens=3, ignore_eos=True))
+    engine.step()
+    engine.cancel("a")
+    assert len(ids(play(engine, [])["b", 0])) == 3
+
+
+def test_a_prompt_of_one_token_is_read(make_engine: MakeEngine) -> None:
+    assert len(ids(play(make_engine(), [job("a", [5], max_tokens=3, ignore_eos=True)])["a", 0])) == 3
+
+
+def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, compared = make_engine(rows=8, chunk=64), Mock(return_value=0)
+    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    for i in range(300):
+        engine.add(job(str(i), [i % 200 + 3, i] * 20))
+    monkeypatch.setattr("workers.engine.prefill.common_prefix", compared)
+    engine.step()
+    assert 0 < compared.call_count <= 8 * 300
+
+
+def test_the_report_tells_what_the_rows_of_each_request_do(make_engine: MakeEngine) -> None:
+    engine = make_engine(rows=3, chunk=16)
+    assert engine.report["phase"] == "idle"
+    engine.add(job("runs", LONG[:20], n=2, max_tokens=200, ignore_eos=True))
+    while engine.report["rows"] != 2 or engine.report["phase"] == "prefill":
+        engine.step()
+    engine.add(job("read", LONG[::-1], max_tokens=200, ignore_eos=True))
+    engine.add(job("waits", [8] * 20, n=2))
+    engine.step()
+
+    def told() -> tuple[object, ...]:
+        return tuple(engine.report[name] for name in ("phase", "rows", "prefilling", "waiting"))
+
+    assert told() == ("prefill", 2, 1, 2)
+    while engine.report["prefilling"]:
+        engine.step()
+    engine.step()
+    assert told() == ("decode", 3, 0, 2)
+
+
+def test_the_report_can_be_asked_for_at_any_moment_of_a_step(make_engine: MakeEngine) -> None:
+    """By another thread, while callers come, prompts are kept, and what is kept gives way."""
+    engine, asked, raised = make_engine(rows=4, chunk=16, cache_bytes=20_000), 0, list[Exception]()
+    ended = threading.Event()
+
+    def ask() -> None:
+        nonlocal asked
+        try:
+            while not ended.is_set():
+                json.dumps(engine.report)
+                asked += 1
+        except Exception as error:  # noqa: BLE001 - whatever it is, it would end a worker
+            raised.append(error)
+
+    asking, interval = threading.Thread(target=ask), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        asking.start()
+        jobs = [job(str(i), [i + 3, *LONG[:40]], max_tokens=2, namespace=str(i)) for i in range(60)]
+        play(engine, jobs, steps_between=1)
+    finally:
+        ended.set()
+        asking.join()
+        sys.setswitchinterval(interval)
+    assert asked > 100 and raised == []
+
+
+def test_the_report_is_made_of_numbers_that_no_step_changes(make_engine: MakeEngine) -> None:
+    engine = make_engine(chunk=16)
+    engine.add(job("a", LONG))
+    engine.step()
+    before = engine.report
+    told = dict(before)
+    for _ in range(20):
+        engine.step()
+    assert before == told != engine.report
+    assert all(isinstance(figure, (int, float, str)) for figure in told.values())
+
+
+# ---------------------------------------------------------------- callers
+
+
+@pytest.mark.parametrize("n", [4, 1], ids=["choices", "prompts"])
+def test_a_caller_with_long_answers_keeps_nobody_else_waiting(make_engine: MakeEngine, n: int) -> None:
+    engine = make_engine(rows=4)
+    rich = [
+        job(f"a{i}", [i + 5, 6, 7], caller="rich", max_tokens=150, ignore_eos=True, n=n)
+        for i in range(4 // n)
+    ]
+    alone = {key: ids(deltas) for each in rich for key, deltas in play(make_engine(), [each]).items()}
+    got: dict[tuple[str, int], list[int]] = {}
+    waited = 0
+
+    def step() -> None:
+        for output in engine.step():
+            got.setdefault((output.delta.request_id, output.delta.choice), []).extend(output.delta.ids)
+
+    for each in rich:
+        engine.add(each)
+    for _ in range(20):
+        step()
+    engine.add(job("b", [9, 9, 9], caller="poor", max_tokens=1))
+    while ("b", 0) not in got:
+        step()
+        waited += 1
+    assert waited <= YIELD + 5
+    while engine.active:
+        step()
+    assert {key: got[key] for key in alone} == alone
+
+
+def test_of_hundreds_of_prompts_of_one_request_another_client_waits_for_one_answer(
+    make_engine: MakeEngine,
+) -> None:
+    engine, order = make_engine(rows=4), list[str]()
+    for i in range(100):
+        engine.add(job(f"a{i}", [i % 200 + 5, 6, 7], group="list", max_tokens=8, ignore_eos=True))
+    for _ in range(10):
+        order += [o.delta.request_id for o in engine.step() if o.delta.finish]
+    engine.add(job("b", [9, 9, 9], max_tokens=1))
+    while "b" not in order:
+        order += [o.delta.request_id for o in engine.step() if o.delta.finish]
+    assert len(order) < 20

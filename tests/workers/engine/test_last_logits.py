@@ -1,0 +1,96 @@
+"""The logits behind the ends of prompts are those that the whole model gives there, of whatever kind the model is."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.nn.layers.base import Module
+
+from tests.tiny_model import Kind, make_tiny_model
+from workers.engine.batch_probe import shows_ends
+from workers.engine.kv.mlx_caches import feed_one, merge, new_cache
+from workers.engine.last_logits import logits_at, read_to_ends
+from workers.model.load import inspect, load
+
+SHOWN: list[Kind] = ["llama", "sliding", "gpt2", "internlm3", "dynamic", "experts"]
+HIDDEN: list[Kind] = ["bigcode", "recurrent"]  # their bodies have other names
+
+
+def model_of(folder: Path, kind: Kind) -> Any:
+    make_tiny_model(folder, kind)
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
+
+
+def close(one: mx.array, other: mx.array) -> bool:
+    return one.shape == other.shape and bool(mx.allclose(one, other, rtol=1e-4, atol=1e-4))
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_a_position_s_logits_are_the_model_s(tmp_path: Path, kind: Kind) -> None:
+    model, ids = model_of(tmp_path / "m", kind), mx.array([[20, 30, 40, 50]])
+    whole = model(ids, cache=new_cache(model))
+    for position in range(4):
+        assert close(logits_at(model, ids, new_cache(model), [position]), whole[:, position])
+    assert mx.array_equal(model(ids, cache=new_cache(model)), whole)  # the body is in its place again
+
+
+@pytest.mark.parametrize("kind", [*SHOWN, *HIDDEN])
+def test_a_model_that_hides_its_body_is_found_out(tmp_path: Path, kind: Kind) -> None:
+    model = model_of(tmp_path / "m", kind)
+    assert shows_ends(model) == (kind in SHOWN)
+
+
+class Around(Module):
+    """Gives what a model gives; or looks at a row's first position behind the body, if ``shifts``."""
+
+    def __init__(self, inner: Any, *, shifts: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model, self.layers, self._shifts = inner.model, inner.layers, shifts
+
+    def __call__(self, ids: mx.array, cache: Any) -> mx.array:
+        hidden = self.model(ids, cache=cache)
+        logits: mx.array = self.model.embed_tokens.as_linear(hidden - hidden[:, :1] * self._shifts)
+        return logits
+
+
+def test_a_model_that_looks_at_other_positions_behind_its_body_is_found_out(tmp_path: Path) -> None:
+    inner = model_of(tmp_path / "m", "llama")
+    assert shows_ends(Around(inner, shifts=False))
+    assert not shows_ends(Around(inner, shifts=True))
+
+
+class Within(Module):
+    """As a model that also sees holds the one that speaks."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.language_model, self.layers = inner, inner.layers
+
+    def __call__(self, ids: mx.array, cache: Any) -> mx.array:
+        logits: mx.array = self.language_model(ids, cache=cache)
+        return logits
+
+
+def test_a_language_model_within_another_shows_its_ends(tmp_path: Path) -> None:
+    assert shows_ends(Within(model_of(tmp_path / "m", "llama")))
+
+
+def test_prompts_of_unlike_length_end_each_at_its_own(tmp_path: Path) -> None:
+    model, rests = model_of(tmp_path / "m", "llama"), [[5, 6, 7], [8], [9, 10]]
+    begun = [new_cache(model) for _ in rests]
+    feed_one(model, begun[1], [40, 41])
+    cache = merge(begun)
+    logits = read_to_ends(model, cache, rests)
+    for row, ids in enumerate([[5, 6, 7], [40, 41, 8], [9, 10]]):
+        assert close(logits[row], model(mx.array([ids]))[0, -1])
+    assert cache[0].keys.shape[2] == 5
+
+
+def test_a_pass_that_fails_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path / "m", "llama"), mx.array([[20, 30]])
+    body = model.model
+    with pytest.raises(IndexError):
+        logits_at(model, mx.array(5), new_cache(model), [0])
+    assert model.model is body
+    assert model(ids).shape[:2] == (1, 2)

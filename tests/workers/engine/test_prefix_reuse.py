@@ -1,0 +1,131 @@
+"""What the engine has read once it does not read again, and gives the same."""
+
+import pytest
+
+from tests.jobs import job
+from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play
+
+
+def test_a_prompt_that_was_read_before_gives_the_same_and_is_not_read_again(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    first = play(engine, [job("a", LONG, temperature=0.0)])["a", 0]
+    read = engine.report["tokens_read"]
+    again = play(engine, [job("b", LONG, temperature=0.0)])["b", 0]
+    assert ids(again) == ids(first)
+    assert (cached_tokens(first), cached_tokens(again)) == (0, len(LONG) - 1)
+    assert engine.report["tokens_read"] == read
+
+
+def test_an_engine_at_rest_gives_freed_memory_back_and_keeps_its_prompts(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr("workers.engine.engine.give_back_freed_memory", lambda: given.append(True))
+    engine = make_engine()
+    first = play(engine, [job("a", LONG)])["a", 0]
+    engine.rest()
+    again = play(engine, [job("b", LONG)])["b", 0]
+    assert given == [True]
+    assert ids(again) == ids(first) and cached_tokens(again) > 0
+
+
+def test_a_prompt_that_was_looked_up_in_vain_is_looked_up_again_when_another_reads_its_beginning(
+    make_engine: MakeEngine,
+) -> None:
+    engine = make_engine(chunk=64)
+    engine.add(job("first", [3] * 40, max_tokens=30, ignore_eos=True))
+    engine.add(job("long", [*LONG, *([5] * 300)], max_tokens=2, ignore_eos=True))
+    engine.step()  # there is no room for it in the pass of the first
+    deltas = play(engine, [job("short", [*LONG, 6, 6, 6], max_tokens=2, ignore_eos=True)])
+    assert cached_tokens(deltas["long", 0]) == len(LONG)
+
+
+def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    answer = ids(play(engine, [job("a", LONG, temperature=0.0, ignore_eos=True)])["a", 0])
+    play(engine, [job("other", [5, 6, 7])])  # a step more, in which the ended row is let go
+    turn = job("b", [*LONG, *answer, 40, 41, 42], temperature=0.0)
+    warm, cold = play(engine, [turn])["b", 0], play(make_engine(), [turn])["b", 0]
+    assert ids(warm) == ids(cold)
+    assert cached_tokens(warm) >= len(LONG) + len(answer) - 1
+
+
+@pytest.mark.parametrize("chunk", [16, 512])
+def test_another_chat_goes_on_behind_what_led_the_first(make_engine: MakeEngine, chunk: int) -> None:
+    """Also where a cache is right only as a whole, as it was kept there."""
+    engine, system = make_engine(chunk=chunk), [(7 * i) % 200 + 20 for i in range(100)]
+    play(engine, [job("first", [*system, 5, 6, 7], boundaries=[100], temperature=0.0)])
+    other = job("other", [*system, 8, 9], boundaries=[100], temperature=0.0)
+    warm, cold = play(engine, [other])["other", 0], play(make_engine(), [other])["other", 0]
+    assert ids(warm) == ids(cold)
+    assert cached_tokens(warm) == 100
+
+
+def test_prompts_that_arrive_together_read_their_common_beginning_once(
+    make_engine: MakeEngine, unread: int
+) -> None:
+    jobs = [job(str(i), [*LONG, 10 + i, 20 + i], temperature=0.0, max_tokens=4) for i in range(6)]
+    engine = make_engine()
+    together = play(engine, jobs)
+    assert engine.report["tokens_read"] == len(LONG) + 6 * (2 - unread)
+    for each in jobs:
+        assert ids(together[each.request_id, 0]) == ids(play(make_engine(), [each])[each.request_id, 0])
+
+
+def test_n_choices_read_the_prompt_once(make_engine: MakeEngine, unread: int) -> None:
+    engine = make_engine()
+    play(engine, [job("a", LONG, n=4, max_tokens=2)])
+    assert engine.report["tokens_read"] == len(LONG) - unread
+
+
+def test_beside_a_long_kept_beginning_a_pass_is_as_short_as_if_all_looked_back_so_far(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, beginning = make_engine(chunk=512, cache_bytes=1 << 30), (LONG * 8)[:900]
+    play(engine, [job("kept", beginning, max_tokens=1)])
+    engine.add(job("runs", [5] * 20, max_tokens=200, ignore_eos=True))
+    while engine.report["phase"] != "decode":
+        engine.step()
+    most = {0: 200, 899: 100, 900: 100}
+    monkeypatch.setattr(engine._pace, "budget", lambda *, beside_decode, behind: most[behind])
+    engine.add(job("new", [6] * 90))
+    engine.add(job("on", [*beginning, *([7] * 85)]))
+    engine.step()
+    assert int(engine.report["waiting"]) + int(engine.report["prefilling"]) == 1
+
+
+def test_a_retry_of_a_prompt_cancelled_half_way_goes_on_there(make_engine: MakeEngine) -> None:
+    engine = make_engine(chunk=16)
+    engine.add(job("a", LONG))
+    for _ in range(3):
+        engine.step()
+    engine.cancel("a")
+    assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 48
+
+
+def test_another_namespace_finds_nothing(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    play(engine, [job("a", LONG, namespace="one")])
+    assert cached_tokens(play(engine, [job("b", LONG, namespace="two")])["b", 0]) == 0
+    assert cached_tokens(play(engine, [job("c", LONG, namespace="one")])["c", 0]) > 0
+
+
+def test_prompts_of_two_namespaces_that_arrive_together_share_nothing(
+    make_engine: MakeEngine, unread: int
+) -> None:
+    engine = make_engine()
+    play(engine, [job("a", LONG, namespace="one"), job("b", LONG, namespace="two")])
+    assert engine.report["tokens_read"] == 2 * (len(LONG) - unread)
+
+
+def test_the_cache_stays_within_its_bytes(make_engine: MakeEngine) -> None:
+    engine = make_engine(cache_bytes=100_000)
+    for i in range(12):
+        play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
+    assert 0 < int(engine.report["cache_bytes"]) <= 100_000
+
+
+def test_without_a_budget_nothing_is_kept(make_engine: MakeEngine) -> None:
+    engine = make_engine(cache_bytes=0)
+    play(engine, [job("a", LONG)])
+    assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 0

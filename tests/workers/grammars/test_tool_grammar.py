@@ -1,0 +1,284 @@
+"""Calls that must come: on the tiny random model every family's form is kept, and its own parser reads it."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from shared.errors import InvalidRequest
+from shared.protocol import Delta, FinishReason, Grammar
+from tests.golden.test_calls import GOLDEN, family
+from tests.jobs import job
+from tests.marks import quick_and_slow
+from tests.tiny_model import make_tiny_llama
+from tests.workers.engines import ids, play, text
+from tests.workers.schemas import DIGIT, record
+from workers.engine.engine import BatchEngine, EngineLimits
+from workers.grammars.grammar import Compiled, Grammars, grammars_for
+from workers.job import Job
+from workers.model.load import LoadedModel, inspect, load
+from workers.model.serve_model import vocabulary_size_of
+from workers.output.reasoning import Thinking
+from workers.output.tool_calls import Calling
+from workers.output.tool_formats import PLAIN, Family
+from workers.output.vocabulary import token_bytes
+from workers.sequence import TokenRules
+
+FAMILIES = {name: family(name) for name in GOLDEN} | {"plain": PLAIN}
+LOOK: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "word": {"type": "string", "enum": ["red", "green"]},
+        "count": DIGIT,
+        "loud": {"type": "boolean"},
+    },
+    "required": ["count"],
+}
+SAY = record(kind={"enum": ["a", "b"]})
+
+
+def tool(name: str, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+TOOLS = [tool("look", LOOK), tool("say", SAY), tool("rest", None)]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
+    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
+
+
+@pytest.fixture(scope="module")
+def grammars(loaded: LoadedModel) -> Grammars:
+    found = grammars_for(loaded.tokenizer, vocabulary_size_of(loaded))
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def engine(loaded: LoadedModel) -> BatchEngine:
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+    return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits())
+
+
+def calling(which: Family, *names: str, parallel: bool = False, tools: Any = TOOLS) -> Calling:
+    return Calling(which, frozenset(names or ("look", "say", "rest")), tools, parallel)
+
+
+def must_call(grammars: Grammars, name: str, asked: Calling, **options: Any) -> Job:
+    compiled = Compiled(grammars.calls(asked, {}), grammars.eos)
+    return job(name, grammar=compiled, calling=asked, **{"max_tokens": 350, "temperature": 1.0, **options})
+
+
+def calls(deltas: list[Delta]) -> list[tuple[str | None, str]]:
+    found: list[tuple[str | None, str]] = []
+    for piece in (piece for delta in deltas for piece in delta.calls):
+        if piece.name:
+            found.append((piece.name, piece.arguments))
+        else:
+            found[-1] = (found[-1][0], found[-1][1] + piece.arguments)
+    return found
+
+
+def check(deltas: list[Delta]) -> None:
+    ((name, arguments),) = calls(deltas)
+    parameters = next(t["function"]["parameters"] for t in TOOLS if t["function"]["name"] == name)
+    jsonschema.validate(json.loads(arguments), parameters or record())
+    assert text(deltas).strip() == ""
+    assert deltas[-1].finish is not None and deltas[-1].finish.reason == FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_call_that_must_come_comes_in_the_familys_form(
+    engine: BatchEngine, grammars: Grammars, name: str
+) -> None:
+    jobs = [must_call(grammars, str(seed), calling(FAMILIES[name]), seed=seed) for seed in range(12)]
+    for deltas in play(engine, jobs).values():
+        check(deltas)
+
+
+@pytest.mark.parametrize("name", ["json_tools", "qwen3_coder", "pythonic"])
+def test_a_named_tool_is_the_one_that_is_called(engine: BatchEngine, grammars: Grammars, name: str) -> None:
+    jobs = [must_call(grammars, str(seed), calling(FAMILIES[name], "say"), seed=seed) for seed in range(4)]
+    assert {each for deltas in play(engine, jobs).values() for each, _ in calls(deltas)} == {"say"}
+
+
+@pytest.mark.parametrize(
+    "name", quick_and_slow(("json_tools", "pythonic"), ("kimi_k2", "minimax_m2", "gemma4"))
+)
+def test_several_calls_may_come_when_they_may(engine: BatchEngine, grammars: Grammars, name: str) -> None:
+    asked = calling(FAMILIES[name], parallel=True)
+    jobs = [must_call(grammars, str(seed), asked, seed=seed, temperature=3.0) for seed in range(16)]
+    played = [deltas for deltas in play(engine, jobs).values() if _ended(deltas)]
+    assert max(len(calls(deltas)) for deltas in played) > 1
+    assert all(calls(deltas) and not text(deltas).strip() for deltas in played)
+
+
+def _ended(deltas: list[Delta]) -> bool:
+    finish = deltas[-1].finish
+    return finish is not None and finish.reason == FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("cut", [1, 30, 45])
+def test_a_resumed_call_goes_on_with_the_same_id(engine: BatchEngine, grammars: Grammars, cut: int) -> None:
+    asked = calling(PLAIN, "look")
+    whole = play(engine, [must_call(grammars, "a", asked)])["a", 0]
+    resumed = play(engine, [must_call(grammars, "a", asked, held=[ids(whole)[:cut]])])["a", 0]
+    assert ids(resumed) == ids(whole)[cut:]
+    assert [delta.calls for delta in resumed] == [delta.calls for delta in whole[cut:]]
+    assert resumed[-1].finish == whole[-1].finish
+
+
+def test_each_choice_has_ids_of_its_own(engine: BatchEngine, grammars: Grammars) -> None:
+    deltas = play(engine, [must_call(grammars, "a", calling(PLAIN), n=3)])
+    assert len({piece.id for choice in deltas.values() for d in choice for piece in d.calls if piece.id}) == 3
+
+
+def test_text_in_an_enforced_form_may_give_way_to_a_call(engine: BatchEngine, grammars: Grammars) -> None:
+    answer, asked = Grammar(json_schema=record(kind={"const": "x"})), calling(PLAIN, "rest")
+    compiled = Compiled(grammars.matcher(answer, asked, {}), grammars.eos)
+    jobs = [
+        job(str(i), grammar=compiled, calling=asked, max_tokens=200, seed=i, temperature=3.0)
+        for i in range(12)
+    ]
+    played = list(play(engine, jobs).values())
+    assert {bool(calls(deltas)) for deltas in played} == {True, False}
+    assert all(calls(deltas) or json.loads(text(deltas)) == {"kind": "x"} for deltas in played)
+
+
+def test_a_schema_nobody_can_enforce_does_not_keep_a_tool_from_being_called(
+    engine: BatchEngine, grammars: Grammars
+) -> None:
+    oddities: list[dict[str, Any]] = [
+        {"type": "object", "not": {"type": "null"}},
+        {"type": "no such type"},
+        {},
+    ]
+    for odd in oddities:
+        asked = calling(PLAIN, "odd", tools=[tool("odd", odd)])
+        deltas = play(engine, [must_call(grammars, "a", asked, seed=3)])["a", 0]
+        assert [name for name, _ in calls(deltas)] == ["odd"]
+
+
+@pytest.mark.parametrize(
+    "name", quick_and_slow(("qwen3_coder", "gemma4"), ("glm47", "pythonic", "minimax_m2"))
+)
+def test_references_and_constants_among_arguments_are_followed(
+    engine: BatchEngine, grammars: Grammars, name: str
+) -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "$defs": {"Colour": {"enum": ["red", "green"]}, "Also": {"$ref": "#/$defs/Colour"}},
+        "properties": {
+            "colour": {"$ref": "#/$defs/Also"},
+            "kind": {"const": "paint"},
+            "many": {"anyOf": [{"type": "integer", "maximum": 9, "minimum": 0}, {"type": "null"}]},
+        },
+        "required": ["colour", "kind", "many"],
+    }
+    asked = calling(FAMILIES[name], "paint", tools=[tool("paint", schema)])
+    for deltas in play(engine, [must_call(grammars, str(i), asked, seed=i) for i in range(6)]).values():
+        ((_, arguments),) = calls(deltas)
+        found = json.loads(arguments)
+        assert (found["colour"] in ("red", "green"), found["kind"]) == (True, "paint")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_free_text_among_the_arguments_ends_at_its_mark(
+    loaded: LoadedModel, grammars: Grammars, name: str
+) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": DIGIT},
+        "required": ["a", "b"],
+    }
+    asked = calling(FAMILIES[name], "note", tools=[tool("note", parameters)])
+    grammar = Compiled(grammars.calls(asked, {}), grammars.eos)
+    form = asked.family.form
+    assert form is not None
+    opening = form.outer[0] + form.opening.replace("{name}", "note")
+    quote = form.quotes or ('"', '"')
+    key = (form.key or '{"{key}": ').replace("{key}", "a")
+    text = opening + key + quote[0] + "one < 2, {}" + quote[1] + form.after
+    guide = grammar.guide(token_bytes(loaded.tokenizer))
+    for id in loaded.tokenizer.encode(text):
+        guide.take(id)
+    assert not guide.failed and not guide.complete
+
+
+def test_a_call_nobody_offers_is_refused(grammars: Grammars) -> None:
+    with pytest.raises(InvalidRequest):
+        grammars.calls(calling(PLAIN, "missing"), {})
+
+
+def test_marks_that_are_special_tokens_are_named_by_their_ids(
+    loaded: LoadedModel, grammars: Grammars
+) -> None:
+    special = {"<|im_start|>": 1}
+    which = Family("<|im_start|>", "</call>", PLAIN.parse, form=FAMILIES["longcat"].form)
+    assert which.form is not None
+    form = type(which.form)("<|im_start|>{name}[", "]</call>")
+    asked = calling(Family("<|im_start|>", "</call>", PLAIN.parse, form=form), "rest")
+    matcher = grammars.calls(asked, special)
+    assert matcher.deep_copy().compute_ff_tokens()[:1] == [1]
+    assert matcher.deep_copy().consume_tokens([1, *loaded.tokenizer.encode("rest[")])
+
+
+# ---------------------------------------------------------------- calls, thinking and text together
+
+
+def spelled(loaded: LoadedModel, words: str) -> list[int]:
+    found: list[int] = loaded.tokenizer.encode(words)
+    return found
+
+
+class Spoken:
+    """What a choice shows when the model says these words."""
+
+    def __init__(self, engine: BatchEngine, loaded: LoadedModel, words: str, **options: Any) -> None:
+        held = spelled(loaded, words)
+        shown: list[Delta] = []
+        for cut in range(len(held)):  # forced token by token: the next id is the only one with a bias
+            one = job(
+                "a", held=[held[:cut]], max_tokens=len(held) + 9, logit_bias={held[cut]: 1e4}, **options
+            )
+            first = play(engine, [one])["a", 0][0]
+            shown.append(first)
+            if first.finish:
+                break
+        self.text = "".join(delta.text for delta in shown)
+        self.reasoning = "".join(delta.reasoning for delta in shown)
+        self.calls = calls(shown)
+        self.finish = shown[-1].finish
+
+
+THINKING = Thinking("<think>", "</think>")
+CALL = '<tool_call>{"name": "say", "arguments": {"kind": "a"}}</tool_call>'
+
+
+@pytest.mark.slow
+def test_thinking_text_and_calls_are_told_apart(engine: BatchEngine, loaded: LoadedModel) -> None:
+    words = f"<think>{CALL}</think>\n\nWell. {CALL}"
+    spoken = Spoken(engine, loaded, words, thinking=THINKING, calling=calling(PLAIN), temperature=0.0)
+    assert spoken.reasoning == CALL
+    assert spoken.text == "Well."
+    assert spoken.calls == [("say", '{"kind": "a"}')]
+    assert spoken.finish is not None and spoken.finish.reason == FinishReason.TOOL_CALLS
+    thought = len(spelled(loaded, f"<think>{CALL}</think>"))
+    assert abs(spoken.finish.reasoning_tokens - thought) <= len("<think>")
+
+
+@pytest.mark.slow
+def test_without_tools_a_call_is_text(engine: BatchEngine, loaded: LoadedModel) -> None:
+    words = f"{CALL}<|im_end|>"
+    spoken = Spoken(engine, loaded, words, temperature=0.0)
+    assert (spoken.text, spoken.calls) == (CALL, [])
+
+
+def test_a_call_cut_off_by_its_length_is_text(engine: BatchEngine, loaded: LoadedModel) -> None:
+    cut = job("a", held=[spelled(loaded, '<tool_call>{"name')], max_tokens=30, calling=calling(PLAIN))
+    deltas = play(engine, [cut])["a", 0]
+    assert text(deltas).startswith("<tool_call>") and not calls(deltas)

@@ -1,0 +1,85 @@
+"""What a request does not say of sampling is what the model's generation_config.json says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api.generation.sampling import sampling
+from api.openai.schemas import ChatCompletionRequest
+from shared.protocol import ChatPrompt, Generation, Run, Sampling, Stopping, Submit
+from shared.settings import Settings
+from tests.tiny_model import make_tiny_llama
+from workers.model.default_sampling import filled, own_sampling
+from workers.model.load import inspect, load
+from workers.model.serve_model import serve_model
+
+OWN = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.05}
+SAYS = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def said(**fields: object) -> Generation:
+    """What the api makes of a chat request with these fields."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "seed": 1, **fields}
+    request = ChatCompletionRequest.model_validate(body)
+    drawn = sampling(request, request.temperature, request.top_p)
+    prompt = ChatPrompt(messages=[{"role": "user", "content": "Hello"}])
+    return Generation(prompt=prompt, sampling=drawn, stopping=Stopping(max_tokens=1))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_parameter_the_request_does_not_say_is_the_models(name: str) -> None:
+    others = {key: value for key, value in SAYS.items() if key != name}
+    for unsaid in ({}, {name: None}):
+        drawn = filled(said(**others, **unsaid), OWN).sampling
+        assert drawn.model_dump(include=set(OWN)) == others | {name: OWN[name]}
+
+
+def test_what_the_request_says_wins() -> None:
+    generation = said(**SAYS)
+    assert filled(generation, OWN) == generation
+    assert filled(said(), {}).sampling.temperature == 1.0
+
+
+def test_filling_in_twice_changes_nothing_more() -> None:
+    once = filled(said(top_p=0.5), OWN)
+    assert filled(once, OWN) == once
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        (OWN | {"do_sample": False, "max_new_tokens": 9}, OWN),
+        ({"temperature": 3, "top_p": 0, "top_k": -1, "min_p": True, "repetition_penalty": "x"}, {}),
+        ({"temperature": 1e400, "top_k": 2.5, "top_p": None, "min_p": [0.5]}, {}),
+    ],
+)
+def test_only_values_a_request_could_say_are_taken(
+    tmp_path: Path, config: dict[str, object], own: dict[str, float]
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    assert own_sampling(tmp_path) == own
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_a_model_without_a_readable_generation_config_has_no_defaults(
+    tmp_path: Path, text: str | None
+) -> None:
+    if text is not None:
+        (tmp_path / "generation_config.json").write_text(text)
+    assert own_sampling(tmp_path) == {}
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_worker_draws_with_the_models_own_parameters_unless_a_setting_says_no(
+    tmp_path: Path, on: bool
+) -> None:
+    folder = make_tiny_llama(tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.25, "top_k": 7}))
+    loaded = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
+    served = serve_model(loaded, Settings(model_sampling=on))
+    submit = Submit(request_id="r", attempt=1, model="m", generation=said(top_k=3))
+    drawn: Sampling = served.prepare(Run(api="a", submit=submit)).generation.sampling
+    assert (drawn.temperature, drawn.top_k, drawn.seed) == (0.25 if on else 1.0, 3, 1)
+    assert served.capabilities is not None
+    assert served.capabilities.sampling == ({"temperature": 0.25, "top_k": 7} if on else {})

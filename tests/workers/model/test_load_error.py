@@ -1,0 +1,74 @@
+"""Whatever ends a load is told to the broker, as a sentence without a path of this disk."""
+
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from workers.job import Served
+from workers.link import LoadingFailed
+from workers.model.load_error import LoadError, Progress, explained, without_folders
+from workers.serve import _engine_thread
+
+
+class Panic(BaseException):
+    """As the libraries written in Rust raise: no Exception."""
+
+
+FOR_GOOD = [
+    *(ValueError("x"), KeyError("hidden_size"), TypeError("x"), AttributeError("x"), ImportError("x")),
+    *(ZeroDivisionError("x"), OverflowError("x"), RecursionError("x"), NotImplementedError("x")),
+    *(AssertionError(), IndexError("x"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x")),
+    *(SystemExit(3), Panic("called `Option::unwrap()` on a `None` value"), GeneratorExit()),
+    RuntimeError("[metal::Device] Unable to load kernel steel_attention"),
+]
+FOR_NOW = [
+    *(MemoryError(), OSError(5, "Input/output error"), RuntimeError("[malloc] Unable to allocate 10 bytes")),
+    RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory"),
+    RuntimeError("[METAL] Command buffer execution failed: Caused GPU Timeout Error"),
+]
+
+
+class Heard:
+    """What the engine thread posts to the link."""
+
+    def __init__(self) -> None:
+        self.posted: list[Any] = []
+
+    def post(self, item: object) -> None:
+        self.posted.append(item)
+
+
+@pytest.mark.parametrize("error", [*FOR_GOOD, *FOR_NOW], ids=repr)
+def test_whatever_ends_a_load_is_told_to_the_broker(error: BaseException) -> None:
+    def load(progress: Progress) -> Served:
+        raise error
+
+    link: Any = Heard()
+    _engine_thread(link, SimpleQueue(), load)
+    (failed,) = link.posted
+    assert isinstance(failed, LoadingFailed)
+    assert failed.permanent == (error in FOR_GOOD)
+    assert type(error).__name__ in failed.reason
+
+
+def test_a_kernel_that_is_missing_is_not_called_want_of_memory() -> None:
+    with pytest.raises(LoadError) as caught, explained("The model"):
+        raise FOR_GOOD[-1]
+    assert "more memory" not in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("no such file: '/home/ann/models/x/config.json'", "no such file: 'config.json'"),
+        ("Can't load tokenizer for '/srv/m'. See https://huggingface.co/models", None),
+        ("in ~/.cache/mlx-server/smollm2", "in smollm2"),
+        ("models/a/b of org/name at http://127.0.0.1:9/x", "models/a/b of org/name at http://127.0.0.1:9/x"),
+    ],
+)
+def test_a_reason_names_no_path_of_this_disk(said: str, shown: str | None) -> None:
+    error = LoadError(said, permanent=True)
+    assert error.reason == (shown or "Can't load tokenizer for 'm'. See https://huggingface.co/models")
+    assert without_folders(error.reason) == error.reason
+    assert str(error) == said

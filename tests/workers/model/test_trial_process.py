@@ -1,0 +1,106 @@
+"""Folders made to do harm: each is refused within seconds, with a sentence, and for good."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_model import make_tiny_llama
+from workers.model.load import inspect, load
+from workers.model.load_error import LoadError
+from workers.model.trial_process import trial
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_tiny_llama(tmp_path / "model")
+
+
+def edited(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_bytes())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(LoadError) as caught, trial(folder) as await_trial:
+        await_trial(silent)
+    assert caught.value.permanent
+    assert str(folder) not in caught.value.reason
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 10**11 }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
+def test_a_template_that_would_not_end_is_refused(folder: Path, template: str) -> None:
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
+    assert "chat template" in refused(folder)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}"])
+def test_a_template_that_refuses_all_chats_is_no_reason_to_refuse_the_model(
+    folder: Path, template: str
+) -> None:
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
+    with trial(folder) as await_trial:
+        await_trial(silent)
+
+
+@pytest.mark.slow
+def test_a_regular_expression_that_would_not_end_is_refused(folder: Path) -> None:
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": "(a|aa)+\\d"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    edited(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(pre_tokenizer=split))
+    assert "tokenizer" in refused(folder)
+
+
+@pytest.mark.slow
+def test_a_normalizer_that_multiplies_every_letter_again_and_again_is_refused(folder: Path) -> None:
+    grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 64}
+    bomb = {"type": "Sequence", "normalizers": [grow] * 10}
+    edited(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(normalizer=bomb))
+    assert "tokenizer" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 200_000),
+        ("vocab_size", 10**12),
+        ("vocab_size", 1e30),
+        ("num_attention_heads", 10**9),
+        ("hidden_size", -(10**15)),
+        ("text_config", {"n_layers": 10**6}),
+    ],
+)
+def test_numbers_that_the_weights_contradict_are_refused_before_anything_is_built(
+    folder: Path, key: str, value: object
+) -> None:
+    edited(folder / "config.json", lambda config: config.update({key: value}))
+    with pytest.raises(LoadError, match="which cannot be") as caught:
+        inspect(folder)
+    assert caught.value.permanent
+
+
+def test_loading_refuses_what_the_trial_refuses(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("[]")
+    with pytest.raises(LoadError, match="tokenizer") as caught:
+        load(folder, inspect(folder), silent)
+    assert caught.value.permanent

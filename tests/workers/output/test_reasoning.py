@@ -1,0 +1,65 @@
+"""Thinking apart from the answer, wherever the text is cut."""
+
+import random
+
+import pytest
+
+from workers.output.reasoning import ReasoningFilter, Thinking, thinking_of
+
+CLOSED, OPEN = Thinking("<think>", "</think>"), Thinking("<think>", "</think>", open=True)
+
+
+def play(parts: list[str], thinking: Thinking = CLOSED) -> tuple[str, str]:
+    """(reasoning, text)"""
+    each = ReasoningFilter(thinking)
+    splits = [each.push(part) for part in parts] + [each.flush()]
+    return "".join(split.reasoning for split in splits), "".join(split.text for split in splits)
+
+
+CASES = [
+    (CLOSED, "<think>\nhm, 1 < 2\n</think>\n\nYes.", ("hm, 1 < 2\n", "Yes.")),
+    (OPEN, "\nhm</think>\nYes.", ("hm", "Yes.")),
+    (OPEN, "never an end </thin", ("never an end </thin", "")),
+    (CLOSED, "no thinking, a <thin line", ("", "no thinking, a <thin line")),
+    (CLOSED, "<think></think>Yes </think> no", ("", "Yes </think> no")),
+    (CLOSED, "a<think>b</think>c<think>d", ("b", "ac<think>d")),
+    (CLOSED, "<think>a<think>b</think>c", ("a<think>b", "c")),
+    (CLOSED, "<<think>a<</think>", ("a<", "<")),
+]
+
+
+@pytest.mark.parametrize(("thinking", "text", "expected"), CASES)
+def test_thinking_is_split_off_however_it_is_cut(
+    thinking: Thinking, text: str, expected: tuple[str, str]
+) -> None:
+    assert play([text], thinking) == expected
+    assert play(list(text), thinking) == expected
+    for at in range(len(text)):
+        assert play([text[:at], text[at:]], thinking) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_cut_changes_what_is_shown(seed: int) -> None:
+    rng = random.Random(seed)
+    text = "".join(rng.choice(["<think>", "</think>", "<", "think>", "a", " ", "\n"]) for _ in range(20))
+    cuts = sorted(rng.sample(range(len(text)), 5))
+    parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert play(parts) == play([text]) == play(list(text))
+
+
+def test_text_before_any_marker_is_not_held() -> None:
+    assert ReasoningFilter(CLOSED).push("hello ").text == "hello "
+    assert ReasoningFilter(OPEN).push("hello ").reasoning == "hello "
+
+
+@pytest.mark.parametrize(
+    ("prompt", "inside"),
+    [
+        ("<|im_start|>assistant\n", False),
+        ("<|im_start|>assistant\n<think>\n", True),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", False),
+        ("user: what is <think>?\nassistant: ", False),
+    ],
+)
+def test_a_prompt_that_opens_the_thinking_is_seen(prompt: str, inside: bool) -> None:
+    assert thinking_of("<think>", "</think>", prompt).open is inside

@@ -1,0 +1,209 @@
+"""Preparations on threads beside the engine: turns, deadlines, and libraries that raise anything."""
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from queue import SimpleQueue
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from shared.errors import InvalidRequest
+from shared.protocol import Failure, Run
+from tests.jobs import job, run
+from workers.job import Job
+from workers.request.fair_queue import Turns
+from workers.request.preparation import LONG, LONG_AT_ONCE, THREADS, Preparing, outcome_of
+
+Answers = SimpleQueue[tuple[str, Job | Failure]]
+
+
+class Gate:
+    """A preparation that begins, and ends when it is let."""
+
+    def __init__(self) -> None:
+        self.begun: SimpleQueue[str] = SimpleQueue()
+        self.open = threading.Event()
+
+    def __call__(self, run: Run) -> Job:
+        self.begun.put(run.submit.request_id)
+        if run.submit.request_id.startswith("held"):
+            assert self.open.wait(30)
+        return job(run.submit.request_id)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open.set()
+
+
+def preparing(prepare: Callable[[Run], Job], limit: float = 30.0) -> tuple[Preparing, Answers]:
+    answers: Answers = SimpleQueue()
+    return Preparing(
+        prepare, lambda run, outcome: answers.put((run.submit.request_id, outcome)), limit
+    ), answers
+
+
+def test_a_short_request_is_prepared_while_as_many_long_ones_as_there_may_be_are_under_way(
+    gate: Gate,
+) -> None:
+    subject, answers = preparing(gate)
+    for i in range(THREADS + 1):
+        subject.submit(run(f"held-{i}", "x" * LONG))
+    assert {gate.begun.get(timeout=10) for _ in range(LONG_AT_ONCE)} == {"held-0", "held-1"}
+    subject.submit(run("short"))
+    assert answers.get(timeout=10)[0] == "short"
+    gate.open.set()
+    assert {answers.get(timeout=10)[0] for _ in range(THREADS + 1)} == {
+        f"held-{i}" for i in range(THREADS + 1)
+    }
+
+
+def test_a_long_request_is_prepared_however_many_short_ones_wait(gate: Gate) -> None:
+    subject, answers = preparing(gate)
+    for i in range(THREADS):
+        subject.submit(run(f"held-{i}"))
+    for _ in range(THREADS):
+        gate.begun.get(timeout=10)
+    for i in range(100):
+        subject.submit(run(f"short-{i}"))
+    subject.submit(run("long", "x" * LONG))
+    gate.open.set()
+    order = [answers.get(timeout=10)[0] for _ in range(THREADS + 101)]
+    assert "long" in order[: 2 * THREADS]
+
+
+def test_what_still_waits_can_be_withdrawn_and_is_not_answered(gate: Gate) -> None:
+    subject, answers = preparing(gate)
+    for i in range(THREADS):
+        subject.submit(run(f"held-{i}"))
+    for _ in range(THREADS):
+        gate.begun.get(timeout=10)
+    subject.submit(run("left"))
+    subject.submit(run("stays"))
+    assert subject.withdraw("left") and not subject.withdraw("left") and not subject.withdraw("held-0")
+    gate.open.set()
+    assert "left" not in {answers.get(timeout=10)[0] for _ in range(THREADS + 1)}
+
+
+def test_a_preparation_that_never_ends_is_given_up_and_takes_no_thread_along() -> None:
+    begun: SimpleQueue[str] = SimpleQueue()
+
+    def prepare(run: Run) -> Job:
+        if run.submit.request_id.startswith("endless"):
+            begun.put(run.submit.request_id)
+            while True:
+                try:
+                    sum(range(1000))
+                except Exception:  # noqa: BLE001 - as a library does that goes on whatever happens
+                    pass
+        return job(run.submit.request_id)
+
+    subject, answers = preparing(prepare, limit=5.0)
+    for i in range(THREADS):
+        subject.submit(run(f"endless-{i}"))
+    for _ in range(THREADS):
+        begun.get(timeout=10)
+    assert subject.give_up_overdue(time.monotonic()) == []
+    given_up = subject.give_up_overdue(time.monotonic() + 6)
+    assert {each.submit.request_id for each in given_up} == {f"endless-{i}" for i in range(THREADS)}
+    subject.submit(run("other"))
+    assert answers.get(timeout=10)[0] == "other"
+    deadline = time.monotonic() + 10
+    while subject.stuck and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert subject.stuck == 0 and answers.empty()
+
+
+def test_who_ends_after_being_given_up_is_not_answered_twice_and_counts_as_stuck_until_then(
+    gate: Gate,
+) -> None:
+    subject, answers = preparing(gate, limit=5.0)
+    subject.submit(run("held"))
+    gate.begun.get(timeout=10)
+    (given_up,) = subject.give_up_overdue(time.monotonic() + 6)
+    assert given_up.submit.request_id == "held" and subject.stuck == 1
+    gate.open.set()
+    subject.submit(run("next"))
+    assert answers.get(timeout=10)[0] == "next" and answers.empty()
+
+
+def test_time_in_which_the_process_was_stopped_is_forgiven(gate: Gate) -> None:
+    subject, _ = preparing(gate, limit=5.0)
+    subject.submit(run("held"))
+    gate.begun.get(timeout=10)
+    subject.forgive(60)
+    assert subject.give_up_overdue(time.monotonic() + 60) == []
+
+
+def panic(run: Run) -> Job:
+    """Onigmo gives up on this expression, and Rust panics: no Exception in Python."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|a?)+$"), "isolated")
+    tokenizer.encode("a" * 60 + "b")
+    return job()  # it did not panic
+
+
+def recurse(run: Run) -> Job:
+    return recurse(run)
+
+
+def exhaust(run: Run) -> Job:
+    return job(prompt=[0] * (sys.maxsize // 8))
+
+
+def leave(run: Run) -> Job:
+    raise SystemExit
+
+
+@pytest.mark.parametrize("prepare", [panic, recurse, exhaust, leave])
+def test_whatever_is_raised_fails_its_request_and_no_thread(prepare: Callable[[Run], Job]) -> None:
+    subject, answers = preparing(prepare)
+    for i in range(2 * THREADS):
+        subject.submit(run(f"r{i}"))
+    failures = [answers.get(timeout=20)[1] for _ in range(2 * THREADS)]
+    assert all(isinstance(failure, Failure) and failure.status == 500 for failure in failures)
+
+
+def test_a_refusal_is_passed_on_and_a_bugs_words_stay_out_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = "what the client wrote"
+
+    def refuse(run: Run) -> Job:
+        raise InvalidRequest("no", param="prompt")
+
+    def fail(run: Run) -> Job:
+        raise KeyError(words)
+
+    refused = outcome_of(refuse, run())
+    assert isinstance(refused, Failure) and (refused.status, refused.param) == (400, "prompt")
+    assert isinstance(outcome_of(fail, run()), Failure)
+    assert re.search("could not be prepared: .*KeyError", caplog.text)
+    assert words not in caplog.text
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=40))
+def test_whoever_waits_has_a_turn_before_anybody_has_two(callers: list[str]) -> None:
+    turns: Turns[tuple[str, int]] = Turns()
+    for number, caller in enumerate(callers):
+        turns.put(caller, (caller, number))
+    waiting = list(turns)
+    taken = [turns.take() for _ in callers]
+    assert sorted(taken) == sorted(waiting)
+    for caller in set(callers):
+        places = [place for place, (whose, _) in enumerate(taken) if whose == caller]
+        numbers = [number for whose, number in taken if whose == caller]
+        assert numbers == sorted(numbers)
+        for before, after in pairwise(places):
+            between = [whose for whose, _ in taken[before + 1 : after]]
+            assert len(between) == len(set(between))
+            left = {whose for whose, _ in taken[after:]}
+            assert left - {caller} <= set(between) | {caller}

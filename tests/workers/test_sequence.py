@@ -1,0 +1,66 @@
+"""What of a choice each of its tokens is part of: thinking, a call, or the content."""
+
+import pytest
+
+from tests.golden.test_calls import family
+from tests.jobs import job
+from workers.output.reasoning import Thinking
+from workers.output.tool_calls import Calling
+from workers.sequence import LogprobsOf, Row, TokenRules
+
+PIECES = [
+    "",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "\n\n",
+    "hm",
+    "Yes",
+    ".",
+    '{"name": "f", ',
+    '"arguments": {}}',
+]
+MARKS = {piece: id for id, piece in enumerate(PIECES) if piece.startswith("<")}
+RULES = TokenRules([b"" if piece in MARKS else piece.encode() for piece in PIECES], frozenset({0}), MARKS)
+
+
+def parts(text: list[str], held: int = 0, *, open: bool = False) -> list[str | None]:
+    """Of each token behind the held ones."""
+    ids = [PIECES.index(piece) for piece in text]
+    calling = Calling(family("json_tools"), frozenset({"f"}))
+    thinking = Thinking("<think>", "</think>", open=open)
+    asked = job(max_tokens=40, logprobs=0, thinking=thinking, calling=calling, held=[ids[:held]])
+    row = Row(asked, 0, RULES)
+    row.replay()
+    scores = [row.push(id, LogprobsOf(-1.0, [])).delta.logprobs for id in ids[held:]]
+    return [entry.part for entries in scores for entry in entries or []]
+
+
+TEXT = [
+    "<think>",
+    "\n\n",
+    "hm",
+    "</think>",
+    "\n\n",
+    "Yes",
+    ".",
+    "<tool_call>",
+    PIECES[9],
+    PIECES[10],
+    "</tool_call>",
+]
+PARTS = [*["thinking"] * 5, None, None, *["call"] * 4]
+
+
+@pytest.mark.parametrize("held", range(len(TEXT)))
+def test_thinking_calls_and_content_are_told_apart_also_behind_held_tokens(held: int) -> None:
+    assert parts(TEXT, held) == PARTS[held:]
+
+
+def test_thinking_that_the_prompt_opened_is_thinking_from_the_first_token() -> None:
+    assert parts(TEXT[1:7], open=True) == PARTS[1:7]
+
+
+def test_an_answer_without_thinking_is_content() -> None:
+    assert parts(["Yes", "."]) == [None, None]

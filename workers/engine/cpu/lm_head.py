@@ -1,0 +1,115 @@
+"""The product with the vocabulary's weights on a CPU, which is the largest of a step.
+
+OpenBLAS copies these weights into an order of its own at every product, which takes longer than the product itself when
+rows are few. Here they are kept in an order it multiplies as it is, in blocks of 64 tokens of the vocabulary, and in
+pieces of a sum that it computes in one go, so that a row's logits do not depend on the number of rows (see
+``products``). Both cores take half of the blocks. There is no second copy: where the model's embedding is tied to the
+head, it is looked up in the blocks.
+"""
+
+from functools import reduce
+from operator import add
+from typing import Any
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.linear import Linear
+from mlx.utils import tree_unflatten
+
+from workers.engine.cpu.two_cores import in_halves
+from workers.engine.kv.mlx_caches import new_cache
+
+BLOCK = 64  # outputs
+PIECE = 320  # of the sum, at most
+ABREAST = 16  # rows; more at once spill out of the processor's cache
+LEAST = 8192  # outputs; with fewer OpenBLAS's way costs little
+
+
+def keep_head_in_blocks(model: Any) -> None:
+    """Replaces the layer of ``model`` that makes its logits, if it is one of those known here, in float32."""
+    makes_logits = _heads(model)
+    for path, layer in model.named_modules():
+        if id(layer) in makes_logits and layer.weight.dtype == mx.float32 and layer.weight.shape[0] >= LEAST:
+            model.update_modules(tree_unflatten([(path, Head(layer.weight, layer.get("bias")))]))
+
+
+def _heads(model: Any) -> set[int]:
+    """By id: layers that give as many numbers as there are logits, and an embedding that is asked for them."""
+    found = set()
+    theirs = Embedding.as_linear
+
+    def recorded(layer: Embedding, x: mx.array) -> mx.array:
+        found.add(id(layer))
+        return theirs(layer, x)  # type: ignore[no-untyped-call, no-any-return]
+
+    Embedding.as_linear = recorded  # type: ignore[method-assign]
+    try:
+        logits = model(mx.array([[0]]), cache=new_cache(model))  # nothing of it is computed
+    finally:
+        Embedding.as_linear = theirs  # type: ignore[method-assign]
+    linear = [layer for _, layer in model.named_modules() if type(layer) is Linear]
+    return found | {id(layer) for layer in linear if layer.weight.shape[0] == logits.shape[-1]}
+
+
+class Head(Module):
+    """In place of an ``nn.Linear``, or of an ``nn.Embedding`` whose weights make logits as well."""
+
+    def __init__(self, weight: mx.array, bias: mx.array | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._outputs, self.inner = weight.shape
+        size = -(-self.inner // -(-self.inner // PIECE))
+        self._starts = list(range(0, self.inner, size))
+        self.pieces = [_in_blocks(weight[:, start : start + size]) for start in self._starts]
+        if bias is not None:
+            self.bias = bias
+
+    @property
+    def weight(self) -> mx.array:
+        """(outputs, inner), made anew: for a model that looks into it once."""
+        return self.first(self._outputs)
+
+    def first(self, outputs: int) -> mx.array:
+        """The weights of so many, or of all if there are fewer."""
+        blocks = slice(-(-outputs // BLOCK))
+        parts = [piece[blocks].swapaxes(-1, -2).reshape(-1, piece.shape[1]) for piece in self.pieces]
+        return mx.concatenate(parts, axis=-1)[: min(outputs, self._outputs)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Logits for numbers, or the embedding of ids."""
+        return self._embed(x) if mx.issubdtype(x.dtype, mx.integer) else self.as_linear(x)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        rows = x.reshape(-1, x.shape[-1])
+        some = [self._logits(rows[start : start + ABREAST]) for start in range(0, rows.shape[0], ABREAST)]
+        logits = some[0] if len(some) == 1 else mx.concatenate(some)
+        if "bias" in self:
+            logits = logits + self.bias
+        return logits.reshape(*x.shape[:-1], self._outputs)
+
+    def _logits(self, x: mx.array) -> mx.array:
+        """(rows, inner) -> (rows, outputs)."""
+        parts = [
+            mx.contiguous(x[:, start : start + piece.shape[1]])[None]
+            for start, piece in zip(self._starts, self.pieces, strict=True)
+        ]
+
+        def of(blocks: slice) -> mx.array:
+            return reduce(add, [part @ piece[blocks] for part, piece in zip(parts, self.pieces, strict=True)])
+
+        by_block = in_halves(of, self.pieces[0].shape[0])
+        return by_block.swapaxes(0, 1).reshape(x.shape[0], -1)[:, : self._outputs]
+
+    def _embed(self, ids: mx.array) -> mx.array:
+        block, output = ids // BLOCK, ids % BLOCK
+        return mx.concatenate([piece[block, :, output] for piece in self.pieces], axis=-1)
+
+
+def _in_blocks(weight: mx.array) -> mx.array:
+    """(outputs, inner) -> (blocks, inner, BLOCK); zeros fill the last block."""
+    outputs, inner = weight.shape
+    if missing := -outputs % BLOCK:
+        weight = mx.pad(weight, [(0, missing), (0, 0)])
+    blocks = mx.contiguous(weight.reshape(-1, BLOCK, inner).swapaxes(-1, -2))
+    mx.eval(blocks)
+    return blocks

@@ -1,0 +1,98 @@
+"""What keys and values cost, and whether there is room for more.
+
+Rule 1: the prefix cache gives way first, then new prompts wait, then the youngest row leaves the batch and is read
+again later. A request is never ended for lack of memory.
+Rule 2: rows that share an array cost as much as the longest of them, each; what their caches hold in reserve counts,
+and is given back when it does not fit.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
+
+from workers.engine.kv.mlx_caches import GROWTH, Cache, feed_one, new_cache
+
+RESERVE = 128  # tokens a row is expected to grow by before it is asked again whether there is room
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """``per_token`` bytes, for ``window`` tokens at the most, and ``fixed`` bytes whatever the length.
+
+    While a chunk is read, a window holds all of it besides.
+    """
+
+    per_token: float
+    window: int | None = None
+    fixed: int = 0
+
+    def bytes(self, tokens: int, chunk: int) -> float:
+        counted = tokens if self.window is None else min(tokens, self.window + chunk)
+        return self.per_token * counted + self.fixed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the cache of one sequence of a model."""
+
+    layers: tuple[LayerCost, ...]
+
+    def bytes(self, tokens: int, rows: int = 1, *, chunk: int = 0) -> int:
+        return int(rows * sum(alike * layer.bytes(tokens, chunk) for layer, alike in self._kinds.items()))
+
+    @cached_property
+    def _kinds(self) -> Counter[LayerCost]:
+        return Counter(self.layers)
+
+    def tokens(self, size: int) -> int:
+        """How long one sequence may be in ``size`` bytes; a billion where length costs nothing."""
+        growing = sum(layer.per_token for layer in self.layers if layer.window is None)
+        fixed = self.bytes(0) + sum(
+            layer.per_token * layer.window for layer in self.layers if layer.window is not None
+        )
+        return max(0, int((size - fixed) / growing)) if growing else 1_000_000_000
+
+
+def measure_cost(model: Any) -> Cost:
+    """Reads one token and looks at what the caches hold then; of classes not known here, also at what more cost."""
+    cache: Cache = new_cache(model)
+    feed_one(model, cache, [0])
+    parts = [part for layer in cache for part in _parts(layer)]
+    known = [_known_cost(part) for part in parts]
+    if None not in known:
+        return Cost(tuple(each for each in known if each))
+    sizes = [[part.nbytes for part in parts]]
+    for _ in range(2):  # what a window takes is there after the first, if it is no longer than that
+        feed_one(model, cache, [0] * GROWTH)
+        sizes.append([part.nbytes for layer in cache for part in _parts(layer)])
+    measured = map(_measured_cost, *sizes)
+    return Cost(tuple(each or other for each, other in zip(known, measured, strict=True)))
+
+
+def _parts(layer: Any) -> Iterator[Any]:
+    if isinstance(layer, CacheList):
+        for part in layer.caches:
+            yield from _parts(part)
+    else:
+        yield layer
+
+
+def _known_cost(layer: Any) -> LayerCost | None:
+    """Of those that take what they take by a rule that one token shows."""
+    if type(layer) is KVCache:
+        return LayerCost(layer.nbytes / layer.state[0].shape[2])
+    if type(layer) is RotatingKVCache:
+        return LayerCost(layer.nbytes / layer.state[0].shape[2], window=layer.max_size)
+    if type(layer) is ChunkedKVCache:
+        return LayerCost(layer.nbytes / layer.state[0].shape[2], window=layer.chunk_size + GROWTH)
+    return LayerCost(0.0, fixed=layer.nbytes) if type(layer) is ArraysCache else None
+
+
+def _measured_cost(first: int, then: int, last: int) -> LayerCost:
+    """By its bytes with one token, with ``GROWTH`` more and with as many more again."""
+    per_token = max(0.0, (last - then) / GROWTH)
+    return LayerCost(per_token, fixed=max(first, int(then - per_token * GROWTH)))

@@ -1,0 +1,185 @@
+"""The KV caches of mlx-lm, as the engine uses them: for one sequence, or for a batch of sequences of unlike length.
+
+A cache here is a list with one entry a layer. All that depends on how mlx-lm's classes work is in this file.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+from workers.engine.kv.prefill_batch import Abreast, abreast
+from workers.engine.pass_memo import begin_pass
+
+Cache = list[Any]
+
+GROWTH = KVCache.step  # tokens; mlx-lm's caches make room for so many at a time
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens of a row are in a batch cache: ``length`` of them, from ``start``."""
+
+    row: int
+    start: int
+    length: int
+
+
+def new_cache(model: Any) -> Cache:
+    """An empty cache for one sequence."""
+    cache: Cache = make_prompt_cache(model)
+    return cache
+
+
+def blank(model: Any, tokens: int) -> Cache:
+    """A plain one of so many tokens that nobody has read, all of its numbers 0."""
+    cache = new_cache(model)
+    feed_one(model, cache, [0])
+    for layer in cache:
+        heads, size = layer.keys.shape[1], layer.keys.shape[3]
+        values = mx.zeros((1, heads, tokens, layer.values.shape[3]), dtype=layer.values.dtype)
+        layer.state = mx.zeros((1, heads, tokens, size), dtype=layer.keys.dtype), values, tokens
+    evaluate(cache)
+    return cache
+
+
+def can_merge(model: Any) -> bool:
+    """Whether there is a batch cache for each layer; whether the model knows how to use it, see ``probe``."""
+    return all(hasattr(layer, "merge") for layer in new_cache(model))
+
+
+def can_pad(model: Any) -> bool:
+    """Whether prompts of unlike length can be read in one pass. A recurrent state would take the padding in."""
+    return all(type(layer) in (KVCache, RotatingKVCache) for layer in new_cache(model))
+
+
+def is_plain(cache: Cache) -> bool:
+    """Keys and values, token by token: then the cache of a sequence also serves the sequence's beginnings."""
+    return all(type(layer) is KVCache for layer in cache)
+
+
+def fork(cache: Cache) -> Cache:
+    """A cache that can grow apart from this one."""
+    return copy.deepcopy(cache)
+
+
+def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
+    """The first ``at`` tokens of a plain one, and the others, each compact."""
+    first = cut_out(cache, Place(0, 0, at))
+    return first, [
+        cut_out_layer(layer.keys, layer.values, Place(0, at, layer.offset - at)) for layer in cache
+    ]
+
+
+def join(parts: list[Cache], length: int) -> Cache:
+    """The first ``length`` tokens of plain caches one behind the other, with room to grow."""
+    return [_joined(layers, length) for layers in zip(*parts, strict=True)]
+
+
+def _joined(layers: tuple[KVCache, ...], length: int) -> KVCache:
+    joined = KVCache()
+    keys, values = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
+    joined.state = _in_a_row(keys, length), _in_a_row(values, length), length
+    return joined
+
+
+def _in_a_row(arrays: list[mx.array], length: int) -> mx.array:
+    """(1, heads, tokens, size), the first ``length`` of them."""
+    *before, last = arrays
+    last = last[:, :, : length - sum(array.shape[2] for array in before)]
+    heads, size = last.shape[1], last.shape[3]
+    room = mx.zeros((1, heads, -length % GROWTH, size), dtype=last.dtype)
+    return mx.concatenate([*before, last, room], axis=2)
+
+
+def merge(caches: list[Cache]) -> Cache:
+    """One batch cache for sequences of unlike length."""
+    if all(map(is_plain, caches)):
+        return abreast(caches)
+    return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
+
+
+def extract(batch: Cache, row: int) -> Cache:
+    """The cache of one row, as a sequence's; compact. Of a batch whose rows end together."""
+    return [layer.extract(row) for layer in batch]
+
+
+def cut_out(batch: Cache, place: Place) -> Cache:
+    """The same for plain keys and values, wherever they end."""
+    return [cut_out_layer(layer.keys, layer.values, place) for layer in batch]
+
+
+def cut_out_layer(keys: mx.array, values: mx.array, place: Place) -> KVCache:
+    tokens = slice(place.start, place.start + place.length)
+    layer = KVCache()
+    parts = (mx.contiguous(array[place.row : place.row + 1, :, tokens]) for array in (keys, values))
+    layer.state = *parts, place.length
+    return layer
+
+
+def extend(batch: Cache, more: Cache) -> None:
+    """One layer after the other, so that there are never two copies of all."""
+    for layer, other in zip(batch, more, strict=True):
+        layer.extend(other)
+        mx.eval(layer.state)
+
+
+def take_rows(batch: Cache, rows: list[int]) -> None:
+    """Keeps these rows, in this order; a row named twice becomes two."""
+    for layer in batch:
+        layer.filter(rows)
+
+
+def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
+    """Reads tokens into a batch cache, as many as each row has. Logits are not asked for, so not computed.
+
+    Rows of plain keys and values begin together; others are shifted so that all end together.
+    """
+    lengths = [len(row) for row in rows]
+    width = max(lengths)
+    padding = [width - length for length in lengths]
+    shifts = any(padding) and not all(type(layer) is Abreast for layer in cache)
+    if shifts:
+        for layer in cache:
+            layer.prepare(lengths=lengths, right_padding=padding)
+    begin_pass()
+    model(padded(rows), cache=cache)
+    evaluate(cache)
+    if shifts:
+        for layer in cache:
+            layer.finalize()
+        evaluate(cache)
+
+
+def padded(rows: list[list[int]]) -> mx.array:
+    """(rows, longest)"""
+    width = max(map(len, rows))
+    return mx.array([row + [0] * (width - len(row)) for row in rows])
+
+
+def places(done: list[int], rest: list[int], *, plain: bool) -> list[Place]:
+    """Where the rows are after a ``feed`` of ``rest`` tokens each to merged caches of ``done`` tokens each."""
+    lengths = [before + more for before, more in zip(done, rest, strict=True)]
+    width = max(done) + max(rest)
+    return [Place(row, 0 if plain else width - length, length) for row, length in enumerate(lengths)]
+
+
+def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:
+    """The same for the cache of one sequence."""
+    model(mx.array([tokens]), cache=cache)
+    evaluate(cache)
+
+
+def evaluate(cache: Cache, *more: mx.array) -> None:
+    mx.eval([layer.state for layer in cache], *more)
+
+
+def set_out(cache: Cache) -> None:
+    """Computed before whatever is asked for next, so that what it is made of is free by then."""
+    mx.async_eval([layer.state for layer in cache])
+
+
+def nbytes(cache: Cache) -> int:
+    return sum(layer.nbytes for layer in cache)

@@ -1,0 +1,146 @@
+"""The caches of the rows that decode together: what a batch needs of them, and those of models without slots.
+
+``Slots`` serves models all of whose layers keep plain keys and values; ``Merged`` all others, ``Alone`` a batch of one.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from workers.engine.kv.mlx_caches import (
+    GROWTH,
+    Cache,
+    Place,
+    divide,
+    extend,
+    extract,
+    is_plain,
+    nbytes,
+    take_rows,
+)
+from workers.engine.kv.slots import Slots
+from workers.engine.pass_memo import begin_pass
+
+
+class Decoding(Protocol):
+    """The caches of the rows that decode, in the order of their seats.
+
+    ``tight``: hold nothing in reserve, as memory is short. Where room grows, one layer is copied at a time.
+    """
+
+    tight: bool
+
+    @property
+    def layers(self) -> Cache:
+        """What the model is given."""
+        ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def join(self, read: Cache, places: Sequence[Place]) -> list[int]:
+        """The rows at ``places`` of what was read, which is used up, are here as well.
+
+        Gives all rows in the order in which they stand from now on, the new ones counted behind those before.
+        """
+        ...
+
+    def room(self, joining: Sequence[int], more: int, *, tight: bool) -> list[tuple[int, int]]:
+        """What would be held if rows of so many tokens joined, and all here had ``more`` tokens more.
+
+        Of each array its rows and tokens, the reserve included.
+        """
+        ...
+
+    def least(self, tokens: int) -> int:
+        """What is held for a row of so many, without any reserve."""
+        ...
+
+    def resize(self) -> None:
+        """Room for a token more in every row, and no more than the reserve: also before something else is read."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Only these rows stay; gives them in the order in which they stand from now on."""
+        ...
+
+    def begin(self) -> None:
+        """Before each pass that gives every row one token more."""
+        ...
+
+    def cache_of(self, row: int, start: int = 0) -> Cache:
+        """The cache of one row, as a sequence's own; a plain one from token ``start`` on."""
+        ...
+
+
+class _Unreserved:
+    """Layers that count for themselves and hold nothing in reserve."""
+
+    tight = False
+
+    def __init__(self) -> None:
+        self.layers: Cache = []
+        self._lengths: list[int] = []  # by row
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.layers)
+
+    def room(self, joining: Sequence[int], more: int, *, tight: bool) -> list[tuple[int, int]]:
+        lengths = [*self._lengths, *joining]
+        return [(len(lengths), self.least(max(lengths) + more))] if lengths else []
+
+    def least(self, tokens: int) -> int:
+        return tokens + GROWTH
+
+    def resize(self) -> None:
+        pass
+
+    def begin(self) -> None:
+        begin_pass()
+        self._lengths = [length + 1 for length in self._lengths]
+
+
+class Merged(_Unreserved):
+    """mlx-lm's own batch caches."""
+
+    def join(self, read: Cache, places: Sequence[Place]) -> list[int]:
+        take_rows(read, [place.row for place in places])  # more may have been read than have a seat
+        if self._lengths:
+            extend(self.layers, read)
+        else:
+            self.layers = read
+        self._lengths += [place.length for place in places]
+        return list(range(len(self._lengths)))
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        if not rows:
+            self.layers = []
+        elif len(rows) < len(self._lengths):
+            take_rows(self.layers, list(rows))
+        self._lengths = [self._lengths[row] for row in rows]
+        return list(rows)
+
+    def cache_of(self, row: int, start: int = 0) -> Cache:
+        return extract(self.layers, row)
+
+
+class Alone(_Unreserved):
+    """The cache of the only sequence, whose offset is a number; for models that know no other."""
+
+    def join(self, read: Cache, places: Sequence[Place]) -> list[int]:
+        assert not self.layers and len(places) == 1
+        self.layers, self._lengths = read, [places[0].length]
+        return [0]
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        if not rows:
+            self.layers, self._lengths = [], []
+        return list(rows)
+
+    def cache_of(self, row: int, start: int = 0) -> Cache:
+        return divide(self.layers, start)[1] if is_plain(self.layers) else self.layers
+
+
+def caches_for(plain: bool) -> Decoding:
+    """For rows that decode together; ``plain``: each of the model's layers keeps plain keys and values."""
+    return Slots() if plain else Merged()

@@ -1,0 +1,105 @@
+"""Draws that look at the whole vocabulary of all rows at once; for an accelerator, in mlx.
+
+A nucleus is exact: it is searched among the best candidates first, and among more when they do not hold enough mass.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import mlx.core as mx
+
+from shared.protocol import Sampling
+from workers.engine.sampling.randomness import gumbel
+
+CANDIDATES = 256
+WIDER = 16  # how many times more candidates a nucleus gets that did not fit
+
+
+def draw_open(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
+    """Rows that sample from the whole vocabulary, bounded by min_p at most. ``scaled`` (rows, vocabulary)."""
+    noisy = scaled + gumbel(keys, mx.arange(scaled.shape[-1], dtype=mx.uint32)[None])
+    if any(sampling.min_p > 0 for sampling in samplings):
+        floor = mx.max(scaled, axis=-1, keepdims=True) + _log_min_p(samplings)
+        noisy = mx.where(scaled >= floor, noisy, -mx.inf)
+    return mx.argmax(noisy, axis=-1)
+
+
+def draw_cut(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
+    """Rows with top_k or top_p: among the best candidates; rows whose nucleus is wider, among more."""
+    vocabulary = scaled.shape[-1]
+    has_nucleus = any(sampling.top_p < 1 for sampling in samplings)
+    cut = _Cut(scaled, keys, samplings, norm=_log_mass(scaled, exactly=has_nucleus))
+    most = max(CANDIDATES, *(sampling.top_k for sampling in samplings))
+    tokens, enough = cut.draw(min(most, vocabulary))
+    while (
+        has_nucleus
+        and most < vocabulary
+        and (wider := [i for i, ok in enumerate(cast(list[bool], enough.tolist())) if not ok])
+    ):
+        most *= WIDER
+        rows = mx.array(wider)
+        again, settled = cut.only(wider).draw(min(most, vocabulary))
+        tokens[rows] = again
+        enough[rows] = settled
+    return tokens
+
+
+class _Cut:
+    """Rows that sample among their best tokens only."""
+
+    def __init__(
+        self, scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling], norm: mx.array
+    ) -> None:
+        self._samplings = samplings
+        self._scaled = scaled
+        self._keys = keys
+        self._norm = norm
+        self._top_p = mx.array([[sampling.top_p] for sampling in samplings])
+
+    def only(self, rows: list[int]) -> "_Cut":
+        some = mx.array(rows)
+        samplings = [self._samplings[i] for i in rows]
+        return _Cut(self._scaled[some], self._keys[some], samplings, self._norm[some])
+
+    def draw(self, most: int) -> tuple[mx.array, mx.array]:
+        """Tokens (rows,), and for each row whether ``most`` candidates hold all of its nucleus."""
+        best, ids = self._candidates(most)
+        share = mx.exp(best - self._norm)
+        mass = mx.cumsum(share, axis=-1)
+        rank = mx.arange(most)[None]
+        top_k = mx.array([[sampling.top_k or most] for sampling in self._samplings])
+        keep = ((mass - share < self._top_p) | (self._top_p >= 1)) & (rank < top_k)
+        keep = keep & (best >= best[:, :1] + _log_min_p(self._samplings))
+        keep = keep | (rank == 0)  # top_p 0 and rounding leave the best one
+        noisy = mx.where(keep, best + gumbel(self._keys, ids), -mx.inf)
+        bounded = mx.array(
+            [0 < sampling.top_k <= most or sampling.top_p >= 1 for sampling in self._samplings]
+        )
+        return _winners(noisy, ids), (mass[:, -1] >= self._top_p[:, 0]) | bounded
+
+    def _candidates(self, most: int) -> tuple[mx.array, mx.array]:
+        """The best logits, descending, and their ids, equal ones ascending; both (rows, most).
+
+        mlx's sort is stable, its partition is not; and on an accelerator the partition is a sort.
+        """
+        ids = mx.argsort(-self._scaled, axis=-1)[:, :most]
+        return mx.take_along_axis(self._scaled, ids, axis=-1), ids
+
+
+def _winners(noisy: mx.array, ids: mx.array) -> mx.array:
+    """The lowest id of the greatest sum, as if the whole vocabulary were looked at in order."""
+    greatest = noisy == mx.max(noisy, axis=-1, keepdims=True)
+    return mx.min(mx.where(greatest, ids.astype(mx.uint32), mx.array(0xFFFFFFFF, dtype=mx.uint32)), axis=-1)
+
+
+def _log_mass(scaled: mx.array, *, exactly: bool) -> mx.array:
+    """(rows, 1). Where nobody asks for a nucleus, any figure of its size will do."""
+    greatest = mx.max(scaled, axis=-1, keepdims=True)
+    if not exactly:
+        return greatest
+    return greatest + mx.log(mx.sum(mx.exp(scaled - greatest), axis=-1, keepdims=True))
+
+
+def _log_min_p(samplings: Sequence[Sampling]) -> mx.array:
+    """(rows, 1), with a finite floor for 0: e^-85 of the best is no chance."""
+    return mx.log(mx.array([[max(sampling.min_p, 1e-37)] for sampling in samplings]))

@@ -1,0 +1,315 @@
+"""What a text must be, enforced token by token: schemas compiled with llguidance, and one guide for each choice.
+
+Rule 1: a grammar is compiled on the preparing thread, under limits; what cannot be enforced in full is refused there.
+Rule 2: a guide's state is a function of the ids it has taken, so a resumed choice replays its ids here.
+Rule 3: a guide that fails half-way allows everything and ends the choice with its next token: nobody else is harmed.
+"""
+
+import json
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TookTooLong
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from shared.errors import InvalidRequest
+from shared.protocol import Grammar
+from workers.grammars.tool_grammar import ANYTHING, Demand, tool_of
+from workers.output.tool_calls import Calling
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+log = logging.getLogger(__name__)
+
+KEPT = 64  # compiled grammars
+THREADS = 4  # that compile: a request's five seconds are not spent behind another's
+SECONDS = 5.0  # for one compilation
+SCHEMA_BYTES = 64 << 10
+SCHEMA_DEPTH = 32
+_GBNF = re.compile(r"(?m)^[ \t]*[\w-]+\s*::=")  # what a rule of llama.cpp's grammars begins with
+# Small models at high temperatures lose themselves in blanks: a space, or a line's end and its indent, is enough.
+_JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": r"( |\n[ \t]{0,16})?"}
+
+Mask = npt.NDArray[np.uint8]  # one bit a token, the lowest first
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A grammar ready to be followed; each choice follows it with a guide of its own.
+
+    ``after``: the bytes behind which it begins, the end of thinking. ``unless``: the token that opens the thinking;
+    if the first one is another, the grammar begins with it.
+    """
+
+    matcher: LLMatcher
+    eos: Sequence[int] = ()
+    after: bytes = b""
+    unless: int | None = None
+
+    def guide(self, vocabulary: Sequence[bytes]) -> "Guide":
+        return Guide(self, vocabulary)
+
+
+class Guide:
+    """Where one choice is in its grammar. ``sleeping`` until the bytes it begins behind have come."""
+
+    def __init__(self, compiled: Compiled, vocabulary: Sequence[bytes]) -> None:
+        self._matcher = compiled.matcher.deep_copy()
+        self._eos = compiled.eos
+        self._vocabulary = vocabulary
+        self._after = compiled.after
+        self._unless = compiled.unless  # None from the first token on
+        self._tail = b""
+        self.sleeping = bool(compiled.after) and compiled.unless is None
+        self.failed = False
+
+    @property
+    def complete(self) -> bool:
+        """Nothing but the end may follow."""
+        return not self.sleeping and not self.failed and self._matcher.is_stopped()
+
+    def take(self, id: int) -> None:
+        opening, self._unless = self._unless, None
+        if id == opening:
+            self.sleeping = True
+        elif self.sleeping:
+            self._listen(id)
+        elif not self.failed and not self._matcher.consume_token(id):
+            self._fail()
+
+    def mask(self) -> Mask:
+        """Which tokens may come next; as long as the tokenizer's vocabulary."""
+        if self.sleeping or self.failed:
+            return self._all_but_the_end()
+        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error() or not mask.any():
+            self._fail()
+            return self._all_but_the_end()
+        return mask if self._unless is None else _with(mask, self._unless)
+
+    def _all_but_the_end(self) -> Mask:
+        bits = np.ones(8 * -(-len(self._vocabulary) // 8), dtype=np.uint8)
+        bits[list(self._eos)] = 0
+        return np.packbits(bits, bitorder="little")
+
+    def _listen(self, id: int) -> None:
+        raw = self._vocabulary[id] if id < len(self._vocabulary) else b""
+        head, found, rest = (self._tail + raw).partition(self._after)
+        if not found:
+            self._tail = head[-len(self._after) :]
+            return
+        self.sleeping = False
+        if rest.strip():  # the grammar has begun inside a token, where no mask can help
+            self._fail()
+
+    def _fail(self) -> None:
+        self.failed = True
+        log.warning("a grammar cannot be followed any more: %s", self._matcher.get_error()[:300])
+
+
+class Grammars:
+    """Compiles for one tokenizer and keeps what it has compiled. The preparing threads call it."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos: Sequence[int] = tokenizer.eos_tokens
+        self._limits = LLParserLimits(max_lexer_states=50_000, max_items_in_row=20_000, verbose_errors=False)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar")
+        self._keeping = Lock()
+        self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+
+    def text(self, grammar: Grammar) -> LLMatcher:
+        """Raises InvalidRequest, naming the field the grammar came in."""
+        if grammar.regex is not None:
+            return self.compiled(grammar.regex, LLMatcher.grammar_from_regex, grammar.param)
+        if grammar.grammar is not None:
+            return self.compiled(grammar.grammar, written_grammar, grammar.param)
+        build = json_grammar if grammar.whitespace is None else _with_blanks(grammar.whitespace)
+        return self.compiled(checked_schema(schema_of(grammar), grammar.param), build, grammar.param)
+
+    def matcher(self, text: Grammar | None, calling: Calling | None, special: Mapping[str, int]) -> LLMatcher:
+        """What the text must be, or a call that may come instead of it, or, without ``text``, must come.
+
+        Raises InvalidRequest, naming the text's field, ``tool_choice`` or ``tools``.
+        """
+        if calling is None:
+            return self.text(text or Grammar())
+        if text is None:
+            return self.calls(calling, special)
+        alone = self.text(text)
+        if calling.family.form is None or not is_json(text):
+            return alone
+        return self.calls(calling, special, schema_of(text))
+
+    def calls(
+        self, calling: Calling, special: Mapping[str, int], instead: dict[str, Any] | None = None
+    ) -> LLMatcher:
+        """Tools carry schemas of all kinds: what of theirs cannot be enforced is left to the model."""
+        form = calling.family.form
+        if form is None:
+            raise InvalidRequest("This model cannot be made to call a tool: use auto.", param="tool_choice")
+        tools = [
+            tool_of(each) for each in calling.tools if each.get("function", {}).get("name") in calling.names
+        ]
+        if not tools:
+            raise InvalidRequest("None of the tools may be called.", param="tool_choice")
+        lenient: JsonCompileOptions = {**_JSON_OPTIONS, "lenient": True}
+        loose = [replace(tool, parameters=ANYTHING) for tool in tools]
+        refusal: InvalidRequest | None = None
+        for candidates, options in [(tools, _JSON_OPTIONS), (tools, lenient), (loose, lenient)]:
+            demand = Demand(form, special, options, _JSON_OPTIONS)
+            written = demand.grammar(candidates, parallel=calling.parallel, instead=instead)
+            try:
+                return self.compiled(written, LLMatcher.grammar_from_lark, "tools")
+            except InvalidRequest as error:
+                refusal = refusal or error
+        assert refusal
+        raise refusal
+
+    def compiled(self, text: str, build: Callable[[str], str], param: str) -> LLMatcher:
+        """``build`` makes llguidance's form of ``text``; the two name the grammar among those kept."""
+        key = build.__qualname__, text
+        with self._keeping:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        matcher = self._compile(
+            lambda: LLMatcher(self._tokenizer, build(text), log_level=0, limits=self._limits), param
+        )
+        if matcher.is_error():
+            raise InvalidRequest(
+                f"The schema or grammar cannot be enforced: {matcher.get_error()[:500]}", param=param
+            )
+        with self._keeping:
+            self._kept[key] = matcher
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return matcher
+
+    def _compile(self, compile: Callable[[], LLMatcher], param: str) -> LLMatcher:
+        """Cannot be interrupted; llguidance's own limits end it soon after we have given it up."""
+        future: Future[LLMatcher] = self._pool.submit(compile)
+        try:
+            return future.result(timeout=SECONDS)
+        except TookTooLong:
+            future.cancel()
+            raise InvalidRequest(
+                f"The schema or grammar took more than {SECONDS:.0f} s to compile: simplify it.", param=param
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(
+                f"The schema or grammar cannot be enforced: {str(error)[:500]}", param=param
+            ) from error
+        except BaseException as error:  # a panic of the compiler's, which is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise InvalidRequest(
+                "The schema or grammar cannot be enforced: the compiler failed on it.", param=param
+            ) from error
+
+
+def grammars_for(tokenizer: Any, vocabulary_size: int) -> Grammars | None:
+    """``tokenizer`` is mlx-lm's wrapper; None for one that llguidance cannot read (slow ones, in Python)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    try:
+        text = _without_padding(backend.to_str())
+        size = max(vocabulary_size, len(tokenizer))
+        return Grammars(LLTokenizer(text, n_vocab=size, eos_token=sorted(tokenizer.eos_token_ids)))
+    except ValueError as error:
+        log.warning("grammars cannot be enforced with this tokenizer: %s", error)
+        return None
+
+
+def _without_padding(tokenizer: str) -> str:
+    return json.dumps(json.loads(tokenizer) | {"padding": None, "truncation": None})
+
+
+def schema_of(grammar: Grammar) -> dict[str, Any]:
+    return {"type": "object"} if grammar.json_schema is None else grammar.json_schema
+
+
+def _with(mask: Mask, id: int) -> Mask:
+    mask = mask.copy()
+    mask[id // 8] |= 1 << (id % 8)
+    return mask
+
+
+def json_grammar(schema: str) -> str:
+    return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+
+
+def _with_blanks(pattern: str) -> Callable[[str], str]:
+    """The same with other blanks between the parts; none at all for an empty pattern."""
+    options: JsonCompileOptions = (
+        {"whitespace_pattern": pattern} if pattern else {"whitespace_flexible": False}
+    )
+
+    def build(schema: str) -> str:
+        return LLMatcher.grammar_from_json_schema(schema, overrides=options)
+
+    build.__qualname__ = f"json_grammar with {pattern}"
+    return build
+
+
+def written_grammar(text: str) -> str:
+    """Of a grammar in Lark's form, or in GBNF. Raises ValueError."""
+    if _GBNF.search(text) is None:
+        return LLMatcher.grammar_from_lark(text)
+    try:
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(text))
+    except Exception as error:
+        raise ValueError(f"as GBNF it cannot be read: {error}") from error
+
+
+def is_json(grammar: Grammar) -> bool:
+    return grammar.regex is None and grammar.grammar is None
+
+
+def checked_schema(schema: dict[str, Any], param: str = "response_format") -> str:
+    """The schema as text. Raises InvalidRequest for what is too large, too deep or lies elsewhere."""
+    if _too_deep(schema):
+        raise InvalidRequest(f"The schema is nested deeper than {SCHEMA_DEPTH} levels.", param=param)
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    if len(text.encode(errors="replace")) > SCHEMA_BYTES:
+        raise InvalidRequest(f"The schema has more than {SCHEMA_BYTES} bytes.", param=param)
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise InvalidRequest(
+                f"The schema refers to {reference!r:.200}; only references into itself (#/…) are followed.",
+                param=param,
+            )
+    return text
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(SCHEMA_DEPTH):
+        level = [child for each in level for child in _children(each)]
+        if not level:
+            return False
+    return any(isinstance(each, (dict, list)) for each in level)
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and isinstance(value.get("$ref"), str):
+        yield value["$ref"]
+    for child in _children(value):
+        yield from _references(child)
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []

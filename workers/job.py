@@ -1,0 +1,100 @@
+"""What a worker needs from an engine: take a job, step, give what each choice gained.
+
+The engine knows tokens, rows and caches; it knows no sockets and no HTTP. ``workers.engine.engine`` is the real
+one, ``workers.scripted.engine`` one without a model; a test that holds for one holds for the other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shared.protocol import Capabilities, Delta, Generation, Run
+from workers.engine.fairness import Asker, asker_of
+from workers.grammars.grammar import Compiled
+from workers.output.reasoning import Thinking
+from workers.output.tool_calls import Calling
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that can run: tokenized, inside the context, nothing left to refuse.
+
+    ``held`` has per choice the token ids that an earlier attempt already gave; they are replayed through the whole
+    output path without being sent, and generation goes on behind them.
+    """
+
+    request_id: str
+    attempt: int
+    api: str
+    prompt: list[int]
+    generation: Generation
+    max_tokens: int  # of each choice, held ones included
+    held: list[list[int]] = field(default_factory=list)
+    prompt_text: str | None = None  # when echo was asked
+    grammar: Compiled | None = None
+    thinking: Thinking | None = None  # when it is to be split off
+    calling: Calling | None = None  # None: what looks like a call is text
+    boundaries: list[int] = field(
+        default_factory=list
+    )  # lengths at which a beginning is worth keeping, ascending
+    ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer
+    caller: str = ""  # who asks, if known
+    group: str = ""  # what it came with, if known
+
+    @property
+    def asker(self) -> Asker:
+        return asker_of(self.caller, self.group, self.request_id)
+
+    @property
+    def scores_prompt(self) -> bool:
+        return self.generation.echo and self.generation.logprobs is not None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A delta on its way to the api process that asked."""
+
+    api: str
+    delta: Delta
+
+
+class Engine(Protocol):
+    """One thread calls all of it."""
+
+    @property
+    def active(self) -> int:
+        """Requests that have not ended, or whose end was not given out yet."""
+        ...
+
+    @property
+    def report(self) -> dict[str, float | int | str]:
+        """Figures for the heartbeat; read by another thread, so it must be cheap and must not wait."""
+        ...
+
+    def add(self, job: Job) -> None: ...
+
+    def cancel(self, request_id: str) -> None:
+        """Forgets the request; it gives nothing more. Unknown ids are ignored."""
+        ...
+
+    def rest(self) -> None:
+        """Nobody has asked for anything for a while: memory that is kept only for the next step is given back."""
+        ...
+
+    def step(self) -> list[Output]:
+        """One turn for everybody. Any exception but ServingError means the engine is broken."""
+        ...
+
+
+Prepare = Callable[[Run], Job]  # raises ServingError; called on a thread beside the engine's
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that can serve."""
+
+    engine: Engine
+    prepare: Prepare
+    digest: str
+    context_length: int
+    capabilities: Capabilities | None = None

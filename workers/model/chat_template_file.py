@@ -1,0 +1,70 @@
+"""The chat template of a model folder, wherever it is kept, as one template; pure.
+
+Rule 1: files win over entries of tokenizer_config.json, as in transformers; what only processors read comes last.
+Rule 2: of several named templates the one called ``tool_use`` serves requests with tools, ``default`` all others.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers.model.folder import optional_json_object
+from workers.model.load_error import LoadError, first_line
+
+MAX_TEMPLATE = 1 << 20  # characters; the largest known have 30,000
+
+
+def chat_template_of(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """None if there is none. Raises LoadError."""
+    templates = (
+        _from_files(folder)
+        or _named(tokenizer_config.get("chat_template"))
+        or _named(optional_json_object(folder / "chat_template.json").get("chat_template"))
+    )
+    if sum(map(len, templates.values())) > MAX_TEMPLATE:
+        raise LoadError(f"The chat template has more than {MAX_TEMPLATE} characters.", permanent=True)
+    return _one(templates)
+
+
+def _from_files(folder: Path) -> dict[str, str]:
+    files = {file.stem: file for file in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    if (main := folder / "chat_template.jinja").is_file():
+        files["default"] = main
+    return {name: _text(file) for name, file in files.items()}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(f"{file.name} cannot be read: {first_line(error)}.", permanent=True) from error
+
+
+def _named(entry: object) -> dict[str, str]:
+    """An entry is a template, a list of objects with name and template, or an object of them by name."""
+    match entry:
+        case None:
+            return {}
+        case str(text):
+            return {"default": text}
+        case [*items]:
+            entries = [item if isinstance(item, dict) else {} for item in items]
+            pairs = [(entry.get("name"), entry.get("template")) for entry in entries]
+        case dict(by_name):
+            pairs = list(by_name.items())
+        case _:
+            pairs = [(None, None)]
+    if not all(isinstance(name, str) and isinstance(text, str) for name, text in pairs):
+        raise LoadError("chat_template is neither text nor a list of named templates.", permanent=True)
+    return {str(name): str(text) for name, text in pairs}
+
+
+def _one(templates: Mapping[str, str]) -> str | None:
+    """Joined into one, so that whoever looks for a family's marks sees those of both."""
+    if not templates:
+        return None
+    plain = templates.get("default") or next(iter(templates.values()))
+    tools = templates.get("tool_use")
+    if tools is None or tools == plain:
+        return plain
+    return "{% if tools %}" + tools + "{% else %}" + plain + "{% endif %}"

@@ -1,0 +1,175 @@
+"""Models from the Hugging Face hub: the copy on this disk, or a download into Hugging Face's own cache (HF_HOME).
+
+Rule: a hub that cannot be reached is said within seconds, with its name and what to do, though the library would try
+for minutes.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from workers.model.load_error import LoadError, Progress, first_line
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 6.0
+SILENT_SECONDS = 60.0  # without a byte
+
+_DOWNLOADED = [
+    *("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.tiktoken"),
+    *("tokenizer.model", "tiktoken.model", "spiece.model"),
+]
+# fnmatch's * crosses "/": copies in other formats would come along (original/, onnx/). What begins with "ad" is left
+# for additional_chat_templates/.
+_NOT_DOWNLOADED = ["[!a]*/*", "a[!d]*/*"]
+
+
+def local_copy(repository: str) -> Path | None:
+    """As far as it is on this disk; None if nothing is. Asks nobody. Raises LoadError."""
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _snapshot(repository, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise LoadError(
+            f"{repository!r} is not the name of a hub repository: {error}", permanent=True
+        ) from error
+
+
+def download(repository: str, progress: Progress) -> Path:
+    """In a thread of its own, so that ``progress`` is always called by the caller's. Raises LoadError."""
+    progress("connect", 0, 0)
+    _reach(repository)
+    counter = _DownloadCounter()
+    future: Future[Path] = _in_thread(lambda: _snapshot(repository, bar=counter.bar_class()))
+    heard, seen = time.monotonic(), -1
+    while wait([future], timeout=0.5).not_done:
+        progress("download", counter.done, counter.total)
+        if counter.done != seen:
+            heard, seen = time.monotonic(), counter.done
+        if time.monotonic() - heard > SILENT_SECONDS:
+            raise _unreachable(repository, f"it sent nothing for {SILENT_SECONDS:.0f} s")
+    error = future.exception()
+    if error is not None:
+        raise _download_failure(repository, error) from error
+    progress("download", counter.done, counter.total)
+    return future.result()
+
+
+def _in_thread(work: "Callable[[], Any]") -> "Future[Any]":
+    """A thread that is left behind if it does not end: no library bounds how long a name is looked up."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (told by whoever waits)
+            future.set_exception(error)
+
+    Thread(target=run, name="hub", daemon=True).start()
+    return future
+
+
+def _reach(repository: str) -> None:
+    """Any answer will do. Raises LoadError."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        raise _unreachable(repository, "HF_HUB_OFFLINE is set")
+    future = _in_thread(lambda: _ask(constants.ENDPOINT))
+    if wait([future], timeout=CONNECT_SECONDS + 1).not_done:
+        raise _unreachable(repository, f"no answer within {CONNECT_SECONDS + 1:.0f} s")
+    if (error := future.exception()) is not None:
+        raise _unreachable(repository, f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def _ask(endpoint: str) -> None:
+    """Through the environment's proxies, as the library does."""
+    import httpx
+
+    with httpx.Client(timeout=CONNECT_SECONDS, follow_redirects=False) as client:
+        client.head(endpoint)
+
+
+def _unreachable(repository: str, why: str) -> LoadError:
+    from huggingface_hub import constants
+
+    return LoadError(
+        f"{repository} is not on this disk and the hub cannot be reached at {constants.ENDPOINT} ({why}). Check "
+        "the network and HTTPS_PROXY, name a mirror in HF_ENDPOINT, or bring the model here first with "
+        f"`hf download {repository}`.",
+        permanent=False,
+    )
+
+
+def _snapshot(repository: str, local_files_only: bool = False, bar: type | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    found = snapshot_download(
+        repository,
+        local_files_only=local_files_only,
+        allow_patterns=_DOWNLOADED,
+        ignore_patterns=_NOT_DOWNLOADED,
+        tqdm_class=bar,
+    )
+    return Path(found)
+
+
+class _DownloadCounter:
+    """Sums what the hub library tells its progress bars, and draws none."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total = 0
+
+    def bar_class(self) -> type:
+        from huggingface_hub.utils.tqdm import tqdm
+
+        counter = self
+
+        class Bar(tqdm):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                self.in_bytes = kwargs.get("unit") == "B"
+                draw_nothing: Callable[..., None] = super().__init__
+                draw_nothing(*args, **{**kwargs, "disable": True})
+                self.seen = 0
+
+            def update(self, n: float | None = 1) -> None:
+                self.seen += int(n or 0)
+                if self.in_bytes:
+                    counter.done = max(counter.done, self.seen)
+                    counter.total = max(counter.total, int(self.total or 0))
+
+        return Bar
+
+
+def _download_failure(repository: str, error: BaseException) -> LoadError:
+    from huggingface_hub import errors
+
+    match error:
+        case errors.GatedRepoError():
+            reason = "asks for consent first: accept its terms on huggingface.co and set HF_TOKEN"
+            return LoadError(f"The hub repository {repository} {reason}.", permanent=True)
+        case errors.RepositoryNotFoundError():
+            reason = "does not exist, or is private: check the name, or set HF_TOKEN"
+            return LoadError(f"The hub repository {repository} {reason}.", permanent=True)
+        case errors.LocalEntryNotFoundError():
+            reason = (
+                f"is not on this disk and the hub cannot be reached; run `hf download {repository}` later"
+            )
+            return LoadError(
+                f"The hub repository {repository} {reason} ({first_line(error)}).", permanent=False
+            )
+        case OSError():
+            reason = "Check the network and the space on the disk; what has arrived is kept"
+        case _:
+            reason = "This is not a failure we know; the log has all of it"
+            log.error("downloading %s failed", repository, exc_info=error)
+    what = f"{type(error).__name__}: {first_line(error)}"
+    return LoadError(f"Downloading {repository} failed ({what}). {reason}.", permanent=False)

@@ -1,0 +1,350 @@
+"""From a model's source to a model in memory: locate its folder, inspect it, load it.
+
+Rule 1: nothing reaches MLX that was not inspected: only safetensors, JSON and tokenizer files, and no code.
+Rule 2: ``inspect`` is pure Python and imports no mlx. Rule 3: whatever is wrong becomes a LoadError that tells
+the operator what to do; nothing is replaced by something else in silence.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, assert_never
+
+from shared.models import ModelSource
+from workers.engine.device import has_accelerator
+from workers.model.config_check import refuse_implausible
+from workers.model.context_length import DEFAULT_CONTEXT_LENGTH, as_length, stated_context
+from workers.model.default_sampling import own_sampling
+from workers.model.embedded import convert_once
+from workers.model.folder import (
+    json_object,
+    optional_json_object,
+    refuse_code,
+    require_regular_files,
+    require_tokenizer,
+)
+from workers.model.hub import download, local_copy
+from workers.model.load_error import IncompleteError, LoadError, Progress, explained, first_line
+from workers.model.safetensors_headers import MAX_TENSORS_IN_ALL, Span, check_header, read_header, samples
+from workers.model.tokenizer import refuse_code_only, tokenizer_options
+from workers.model.trial_process import trial
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+    from mlx.nn.layers.base import Module
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+__all__ = [
+    "DEFAULT_CONTEXT_LENGTH",
+    "LoadError",
+    "LoadedModel",
+    "ModelFacts",
+    "Progress",
+    "check_header",
+    "inspect",
+    "load",
+    "locate",
+    "read_header",
+]
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "model*.safetensors"
+"""mlx-lm reads these and no others."""
+
+_MEANT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.*",
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What can be known without loading.
+
+    ``digest``: of config, tokenizer, headers and a sample of every tensor, where two fine-tunes of one model differ.
+    ``context_length``: as the config states it. ``missing``: weight files that the index names and that are not there.
+    """
+
+    digest: str
+    weight_bytes: int
+    context_length: int | None
+    model_type: str
+    missing: tuple[str, ...] = ()
+
+
+@dataclass
+class LoadedModel:
+    model: "Module"
+    tokenizer: "TokenizerWrapper"
+    config: dict[str, Any]
+    facts: ModelFacts
+    context_length: int
+    own_sampling: Mapping[str, float] = field(default_factory=dict)  # by its generation_config.json
+
+
+# Locate
+
+
+def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
+    """The model's folder on this disk; converts or downloads if need be. Raises LoadError.
+
+    Models from the hub are in Hugging Face's own cache (HF_HOME), shared with every other tool.
+    """
+    match source.kind:
+        case "embedded":
+            return convert_once(cache_dir, progress)
+        case "folder":
+            return Path(source.location)
+        case "hub":
+            return _from_hub(source.location, progress)
+        case _:
+            assert_never(source.kind)
+
+
+def _from_hub(repository: str, progress: Progress) -> Path:
+    """The local copy if there is a complete one, without asking the network; else a download."""
+    folder = local_copy(repository)
+    if folder is not None:
+        try:
+            lacks = inspect(folder).missing
+        except IncompleteError as error:
+            lacks = (error.reason,)
+        if not lacks:
+            return folder
+        log.info("%s is not complete on this disk (%s)", repository, lacks[0])
+    log.info("downloading %s", repository)
+    return download(repository, progress)
+
+
+# Inspect
+
+
+def inspect(folder: Path) -> ModelFacts:
+    """Reads config and headers only, in pure Python. Raises LoadError for what must not reach MLX."""
+    if not folder.is_dir():
+        raise IncompleteError(
+            f"{folder.name} is not a folder: correct its path in MLX_SERVER_AVAILABLE_MODELS."
+        )
+    with explained("The model's folder"):
+        return _facts(folder)
+
+
+def _facts(folder: Path) -> ModelFacts:
+    require_regular_files(folder)
+    config = json_object(folder / "config.json")
+    refuse_code(config)
+    require_tokenizer(folder)
+    optional_json_object(folder / "tokenizer_config.json")
+    files = _weight_files(folder)
+    digest = _digest_of_texts(folder)
+    names: list[str] = []
+    for file in files:
+        header = read_header(file)
+        spans = check_header(file, header)
+        digest.update(f"\0{file.name}\0{file.stat().st_size}\0".encode() + header)
+        digest.update(samples(file, 8 + len(header), spans))
+        names += _named(spans, len(names))
+    refuse_implausible(config, names)
+    return ModelFacts(
+        digest=digest.hexdigest(),
+        weight_bytes=sum(file.stat().st_size for file in files),
+        context_length=stated_context(config),
+        model_type=_model_type(config),
+        missing=_missing(folder, names),
+    )
+
+
+def _digest_of_texts(folder: Path) -> "hashlib._Hash":
+    """What a model does hangs on them as on its weights."""
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in _MEANT for file in folder.glob(pattern)):
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest
+
+
+def _named(spans: list[Span], before: int) -> list[str]:
+    if before + len(spans) > MAX_TENSORS_IN_ALL:
+        raise LoadError(f"The weight files have more than {MAX_TENSORS_IN_ALL} tensors.", permanent=True)
+    return [name for _, _, name in spans]
+
+
+def _model_type(config: Mapping[str, Any]) -> str:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", model_type):
+        raise LoadError(f"config.json has no usable model_type ({model_type!r:.80}).", permanent=True)
+    return model_type
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob(WEIGHTS))
+    if not files:
+        raise IncompleteError(f"The model folder has no weights: no file named {WEIGHTS}.")
+    return files
+
+
+def _missing(folder: Path, names: Collection[str]) -> tuple[str, ...]:
+    """Weight files that the index names, unless their tensors are in others. ``names``: of all tensors there are.
+
+    mlx-lm takes the files that are there and reads no index: a merged model often comes with the old one.
+    """
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = optional_json_object(index).get("weight_map", {})
+    except LoadError as error:
+        shards = error.reason
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        log.warning("%s of %s has no usable weight_map and is not heeded", index.name, folder.name)
+        return ()
+    there = set(names)
+    missing = {file for name, file in shards.items() if name not in there and not (folder / file).is_file()}
+    if absent := {file for file in shards.values() if not (folder / file).is_file()}:
+        log.warning("the index of %s names %s, which is not there; loading what is", folder.name, min(absent))
+    return tuple(sorted(missing))
+
+
+# Load
+
+
+def load(
+    folder: Path,
+    facts: ModelFacts,
+    progress: Progress,
+    accelerator: bool | None = None,
+    *,
+    trusted: bool = False,
+) -> LoadedModel:
+    """Brings an inspected folder into memory, ready for its first request. Raises LoadError.
+
+    ``accelerator``: whether MLX computes on a GPU; found out if not given. Without one the weights become
+    float32, which takes more memory and is many times faster there than the packed forms.
+    ``trusted``: its tokenizer and template are our own and need no trial.
+    """
+    progress("import", 0, 0)
+    with explained(f"The model (of type {facts.model_type})"):
+        if trusted:
+            return _load(folder, facts, progress, accelerator)
+        with trial(folder) as await_trial:
+            import mlx_lm.utils  # noqa: F401 (takes a second, in which the trial goes on)
+
+            await_trial(progress)
+        return _load(folder, facts, progress, accelerator)
+
+
+def _weights_of(folder: Path, facts: ModelFacts) -> "tuple[Module, dict[str, Any]]":
+    """What is missing is said as that, though mlx-lm only sees that parameters are."""
+    from mlx_lm.utils import load_model
+
+    try:
+        return load_model(folder, lazy=True)
+    except ValueError as error:
+        if not facts.missing:
+            raise
+        lacks = ", ".join(facts.missing[:3])
+        raise IncompleteError(
+            f"The model folder lacks {lacks}, which its index names ({first_line(error)}): fetch it again."
+        ) from error
+
+
+def _load(folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool | None) -> LoadedModel:
+    from mlx_lm.utils import load_config
+
+    if accelerator is None:
+        accelerator = has_accelerator()
+    progress("tokenizer", 0, 0)
+    tokenizer = _read_tokenizer(folder, load_config(folder).get("eos_token_id"))
+    model, config = _weights_of(folder, facts)
+    if not accelerator:
+        log.info("no GPU: the weights of %s become float32", folder)
+        _to_float32(model)
+    _read_weights(model, progress)
+    progress("warm-up", 0, 0)
+    _warm_up(model)
+    return LoadedModel(
+        model, tokenizer, config, facts, _context_length(config, facts, tokenizer), own_sampling(folder)
+    )
+
+
+def _read_tokenizer(folder: Path, eos: object) -> "TokenizerWrapper":
+    from mlx_lm.utils import load_tokenizer
+
+    read: Callable[..., TokenizerWrapper] = load_tokenizer
+    try:
+        return read(folder, tokenizer_options(folder), eos_token_ids=eos)
+    except ValueError as error:
+        refuse_code_only(folder, error)
+        raise
+
+
+def _to_float32(model: "Module") -> None:
+    """Scales first, so that unpacking does not round to half precision; the formats without them come out as
+    bfloat16 and are widened after. All of it is lazy: no packed weight is kept once it is read."""
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model
+
+    model.set_dtype(mx.float32)
+    dequantize_model(model)
+    model.set_dtype(mx.float32)
+
+
+def _read_weights(model: "Module", progress: Progress) -> None:
+    """Reports bytes in memory, which are not those on the disk when weights were unpacked."""
+    import mlx.core as mx
+
+    arrays = _arrays(model)
+    total = sum(array.nbytes for array in arrays)
+    done = 0
+    progress("weights", done, total)
+    for array in arrays:
+        mx.eval(array)
+        done += array.nbytes
+        progress("weights", done, total)
+    mx.clear_cache()
+
+
+def _arrays(model: "Module") -> "list[mx.array]":
+    from mlx.utils import tree_flatten
+
+    parameters: Callable[[], dict[str, Any]] = model.parameters
+    return list(dict(tree_flatten(parameters())).values())
+
+
+def _warm_up(model: "Module") -> None:
+    """One prompt and one token: compiles kernels, touches every weight, and shows that the model runs."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.zeros((1, 8), mx.int32), cache=cache))
+    mx.eval(model(mx.zeros((1, 1), mx.int32), cache=cache))
+    mx.clear_cache()
+
+
+def _context_length(config: Mapping[str, Any], facts: ModelFacts, tokenizer: "TokenizerWrapper") -> int:
+    length = (
+        facts.context_length or as_length(tokenizer.model_max_length) or _context_of_family(config) or None
+    )
+    if length is None:
+        log.warning("the model states no context length; serving %d tokens", DEFAULT_CONTEXT_LENGTH)
+    return length or DEFAULT_CONTEXT_LENGTH
+
+
+def _context_of_family(config: Mapping[str, Any]) -> int | None:
+    """What transformers' class takes for granted: the published configs of Gemma 3 leave it out."""
+    from transformers import CONFIG_MAPPING
+
+    text = config.get("text_config")
+    kinds = [part.get("model_type") for part in (text, config) if isinstance(part, Mapping)]
+    for kind in kinds:
+        if kind in CONFIG_MAPPING:
+            family = CONFIG_MAPPING[kind]().get_text_config()
+            if length := as_length(getattr(family, "max_position_embeddings", None)):
+                return length
+    return None

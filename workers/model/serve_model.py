@@ -1,0 +1,128 @@
+"""A model's source -> an engine that serves it."""
+
+import logging
+from typing import Any
+
+import mlx.core as mx
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.quantized import QuantizedEmbedding
+from mlx.utils import tree_reduce
+
+from shared.models import ModelSource
+from shared.protocol import Capabilities
+from shared.settings import Settings
+from workers.engine.batch_probe import why_alone
+from workers.engine.cpu.install import compute_on_cpu
+from workers.engine.cpu.invariance import invariance_of
+from workers.engine.cpu.lm_head import keep_head_in_blocks
+from workers.engine.device import has_accelerator
+from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.kv.mlx_caches import is_plain, new_cache
+from workers.grammars.grammar import grammars_for
+from workers.job import Served
+from workers.model.load import LoadedModel, inspect, load, locate
+from workers.model.load_error import Progress, explained
+from workers.output.tool_formats import dialect_of
+from workers.output.vocabulary import token_bytes
+from workers.request.infill import infill_of
+from workers.request.prompt import Preparation
+from workers.sequence import TokenRules
+
+log = logging.getLogger(__name__)
+
+GB = 10**9
+CPU_CHUNK, GPU_CHUNK = 128, 2048  # tokens; on a CPU a wider pass gains nothing, and others wait for it
+SMALLEST_KV = GB // 4  # even when the weights alone are over the budget
+
+
+def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> Served:
+    """Raises LoadError."""
+    folder = locate(source, settings.cache_dir, progress)
+    log.info("%s is in %s", source.id, folder)
+    loaded = load(folder, inspect(folder), progress, trusted=source.kind == "embedded")
+    with explained(f"The model (of type {loaded.facts.model_type})"):
+        return serve_model(loaded, settings)
+
+
+def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
+    tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
+    context = min(loaded.context_length, settings.context_length or loaded.context_length)
+    dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
+    infill = infill_of(tokenizer)
+    own = dict(loaded.own_sampling) if settings.model_sampling else {}
+    rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
+    if not has_accelerator():
+        compute_on_cpu()
+        keep_head_in_blocks(loaded.model)
+    limits, invariance = _limits(loaded, settings, _rows(loaded, settings)), invariance_of(loaded.model)
+    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance)
+    engine.calibrate()
+    if (fitting := engine.budget.longest_sequence) < context:
+        log.warning(
+            "the weights leave memory for %d tokens of context, not %d: MLX_SERVER_MAX_CACHE_SIZE_GB is %g",
+            *(fitting, context, settings.max_cache_size_gb),
+        )
+        context = fitting
+    log.info(
+        "%d tokens of context, %d rows at most; in company rows are %s",
+        context,
+        engine.rows_at_most,
+        invariance,
+    )
+    return Served(
+        engine=engine,
+        prepare=Preparation(
+            *(tokenizer, context, readable_ids(loaded.model, vocabulary_size), grammars, dialect, infill),
+            special_tokens_in_text=settings.special_tokens_in_text,
+            finds_boundaries=not is_plain(new_cache(loaded.model)),
+            own_sampling=own,
+        ),
+        digest=loaded.facts.digest,
+        context_length=context,
+        capabilities=Capabilities(
+            tools=tokenizer.has_chat_template,
+            reasoning=dialect.thinking is not None,
+            json_schema=grammars is not None,
+            infill=infill is not None,
+            bytes=weight_bytes(loaded),
+            sampling=own,
+        ),
+    )
+
+
+def _rows(loaded: LoadedModel, settings: Settings) -> int:
+    reason = why_alone(loaded.model) if settings.max_batch_rows > 1 else None
+    if reason:
+        log.warning("this model's requests are answered one after another: %s", reason)
+    return 1 if reason else settings.max_batch_rows
+
+
+def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
+    """Keys and values get what the weights leave of the budget."""
+    budget = int(settings.max_cache_size_gb * GB)
+    return EngineLimits(
+        rows=rows,
+        chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),
+        gap=settings.decode_gap,
+        kv_bytes=max(budget - weight_bytes(loaded), SMALLEST_KV),
+        cache_bytes=int(settings.prompt_cache_gb * GB),
+    )
+
+
+def weight_bytes(loaded: LoadedModel) -> int:
+    """In memory, which is more than on the disk where weights were unpacked."""
+    size: int = tree_reduce(lambda size, array: size + array.nbytes, loaded.model.parameters(), 0)
+    return size
+
+
+def vocabulary_size_of(loaded: LoadedModel) -> int:
+    """Of the logits, which may be wider than the tokenizer's; what a config says of it may be missing or wrong."""
+    model: Any = loaded.model
+    logits: mx.array = model(mx.zeros((1, 1), mx.int32), cache=new_cache(model))  # its shape; never computed
+    return int(logits.shape[-1])
+
+
+def readable_ids(model: Any, vocabulary_size: int) -> int:
+    """How many token ids the model has embeddings for, which may be fewer than it has logits."""
+    tables = [m.weight.shape[0] for m in model.modules() if isinstance(m, Embedding | QuantizedEmbedding)]
+    return min(vocabulary_size, max(tables, default=vocabulary_size))

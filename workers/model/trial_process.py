@@ -1,0 +1,169 @@
+"""A folder's tokenizer and chat template, tried in a process that can be ended (``python -m`` this module).
+
+A template is a program and a tokenizer runs regular expressions; both come from a stranger, may never end, and may take
+all memory. So before the worker touches them, a child reads the tokenizer, encodes a sample and renders some chats,
+with bounds on time and memory. The child's last line says what is wrong, if something is.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workers.model.load_error import LoadError, Progress, first_line, load_error
+
+SECONDS = 60.0  # in all; other processes may slow this one
+READ_SECONDS = 20  # of processor time, as those below; the largest known tokenizers take 3
+ENCODE_SECONDS = 5
+RENDER_SECONDS = 2  # one chat
+MEMORY = 12 << 30  # of addresses, most of which are never touched
+MOST_TOKENS = 1_000_000  # the largest known vocabularies have 262,000
+
+SAMPLE = (
+    'The "naïve" café: 12,345.67 €\n\n\tdef f(x):\n        return x**2  # 日本語 ελληνικά\n'
+    "русский العربية हिन्दी 한국어 ไทย\n"
+    "🐝👩‍👩‍👧\u200b\u00a0é\r\n<b>&amp;</b> https://example.org/?q=1&r=2 'it''s' don't WE'LL\n"
+    + " " * 500
+    + "a" * 500
+    + "\n" * 50
+)
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Looks a word up.",
+        "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
+    },
+}
+_USER, _ASSISTANT = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}
+_SYSTEM = {"role": "system", "content": "Be brief."}
+CHATS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
+    ([_USER], None),
+    ([_SYSTEM, _USER, _ASSISTANT, _USER], None),
+    ([_USER], [_TOOL]),
+]
+
+
+@contextmanager
+def trial(folder: Path) -> Iterator[Callable[[Progress], None]]:
+    """Begins at once, beside what its caller does; the function it gives waits for the end and raises LoadError."""
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as said:
+        command = [sys.executable, "-m", "workers.model.trial_process", str(folder)]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.DEVNULL)
+        try:
+            yield lambda progress: _wait(child, began, said, progress)
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _wait(child: subprocess.Popen[bytes], began: float, said: Any, progress: Progress) -> None:
+    while (left := began + SECONDS - time.monotonic()) > 0:
+        progress("check", 0, 0)
+        try:
+            child.wait(min(left, 1.0))
+            break
+        except subprocess.TimeoutExpired:
+            pass
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").splitlines() or [""]
+    if child.returncode == 0 and lines[-1] == "{}":
+        return
+    raise _failure(lines[-1], child.returncode)
+
+
+def _failure(line: str, code: int | None) -> LoadError:
+    """What the child said last: the step it is in, or what went wrong in it."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        said = {}
+    if "reason" in said:
+        return LoadError(said["reason"], permanent=True)
+    step = said.get("step", "Reading the tokenizer")
+    if code is None:
+        return LoadError(f"{step} did not end within {SECONDS:.0f} s.", permanent=False)
+    how = "did not end in time" if code == -signal.SIGXCPU else f"ended the process that tried it ({code})"
+    advice = "the folder is damaged or made to do harm; fetch the model again"
+    return LoadError(f"{step} {how}: {advice}.", permanent=True)
+
+
+# In the child
+
+
+def _say(**what: str) -> None:
+    print(json.dumps(what), flush=True)  # noqa: T201 (to its parent)
+
+
+def _try(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from workers.model.tokenizer import refuse_code_only, tokenizer_options
+
+    _say(step="Reading the tokenizer")
+    _bounded(READ_SECONDS)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **tokenizer_options(folder))
+    except Exception as error:
+        refuse_code_only(folder, error)
+        raise
+    if len(tokenizer) > MOST_TOKENS:
+        raise LoadError(f"The tokenizer has {len(tokenizer)} tokens; {MOST_TOKENS} are the most.", True)
+    _say(step="Encoding a text with the tokenizer")
+    _bounded(ENCODE_SECONDS)
+    tokenizer.decode(tokenizer.encode(SAMPLE, add_special_tokens=False))
+    if tokenizer.chat_template is not None:
+        _say(step="Rendering a chat with the chat template")
+        for messages, tools in CHATS:
+            _bounded(RENDER_SECONDS)
+            _render(tokenizer, messages, tools)
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:
+    """Templates may refuse a chat; they may not fail for want of memory, depth or range."""
+    try:
+        tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
+    except (MemoryError, RecursionError, ArithmeticError) as error:
+        raise LoadError(
+            f"The chat template cannot be rendered ({type(error).__name__}: {first_line(error)}): the folder "
+            "is damaged or made to do harm; fetch the model again.",
+            permanent=True,
+        ) from error
+    except Exception:  # noqa: BLE001 (whatever a template raises is told with the request it refuses)
+        return
+
+
+def _bounded(seconds: int) -> None:
+    """Of processor time from now on; then the system ends this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    at = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (at, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    except (ValueError, OSError):
+        pass  # macOS has no such bound
+    try:
+        _try(Path(sys.argv[1]))
+    except BaseException as error:  # noqa: BLE001 (a tokenizer's panic is no Exception)
+        reason = error.reason if isinstance(error, LoadError) else None
+        _say(reason=reason or load_error("The tokenizer", error).reason)
+        os._exit(1)
+    _say()
+    sys.stdout.flush()
+    os._exit(0)  # nothing is torn down: that takes longer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Text to token ids, for one tokenizer and one model.
+
+Rule 1: text of more characters than the context has room for is refused before it is tokenized; of much text, the
+beginning is tokenized first, and the rest only if the beginning leaves room for it.
+Rule 2: an id that the model has no embedding for is refused, wherever it comes from: it would be read out of bounds.
+Rule 3: whatever the tokenizer raises, also a panic, is a refusal of the text. No refusal has words of it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from shared.errors import ContextLengthExceeded, InvalidRequest
+from workers.request.literal_text import LiteralSpecials
+from workers.request.preparation import Overrun
+
+BEGINNING = 16  # characters for each token of the context; real text has four or five a token
+SURELY = 2  # contexts full of tokens in the beginning: what follows cannot make them fewer again
+
+
+class Encoder:
+    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face one; ``ids``: the model knows so many, from 0 on."""
+
+    def __init__(self, tokenizer: Any, context_length: int, ids: int) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._ids = ids
+        self.longest = max(map(len, tokenizer.get_vocab()), default=1)
+        self.literals = LiteralSpecials(tokenizer)
+
+    def encode(self, text: str, param: str, *, opened: bool = False) -> list[int]:
+        """``opened``: with what opens every text of this tokenizer. Raises InvalidRequest, ContextLengthExceeded."""
+
+        def encode(text: str) -> list[int]:
+            return list(self._tokenizer.encode(text, add_special_tokens=opened))
+
+        return self._checked(text, param, encode)
+
+    def encode_chat(self, text: str, param: str) -> list[int]:
+        """``text`` as a template made it of marked words; see ``literal``."""
+        encode = self.literals.encode if self.literals.marks(text) else None
+        return self._checked(text, param, encode) if encode else self.encode(text, param)
+
+    def refuse_long(self, characters: int, param: str) -> None:
+        """Raises ContextLengthExceeded for text that cannot fit whatever it says. Costs nothing."""
+        if characters > self._context_length * self.longest:
+            least = -(-characters // self.longest)
+            raise self._too_long(least, param, f" (it has {characters} characters)")
+
+    def check_ids(self, ids: Iterable[int], param: str, what: str = "The prompt has") -> None:
+        if (wrong := next((id for id in ids if not 0 <= id < self._ids), None)) is not None:
+            raise InvalidRequest(
+                f"{what} the token id {wrong}; this model's ids are 0 to {self._ids - 1}.", param=param
+            )
+
+    def _checked(self, text: str, param: str, encode: Callable[[str], list[int]]) -> list[int]:
+        self.refuse_long(len(text), param)
+        try:
+            if len(text) > BEGINNING * self._context_length:
+                self._refuse_by_beginning(encode(text[: BEGINNING * self._context_length]), param)
+            ids = encode(text)
+        except (ContextLengthExceeded, Overrun):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic in Rust, as pyo3 passes it on, is no Exception
+            raise InvalidRequest(
+                f"This model's tokenizer cannot read this text ({type(error).__name__}).", param=param
+            ) from None
+        self.check_ids(ids, param, "The prompt's text spells a token that is not the model's:")
+        return ids
+
+    def _refuse_by_beginning(self, ids: list[int], param: str) -> None:
+        if len(ids) > SURELY * self._context_length:
+            raise self._too_long(len(ids), param)
+
+    def _too_long(self, least: int, param: str, why: str = "") -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"This model's maximum context length is {self._context_length} tokens. However, your prompt has "
+            f"at least {least}{why}. Shorten the prompt.",
+            param=param,
+            prompt_tokens=least,
+            context_length=self._context_length,
+        )

@@ -1,0 +1,214 @@
+"""A row: one choice of one request, from its first token to its finish.
+
+The row turns token ids into deltas; it alone decides that a choice has ended. Held ids of an earlier attempt go
+through the same path, muted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
+from workers.job import Job, Output
+from workers.output.choice import ChoiceFilter, Shown
+from workers.output.detokenizer import as_vocabulary
+from workers.output.reasoning import ReasoningFilter
+from workers.output.text import Piece, TextFilter
+from workers.output.tool_calls import CallFilter
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """What a tokenizer says about ids: the bytes of each, which end a turn, which are marks.
+
+    ``marks``: the special tokens that choices with tools or thinking read as text.
+    """
+
+    vocabulary: Sequence[bytes]
+    eos: frozenset[int]
+    marks: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def marked(self) -> Sequence[bytes]:
+        """The vocabulary with the marks."""
+        return as_vocabulary(self.vocabulary).marked(self.marks) if self.marks else self.vocabulary
+
+
+@dataclass(frozen=True)
+class LogprobsOf:
+    """Of one drawn token: its own log-probability and the best ones' (id, logprob)."""
+
+    chosen: float
+    top: list[tuple[int, float]]
+
+
+@dataclass
+class Row:
+    job: Job
+    choice: int
+    rules: TokenRules
+    cached_tokens: int = 0
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    prompt_logprobs: list[TokenLogprob] | None = None  # when the prompt was scored
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self._filter = choice_filter(job, self.choice)
+        vocabulary = self.rules.marked if self._filter else self.rules.vocabulary
+        continues = not isinstance(job.generation.prompt, ChatPrompt)
+        self._text = TextFilter(vocabulary, job.generation.stopping.stop, continues=continues)
+        self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
+        self._reasoning_tokens = 0
+        self._started = False
+        self.guide = job.grammar.guide(self.rules.marked) if job.grammar else None
+
+    @property
+    def held(self) -> list[int]:
+        return self.job.held[self.choice] if self.choice < len(self.job.held) else []
+
+    @property
+    def drawable(self) -> int:
+        """Tokens that may still be drawn."""
+        return 0 if self.ended else self.job.max_tokens - len(self.ids)
+
+    def replay(self) -> Output | None:
+        """Takes the held ids in; gives the finish if an earlier attempt had already come to it."""
+        for id in self.held:
+            _, finish = self._take(id)
+            if finish:
+                return self._output(Shown(), [], None, finish)
+        return None
+
+    def finish_unbegun(self) -> Output:
+        """The only output of a choice of no tokens."""
+        return self._output(Shown(), [], None, self._end(FinishReason.LENGTH))
+
+    def score_prompt(self, scores: Sequence[LogprobsOf]) -> None:
+        """``scores`` are of the prompt's ids behind the first, in order; they may come in several parts."""
+        entries = self.prompt_logprobs or []
+        following = self.job.prompt[1 + len(entries) :]
+        added = [self._entry(id, score) for id, score in zip(following, scores, strict=False)]
+        self.prompt_logprobs = entries + added
+
+    def push(self, id: int, logprobs: LogprobsOf | None) -> Output:
+        """What the token at the next index gives to the client."""
+        before = self._part
+        shown, finish = self._take(id)
+        part = self._part or (None if shown.text else before)
+        entry = [self._entry(id, logprobs, part)] if logprobs else None
+        return self._output(shown, [id], entry, finish)
+
+    @property
+    def _part(self) -> Literal["thinking", "call"] | None:
+        return None if self._filter is None else self._filter.part
+
+    def _take(self, id: int) -> tuple[Shown, Finish | None]:
+        piece, reason = self._read(id)
+        if self._filter is None:
+            shown = Shown(piece.text)
+        else:
+            shown, reason = self._split(self._filter, piece.text, reason)
+        return shown, self._end(reason, piece.stopped) if reason else None
+
+    def _read(self, id: int) -> tuple[Piece, FinishReason | None]:
+        """The token's text, and whether the choice ends with it."""
+        stopping = self.job.generation.stopping
+        self.ids.append(id)
+        if self.guide:
+            self.guide.take(id)
+        may_stop = len(self.ids) > stopping.min_tokens
+        if id in self.ending and not stopping.ignore_eos and may_stop:
+            return self._text.flush(), FinishReason.STOP
+        piece = self._text.push(id, may_stop=may_stop)
+        reason = FinishReason.STOP if piece.stopped else self._reason()
+        if piece.stopped or not reason:
+            return piece, reason
+        rest = self._text.flush()
+        return Piece(piece.text + rest.text, rest.stopped), FinishReason.STOP if rest.stopped else reason
+
+    def _reason(self) -> FinishReason | None:
+        """Why nothing may follow, if so."""
+        if self.guide and self.guide.complete:
+            return FinishReason.STOP
+        if len(self.ids) >= self.job.max_tokens or (self.guide and self.guide.failed):
+            return FinishReason.LENGTH
+        return None
+
+    def _split(
+        self, filter: ChoiceFilter, text: str, reason: FinishReason | None
+    ) -> tuple[Shown, FinishReason | None]:
+        """The text as thinking, calls and answer; a call may be what the choice ends with."""
+        thinking = filter.thinking
+        shown = filter.push(text)
+        self._reasoning_tokens += thinking or filter.thinking
+        if filter.satisfied:
+            reason = FinishReason.STOP
+        if reason is None:
+            return shown, None
+        shown += filter.flush(closed=reason is FinishReason.STOP)
+        called = reason is FinishReason.STOP and filter.called
+        return shown, FinishReason.TOOL_CALLS if called else reason
+
+    def _end(self, reason: FinishReason, stopped: str | None = None) -> Finish:
+        self.ended = True
+        return Finish(
+            reason=reason,
+            completion_tokens=len(self.ids),
+            reasoning_tokens=self._reasoning_tokens,
+            stop_sequence=stopped,
+        )
+
+    def _output(
+        self, shown: Shown, ids: list[int], logprobs: list[TokenLogprob] | None, finish: Finish | None
+    ) -> Output:
+        delta = Delta(
+            request_id=self.job.request_id,
+            attempt=self.job.attempt,
+            choice=self.choice,
+            index=len(self.ids) - len(ids),
+            ids=ids,
+            text=shown.text,
+            reasoning=shown.reasoning,
+            calls=shown.calls,
+            logprobs=logprobs,
+            start=self._start(),
+            finish=finish,
+        )
+        return Output(self.job.api, delta)
+
+    def _start(self) -> Start | None:
+        if self._started:
+            return None
+        self._started = True
+        return Start(
+            prompt_tokens=len(self.job.prompt),
+            cached_tokens=self.cached_tokens,
+            prompt_text=self.job.prompt_text,
+            prompt_ids=self.job.prompt if self.job.generation.echo else None,
+            prompt_logprobs=self.prompt_logprobs,
+        )
+
+    def _entry(
+        self, id: int, logprobs: LogprobsOf, part: Literal["thinking", "call"] | None = None
+    ) -> TokenLogprob:
+        depth = self.job.generation.logprobs or 0
+        top = [
+            Alternative(id=other, bytes=self._bytes(other), logprob=value)
+            for other, value in logprobs.top[:depth]
+        ]
+        return TokenLogprob(id=id, bytes=self._bytes(id), logprob=logprobs.chosen, top=top, part=part)
+
+    def _bytes(self, id: int) -> bytes:
+        return self.rules.vocabulary[id] if id < len(self.rules.vocabulary) else b""
+
+
+def choice_filter(job: Job, choice: int) -> ChoiceFilter | None:
+    """None for a choice whose text is shown as it is."""
+    if job.thinking is None and job.calling is None:
+        return None
+    return ChoiceFilter(
+        ReasoningFilter(job.thinking) if job.thinking else None,
+        CallFilter(job.calling, f"{job.request_id}|{choice}") if job.calling else None,
+    )
