@@ -10,9 +10,10 @@ from falcon.routing import BaseConverter
 from api.docs.reference import Docs, OpenApi
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
-from api.http.errors import from_falcon
+from api.http.errors import ErrorDialect, OpenAIErrors, from_falcon
 from api.http.guard import Shell
 from api.http.router import Routes
+from api.messages.errors import AnthropicErrors
 from api.messages.resource import Messages
 from api.openai.chat import ChatCompletions
 from api.openai.completions import Completions
@@ -29,7 +30,13 @@ from shared.settings import Settings
 
 def make_app(settings: Settings, broker: BrokerClient) -> Shell:
     routes = Routes()
-    return Shell(make_routes(settings, broker, routes), settings, routes)
+    return Shell(make_routes(settings, broker, routes), settings, routes, error_dialect)
+
+
+def error_dialect(path: str, headers: Mapping[bytes, bytes]) -> ErrorDialect:
+    """By the path; Anthropic's clients also say who they are, wherever they ask."""
+    messages = path == "/v1/messages" or path.startswith("/v1/messages/")
+    return AnthropicErrors() if messages or b"anthropic-version" in headers else OpenAIErrors()
 
 
 def make_routes(

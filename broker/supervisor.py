@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from broker.events import WorkerExited
+from broker.log_files import keep_end, keep_newest
 from broker.processes import start_of
-from shared.log_files import keep_end, keep_newest
 
 log = logging.getLogger(__name__)
 

@@ -27,6 +27,19 @@ EXCEPTIONS = {
     ("shared/openai.py", "api.openai.schemas"),  # the name under which the first specification had them
 }
 
+NOT_SHARED_BY_TWO = {
+    "openai",  # the first specification has the schemas under this name
+}
+DIALECTS = ("openai", "responses", "messages")
+MAX_LINES = 500
+STILL_LONG = {
+    "broker/core.py",
+    "shared/protocol.py",
+    "workers/engine/engine.py",
+    "tests/broker/test_process.py",
+    "tests/workers/model/test_load.py",
+}
+
 LOADERS = {f"workers/model/{name}.py" for name in ("load", "embedded", "serve_model")}
 MLX = {"mlx", "mlx_lm"}
 HEAVY = MLX | {"transformers", "huggingface_hub"}
@@ -118,6 +131,51 @@ def reach(module: str, package: str) -> set[str]:
         waiting += names - found
         found |= names
     return found
+
+
+def test_no_dialect_knows_another() -> None:
+    known = {
+        (file_id(path), module)
+        for dialect in DIALECTS
+        for path in sources(f"api/{dialect}")
+        for module in imports(parse(path))
+        for other in DIALECTS
+        if other != dialect and module.startswith(f"api.{other}")
+    }
+    assert not known
+
+
+def test_what_the_dialects_share_knows_none_of_them() -> None:
+    below = {module for path in sources("api/generation", "api/http") for module in imports(parse(path))}
+    assert not {module for module in below if module.startswith(tuple(f"api.{name}" for name in DIALECTS))}
+
+
+def processes_that_import(module: str) -> set[str]:
+    """By themselves, or through other modules of ``shared``."""
+    found: set[str] = set()
+    for path in sources(*PACKAGES):
+        if f"shared.{module}" in set(imports(parse(path))):
+            package = path.relative_to(ROOT).parts[0]
+            found |= processes_that_import(path.stem) if package == "shared" else {package}
+    return found
+
+
+def test_shared_holds_only_what_two_processes_use() -> None:
+    alone = {
+        path.stem
+        for path in sources("shared")
+        if path.stem != "__init__" and len(processes_that_import(path.stem)) < 2
+    }
+    assert alone == NOT_SHARED_BY_TWO
+
+
+def test_no_file_is_longer_than_500_lines() -> None:
+    long = {
+        file_id(path)
+        for path in sources(*PACKAGES, "tests", "benchmarks")
+        if len(path.read_text().splitlines()) > MAX_LINES
+    }
+    assert long <= STILL_LONG
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -2,14 +2,16 @@
 
 Rule 1: every route is in ``OPERATIONS``; a test compares it with the app.
 Rule 2: nothing is described by hand that a schema can say.
+Rule 3: a schema has the name of its class; where dialects share that name, the dialect stands before it.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from api.messages import schemas as anthropic
 from api.openai import schemas as openai
@@ -18,6 +20,7 @@ from api.responses import schemas as responses
 
 VERSION = "3.1.0"
 REFS = "#/components/schemas/"
+_QUALIFIED = re.compile(r"api\.(openai|messages|responses)\.schemas(?:\.[a-z]+)?\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,16 @@ OPERATIONS = (
 )
 
 
+class NamedByClass(GenerateJsonSchema):
+    """pydantic would name a class whose name is not the only one by its module's path."""
+
+    def normalize_name(self, name: str) -> str:
+        if qualified := _QUALIFIED.fullmatch(name):
+            dialect = qualified[1].replace("openai", "openAI")
+            name = f"{dialect[0].upper()}{dialect[1:]}{qualified[2]}"
+        return super().normalize_name(name)
+
+
 @cache
 def document() -> dict[str, Any]:
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = []
@@ -129,7 +142,9 @@ def document() -> dict[str, Any]:
         wanted += [(one.request, "validation")] if one.request else []
         wanted += [(one.answer, "serialization")] if one.answer else []
         wanted.append((one.error, "serialization"))
-    schemas, definitions = models_json_schema(list(dict.fromkeys(wanted)), ref_template=REFS + "{model}")
+    schemas, definitions = models_json_schema(
+        list(dict.fromkeys(wanted)), ref_template=REFS + "{model}", schema_generator=NamedByClass
+    )
     paths: dict[str, dict[str, Any]] = {}
     for one in OPERATIONS:
         paths.setdefault(one.path, {})[one.method] = _described(one, schemas)

@@ -2,16 +2,15 @@
 
 Rule 1: one block is open at a time; another kind, or another call, closes it.
 Rule 2: an answer that ends has a block, if only an empty text.
-
-For the dialects whose content is typed. A whole answer is what a stream leaves behind.
+Rule 3: every dialect makes its whole answers from these blocks; a whole answer is what a stream leaves behind.
 """
 
-from collections.abc import AsyncIterable, Generator, Iterator
+from collections.abc import AsyncIterable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from api.generation.usage import Tally
-from shared.protocol import CallPiece, Delta, Finish, TokenLogprob
+from shared.protocol import CallPiece, Delta, Finish, Start, TokenLogprob
 
 Kind = Literal["thinking", "text", "call"]
 
@@ -54,15 +53,32 @@ Change = Opened | Grew | Closed
 
 
 class Blocks:
-    def __init__(self) -> None:
+    """One choice. ``logprobs`` are those of all its tokens, whichever block they belong to.
+
+    ``tally`` counts the tokens of the whole request: its choices share it.
+    """
+
+    def __init__(self, tally: Tally | None = None) -> None:
         self.all: list[Block] = []
-        self.tally = Tally(1)
+        self.tally = tally or Tally(1)
+        self.start: Start | None = None
         self.finish: Finish | None = None
+        self.logprobs: list[TokenLogprob] = []
         self._open: Block | None = None
         self._scores: list[TokenLogprob] = []
 
+    def text(self, kind: Kind = "text") -> str:
+        """Of all blocks of one kind."""
+        return "".join(block.text for block in self.all if block.kind == kind)
+
+    @property
+    def calls(self) -> list[Block]:
+        return [block for block in self.all if block.kind == "call"]
+
     def take(self, delta: Delta) -> Iterator[Change]:
         self.tally.see(delta)
+        self.start = self.start or delta.start
+        self.logprobs += delta.logprobs or ()
         self._scores += [token for token in delta.logprobs or () if token.part is None]
         if delta.reasoning:
             yield from self._grow("thinking", delta.reasoning)
@@ -114,10 +130,12 @@ class Blocks:
         yield from self._close()
 
 
-async def gather(replies: AsyncIterable[list[Delta]]) -> Blocks:
-    blocks = Blocks()
+async def gather(replies: AsyncIterable[list[Delta]], prompts: int = 1, n: int = 1) -> Sequence[Blocks]:
+    """Every choice to its end: ``n`` of each prompt, in the order of the prompts."""
+    tally = Tally(n)
+    choices = [Blocks(tally) for _ in range(prompts * n)]
     async for batch in replies:
         for delta in batch:
-            for _ in blocks.take(delta):
+            for _ in choices[delta.choice].take(delta):
                 pass
-    return blocks
+    return choices

@@ -127,6 +127,9 @@ def is_none(value: object) -> bool:
 INT64 = 1 << 63
 TokenIdString = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
+ModelName = Annotated[str, Field(max_length=512)]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = Annotated[
     Annotated[StopString, Tag("string")] | Annotated[list[StopString], Tag("list"), Field(max_length=16)],

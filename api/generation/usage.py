@@ -4,7 +4,6 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from api.openai.schemas import CompletionTokensDetails, PromptTokensDetails, Usage
 from shared.protocol import Delta, Start
 
 
@@ -48,19 +47,3 @@ class Tally:
     @property
     def cached_tokens(self) -> int:
         return sum(start.cached_tokens for start in self._starts.values())
-
-    def usage(self) -> Usage:
-        return Usage(
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            total_tokens=self.prompt_tokens + self.completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached_tokens),
-            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self.reasoning_tokens),
-        )
-
-
-def text_of(delta: Delta) -> str:
-    """With the prompt in front, where echo was asked."""
-    if delta.start is not None and delta.start.prompt_text:
-        return delta.start.prompt_text + delta.text
-    return delta.text

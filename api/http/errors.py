@@ -5,7 +5,7 @@ Rule 2: this module renders; it decides no status that the error does not bring 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,6 @@ import falcon
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from api.openai.schemas import ErrorDetails, ErrorResponse
 from shared.errors import InvalidRequest, ServingError
 
 MAX_KEY = 64  # of a client's key, in an answer
@@ -60,17 +59,22 @@ class ErrorDialect(Protocol):
 
 
 class OpenAIErrors:
+    """What clients of no dialect are told, too; ``ErrorResponse`` of api.openai.schemas is its shape."""
+
     request_id_header = b"x-request-id"
 
     def status(self, answer: ErrorAnswer) -> int:
         return answer.status
 
     def body(self, answer: ErrorAnswer, request_id: str) -> bytes:
-        error = ErrorDetails(message=answer.message, type=answer.type, param=answer.param, code=answer.code)
-        return to_json(ErrorResponse(error=error))
+        keys = ("message", "type", "param", "code")
+        return to_json({"error": {key: getattr(answer, key) for key in keys}})
 
     def event(self, answer: ErrorAnswer, request_id: str) -> bytes:
         return b"data: %b\n\n" % self.body(answer, request_id)
+
+
+DialectOf = Callable[[str, Mapping[bytes, bytes]], ErrorDialect]  # by path and headers
 
 
 class InvalidField(InvalidRequest):

@@ -17,8 +17,7 @@ from typing import Any
 
 from api.http.allowed_hosts import Asked, Hosts
 from api.http.body import PARSED, Bodies, Body, ClientLeft, Message, Receive
-from api.http.dialects import error_dialect
-from api.http.errors import ErrorAnswer, RequestError, answer_to
+from api.http.errors import DialectOf, ErrorAnswer, OpenAIErrors, RequestError, answer_to
 from api.http.respond import EVENT_STREAM, one_line
 from api.http.router import Route, Routes, tidy
 from api.http.wrong_paths import advice
@@ -39,11 +38,18 @@ _FIELD = re.compile(r"[a-z_]{1,64}(?:\[\d{1,9}\])?")  # ours: what is deeper may
 
 
 class Shell:
-    def __init__(self, app: App, settings: Settings, routes: Routes | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        routes: Routes | None = None,
+        error_dialect: DialectOf = lambda path, headers: OpenAIErrors(),
+    ) -> None:
         """Without ``routes`` the app is asked for every path."""
         self.app = app
         self.settings = settings
         self.routes = routes
+        self.error_dialect = error_dialect
         self.hosts = Hosts(settings)
         self.bodies = Bodies(settings)
 
@@ -74,7 +80,7 @@ class Exchange:
             server=scope.get("server"),
             client=scope.get("client"),
         )
-        self._errors = error_dialect(self._path, self._headers)
+        self._errors = shell.error_dialect(self._path, self._headers)
         self._route: Route | None = None
         self._request_id = self._theirs_or_new()
         self._loop = asyncio.get_running_loop()

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pydantic_core import to_json
 
 from api.generation.blocks import Block, Blocks, Change, Closed, Grew, Opened
+from api.generation.event_streams import KEEP_ALIVE
 from api.generation.usage import Identity
 from api.messages.answer import message, stop_reason, usage
 from shared.protocol import Delta
-
-COMMENT = b": keep-alive\n\n"
 
 
 def event(kind: str, **fields: object) -> bytes:
@@ -36,7 +35,7 @@ class MessageEvents:
         return b"".join(out)
 
     def idle(self) -> bytes:
-        return event("ping") if self._started else COMMENT
+        return event("ping") if self._started else KEEP_ALIVE
 
     def end(self) -> bytes:
         finish = self._blocks.finish

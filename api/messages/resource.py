@@ -5,6 +5,8 @@ from falcon.asgi import Request, Response
 from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.event_streams import server_sent
+from api.generation.prompt_reading import prompt_as_read
 from api.generation.usage import Identity
 from api.http.caller import caller
 from api.http.parse import read
@@ -14,8 +16,6 @@ from api.messages.errors import in_its_words, told
 from api.messages.events import MessageEvents
 from api.messages.request import message_generation, message_prompt
 from api.messages.schemas import CountTokensRequest, CountTokensResponse, MessagesRequest
-from api.openai.events import server_sent
-from api.openai.tokens import prompt_as_read
 from shared.errors import ServingError
 
 
@@ -36,7 +36,8 @@ class Messages:
         if request.stream:
             respond_stream(resp, server_sent(MessageEvents(identity), told(replies)))
         else:
-            respond_json(resp, message(identity, await gather(told(replies))))
+            [blocks] = await gather(told(replies))
+            respond_json(resp, message(identity, blocks))
 
     async def on_post_count(self, req: Request, resp: Response) -> None:
         request = await read(req, CountTokensRequest)

@@ -9,7 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Tag
 
 from api.generation.constraint_schemas import Constrained
-from api.generation.schemas import MAX_ITEMS, MAX_TOOLS, Request, Response, Sampled, by_type, either
+from api.generation.schemas import (
+    MAX_ITEMS,
+    MAX_TOOLS,
+    ModelName,
+    Request,
+    Response,
+    Sampled,
+    by_type,
+    either,
+)
 
 # ---------------------------------------------------------------- requests
 
@@ -175,7 +184,7 @@ class OutputConfig(Request):
 class CountTokensRequest(Request):
     """All that makes the prompt."""
 
-    model: str | None = Field(None, max_length=512)
+    model: ModelName | None = None
     messages: list[InputMessage] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
     system: Annotated[
         Annotated[str, Tag("string")] | Annotated[list[TextBlock], Tag("list")], either("list", list)

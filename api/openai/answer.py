@@ -1,10 +1,9 @@
-"""Deltas -> one whole answer, for clients that do not stream."""
+"""Blocks -> one whole answer of /v1/chat/completions or /v1/completions, for clients that do not stream. Pure."""
 
-from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
 
-from api.generation.usage import Identity, Tally, text_of
+from api.generation.blocks import Block, Blocks
+from api.generation.usage import Identity, Tally
 from api.openai.logprobs import CompletionScores, chat_logprobs
 from api.openai.schemas import (
     AssistantMessage,
@@ -16,133 +15,108 @@ from api.openai.schemas import (
     CompletionChoice,
     CompletionRequest,
     CompletionResponse,
+    CompletionTokensDetails,
+    FinishReason,
+    PromptTokensDetails,
+    Usage,
 )
-from shared.protocol import CallPiece, Delta, Start, TokenLogprob
+from shared.protocol import Start
 
 
-@dataclass
-class Call:
-    id: str
-    name: str
-    arguments: list[str] = field(default_factory=list)
-
-    @property
-    def function(self) -> CalledFunction:
-        return CalledFunction(name=self.name, arguments="".join(self.arguments))
-
-
-@dataclass
-class Choice:
-    texts: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    calls: dict[int, Call] = field(default_factory=dict)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    start: Start | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
-
-    def add(self, delta: Delta) -> None:
-        self.texts.append(text_of(delta))
-        self.thoughts.append(delta.reasoning)
-        self.logprobs += delta.logprobs or ()
-        self.start = self.start or delta.start
-        for piece in delta.calls:
-            self._add_call(piece)
-        if delta.finish is not None:
-            self.finish_reason = delta.finish.reason.value
-
-    def _add_call(self, piece: CallPiece) -> None:
-        call = self.calls.setdefault(piece.index, Call(piece.id or "", piece.name or ""))
-        call.arguments.append(piece.arguments)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    @property
-    def mean_logprob(self) -> float:
-        return sum(token.logprob for token in self.logprobs) / max(len(self.logprobs), 1)
+def usage(tally: Tally) -> Usage:
+    return Usage(
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        total_tokens=tally.prompt_tokens + tally.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=tally.cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=tally.reasoning_tokens),
+    )
 
 
-async def collect(replies: AsyncIterable[list[Delta]], choices: int, n: int) -> tuple[list[Choice], Tally]:
-    """``n`` choices of each prompt, ``choices`` in all."""
-    collected, tally = [Choice() for _ in range(choices)], Tally(n)
-    async for batch in replies:
-        for delta in batch:
-            tally.see(delta)
-            collected[delta.choice].add(delta)
-    return collected, tally
+def echoed(start: Start | None) -> str:
+    """The prompt, where it was asked for with ``echo``."""
+    return (start.prompt_text or "") if start is not None else ""
+
+
+def finish_reason(blocks: Blocks, legacy: bool = False) -> FinishReason:
+    reason: FinishReason = blocks.finish.reason.value if blocks.finish is not None else "stop"
+    return "function_call" if legacy and reason == "tool_calls" else reason
 
 
 # ---------------------------------------------------------------- chat
 
 
-async def chat_completion(
-    identity: Identity, replies: AsyncIterable[list[Delta]], request: ChatCompletionRequest
+def chat_completion(
+    identity: Identity, choices: Sequence[Blocks], request: ChatCompletionRequest
 ) -> ChatCompletionResponse:
-    collected, tally = await collect(replies, request.n, request.n)
     return ChatCompletionResponse(
         id=identity.id,
         created=identity.created,
         model=identity.model,
-        choices=[_chat_choice(index, choice, request) for index, choice in enumerate(collected)],
-        usage=tally.usage(),
+        choices=[_chat_choice(index, blocks, request) for index, blocks in enumerate(choices)],
+        usage=usage(choices[0].tally),
     )
 
 
-def _chat_choice(index: int, choice: Choice, request: ChatCompletionRequest) -> ChatChoice:
-    called = request.legacy and choice.finish_reason == "tool_calls"
+def _chat_choice(index: int, blocks: Blocks, request: ChatCompletionRequest) -> ChatChoice:
     return ChatChoice(
         index=index,
-        message=_message(choice, request.legacy),
-        logprobs=chat_logprobs(choice.logprobs) if request.logprobs else None,
-        finish_reason="function_call" if called else choice.finish_reason,
+        message=_message(blocks, request.legacy),
+        logprobs=chat_logprobs(blocks.logprobs) if request.logprobs else None,
+        finish_reason=finish_reason(blocks, request.legacy),
     )
 
 
-def _message(choice: Choice, legacy: bool) -> AssistantMessage:
-    reasoning = "".join(choice.thoughts) or None
-    calls = list(choice.calls.values())
-    made = [CallMade(id=call.id, function=call.function) for call in calls]
+def _message(blocks: Blocks, legacy: bool) -> AssistantMessage:
+    reasoning, calls = blocks.text("thinking") or None, blocks.calls
+    made = [CallMade(id=call.id, function=_function(call)) for call in calls]
     return AssistantMessage(
-        content=choice.text or (None if calls else ""),
+        content=blocks.text() or (None if calls else ""),
         reasoning_content=reasoning,
         reasoning=reasoning,
         tool_calls=None if legacy or not made else made,
-        function_call=calls[0].function if legacy and calls else None,
+        function_call=_function(calls[0]) if legacy and calls else None,
     )
+
+
+def _function(call: Block) -> CalledFunction:
+    return CalledFunction(name=call.name, arguments=call.text)
 
 
 # ---------------------------------------------------------------- completions
 
 
-async def completion(
-    identity: Identity, replies: AsyncIterable[list[Delta]], request: CompletionRequest, prompts: int
+def completion(
+    identity: Identity, choices: Sequence[Blocks], request: CompletionRequest
 ) -> CompletionResponse:
-    collected, tally = await collect(replies, prompts * request.choices, request.choices)
-    answers = best(collected, request.choices, request.n)
+    answers = best(choices, request.choices, request.n)
     return CompletionResponse(
         id=identity.id,
         created=identity.created,
         model=identity.model,
-        choices=[
-            CompletionChoice(
-                index=index,
-                text=choice.text,
-                logprobs=None
-                if request.logprobs is None
-                else CompletionScores().next(choice.logprobs, choice.start),
-                finish_reason=choice.finish_reason,
-            )
-            for index, choice in enumerate(answers)
-        ],
-        usage=tally.usage(),
+        choices=[_completion_choice(index, blocks, request) for index, blocks in enumerate(answers)],
+        usage=usage(choices[0].tally),
     )
 
 
-def best(choices: Sequence[Choice], ran: int, wanted: int) -> list[Choice]:
+def _completion_choice(index: int, blocks: Blocks, request: CompletionRequest) -> CompletionChoice:
+    scored = request.logprobs is not None
+    return CompletionChoice(
+        index=index,
+        text=echoed(blocks.start) + blocks.text(),
+        logprobs=CompletionScores().next(blocks.logprobs, blocks.start) if scored else None,
+        finish_reason=finish_reason(blocks),
+    )
+
+
+def best(choices: Sequence[Blocks], ran: int, wanted: int) -> list[Blocks]:
     """Of each ``ran`` choices of one prompt the ``wanted`` with the highest mean log probability, best first."""
     if ran == wanted:
         return list(choices)
     prompts = [choices[i : i + ran] for i in range(0, len(choices), ran)]
-    ranked = [sorted(group, key=lambda choice: -choice.mean_logprob) for group in prompts]
-    return [choice for group in ranked for choice in group[:wanted]]
+    ranked = [sorted(group, key=_mean_logprob, reverse=True) for group in prompts]
+    return [blocks for group in ranked for blocks in group[:wanted]]
+
+
+def _mean_logprob(blocks: Blocks) -> float:
+    return sum(token.logprob for token in blocks.logprobs) / max(len(blocks.logprobs), 1)

@@ -2,14 +2,16 @@
 
 from falcon.asgi import Request, Response
 
+from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.event_streams import server_sent
 from api.generation.usage import Identity
 from api.http.caller import caller
 from api.http.parse import read
 from api.http.respond import respond_json, respond_stream
 from api.openai.answer import chat_completion
-from api.openai.events import ChatEvents, server_sent
+from api.openai.events import ChatEvents
 from api.openai.request import chat_generation
 from api.openai.schemas import ChatCompletionRequest
 
@@ -28,4 +30,4 @@ class ChatCompletions:
             events = ChatEvents(identity, request.n, request.include_usage, request.legacy)
             respond_stream(resp, server_sent(events, replies))
         else:
-            respond_json(resp, await chat_completion(identity, replies, request))
+            respond_json(resp, chat_completion(identity, await gather(replies, n=request.n), request))

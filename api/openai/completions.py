@@ -2,14 +2,16 @@
 
 from falcon.asgi import Request, Response
 
+from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.event_streams import server_sent
 from api.generation.usage import Identity
 from api.http.caller import caller
 from api.http.parse import read
 from api.http.respond import respond_json, respond_stream
 from api.openai.answer import completion
-from api.openai.events import CompletionEvents, server_sent
+from api.openai.events import CompletionEvents
 from api.openai.request import completion_generations
 from api.openai.schemas import CompletionRequest
 
@@ -29,4 +31,5 @@ class Completions:
             events = CompletionEvents(identity, request.n, request.include_usage)
             respond_stream(resp, server_sent(events, replies))
         else:
-            respond_json(resp, await completion(identity, replies, request, len(generations)))
+            choices = await gather(replies, len(generations), request.choices)
+            respond_json(resp, completion(identity, choices, request))

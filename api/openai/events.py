@@ -9,34 +9,18 @@ Tests compare the bytes with the schemas in ``api.openai.schemas``. Whatever is 
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from pydantic_core import to_json
 
-from api.generation.usage import Identity, Tally, text_of
+from api.generation.event_streams import KEEP_ALIVE
+from api.generation.usage import Identity, Tally
+from api.openai.answer import echoed, usage
 from api.openai.logprobs import CompletionScores, chat_logprobs
 from api.openai.pieces import chunk_deltas
 from shared.protocol import Delta
 
-KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
-
-
-class Events(Protocol):
-    def render(self, batch: Sequence[Delta]) -> bytes: ...
-    def idle(self) -> bytes: ...
-    def end(self) -> bytes: ...
-
-
-async def server_sent(events: Events, replies: AsyncIterable[list[Delta]]) -> AsyncIterator[bytes]:
-    """One ``bytes`` for all that waits, so that it becomes one write."""
-    async for batch in replies:
-        if not batch:
-            yield events.idle()
-        elif data := events.render(batch):
-            yield data
-    yield events.end()
 
 
 class _Frame:
@@ -56,7 +40,7 @@ class _Frame:
         if not self._include_usage:
             return DONE
         start = self.head.removesuffix(b'{"index":')
-        return b'%b],"usage":%b}\n\n%b' % (start, tally.usage().model_dump_json().encode(), DONE)
+        return b'%b],"usage":%b}\n\n%b' % (start, usage(tally).model_dump_json().encode(), DONE)
 
 
 class ChatEvents:
@@ -134,7 +118,7 @@ class CompletionEvents:
         out = []
         for delta in batch:
             self._tally.see(delta)
-            text, scores = text_of(delta), self._logprobs(delta)
+            text, scores = echoed(delta.start) + delta.text, self._logprobs(delta)
             if text or scores != b"null":
                 out.append(self._chunk(delta.choice, text, scores, b"null"))
             if delta.finish is not None:

@@ -3,32 +3,19 @@
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
-from api.openai.schemas import ChatLogprob, ChatLogprobs, CompletionLogprobs, TopLogprob
-from shared.protocol import Alternative, Start, TokenLogprob
-
-IMPOSSIBLE = -9999.0  # stands for minus infinity, which JSON cannot say
+from api.generation.logprobs import entries, finite, text_of
+from api.openai.schemas import ChatLogprob, ChatLogprobs, CompletionLogprobs
+from shared.protocol import Start, TokenLogprob
 
 _Utf8Decoder = getincrementaldecoder("utf-8")
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
     """Of the content's tokens, and those of the thinking apart; those of calls have no place in the dialect."""
-    thinking = [_chat_logprob(token) for token in tokens if token.part == "thinking"]
+    thinking = [ChatLogprob.model_validate(entry) for entry in entries(tokens, "thinking")]
     return ChatLogprobs(
-        content=[_chat_logprob(token) for token in tokens if token.part is None],
+        content=[ChatLogprob.model_validate(entry) for entry in entries(tokens)],
         reasoning_content=thinking or None,
-    )
-
-
-def _chat_logprob(token: TokenLogprob) -> ChatLogprob:
-    return ChatLogprob(
-        token=_text(token),
-        logprob=_finite(token),
-        bytes=list(token.bytes),
-        top_logprobs=[
-            TopLogprob(token=_text(other), logprob=_finite(other), bytes=list(other.bytes))
-            for other in token.top
-        ],
     )
 
 
@@ -46,7 +33,7 @@ class CompletionScores:
         pieces = unscored + [token.bytes for token in scored]
         return CompletionLogprobs(
             tokens=[piece.decode("utf-8", "replace") for piece in pieces],
-            token_logprobs=[*(None for _ in unscored), *map(_finite, scored)],
+            token_logprobs=[*(None for _ in unscored), *map(finite, scored)],
             top_logprobs=[*(None for _ in unscored), *map(_best_and_chosen, scored)],
             text_offset=[self._pass(piece) for piece in pieces],
         )
@@ -76,15 +63,7 @@ def _best_and_chosen(token: TokenLogprob) -> dict[str, float]:
     best: dict[str, float] = {}
     for other in token.top:
         same = other.id == token.id
-        taken = _text(other) in best or (not same and _text(other) == _text(token))
+        taken = text_of(other) in best or (not same and text_of(other) == text_of(token))
         if not same:
-            best[f"token_id:{other.id}" if taken else _text(other)] = _finite(other)
-    return {**best, _text(token): _finite(token)}
-
-
-def _text(token: Alternative) -> str:
-    return token.bytes.decode("utf-8", "replace")
-
-
-def _finite(token: Alternative) -> float:
-    return max(token.logprob, IMPOSSIBLE)
+            best[f"token_id:{other.id}" if taken else text_of(other)] = finite(other)
+    return {**best, text_of(token): finite(token)}

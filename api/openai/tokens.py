@@ -4,8 +4,8 @@ from falcon.asgi import Request, Response
 
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.prompt_reading import prompt_as_read
 from api.generation.refusals import wrong
-from api.http.caller import NOBODY
 from api.http.parse import read
 from api.http.respond import respond_json
 from api.openai.request import chat_prompt, prompt_tools
@@ -17,18 +17,7 @@ from api.openai.schemas import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from shared.protocol import ChatPrompt, Generation, Prompt, Sampling, Start, Stopping, TextPrompt, TokenPrompt
-
-
-async def prompt_as_read(broker: BrokerClient, model: str, prompt: Prompt, echo: bool = True) -> Start:
-    """What the worker knows of a prompt; its ids and text when ``echo`` is asked."""
-    stopping = Stopping(max_tokens=0)
-    generation = Generation(prompt=prompt, sampling=Sampling(seed=0), stopping=stopping, echo=echo)
-    start = Start(prompt_tokens=0)
-    async for batch in await broker.generate(model, [generation], NOBODY):  # it looks for nothing kept
-        for delta in batch:
-            start = delta.start or start
-    return start
+from shared.protocol import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
 
 class Tokenize:

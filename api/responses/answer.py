@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from api.generation.blocks import Block, Blocks
+from api.generation.logprobs import entries
 from api.generation.usage import Identity, Tally
-from api.openai.logprobs import chat_logprobs
 from api.responses.schemas import (
     ErrorDetails,
     FunctionCallOutput,
@@ -139,7 +139,7 @@ def text_part(block: Block) -> OutputText:
 
 
 def logprobs(tokens: Sequence[TokenLogprob]) -> list[Logprob]:
-    return [Logprob.model_validate(entry.model_dump()) for entry in chat_logprobs(tokens).content]
+    return [Logprob.model_validate(entry) for entry in entries(tokens)]
 
 
 def status(block: Block, blocks: Blocks) -> ItemStatus:

@@ -7,11 +7,11 @@ from falcon.asgi import Request, Response
 from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.prompt_reading import prompt_as_read
 from api.generation.usage import Identity, now
 from api.http.caller import caller
 from api.http.parse import read
 from api.http.respond import respond_json, respond_object, respond_stream
-from api.openai.tokens import prompt_as_read
 from api.responses.answer import PREFIX, ended
 from api.responses.conversations import Conversations
 from api.responses.events import ResponseEvents
@@ -47,7 +47,8 @@ class Responses:
         if request.stream:
             respond_stream(resp, self._streamed(ResponseEvents(identity, request), request, replies, who))
         else:
-            response = ended(identity, request, await gather(replies), now())
+            [blocks] = await gather(replies)
+            response = ended(identity, request, blocks, now())
             await self._conversations.keep(response, request, who)
             respond_json(resp, response)
 

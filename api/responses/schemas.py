@@ -13,9 +13,11 @@ from api.generation.schemas import (
     MAX_ITEMS,
     MAX_TOOLS,
     MaxTokens,
+    ModelName,
     Request,
     Response,
     Sampled,
+    TopLogprobs,
     by_type,
     either,
     is_none,
@@ -208,7 +210,7 @@ class ResponsesRequest(Constrained, Sampled):
     )
     ENDLESS: ClassVar = frozenset({"max_output_tokens"})
 
-    model: str | None = Field(None, max_length=512)
+    model: ModelName | None = None
     input: Annotated[
         Annotated[str, Tag("string")]
         | Annotated[list[InputItem], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
@@ -229,7 +231,7 @@ class ResponsesRequest(Constrained, Sampled):
     include: list[str] = []
     truncation: Literal["auto", "disabled"] = "disabled"
     metadata: dict[str, str] = Field({}, max_length=16)
-    top_logprobs: int = Field(0, ge=0, le=20)
+    top_logprobs: TopLogprobs = 0
     max_tool_calls: int | None = Field(None, ge=1)
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

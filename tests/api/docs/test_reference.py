@@ -35,6 +35,10 @@ def test_every_reference_leads_somewhere() -> None:
     assert {one.removeprefix(REFS) for one in references(document())} <= schemas.keys()
 
 
+def test_no_schema_is_named_by_the_path_of_its_module() -> None:
+    assert not [name for name in document()["components"]["schemas"] if "__" in name]
+
+
 def test_operations_have_ids_of_their_own() -> None:
     ids = [one["operationId"] for methods in document()["paths"].values() for one in methods.values()]
     assert len(set(ids)) == len(ids)
@@ -42,10 +46,10 @@ def test_operations_have_ids_of_their_own() -> None:
 
 def test_every_operation_says_how_its_errors_look() -> None:
     for path, methods in document()["paths"].items():
-        module = "api__messages__schemas" if path.startswith("/v1/messages") else "api__openai__schemas"
+        dialect = "Messages" if path.startswith("/v1/messages") else "OpenAI"
         for described in methods.values():
             [error] = references(described["responses"]["default"])
-            assert error == f"{REFS}{module}__ErrorResponse"
+            assert error == f"{REFS}{dialect}ErrorResponse"
 
 
 def test_the_document_is_served(stack: Stack) -> None:

@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from api.http.container_count import SMALL, check_width
 from api.http.errors import InvalidField, OpenAIErrors, answer_to
 from api.http.parse import parse
-from api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from api.openai.schemas import ChatCompletionRequest, CompletionRequest, ErrorResponse
 from tests.api.conftest import chat_body
 
 FUNCTION = {"type": "function", "function": {"name": "f"}}
@@ -158,9 +158,9 @@ def test_an_error_never_repeats_a_prompt() -> None:
 
 
 def test_an_error_body_has_all_four_keys() -> None:
-    body = json.loads(OpenAIErrors().body(answer_to(chat_refusal(n=0)), "req_1"))
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["type"] == "invalid_request_error"
+    body = OpenAIErrors().body(answer_to(chat_refusal(n=0)), "req_1")
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+    assert ErrorResponse.model_validate_json(body).error.type == "invalid_request_error"
     failure = answer_to(RuntimeError("secret"))
     assert failure.status == 500
     assert b"secret" not in OpenAIErrors().body(failure, "req_1")

@@ -1,0 +1,92 @@
+"""The messages of a chat, as clients send them: parts, calls and who speaks."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
+
+from api.generation.schemas import MAX_ITEMS, MAX_TOOLS, Request, either
+
+
+class TextPart(Request):
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(Request):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class MediaPart(Request):
+    """An image, a sound or a file: known, and refused by models that read only text. ``kind``: another such type."""
+
+    type: Literal["image_url", "input_audio", "file"]
+    kind: str = ""
+
+
+ContentPart = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
+_TYPES_OF_PARTS = ("text", "refusal", "image_url", "input_audio", "file")
+
+
+def _with_parts_of_any_type(parts: list[Any]) -> list[Any]:
+    """What a tool gave back is not its client's to choose: parts of types that are not known here are files."""
+    return [
+        {"type": "file", "kind": part["type"]}
+        if isinstance(part, dict)
+        and isinstance(part.get("type"), str)
+        and part["type"] not in _TYPES_OF_PARTS
+        else part
+        for part in parts
+    ]
+
+
+Content = Annotated[
+    Annotated[str, Tag("string")]
+    | Annotated[list[ContentPart], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
+    either("list", list),
+]
+
+
+class FunctionCall(Request):
+    name: str
+    arguments: str
+
+
+class ToolCall(Request):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(Request):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = Field(None, validate_default=True)
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_TOOLS)
+    function_call: FunctionCall | None = None
+    tool_call_id: str | None = Field(None, validate_default=True)
+    reasoning_content: str | None = Field(
+        None,
+        validation_alias=AliasChoices("reasoning_content", "reasoning"),  # as answers have it
+    )
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _of_any_type(cls, content: Any, info: ValidationInfo) -> Any:
+        of_a_tool = info.data.get("role") in ("tool", "function")
+        return _with_parts_of_any_type(content) if of_a_tool and isinstance(content, list) else content
+
+    @field_validator("content")
+    @classmethod
+    def _has_content(cls, content: Content | None, info: ValidationInfo) -> Content | None:
+        if content is None and info.data.get("role") in ("system", "developer", "user", "tool"):
+            raise PydanticKnownError("missing")
+        return content
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _answers_a_call(cls, id: str | None, info: ValidationInfo) -> str | None:
+        if id is None and info.data.get("role") == "tool":
+            raise PydanticKnownError("missing")
+        return id

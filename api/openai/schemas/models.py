@@ -1,0 +1,46 @@
+"""What /v1/models says of each model."""
+
+from typing import Literal
+
+from api.generation.schemas import Response
+
+
+class ModelCapabilities(Response):
+    tools: bool
+    reasoning: bool
+    json_schema: bool
+    logprobs: bool
+    infill: bool
+
+
+class ModelInfo(Response):
+    """One object for OpenAI's and Anthropic's clients, and what this server knows besides.
+
+    ``capabilities``, ``size``, the bytes of its weights, and ``default_sampling``, what its generation_config.json says
+    for requests that do not, are known once a model was loaded.
+    """
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "mlx-server"
+    type: Literal["model"] = "model"
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active", "retired"] = "active"  # retired: requests that name it fail
+    capabilities: ModelCapabilities | None = None
+    max_tokens: None = None
+    max_input_tokens: int | None = None
+    status: Literal["hot", "loading", "loadable", "failed"]
+    reason: str | None = None
+    context_length: int | None = None
+    size: int | None = None
+    default_sampling: dict[str, float] | None = None
+
+
+class ModelListResponse(Response):
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+    has_more: bool = False
+    first_id: str | None
+    last_id: str | None

@@ -1,0 +1,133 @@
+"""Requests of /v1/responses as the one inner request: tables."""
+
+from typing import Any
+
+import pytest
+
+from api.responses.request import response_generation
+from api.responses.schemas import INPUT_ITEMS, ResponsesRequest
+from shared.errors import InvalidRequest
+from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
+
+TOOL: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+
+
+def translated(items: Any = None, **fields: Any) -> Generation:
+    request = ResponsesRequest.model_validate({"input": items or [], **fields})
+    items = items or [{"role": "user", "content": "Hi"}]
+    return response_generation(request, INPUT_ITEMS.validate_python(items))
+
+
+def told(*items: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    prompt = translated(list(items), **fields).prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt.messages
+
+
+USER = {"role": "user", "content": "Hi"}
+CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "id": "fc_1"}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "21", "id": "fco_1"}
+CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        USER,
+        {"type": "message", "id": "msg_1", "phase": "x", **USER},
+        {"role": "user", "content": [{"type": "input_text", "text": "H"}, {"type": "text", "text": "i"}]},
+    ],
+)
+def test_a_message_is_a_message_in_every_form(item: dict[str, Any]) -> None:
+    assert told(item) == [{"role": "user", "content": "Hi"}]
+
+
+def test_instructions_come_first_and_a_developer_is_the_system() -> None:
+    assert told({"role": "developer", "content": "b"}, USER, instructions="a")[:2] == [
+        {"role": "system", "content": "a"},
+        {"role": "system", "content": "b"},
+    ]
+
+
+def test_what_the_model_did_in_one_go_is_one_turn() -> None:
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
+    said = {"role": "assistant", "content": [{"type": "output_text", "text": "So:", "annotations": []}]}
+    assert told(USER, thought, said, CALL, RESULT, {"role": "assistant", "content": "21."})[1:] == [
+        {"role": "assistant", "content": "So:", "reasoning_content": "hm", "tool_calls": [CALLED]},
+        {"role": "tool", "tool_call_id": "c1", "content": "21"},
+        {"role": "assistant", "content": "21."},
+    ]
+
+
+def test_calls_side_by_side_are_one_turn_and_two_messages_are_two() -> None:
+    (turn,) = told(CALL, {**CALL, "call_id": "c2"})
+    assert [call["id"] for call in turn["tool_calls"]] == ["c1", "c2"]
+    assert len(told({"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"})) == 2
+
+
+def test_a_result_may_be_a_list_of_parts() -> None:
+    assert told({**RESULT, "output": [{"type": "input_text", "text": "21"}]})[0]["content"] == "21"
+
+
+def test_items_and_tools_of_other_kinds_are_left_out() -> None:
+    tools = [{"type": "namespace", "name": "m", "tools": []}, {"type": "web_search"}, TOOL]
+    generation = translated([{"type": "web_search_call", "id": "ws_1"}, USER], tools=tools)
+    assert isinstance(generation.prompt, ChatPrompt)
+    assert len(generation.prompt.messages) == 1
+    assert generation.tool_use == ToolUse(names=["f"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"background": True}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required", "tools": [{"type": "web_search"}]}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+        ({"items": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
+        ({"items": [{"type": "web_search_call"}]}, "input"),
+    ],
+)
+def test_what_does_not_work_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        translated(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("choice", "use"),
+    [
+        ("auto", ToolUse(names=["f"])),
+        ("required", ToolUse(mode="required", names=["f"])),
+        ({"type": "function", "name": "f"}, ToolUse(mode="required", names=["f"], parallel=False)),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+            ToolUse(names=["f"]),
+        ),
+        ("none", None),
+    ],
+)
+def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
+    assert translated(tools=[TOOL], tool_choice=choice).tool_use == use
+
+
+@pytest.mark.parametrize(
+    ("wanted", "grammar"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, Grammar(param="text.format")),
+        (
+            {"type": "json_schema", "name": "x", "schema": {}, "strict": True},
+            Grammar(json_schema={}, param="text.format.schema"),
+        ),
+    ],
+)
+def test_a_format_is_a_grammar(wanted: dict[str, Any], grammar: Grammar | None) -> None:
+    assert translated(text={"format": wanted}).grammar == grammar
+
+
+def test_log_probabilities_are_asked_for_by_number_or_by_name() -> None:
+    by_name = translated(include=["message.output_text.logprobs"])
+    assert [translated().logprobs, by_name.logprobs, translated(top_logprobs=2).logprobs] == [None, 0, 2]
