@@ -10,7 +10,6 @@ Rule 5: what a worker keeps goes on there; while workers of an earlier broker ma
 import hmac
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from itertools import zip_longest
 
 from broker import status
 from broker.admission import Admission
@@ -52,7 +51,6 @@ from shared.errors import (
     RequestCrashedEngine,
 )
 from shared.protocol import (
-    Accepted,
     Ack,
     ApiToBroker,
     Bye,
@@ -64,7 +62,6 @@ from shared.protocol import (
     Forward,
     Goodbye,
     Heartbeat,
-    Hello,
     LoadFailed,
     Loading,
     Ping,
@@ -179,7 +176,7 @@ class Broker:
     def _obey(self, api: str, message: ApiToBroker, body: bytes, now: float) -> Iterator[Action]:
         known = self._meet(api, now)
         match message:
-            case Hello() | Ping():
+            case Ping():
                 yield TellApi(api, Pong(epoch=known.epoch))
             case SubmitHeader():
                 waiting = Waiting(api, message, body, now, suspect=message.request_id in self.suspects)
@@ -207,7 +204,7 @@ class Broker:
         return known
 
     def _submit(self, waiting: Waiting, now: float) -> Iterator[Action]:
-        api, submit = waiting.api, waiting.submit
+        submit = waiting.submit
         if submit.attempt <= self._attempt_on_record(submit.request_id):
             return
         self.scheduler.take(submit.request_id)
@@ -220,10 +217,7 @@ class Broker:
         elif objection := draining() if self.stopping else self.admission.objection(waiting, now):
             yield refuse(waiting, objection)
         else:
-            position = self.scheduler.admit(waiting)
-            yield TellApi(
-                api, Accepted(request_id=submit.request_id, attempt=submit.attempt, position=position)
-            )
+            self.scheduler.admit(waiting)
 
     def _claim(self, waiting: Waiting, keepers: list[Worker], now: float) -> Iterator[Action]:
         """The one that was told last goes on; to the others it was an earlier attempt."""
@@ -308,9 +302,9 @@ class Broker:
 
     def _end_runs(self, worker: Worker, forward: Forward, now: float) -> None:
         """The worker keeps them until the api says that it has got to the end."""
-        for request_id, attempt in zip_longest(forward.ended, forward.attempts[: len(forward.ended)]):
+        for request_id, attempt in forward.ended.items():
             run = worker.in_flight.get(request_id)
-            if run and attempt in (None, run.attempt):
+            if run and run.attempt == attempt:
                 worker.drop(request_id)
                 if run.attempt == 1:  # of a later one this is not all
                     self.scheduler.note_end(worker.model, now - run.since)
@@ -353,8 +347,8 @@ class Broker:
     def _take_over(self, worker: Worker, message: Register, now: float) -> Iterator[Action]:
         """What it held for an earlier broker goes on here, if its api has come or comes before it counts as silent."""
         until = now + 2 * self.timeouts.silence
-        for request_id, attempt in zip_longest(message.held, message.attempts[: len(message.held)]):
-            worker.kept[request_id] = Kept(attempt or 0, until, ended=False)
+        for request_id, attempt in message.held.items():
+            worker.kept[request_id] = Kept(attempt, until, ended=False)
             if waiting := self.scheduler.take(request_id):
                 yield from self._claim(waiting, self.registry.keepers(request_id), now)
 

@@ -76,14 +76,12 @@ class Scheduler:
         spread = crc32(refused.request_id.encode()) % (seconds // 4 + 2)
         return max(1, min(60, seconds + spread))
 
-    def admit(self, waiting: Waiting) -> int:
-        """Returns how many requests of the model wait before this one."""
+    def admit(self, waiting: Waiting) -> None:
         queue = self._queues.setdefault(waiting.submit.model, [])
         position = len(queue)
         if waiting.resumes:
             position = next((at for at, other in enumerate(queue) if not other.resumes), position)
         queue.insert(position, waiting)
-        return position
 
     def withdraw(self, chosen: Callable[[Waiting], bool]) -> list[Waiting]:
         out = [waiting for waiting in self if chosen(waiting)]

@@ -2,7 +2,7 @@
 
 Rule 1: nothing travels between processes unless it is defined here.
 Rule 2: this module knows no sockets, no models and no HTTP.
-Rule 3: each accepted Submit is answered by deltas that end every choice, or by exactly one Refused.
+Rule 3: each Submit is answered by deltas that end every choice, or by exactly one Refused.
 Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,
 ``attempt`` one dispatch of a request (the api counts it up with each Submit), ``index`` a token of a choice.
 Whoever receives a message of another epoch or attempt drops it.
@@ -258,14 +258,9 @@ class Failure(Part):
 # ---------------------------------------------------------------- api -> broker
 
 
-class Hello(Part):
-    """The first word of an api process; the broker answers with Pong."""
-
-    type: Literal["hello"] = "hello"
-    pid: int
-
-
 class Ping(Part):
+    """The first message of an api process, repeated while it lives; the broker answers with Pong."""
+
     type: Literal["ping"] = "ping"
 
 
@@ -368,15 +363,6 @@ class Pong(Part):
     busy: int = 1
 
 
-class Accepted(Part):
-    """``position`` counts the requests of the model that wait before this one."""
-
-    type: Literal["accepted"] = "accepted"
-    request_id: str
-    attempt: int
-    position: int = 0
-
-
 class Chunks(Part):
     """All that one engine step gave to the requests of one api process. ``digest``: of the weights it came from."""
 
@@ -416,7 +402,6 @@ class Capabilities(Part):
     tools: bool = False
     reasoning: bool = False
     json_schema: bool = False
-    logprobs: bool = True
     infill: bool = False
     bytes: int = 0
     sampling: dict[str, float] = {}
@@ -555,8 +540,7 @@ class Register(Part):
     digest: str
     context_length: int
     capabilities: Capabilities | None = None
-    held: list[str] = []
-    attempts: list[int] = []  # theirs, in the same order
+    held: dict[str, int] = {}  # request id -> attempt
 
 
 class Heartbeat(Part):
@@ -579,8 +563,7 @@ class Forward(Part):
 
     type: Literal["forward"] = "forward"
     api: str
-    ended: list[str] = []  # requests of which this is the last word
-    attempts: list[int] = []  # theirs, in the same order: an older run's end does not end a newer one
+    ended: dict[str, int] = {}  # request id -> the attempt that ends with this message
 
 
 class Failed(Part):
@@ -605,12 +588,8 @@ class Bye(Part):
     reason: str
 
 
-ApiToBroker = Annotated[
-    Hello | Ping | SubmitHeader | Ack | Done | Cancel | Status, Field(discriminator="type")
-]
-BrokerToApi = Annotated[
-    Pong | Accepted | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")
-]
+ApiToBroker = Annotated[Ping | SubmitHeader | Ack | Done | Cancel | Status, Field(discriminator="type")]
+BrokerToApi = Annotated[Pong | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")]
 BrokerToWorker = Annotated[
     RunHeader | Ack | Done | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")
 ]

@@ -259,8 +259,7 @@ class Link:
                 digest=self._loaded.served.digest,
                 context_length=self._loaded.served.context_length,
                 capabilities=self._loaded.served.capabilities,
-                held=list(self._records),
-                attempts=[record.attempt for record in self._records.values()],
+                held={request_id: record.attempt for request_id, record in self._records.items()},
             )
         )
 
@@ -402,7 +401,7 @@ class Link:
             self._send_chunks(api, rows, ended.get(api, {}))
 
     def _send_chunks(self, api: str, rows: list[Delta], ended: dict[str, int]) -> None:
-        header = Forward(api=api, ended=list(ended), attempts=list(ended.values()))
+        header = Forward(api=api, ended=ended)
         failpoint("worker.says_end" if ended else "worker.says", rows[-1].index)
         try:
             body = wire.encode(Chunks(deltas=rows, digest=self._digest))

@@ -10,7 +10,6 @@ A raw socket with ``add_reader`` costs 5 us a message; ``zmq.asyncio`` cost 24.
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Sequence
 
@@ -31,13 +30,11 @@ from shared.errors import (
 )
 from shared.failpoints import failpoint
 from shared.protocol import (
-    Accepted,
     BrokerToApi,
     Cancel,
     Chunks,
     Done,
     Generation,
-    Hello,
     Ping,
     Pong,
     Refused,
@@ -81,7 +78,7 @@ class BrokerClient:
         self._seen = asyncio.Event()
         self._heard = self._next_ping = self._next_tick = self._loop.time()
         self._loop.add_reader(self._socket.fileno(), self._drain)
-        self._send(Hello(pid=os.getpid()))
+        self._send(Ping())
         self._ticker = self._loop.call_soon(self._tick)
 
     async def close(self) -> None:
@@ -192,8 +189,6 @@ class BrokerClient:
             case StatusReport():
                 if (answer := self._queries.get(message.query)) and not answer.done():
                     answer.set_result(message)
-            case Accepted():
-                pass
 
     def _end_attempt(self, message: Resubmit | Refused) -> None:
         journal, _ = self._live.get(message.request_id, (None, None))

@@ -16,14 +16,12 @@ from pydantic import BaseModel
 
 from shared import wire
 from shared.protocol import (
-    Accepted,
     Alternative,
     CallPiece,
     Chunks,
     Delta,
     Finish,
     FinishReason,
-    Hello,
     ModelStatus,
     Ping,
     Pong,
@@ -141,13 +139,12 @@ def logprob(index: int, k: int) -> TokenLogprob:
 
 
 def answer(submit: Submit) -> Iterable[BaseModel]:
-    yield Accepted(request_id=submit.request_id, attempt=submit.attempt)
     for delta in deltas(submit):
         yield Chunks(deltas=[delta])
 
 
 def accept_only(submit: Submit) -> Iterable[BaseModel]:
-    yield Accepted(request_id=submit.request_id, attempt=submit.attempt)
+    return []
 
 
 class FakeBroker:
@@ -235,7 +232,7 @@ class FakeBroker:
             self.received.append(message)
             self._news.notify_all()
         match message:
-            case Hello() | Ping():
+            case Ping():
                 self._send(wire.encode(Pong(epoch=self.epoch)))
             case Submit():
                 for reply in self.script(message):

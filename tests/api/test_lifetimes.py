@@ -12,7 +12,6 @@ import pytest
 from pydantic import BaseModel
 
 from shared.protocol import (
-    Accepted,
     Ack,
     Cancel,
     Chunks,
@@ -21,7 +20,7 @@ from shared.protocol import (
     Failure,
     Finish,
     FinishReason,
-    Hello,
+    Ping,
     Refused,
     Resubmit,
     Submit,
@@ -40,7 +39,6 @@ def refuse(submit: Submit) -> Iterable[BaseModel]:
 
 def first_three(submit: Submit) -> Iterable[BaseModel]:
     """Three tokens of the first attempt, then nothing; later attempts to their end."""
-    yield Accepted(request_id=submit.request_id, attempt=submit.attempt)
     yield Chunks(deltas=deltas(submit, end=3 if submit.attempt == 1 else None))
 
 
@@ -196,7 +194,7 @@ def test_repeated_deltas_are_dropped(stack: Stack) -> None:
 
 def test_garbage_and_strangers_from_the_broker_do_no_harm(stack: Stack) -> None:
     stack.broker.say_bytes(b"\xc1 not msgpack")
-    stack.broker.say(Hello(pid=1))
+    stack.broker.say(Ping())
     stack.broker.say(Chunks(deltas=[Delta(request_id="nobody", attempt=1, index=0, ids=[1], text="x")]))
     assert stack.chat().status_code == 200
 

@@ -1,6 +1,6 @@
 """Short words for the broker's tests: what is said to the mind, and what is expected of it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import count
 
 from broker.core import Broker
@@ -105,8 +105,7 @@ def loading(worker: str, done: int = 0, model: str | None = None, token: str = T
 def ready(
     worker: str,
     model: str | None = None,
-    held: Collection[str] = (),
-    attempts: Collection[int] = (),
+    held: Mapping[str, int] = {},
     epoch: str = "",
 ) -> WorkerSaid:
     word = Register(
@@ -116,8 +115,7 @@ def ready(
         pid=7,
         digest="d",
         context_length=4096,
-        held=list(held),
-        attempts=list(attempts),
+        held=dict(held),
     )
     return WorkerSaid(worker, word)
 
@@ -126,9 +124,8 @@ def beat(worker: str, epoch: str = "e1") -> WorkerSaid:
     return WorkerSaid(worker, Heartbeat(epoch=epoch, step=1, active=0))
 
 
-def forward(worker: str, *ended: str, attempt: int | None = None) -> WorkerSaid:
-    attempts = [] if attempt is None else [attempt] * len(ended)
-    return WorkerSaid(worker, Forward(api=API, ended=list(ended), attempts=attempts))
+def forward(worker: str, *ended: str, attempt: int = 1) -> WorkerSaid:
+    return WorkerSaid(worker, Forward(api=API, ended=dict.fromkeys(ended, attempt)))
 
 
 def load_failed(worker: str, permanent: bool) -> WorkerSaid:

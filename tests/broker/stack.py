@@ -19,7 +19,6 @@ from shared.protocol import (
     Chunks,
     Delta,
     Heartbeat,
-    Hello,
     ModelStatus,
     Ping,
     Pong,
@@ -132,7 +131,7 @@ class Stack:
         """Connected: it has heard the epoch."""
         api = Peer(self.run_dir / "api.sock", name, TO_API)
         self.peers.append(api)
-        api.say(Hello(pid=os.getpid()))
+        api.say(Ping())
         api.hear(Pong)
         return api
 

@@ -128,7 +128,7 @@ def test_after_two_crashes_suspects_run_one_at_a_time_and_nobody_beside_them(bro
     assert runs(play(broker, ready("a#3"))) == ["good"]
     assert runs(play(broker, ack("good", TRIAL_TOKENS - 1))) == []
     assert runs(play(broker, ack("good", TRIAL_TOKENS))) == ["bad"]
-    assert runs(play(broker, forward("a#3", "good"))) == []
+    assert runs(play(broker, forward("a#3", "good", attempt=3))) == []
 
 
 def test_who_crashes_on_trial_is_convicted_and_the_proven_come_again(broker: Broker) -> None:
@@ -153,7 +153,7 @@ def test_what_was_convicted_is_refused_at_once_for_ten_minutes(broker: Broker) -
 def test_a_trial_that_ends_in_any_other_way_lets_the_next_one_in(broker: Broker) -> None:
     crashes(broker, "good", "bad", times=2)
     play(broker, again("good"), again("bad"), ready("a#3"))
-    assert runs(play(broker, forward("a#3", "good"))) == ["bad"]
+    assert runs(play(broker, forward("a#3", "good", attempt=3))) == ["bad"]
 
 
 def test_nobody_is_convicted_for_what_came_from_outside(broker: Broker) -> None:

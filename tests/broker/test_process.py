@@ -24,7 +24,6 @@ from shared.protocol import (
     Forward,
     Goodbye,
     Heartbeat,
-    Hello,
     Loading,
     Ping,
     Pong,
@@ -190,7 +189,7 @@ GARBAGE = [
     [b"\x90" * 100_000],
     [b"\x91" * 100_000],
     [b"\xdd\xff\xff\xff\xff"],
-    [encode(Hello(pid=1)), b"more", b"and more"],
+    [encode(Ping()), b"more", b"and more"],
     [b"{}", b"{}"],
     [encode(Forward(api="api-1"))],
     [encode(Heartbeat(epoch="", step=0, active=0)), b"a body"],
@@ -236,12 +235,12 @@ def test_ten_thousand_damaged_frames_harm_nobody(start: Start) -> None:
     api = stack.api()
     rng = random.Random(36)
     words = {
-        "api": [submit("r9"), Hello(pid=1), Ack(request_id="r1", choice=0, next_index=1), Ping()],
+        "api": [submit("r9"), Ack(request_id="r1", choice=0, next_index=1), Ping()],
         "worker": [
             Loading(token="guess", model="a", pid=1),
             Register(token="guess", model="a", pid=1, digest="d", context_length=1),
             Heartbeat(epoch="", step=0, active=0),
-            Forward(api="api-1", ended=["r1"]),
+            Forward(api="api-1", ended={"r1": 1}),
         ],
     }
     bad = {side: stack.peer(f"{side}-bad", side) for side in words}

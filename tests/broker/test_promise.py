@@ -1,4 +1,4 @@
-"""The broker's promise, under random play: each accepted attempt is answered once, and every request ends.
+"""The broker's promise, under random play: each attempt is answered once, and every request ends.
 
 The world keeps what a real one would: a worker's words arrive in order but late, even after its death; apis come
 again when told to; a killed process is gone at once, and its exit is learned some time later.
@@ -89,7 +89,7 @@ class Process:
                 held = {**self.runs, **self.ended}
                 if not self.ready:
                     return
-                self.words.append(ready(self.id, self.model, list(held), list(held.values()), epoch))
+                self.words.append(ready(self.id, self.model, held, epoch))
 
     def end(self, request_id: str, attempt: int) -> None:
         self.ended[request_id] = attempt
@@ -136,7 +136,7 @@ class World:
             case PassOn():
                 assert isinstance(cause, WorkerSaid)
                 assert isinstance(cause.message, Forward)
-                for request_id, attempt in zip(cause.message.ended, cause.message.attempts, strict=True):
+                for request_id, attempt in cause.message.ended.items():
                     if self.is_current(request_id, attempt):
                         self.answer(request_id, attempt)
                         del self.open[request_id]

@@ -5,7 +5,7 @@ import pytest
 from broker.core import Broker
 from broker.events import ApiSaid, Forget, PassOn, PeerGone, Spawn, TellApi, TellWorker, Tick, WorkerSaid
 from broker.scheduler import Limits
-from shared.protocol import Accepted, Ack, Cancel, Failed, Failure, Hello, Ping, Pong, Refused
+from shared.protocol import Ack, Cancel, Failed, Failure, Ping, Pong, Refused
 from tests.broker.plays import (
     API,
     ask,
@@ -29,17 +29,14 @@ def broker() -> Broker:
     return make_broker()
 
 
-def accepted(request_id: str, position: int = 0, attempt: int = 1) -> TellApi:
-    return TellApi(API, Accepted(request_id=request_id, attempt=attempt, position=position))
-
-
-def test_first_request_for_a_model_is_accepted_and_spawns_its_worker(broker: Broker) -> None:
-    assert play(broker, ask("r1")) == [accepted("r1"), Spawn("a#1", "a")]
+def test_first_request_for_a_model_waits_and_spawns_its_worker(broker: Broker) -> None:
+    assert play(broker, ask("r1")) == [Spawn("a#1", "a")]
 
 
 def test_second_request_for_a_coming_model_waits_and_spawns_nothing(broker: Broker) -> None:
-    assert play(broker, ask("r1"), ask("r2")) == [accepted("r2", 1)]
-    assert play(broker, loading("a#1"), ask("r3")) == [accepted("r3", 2)]
+    assert play(broker, ask("r1"), ask("r2")) == []
+    assert play(broker, loading("a#1"), ask("r3")) == []
+    assert status(broker).queued == 3
 
 
 def test_ready_worker_gets_what_waited_for_it_up_to_its_limit(broker: Broker) -> None:
@@ -102,8 +99,8 @@ def test_those_who_are_refused_together_do_not_come_back_together(broker: Broker
 
 def test_who_resumes_goes_before_who_begins_and_needs_no_room(broker: Broker) -> None:
     play(broker, ask("r1"), ask("r2"), ask("r3"))
-    assert play(broker, ask("x", attempt=2)) == [accepted("x", 0, attempt=2)]
-    assert play(broker, ask("y", attempt=3)) == [accepted("y", 1, attempt=3)]
+    assert play(broker, ask("x", attempt=2)) == []
+    assert play(broker, ask("y", attempt=3)) == []
     assert play(broker, ready("a#1")) == [run("a#1", "x", attempt=2), run("a#1", "y", attempt=3)]
 
 
@@ -157,7 +154,7 @@ def test_same_attempt_twice_is_one_request(broker: Broker) -> None:
 
 
 def test_higher_attempt_replaces_the_waiting_one(broker: Broker) -> None:
-    assert play(broker, ask("r1"), ask("r1", attempt=2)) == [accepted("r1", attempt=2)]
+    assert play(broker, ask("r1"), ask("r1", attempt=2)) == []
     assert play(broker, ready("a#1")) == [run("a#1", "r1", attempt=2)]
 
 
@@ -196,9 +193,8 @@ def test_failure_of_a_replaced_run_is_ignored(broker: Broker) -> None:
     assert play(broker, WorkerSaid("a#1", Failed(request_id="r1", attempt=1, failure=failure))) == []
 
 
-@pytest.mark.parametrize("word", [Hello(pid=1), Ping()])
-def test_api_learns_the_epoch(broker: Broker, word: Hello | Ping) -> None:
-    assert play(broker, ApiSaid(API, word)) == [TellApi(API, Pong(epoch="e1"))]
+def test_api_learns_the_epoch(broker: Broker) -> None:
+    assert play(broker, ApiSaid(API, Ping())) == [TellApi(API, Pong(epoch="e1"))]
 
 
 def test_silent_api_loses_its_requests(broker: Broker) -> None:

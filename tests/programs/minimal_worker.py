@@ -117,7 +117,7 @@ class MinimalWorker:
             finish=Finish(reason=FinishReason.STOP, completion_tokens=2),
         )
         self.say(Forward(api=run.api), encode(Chunks(deltas=[first])))
-        ended = Forward(api=run.api, ended=[submit.request_id], attempts=[submit.attempt])
+        ended = Forward(api=run.api, ended={submit.request_id: submit.attempt})
         self.say(ended, encode(Chunks(deltas=[last])))
 
     def drain(self, *_: object) -> None:

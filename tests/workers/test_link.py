@@ -105,7 +105,7 @@ def test_a_request_is_answered_step_by_step_and_its_end_is_in_the_header(
 ) -> None:
     broker.wait_for(Register)
     broker.say(run("r1", n=2, max_tokens=3))
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
     assert [delta.index for delta in broker.bodies if delta.choice == 1] == [0, 1, 2]
     assert sum(delta.finish is not None for delta in broker.bodies) == 2
 
@@ -119,7 +119,7 @@ def test_a_new_epoch_makes_the_worker_register_again_with_what_it_runs(
     broker.say(run("r1", max_tokens=1000))
     broker.wait_for(Forward)
     broker.say(Pong(epoch="two"))
-    assert broker.wait_for(Register).held == ["r1"]
+    assert broker.wait_for(Register).held == {"r1": 1}
 
 
 def test_a_cancelled_request_falls_silent_and_frees_its_place(broker: Broker, worker: object) -> None:
@@ -139,7 +139,7 @@ def test_an_attempt_that_does_not_join_what_is_kept_replaces_it(broker: Broker, 
     broker.wait_for(Forward)
     behind = run("r1", attempt=2, max_tokens=3, held=[[1] * 5000])
     broker.say(behind)
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 2})
     attempts = [delta.attempt for delta in broker.bodies]
     assert attempts == sorted(attempts) and attempts.count(2) == 1
 
@@ -153,7 +153,7 @@ def test_draining_finishes_what_runs_refuses_the_new_and_exits_cleanly(
     broker.say(Drain())
     broker.say(run("r2"))
     assert broker.wait_for(Failed).request_id == "r2"
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
     broker.wait_for(Bye)
     assert worker.wait(10) == 0
 
@@ -163,7 +163,7 @@ def test_sigterm_drains(broker: Broker, worker: "subprocess.Popen[bytes]") -> No
     broker.say(run("r1", max_tokens=10))
     broker.wait_for(Forward)
     worker.send_signal(signal.SIGTERM)
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
     assert worker.wait(10) == 0
 
 
@@ -188,7 +188,7 @@ def test_a_worker_that_does_not_understand_its_broker_finishes_and_leaves(
     broker.say(run("r1", max_tokens=20))
     broker.wait_for(Forward)
     broker.socket.send_multipart([broker.worker, b"\x81\xa4type\xa4what"])
-    broker.wait_for(Forward, lambda message: message.ended == ["r1"])
+    broker.wait_for(Forward, lambda message: message.ended == {"r1": 1})
     broker.wait_for(Bye)
     assert worker.wait(5) == 0
 
@@ -216,7 +216,7 @@ def test_a_new_attempt_goes_on_and_hears_again_what_it_lacks(broker: Broker, wor
     while len(broker.bodies) < 5:
         broker.wait_for(Forward)
     broker.say(run("r1", attempt=2, max_tokens=40, held=[[delta.ids[0] for delta in broker.bodies[:3]]]))
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"] and forward.attempts == [2])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 2})
     second = [delta for delta in broker.bodies if delta.attempt == 2]
     assert [delta.index for delta in second] == list(range(3, 40))
     first = [delta for delta in broker.bodies if delta.attempt == 1]
@@ -226,15 +226,15 @@ def test_a_new_attempt_goes_on_and_hears_again_what_it_lacks(broker: Broker, wor
 def test_what_has_ended_is_kept_until_the_api_is_done_with_it(broker: Broker, worker: object) -> None:
     broker.wait_for(Register)
     broker.say(run("r1", max_tokens=4))
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r1"])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
     broker.say(run("r1", attempt=2, max_tokens=4, held=[[delta.ids[0] for delta in broker.bodies[:3]]]))
-    assert broker.wait_for(Forward).attempts == [2]
+    assert broker.wait_for(Forward).ended == {"r1": 2}
     assert (broker.bodies[-1].index, broker.bodies[-1].finish is not None) == (3, True)
     broker.say(Pong(epoch="new"))
-    assert broker.wait_for(Register).held == ["r1"]
+    assert broker.wait_for(Register).held == {"r1": 2}
     broker.say(Done(request_id="r1"))
     broker.say(Pong(epoch="newer"))
-    assert broker.wait_for(Register).held == []
+    assert broker.wait_for(Register).held == {}
 
 
 def test_a_worker_that_was_stopped_blames_no_broker(tmp_path: Path, broker: Broker) -> None:
@@ -269,7 +269,7 @@ def test_who_is_being_prepared_is_told_apart_and_keeps_nobody_waiting(broker: Br
     broker.say(run("r1", "slow"))
     broker.wait_for(Heartbeat, lambda beat: (beat.active, beat.preparing) == (1, 1))
     broker.say(run("r2", max_tokens=2))
-    broker.wait_for(Forward, lambda forward: forward.ended == ["r2"])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r2": 1})
 
 
 def test_a_preparation_that_does_not_end_is_refused_and_holds_up_no_drain(
@@ -302,4 +302,4 @@ def test_who_leaves_before_being_prepared_is_forgotten(broker: Broker, slow: obj
         broker.say(Cancel(request_id=f"r{i}"))
     broker.wait_for(Heartbeat, lambda beat: (beat.active, beat.preparing) == (0, 0))
     broker.say(run("next", max_tokens=1))
-    broker.wait_for(Forward, lambda forward: forward.ended == ["next"])
+    broker.wait_for(Forward, lambda forward: forward.ended == {"next": 1})

@@ -73,7 +73,6 @@ class ModelFacts:
     """
 
     digest: str
-    weight_bytes: int
     context_length: int | None
     model_type: str
     missing: tuple[str, ...] = ()
@@ -154,7 +153,6 @@ def _facts(folder: Path) -> ModelFacts:
     refuse_implausible(config, names)
     return ModelFacts(
         digest=digest.hexdigest(),
-        weight_bytes=sum(file.stat().st_size for file in files),
         context_length=stated_context(config),
         model_type=_model_type(config),
         missing=_missing(folder, names),

@@ -9,7 +9,6 @@ class ModelCapabilities(Response):
     tools: bool
     reasoning: bool
     json_schema: bool
-    logprobs: bool
     infill: bool
 
 

@@ -55,7 +55,6 @@ def test_a_model_shows_what_it_can_and_why_it_failed(stack: Stack) -> None:
         "tools": True,
         "reasoning": True,
         "json_schema": True,
-        "logprobs": True,
         "infill": False,
     }
     assert (hot["size"], hot["max_input_tokens"]) == (123, 2048)

@@ -68,7 +68,6 @@ def test_inspecting_imports_no_mlx(folder: Path) -> None:
 
 def test_facts_are_known_without_loading(folder: Path) -> None:
     facts = inspect(folder)
-    assert facts.weight_bytes == (folder / "model.safetensors").stat().st_size
     assert (facts.context_length, facts.model_type) == (512, "llama")
 
 
