@@ -96,7 +96,7 @@ def header_of(submit: Submit) -> SubmitHeader:
         group=submit.group,
         digest=submit.digest,
         prompt=generation.prompt.kind,
-        size=_size(generation.prompt),
+        size=prompt_size(generation.prompt),
         max_tokens=generation.stopping.max_tokens,
         n=generation.n,
         lengths=[len(ids) for ids in submit.held],
@@ -110,7 +110,8 @@ def fingerprint(model: str, generation: Generation) -> bytes:
     return blake2b(_pack([model, said]), digest_size=16).digest()
 
 
-def _size(prompt: Prompt) -> int:
+def prompt_size(prompt: Prompt) -> int:
+    """In token ids, or in characters."""
     match prompt:
         case TokenPrompt(ids=ids):
             return len(ids)

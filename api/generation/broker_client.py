@@ -3,7 +3,8 @@
 Rule 1: a request waits for a broker that is seen; it is submitted again on Resubmit, on a Gap, on a new epoch.
 Rule 2: whoever asked owns the replies: when its task ends, however it ends, what is unfinished is cancelled.
 Rule 3: whose client reads too slowly is parked: it runs no longer, and is submitted again when there is room.
-Rule 4: the socket is edge-triggered: it is drained until empty, and looked at again after each send.
+Rule 4: what is large is encoded beside the loop, which would stop for it.
+Rule 5: the socket is edge-triggered: it is drained until empty, and looked at again after each send.
 
 A raw socket with ``add_reader`` costs 5 us a message; ``zmq.asyncio`` cost 24.
 """
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 from api.generation.received import MAX_REPAIRS, Gap, Journal
 from api.generation.replies import Replies
 from api.http.caller import NOBODY
+from api.http.side_thread import beside
 from shared import wire
 from shared.errors import (
     BrokerLost,
@@ -41,6 +43,7 @@ from shared.protocol import (
     Resubmit,
     Status,
     StatusReport,
+    Submit,
 )
 from shared.settings import Settings
 
@@ -49,6 +52,7 @@ log = logging.getLogger(__name__)
 DRAIN_BUDGET = 256  # messages, before the loop may do something else
 LOOK_INTERVAL = 0.2  # at what is to be acknowledged, parked or given up
 MAX_UNREAD = 2048  # tokens that wait for a slow reader, at most
+LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
 LINGER = 200  # milliseconds, for the last Cancels
 
@@ -61,6 +65,7 @@ class BrokerClient:
         self._live: dict[str, tuple[Journal, Replies]] = {}
         self._parked: set[str] = set()
         self._queries: dict[str, asyncio.Future[StatusReport]] = {}
+        self._encoding: set[asyncio.Task[None]] = set()
         self._epoch: str | None = None
         self._draining = False
 
@@ -124,6 +129,7 @@ class BrokerClient:
         for journal in journals:
             self._live[journal.request_id] = journal, replies
             self._submit(journal)
+            await asyncio.sleep(0)  # many prompts are encoded one by one
         await replies.first(self._settings.first_token_silence)
         return replies
 
@@ -252,12 +258,26 @@ class BrokerClient:
     # ---- what the broker is told
 
     def _submit(self, journal: Journal) -> None:
-        try:
-            frames = wire.frames(journal.submit())
-        except CannotBePassedOn as error:
-            self._end(journal, error)
+        submit = journal.submit()
+        if wire.prompt_size(submit.generation.prompt) <= LARGE:
+            self._send_submit(journal, submit, _encoded(submit))
+            return
+        task = self._loop.create_task(self._encode_beside(journal, submit))
+        self._encoding.add(task)
+        task.add_done_callback(self._encoding.discard)
+
+    async def _encode_beside(self, journal: Journal, submit: Submit) -> None:
+        self._send_submit(journal, submit, await beside(_encoded, submit))
+
+    def _send_submit(self, journal: Journal, submit: Submit, encoded: list[bytes] | CannotBePassedOn) -> None:
+        """Unless the request has ended or has a later attempt by now."""
+        live, _ = self._live.get(submit.request_id, (None, None))
+        if live is not journal or journal.attempt != submit.attempt:
+            return
+        if isinstance(encoded, CannotBePassedOn):
+            self._end(journal, encoded)
         else:
-            self._send_frames(frames)
+            self._send_frames(encoded)
 
     def _repair(self, journal: Journal) -> None:
         journal.repairs += 1
@@ -312,3 +332,10 @@ class BrokerClient:
         if silence > self._settings.resume_timeout:
             for journal, _ in list(self._live.values()):
                 self._end(journal, self._lost())
+
+
+def _encoded(submit: Submit) -> list[bytes] | CannotBePassedOn:
+    try:
+        return wire.frames(submit)
+    except CannotBePassedOn as error:
+        return error
