@@ -196,9 +196,14 @@ class TokenLogprob(Alternative):
 
 
 class Start(Part):
-    """What is known once the prompt is tokenized; in the first delta of each choice."""
+    """What is known once the prompt is tokenized; in the first delta of each choice.
+
+    ``temperature`` and ``top_p`` are those in use, the model's own where the request left them open.
+    """
 
     prompt_tokens: int
+    temperature: float | None = None
+    top_p: float | None = None
     cached_tokens: int = 0
     prompt_text: str | None = None  # when echo was asked
     prompt_ids: Ids | None = None  # when echo was asked

@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     )
     keepalive: float = Field(5.0, gt=0, description="a comment is sent on a silent stream this often")
     send_timeout: float = Field(60.0, gt=0, description="a client that reads nothing for so long is cut")
+    # As large as Anthropic's API takes: histories bring pictures, of which the model is told that they were left out.
     max_body_bytes: int = Field(32 << 20, ge=1024, description="largest request body")
     response_store_bytes: int = Field(
         256 << 20, ge=0, description="what is kept of /v1/responses, the oldest go first; 0 keeps nothing"

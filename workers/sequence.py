@@ -184,6 +184,8 @@ class Row:
         self._started = True
         return Start(
             prompt_tokens=len(self.job.prompt),
+            temperature=self.job.generation.sampling.temperature,
+            top_p=self.job.generation.sampling.top_p,
             cached_tokens=self.cached_tokens,
             prompt_text=self.job.prompt_text,
             prompt_ids=self.job.prompt if self.job.generation.echo else None,

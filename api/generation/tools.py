@@ -1,22 +1,50 @@
-"""Tools as the prompt shows them, and which of them may be called. Pure; every dialect ends here."""
+"""Tools as the prompt shows them, and which of them may be called. Pure; every dialect makes its tools here.
+
+Rule 1: all tools of a request together are bounded: the bound of each schema alone would let 32 MiB through.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic_core import to_json
+
 from api.generation.grammars import check_schema
 from api.generation.refusals import wrong
+from api.generation.schemas import MAX_TOOLS
 from shared.protocol import ToolUse
 
+MAX_BYTES = (
+    1 << 20
+)  # of all tools as JSON; the largest agents known bring 0.1 MiB, and 1 MiB is 250,000 tokens
 
-def tool(name: str, description: str | None, parameters: dict[str, Any] | None, param: str) -> dict[str, Any]:
-    """The form that chat templates read. ``param`` is what to blame for a schema that cannot be used."""
-    function: dict[str, Any] = {"name": name}
-    if description is not None:
-        function["description"] = description
-    if parameters is not None:
-        check_schema(parameters, param)
-    function["parameters"] = parameters or {"type": "object", "properties": {}}
-    return {"type": "function", "function": function}
+
+class Tools:
+    """The tools of one request. ``param`` is the request's name for them."""
+
+    def __init__(self, param: str = "tools") -> None:
+        self._param = param
+        self._count = self._bytes = 0
+
+    def make(
+        self, name: str, description: str | None, parameters: dict[str, Any] | None, param: str
+    ) -> dict[str, Any]:
+        """The form that chat templates read. Raises InvalidRequest; ``param``: the name of this tool's schema."""
+        function: dict[str, Any] = {"name": name}
+        if description is not None:
+            function["description"] = description
+        if parameters is not None:
+            check_schema(parameters, param)
+        function["parameters"] = parameters or {"type": "object", "properties": {}}
+        self._count += 1
+        self._bytes += len(to_json(function))
+        if self._count > MAX_TOOLS:
+            raise wrong(self._param, f"there must be at most {MAX_TOOLS} functions in all")
+        if self._bytes > MAX_BYTES:
+            raise wrong(
+                self._param,
+                f"all tools together are larger than {MAX_BYTES} bytes: offer fewer, or shorten their schemas",
+            )
+        return {"type": "function", "function": function}
 
 
 def names_of(tools: Sequence[dict[str, Any]]) -> list[str]:

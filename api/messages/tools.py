@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from api.generation.tools import tool
+from api.generation.tools import Tools
 from api.messages.client_tools import client_tool
 from api.messages.schemas import (
     CountTokensRequest,
@@ -40,18 +40,19 @@ def offered(request: CountTokensRequest) -> list[dict[str, Any]]:
     if request.tool_choice is not None and request.tool_choice.type == "none":
         return []
     at_once = any(isinstance(one, OtherTool) and one.type.startswith(SEARCH) for one in request.tools)
+    made = Tools()
     known: dict[str, dict[str, Any]] = {}
     shown: dict[str, dict[str, Any]] = {}
     for i, one in enumerate(request.tools):
         path = f"tools[{i}]"
         shape = client_tool(one, path) if isinstance(one, OtherTool) else one
         if shape is not None:
-            known[shape.name] = _tool(shape, path)
+            known[shape.name] = _tool(made, shape, path)
             if at_once or not shape.defer_loading:
                 shown[shape.name] = known[shape.name]
     for change in _changes(request):
         if change.definition is not None:
-            known[change.name] = _tool(*change.definition)
+            known[change.name] = _tool(made, *change.definition)
         if change.removed:
             shown.pop(change.name, None)
         elif change.name in known:
@@ -80,8 +81,8 @@ def change_of(block: ToolReferenceBlock | ToolChangeBlock, path: str) -> Change 
             return None
 
 
-def _tool(one: CustomTool, path: str) -> dict[str, Any]:
-    return tool(one.name, one.description, one.input_schema, f"{path}.input_schema")
+def _tool(made: Tools, one: CustomTool, path: str) -> dict[str, Any]:
+    return made.make(one.name, one.description, one.input_schema, f"{path}.input_schema")
 
 
 def _changes(request: CountTokensRequest) -> Iterator[Change]:

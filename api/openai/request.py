@@ -12,7 +12,7 @@ from api.generation.refusals import left_out, unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.schemas import MAX_CHOICES
 from api.generation.templates import checked_kwargs, effort_kwargs, thinking_kwargs
-from api.generation.tools import names_of, tool, tool_use
+from api.generation.tools import Tools, names_of, tool_use
 from api.openai.schemas import (
     ChatCompletionRequest,
     ChatMessage,
@@ -78,8 +78,9 @@ def chat_prompt(
 
 
 def prompt_tools(tools: list[Tool]) -> list[dict[str, Any]]:
+    made = Tools()
     return [
-        tool(
+        made.make(
             one.function.name,
             one.function.description,
             one.function.parameters,
@@ -154,8 +155,9 @@ def _grammar(wanted: ResponseFormat | None) -> Grammar | None:
 
 
 def _tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
+    made = Tools("functions")
     return prompt_tools(request.tools) or [
-        tool(one.name, one.description, one.parameters, f"functions[{i}].parameters")
+        made.make(one.name, one.description, one.parameters, f"functions[{i}].parameters")
         for i, one in enumerate(request.functions)
     ]
 

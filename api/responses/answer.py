@@ -41,6 +41,7 @@ def ended(identity: Identity, request: ResponsesRequest, blocks: Blocks, at: int
         identity,
         request,
         "incomplete" if cut else "completed",
+        **_used(blocks),
         completed_at=None if cut else at,
         incomplete_details=IncompleteDetails() if cut else None,
         output=[item(identity, request, block, status(block, blocks)) for block in blocks.all],
@@ -55,6 +56,7 @@ def failed(
         identity,
         request,
         "failed",
+        **_used(blocks),
         error=ErrorDetails(code=_failure_code(error), message=error.message),
         output=[item(identity, request, block, "incomplete") for block in blocks.all],
     )
@@ -103,6 +105,13 @@ def _asked(request: ResponsesRequest) -> dict[str, Any]:
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
         "tools": shown(request),
     }
+
+
+def _used(blocks: Blocks) -> dict[str, float]:
+    """What the tokens were drawn with, which is the model's own where the request left it open."""
+    start = blocks.start
+    said = {"temperature": start.temperature, "top_p": start.top_p} if start is not None else {}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 # ---------------------------------------------------------------- items

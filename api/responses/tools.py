@@ -7,9 +7,7 @@ Rule 2: tools of types that are not known here are left out: clients offer them 
 from collections.abc import Iterator
 from typing import Any
 
-from api.generation.refusals import wrong
-from api.generation.schemas import MAX_TOOLS
-from api.generation.tools import tool
+from api.generation.tools import Tools
 from api.responses.schemas import FunctionTool, NamespaceTool, ResponsesRequest
 
 SEPARATOR = "__"
@@ -18,13 +16,11 @@ SEPARATOR = "__"
 def offered(request: ResponsesRequest) -> list[dict[str, Any]]:
     if request.tool_choice == "none":
         return []
-    tools = [
-        tool(long_name(namespace, one.name), one.description, one.parameters, f"{path}.parameters")
+    made = Tools()
+    return [
+        made.make(long_name(namespace, one.name), one.description, one.parameters, f"{path}.parameters")
         for namespace, one, path in _functions(request)
     ]
-    if len(tools) > MAX_TOOLS:
-        raise wrong("tools", f"there must be at most {MAX_TOOLS} functions in all")
-    return tools
 
 
 def long_name(namespace: str | None, name: str) -> str:

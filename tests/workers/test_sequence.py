@@ -64,3 +64,10 @@ def test_thinking_that_the_prompt_opened_is_thinking_from_the_first_token() -> N
 
 def test_an_answer_without_thinking_is_content() -> None:
     assert parts(["Yes", "."]) == [None, None]
+
+
+def test_the_first_delta_tells_the_temperature_in_use() -> None:
+    row = Row(job(max_tokens=2, temperature=0.25, top_p=0.5), 0, RULES)
+    first, second = (row.push(PIECES.index("hm"), LogprobsOf(-1.0, [])).delta for _ in range(2))
+    assert first.start is not None and second.start is None
+    assert (first.start.temperature, first.start.top_p) == (0.25, 0.5)

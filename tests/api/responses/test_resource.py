@@ -76,6 +76,14 @@ def test_items_parts_and_deltas_come_in_order() -> None:
     assert (sent[16]["name"], sent[16]["arguments"]) == ("f", "{}")
 
 
+def test_a_response_tells_the_temperature_in_use_where_the_request_left_it_open() -> None:
+    stream, data = stream_of({"text": "Hi", "start": {"prompt_tokens": 1, "temperature": 0.6, "top_p": 0.9}})
+    first = parsed(data)[0]["response"]
+    assert (first["temperature"], first["top_p"]) == (1.0, 1.0), "not known before the model has begun"
+    last = stream.ended(5)
+    assert (last.temperature, last.top_p) == (0.6, 0.9)
+
+
 def test_silence_is_filled_with_events() -> None:
     stream = ResponseEvents(IDENTITY, ResponsesRequest(input="Hi"))
     sent = parsed(stream.idle() + stream.idle() + stream.render([]))
