@@ -13,14 +13,14 @@ import uvicorn
 from api.app import make_app
 from api.generation.broker_client import BrokerClient
 from api.http.connection import Connection
-from api.http.connection_limits import Crowd
+from api.http.connection_limits import ConnectionLimits
 from shared import failpoints, logs
 from shared.files import NotPrivate, make_private, raise_file_limit
 from shared.settings import Settings, load_settings
 
 EX_TEMPFAIL, EX_CONFIG = 75, 78
-FOR_CONNECTIONS = 0.8  # of the files this process may have open
-GRACE = 30  # seconds that running requests get when the process is told to stop
+FOR_CONNECTIONS = 0.8  # the share of the open files that connections may take
+GRACE = 30  # seconds for running requests when the process is stopped
 
 
 def main() -> None:
@@ -34,9 +34,9 @@ def main() -> None:
         raise SystemExit(os.EX_CONFIG)
     logs.configure("api", settings.log_level)
     claim_run_dir(settings)
-    crowd = Crowd(int(raise_file_limit() * FOR_CONNECTIONS), settings.unfinished_per_address)
+    limits = ConnectionLimits(int(raise_file_limit() * FOR_CONNECTIONS), settings.unfinished_per_address)
     listener = listen(settings) if fd is None else socket.socket(fileno=fd)
-    serve(settings, listener, crowd)
+    serve(settings, listener, limits)
 
 
 def claim_run_dir(settings: Settings) -> None:
@@ -63,11 +63,11 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve(settings: Settings, listener: socket.socket, crowd: Crowd) -> None:
+def serve(settings: Settings, listener: socket.socket, limits: ConnectionLimits) -> None:
     config = uvicorn.Config(
         make_app(settings, BrokerClient(settings)),
         loop="uvloop",
-        http=Connection.of(crowd),
+        http=Connection.of(limits),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -82,7 +82,7 @@ def serve(settings: Settings, listener: socket.socket, crowd: Crowd) -> None:
         signal.SIGINT,
     ):  # uvicorn raises them again when it is done: then we just leave
         signal.signal(stop, lambda *_: None)
-    gc.freeze()  # a full collection over what is imported would stop all streams for 15 ms
+    gc.freeze()  # a full collection over the imported modules stops all streams for 15 ms
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -1,4 +1,4 @@
-"""Every route on one screen. Errors are not rendered here: they pass through to the shell."""
+"""Every route on one screen. Errors pass through Falcon to the guard, which renders them."""
 
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -11,7 +11,7 @@ from api.docs.reference import Docs, OpenApi
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.http.errors import ErrorDialect, OpenAIErrors, from_falcon
-from api.http.guard import Shell
+from api.http.guard import Guard
 from api.http.router import Routes
 from api.messages.errors import AnthropicErrors
 from api.messages.resource import Messages
@@ -28,13 +28,13 @@ from api.responses.store import Store
 from shared.settings import Settings
 
 
-def make_app(settings: Settings, broker: BrokerClient) -> Shell:
+def make_app(settings: Settings, broker: BrokerClient) -> Guard:
     routes = Routes()
-    return Shell(make_routes(settings, broker, routes), settings, routes, error_dialect)
+    return Guard(make_routes(settings, broker, routes), settings, routes, error_dialect)
 
 
 def error_dialect(path: str, headers: Mapping[bytes, bytes]) -> ErrorDialect:
-    """By the path; Anthropic's clients also say who they are, wherever they ask."""
+    """By the path. Anthropic's clients also send a header of their own, on every path."""
     messages = path == "/v1/messages" or path.startswith("/v1/messages/")
     return AnthropicErrors() if messages or b"anthropic-version" in headers else OpenAIErrors()
 
@@ -75,14 +75,14 @@ def make_routes(
 
 
 class ResponseId(BaseConverter):
-    """So that what OpenAI has beside the stored responses, such as ``compact``, is not taken for one of them."""
+    """Keeps OpenAI's other paths beside the stored responses, such as ``compact``, from being read as an id."""
 
     def convert(self, value: str) -> str | None:
         return value if value.startswith(PREFIX) else None
 
 
 class Lifespan:
-    """The broker client lives as long as the server."""
+    """Starts and closes the broker client with the server."""
 
     def __init__(self, broker: BrokerClient) -> None:
         self._broker = broker

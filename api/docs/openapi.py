@@ -1,8 +1,8 @@
 """The OpenAPI document, made from the schemas that check requests and shape answers.
 
 Rule 1: every route is in ``OPERATIONS``; a test compares it with the app.
-Rule 2: nothing is described by hand that a schema can say.
-Rule 3: a schema has the name of its class; where dialects share that name, the dialect stands before it.
+Rule 2: nothing that a schema can say is described by hand.
+Rule 3: a schema is named after its class, with its dialect in front where dialects share that name.
 """
 
 import re
@@ -38,7 +38,7 @@ class Operation:
 
     @property
     def parameters(self) -> list[str]:
-        """Names in the path."""
+        """The names in the path."""
         return [part.strip("{}") for part in self.path.split("/") if part.startswith("{")]
 
 
@@ -126,7 +126,7 @@ OPERATIONS = (
 
 
 class NamedByClass(GenerateJsonSchema):
-    """pydantic would name a class whose name is not the only one by its module's path."""
+    """By default, pydantic puts the path of the module in front of a class name that occurs twice."""
 
     def normalize_name(self, name: str) -> str:
         if qualified := _QUALIFIED.fullmatch(name):

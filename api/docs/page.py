@@ -1,4 +1,4 @@
-"""The OpenAPI document as one page of HTML that fetches nothing from anywhere. Pure."""
+"""The OpenAPI document as one HTML page that loads nothing. Pure."""
 
 from collections.abc import Iterator
 from html import escape
@@ -74,7 +74,7 @@ def _default(field: dict[str, Any]) -> str:
 
 
 def _kind(field: dict[str, Any]) -> str:
-    """In a few words; the document has all of it."""
+    """A short form of the type; the document has the whole."""
     if "$ref" in field:
         return str(field["$ref"]).removeprefix(REFS).rpartition("__")[2]
     if "enum" in field or "const" in field:

@@ -1,4 +1,4 @@
-"""GET /openapi.json and GET /docs: what can be asked of this server. Made once: it never changes."""
+"""GET /openapi.json and GET /docs, made once, as they never change."""
 
 from functools import cache
 

@@ -1,15 +1,15 @@
-"""The deltas of one choice as blocks that open, grow and close: thinking, text and calls, each by itself. Pure.
+"""Assembles the deltas of one choice to blocks of thinking, text and calls. Pure.
 
-Rule 1: one block is open at a time; another kind, or another call, closes it.
-Rule 2: an answer that ends has a block, if only an empty text.
-Rule 3: every dialect makes its whole answers from these blocks; a whole answer is what a stream leaves behind.
+Rule 1: one block is open at a time; a delta of another kind, or of another call, closes it.
+Rule 2: a finished choice has at least one block, if only an empty text.
+Rule 3: every dialect makes its whole answers from these blocks, and the typed dialects their events as well.
 """
 
 from collections.abc import AsyncIterable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from api.generation.usage import Tally
+from api.generation.usage import TokenCounter
 from shared.protocol import CallPiece, Delta, Finish, Start, TokenLogprob
 
 Kind = Literal["thinking", "text", "call"]
@@ -17,7 +17,7 @@ Kind = Literal["thinking", "text", "call"]
 
 @dataclass
 class Block:
-    """``id`` and ``name`` are a call's; its pieces are JSON text. ``call`` tells calls apart."""
+    """``id`` and ``name`` belong to a call, whose pieces are JSON text; ``call`` is the call's number."""
 
     index: int
     kind: Kind
@@ -53,14 +53,14 @@ Change = Opened | Grew | Closed
 
 
 class Blocks:
-    """One choice. ``logprobs`` are those of all its tokens, whichever block they belong to.
+    """The blocks of one choice. ``logprobs`` are those of all its tokens, in every block.
 
-    ``tally`` counts the tokens of the whole request: its choices share it.
+    ``counter`` counts the tokens of the whole request; its choices share it.
     """
 
-    def __init__(self, tally: Tally | None = None) -> None:
+    def __init__(self, counter: TokenCounter | None = None) -> None:
         self.all: list[Block] = []
-        self.tally = tally or Tally(1)
+        self.counter = counter or TokenCounter(1)
         self.start: Start | None = None
         self.finish: Finish | None = None
         self.logprobs: list[TokenLogprob] = []
@@ -68,7 +68,7 @@ class Blocks:
         self._scores: list[TokenLogprob] = []
 
     def text(self, kind: Kind = "text") -> str:
-        """Of all blocks of one kind."""
+        """The text of all blocks of one kind."""
         return "".join(block.text for block in self.all if block.kind == kind)
 
     @property
@@ -76,7 +76,7 @@ class Blocks:
         return [block for block in self.all if block.kind == "call"]
 
     def take(self, delta: Delta) -> Iterator[Change]:
-        self.tally.see(delta)
+        self.counter.see(delta)
         self.start = self.start or delta.start
         self.logprobs += delta.logprobs or ()
         self._scores += [token for token in delta.logprobs or () if token.part is None]
@@ -131,9 +131,9 @@ class Blocks:
 
 
 async def gather(replies: AsyncIterable[list[Delta]], prompts: int = 1, n: int = 1) -> Sequence[Blocks]:
-    """Every choice to its end: ``n`` of each prompt, in the order of the prompts."""
-    tally = Tally(n)
-    choices = [Blocks(tally) for _ in range(prompts * n)]
+    """Reads every choice to its end: ``n`` of each prompt, in the order of the prompts."""
+    counter = TokenCounter(n)
+    choices = [Blocks(counter) for _ in range(prompts * n)]
     async for batch in replies:
         for delta in batch:
             for _ in choices[delta.choice].take(delta):

@@ -1,12 +1,12 @@
-"""The api's end of the wire to the broker; the only module here that knows ZeroMQ.
+"""The api's connection to the broker; the only module of the api that knows ZeroMQ.
 
-Rule 1: a request waits for a broker that is seen; it is submitted again on Resubmit, on a Gap, on a new epoch.
-Rule 2: whoever asked owns the replies: when its task ends, however it ends, what is unfinished is cancelled.
-Rule 3: whose client reads too slowly is parked: it runs no longer, and is submitted again when there is room.
-Rule 4: what is large is encoded beside the loop, which would stop for it.
-Rule 5: the socket is edge-triggered: it is drained until empty, and looked at again after each send.
+Rule 1: a request waits until the broker is seen. It is submitted again on Resubmit, on a Gap, and to a new broker.
+Rule 2: the task that called ``generate`` owns the replies: when it ends, its unfinished requests are cancelled.
+Rule 3: a request whose client reads too slowly is parked: it is cancelled, and submitted again when there is room.
+Rule 4: a large request is encoded off the event loop, which would stop for it.
+Rule 5: the socket is edge-triggered: it is read until it is empty, and checked again after each send.
 
-A raw socket with ``add_reader`` costs 5 us a message; ``zmq.asyncio`` cost 24.
+A raw socket with ``add_reader`` costs 5 us a message, ``zmq.asyncio`` costs 24.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import zmq
 from pydantic import BaseModel
 
-from api.generation.received import MAX_REPAIRS, Gap, Journal
+from api.generation.received import MAX_REPAIRS, Gap, Received
 from api.generation.replies import Replies
-from api.http.caller import NOBODY
-from api.http.side_thread import beside
+from api.http.caller import ANONYMOUS
+from api.http.side_thread import in_side_thread
 from shared import wire
 from shared.errors import (
     BrokerLost,
@@ -49,20 +49,20 @@ from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-DRAIN_BUDGET = 256  # messages, before the loop may do something else
-LOOK_INTERVAL = 0.2  # at what is to be acknowledged, parked or given up
-MAX_UNREAD = 2048  # tokens that wait for a slow reader, at most
+DRAIN_BUDGET = 256  # messages that are read before the event loop runs other callbacks
+LOOK_INTERVAL = 0.2  # seconds between checks of what to acknowledge, park or end
+MAX_UNREAD = 2048  # tokens; beyond, the request is parked
 LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
-LINGER = 200  # milliseconds, for the last Cancels
+LINGER = 200  # milliseconds in which the last Cancels are sent
 
 
 class BrokerClient:
-    """``start`` and ``close`` belong to the loop that serves; everything else is called from it."""
+    """The serving loop calls ``start`` and ``close``, and every other method runs on that loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._live: dict[str, tuple[Journal, Replies]] = {}
+        self._live: dict[str, tuple[Received, Replies]] = {}
         self._parked: set[str] = set()
         self._queries: dict[str, asyncio.Future[StatusReport]] = {}
         self._encoding: set[asyncio.Task[None]] = set()
@@ -78,7 +78,7 @@ class BrokerClient:
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME)
-        self._socket.setsockopt(zmq.SNDHWM, 0)  # a lost broker is noticed before this grows
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # unbounded: a lost broker is noticed before the queue grows
         self._socket.connect(f"ipc://{self._settings.api_socket}")
         self._seen = asyncio.Event()
         self._heard = self._next_ping = self._next_tick = self._loop.time()
@@ -102,16 +102,16 @@ class BrokerClient:
         return self._seen.is_set()
 
     async def generate(self, model: str, generations: Sequence[Generation], caller: str) -> Replies:
-        """Returns at the first delta, or after ``first_token_silence`` of loading. Raises refusals.
+        """Returns at the first delta, or after ``first_token_silence`` without one. Raises refusals.
 
-        All generations have one ``n``; choice i of prompt p is p * n + i in the replies. What a prompt's beginning
-        was computed to is shared with none but the same ``caller``, unless the operator allows it.
+        All generations have the same ``n``; choice i of prompt p is p * n + i in the replies. Only requests of the same
+        ``caller`` share a prefix in the cache, unless the operator allows all.
         """
         await self._broker_seen()
-        namespace = {"cache_namespace": NOBODY if self._settings.prompt_cache_shared else caller}
+        namespace = {"cache_namespace": ANONYMOUS if self._settings.prompt_cache_shared else caller}
         group = secrets.token_hex(8)
-        journals = [
-            Journal(
+        requests = [
+            Received(
                 secrets.token_hex(16),
                 model,
                 generation.model_copy(update=namespace),
@@ -122,14 +122,14 @@ class BrokerClient:
             for prompt, generation in enumerate(generations)
         ]
         choices = sum(generation.n for generation in generations)
-        replies = Replies(choices, self._settings.keepalive, lambda: self._cancel(journals))
+        replies = Replies(choices, self._settings.keepalive, lambda: self._cancel(requests))
         owner = asyncio.current_task()
         assert owner is not None
         owner.add_done_callback(lambda _: replies.close())
-        for journal in journals:
-            self._live[journal.request_id] = journal, replies
-            self._submit(journal)
-            await asyncio.sleep(0)  # many prompts are encoded one by one
+        for request in requests:
+            self._live[request.request_id] = request, replies
+            self._submit(request)
+            await asyncio.sleep(0)  # the loop runs between the encodings of many prompts
         await replies.first(self._settings.first_token_silence)
         return replies
 
@@ -180,7 +180,7 @@ class BrokerClient:
         try:
             message: BrokerToApi = wire.decode(wire.TO_API, data)
         except wire.ProtocolError as error:
-            log.error("the broker sent what is no message: %s", error)
+            log.error("the broker sent invalid bytes: %s", error)
             return
         self._heard = self._loop.time()
         self._seen.set()
@@ -197,53 +197,53 @@ class BrokerClient:
                     answer.set_result(message)
 
     def _end_attempt(self, message: Resubmit | Refused) -> None:
-        journal, _ = self._live.get(message.request_id, (None, None))
-        if journal is None or journal.attempt != message.attempt:
+        request, _ = self._live.get(message.request_id, (None, None))
+        if request is None or request.attempt != message.attempt:
             return
         if isinstance(message, Refused):
-            self._end(journal, FailureFromElsewhere(message.failure))
+            self._end(request, FailureFromElsewhere(message.failure))
         else:
             log.info("request %s goes on elsewhere: %s", message.request_id, message.reason)
-            journal.lose(blameless=message.blameless)
-            self._submit(journal)
+            request.worker_lost(blameless=message.blameless)
+            self._submit(request)
 
     def _take(self, chunks: Chunks) -> None:
         for delta in chunks.deltas:
             live = self._live.get(delta.request_id)
             if live is None:
                 continue
-            journal, replies = live
+            request, replies = live
             try:
-                fresh = journal.take(delta, chunks.digest)
+                fresh = request.take(delta, chunks.digest)
             except Gap:
-                self._repair(journal)
+                self._repair(request)
                 continue
             except ModelChanged as error:
-                self._send(Cancel(request_id=journal.request_id))
-                self._end(journal, error)
+                self._send(Cancel(request_id=request.request_id))
+                self._end(request, error)
                 continue
             if fresh is None:
                 continue
             replies.put(fresh)
-            if journal.finished:
-                del self._live[journal.request_id]
-                self._send(Done(request_id=journal.request_id))
+            if request.finished:
+                del self._live[request.request_id]
+                self._send(Done(request_id=request.request_id))
 
-    def _park(self, journal: Journal) -> None:
-        log.info("request %s is parked: its client reads too slowly", journal.request_id)
-        self._send(Cancel(request_id=journal.request_id))
-        journal.pause()
-        self._parked.add(journal.request_id)
+    def _park(self, request: Received) -> None:
+        log.info("request %s is parked: its client reads too slowly", request.request_id)
+        self._send(Cancel(request_id=request.request_id))
+        request.pause()
+        self._parked.add(request.request_id)
 
     def _park_and_unpark(self) -> None:
         self._parked &= self._live.keys()
-        for request_id, (journal, replies) in list(self._live.items()):
+        for request_id, (request, replies) in list(self._live.items()):
             if request_id not in self._parked:
                 if replies.unread >= MAX_UNREAD:
-                    self._park(journal)
+                    self._park(request)
             elif replies.unread < MAX_UNREAD // 2:
                 self._parked.discard(request_id)
-                self._submit(journal)
+                self._submit(request)
 
     def _pong(self, epoch: str) -> None:
         if epoch == self._epoch:
@@ -251,56 +251,58 @@ class BrokerClient:
         if self._epoch is not None:
             log.info("a new broker; %d requests are submitted again", len(self._live))
         self._epoch = epoch
-        for journal, _ in list(self._live.values()):
-            if journal.request_id not in self._parked:
-                self._submit(journal)
+        for request, _ in list(self._live.values()):
+            if request.request_id not in self._parked:
+                self._submit(request)
 
     # ---- what the broker is told
 
-    def _submit(self, journal: Journal) -> None:
-        submit = journal.submit()
+    def _submit(self, request: Received) -> None:
+        submit = request.submit()
         if wire.prompt_size(submit.generation.prompt) <= LARGE:
-            self._send_submit(journal, submit, _encoded(submit))
+            self._send_submit(request, submit, _encoded(submit))
             return
-        task = self._loop.create_task(self._encode_beside(journal, submit))
+        task = self._loop.create_task(self._encode_in_side_thread(request, submit))
         self._encoding.add(task)
         task.add_done_callback(self._encoding.discard)
 
-    async def _encode_beside(self, journal: Journal, submit: Submit) -> None:
-        self._send_submit(journal, submit, await beside(_encoded, submit))
+    async def _encode_in_side_thread(self, request: Received, submit: Submit) -> None:
+        self._send_submit(request, submit, await in_side_thread(_encoded, submit))
 
-    def _send_submit(self, journal: Journal, submit: Submit, encoded: list[bytes] | CannotBePassedOn) -> None:
-        """Unless the request has ended or has a later attempt by now."""
+    def _send_submit(
+        self, request: Received, submit: Submit, encoded: list[bytes] | CannotBePassedOn
+    ) -> None:
+        """Sends nothing when the request has ended or has a later attempt."""
         live, _ = self._live.get(submit.request_id, (None, None))
-        if live is not journal or journal.attempt != submit.attempt:
+        if live is not request or request.attempt != submit.attempt:
             return
         if isinstance(encoded, CannotBePassedOn):
-            self._end(journal, encoded)
+            self._end(request, encoded)
         else:
             self._send_frames(encoded)
 
-    def _repair(self, journal: Journal) -> None:
-        journal.repairs += 1
-        log.warning("request %s has a gap in attempt %d", journal.request_id, journal.attempt)
-        if journal.repairs <= MAX_REPAIRS:
-            self._submit(journal)
+    def _repair(self, request: Received) -> None:
+        request.repairs += 1
+        log.warning("request %s has a gap in attempt %d", request.request_id, request.attempt)
+        if request.repairs <= MAX_REPAIRS:
+            self._submit(request)
         else:
-            self._send(Cancel(request_id=journal.request_id))
-            self._end(journal, WorkerLost("The answer arrived with gaps that could not be repaired."))
+            self._send(Cancel(request_id=request.request_id))
+            self._end(request, WorkerLost("The answer arrived with gaps that could not be repaired."))
 
     def _ack(self) -> None:
-        for journal, _ in list(self._live.values()):
-            for ack in journal.acks():
+        for request, _ in list(self._live.values()):
+            for ack in request.acks():
                 self._send(ack)
 
-    def _end(self, journal: Journal, failure: ServingError) -> None:
-        _, replies = self._live.pop(journal.request_id)
+    def _end(self, request: Received, failure: ServingError) -> None:
+        _, replies = self._live.pop(request.request_id)
         replies.fail(failure)
 
-    def _cancel(self, journals: Sequence[Journal]) -> None:
-        for journal in journals:
-            if self._live.pop(journal.request_id, None) is not None:
-                self._send(Cancel(request_id=journal.request_id))
+    def _cancel(self, requests: Sequence[Received]) -> None:
+        for request in requests:
+            if self._live.pop(request.request_id, None) is not None:
+                self._send(Cancel(request_id=request.request_id))
 
     def _send(self, message: BaseModel) -> None:
         self._send_frames([wire.encode(message)])
@@ -314,9 +316,9 @@ class BrokerClient:
 
     def _tick(self) -> None:
         now, period = self._loop.time(), min(LOOK_INTERVAL, self._settings.heartbeat_interval)
-        self._drain()  # before anything is judged late
+        self._drain()  # what has arrived counts before the silence is measured
         if (slept := now - self._next_tick) > self._settings.heartbeat_interval:
-            self._heard += slept  # we were away, not the broker
+            self._heard += slept  # this process slept, the broker was not silent
         self._next_tick = now + period
         self._ticker = self._loop.call_at(self._next_tick, self._tick)
         if now >= self._next_ping:
@@ -330,8 +332,8 @@ class BrokerClient:
         if silence > self._settings.heartbeat_timeout:
             self._seen.clear()
         if silence > self._settings.resume_timeout:
-            for journal, _ in list(self._live.values()):
-                self._end(journal, self._lost())
+            for request, _ in list(self._live.values()):
+                self._end(request, self._lost())
 
 
 def _encoded(submit: Submit) -> list[bytes] | CannotBePassedOn:

@@ -1,4 +1,4 @@
-"""The names a request may ask for. A name is looked up here and never becomes a path."""
+"""The model names that a request may ask for; a name never becomes a path."""
 
 from shared.errors import InvalidRequest, ModelNotFound
 from shared.settings import Settings
@@ -10,7 +10,7 @@ class Catalog:
         self._default = settings.default_model
 
     def resolve(self, name: str | None) -> str:
-        """Raises ModelNotFound; InvalidRequest when no name was given and there is no default."""
+        """Raises ModelNotFound; InvalidRequest when the request names no model and there is no default."""
         if name is None:
             if self._default is None:
                 raise NoModel(

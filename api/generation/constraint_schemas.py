@@ -1,7 +1,7 @@
-"""What a text must be, by the names that other servers have for it; a part of the request of every dialect.
+"""The fields by which every dialect's requests constrain the text, under the names of other servers.
 
-guided_* and structured_outputs are vLLM's, regex and ebnf SGLang's, grammar llama.cpp's and TGI's, json_schema
-llama.cpp's and SGLang's, format Ollama's.
+guided_* and structured_outputs are vLLM's; regex and ebnf SGLang's; grammar llama.cpp's and TGI's; json_schema
+llama.cpp's and SGLang's; format Ollama's.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -38,7 +38,7 @@ class TypedGrammar(Request):
 
 
 class Constrained(Request):
-    """At most one of these says what the text is; ``whitespace`` is what may stand between the parts of JSON."""
+    """At most one field constrains the text; the whitespace fields say what may stand between the parts of JSON."""
 
     BLANK: ClassVar = frozenset(
         {

@@ -1,7 +1,7 @@
-"""What a request says that its text must be, by whichever name, as the one inner Grammar. Pure.
+"""Translates a request's constraint, under any of its names, to the inner Grammar. Pure.
 
-Rule 1: one constraint at a time; two are refused by the name of the second, whatever they say.
-Rule 2: what it says is bounded here and compiled by the worker, which knows the tokenizer.
+Rule 1: a request has one constraint; of two, the second is refused by its name.
+Rule 2: its size is bounded here; the worker, which knows the tokenizer, compiles it.
 """
 
 import json
@@ -15,11 +15,11 @@ from api.generation.grammars import MAX_BYTES, grammar
 from api.generation.refusals import unsupported, wrong
 from shared.protocol import Grammar, ToolUse
 
-COMPACT = ""  # whitespace: none
+COMPACT = ""  # allows no whitespace
 
 
 def constraint(request: Constrained, own: Grammar | None, tool_use: ToolUse | None) -> Grammar | None:
-    """``own``: of the dialect's own field. Raises InvalidRequest or UnsupportedParameter."""
+    """``own``: the grammar of the dialect's own field. Raises InvalidRequest or UnsupportedParameter."""
     given = [*([own] if own else []), *_given(request)]
     if len(given) > 1:
         raise wrong(given[1].param, f"it does not go together with '{given[0].param}'")
@@ -77,7 +77,7 @@ def _whitespace(request: Constrained) -> str | None:
 
 
 def json_of(schema: str | dict[str, Any], param: str) -> Grammar:
-    """A schema, or the text of one; by itself or in OpenAI's wrapping with a name."""
+    """``schema`` is a schema or its JSON text, alone or in OpenAI's wrapper with a name."""
     if isinstance(schema, str):
         try:
             schema = from_json(schema, allow_inf_nan=False)

@@ -1,15 +1,15 @@
-"""Replies as the server-sent events of one dialect, whichever it is."""
+"""Sends replies as the server-sent events of any dialect."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Protocol
 
 from shared.protocol import Delta
 
-KEEP_ALIVE = b": keep-alive\n\n"  # a comment, which every reader of events skips
+KEEP_ALIVE = b": keep-alive\n\n"  # a comment, which event readers skip
 
 
 class Events(Protocol):
-    """A dialect's events: for what came, for a silence, and behind the last delta."""
+    """Renders one dialect's events: for a batch of deltas, for a silence, and after the last delta."""
 
     def render(self, batch: Sequence[Delta]) -> bytes: ...
     def idle(self) -> bytes: ...
@@ -17,7 +17,7 @@ class Events(Protocol):
 
 
 async def server_sent(events: Events, replies: AsyncIterable[list[Delta]]) -> AsyncIterator[bytes]:
-    """One ``bytes`` for all that waits, so that it becomes one write."""
+    """Joins all events of a batch to one ``bytes``, which becomes one write."""
     async for batch in replies:
         if not batch:
             yield events.idle()

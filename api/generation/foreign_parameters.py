@@ -1,9 +1,9 @@
-"""Parameters of other servers that our schemas do not have: which of them change the answer, and so are refused.
+"""The parameters of other servers that these schemas lack, and which of them are refused. Pure.
 
-Rule 1: deaf to hints, never to constraints. What a schema has is obeyed; what stands in REFUSED is refused by its
-name, unless its value asks for nothing; every other name is a hint, or unknown, and ignored as clients expect.
-Rule 2: hints are about speed, price, bookkeeping or tuning of something that is off: prediction, service_tier, user,
-metadata, priority, cache_prompt, keep_alive, mirostat_tau without mirostat, dry_base without dry_multiplier.
+Rule 1: a parameter that would change the answer is refused by its name, unless its value is neutral. REFUSED lists
+them; any other unknown name is ignored, as clients expect.
+Rule 2: ignored are hints about speed, price, bookkeeping or the tuning of something that is off: prediction,
+service_tier, user, metadata, priority, cache_prompt, keep_alive, mirostat_tau without mirostat.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 @dataclass(frozen=True)
 class Refusal:
-    """``neutral``: the values that ask for nothing; or what tells so from the value and the whole request."""
+    """``neutral``: the values that ask for nothing, or a function that decides it from the value and the request."""
 
     why: str
     neutral: tuple[Any, ...] | Callable[[Any, Body], bool] = NOTHING
@@ -38,7 +38,7 @@ def _each(names: str, why: str, *neutral: Any) -> dict[str, Refusal]:
 
 
 def _continues(body: Body) -> bool:
-    """Whether the prompt ends with something the assistant has begun to say."""
+    """Whether the last message is the assistant's, which the answer then continues."""
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, dict) and last.get("role") == "assistant"
@@ -49,7 +49,7 @@ def _follows_the_last_message(wanted_when_it_continues: bool) -> Callable[[Any, 
 
 
 def _as_its_prompts_are(value: Any, body: Body) -> bool:
-    """Chat templates write what opens a text themselves; before other prompts the tokenizer does."""
+    """Chat templates write the special tokens of a text's start; for other prompts the tokenizer adds them."""
     return value is None or value is ("prompt" in body or "content" in body)
 
 
@@ -161,7 +161,7 @@ REFUSED: dict[str, Refusal] = {
     **_each("chat_template_kwargs enable_thinking", "say how much it shall think in this dialect's words"),
     **_each("with_pieces return_token_strs", _OTHER_ANSWER),
 }
-PREFIXES = ("guided_",)  # of constraints, whatever follows
+PREFIXES = ("guided_",)  # every name with this prefix is a constraint
 _HINTS = ("guided_decoding_backend", "guided_decoding_disable_fallback")
 
 
@@ -173,9 +173,9 @@ _OF_PROMPTS = {
 
 
 def refuse(body: Body, schema: type[BaseModel]) -> None:
-    """Raises UnsupportedParameter for a name that is not the schema's and asks for something.
+    """Raises UnsupportedParameter for a name that the schema lacks and whose value is not neutral.
 
-    Where nothing is generated, only what would change the prompt does.
+    For a request that generates nothing, only the names that would change the prompt are refused.
     """
     generates = issubclass(schema, Sampled)
     for name in sorted(body.keys() - names_of(schema)):

@@ -1,4 +1,4 @@
-"""JSON schemas that a worker may be asked to enforce: bounded here, compiled there. Pure."""
+"""Bounds the JSON schemas that a worker is asked to enforce. Pure."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ MAX_DEPTH = 32
 
 
 def grammar(schema: dict[str, Any] | None, param: str) -> Grammar:
-    """Without a schema: any JSON object. Raises InvalidRequest that blames ``param``."""
+    """Without a schema, any JSON object matches. Raises InvalidRequest that names ``param``."""
     if schema is not None:
         check_schema(schema, param)
     return Grammar(json_schema=schema, param=param)

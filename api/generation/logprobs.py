@@ -1,4 +1,4 @@
-"""A token and its log probability, as every dialect writes them. Pure."""
+"""The entry of a token and its log probability, which all dialects share. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ IMPOSSIBLE = -9999.0  # stands for minus infinity, which JSON cannot say
 
 
 def text_of(token: Alternative) -> str:
-    """Its bytes as text; what is no UTF-8 by itself is replaced."""
+    """Its bytes as text; a part of a character becomes U+FFFD."""
     return token.bytes.decode("utf-8", "replace")
 
 
@@ -18,7 +18,7 @@ def finite(token: Alternative) -> float:
 
 
 def entries(tokens: Sequence[TokenLogprob], part: str | None = None) -> Iterator[dict[str, Any]]:
-    """``{token, logprob, bytes, top_logprobs}`` for each token of one part of the answer; None is its content."""
+    """``{token, logprob, bytes, top_logprobs}`` of each token of one part of the answer; None is the content."""
     for token in tokens:
         if token.part == part:
             yield {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}

@@ -1,23 +1,23 @@
-"""One request as its edge knows it: every token id received, and which attempt may still speak. Pure.
+"""The token ids that the api has received of one request, and the attempt that may send more. Pure.
 
-Rule 1: a delta of another attempt, or of a choice that has ended, is dropped; so is one that is wholly old.
-Rule 2: any other delta that does not begin at the next index is a Gap: its text cannot be cut at a token, so
-the request is submitted again with what is held, and the answer then begins exactly there.
+Rule 1: a delta of another attempt, of a finished choice, or with old tokens only is dropped.
+Rule 2: any other delta that does not begin at the next index is a Gap. Text cannot be cut at a token, so the request
+is submitted again with the ids received, and the answer continues exactly there.
 """
 
 from shared.errors import ModelChanged
 from shared.protocol import Ack, Delta, Generation, Submit
 
-ACK_TOKENS = 8  # an Ack costs all processes more than keeping a few tokens; what is on trial needs no more
-MAX_REPAIRS = 8  # a peer that makes gaps again and again is broken, not unlucky
+ACK_TOKENS = 8  # an Ack costs every process more than keeping a few tokens costs the worker
+MAX_REPAIRS = 8  # beyond, the peer is broken
 
 
 class Gap(Exception):
-    """The deltas do not join what is held."""
+    """A delta does not continue the tokens received."""
 
 
-class Journal:
-    """``first_choice`` is the client's number of this request's choice 0: it may have sent many prompts.
+class Received:
+    """One request. ``first_choice`` is added to its choices' numbers: a client's request may have many prompts.
 
     ``caller`` and ``group``: see Submit.
     """
@@ -35,12 +35,12 @@ class Journal:
         self.attempt = 0
         self.repairs = 0
         self._losses = 0
-        self._gained = False  # a token, since a worker was last lost
+        self._gained = False  # whether a token came since a worker was last lost
         self._model = model
         self._generation = generation
         self._first_choice = first_choice
         self._caller, self._group = caller, group
-        self._digest = ""  # of the weights that gave what is held
+        self._digest = ""  # of the weights that made the tokens received
         self._held: list[list[int]] = [[] for _ in range(generation.n)]
         self._acked = [0] * generation.n
         self._open = set(range(generation.n))
@@ -51,7 +51,7 @@ class Journal:
         return not self._open
 
     def submit(self) -> Submit:
-        """The next attempt."""
+        """Begins the next attempt."""
         self.attempt += 1
         return Submit(
             request_id=self.request_id,
@@ -66,11 +66,11 @@ class Journal:
         )
 
     def pause(self) -> None:
-        """What is still on its way is dropped; the next attempt brings it again."""
+        """Deltas under way are dropped; the next attempt sends them again."""
         self.attempt += 1
 
-    def lose(self, *, blameless: bool) -> None:
-        """Its worker is lost. Who gains tokens between two losses is not what kills them."""
+    def worker_lost(self, *, blameless: bool) -> None:
+        """Counts the loss, unless it is blameless. A token between two losses resets the count."""
         if self._gained:
             self._losses = 0
         if not blameless:
@@ -78,9 +78,9 @@ class Journal:
         self._gained = False
 
     def take(self, delta: Delta, digest: str = "") -> Delta | None:
-        """The delta as the client shall see it, or None when it is to be dropped. Raises Gap or ModelChanged.
+        """The delta as the client gets it, or None when it is dropped. Raises Gap or ModelChanged.
 
-        ``digest``: of the weights it came from.
+        ``digest``: of the weights that made it.
         """
         choice = delta.choice
         if delta.attempt != self.attempt or choice not in self._open:
@@ -102,14 +102,14 @@ class Journal:
         return delta
 
     def _renumbered(self, delta: Delta) -> Delta:
-        """Each choice starts once for the client, however often it is resumed."""
+        """A choice starts once for the client, however often it is resumed."""
         start = None if delta.choice in self._started else delta.start
         if delta.start is not None:
             self._started.add(delta.choice)
         return delta.model_copy(update={"choice": delta.choice + self._first_choice, "start": start})
 
     def acks(self) -> list[Ack]:
-        """What the worker may forget since the last time, if that is worth a message."""
+        """The acknowledgements that are due since the last call."""
         acks = []
         for choice, held in enumerate(self._held):
             if len(held) >= self._acked[choice] + ACK_TOKENS:

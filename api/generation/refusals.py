@@ -1,4 +1,4 @@
-"""What every dialect says about a field it cannot honour."""
+"""The errors by which every dialect refuses a field."""
 
 from shared.errors import InvalidRequest, UnsupportedParameter
 
@@ -12,5 +12,5 @@ def wrong(param: str, why: str) -> InvalidRequest:
 
 
 def left_out(what: str) -> str:
-    """To the model, of what a tool gave back: a refusal would come again with every further turn of an agent."""
+    """Replaces a tool's picture in the prompt. A refusal would come again with every later turn of the agent."""
     return f"[{what[:64]} left out: this model reads text only]"

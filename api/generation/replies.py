@@ -1,8 +1,8 @@
-"""What comes back for one HTTP request: batches of deltas, as they come.
+"""The replies to one HTTP request, as batches of deltas.
 
-Rule 1: a batch holds all that came since the last one; an empty batch means nothing came for ``keepalive``.
+Rule 1: a batch holds everything since the last one; an empty batch means that nothing came for ``keepalive``.
 Rule 2: a failure is raised after the deltas that came before it.
-Rule 3: whoever stops reading closes; ``close`` may be called in every state and twice.
+Rule 3: a reader that stops reading calls ``close``, which may be called in every state and twice.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class Replies:
         self._failure: ServingError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._last_batch = self._loop.time()
-        self._pulse = self._loop.call_later(keepalive, self._beat)
+        self._keepalive_timer = self._loop.call_later(keepalive, self._keepalive_due)
         self._closed = False
 
     # ---- the side of the broker client
@@ -39,13 +39,13 @@ class Replies:
 
     @property
     def unread(self) -> int:
-        """Tokens that wait for a slow reader."""
+        """The number of tokens that the client has not read."""
         return sum(len(delta.ids) for delta in self._arrived)
 
     # ---- the side of the resource
 
     async def first(self, within: float) -> None:
-        """Returns when there is something to send or ``within`` has passed; raises a refusal."""
+        """Returns when there is something to send, or after ``within`` seconds. Raises a refusal."""
         try:
             async with asyncio.timeout(within):
                 while not self._arrived and self._failure is None:
@@ -74,7 +74,7 @@ class Replies:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._pulse.cancel()
+            self._keepalive_timer.cancel()
             self._on_close()
 
     async def _wait(self) -> None:
@@ -85,10 +85,10 @@ class Replies:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _beat(self) -> None:
-        """One timer per request that moves itself, instead of one per token."""
+    def _keepalive_due(self) -> None:
+        """One timer for each request, which reschedules itself, instead of one for each token."""
         due = self._last_batch + self._keepalive
         if self._loop.time() >= due:
             self._wake()
             due = self._loop.time() + self._keepalive
-        self._pulse = self._loop.call_at(due, self._beat)
+        self._keepalive_timer = self._loop.call_at(due, self._keepalive_due)

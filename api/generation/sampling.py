@@ -1,4 +1,4 @@
-"""How tokens are chosen and when they end, from what every dialect has for it. Pure."""
+"""Translates the sampling and stopping parameters that every dialect has. Pure."""
 
 import secrets
 
@@ -23,7 +23,7 @@ def sampling(request: Sampled, temperature: float, top_p: float) -> Sampling:
 
 
 def stopping(request: Sampled, max_tokens: int | None, stop: list[str] | None = None) -> Stopping:
-    """``stop``: more strings that end it. Raises InvalidRequest."""
+    """``stop``: more stop strings. Raises InvalidRequest."""
     if max_tokens is not None and request.min_tokens > max_tokens:
         raise wrong("min_tokens", f"it must not be larger than max_tokens ({max_tokens})")
     return Stopping(

@@ -1,11 +1,10 @@
-"""What the schemas of every dialect have in common.
+"""The base of every dialect's schemas.
 
-Rule 1: requests are strict in type and range and deaf to unknown fields, at every depth; an explicit null is an
-absent field.
-Rule 2: responses carry exactly the keys clients rely on; a key that may be null is there with null.
-Rule 3: validated with the context LENIENT, as the api does, requests are read as other servers read them: 1.0 is the
-integer 1, an empty string in a field of BLANK and -1 or null in a field of ENDLESS say nothing, and the number of
-tokens to make is bounded by the model's context and not by MAX_TOKENS.
+Rule 1: requests are strict in type and range, and ignore unknown fields at every depth; null means absent.
+Rule 2: answers have exactly the keys that clients rely on; a key that may be null is present with null.
+Rule 3: with the context LENIENT, which the api uses, requests are read as other servers read them: 1.0 is the integer
+1, an empty string in a BLANK field and -1 or null in an ENDLESS field mean absent, and the model's context bounds the
+number of tokens instead of MAX_TOKENS.
 """
 
 from typing import Annotated, Any, ClassVar, Final
@@ -26,10 +25,10 @@ from pydantic_core import PydanticKnownError
 
 LENIENT: Final = {"lenient": True}
 MAX_TOKENS = 128_000
-MOST_TOKENS = (1 << 31) - 1  # no context is larger
-MAX_CHOICES = 128  # of all prompts of one request together
+MOST_TOKENS = (1 << 31) - 1  # beyond every context length
+MAX_CHOICES = 128  # of all prompts of a request together
 MAX_ITEMS = 2048  # messages, prompts or parts in one list
-MAX_TOOLS = 512  # an agent with a few MCP servers brings more than the 128 that OpenAI allows
+MAX_TOOLS = 512  # agents with several MCP servers have more than the 128 that OpenAI allows
 
 
 class Request(BaseModel):
@@ -58,12 +57,12 @@ class Request(BaseModel):
 
 
 def _whole(value: Any) -> Any:
-    """JSON Schema knows one kind of number: 1.0 is an integer."""
+    """JSON Schema has one type of number: 1.0 is an integer."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
 def whole_numbers(ids: Any) -> Any:
-    """The same for a list of numbers, and for lists of them."""
+    """As ``_whole``, for a list of numbers and for lists of them."""
     if not isinstance(ids, list):
         return ids
     if any(type(id) is float for id in ids):
@@ -89,7 +88,7 @@ class Response(BaseModel):
 
 
 def either(other: str, kind: type) -> Discriminator:
-    """Tells ``string`` from ``other``, so that one mistake gives one error and not one per branch."""
+    """Tells a string from ``other``, so that a mistake gives one error instead of one for each branch."""
 
     def tag(value: Any) -> str | None:
         return "string" if isinstance(value, str) else other if isinstance(value, (kind, BaseModel)) else None
@@ -102,7 +101,7 @@ def either(other: str, kind: type) -> Discriminator:
 
 
 def by_type(*known: str, default: str | None = None, **tags: str) -> Discriminator:
-    """Tells objects apart by their ``type``: the tag of a known one is its name, that of any other ``other``.
+    """Tells objects apart by their ``type``. The tag of a known type is its name, that of any other is ``other``.
 
     ``default`` is the tag of an object without a type, ``tags`` the tags of types that share one.
     """
@@ -120,7 +119,7 @@ def by_type(*known: str, default: str | None = None, **tags: str) -> Discriminat
 
 
 def is_none(value: object) -> bool:
-    """For a key that is left out rather than null."""
+    """For a key that is left out instead of null."""
     return value is None
 
 
@@ -138,7 +137,7 @@ Stop = Annotated[
 
 
 class Sampled(Request):
-    """How tokens are chosen and when they end, where the dialects agree; each of them takes all of it."""
+    """The sampling and stopping parameters that all dialects accept."""
 
     BLANK: ClassVar = frozenset({"stop"})
 

@@ -1,4 +1,4 @@
-"""What a request may tell the model's chat template, by name and type; nothing else gets there. Pure."""
+"""The variables that a request may set in the model's chat template, by name and type. Pure."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _KNOWN_TO_TEMPLATES = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
 def effort_kwargs(effort: str | None) -> dict[str, Any]:
-    """Templates know low, medium and high; the other words become their neighbours."""
+    """Templates know low, medium and high; other efforts become the nearest of them."""
     if effort is None:
         return {}
     if effort == "none":
@@ -19,7 +19,7 @@ def effort_kwargs(effort: str | None) -> dict[str, Any]:
 
 
 def thinking_kwargs(wanted: bool) -> dict[str, Any]:
-    """Templates know the switch by either name."""
+    """Templates know the switch under both names."""
     return {"enable_thinking": wanted, "thinking": wanted}
 
 

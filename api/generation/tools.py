@@ -1,6 +1,6 @@
-"""Tools as the prompt shows them, and which of them may be called. Pure; every dialect makes its tools here.
+"""Tools in the form of chat templates, and which of them the model may call. Pure; every dialect makes them here.
 
-Rule 1: all tools of a request together are bounded: the bound of each schema alone would let 32 MiB through.
+Rule 1: all tools of a request together are bounded; the bound of each schema alone would allow 32 MiB.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from shared.protocol import ToolUse
 
 MAX_BYTES = (
     1 << 20
-)  # of all tools as JSON; the largest agents known bring 0.1 MiB, and 1 MiB is 250,000 tokens
+)  # of all tools as JSON: 250,000 tokens, and ten times the tools of the largest known agents
 
 
 class Tools:
-    """The tools of one request. ``param`` is the request's name for them."""
+    """The tools of one request. ``param`` is their field in the request."""
 
     def __init__(self, param: str = "tools") -> None:
         self._param = param
@@ -28,7 +28,7 @@ class Tools:
     def make(
         self, name: str, description: str | None, parameters: dict[str, Any] | None, param: str
     ) -> dict[str, Any]:
-        """The form that chat templates read. Raises InvalidRequest; ``param``: the name of this tool's schema."""
+        """A tool as chat templates read it. Raises InvalidRequest; ``param`` is the field of its schema."""
         function: dict[str, Any] = {"name": name}
         if description is not None:
             function["description"] = description
@@ -54,7 +54,7 @@ def names_of(tools: Sequence[dict[str, Any]]) -> list[str]:
 def tool_use(
     mode: Literal["auto", "required"], names: Sequence[str], tools: Sequence[dict[str, Any]], parallel: bool
 ) -> ToolUse:
-    """Raises InvalidRequest when a name is not a tool's."""
+    """Raises InvalidRequest for a name that is not a tool's."""
     offered = names_of(tools)
     for name in names:
         if name not in offered:

@@ -1,4 +1,4 @@
-"""What the answers to one request have in common: who they come from and what they cost."""
+"""The identity of an answer and the number of its tokens, for every dialect."""
 
 import secrets
 import time
@@ -9,7 +9,7 @@ from shared.protocol import Delta, Start
 
 @dataclass(frozen=True)
 class Identity:
-    """The same in the whole answer, and in each chunk of a stream."""
+    """The same in the whole answer and in each chunk of its stream."""
 
     id: str
     created: int
@@ -24,8 +24,8 @@ def now() -> int:
     return int(time.time())
 
 
-class Tally:
-    """Tokens: a prompt counts once for its ``n`` choices, completions are summed."""
+class TokenCounter:
+    """Counts a prompt once for its ``n`` choices, and sums their completions."""
 
     def __init__(self, n: int) -> None:
         self._n = n

@@ -1,12 +1,11 @@
-"""Who may ask, as far as Host and Origin say: what keeps a web page from driving a server on its reader's machine.
+"""Checks Host and Origin, so that a web page cannot use a server on its reader's machine. Pure.
 
-Rule 1: a browser sends the name it looked up as Host. A page whose name was pointed at 127.0.0.1 (DNS rebinding) sends
-its own, so only names that are ours are served. The address a connection came in at counts, as an address cannot be
-rebound.
-Rule 2: Origin is the page's. One that is neither of our hosts nor configured is refused before its body is read.
-Rule 3: ``/admin`` is for this machine: for a loopback name, a peer that is here, and no proxy between.
+Rule 1: only known host names are served. After DNS rebinding a browser still sends the attacker's name as Host. The
+address that the connection came in at is known too, as DNS cannot rebind an address.
+Rule 2: an Origin that is neither a known host nor configured is refused before the body is read.
+Rule 3: ``/admin`` needs a loopback name, a peer on this machine and no proxy between.
 
-HTTP/1.0 knows no Host, and no browser speaks it: it may be missing there. Pure.
+An HTTP/1.0 request may lack Host: the version does not define it, and no browser speaks it.
 """
 
 import ipaddress
@@ -33,8 +32,8 @@ _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, as far as this module looks at it. ``target`` is as it stood in the request line."""
+class RequestHead:
+    """The parts of a request that are checked. ``target`` is the raw one of the request line."""
 
     path: str
     http_version: str
@@ -54,42 +53,42 @@ class Hosts:
         self._names = LOOPBACK | bound | {host.lower() for host in settings.allowed_hosts}
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins)
 
-    def check(self, asked: Asked) -> None:
-        """Raises RequestError: 400 for a Host that is none, 403 for whoever may not ask."""
-        asked_for = self._asked_for(asked)
+    def check(self, head: RequestHead) -> None:
+        """Raises RequestError: 400 for an invalid Host, 403 for a host or an origin that is not allowed."""
+        asked_for = self._named_hosts(head)
         for host in asked_for:
-            self._check_host(host, asked)
-        admin = is_admin(asked.path)
-        for origin in asked.all(b"origin"):
-            if not (self._is_ours(origin, asked) or self._may_share(origin, admin)):
+            self._check_host(host, head)
+        admin = is_admin(head.path)
+        for origin in head.all(b"origin"):
+            if not (self._is_ours(origin, head) or self._may_share(origin, admin)):
                 raise RequestError(
                     403,
-                    f"Requests from the web page at {_shown(origin)} are not allowed here. If they should be, set"
+                    f"Requests from the web page at {_quoted(origin)} are not allowed here. If they should be, set"
                     f" {ORIGINS_SETTING} to its origin.",
                     code="origin_not_allowed",
                 )
-        if admin and not (_is_here(asked) and all(self._is_local(host, asked) for host in asked_for)):
+        if admin and not (_is_here(head) and all(self._is_local(host, head) for host in asked_for)):
             raise RequestError(
                 403,
                 f"{ADMIN} is for this machine alone: ask for it as http://127.0.0.1, not through a proxy.",
                 code="admin_is_local",
             )
 
-    def sharing(self, asked: Asked) -> list[tuple[bytes, bytes]]:
-        """What lets the page read the answer. Without configured origins nothing is said of any."""
+    def sharing(self, head: RequestHead) -> list[tuple[bytes, bytes]]:
+        """The CORS headers that let a page read the answer; empty where no origins are configured."""
         if not self._origins:
             return []
-        origins = asked.all(b"origin")
+        origins = head.all(b"origin")
         vary = (b"vary", b"Origin")
-        if len(origins) != 1 or not self._may_share(origins[0], is_admin(asked.path)):
+        if len(origins) != 1 or not self._may_share(origins[0], is_admin(head.path)):
             return [vary]
         allowed = (b"access-control-allow-origin", origins[0].encode("latin-1"))
         return [vary, allowed, (b"access-control-expose-headers", EXPOSED)]
 
-    def preflight(self, asked: Asked, methods: Iterable[str]) -> list[tuple[bytes, bytes]] | None:
-        """The answer's headers, beside those of ``sharing``; None if it is no preflight that we would grant."""
-        headers = dict(asked.headers)
-        if b"access-control-request-method" not in headers or len(self.sharing(asked)) < 2:
+    def preflight(self, head: RequestHead, methods: Iterable[str]) -> list[tuple[bytes, bytes]] | None:
+        """The headers that answer a CORS preflight, beside those of ``sharing``; None if it is not granted."""
+        headers = dict(head.headers)
+        if b"access-control-request-method" not in headers or len(self.sharing(head)) < 2:
             return None
         wanted = headers.get(b"access-control-request-headers", b"")
         names = wanted if wanted and _HEADER_NAMES.fullmatch(wanted) else b"authorization, content-type"
@@ -102,37 +101,37 @@ class Hosts:
             granted.append((b"access-control-allow-private-network", b"true"))
         return granted
 
-    def _asked_for(self, asked: Asked) -> list[str]:
-        """Each host that the request names, in lower case and without its port."""
-        named = asked.all(b"host")
-        if len(named) > 1 or (not named and asked.http_version != "1.0"):
+    def _named_hosts(self, head: RequestHead) -> list[str]:
+        """The hosts of the Host header and of an absolute target, in lower case and without their ports."""
+        named = head.all(b"host")
+        if len(named) > 1 or (not named and head.http_version != "1.0"):
             raise RequestError(400, "The request must have exactly one Host header.", code="invalid_host")
-        if not asked.target.startswith("/") and "://" in asked.target:
-            named.append(asked.target.split("://", 1)[1].split("/", 1)[0].split("?", 1)[0])
+        if not head.target.startswith("/") and "://" in head.target:
+            named.append(head.target.split("://", 1)[1].split("/", 1)[0].split("?", 1)[0])
         hosts = []
         for one in named:
             found = _HOST.fullmatch(one.strip().lower())
             if found is None:
-                raise RequestError(400, f"{_shown(one)} is not a host.", code="invalid_host")
+                raise RequestError(400, f"{_quoted(one)} is not a host.", code="invalid_host")
             hosts.append(found[1])
         return hosts
 
-    def _check_host(self, host: str, asked: Asked) -> None:
-        if not (self._any_host or self._is_local(host, asked) or host in self._names):
+    def _check_host(self, host: str, head: RequestHead) -> None:
+        if not (self._any_host or self._is_local(host, head) or host in self._names):
             raise RequestError(
                 403,
-                f"This server is not known as {_shown(host)}. If it should be, set {HOSTS_SETTING}={_shown(host)}.",
+                f"This server is not known as {_quoted(host)}. If it should be, set {HOSTS_SETTING}={_quoted(host)}.",
                 code="host_not_allowed",
             )
 
-    def _is_local(self, host: str, asked: Asked) -> bool:
-        return host in LOOPBACK or (asked.server is not None and _same(host, asked.server[0]))
+    def _is_local(self, host: str, head: RequestHead) -> bool:
+        return host in LOOPBACK or (head.server is not None and _same(host, head.server[0]))
 
-    def _is_ours(self, origin: str, asked: Asked) -> bool:
-        """A page that one of our hosts served, from whichever port."""
+    def _is_ours(self, origin: str, head: RequestHead) -> bool:
+        """Whether a known host served the page, from any port."""
         scheme, separator, rest = origin.lower().partition("://")
         found = _HOST.fullmatch(rest) if separator and scheme in ("http", "https") else None
-        return found is not None and (self._is_local(found[1], asked) or found[1] in self._names - {ANY})
+        return found is not None and (self._is_local(found[1], head) or found[1] in self._names - {ANY})
 
     def _may_share(self, origin: str, admin: bool) -> bool:
         origin = origin.lower()
@@ -147,12 +146,12 @@ def is_admin(path: str) -> bool:
     return path == ADMIN or path.startswith(ADMIN + "/")
 
 
-def _is_here(asked: Asked) -> bool:
-    """Whether the peer is on this machine, and speaks for itself."""
-    if asked.client is None or _FORWARDED & dict(asked.headers).keys():
+def _is_here(head: RequestHead) -> bool:
+    """Whether the peer is on this machine and no proxy forwarded the request."""
+    if head.client is None or _FORWARDED & dict(head.headers).keys():
         return False
-    peer = asked.client[0]
-    return _loopback(peer) or (asked.server is not None and peer == asked.server[0])
+    peer = head.client[0]
+    return _loopback(peer) or (head.server is not None and peer == head.server[0])
 
 
 def _loopback(address: str) -> bool:
@@ -175,6 +174,6 @@ def _bracketed(host: str) -> str:
     return f"[{host}]".lower() if ":" in host and not host.startswith("[") else host.lower()
 
 
-def _shown(text: str) -> str:
-    """A client's word, short and on one line."""
+def _quoted(text: str) -> str:
+    """A client's text, cut short and escaped to one line."""
     return ascii(text[:100])

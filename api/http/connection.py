@@ -1,11 +1,11 @@
-"""uvicorn's HTTP protocol, with what it leaves out.
+"""uvicorn's HTTP protocol with time limits, connection limits and correct HTTP/1.0.
 
-Rule 1: a connection that owes the head of a request, the first or a later one, is cut after ``patience`` seconds;
-uvicorn waits for ever. So is one whose head does not end; heads that end late are the shell's to refuse.
-Rule 2: connections are counted, and make room for each other as api.http.connection_limits says.
-Rule 3: requests that are sent ahead of their answers are few: each costs as soon as it is read.
-Rule 4: HTTP/1.0 knows no chunks: what has no length goes on until the connection ends.
-Rule 5: what the shell must know or do and ASGI has no word for is an extension of the scope.
+Rule 1: a connection is cut when a request's head is not complete after ``patience`` seconds, or when it is larger
+than any head may be; uvicorn waits for ever. This holds for later requests of a connection, too.
+Rule 2: connections are limited as api.http.connection_limits says.
+Rule 3: at most MAX_AHEAD pipelined requests are read ahead of their answers, as each costs memory.
+Rule 4: an answer to HTTP/1.0 is not chunked: without a length, it ends with its connection.
+Rule 5: extensions of the ASGI scope give the guard what ASGI has no message for.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.http.connection_limits import Crowd
+from api.http.connection_limits import ConnectionLimits
 from api.http.errors import ErrorAnswer, OpenAIErrors
 from api.http.guard import ABORT, CLOSING, MAX_HEADERS, TARGET
 
@@ -27,17 +27,17 @@ _ENDLESS = 1 << 62
 
 class Connection(HttpToolsProtocol):
     patience = 15.0  # seconds until a request's head is whole
-    crowd = Crowd(most=1 << 30, per_address=1 << 30)
+    limits = ConnectionLimits(most=1 << 30, per_address=1 << 30)
 
     address = ""
-    _owed: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
-    _crowded = False  # of the class: whether it was said
+    _full_logged = False  # an attribute of the class: whether it was logged
 
     @classmethod
-    def of(cls, crowd: Crowd) -> "type[Connection]":
-        """A class of its own for one server."""
-        return type("Connection", (cls,), {"crowd": crowd})
+    def of(cls, limits: ConnectionLimits) -> "type[Connection]":
+        """A class with the limits of one server."""
+        return type("Connection", (cls,), {"limits": limits})
 
     def cut(self) -> None:
         self.transport.abort()
@@ -45,16 +45,18 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
-        if not self.crowd.enter(self, self.loop.time()):
-            self._say(503, "Too many connections are being served; try again soon.", "too_many_connections")
-            self._log_crowd()
+        if not self.limits.add(self, self.loop.time()):
+            self._send_last(
+                503, "Too many connections are being served; try again soon.", "too_many_connections"
+            )
+            self._log_full()
             return
-        type(self)._crowded = False
+        type(self)._full_logged = False
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.crowd.leave(self)
-        self._head_came()
+        self.limits.remove(self)
+        self._head_complete()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -66,21 +68,21 @@ class Connection(HttpToolsProtocol):
             return
         if self._head_bytes > 2 * MAX_HEADERS:
             self.transport.abort()
-        elif self._owed is None and self.timeout_keep_alive_task is None and self._at_rest():
-            self._await_head()  # of bytes that began no request
+        elif self._head_timer is None and self.timeout_keep_alive_task is None and self._at_rest():
+            self._await_head()  # bytes came that began no request
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_AHEAD:
             raise ValueError("too many requests ahead of their answers")
         super().on_message_begin()
-        self.crowd.owe(self, self.loop.time())
-        if self._owed is None:
+        self.limits.begin_request(self, self.loop.time())
+        if self._head_timer is None:
             self._await_head()
         extensions = {ABORT: self.transport.abort, CLOSING: self.transport.is_closing}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
     def on_headers_complete(self) -> None:
-        self._head_came()
+        self._head_complete()
         self._head_bytes = 0
         self.scope["extensions"][TARGET] = self.url.decode("latin-1")  # type: ignore[assignment]
         super().on_headers_complete()
@@ -92,18 +94,18 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.crowd.paid(self)
+        self.limits.end_request(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._at_rest():
-            self.crowd.rest(self, self.loop.time())
+            self.limits.idle(self, self.loop.time())
 
     def send_400_response(self, msg: str) -> None:
-        """In an answer that has begun it would be a part of it."""
+        """Cuts the connection instead where an answer has begun: the bytes would become part of it."""
         if self._at_rest():
-            self._say(400, msg, "invalid_http")
+            self._send_last(400, msg, "invalid_http")
         else:
             self.transport.abort()
 
@@ -112,23 +114,23 @@ class Connection(HttpToolsProtocol):
         return (cycle is None or cycle.response_complete) and not self.pipeline
 
     def _await_head(self) -> None:
-        self._owed = self.loop.call_later(self.patience, self._give_up)
+        self._head_timer = self.loop.call_later(self.patience, self._give_up)
 
-    def _head_came(self) -> None:
-        if self._owed is not None:
-            self._owed.cancel()
-            self._owed = None
+    def _head_complete(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _give_up(self) -> None:
-        """Unless it is us who do not read: behind requests that wait for their turn."""
-        self._owed = None
+        """Does not count the time in which this server reads nothing because earlier requests are running."""
+        self._head_timer = None
         if self.flow.read_paused:
             self._await_head()
         else:
             self.transport.abort()
 
-    def _say(self, status: int, message: str, code: str) -> None:
-        """Without the shell, and for the last time."""
+    def _send_last(self, status: int, message: str, code: str) -> None:
+        """Answers without the guard, and closes the connection."""
         answer = ErrorAnswer(status, message, code=code)
         body = OpenAIErrors().body(answer, "")
         head = (
@@ -138,9 +140,9 @@ class Connection(HttpToolsProtocol):
         self.transport.write(head.encode() + body)
         self.transport.close()
 
-    def _log_crowd(self) -> None:
-        if not type(self)._crowded:
-            type(self)._crowded = True
+    def _log_full(self) -> None:
+        if not type(self)._full_logged:
+            type(self)._full_logged = True
             log.warning("all connections that files allow are being served: new ones are refused with 503")
 
 

@@ -1,9 +1,9 @@
-"""All connections of one process: how many there may be, and who makes room. Pure: it is told the time.
+"""How many connections one process has, and which is cut for a new one. Pure: the time is an argument.
 
-Rule 1: a connection owes a request from its opening, or from a request's first byte, until the request is whole.
-Rule 2: beyond ``per_address`` the one that has owed longest is cut, and beyond ``most`` so is one that is idle: a new
-connection is served as long as not all others are being served. What has owed for less than GRACE is let be: it may be
-one of many that came at once.
+Rule 1: a connection is incomplete from its opening, or a request's first byte, until that request is complete.
+Rule 2: beyond ``per_address`` incomplete connections of an address, its oldest is cut. Beyond ``most`` connections,
+the oldest incomplete one is cut, else the oldest idle one; one whose request is running never is.
+Rule 3: a connection that is younger than GRACE is not cut: a client may open many at once.
 """
 
 from collections import Counter
@@ -12,64 +12,66 @@ from typing import Protocol
 GRACE = 2.0  # seconds
 
 
-class Guest(Protocol):
+class LimitedConnection(Protocol):
     address: str
 
     def cut(self) -> None: ...
 
 
-class Crowd:
+class ConnectionLimits:
     def __init__(self, most: int, per_address: int) -> None:
         self._most = most
         self._per_address = per_address
-        self._owing: dict[Guest, float] = {}  # since when; the first first
-        self._idle: dict[Guest, float] = {}
-        self._all: set[Guest] = set()
+        self._incomplete: dict[LimitedConnection, float] = {}  # when each began, in that order
+        self._idle: dict[LimitedConnection, float] = {}
+        self._all: set[LimitedConnection] = set()
         self._unfinished: Counter[str] = Counter()
 
-    def enter(self, guest: Guest, now: float) -> bool:
-        """False: there is no room for it. It owes a request."""
+    def add(self, connection: LimitedConnection, now: float) -> bool:
+        """False when there is no room for it. A new connection is incomplete."""
         if len(self._all) >= self._most and not self._make_room(now):
             return False
-        self._all.add(guest)
-        self.owe(guest, now)
+        self._all.add(connection)
+        self.begin_request(connection, now)
         return True
 
-    def owe(self, guest: Guest, now: float) -> None:
-        self._idle.pop(guest, None)
-        if guest in self._owing or guest not in self._all:
+    def begin_request(self, connection: LimitedConnection, now: float) -> None:
+        self._idle.pop(connection, None)
+        if connection in self._incomplete or connection not in self._all:
             return
-        self._owing[guest] = now
-        self._unfinished[guest.address] += 1
-        if self._unfinished[guest.address] > self._per_address:
-            self._cut_first(self._owing, now, guest.address)
+        self._incomplete[connection] = now
+        self._unfinished[connection.address] += 1
+        if self._unfinished[connection.address] > self._per_address:
+            self._cut_oldest(self._incomplete, now, connection.address)
 
-    def paid(self, guest: Guest) -> None:
-        """Its request is whole."""
-        if self._owing.pop(guest, None) is not None:
-            self._unfinished[guest.address] -= 1
-            if not self._unfinished[guest.address]:
-                del self._unfinished[guest.address]
+    def end_request(self, connection: LimitedConnection) -> None:
+        """Its request is complete."""
+        if self._incomplete.pop(connection, None) is not None:
+            self._unfinished[connection.address] -= 1
+            if not self._unfinished[connection.address]:
+                del self._unfinished[connection.address]
 
-    def rest(self, guest: Guest, now: float) -> None:
-        """Its answer has ended, and it asks nothing."""
-        if guest in self._all and guest not in self._owing:
-            self._idle[guest] = now
+    def idle(self, connection: LimitedConnection, now: float) -> None:
+        """Its answer has ended, and no other request has begun."""
+        if connection in self._all and connection not in self._incomplete:
+            self._idle[connection] = now
 
-    def leave(self, guest: Guest) -> None:
-        self.paid(guest)
-        self._idle.pop(guest, None)
-        self._all.discard(guest)
+    def remove(self, connection: LimitedConnection) -> None:
+        self.end_request(connection)
+        self._idle.pop(connection, None)
+        self._all.discard(connection)
 
     def _make_room(self, now: float) -> bool:
-        return self._cut_first(self._owing, now) or self._cut_first(self._idle, now)
+        return self._cut_oldest(self._incomplete, now) or self._cut_oldest(self._idle, now)
 
-    def _cut_first(self, waiting: dict[Guest, float], now: float, address: str | None = None) -> bool:
-        for guest, since in waiting.items():
+    def _cut_oldest(
+        self, waiting: dict[LimitedConnection, float], now: float, address: str | None = None
+    ) -> bool:
+        for connection, since in waiting.items():
             if now - since < GRACE:
                 return False
-            if address is None or guest.address == address:
-                self.leave(guest)
-                guest.cut()
+            if address is None or connection.address == address:
+                self.remove(connection)
+                connection.cut()
                 return True
         return False

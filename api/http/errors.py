@@ -1,7 +1,7 @@
-"""Whatever goes wrong, as an answer; and that as OpenAI's body: ``{"error": {message, type, param, code}}``.
+"""Turns every error into an answer, and into OpenAI's body: ``{"error": {message, type, param, code}}``.
 
-Rule 1: a client's mistake is a 4xx that names the field and says what is allowed; never a 422, never a 5xx.
-Rule 2: this module renders; it decides no status that the error does not bring along.
+Rule 1: a client's mistake is a 4xx that names the field and what is allowed; never a 422, never a 5xx.
+Rule 2: the error itself brings its status; this module decides none.
 """
 
 import re
@@ -15,8 +15,8 @@ from pydantic_core import to_json
 
 from shared.errors import InvalidRequest, ServingError
 
-MAX_KEY = 64  # of a client's key, in an answer
-_SAID = {
+MAX_KEY = 64  # characters of a client's key in an error
+_PROMPT_FIELDS = {
     *(
         "messages",
         "prompt",
@@ -49,7 +49,7 @@ class ErrorAnswer:
 
 
 class ErrorDialect(Protocol):
-    """How clients of one dialect are told: before the head of an answer, and as an event behind it."""
+    """Renders errors for the clients of one dialect: as a body, or as an event in a stream."""
 
     request_id_header: bytes
 
@@ -59,7 +59,7 @@ class ErrorDialect(Protocol):
 
 
 class OpenAIErrors:
-    """What clients of no dialect are told, too; ``ErrorResponse`` of api.openai.schemas is its shape."""
+    """Also for clients of no dialect. ``ErrorResponse`` of api.openai.schemas has the same shape."""
 
     request_id_header = b"x-request-id"
 
@@ -84,7 +84,7 @@ class InvalidField(InvalidRequest):
 
 
 class RequestError(ServingError):
-    """A request that is wrong as HTTP, before anybody looks at its fields."""
+    """A request that is wrong as HTTP, whatever its fields are."""
 
     def __init__(
         self, status: int, message: str, headers: dict[str, str] | None = None, *, code: str | None = None
@@ -96,7 +96,7 @@ class RequestError(ServingError):
 
 
 def from_falcon(error: falcon.HTTPError) -> RequestError:
-    """404 and 405 are the shell's, before Falcon is asked."""
+    """The guard answers 404 and 405 before Falcon is called."""
     sentence = error.description or error.title or "The request cannot be served."
     return RequestError(error.status_code, sentence, dict(error.headers or {}))
 
@@ -114,14 +114,14 @@ def answer_to(error: Exception) -> ErrorAnswer:
 
 
 def _retry(error: ServingError) -> dict[str, str]:
-    """Clients try again by themselves, for minutes, what could never come right, unless they are told."""
+    """Clients retry by themselves, for minutes; ``x-should-retry: false`` stops that where it cannot help."""
     if error.retry_after is not None:
         return {"retry-after": str(error.retry_after)}
     return {"x-should-retry": "false"} if error.is_final else {}
 
 
 def invalid(error: ValidationError, body: object) -> InvalidField:
-    """The first of pydantic's errors, in a client's words. ``body`` tells real keys from the labels of unions."""
+    """The first of pydantic's errors as a sentence. ``body`` tells a client's keys from the tags of unions."""
     first = error.errors(include_url=False)[0]
     kind, param = first["type"], _path(first["loc"], body, missing=first["type"] == "missing")
     if kind == "union_tag_not_found":
@@ -136,19 +136,17 @@ def invalid(error: ValidationError, body: object) -> InvalidField:
     wanted = wanted[0].lower() + wanted[1:]
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     where = f"Invalid value for '{param}'" if param else "Invalid request body"
-    got = "" if _is_said(param) else _got(first["input"])
+    got = "" if _is_prompt_text(param) else _value_sent(first["input"])
     return InvalidField(f"{where}: {wanted}{got}.", param=param or None, code=code)
 
 
 def _of_no_known_type(context: dict[str, Any], param: str) -> InvalidField:
-    message = (
-        f"Invalid value for '{param}': it must be one of {context['expected_tags']}{_got(context['tag'])}."
-    )
+    message = f"Invalid value for '{param}': it must be one of {context['expected_tags']}{_value_sent(context['tag'])}."
     return InvalidField(message, param=param, code="invalid_value")
 
 
 def _path(loc: Sequence[str | int], body: object, missing: bool) -> str:
-    """``("messages", 0, "content", "list", 1)`` -> ``messages[0].content[1]``. ``missing``: its end is not there."""
+    """``("messages", 0, "content", "list", 1)`` -> ``messages[0].content[1]``. ``missing``: its last key is absent."""
     path, here = "", body
     for position, step in enumerate(loc):
         if isinstance(step, int) and isinstance(here, list) and step < len(here):
@@ -159,14 +157,14 @@ def _path(loc: Sequence[str | int], body: object, missing: bool) -> str:
     return path
 
 
-def _is_said(param: str) -> bool:
-    """Whether it is part of a prompt, which never comes back in an error, however short it is."""
+def _is_prompt_text(param: str) -> bool:
+    """Whether the field is part of a prompt. Errors never quote a prompt."""
     name = re.sub(r"\[\d+\]", "", param).rpartition(".")[2]
-    return name in _SAID
+    return name in _PROMPT_FIELDS
 
 
-def _got(value: Any) -> str:
-    """Short scalars only."""
+def _value_sent(value: Any) -> str:
+    """A short scalar as the error quotes it; else nothing."""
     if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 32):
         return f" (got {value!r})" if len(repr(value)) <= 40 else ""
     return ""

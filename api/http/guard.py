@@ -1,11 +1,11 @@
-"""The guard around Falcon: what an ASGI server and a framework leave to nobody.
+"""The guard around Falcon: checks, limits and errors that neither the ASGI server nor Falcon provides.
 
-Rule 1: what can be refused by its head is refused before its body is read: who may not ask, what is not here, what
-is too large. What still comes of such a body is read and thrown away, so that the client can read the answer.
-Rule 2: behind the body, ``receive`` belongs to the shell: a client that leaves ends the work within a moment.
+Rule 1: what the head shows to be wrong is refused before the body is read. The rest of such a body is read and
+discarded, so that the client can read its answer.
+Rule 2: a client that disconnects ends the work for its request.
 Rule 3: a client that reads nothing for ``send_timeout`` is cut.
-Rule 4: every answer has an x-request-id; every error is rendered here, as a status before the head is sent,
-as an event in a stream behind it; and each is one line in the log, without a word of the client's.
+Rule 4: every answer has an x-request-id. Every error is rendered here: as a status before the head is sent, and as
+an event of the stream after it. An error is one line in the log and quotes nothing of the request.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from api.http.allowed_hosts import Asked, Hosts
-from api.http.body import PARSED, Bodies, Body, ClientLeft, Message, Receive
+from api.http.allowed_hosts import Hosts, RequestHead
+from api.http.body import PARSED, Bodies, Body, ClientDisconnected, Message, Receive
 from api.http.errors import DialectOf, ErrorAnswer, OpenAIErrors, RequestError, answer_to
 from api.http.respond import EVENT_STREAM, one_line
 from api.http.router import Route, Routes, tidy
@@ -29,15 +29,17 @@ log = logging.getLogger(__name__)
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
-# The ASGI extensions of api.http.connection.
+# The ASGI extensions that api.http.connection provides.
 ABORT, CLOSING, TARGET = "mlx_server.abort", "mlx_server.closing", "mlx_server.target"
 MAX_HEADERS = 64 << 10  # bytes
 MAX_TARGET = 8 << 10  # bytes
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_FIELD = re.compile(r"[a-z_]{1,64}(?:\[\d{1,9}\])?")  # ours: what is deeper may be a key of the client's
+_FIELD = re.compile(
+    r"[a-z_]{1,64}(?:\[\d{1,9}\])?"
+)  # a field of the schema; deeper parts may be keys of the client's
 
 
-class Shell:
+class Guard:
     def __init__(
         self,
         app: App,
@@ -45,7 +47,7 @@ class Shell:
         routes: Routes | None = None,
         error_dialect: DialectOf = lambda path, headers: OpenAIErrors(),
     ) -> None:
-        """Without ``routes`` the app is asked for every path."""
+        """Without ``routes`` the app gets every path."""
         self.app = app
         self.settings = settings
         self.routes = routes
@@ -63,16 +65,16 @@ class Shell:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, shell: Shell, scope: Message, receive: Receive, send: Send) -> None:
-        self._shell = shell
-        self._patience = shell.settings.send_timeout
+    def __init__(self, guard: Guard, scope: Message, receive: Receive, send: Send) -> None:
+        self._guard = guard
+        self._patience = guard.settings.send_timeout
         self._path = tidy(scope["path"])
         self._scope = {**scope, "path": self._path}
         self._receive = receive
         self._asgi_send = send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._extensions = scope.get("extensions", {})
-        self._asked = Asked(
+        self._request_head = RequestHead(
             path=self._path,
             http_version=scope["http_version"],
             target=self._extensions.get(TARGET, self._path),
@@ -80,18 +82,18 @@ class Exchange:
             server=scope.get("server"),
             client=scope.get("client"),
         )
-        self._errors = shell.error_dialect(self._path, self._headers)
+        self._errors = guard.error_dialect(self._path, self._headers)
         self._route: Route | None = None
         self._request_id = self._theirs_or_new()
         self._loop = asyncio.get_running_loop()
-        self._body = Body(shell.bodies, self._headers, receive)
+        self._body = Body(guard.bodies, self._headers, receive)
         self._head_sent = self._ended = self._streams = False
         self._sending_since: float | None = None
 
     async def run(self) -> None:
         try:
             await self._exchange()
-        except ClientLeft:
+        except ClientDisconnected:
             self._abort()
         finally:
             self._body.release()
@@ -99,16 +101,16 @@ class Exchange:
     async def _exchange(self) -> None:
         try:
             self._check_head()
-            self._shell.hosts.check(self._asked)
+            self._guard.hosts.check(self._request_head)
             if (granted := self._preflight()) is not None:
                 await self._send_whole(204, granted, b"")
                 return
             self._check_route()
             self._body.check()
             await self._serve(await self._body.read())
-        except ClientLeft:
+        except ClientDisconnected:
             raise
-        except asyncio.CancelledError:  # by the ASGI server, whose patience with what still runs has ended
+        except asyncio.CancelledError:  # the ASGI server cancels what still runs at its end
             await self._answer(Draining("The server is stopping and cannot finish this.", retry_after=5))
         except Exception as error:  # noqa: BLE001 - the resource boundary
             await self._answer(error)
@@ -124,8 +126,8 @@ class Exchange:
             raise RequestError(414, f"The URL is longer than {MAX_TARGET} bytes.")
 
     def _check_route(self) -> None:
-        """What is not here comes before what is wrong with it."""
-        routes, method = self._shell.routes, self._scope["method"]
+        """An unknown path or method is refused before a wrong content type."""
+        routes, method = self._guard.routes, self._scope["method"]
         if routes is not None:
             self._route = routes.at(self._path)
             if self._route is None:
@@ -140,15 +142,15 @@ class Exchange:
     def _preflight(self) -> list[tuple[bytes, bytes]] | None:
         if self._scope["method"] != "OPTIONS":
             return None
-        route = self._shell.routes.at(self._path) if self._shell.routes else None
+        route = self._guard.routes.at(self._path) if self._guard.routes else None
         methods = route.methods if route else ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
-        return self._shell.hosts.preflight(self._asked, methods)
+        return self._guard.hosts.preflight(self._request_head, methods)
 
     # ---- the work, and what may end it
 
     async def _serve(self, body: bytes) -> None:
         work = asyncio.create_task(self._work([body]))
-        del body  # it is the work's, which gives it away once it is parsed
+        del body  # only the work refers to it, and drops it once it is parsed
         left = asyncio.create_task(self._left())
         try:
             while not work.done():
@@ -157,7 +159,7 @@ class Exchange:
                     waiting_for, timeout=self._patience / 4, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not work.done() and (self._stuck() or (left.done() and not self._ended)):
-                    raise ClientLeft
+                    raise ClientDisconnected
             work.result()
         finally:
             left.cancel()
@@ -171,14 +173,14 @@ class Exchange:
         length = (
             b"content-length",
             b"%d" % len(body[0]),
-        )  # Falcon reads no further, and it may have been unpacked
+        )  # Falcon reads as much; the body may have been unpacked
         headers = [(name, value) for name, value in self._scope["headers"] if name != b"content-length"]
         scope = {
             **self._scope,
             "headers": [*headers, length],
             "extensions": {**self._extensions, PARSED: self._body.release},
         }
-        await self._shell.app(scope, receive, self._send)
+        await self._guard.app(scope, receive, self._send)
 
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -189,7 +191,7 @@ class Exchange:
         return since is not None and self._loop.time() - since > self._patience
 
     def _abort(self) -> None:
-        """Without the extension, the server closes what was not answered to its end."""
+        """Without the extension, the ASGI server closes a connection whose answer is incomplete."""
         if abort := self._extensions.get(ABORT):
             abort()
 
@@ -200,7 +202,7 @@ class Exchange:
             self._head_sent = True
             names = {b"x-request-id", self._errors.request_id_header}
             headers = [*message.get("headers", ()), *((name, self._request_id.encode()) for name in names)]
-            headers += self._shell.hosts.sharing(self._asked)
+            headers += self._guard.hosts.sharing(self._request_head)
             self._streams = any(value.startswith(EVENT_STREAM.encode()) for _, value in headers)
             message = {**message, "headers": headers}
         elif not message.get("more_body", False):
@@ -208,9 +210,9 @@ class Exchange:
         self._sending_since = self._loop.time()
         try:
             await self._asgi_send(message)
-        except RuntimeError:  # so uvloop says that its transport is closed
+        except RuntimeError:  # uvloop raises it when its transport is closed
             if (closing := self._extensions.get(CLOSING)) and closing():
-                raise ClientLeft from None
+                raise ClientDisconnected from None
             raise
         self._sending_since = None
 
@@ -232,7 +234,7 @@ class Exchange:
             self._abort()
 
     def _log(self, answer: ErrorAnswer, error: Exception) -> None:
-        """The path of no route may hold anything: as a literal it is one line."""
+        """A path that is no route may hold any text: as a literal it is one line."""
         asked = f"{self._scope['method']} {self._route.template if self._route else ascii(self._path[:100])}"
         found = _FIELD.match(answer.param or "")
         field = f" {found[0]}" if found else ""
@@ -257,10 +259,10 @@ class Exchange:
         await self._send_whole(self._errors.status(answer), raw, body)
 
     async def _send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """The connection's end waits for the body's, which would otherwise cut off the answer."""
+        """Ends the answer after the body, as the connection closes then and an early close would cut the answer off."""
         if status != 204:
             headers = [*headers, (b"content-length", b"%d" % len(body))]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        await self._body.throw_away()
+        await self._body.discard()
         await self._send({"type": "http.response.body"})

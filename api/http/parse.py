@@ -1,7 +1,7 @@
 """Bytes -> a checked request. Strict JSON: UTF-8, no NaN, no lone surrogates, at most 64 levels deep.
 
-jiter (inside pydantic_core) refuses the first three and runs out of depth at 200; the 64 are counted here. What is not
-small is parsed beside the loop, on which all streams turn.
+jiter (inside pydantic_core) refuses the first three itself and any depth beyond 200. A body that is not small is parsed
+off the event loop, on which all streams run.
 """
 
 from typing import TypeVar
@@ -13,9 +13,9 @@ from pydantic_core import from_json
 from api.generation.foreign_parameters import refuse
 from api.generation.schemas import LENIENT
 from api.http.body import PARSED
-from api.http.container_count import SMALL, check_width
 from api.http.errors import InvalidField, invalid
-from api.http.side_thread import beside
+from api.http.json_limits import SMALL, check_json_limits
+from api.http.side_thread import in_side_thread
 
 BOM = b"\xef\xbb\xbf"
 MAX_DEPTH = 64
@@ -26,14 +26,14 @@ R = TypeVar("R", bound=BaseModel)
 async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
     data = await request.stream.read()
     try:
-        return parse(data, schema) if len(data) <= SMALL else await beside(parse, data, schema)
+        return parse(data, schema) if len(data) <= SMALL else await in_side_thread(parse, data, schema)
     finally:
         if parsed := request.scope.get("extensions", {}).get(PARSED):
             parsed()
 
 
 def parse(data: bytes, schema: type[R]) -> R:
-    """Raises InvalidField; UnsupportedParameter for what other servers have and would change the answer."""
+    """Raises InvalidField, or UnsupportedParameter for another server's parameter that would change the answer."""
     body = _json(data)
     refuse(body, schema)
     try:
@@ -48,7 +48,7 @@ def _json(data: bytes) -> dict[str, object]:
         raise InvalidField(
             "The request has no body; it must be a JSON object.", param=None, code="invalid_json"
         )
-    check_width(data)
+    check_json_limits(data)
     try:
         body: object = from_json(data, allow_inf_nan=False)
     except ValueError as error:

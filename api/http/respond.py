@@ -1,4 +1,4 @@
-"""The two forms of an answer: one JSON object, or an event stream."""
+"""Writes an answer as one JSON object or as an event stream."""
 
 from collections.abc import AsyncIterator
 
@@ -11,7 +11,7 @@ _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\
 
 
 def one_line(data: bytes) -> bytes:
-    """JSON or events, without what clients that read lines take for a line's end: it can stand in strings only."""
+    """Escapes the characters that line readers take for a line's end. In JSON they occur in strings only."""
     for raw, escaped in _LINE_ENDS:
         data = data.replace(raw, escaped)
     return data
@@ -22,14 +22,14 @@ def respond_json(resp: Response, model: BaseModel, *, exclude_unset: bool = Fals
 
 
 def respond_object(resp: Response, fields: object) -> None:
-    """The same of what is no model."""
+    """As ``respond_json``, for plain values."""
     _json(resp, to_json(fields))
 
 
 def respond_stream(resp: Response, events: AsyncIterator[bytes]) -> None:
     resp.content_type = EVENT_STREAM
     resp.cache_control = ["no-cache", "no-transform"]
-    resp.set_header("x-accel-buffering", "no")  # nginx would collect the events
+    resp.set_header("x-accel-buffering", "no")  # nginx would buffer the events
     resp.stream = _lines(events)
 
 

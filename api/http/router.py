@@ -1,6 +1,6 @@
-"""Falcon's router, which can also be asked before a body is read: what is at this path, and for which methods.
+"""Falcon's router, which also tells the route and the methods of a path before a body is read.
 
-Whatever answers GET answers HEAD.
+A route that answers GET answers HEAD.
 """
 
 import re
@@ -45,5 +45,5 @@ class Routes(CompiledRouter):
 
 
 def tidy(path: str) -> str:
-    """Without doubled slashes and without one at its end: clients join a base URL and a path in all ways."""
+    """Removes doubled slashes and a trailing one: clients join a base URL and a path in different ways."""
     return _SLASHES.sub("/", path).rstrip("/") or "/"

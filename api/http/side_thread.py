@@ -1,6 +1,7 @@
-"""Work that takes too long for the loop, on one thread beside it.
+"""Runs long calls on one thread, off the event loop.
 
-One, because it all needs the interpreter's lock: more threads would not be quicker, and the loop would wait for each.
+There is one thread because the calls need the interpreter's lock: more threads would be no faster, and the event loop
+would wait for each of them.
 """
 
 import asyncio
@@ -14,5 +15,5 @@ R = TypeVar("R")
 _thread = ThreadPoolExecutor(1, thread_name_prefix="beside")
 
 
-async def beside(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+async def in_side_thread(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     return await asyncio.get_running_loop().run_in_executor(_thread, lambda: call(*args, **kwargs))

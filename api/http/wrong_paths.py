@@ -1,6 +1,6 @@
-"""What a client that found nothing at a path probably meant. Pure.
+"""Suggests the path that a client probably meant when it asked for one that does not exist. Pure.
 
-The other servers' paths are from their own documentation: Ollama's ``/api``, LM Studio's ``/api/v0`` and ``/api/v1``,
+The paths of other servers are from their documentation: Ollama's ``/api``, LM Studio's ``/api/v0`` and ``/api/v1``,
 llama.cpp's server, TGI, and Azure's and Google's forms of the same dialects.
 """
 
@@ -50,7 +50,7 @@ _NOT_HERE = {
 
 
 def advice(path: str, known: Collection[str]) -> str:
-    """One sentence or two. ``known``: the templates of all routes; ``path`` is tidy."""
+    """One or two sentences. ``known``: the templates of all routes; ``path`` is tidy."""
     there = f"There is nothing at {path[:200]!a}"
     if theirs := _ELSEWHERE.get(path):
         return f"{there}, which is {theirs[0]}: here it is {theirs[1]}."
@@ -84,5 +84,5 @@ def _meant(path: str, words: list[str], known: Collection[str]) -> str | None:
 
 
 def _aliases(words: list[str]) -> list[str]:
-    """``embeddings`` is ``embedding``: also Google's ``embedContent`` and Ollama's ``embed``."""
+    """The words of a path as ``_NOT_HERE`` has them: Google's ``embedContent`` and Ollama's ``embed`` among them."""
     return [one for word in words for one in (word, word.removesuffix("s"), word.removesuffix("content"))]

@@ -1,9 +1,9 @@
-"""Blocks -> Anthropic's content, usage and reason to stop. Pure."""
+"""Blocks -> Anthropic's content, usage and stop reason. Pure."""
 
 from pydantic_core import from_json
 
 from api.generation.blocks import Block, Blocks
-from api.generation.usage import Identity, Tally
+from api.generation.usage import Identity, TokenCounter
 from api.messages.schemas import (
     Content,
     Message,
@@ -30,7 +30,7 @@ def message(identity: Identity, blocks: Blocks) -> Message:
         content=[content(block) for block in blocks.all],
         stop_reason=stop_reason(blocks.finish),
         stop_sequence=blocks.finish.stop_sequence if blocks.finish else None,
-        usage=usage(blocks.tally),
+        usage=usage(blocks.counter),
     )
 
 
@@ -45,7 +45,7 @@ def content(block: Block) -> Content:
 
 
 def _input(arguments: str) -> dict[str, object]:
-    """Arguments that were cut off at max_tokens are no object: as far as they are whole, they are kept."""
+    """Arguments that were cut off at max_tokens are no object: their complete part is kept."""
     try:
         value = from_json(arguments, allow_partial=True)
     except ValueError:
@@ -59,10 +59,10 @@ def stop_reason(finish: Finish | None) -> StopReason | None:
     return "stop_sequence" if finish.stop_sequence is not None else _REASONS[finish.reason]
 
 
-def usage(tally: Tally) -> Usage:
+def usage(counter: TokenCounter) -> Usage:
     return Usage(
-        input_tokens=tally.prompt_tokens - tally.cached_tokens,
-        output_tokens=tally.completion_tokens,
-        cache_read_input_tokens=tally.cached_tokens,
-        output_tokens_details=OutputTokensDetails(thinking_tokens=tally.reasoning_tokens),
+        input_tokens=counter.prompt_tokens - counter.cached_tokens,
+        output_tokens=counter.completion_tokens,
+        cache_read_input_tokens=counter.cached_tokens,
+        output_tokens_details=OutputTokensDetails(thinking_tokens=counter.reasoning_tokens),
     )

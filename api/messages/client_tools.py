@@ -1,6 +1,6 @@
-"""Anthropic's tools that the client runs, as the model is shown them: by their published schemas.
+"""The tools that Anthropic defines and the client runs, with their published schemas.
 
-A version of a tool differs from another by the commands it has. What takes eyes is refused by name: a screen.
+The versions of a tool differ in their commands. A tool that answers with pictures is refused by name.
 """
 
 from typing import Any
@@ -77,7 +77,7 @@ _OLD_EDITS = {name: schema for name, schema in _EDITS.items() if name != "insert
 _WITH_UNDO = (_EDITOR, _by_command([*_COMMANDS, "undo_edit"], _OLD_EDITS, ["path"]))
 _WITHOUT_UNDO = (_EDITOR, _by_command(_COMMANDS, _EDITS, ["path"]))
 
-# By what the type begins with, the first that fits; and the name the tool has, if the request does not say it.
+# The first prefix of the type that fits -> the tool's default name and its schema.
 _KNOWN: dict[str, tuple[str, tuple[str, Schema]]] = {
     "bash_": ("bash", _BASH),
     "text_editor_20241022": ("str_replace_editor", _WITH_UNDO),
@@ -89,7 +89,7 @@ _SCREENS = ("computer_",)
 
 
 def client_tool(tool: OtherTool, path: str) -> CustomTool | None:
-    """None: one that Anthropic's servers run. Raises UnsupportedParameter for one that cannot work here."""
+    """None for a tool that Anthropic's servers run. Raises UnsupportedParameter."""
     if tool.type.startswith(_SCREENS):
         raise unsupported(path, f"{tool.type[:64]} answers with pictures, and this model reads text only")
     for beginning, (name, (description, schema)) in _KNOWN.items():

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, as Anthropic's body: ``{type: error, error: {type, message}, request_id}``."""
+"""Turns errors into Anthropic's body: ``{type: error, error: {type, message}, request_id}``."""
 
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -13,26 +13,26 @@ OVERLOADED = 529
 
 
 class PromptTooLong(InvalidRequest):
-    """In the words that clients look for before they shorten a conversation."""
+    """Clients look for these words before they shorten a conversation."""
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(f"prompt is too long: {tokens} tokens > {limit} maximum", param="messages")
 
 
-def in_its_words(error: ServingError) -> ServingError:
+def anthropic_error(error: ServingError) -> ServingError:
     if error.code != ContextLengthExceeded.code or error.prompt_tokens is None:
         return error
     limit = error.context_length or 0
     return PromptTooLong(max(error.prompt_tokens, limit + 1), limit)
 
 
-async def told(replies: AsyncIterable[list[Delta]]) -> AsyncIterator[list[Delta]]:
-    """The replies, with what goes wrong in this dialect's words."""
+async def with_anthropic_errors(replies: AsyncIterable[list[Delta]]) -> AsyncIterator[list[Delta]]:
+    """The replies; their errors in the dialect's words."""
     try:
         async for batch in replies:
             yield batch
     except ServingError as error:
-        raise in_its_words(error) from error
+        raise anthropic_error(error) from error
 
 
 _TYPES = {
@@ -47,12 +47,12 @@ _TYPES = {
 
 
 class AnthropicErrors:
-    """``request-id`` is the header that its clients read."""
+    """Clients read the header ``request-id``."""
 
     request_id_header = b"request-id"
 
     def status(self, answer: ErrorAnswer) -> int:
-        """503 is a queue that is full, or a process that is being restarted: this dialect has one word for them."""
+        """The dialect has one status for a full queue and for a restart."""
         return OVERLOADED if answer.status == 503 else answer.status
 
     def body(self, answer: ErrorAnswer, request_id: str) -> bytes:

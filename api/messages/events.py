@@ -1,7 +1,7 @@
-"""Deltas -> Anthropic's server-sent events. Pure.
+"""Deltas -> the server-sent events of /v1/messages. Pure.
 
 Rule 1: every event has an ``event:`` line; clients drop those without.
-Rule 2: message_start waits for the prompt's size; what is silent before it is a comment, behind it a ping.
+Rule 2: message_start needs the prompt's length. A silence before it is filled with comments, after it with pings.
 """
 
 from collections.abc import Sequence
@@ -45,13 +45,13 @@ class MessageEvents:
             "stop_reason": stop_reason(finish),
             "stop_sequence": finish.stop_sequence if finish else None,
         }
-        total = usage(self._blocks.tally).model_dump()
+        total = usage(self._blocks.counter).model_dump()
         return event("message_delta", delta=delta, usage=total) + event("message_stop")
 
     def _start(self) -> bytes:
         self._started = True
         empty = Blocks()
-        empty.tally = self._blocks.tally
+        empty.counter = self._blocks.counter
         return event("message_start", message=message(self._identity, empty).model_dump())
 
 
@@ -87,7 +87,7 @@ def _grown(block: Block, piece: str) -> dict[str, str]:
 
 
 def _signed(block: Block) -> bytes:
-    """Clients expect a signature behind thinking; nothing here makes or checks one."""
+    """Clients expect a signature after thinking; this server neither makes nor checks one."""
     if block.kind != "thinking":
         return b""
     return event("content_block_delta", index=block.index, delta={"type": "signature_delta", "signature": ""})

@@ -1,8 +1,7 @@
-"""Anthropic requests -> ``Generation``, the one inner request. Pure.
+"""Requests of /v1/messages -> ``Generation``, the one inner request. Pure.
 
-What clients send and this server has no use for is left out: blocks and tools of types it does not know, thinking
-that was redacted. What it cannot read but would have to, an image, is refused by name; one that a tool gave back is
-left out, and the model told so.
+Blocks and tools of unknown types and redacted thinking are left out. An image is refused by name; in a tool's result
+it is left out, and the model is told.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,9 +34,8 @@ from api.messages.tools import in_words, offered
 from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
 
 BETWEEN_BLOCKS = "\n\n"
-BILLING = (
-    "x-anthropic-billing-header:"  # Claude Code's first system block; as it changes, no prefix is shared
-)
+# Claude Code's first system block. It changes with each request, so that no two prompts would share a prefix.
+BILLING = "x-anthropic-billing-header:"
 
 
 def message_generation(request: MessagesRequest) -> Generation:
@@ -111,7 +109,7 @@ def _messages(messages: Sequence[InputMessage]) -> Iterator[dict[str, Any]]:
         elif message.role == "assistant":
             yield _assistant(message.content)
         else:
-            yield from _said_to_it(message.role, message.content, f"messages[{i}].content")
+            yield from _user_turn(message.role, message.content, f"messages[{i}].content")
 
 
 def _assistant(blocks: Sequence[InputBlock]) -> dict[str, Any]:
@@ -131,8 +129,8 @@ def _past_call(block: ToolUseBlock) -> dict[str, Any]:
     return {"id": block.id, "type": "function", "function": function}
 
 
-def _said_to_it(role: str, blocks: Sequence[InputBlock], path: str) -> Iterator[dict[str, Any]]:
-    """A tool's result is a message of its own; the texts between two of them are one."""
+def _user_turn(role: str, blocks: Sequence[InputBlock], path: str) -> Iterator[dict[str, Any]]:
+    """A tool's result is a message of its own; the texts between two results are one message."""
     texts: list[str] = []
     empty = True
     for i, block in enumerate(blocks):
@@ -151,19 +149,19 @@ def _result(block: ToolResultBlock) -> dict[str, Any]:
     if isinstance(block.content, str):
         text = block.content
     else:
-        parts = [[left_out(part.type)] if _is_seen(part) else _texts(part) for part in block.content]
+        parts = [[left_out(part.type)] if _is_visual(part) else _texts(part) for part in block.content]
         text = BETWEEN_BLOCKS.join(text for texts in parts for text in texts)
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
 
 
 def _text(block: InputBlock, path: str) -> list[str]:
-    if _is_seen(block):
+    if _is_visual(block):
         raise unsupported(path, f"this model reads text only, no {block.type}")
     return _texts(block)
 
 
-def _is_seen(block: InputBlock | ResultPart) -> bool:
-    """Whether it takes eyes to read it."""
+def _is_visual(block: InputBlock | ResultPart) -> bool:
+    """Whether it is an image, or a document that is not text."""
     return isinstance(block, ImageBlock) or (isinstance(block, DocumentBlock) and block.source.type != "text")
 
 

@@ -12,7 +12,7 @@ from api.http.caller import caller
 from api.http.parse import read
 from api.http.respond import respond_json, respond_stream
 from api.messages.answer import message
-from api.messages.errors import in_its_words, told
+from api.messages.errors import anthropic_error, with_anthropic_errors
 from api.messages.events import MessageEvents
 from api.messages.request import message_generation, message_prompt
 from api.messages.schemas import CountTokensRequest, CountTokensResponse, MessagesRequest
@@ -31,12 +31,12 @@ class Messages:
         try:
             replies = await self._broker.generate(model, [generation], who)
         except ServingError as error:
-            raise in_its_words(error) from error
+            raise anthropic_error(error) from error
         identity = Identity.new("msg_", model)
         if request.stream:
-            respond_stream(resp, server_sent(MessageEvents(identity), told(replies)))
+            respond_stream(resp, server_sent(MessageEvents(identity), with_anthropic_errors(replies)))
         else:
-            [blocks] = await gather(told(replies))
+            [blocks] = await gather(with_anthropic_errors(replies))
             respond_json(resp, message(identity, blocks))
 
     async def on_post_count(self, req: Request, resp: Response) -> None:
@@ -45,5 +45,5 @@ class Messages:
         try:
             start = await prompt_as_read(self._broker, model, message_prompt(request), echo=False)
         except ServingError as error:
-            raise in_its_words(error) from error
+            raise anthropic_error(error) from error
         respond_json(resp, CountTokensResponse(input_tokens=start.prompt_tokens))

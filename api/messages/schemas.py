@@ -1,7 +1,7 @@
-"""The Anthropic dialect: what clients of /v1/messages send and what they get.
+"""The Anthropic dialect: the requests and answers of /v1/messages.
 
-Blocks, tools and choices of a type that is not known here are read as such, and left out by the translation.
-Tools may be deferred: named in the conversation before the model is shown them.
+Blocks, tools and choices of unknown types are accepted here; the translation leaves them out. A deferred tool is
+offered to the model only after the conversation names it.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -47,7 +47,7 @@ class OtherBlock(Request):
 
 
 class ToolReferenceBlock(Request):
-    """A deferred tool, found by a tool that searches."""
+    """A deferred tool that a search found."""
 
     type: Literal["tool_reference"]
     tool_name: str
@@ -94,7 +94,7 @@ class CustomTool(Request):
 
 
 class OtherTool(Request):
-    """One of Anthropic's own; the client runs it, or Anthropic's servers do."""
+    """A tool that Anthropic defines; the client or Anthropic's servers run it."""
 
     type: str
     name: str = Field("", max_length=256)
@@ -122,7 +122,7 @@ class OtherReference(Request):
 
 
 class ToolChangeBlock(Request):
-    """From here on, a tool may or may no longer be called."""
+    """Adds or removes a tool for the rest of the conversation."""
 
     type: Literal["tool_addition", "tool_removal"]
     tool: Annotated[
@@ -182,7 +182,7 @@ class OutputConfig(Request):
 
 
 class CountTokensRequest(Request):
-    """All that makes the prompt."""
+    """The fields that make the prompt."""
 
     model: ModelName | None = None
     messages: list[InputMessage] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
@@ -198,12 +198,12 @@ class CountTokensRequest(Request):
 class MessagesRequest(CountTokensRequest, Constrained, Sampled):
     BLANK: ClassVar = Constrained.BLANK | Sampled.BLANK
 
-    max_tokens: int = Field(ge=1, lt=1 << 31)  # more than is left of the context is what is left
+    max_tokens: int = Field(ge=1, lt=1 << 31)  # at most what is left of the context
     stop_sequences: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=64)
     stream: bool = False
     temperature: float = Field(1.0, ge=0, le=1)
     top_p: float = Field(1.0, ge=0, le=1)
-    output_format: OutputFormat | None = None  # what output_config.format was called before
+    output_format: OutputFormat | None = None  # the older name of output_config.format
 
 
 # ---------------------------------------------------------------- responses
@@ -219,7 +219,7 @@ class OutputTokensDetails(Response):
 
 
 class Usage(Response):
-    """``input_tokens`` are those that were not in a cache."""
+    """``input_tokens`` does not include cached ones."""
 
     input_tokens: int
     output_tokens: int
@@ -233,7 +233,7 @@ class Usage(Response):
 
 
 class TextContent(Response):
-    """Without ``citations``: there are none, and clients take null for a list."""
+    """Without ``citations``: there are none, and clients read null as a list."""
 
     type: Literal["text"] = "text"
     text: str

@@ -1,9 +1,9 @@
-"""Which tools the model is shown: those that are there from the start, then those that the conversation named. Pure.
+"""The tools that the model is offered: those of the request, then those that the conversation added. Pure.
 
-Rule 1: a deferred tool is shown once a search found it or a message added it, behind the others: Claude Code brings
-most of its tools so, and what is before them in the prompt stays as it was.
-Rule 2: Anthropic's own tools are shown where the client runs them; those that its servers run are left out.
-Rule 3: a search that is left to the server finds nothing, as there is none: then every tool is shown.
+Rule 1: a deferred tool comes after the others, once a search found it or a message added it. Claude Code defers most of
+its tools, and the prompt before them does not change.
+Rule 2: tools that Anthropic defines are offered if the client runs them, and left out if Anthropic's servers do.
+Rule 3: this server runs no tool search: a request with one gets every tool offered.
 """
 
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ from api.messages.schemas import (
     ToolResultBlock,
 )
 
-SEARCH = "tool_search_tool_"  # what the types of Anthropic's own searches begin with
+SEARCH = "tool_search_tool_"  # the types of the searches that Anthropic defines
 
 
 @dataclass(frozen=True)
 class Change:
-    """Of what may be called. ``definition``: of a tool that was not there before, and where it is."""
+    """Adds or removes a tool. ``definition``: of a new tool, and its field."""
 
     name: str
     removed: bool = False
@@ -61,7 +61,7 @@ def offered(request: CountTokensRequest) -> list[dict[str, Any]]:
 
 
 def in_words(block: ToolReferenceBlock | ToolChangeBlock) -> list[str]:
-    """What the model reads where a tool comes or goes."""
+    """What the prompt says where a tool is added or removed."""
     change = change_of(block, "")
     if change is None:
         return []

@@ -1,9 +1,9 @@
-"""Blocks -> one whole answer of /v1/chat/completions or /v1/completions, for clients that do not stream. Pure."""
+"""Blocks -> one whole answer of /v1/chat/completions or /v1/completions. Pure."""
 
 from collections.abc import Sequence
 
 from api.generation.blocks import Block, Blocks
-from api.generation.usage import Identity, Tally
+from api.generation.usage import Identity, TokenCounter
 from api.openai.logprobs import CompletionScores, chat_logprobs
 from api.openai.schemas import (
     AssistantMessage,
@@ -23,18 +23,18 @@ from api.openai.schemas import (
 from shared.protocol import Start
 
 
-def usage(tally: Tally) -> Usage:
+def usage(counter: TokenCounter) -> Usage:
     return Usage(
-        prompt_tokens=tally.prompt_tokens,
-        completion_tokens=tally.completion_tokens,
-        total_tokens=tally.prompt_tokens + tally.completion_tokens,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=tally.cached_tokens),
-        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=tally.reasoning_tokens),
+        prompt_tokens=counter.prompt_tokens,
+        completion_tokens=counter.completion_tokens,
+        total_tokens=counter.prompt_tokens + counter.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=counter.cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=counter.reasoning_tokens),
     )
 
 
 def echoed(start: Start | None) -> str:
-    """The prompt, where it was asked for with ``echo``."""
+    """The prompt's text, where the request has ``echo``."""
     return (start.prompt_text or "") if start is not None else ""
 
 
@@ -54,7 +54,7 @@ def chat_completion(
         created=identity.created,
         model=identity.model,
         choices=[_chat_choice(index, blocks, request) for index, blocks in enumerate(choices)],
-        usage=usage(choices[0].tally),
+        usage=usage(choices[0].counter),
     )
 
 
@@ -95,7 +95,7 @@ def completion(
         created=identity.created,
         model=identity.model,
         choices=[_completion_choice(index, blocks, request) for index, blocks in enumerate(answers)],
-        usage=usage(choices[0].tally),
+        usage=usage(choices[0].counter),
     )
 
 
@@ -110,7 +110,7 @@ def _completion_choice(index: int, blocks: Blocks, request: CompletionRequest) -
 
 
 def best(choices: Sequence[Blocks], ran: int, wanted: int) -> list[Blocks]:
-    """Of each ``ran`` choices of one prompt the ``wanted`` with the highest mean log probability, best first."""
+    """For each prompt, the ``wanted`` of its ``ran`` choices with the highest mean log probability, best first."""
     if ran == wanted:
         return list(choices)
     prompts = [choices[i : i + ran] for i in range(0, len(choices), ran)]

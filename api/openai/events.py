@@ -1,11 +1,11 @@
-"""Deltas -> server-sent events. Pure.
+"""Deltas -> the server-sent events of /v1/chat/completions and /v1/completions. Pure.
 
-Rule 1: chat choices first appear in index order, each with its role; the role never comes again.
-Rule 2: a choice ends with a chunk that has only its finish_reason; usage, when asked for, is the last chunk.
-Rule 3: only ``data:`` lines, and comments while nothing comes; never ``id:``, which breaks openai-python.
+Rule 1: the first chunks are those of the choices' roles, in index order; a role is never repeated.
+Rule 2: a choice ends with a chunk that has only its finish_reason; usage, if requested, is the last chunk.
+Rule 3: events are ``data:`` lines, and comments during a silence; never ``id:``, which breaks openai-python.
 
-A chunk is one choice between a head and a tail made once for the stream; only its text is encoded per token.
-Tests compare the bytes with the schemas in ``api.openai.schemas``. Whatever is more than text takes a slower way.
+A chunk's head and tail are made once for the stream, so that only the text is encoded for each token. A chunk with
+more than text takes a slower way. Tests compare the bytes with the schemas in ``api.openai.schemas``.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pydantic_core import to_json
 
 from api.generation.event_streams import KEEP_ALIVE
-from api.generation.usage import Identity, Tally
+from api.generation.usage import Identity, TokenCounter
 from api.openai.answer import echoed, usage
 from api.openai.logprobs import CompletionScores, chat_logprobs
 from api.openai.pieces import chunk_deltas
@@ -24,7 +24,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class _Frame:
-    """The bytes around the choice of every chunk of one stream."""
+    """The bytes around the choice in every chunk of one stream."""
 
     def __init__(self, kind: bytes, identity: Identity, include_usage: bool) -> None:
         self.head = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"choices":[{"index":' % (
@@ -36,21 +36,21 @@ class _Frame:
         self.tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
         self._include_usage = include_usage
 
-    def last(self, tally: Tally) -> bytes:
+    def last(self, counter: TokenCounter) -> bytes:
         if not self._include_usage:
             return DONE
         start = self.head.removesuffix(b'{"index":')
-        return b'%b],"usage":%b}\n\n%b' % (start, usage(tally).model_dump_json().encode(), DONE)
+        return b'%b],"usage":%b}\n\n%b' % (start, usage(counter).model_dump_json().encode(), DONE)
 
 
 class ChatEvents:
-    """``legacy``: calls are answered as ``function_call``."""
+    """``legacy``: a call is answered as ``function_call``."""
 
     def __init__(self, identity: Identity, n: int, include_usage: bool, legacy: bool = False) -> None:
         self._legacy = legacy
         self._frame = _Frame(b"chat.completion.chunk", identity, include_usage)
         head, tail = self._frame.head, self._frame.tail
-        self._tally = Tally(n)
+        self._tally = TokenCounter(n)
         self._roles = b"".join(
             b'%b%d,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null%b'
             % (head, choice, tail)
@@ -80,7 +80,7 @@ class ChatEvents:
         return KEEP_ALIVE
 
     def _more_than_text(self, delta: Delta) -> list[bytes]:
-        """The log probabilities of the delta's tokens go with the first of its chunks."""
+        """The first chunk of a delta has the log probabilities of all its tokens."""
         out = []
         scores = chat_logprobs(delta.logprobs).model_dump_json().encode() if delta.logprobs else b"null"
         for inner in chunk_deltas(delta, self._legacy):
@@ -111,7 +111,7 @@ class ChatEvents:
 class CompletionEvents:
     def __init__(self, identity: Identity, n: int, include_usage: bool) -> None:
         self._frame = _Frame(b"text_completion", identity, include_usage)
-        self._tally = Tally(n)
+        self._tally = TokenCounter(n)
         self._scores: defaultdict[int, CompletionScores] = defaultdict(CompletionScores)
 
     def render(self, batch: Sequence[Delta]) -> bytes:

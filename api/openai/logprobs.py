@@ -1,4 +1,4 @@
-"""Token log probabilities in the two shapes of the OpenAI dialect. Pure."""
+"""Log probabilities in the shapes of chat and of completions. Pure."""
 
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _Utf8Decoder = getincrementaldecoder("utf-8")
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
-    """Of the content's tokens, and those of the thinking apart; those of calls have no place in the dialect."""
+    """Of the content's tokens, and apart of the thinking's; the dialect has no place for those of calls."""
     thinking = [ChatLogprob.model_validate(entry) for entry in entries(tokens, "thinking")]
     return ChatLogprobs(
         content=[ChatLogprob.model_validate(entry) for entry in entries(tokens)],
@@ -20,14 +20,14 @@ def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
 
 
 class CompletionScores:
-    """The four arrays of one choice; ``text_offset`` goes on from one call to the next."""
+    """The four arrays of one choice; ``text_offset`` continues from call to call."""
 
     def __init__(self) -> None:
         self._decoder = _Utf8Decoder("replace")
         self._offset = 0
 
     def next(self, tokens: Sequence[TokenLogprob], start: Start | None = None) -> CompletionLogprobs:
-        """``start`` brings the echoed prompt, whose first token has nothing before it that could predict it."""
+        """``start`` has the echoed prompt, whose first token has no log probability."""
         unscored, scored = _echoed(start)
         scored += tokens
         pieces = unscored + [token.bytes for token in scored]
@@ -39,14 +39,14 @@ class CompletionScores:
         )
 
     def _pass(self, piece: bytes) -> int:
-        """Where the piece begins."""
+        """The offset at which the piece begins."""
         offset = self._offset
         self._offset += len(self._decoder.decode(piece))
         return offset
 
 
 def _echoed(start: Start | None) -> tuple[list[bytes], list[TokenLogprob]]:
-    """The prompt's first token, of which only the text before the others is known, and the others."""
+    """The text of the prompt's first token, and the other tokens."""
     if start is None or start.prompt_logprobs is None:
         return [], []
     text = (start.prompt_text or "").encode()
@@ -56,9 +56,9 @@ def _echoed(start: Start | None) -> tuple[list[bytes], list[TokenLogprob]]:
 
 
 def _best_and_chosen(token: TokenLogprob) -> dict[str, float]:
-    """The chosen token is always there, with the very number it has in ``token_logprobs``.
+    """The chosen token is always among them, with the same number as in ``token_logprobs``.
 
-    Where another token reads the same, that one goes by its id: whether the chosen one was the best must show.
+    Another token with the same text is written as its id, so that clients see whether the chosen one was the best.
     """
     best: dict[str, float] = {}
     for other in token.top:

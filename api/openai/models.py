@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: what may be asked for, the hot models first."""
+"""GET /v1/models and /v1/models/{id}: the models that may be asked for, loaded ones first."""
 
 import time
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from api.openai.schemas import ModelCapabilities, ModelInfo, ModelListResponse
 from shared.errors import BrokerLost
 from shared.protocol import ModelStatus
 
-ASK_WITHIN = 1.0  # seconds; without an answer every model counts as loadable
+ASK_WITHIN = 1.0  # seconds; without an answer, every model is shown as loadable
 
 _ORDER = ("hot", "loading", "loadable", "failed")
 

@@ -1,7 +1,7 @@
-"""A chat delta that holds more than plain text, as the deltas of chunks. Pure.
+"""A chat delta with more than text -> the deltas of chunks. Pure.
 
-Rule 1: a call's id, type and name come once, in a piece without arguments; its index comes always.
-Rule 2: where functions were asked for by their old name, calls are answered by theirs.
+Rule 1: a call's id, type and name come once, without arguments; its index comes in every piece.
+Rule 2: a request with ``functions`` gets ``function_call``.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from shared.protocol import CallPiece, Delta
 
 
 def chunk_deltas(delta: Delta, legacy: bool) -> list[ChunkDelta]:
-    """One for each thing it holds; never none, because its log probabilities need a place."""
+    """At least one, which carries the delta's log probabilities."""
     out = []
     if delta.reasoning:
         out.append(ChunkDelta(reasoning_content=delta.reasoning, reasoning=delta.reasoning))

@@ -1,7 +1,7 @@
-"""OpenAI's chat and completions requests -> ``Generation``, the one inner request. Pure.
+"""Requests of /v1/chat/completions and /v1/completions -> ``Generation``, the one inner request. Pure.
 
-Rule 1: what does not work is refused by name, never ignored.
-Rule 2: nothing is tokenized, folded or guessed here: the worker knows the model.
+Rule 1: what is not supported is refused by name, never ignored.
+Rule 2: nothing is tokenized or fitted to a model here; the worker knows the model.
 """
 
 from typing import Any, Literal
@@ -69,7 +69,7 @@ def _thinking(request: ChatCompletionRequest) -> dict[str, Any]:
 def chat_prompt(
     messages: list[ChatMessage], tools: list[dict[str, Any]], effort: dict[str, Any], kwargs: dict[str, Any]
 ) -> ChatPrompt:
-    """What the client says to the template wins over what its effort says."""
+    """``kwargs``, which the client sets for the template, win over those of its effort."""
     return ChatPrompt(
         messages=[_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
         tools=tools or None,
@@ -91,7 +91,7 @@ def prompt_tools(tools: list[Tool]) -> list[dict[str, Any]]:
 
 
 def completion_generations(request: CompletionRequest) -> list[Generation]:
-    """One for each prompt, in the order of the prompts; each runs ``best_of`` choices."""
+    """One for each prompt, in their order; each has ``best_of`` choices."""
     if request.suffix and request.echo:
         raise unsupported("echo", "it does not go together with 'suffix'")
     if request.stream and request.choices > request.n:
@@ -121,10 +121,10 @@ def completion_generations(request: CompletionRequest) -> list[Generation]:
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]], suffix: str | None) -> list[Prompt]:
-    """An empty suffix says that nothing is known of what follows: the prompt is continued."""
+    """An empty suffix means that there is none."""
     if isinstance(prompt, str):
         return [TextPrompt(text=prompt, suffix=suffix)]
-    if ids := [item for item in prompt if isinstance(item, int)]:  # all of them, or none
+    if ids := [item for item in prompt if isinstance(item, int)]:  # the schema allows all or none
         return [TokenPrompt(ids=ids, suffix=suffix)]
     many = [item for item in prompt if not isinstance(item, int)]
     return [
@@ -163,7 +163,7 @@ def _tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
 
 
 def _choice(request: ChatCompletionRequest) -> ToolChoice | FunctionName | None:
-    """``function_call`` is what ``tool_choice`` was called before there were tools."""
+    """``function_call`` is the older name of ``tool_choice``."""
     return request.function_call if request.legacy else request.tool_choice
 
 
@@ -216,18 +216,18 @@ def _legacy_call(call: FunctionCall) -> dict[str, Any]:
 
 
 def _legacy_id(name: str | None) -> str:
-    """Calls had no ids then; the function's name joined a call to its answer."""
+    """Calls of functions have no ids: the name joins a call and its answer."""
     return f"call_{name}"
 
 
 def _text(message: ChatMessage, path: str) -> str:
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
-    return "".join(_said(part, message.role, f"{path}[{i}]") for i, part in enumerate(message.content))
+    return "".join(_part_text(part, message.role, f"{path}[{i}]") for i, part in enumerate(message.content))
 
 
-def _said(part: ContentPart, role: str, path: str) -> str:
-    """What cannot be read is refused; in what a tool gave back it is left out, as in every dialect."""
+def _part_text(part: ContentPart, role: str, path: str) -> str:
+    """A picture or a file is refused; in a tool's answer it is left out, as in every dialect."""
     match part:
         case TextPart():
             return part.text

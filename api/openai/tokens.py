@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize and /apply-template: the worker reads a prompt and answers nothing behind it."""
+"""POST /tokenize, /detokenize and /apply-template: a worker reads a prompt and generates nothing."""
 
 from falcon.asgi import Request, Response
 

@@ -1,4 +1,4 @@
-"""GET /admin/status: what the broker knows, and who asked."""
+"""GET /admin/status: the broker's report, and the api process that asked for it."""
 
 import os
 

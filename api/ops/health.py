@@ -1,4 +1,4 @@
-"""Three questions: does this process turn (/health), could it serve now (/ready), what is it (/)."""
+"""GET /health (this process runs), /ready (it can serve) and / (what it is)."""
 
 from falcon.asgi import Request, Response
 

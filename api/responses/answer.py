@@ -1,11 +1,11 @@
-"""Blocks -> output items and the response around them. Pure."""
+"""Blocks -> output items and the response object around them. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from api.generation.blocks import Block, Blocks
 from api.generation.logprobs import entries
-from api.generation.usage import Identity, Tally
+from api.generation.usage import Identity, TokenCounter
 from api.responses.schemas import (
     ErrorDetails,
     FunctionCallOutput,
@@ -45,7 +45,7 @@ def ended(identity: Identity, request: ResponsesRequest, blocks: Blocks, at: int
         completed_at=None if cut else at,
         incomplete_details=IncompleteDetails() if cut else None,
         output=[item(identity, request, block, status(block, blocks)) for block in blocks.all],
-        usage=usage(blocks.tally),
+        usage=usage(blocks.counter),
     )
 
 
@@ -63,7 +63,7 @@ def failed(
 
 
 def _failure_code(error: ServingError) -> str:
-    """In OpenAI's words, by which clients tell whether to try again."""
+    """OpenAI's code, by which clients decide whether to retry."""
     if error.code == ContextLengthExceeded.code:
         return error.code
     return "invalid_prompt" if error.status < 500 else "server_error"
@@ -87,11 +87,11 @@ def _response(
         created_at=identity.created,
         model=identity.model,
         status=status,
-        **{**_asked(request), **nothing_yet, **known},
+        **{**_echoed_fields(request), **nothing_yet, **known},
     )
 
 
-def _asked(request: ResponsesRequest) -> dict[str, Any]:
+def _echoed_fields(request: ResponsesRequest) -> dict[str, Any]:
     again = (
         "instructions max_output_tokens max_tool_calls metadata parallel_tool_calls previous_response_id"
         " presence_penalty frequency_penalty prompt_cache_key safety_identifier store temperature top_logprobs"
@@ -108,7 +108,7 @@ def _asked(request: ResponsesRequest) -> dict[str, Any]:
 
 
 def _used(blocks: Blocks) -> dict[str, float]:
-    """What the tokens were drawn with, which is the model's own where the request left it open."""
+    """The sampling parameters in use: the model's own where the request left them open."""
     start = blocks.start
     said = {"temperature": start.temperature, "top_p": start.top_p} if start is not None else {}
     return {name: value for name, value in said.items() if value is not None}
@@ -118,12 +118,12 @@ def _used(blocks: Blocks) -> dict[str, float]:
 
 
 def item_id(identity: Identity, block: Block) -> str:
-    """It tells which response it belongs to."""
+    """It contains the id of the response."""
     return f"{_ITEM_PREFIX[block.kind]}{identity.id.removeprefix(PREFIX)}{block.index:04x}"
 
 
 def item(identity: Identity, request: ResponsesRequest, block: Block, status: ItemStatus) -> OutputItem:
-    """An item that has just begun has no content: that is added as a part."""
+    """An item that has just begun is empty: its content follows as parts."""
     id, began = item_id(identity, block), status == "in_progress"
     match block.kind:
         case "text":
@@ -159,11 +159,11 @@ def _was_cut(blocks: Blocks) -> bool:
     return blocks.finish is not None and blocks.finish.reason is FinishReason.LENGTH
 
 
-def usage(tally: Tally) -> Usage:
+def usage(counter: TokenCounter) -> Usage:
     return Usage(
-        input_tokens=tally.prompt_tokens,
-        input_tokens_details=InputTokensDetails(cached_tokens=tally.cached_tokens),
-        output_tokens=tally.completion_tokens,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=tally.reasoning_tokens),
-        total_tokens=tally.prompt_tokens + tally.completion_tokens,
+        input_tokens=counter.prompt_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=counter.cached_tokens),
+        output_tokens=counter.completion_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=counter.reasoning_tokens),
+        total_tokens=counter.prompt_tokens + counter.completion_tokens,
     )

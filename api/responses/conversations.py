@@ -1,6 +1,6 @@
-"""What was said before: stored responses joined to conversations, off the event loop.
+"""Stored responses, joined to conversations off the event loop.
 
-An answer is worth more than its copy: what cannot be stored is logged, what cannot be read is a 503.
+A failing store costs copies, not answers: a failed write is logged, a failed read is a 503.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_JOINED = 32 << 20  # bytes of a conversation, as they are in the store
+MAX_JOINED = 32 << 20  # bytes of a conversation in the store
 RETRY_AFTER = 5  # seconds
-_ID_LENGTH = 32  # of a response, in the ids of its items
-_FAILURES = (sqlite3.Error, OSError, ValueError)  # ValueError: what is stored is damaged
+_ID_LENGTH = 32  # characters of a response's id in the ids of its items
+_FAILURES = (sqlite3.Error, OSError, ValueError)  # ValueError: the stored data is damaged
 
 
 class ResponseNotFound(ServingError):
@@ -58,11 +58,11 @@ class Conversations:
         return request.store and self._store.keeps
 
     async def items(self, request: ResponsesRequest, caller: str) -> list[InputItem]:
-        """The whole conversation up to this request's input, which is its end. Raises what is not found."""
+        """The whole conversation; the request's own input is its end. Raises what is not found."""
         said = own_items(request)
         if request.previous_response_id is None and not any(isinstance(one, ItemReference) for one in said):
             return said
-        return await _asked(self._joined, request.previous_response_id, said, caller)
+        return await _off_loop(self._joined, request.previous_response_id, said, caller)
 
     async def keep(self, response: ResponseObject, request: ResponsesRequest, caller: str) -> None:
         if not self.keeps(request):
@@ -76,13 +76,13 @@ class Conversations:
             log.error("response %s could not be stored: %s", response.id, error)
 
     async def get(self, id: str, caller: str) -> Stored:
-        stored = await _asked(self._store.get, id, caller)
+        stored = await _off_loop(self._store.get, id, caller)
         if stored is None:
             raise ResponseNotFound(id)
         return stored
 
     async def delete(self, id: str, caller: str) -> None:
-        if not await _asked(self._store.delete, id, caller):
+        if not await _off_loop(self._store.delete, id, caller):
             raise ResponseNotFound(id)
 
     def _joined(self, previous: str | None, said: list[InputItem], caller: str) -> list[InputItem]:
@@ -120,8 +120,8 @@ class Conversations:
         raise InvalidRequest(f"Item with id {item.id[:100]!r} not found.", param=f"input[{i}].id")
 
 
-async def _asked(operation: Callable[..., T], *arguments: object) -> T:
-    """Off the event loop. Raises StoreUnavailable when the store cannot say."""
+async def _off_loop(operation: Callable[..., T], *arguments: object) -> T:
+    """Runs it in a thread. Raises StoreUnavailable when the store fails."""
     try:
         return await asyncio.to_thread(operation, *arguments)
     except _FAILURES as error:
@@ -139,7 +139,7 @@ def own_items(request: ResponsesRequest) -> list[InputItem]:
 
 
 def stored_input(response_id: str, request: ResponsesRequest) -> list[dict[str, object]]:
-    """Each with an id, which tells the response it belongs to, and its text as a list of parts."""
+    """The input's items, each with an id that contains the response's, and with its text as parts."""
     owner = response_id.removeprefix(PREFIX)
     return [_as_sent(item, f"{owner}i{i:04x}") for i, item in enumerate(own_items(request))]
 

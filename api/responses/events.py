@@ -1,8 +1,8 @@
-"""Deltas -> the server-sent events of a response. Pure.
+"""Deltas -> the server-sent events of /v1/responses. Pure.
 
 Rule 1: response.created comes first, an item before its parts, a part before its deltas; ids never change.
 Rule 2: every event has an ``event:`` line and the next sequence number.
-Rule 3: silence is filled with events, not with comments: Codex takes a stream without events for a dead one.
+Rule 3: events fill a silence, as Codex drops a stream that sends only comments.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from api.responses.tools import called
 from shared.errors import ServingError
 from shared.protocol import Delta
 
-KEEP_ALIVE = "keepalive"  # as OpenAI's own streams have it, and in no document of theirs
+KEEP_ALIVE = "keepalive"  # OpenAI's streams have this event; its documents do not
 
 
 class ResponseEvents:
@@ -53,7 +53,7 @@ class ResponseEvents:
         return self._event(f"response.{response.status}", response=response.model_dump())
 
     def fail(self, error: ServingError) -> bytes:
-        """The error in both shapes there are, then what became of the response."""
+        """The error in OpenAI's and Open Responses' shape, then the failed response."""
         told = {"code": error.code, "message": error.message, "param": error.param}
         kind = "server_error" if error.status >= 500 else "invalid_request_error"
         response = failed(self._identity, self._request, self._blocks, error).model_dump()

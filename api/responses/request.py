@@ -1,6 +1,6 @@
-"""Responses requests -> ``Generation``, the one inner request. Pure.
+"""Requests of /v1/responses -> ``Generation``, the one inner request. Pure.
 
-What changes an answer and does not work is refused by name.
+What is not supported and would change the answer is refused by name.
 """
 
 from typing import Any, Literal
@@ -20,7 +20,7 @@ LOGPROBS = "message.output_text.logprobs"
 
 
 def response_generation(request: ResponsesRequest, items: list[InputItem]) -> Generation:
-    """``items``: the whole conversation, the request's input at its end."""
+    """``items``: the whole conversation; the request's input is its end."""
     prompt = response_prompt(request, items)
     use = _tool_use(request, prompt.tools or [])
     scored = request.top_logprobs or LOGPROBS in request.include

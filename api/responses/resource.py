@@ -1,4 +1,4 @@
-"""/v1/responses: made, continued, fetched, deleted; and what went into them."""
+"""The routes of /v1/responses: create, continue, fetch and delete responses, and list their input."""
 
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -23,7 +23,7 @@ from api.responses.schemas import (
     InputTokensResponse,
     ResponsesRequest,
 )
-from api.responses.truncation import fitted
+from api.responses.truncation import truncated
 from shared.errors import InvalidRequest, ServingError
 from shared.protocol import Delta
 
@@ -58,12 +58,12 @@ class Responses:
         async def ask(items: list[InputItem]) -> AsyncIterable[list[Delta]]:
             return await self._broker.generate(model, [response_generation(request, items)], who)
 
-        return await (fitted(ask, items) if request.truncation == "auto" else ask(items))
+        return await (truncated(ask, items) if request.truncation == "auto" else ask(items))
 
     async def _streamed(
         self, events: ResponseEvents, request: ResponsesRequest, replies: AsyncIterable[list[Delta]], who: str
     ) -> AsyncIterator[bytes]:
-        """The response is kept before the client hears that it is complete: it may be the next one's previous."""
+        """A response is stored before the client reads that it is complete: its next request may continue it."""
         try:
             async for batch in replies:
                 yield events.render(batch) if batch else events.idle()

@@ -1,7 +1,6 @@
-"""The dialect of OpenAI's Responses and of Open Responses: what clients of /v1/responses send and what they get.
+"""The dialect of OpenAI's Responses and of Open Responses: the requests and answers of /v1/responses.
 
-Items, tools and parts of a type that is not known here are read as such; the translation leaves them out or refuses
-them by name.
+Items, tools and parts of unknown types are accepted here; the translation leaves them out or refuses them by name.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -126,7 +125,7 @@ class OtherTool(Request):
 
 
 class NamespaceTool(Request):
-    """Functions of one origin: Codex so offers those of MCP servers."""
+    """Functions of one origin; Codex sends those of MCP servers so."""
 
     type: Literal["namespace"]
     name: str = Field(min_length=1, max_length=256)
@@ -325,7 +324,7 @@ class IncompleteDetails(Response):
 
 
 class ResponseObject(Response):
-    """What was asked is said again: a client that comes back for it later has nothing else."""
+    """It repeats the request's fields: a client that fetches it later has nothing else."""
 
     id: str
     object: Literal["response"] = "response"

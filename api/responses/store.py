@@ -1,11 +1,11 @@
-"""Responses that were asked to be kept: one SQLite file that all api processes share and that outlives them.
+"""Stores responses in one SQLite file, which all api processes share and which outlives them.
 
-Rule 1: it holds at most ``limit`` bytes; the oldest go first. What a write costs does not depend on how many there are.
-Rule 2: each operation opens the file anew, so that any thread may do it; callers keep it off the event loop.
-Rule 3: a response is its owner's: to anybody else it is not there. Owners are the digests of ``api.http.caller``.
-Rule 4: a file of another version is begun anew: these are copies, and whose they were is not known.
+Rule 1: it holds at most ``limit`` bytes; the oldest are deleted first. The cost of a write does not grow with it.
+Rule 2: each operation opens the file anew, so that any thread may call it; callers do so off the event loop.
+Rule 3: only the owner of a response finds it. Owners are the digests of ``api.http.caller``.
+Rule 4: a file of another version is replaced: it holds copies only, and their owners are unknown.
 
-Every operation may raise sqlite3.Error, OSError or ValueError: a full disk, a lock, a file that is damaged.
+Every operation may raise sqlite3.Error, OSError or ValueError: a full disk, a lock, a damaged file.
 """
 
 import json
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 5.0  # seconds, for another process that is writing
-VERSION = 2  # of the tables
+PATIENCE = 5.0  # seconds to wait for another process that is writing
+VERSION = 2  # of the tables' schema
 
 _TABLES = (
     "DROP TABLE IF EXISTS responses",
@@ -61,7 +61,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Turn:
-    """What was said in one response. ``size``: its bytes in the store."""
+    """The items of one response. ``size``: its bytes in the store."""
 
     previous: str | None
     size: int
@@ -98,7 +98,7 @@ class Store:
         return Stored(id, previous, json.loads(input), json.loads(response))
 
     def chain(self, id: str, owner: str) -> Iterator[Turn]:
-        """A response and those before it, the latest first, as far as they are there."""
+        """A response and the stored ones before it, the latest first."""
         with self._reading() as connection:
             rows = connection.execute(_CHAIN, {"id": id, "owner": owner}) if connection else ()
             for previous, size, input, output in rows:
@@ -111,7 +111,7 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """None: nothing was ever stored."""
+        """None when nothing was ever stored."""
         if not self._path.exists():
             yield None
             return
@@ -142,7 +142,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _set_up(connection: sqlite3.Connection) -> None:
-    """Of two processes that come here together, the second finds it done."""
+    """A second process that arrives at the same time finds it done."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         if _version(connection) != VERSION:

@@ -1,7 +1,7 @@
-"""Functions as the model is offered them, and a call's name as the client knows it. Pure.
+"""Functions and namespaces -> the tools of the prompt, and the names of calls back. Pure.
 
-Rule 1: a function in a namespace is one with a longer name.
-Rule 2: tools of types that are not known here are left out: clients offer them to every server.
+Rule 1: a function in a namespace becomes a function with a longer name.
+Rule 2: tools of unknown types are left out: clients send them to every server.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def long_name(namespace: str | None, name: str) -> str:
 
 
 def called(request: ResponsesRequest, name: str) -> tuple[str | None, str]:
-    """The namespace and the name in it, of what the model called."""
+    """The namespace and the function's name in it."""
     for namespace, one, _ in _functions(request):
         if long_name(namespace, one.name) == name:
             return namespace, one.name
@@ -36,7 +36,7 @@ def called(request: ResponsesRequest, name: str) -> tuple[str | None, str]:
 
 
 def shown(request: ResponsesRequest) -> list[dict[str, Any]]:
-    """The tools as a response says them again."""
+    """The tools as the response repeats them."""
     return [
         _shown(tool)
         if isinstance(tool, FunctionTool)
@@ -51,7 +51,7 @@ def _shown(tool: FunctionTool) -> dict[str, Any]:
 
 
 def _functions(request: ResponsesRequest) -> Iterator[tuple[str | None, FunctionTool, str]]:
-    """Namespace, function and path of each."""
+    """The namespace, the function and its field."""
     for i, one in enumerate(request.tools):
         if isinstance(one, FunctionTool):
             yield None, one, f"tools[{i}]"

@@ -1,8 +1,8 @@
 """Input items -> the inner messages. Pure.
 
-Rule 1: what the model did between two things it was told is one turn: its thinking, its text, its calls.
-Rule 2: items of types that are not known here are left out; a part that cannot be read is refused by name; one
-that a tool gave back is left out, and the model told so.
+Rule 1: the thinking, text and calls of the model between two messages to it are one turn.
+Rule 2: items of unknown types are left out. A part that is not text is refused by name; in a tool's output it is left
+out, and the model is told.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from api.responses.schemas import (
 )
 from api.responses.tools import long_name
 
-BETWEEN_OUTPUTS = "\n"  # parts of a tool's output, each a text of its own
+BETWEEN_OUTPUTS = "\n"  # between the parts of a tool's output
 
 
 def messages(items: Sequence[InputItem]) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class _Transcript:
         return self._turn
 
     def _fresh_turn(self) -> dict[str, Any]:
-        """One in which nothing was said and nothing called yet."""
+        """The open turn if it has neither text nor calls, else a new one."""
         if self._turn is not None and (self._turn["content"] or "tool_calls" in self._turn):
             self._turn = None
         return self._open_turn()
@@ -78,7 +78,7 @@ class _Transcript:
 def _output(output: str | Sequence[Part]) -> str:
     if isinstance(output, str):
         return output
-    texts = (_said(part) for part in output)
+    texts = (_part_text(part) for part in output)
     return BETWEEN_OUTPUTS.join(
         left_out(part.type) if text is None else text for part, text in zip(output, texts, strict=True)
     )
@@ -89,15 +89,15 @@ def _text(content: str | Sequence[Part], path: str) -> str:
         return content
     texts = []
     for i, part in enumerate(content):
-        text = _said(part)
+        text = _part_text(part)
         if text is None:
             raise unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type[:64]}")
         texts.append(text)
     return "".join(texts)
 
 
-def _said(part: Part) -> str | None:
-    """None: it is not text."""
+def _part_text(part: Part) -> str | None:
+    """None if it is not text."""
     match part:
         case TextPart():
             return part.text

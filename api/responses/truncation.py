@@ -1,8 +1,8 @@
-"""``truncation: auto``: a conversation that is too long loses its beginning until the model has room for it.
+"""``truncation: auto``: drops the beginning of a conversation that is longer than the context.
 
-Rule 1: instructions and the messages of system and developer stay, and so does the last item.
-Rule 2: what is left begins with what a user said, if that can be; never with the output of a call that is gone.
-Rule 3: only the worker knows how long a prompt is: it is asked again with fewer items, at most a few times.
+Rule 1: instructions, the messages of system and developer, and the last item stay.
+Rule 2: the rest begins with a user's message where possible, and never with the output of a dropped call.
+Rule 3: only the worker knows a prompt's length: it is asked again with fewer items, a few times at most.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -15,13 +15,13 @@ from shared.protocol import Delta
 Items = list[InputItem]
 Ask = Callable[[Items], Awaitable[AsyncIterable[list[Delta]]]]
 
-ANSWER = 8  # one part in so many of the context is left for the answer
+ANSWER_SHARE = 8  # an eighth of the context is left for the answer
 
 
-async def fitted(ask: Ask, items: Items) -> AsyncIterable[list[Delta]]:
-    """The replies to as many of the items as there is room for. Raises refusals that have other reasons."""
+async def truncated(ask: Ask, items: Items) -> AsyncIterable[list[Delta]]:
+    """The replies to as many items as fit. Raises refusals for other reasons."""
     replies, items = await _accepted(ask, items)
-    return _told(replies, ask, items)
+    return _retried(replies, ask, items)
 
 
 async def _accepted(ask: Ask, items: Items) -> tuple[AsyncIterable[list[Delta]], Items]:
@@ -32,8 +32,8 @@ async def _accepted(ask: Ask, items: Items) -> tuple[AsyncIterable[list[Delta]],
             items = fewer(items, error)
 
 
-async def _told(replies: AsyncIterable[list[Delta]], ask: Ask, items: Items) -> AsyncIterator[list[Delta]]:
-    """A worker that had to be started refuses late, but before the first token."""
+async def _retried(replies: AsyncIterable[list[Delta]], ask: Ask, items: Items) -> AsyncIterator[list[Delta]]:
+    """A worker that is still loading refuses late, but before the first token."""
     while True:
         try:
             async for batch in replies:
@@ -44,7 +44,7 @@ async def _told(replies: AsyncIterable[list[Delta]], ask: Ask, items: Items) -> 
 
 
 def fewer(items: Items, error: ServingError) -> Items:
-    """Raises ``error`` if it is not about the length, or if nothing can go."""
+    """Raises ``error`` if it is not about the length, or if no item can go."""
     if error.code != ContextLengthExceeded.code:
         raise error
     gone = list(accumulate(len(item.model_dump_json()) for item in items))
@@ -61,7 +61,7 @@ def fewer(items: Items, error: ServingError) -> Items:
 
 
 def _between_calls(items: Items) -> Iterator[int]:
-    """Where no output is parted from its call."""
+    """The cuts that do not part an output from its call."""
     answered = {item.call_id: i for i, item in enumerate(items) if isinstance(item, FunctionCallOutputItem)}
     open_until = 0
     for i, item in enumerate(items):
@@ -76,7 +76,7 @@ def _excess(error: ServingError) -> float:
     """The share of the prompt that has to go."""
     if not error.prompt_tokens or not error.context_length:
         return 0.5
-    return 1 - min(error.context_length * (1 - 1 / ANSWER) / error.prompt_tokens, 1.0)
+    return 1 - min(error.context_length * (1 - 1 / ANSWER_SHARE) / error.prompt_tokens, 1.0)
 
 
 def _without(items: Items, at: int) -> Items:

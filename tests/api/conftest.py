@@ -1,4 +1,4 @@
-"""An api on a free port and the broker it talks to."""
+"""An api on a free port, and the fake broker that it is connected to."""
 
 import contextlib
 import shutil
@@ -83,7 +83,7 @@ def run_stack(**overrides: Any) -> Iterator[Stack]:
 def serve(
     app: Any, http: type[Connection] = Connection, lifespan: Literal["on", "off"] = "on"
 ) -> Iterator[int]:
-    """Its port."""
+    """Yields its port."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
@@ -117,6 +117,6 @@ def shared_stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def stack(shared_stack: Stack) -> Stack:
-    """The usual one; its broker answers everything at once."""
+    """An api whose broker answers everything at once."""
     shared_stack.broker.reset()
     return shared_stack

@@ -1,6 +1,6 @@
-"""A broker for the api's tests: a thread with a ROUTER that keeps the protocol's contract.
+"""A fake broker for the api's tests: a thread with a ROUTER socket that keeps the protocol's contract.
 
-It answers by itself like a broker with one quick worker, unless ``script`` says otherwise; ``say`` sends anything.
+It answers as a broker with one fast worker does, unless ``script`` replaces the answers; ``say`` sends any message.
 """
 
 import queue
@@ -38,7 +38,7 @@ from shared.protocol import (
 
 WORDS = ("Once", " upon", " a", " time", ' "é', "\n✓", " 🎉", " end")
 PROMPT_TOKENS = 7
-DEADLINE = 20.0  # for what takes a moment on a quiet machine
+DEADLINE = 20.0  # seconds; a quiet machine needs milliseconds
 
 M = TypeVar("M", bound=BaseModel)
 Script = Callable[[Submit], Iterable[BaseModel]]
@@ -50,7 +50,7 @@ def prompt_tokens(submit: Submit) -> int:
 
 
 def deltas(submit: Submit, *, end: int | None = None, attempt: int | None = None) -> list[Delta]:
-    """One delta per token and choice behind what is held; those up to ``end`` only, when given."""
+    """One delta for each token of each choice after the submit's ``held``; with ``end``, those before it only."""
     return [
         one
         for choice in range(submit.generation.n)
@@ -67,7 +67,7 @@ def _choice(submit: Submit, choice: int, attempt: int) -> Iterable[Delta]:
     reason = FinishReason.LENGTH if limit == wanted else FinishReason.STOP
     finish = Finish(reason=reason, completion_tokens=limit)
     for index in range(held, max(limit, held + 1)):
-        past_the_end = index >= limit  # everything is held already, or nothing was asked for
+        past_the_end = index >= limit  # all tokens were received before, or none was requested
         yield Delta(
             request_id=submit.request_id,
             attempt=attempt,
@@ -82,7 +82,7 @@ def _choice(submit: Submit, choice: int, attempt: int) -> Iterable[Delta]:
 
 
 def start_of(submit: Submit) -> Start:
-    """The tokens of a text are its characters; those of a chat, ten and more."""
+    """A text has a token for each character; a chat has PROMPT_TOKENS, from 10 on."""
     asked = submit.generation
     if not asked.echo:
         return Start(prompt_tokens=prompt_tokens(submit), cached_tokens=2)
@@ -105,7 +105,7 @@ def start_of(submit: Submit) -> Start:
 def saying(
     *tokens: dict[str, Any], reason: FinishReason = FinishReason.STOP, stop: str | None = None
 ) -> "Script":
-    """A script for one choice: each of ``tokens`` is what one Delta brings besides its id."""
+    """A script for one choice: each of ``tokens`` has the fields of one Delta."""
 
     def script(submit: Submit) -> Iterable[BaseModel]:
         thought = sum("reasoning" in fields for fields in tokens)
@@ -128,7 +128,7 @@ def saying(
 
 
 def call(id: str, name: str, *arguments: str, index: int = 0) -> list[dict[str, Any]]:
-    """The tokens of one tool call."""
+    """The deltas of one tool call."""
     first = {"calls": [CallPiece(index=index, id=id, name=name)]}
     return [first, *({"calls": [CallPiece(index=index, arguments=piece)]} for piece in arguments)]
 
@@ -151,7 +151,7 @@ class FakeBroker:
     def __init__(self, path: Path) -> None:
         self.epoch = secrets.token_hex(8)
         self.script: Script = answer
-        self.deaf = False  # reads nothing, answers nothing; only ``say`` is heard from it
+        self.deaf = False  # reads and answers nothing; only ``say`` sends
         self.models: list[ModelStatus] = []
         self.received: list[BaseModel] = []
         self._news = threading.Condition()
@@ -186,7 +186,7 @@ class FakeBroker:
     def wait_for(
         self, kind: type[M], which: Callable[[M], bool] = lambda _: True, within: float = DEADLINE
     ) -> M:
-        """The first message of ``kind`` that fits, received since ``reset``; fails the test after ``within``."""
+        """The first message of ``kind`` since ``reset`` that fits; fails the test after ``within``."""
         deadline = time.monotonic() + within
         with self._news:
             while True:
@@ -224,7 +224,7 @@ class FakeBroker:
         try:
             self._socket.send_multipart([self._peer, data])
         except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:  # an api that has left
+            if error.errno != zmq.EHOSTUNREACH:  # an api that has disconnected
                 raise
 
     def _hear(self, message: BaseModel) -> None:

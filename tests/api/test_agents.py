@@ -1,4 +1,4 @@
-"""What Codex CLI 0.169 and Claude Code 2.1 send in the middle of their work, field by field, with other words."""
+"""Requests that Codex CLI 0.169 and Claude Code 2.1 send in the middle of a task, with other texts."""
 
 import copy
 import json
@@ -135,7 +135,7 @@ def prompt_of(generation: Generation) -> ChatPrompt:
     return generation.prompt
 
 
-def test_codex_is_read_word_by_word() -> None:
+def test_a_request_of_codex_is_read_completely() -> None:
     generation = codex()
     assert prompt_of(generation).messages == [
         {"role": "system", "content": "Be a coder. Ask before you write."},
@@ -171,7 +171,7 @@ def test_a_function_in_a_namespace_is_offered_under_a_longer_name() -> None:
     assert (prompt_of(codex()).tools or [])[1] == {"type": "function", "function": function}
 
 
-def test_a_choice_may_name_a_function_in_a_namespace() -> None:
+def test_tool_choice_may_name_a_function_in_a_namespace() -> None:
     space, _, name = FORECAST.rpartition("__")
     chosen = {"type": "function", "name": name, "namespace": space}
     assert codex(tool_choice=chosen).tool_use == ToolUse(mode="required", names=[FORECAST], parallel=False)
@@ -182,7 +182,7 @@ def test_a_choice_may_name_a_function_in_a_namespace() -> None:
         codex(tool_choice={"type": "function", "name": name})
 
 
-def test_what_is_wrong_in_a_namespace_is_named() -> None:
+def test_an_error_in_a_namespaces_function_names_its_field() -> None:
     tools = copy.deepcopy(CODEX["tools"])
     tools[1]["tools"][0]["parameters"] = {"$ref": "http://elsewhere/"}
     with pytest.raises(InvalidRequest) as caught:
@@ -199,7 +199,7 @@ def test_namespaces_do_not_lift_the_limit_on_functions() -> None:
 
 
 @pytest.mark.parametrize("kind", ["input_image", "input_file"])
-def test_what_codex_shows_the_model_is_told_to_be_left_out(kind: str) -> None:
+def test_pictures_in_codexs_tool_outputs_are_left_out_and_the_model_is_told(kind: str) -> None:
     shown = {"type": kind, "image_url": "data:image/png;base64,iVBO", "detail": "high"}
     output = {"type": "function_call_output", "call_id": "c1", "output": [shown]}
     items = INPUT_ITEMS.validate_python([output])
@@ -208,12 +208,12 @@ def test_what_codex_shows_the_model_is_told_to_be_left_out(kind: str) -> None:
 
 
 def sse(text: str) -> list[dict[str, Any]]:
-    """What follows ``data:`` in a stream."""
+    """The data of a stream's events."""
     lines = [line for line in text.splitlines() if line.startswith("data: ")]
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
-def test_codex_is_told_the_namespace_of_a_call(stack: Stack) -> None:
+def test_a_call_names_its_namespace_to_codex(stack: Stack) -> None:
     stack.broker.script = saying(
         *call("c1", FORECAST, '{"city": ', '"Rome"}'),
         *call("c2", "exec_command", "{}", index=1),
@@ -235,7 +235,7 @@ def test_codex_is_told_the_namespace_of_a_call(stack: Stack) -> None:
     assert [tool["type"] for tool in sent[-1]["response"]["tools"]] == ["function", "namespace"]
 
 
-def test_a_call_in_a_namespace_is_kept_with_it(stack: Stack) -> None:
+def test_a_past_call_keeps_its_namespace_in_the_next_request(stack: Stack) -> None:
     stack.broker.script = saying(*call("c1", FORECAST, "{}"), reason=FinishReason.TOOL_CALLS)
     first = stack.client.post("/v1/responses", json={**CODEX, "stream": False, "store": True}).json()
     stack.client.post(
@@ -245,7 +245,7 @@ def test_a_call_in_a_namespace_is_kept_with_it(stack: Stack) -> None:
     assert prompt_of(told.generation).messages[-2]["tool_calls"][0]["function"]["name"] == FORECAST
 
 
-def test_codex_may_ask_for_a_summary_without_tools(stack: Stack) -> None:
+def test_codexs_request_for_a_summary_without_tools_is_accepted(stack: Stack) -> None:
     response = stack.client.post("/v1/responses", json={**CODEX, "tools": [], "parallel_tool_calls": False})
     assert sse(response.text)[-1]["type"] == "response.completed"
 
@@ -354,7 +354,7 @@ def changed(kind: str, tool: dict[str, Any]) -> dict[str, Any]:
     return {"role": "system", "content": [{"type": kind, "tool": tool}]}
 
 
-def test_claude_code_is_read_word_by_word() -> None:
+def test_a_request_of_claude_code_is_read_completely() -> None:
     messages = prompt_of(claude()).messages
     assert [(one["role"], one["content"]) for one in messages] == [
         ("system", "You are an agent.\n\n\nBe brief.\n"),
@@ -369,7 +369,7 @@ def test_claude_code_is_read_word_by_word() -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "document"])
-def test_what_claude_code_shows_the_model_is_told_to_be_left_out(kind: str) -> None:
+def test_pictures_in_claude_codes_tool_results_are_left_out_and_the_model_is_told(kind: str) -> None:
     shown = {"type": kind, "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
     parts = [{"type": "text", "text": "Read."}, shown]
     result = {"type": "tool_result", "tool_use_id": "call_1", "content": parts}
@@ -377,12 +377,12 @@ def test_what_claude_code_shows_the_model_is_told_to_be_left_out(kind: str) -> N
     assert told["content"] == f"Read.\n\n[{kind} left out: this model reads text only]"
 
 
-def test_a_deferred_tool_is_shown_behind_the_others_once_it_was_found() -> None:
+def test_a_deferred_tool_is_offered_after_the_others_once_a_search_found_it() -> None:
     assert names_shown() == ["Bash", "ToolSearch"]
     assert names_shown(*CLAUDE["messages"][2:]) == ["Bash", "ToolSearch", FORECAST]
 
 
-def test_a_message_may_add_a_tool_and_take_it_away() -> None:
+def test_a_message_may_add_and_remove_a_tool() -> None:
     by_name = {"type": "tool_reference", "name": FORECAST}
     added, removed = changed("tool_addition", by_name), changed("tool_removal", by_name)
     assert FORECAST in names_shown(added)
@@ -395,7 +395,7 @@ def test_a_message_may_add_a_tool_and_take_it_away() -> None:
     ]
 
 
-def test_a_message_may_bring_a_tool_along() -> None:
+def test_a_message_may_define_a_new_tool() -> None:
     new = {"type": "tool_definition", "definition": {**BASH, "name": "New"}}
     assert names_shown(changed("tool_addition", new), tools=[BASH]) == ["Bash", "New"]
     new["definition"] = {**BASH, "name": "New", "input_schema": {"$ref": "http://elsewhere/"}}
@@ -404,35 +404,35 @@ def test_a_message_may_bring_a_tool_along() -> None:
     assert caught.value.param == "messages[1].content[0].tool.definition.input_schema"
 
 
-def test_a_tool_is_taken_away_however_it_is_named() -> None:
+def test_a_tool_can_be_removed_by_its_definition() -> None:
     whole = changed("tool_removal", {"type": "tool_definition", "definition": BASH})
     assert names_shown(whole, tools=[BASH]) == []
     told = prompt_of(claude(messages=[CLAUDE["messages"][0], whole])).messages[-1]
     assert told["content"] == "The tool Bash is no longer available."
 
 
-def test_tools_of_servers_we_do_not_ask_come_and_go_unseen() -> None:
+def test_added_and_removed_tools_of_other_servers_are_ignored() -> None:
     theirs = changed("tool_addition", {"type": "mcp_toolset_reference", "server_name": "s"})
     unknown = changed("tool_addition", {"type": "tool_reference", "name": "nobody's"})
     assert names_shown(theirs, unknown, tools=[BASH]) == ["Bash"]
 
 
-def test_all_tools_are_shown_when_the_search_is_left_to_us() -> None:
+def test_all_tools_are_offered_when_the_request_leaves_the_search_to_the_server() -> None:
     search = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
     assert names_shown(tools=[search, BASH, DEFERRED]) == ["Bash", FORECAST]
 
 
-def test_claude_code_may_bring_the_tools_of_many_servers() -> None:
+def test_claude_code_may_send_hundreds_of_tools() -> None:
     tools = [{**BASH, "name": f"mcp__s__{i}"} for i in range(300)]
     assert len(names_shown(tools=tools)) == 300
 
 
-def test_claude_code_may_ask_for_more_tokens_than_there_are() -> None:
+def test_claude_code_may_ask_for_more_tokens_than_the_context_has() -> None:
     stopping = claude(max_tokens=1_000_000).stopping
     assert stopping.max_tokens == 1_000_000
 
 
-def test_claude_code_gets_its_call(stack: Stack) -> None:
+def test_claude_code_gets_a_tool_call(stack: Stack) -> None:
     stack.broker.script = saying(
         {"text": "So:"}, *call("c1", FORECAST, '{"city": ', '"Rome"}'), reason=FinishReason.TOOL_CALLS
     )
@@ -445,7 +445,7 @@ def test_claude_code_gets_its_call(stack: Stack) -> None:
     assert (begun[1]["id"], begun[1]["name"], begun[1]["input"]) == ("c1", FORECAST, {})
 
 
-def test_claude_code_counts_one_tool_at_a_time(stack: Stack) -> None:
+def test_claude_code_may_count_the_tokens_of_one_tool(stack: Stack) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "foo"}], "tools": [BASH]}
     response = stack.client.post("/v1/messages/count_tokens?beta=true", json=body)
     assert response.json() == {"input_tokens": PROMPT_TOKENS}

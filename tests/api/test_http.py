@@ -1,4 +1,4 @@
-"""Routes, shapes and errors over real HTTP, with httpx and the official client."""
+"""Routes, answers and errors over real HTTP, with httpx and the official client."""
 
 import json
 from collections.abc import Iterator
@@ -38,18 +38,18 @@ def test_a_chat_completion_has_the_keys_clients_rely_on(stack: Stack) -> None:
         }
     ]
     assert {"service_tier", "created"} <= body.keys()
-    assert isinstance(body["system_fingerprint"], str)  # the specification knows no null here
+    assert isinstance(body["system_fingerprint"], str)  # the specification allows no null here
     usage = body["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] == 7 + len(WORDS)
 
 
-def test_n_choices_come_in_order_and_usage_sums(stack: Stack) -> None:
+def test_n_choices_are_answered_in_order_and_their_usage_is_summed(stack: Stack) -> None:
     body = stack.chat(n=3, max_tokens=2).json()
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (PROMPT_TOKENS, 6)
 
 
-def test_logprobs_join_to_the_content(stack: Stack) -> None:
+def test_the_tokens_of_logprobs_concatenate_to_the_content(stack: Stack) -> None:
     choice = stack.chat(logprobs=True, top_logprobs=2).json()["choices"][0]
     entries = choice["logprobs"]["content"]
     assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == choice["message"]["content"]
@@ -57,7 +57,7 @@ def test_logprobs_join_to_the_content(stack: Stack) -> None:
     assert all(len(entry["top_logprobs"]) == 2 for entry in entries)
 
 
-def test_many_prompts_are_many_submits_and_one_answer(stack: Stack) -> None:
+def test_a_completion_of_many_prompts_is_one_submit_each_and_one_answer(stack: Stack) -> None:
     body = stack.complete(prompt=[[1, 2], [3, 4, 5]], n=2, max_tokens=1).json()
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
     assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (5, 4)
@@ -65,7 +65,7 @@ def test_many_prompts_are_many_submits_and_one_answer(stack: Stack) -> None:
     assert prompts == [TokenPrompt(ids=[1, 2]), TokenPrompt(ids=[3, 4, 5])]
 
 
-def test_echo_puts_each_prompt_before_its_text(stack: Stack) -> None:
+def test_echo_puts_each_prompt_before_its_completion(stack: Stack) -> None:
     body = stack.complete(prompt=["a: ", "b: "], echo=True, max_tokens=1).json()
     assert [choice["text"] for choice in body["choices"]] == ["a: Once", "b: Once"]
 
@@ -108,7 +108,7 @@ def test_the_official_client_streams_completions(sdk: openai.OpenAI) -> None:
     assert texts == {0: TEXT, 1: TEXT}
 
 
-def test_a_stream_is_an_event_stream_that_nobody_caches(stack: Stack) -> None:
+def test_a_stream_is_sent_as_an_event_stream_that_is_not_cached(stack: Stack) -> None:
     response = stack.chat(stream=True)
     assert response.headers["content-type"] == "text/event-stream"
     assert response.headers["cache-control"] == "no-cache, no-transform"
@@ -118,7 +118,7 @@ def test_a_stream_is_an_event_stream_that_nobody_caches(stack: Stack) -> None:
     assert "\nid:" not in response.text
 
 
-def test_messages_reach_the_broker_in_one_dialect(stack: Stack) -> None:
+def test_chat_messages_reach_the_broker_in_the_inner_form(stack: Stack) -> None:
     stack.chat(messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     prompt = stack.broker.wait_for(Submit).generation.prompt
     assert isinstance(prompt, ChatPrompt)
@@ -163,9 +163,7 @@ def test_a_model_that_cannot_be_loaded_is_not_called_active(stack: Stack) -> Non
         (WorkerLost("gone"), {}),
     ],
 )
-def test_clients_are_told_whether_to_try_again(
-    stack: Stack, error: ServingError, again: dict[str, str]
-) -> None:
+def test_a_refusal_says_whether_to_retry(stack: Stack, error: ServingError, again: dict[str, str]) -> None:
     def script(submit: Submit) -> Any:
         yield Refused(request_id=submit.request_id, attempt=submit.attempt, failure=error.to_failure())
 
@@ -176,7 +174,7 @@ def test_clients_are_told_whether_to_try_again(
         assert said == again
 
 
-def test_the_official_client_does_not_wait_for_what_cannot_come_right(stack: Stack) -> None:
+def test_the_official_client_does_not_retry_what_cannot_succeed(stack: Stack) -> None:
     def script(submit: Submit) -> Any:
         asked.append(submit.request_id)
         failure = ModelUnavailable("no such folder").to_failure()
@@ -193,12 +191,12 @@ def test_the_official_client_does_not_wait_for_what_cannot_come_right(stack: Sta
 
 
 @pytest.mark.parametrize("path", ["org/name", "org%2Fname"])
-def test_a_model_is_found_with_both_kinds_of_slash(stack: Stack, path: str) -> None:
+def test_a_model_id_with_a_slash_is_found_raw_and_percent_encoded(stack: Stack, path: str) -> None:
     assert stack.client.get(f"/v1/models/{path}").json()["id"] == "org/name"
 
 
 @pytest.mark.parametrize("path", ["nope", "no/such", "no%2Fsuch", "../etc", "%2Fetc"])
-def test_an_unknown_model_is_not_found(stack: Stack, path: str) -> None:
+def test_an_unknown_model_in_the_path_of_models_is_a_404(stack: Stack, path: str) -> None:
     response = stack.client.get(f"/v1/models/{path}")
     assert response.status_code == 404
 
@@ -208,7 +206,7 @@ def test_the_official_client_lists_models(sdk: openai.OpenAI) -> None:
     assert sdk.models.retrieve("org/name").id == "org/name"
 
 
-def test_health_readiness_and_status(stack: Stack) -> None:
+def test_health_ready_and_admin_status_answer(stack: Stack) -> None:
     assert stack.client.get("/health").json() == {"status": "ok"}
     assert stack.client.get("/ready").status_code == 200
     status = stack.client.get("/admin/status").json()
@@ -264,18 +262,18 @@ def test_every_error_is_an_openai_error(
     assert (error["type"], error["code"]) == ("invalid_request_error", code)
 
 
-def test_a_wrong_method_is_told_the_right_ones(stack: Stack) -> None:
+def test_a_wrong_method_is_a_405_that_lists_the_right_ones(stack: Stack) -> None:
     assert "POST" in stack.client.get("/v1/completions").headers["allow"]
 
 
-def test_a_charset_beside_the_content_type_is_fine(stack: Stack) -> None:
+def test_a_content_type_with_a_charset_is_accepted(stack: Stack) -> None:
     content = json.dumps(chat_body()).encode()
     headers = {"content-type": "application/json; charset=utf-8"}
     assert stack.client.post("/v1/chat/completions?x=y", content=content, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("model", ["nope", "no/such", "../../etc", "/etc", "", "tiny\x00"])
-def test_an_unknown_model_is_a_404_that_the_broker_never_hears_of(stack: Stack, model: str) -> None:
+def test_an_unknown_model_is_a_404_without_asking_the_broker(stack: Stack, model: str) -> None:
     response = stack.chat(model=model)
     assert response.status_code == 404
     error = error_of(response)
@@ -283,12 +281,12 @@ def test_an_unknown_model_is_a_404_that_the_broker_never_hears_of(stack: Stack, 
     assert not [m for m in stack.broker.received if isinstance(m, Submit)]
 
 
-def test_a_missing_model_names_the_field(stack: Stack) -> None:
+def test_a_request_without_a_model_is_an_error_of_that_field(stack: Stack) -> None:
     error = error_of(stack.client.post("/v1/completions", json={"prompt": "x"}))
     assert (error["param"], error["code"]) == ("model", "missing_required_parameter")
 
 
-def test_a_bad_request_for_a_stream_is_plain_http(stack: Stack) -> None:
+def test_a_bad_request_for_a_stream_gets_a_plain_400(stack: Stack) -> None:
     response = stack.chat(stream=True, temperature=9)
     assert response.status_code == 400
     assert error_of(response)["param"] == "temperature"
@@ -322,12 +320,12 @@ def test_every_answer_has_a_request_id_of_its_own(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("sent", "kept"), [("abc-1", True), ("x" * 128, True), ("x" * 129, False), ("a b", False)]
 )
-def test_a_sane_request_id_is_echoed(stack: Stack, sent: str, kept: bool) -> None:
+def test_a_valid_request_id_of_the_client_is_echoed(stack: Stack, sent: str, kept: bool) -> None:
     response = stack.client.get("/health", headers={"x-request-id": sent})
     assert (response.headers["x-request-id"] == sent) == kept
 
 
-def test_a_chunked_body_is_read(stack: Stack) -> None:
+def test_a_chunked_request_body_is_read(stack: Stack) -> None:
     body = json.dumps(chat_body(max_tokens=1)).encode()
     response = stack.client.post("/v1/chat/completions", content=iter([body[:20], body[20:]]), headers=JSON)
     assert response.status_code == 200
@@ -348,7 +346,7 @@ def test_a_client_still_sending_too_much_can_read_its_413(stack: Stack, length: 
     assert b'"error"' in answer
 
 
-def test_a_connection_serves_again_after_a_refusal(stack: Stack) -> None:
+def test_a_connection_is_kept_alive_after_a_refusal(stack: Stack) -> None:
     with stack.connect() as client, client.makefile("rb") as lines:
         for _ in range(3):
             client.sendall(b"GET /nope HTTP/1.1\r\nHost: localhost\r\n\r\n")

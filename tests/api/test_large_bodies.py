@@ -1,4 +1,4 @@
-"""Large bodies of every kind, against an api process of its own: its event loop goes on turning."""
+"""For how long large bodies stop the event loop of an api process."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.api.fake_broker import DEADLINE, FakeBroker
 
 MIB = 1 << 20
 SIZE = 30 * MIB
-STOP = 0.2  # seconds of CPU time in which the loop may not turn
+STOP = 0.2  # seconds of CPU time
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
     f"/v1/{path}" for path in ("chat/completions", "completions", "responses", "messages")
 )

@@ -1,4 +1,4 @@
-"""Requests in trouble: refusals, slow loads, lost workers and brokers, clients that leave."""
+"""Requests through refusals, slow loads, lost workers, a lost broker and clients that disconnect."""
 
 import json
 import socket
@@ -29,7 +29,7 @@ from tests.api.conftest import Stack, chat_body, run_stack
 from tests.api.fake_broker import WORDS, accept_only, answer, deltas
 
 TEXT = "".join(WORDS)
-THIRD = '" a"'  # as it stands in a chunk
+THIRD = '" a"'  # as a chunk has it
 FULL = Failure(status=503, code="queue_full", message="64 requests wait.", retry_after=7)
 
 
@@ -38,13 +38,13 @@ def refuse(submit: Submit) -> Iterable[BaseModel]:
 
 
 def first_three(submit: Submit) -> Iterable[BaseModel]:
-    """Three tokens of the first attempt, then nothing; later attempts to their end."""
+    """Three tokens of the first attempt, then nothing; later attempts are complete."""
     yield Chunks(deltas=deltas(submit, end=3 if submit.attempt == 1 else None))
 
 
 @contextmanager
 def streaming(stack: Stack, **fields: Any) -> Iterator[Iterator[str]]:
-    """The lines of a stream, as they come."""
+    """The lines of a stream as they arrive."""
     body = chat_body(stream=True, **fields)
     with stack.client.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.status_code == 200
@@ -93,16 +93,16 @@ def test_one_refused_prompt_refuses_the_request_and_cancels_the_others(stack: St
     stack.broker.wait_for(Cancel, lambda cancel: cancel.request_id == waiting.request_id)
 
 
-def test_a_slow_load_gets_its_head_and_comments_and_then_the_tokens(stack: Stack) -> None:
+def test_a_stream_gets_its_head_and_comments_during_a_slow_load(stack: Stack) -> None:
     stack.broker.script = accept_only
-    with streaming(stack) as lines:  # the head is here: nothing has been generated
+    with streaming(stack) as lines:  # the head has arrived before any token
         submit = stack.broker.wait_for(Submit)
         assert next(lines) == ": keep-alive"
         stack.broker.say(*answer(submit))
         assert text_of(lines) == TEXT
 
 
-def test_a_refusal_behind_the_head_is_an_error_event_and_no_done(stack: Stack) -> None:
+def test_a_refusal_after_the_head_of_a_stream_is_an_error_event_without_done(stack: Stack) -> None:
     stack.broker.script = accept_only
     with streaming(stack) as lines:
         stack.broker.say(*refuse(stack.broker.wait_for(Submit)))
@@ -110,7 +110,7 @@ def test_a_refusal_behind_the_head_is_an_error_event_and_no_done(stack: Stack) -
     assert [json.loads(line[6:])["error"]["code"] for line in data] == ["queue_full"]
 
 
-def test_a_slow_load_without_a_stream_is_waited_for(stack: Stack) -> None:
+def test_a_request_without_a_stream_waits_for_a_slow_load(stack: Stack) -> None:
     def later(submit: Submit) -> Iterable[BaseModel]:
         time.sleep(2 * stack.settings.first_token_silence)
         return answer(submit)
@@ -123,7 +123,7 @@ def test_a_slow_load_without_a_stream_is_waited_for(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_lost_worker_is_not_noticed(stack: Stack, stream: bool) -> None:
+def test_a_client_does_not_notice_a_lost_worker(stack: Stack, stream: bool) -> None:
     def lose(submit: Submit) -> Iterable[BaseModel]:
         yield from first_three(submit)
         if submit.attempt == 1:
@@ -139,7 +139,7 @@ def test_a_lost_worker_is_not_noticed(stack: Stack, stream: bool) -> None:
     assert again.held == [[100, 101, 102]]
 
 
-def test_all_that_is_unfinished_is_submitted_to_a_new_broker(stack: Stack) -> None:
+def test_all_unfinished_requests_are_submitted_to_a_new_broker(stack: Stack) -> None:
     stack.broker.script = first_three
     with streaming(stack, n=2) as lines:
         seen = read_until(lines, THIRD)
@@ -150,7 +150,7 @@ def test_all_that_is_unfinished_is_submitted_to_a_new_broker(stack: Stack) -> No
     assert [text_of(seen, index) for index in (0, 1)] == [TEXT, TEXT]
 
 
-def test_a_gap_is_repaired_by_asking_again(stack: Stack) -> None:
+def test_a_gap_in_the_deltas_is_repaired_by_submitting_again(stack: Stack) -> None:
     def lossy(submit: Submit) -> Iterable[BaseModel]:
         missing = 4 if submit.attempt == 1 else None
         yield Chunks(deltas=[delta for delta in deltas(submit) if delta.index != missing])
@@ -160,7 +160,7 @@ def test_a_gap_is_repaired_by_asking_again(stack: Stack) -> None:
     assert stack.broker.wait_for(Submit, lambda submit: submit.attempt == 2).held == [[100, 101, 102, 103]]
 
 
-def test_gaps_without_end_end_the_request(stack: Stack) -> None:
+def test_a_request_with_too_many_gaps_fails(stack: Stack) -> None:
     def broken(submit: Submit) -> Iterable[BaseModel]:
         yield Chunks(deltas=[delta for delta in deltas(submit) if delta.index != 4])
 
@@ -170,7 +170,7 @@ def test_gaps_without_end_end_the_request(stack: Stack) -> None:
     stack.broker.wait_for(Cancel)
 
 
-def test_an_old_attempt_is_not_heard(stack: Stack) -> None:
+def test_deltas_of_an_old_attempt_do_not_reach_the_client(stack: Stack) -> None:
     def haunted(submit: Submit) -> Iterable[BaseModel]:
         ghost = [d.model_copy(update={"attempt": submit.attempt - 1, "text": "boo"}) for d in deltas(submit)]
         yield Chunks(deltas=ghost)
@@ -183,7 +183,7 @@ def test_an_old_attempt_is_not_heard(stack: Stack) -> None:
     assert len([m for m in stack.broker.received if isinstance(m, Submit)]) == 1
 
 
-def test_repeated_deltas_are_dropped(stack: Stack) -> None:
+def test_repeated_deltas_do_not_reach_the_client(stack: Stack) -> None:
     def twice(submit: Submit) -> Iterable[BaseModel]:
         for delta in deltas(submit):
             yield Chunks(deltas=[delta, delta])
@@ -192,7 +192,7 @@ def test_repeated_deltas_are_dropped(stack: Stack) -> None:
     assert stack.chat().json()["choices"][0]["message"]["content"] == TEXT
 
 
-def test_garbage_and_strangers_from_the_broker_do_no_harm(stack: Stack) -> None:
+def test_invalid_messages_and_unknown_requests_from_the_broker_are_ignored(stack: Stack) -> None:
     stack.broker.say_bytes(b"\xc1 not msgpack")
     stack.broker.say(Ping())
     stack.broker.say(Chunks(deltas=[Delta(request_id="nobody", attempt=1, index=0, ids=[1], text="x")]))
@@ -202,7 +202,7 @@ def test_garbage_and_strangers_from_the_broker_do_no_harm(stack: Stack) -> None:
 # ---- acknowledgements
 
 
-def test_tokens_are_acknowledged_in_time(stack: Stack) -> None:
+def test_received_tokens_are_acknowledged_while_the_request_runs(stack: Stack) -> None:
     def forty_at_once(submit: Submit) -> Iterable[BaseModel]:
         one = Delta(request_id=submit.request_id, attempt=1, index=0, ids=[1], text="x")
         yield Chunks(deltas=[one.model_copy(update={"index": index}) for index in range(40)])
@@ -212,7 +212,7 @@ def test_tokens_are_acknowledged_in_time(stack: Stack) -> None:
         assert stack.broker.wait_for(Ack, within=1).next_index == 40
 
 
-def test_the_whole_is_acknowledged_at_the_end(stack: Stack) -> None:
+def test_a_finished_request_is_acknowledged_with_done(stack: Stack) -> None:
     assert stack.chat().status_code == 200
     done = stack.broker.wait_for(Done, within=1)
     assert done.request_id == stack.broker.wait_for(Submit).request_id
@@ -221,7 +221,7 @@ def test_the_whole_is_acknowledged_at_the_end(stack: Stack) -> None:
 # ---- a broker that is away
 
 
-def test_a_new_request_waits_for_the_broker_and_then_is_told_to_come_back() -> None:
+def test_a_new_request_waits_for_a_lost_broker_and_then_gets_a_503_with_retry_after() -> None:
     with run_stack() as stack:
         stack.chat()
         stack.broker.deaf = True
@@ -239,10 +239,12 @@ def test_a_new_request_waits_for_the_broker_and_then_is_told_to_come_back() -> N
         while stack.client.get("/ready").status_code != 200:
             time.sleep(0.01)
         assert stack.chat().status_code == 200
-        assert len([m for m in stack.broker.received if isinstance(m, Submit)]) == 2  # not the refused one
+        assert (
+            len([m for m in stack.broker.received if isinstance(m, Submit)]) == 2
+        )  # the refused one needs none
 
 
-def test_a_running_request_outlives_a_short_absence_and_not_a_long_one() -> None:
+def test_a_running_request_survives_a_short_absence_of_the_broker_and_not_a_long_one() -> None:
     with run_stack() as stack:
         stack.broker.script = first_three
         with streaming(stack) as lines:
@@ -282,7 +284,7 @@ def post(stack: Stack, path: str = "/v1/chat/completions", **fields: Any) -> soc
 @pytest.mark.parametrize("leave", [leave_politely, leave_rudely])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("script", [accept_only, first_three, lambda submit: ()])
-def test_a_client_that_leaves_is_cancelled_within_a_second(
+def test_the_request_of_a_client_that_disconnects_is_cancelled_within_a_second(
     stack: Stack, script: Any, stream: bool, leave: Any
 ) -> None:
     stack.broker.script = script
@@ -292,7 +294,7 @@ def test_a_client_that_leaves_is_cancelled_within_a_second(
     stack.broker.wait_for(Cancel, lambda cancel: cancel.request_id == submit.request_id, within=1)
 
 
-def test_a_client_that_leaves_behind_the_head_is_cancelled(stack: Stack) -> None:
+def test_the_request_of_a_client_that_disconnects_after_the_head_is_cancelled(stack: Stack) -> None:
     stack.broker.script = first_three
     client = post(stack, stream=True)
     assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
@@ -300,7 +302,7 @@ def test_a_client_that_leaves_behind_the_head_is_cancelled(stack: Stack) -> None
     stack.broker.wait_for(Cancel, within=1)
 
 
-def test_a_client_that_stays_is_not_cancelled(stack: Stack) -> None:
+def test_the_request_of_a_connected_client_is_not_cancelled(stack: Stack) -> None:
     stack.chat(stream=True)
     stack.chat()
     assert stack.client.get("/health").status_code == 200
@@ -325,14 +327,14 @@ def test_a_client_that_reads_nothing_is_cut() -> None:
             assert not last.endswith(b"0\r\n\r\n")
 
 
-def test_a_body_that_never_comes_is_given_up() -> None:
+def test_a_request_whose_body_never_comes_gets_a_408() -> None:
     with run_stack(body_timeout=0.2) as stack, stack.connect() as client:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(head + b"Content-Length: 5\r\n\r\n{")
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
 
 
-def test_stopping_the_server_cancels_what_still_runs() -> None:
+def test_stopping_the_api_cancels_running_requests() -> None:
     with run_stack() as stack:
         stack.broker.script = accept_only
         client = post(stack, stream=True)
@@ -341,7 +343,7 @@ def test_stopping_the_server_cancels_what_still_runs() -> None:
     client.close()
 
 
-def test_a_stalled_stream_ends_whole_once_its_tokens_come(stack: Stack) -> None:
+def test_a_stalled_stream_is_complete_once_its_tokens_come(stack: Stack) -> None:
     stack.broker.script = accept_only
     with streaming(stack) as lines:
         submit = stack.broker.wait_for(Submit)

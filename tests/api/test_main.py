@@ -31,7 +31,7 @@ def listening() -> socket.socket:
     return listener
 
 
-def test_a_port_in_use_is_one_clear_line_and_exit_75(environment: dict[str, str]) -> None:
+def test_the_api_exits_75_with_one_line_when_its_port_is_in_use(environment: dict[str, str]) -> None:
     with listening() as taken:
         environment["MLX_SERVER_PORT"] = str(taken.getsockname()[1])
         done = subprocess.run(
@@ -42,7 +42,7 @@ def test_a_port_in_use_is_one_clear_line_and_exit_75(environment: dict[str, str]
     assert "in use" in done.stderr
 
 
-def test_a_run_directory_that_is_a_link_is_one_clear_line_and_exit_78(environment: dict[str, str]) -> None:
+def test_the_api_exits_78_with_one_line_when_its_run_directory_is_a_link(environment: dict[str, str]) -> None:
     link = Path(environment["MLX_SERVER_RUN_DIR"]) / "link"
     link.symlink_to("/tmp")
     environment["MLX_SERVER_RUN_DIR"] = str(link)
@@ -53,7 +53,7 @@ def test_a_run_directory_that_is_a_link_is_one_clear_line_and_exit_78(environmen
     assert "symbolic link" in done.stderr
 
 
-def test_it_serves_an_inherited_socket_and_leaves_cleanly(environment: dict[str, str]) -> None:
+def test_the_api_serves_an_inherited_socket_and_exits_cleanly(environment: dict[str, str]) -> None:
     with listening() as listener:
         number = listener.fileno()
         command = [sys.executable, "-m", "api", "--fd", str(number)]
@@ -72,7 +72,7 @@ def test_it_serves_an_inherited_socket_and_leaves_cleanly(environment: dict[str,
     assert "Traceback" not in log
 
 
-def test_more_connections_than_files_are_survived(environment: dict[str, str]) -> None:
+def test_the_api_survives_more_connections_than_it_may_open_files(environment: dict[str, str]) -> None:
     limit, connections = 64, []
     with listening() as listener:
         number = listener.fileno()
@@ -104,7 +104,7 @@ def test_more_connections_than_files_are_survived(environment: dict[str, str]) -
     assert "Traceback" not in log
 
 
-def test_it_never_imports_a_model_library() -> None:
+def test_the_api_never_imports_a_model_library() -> None:
     code = "import api.__main__, sys; print({m.split('.')[0] for m in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not any(f"'{name}'" in loaded for name in ("mlx", "mlx_lm", "transformers", "huggingface_hub"))

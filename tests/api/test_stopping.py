@@ -1,4 +1,4 @@
-"""What a server that stops says to those it cannot serve to the end."""
+"""The answers to requests that a stopping server cannot finish."""
 
 import asyncio
 import json
@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from api.http.body import Message, Receive
-from api.http.guard import Send, Shell
+from api.http.guard import Guard, Send
 from shared.settings import Settings
 
 GET = {"type": "http", "http_version": "1.0", "method": "GET", "path": "/", "headers": []}
 
 
 async def cut_short(begins: bool) -> list[Message]:
-    """What a client gets whose request is cancelled; ``begins``: a stream had begun."""
+    """The answer to a cancelled request; ``begins``: its stream had begun."""
     sent: list[Message] = []
     waits = asyncio.Event()
 
@@ -30,7 +30,7 @@ async def cut_short(begins: bool) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    task = asyncio.create_task(Shell(app, Settings())(GET, messages.get, send))
+    task = asyncio.create_task(Guard(app, Settings())(GET, messages.get, send))
     await waits.wait()
     task.cancel()
     await asyncio.wait({task})
@@ -38,7 +38,7 @@ async def cut_short(begins: bool) -> list[Message]:
 
 
 @pytest.mark.parametrize("begins", [False, True])
-def test_what_a_stopping_server_cannot_finish_ends_with_an_error_that_says_so(begins: bool) -> None:
+def test_a_request_that_a_stopping_server_cannot_finish_ends_with_an_error(begins: bool) -> None:
     head, body, *_ = asyncio.run(cut_short(begins))
     assert begins or head["status"] == 503
     assert json.loads(body["body"].removeprefix(b"data: "))["error"]["code"] == "draining"

@@ -1,4 +1,4 @@
-"""The whole server as an operator starts it: ``mlx-server serve``, on a port and a run directory of its own."""
+"""The whole server as an operator starts it, with a port and a run directory of its own."""
 
 import json
 import os
@@ -45,13 +45,13 @@ class Stack:
         self.family = [psutil.Process(self.process.pid)]
         try:
             self.until(self._is_ready, "ready", ready)
-        except BaseException:  # an interrupt, too: nobody else knows of it yet
+        except BaseException:  # also at an interrupt: no caller could close it yet
             self.close()
             raise
         self.family += self.descendants()
 
     def make_folder(self) -> Path:
-        """For the run directory; a short path, as sockets need it."""
+        """The run directory; its path is short, as Unix sockets need."""
         return Path(tempfile.mkdtemp(prefix="mlx", dir="/tmp"))
 
     def _is_ready(self) -> bool:
@@ -77,7 +77,7 @@ class Stack:
         return count
 
     def until(self, condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> float:
-        """Waits for it; gives how long that took, in seconds."""
+        """Waits for the condition and returns how long that took, in seconds."""
         began = time.monotonic()
         while not condition():
             assert time.monotonic() < began + deadline, f"not {what} within {deadline} s"
@@ -88,7 +88,7 @@ class Stack:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """As an operator stops it; gives the exit code."""
+        """Sends a signal and returns the exit code."""
         self.family += [process for process in self.descendants() if process not in self.family]
         self.process.send_signal(number)
         return self.process.wait(DEADLINE)
@@ -110,7 +110,7 @@ class Stack:
 
 @contextmanager
 def scripted_stack(*options: str, **settings: object) -> Iterator[Stack]:
-    """Models ``a`` and ``b`` without weights; ``options`` are the scripted worker's."""
+    """Serves models ``a`` and ``b`` with scripted workers, which take ``options``."""
     command = [sys.executable, "-m", "tests.programs.scripted_worker", *options]
     stack = Stack({"available_models": "a=/none,b=/none", "worker_command": json.dumps(command), **settings})
     try:

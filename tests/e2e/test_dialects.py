@@ -1,4 +1,4 @@
-"""Every dialect from its official client to the worker and back, with real processes and no model."""
+"""Every dialect from its official client to a scripted worker and back, with real processes."""
 
 import signal
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def client(stack: Stack) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-def test_a_streamed_message_is_whole(client: anthropic.Anthropic) -> None:
+def test_a_streamed_anthropic_message_is_complete(client: anthropic.Anthropic) -> None:
     with client.messages.stream(model="a", max_tokens=8, messages=HELLO) as stream:
         text = "".join(stream.text_stream)
         message = stream.get_final_message()
@@ -35,7 +35,9 @@ def test_a_streamed_message_is_whole(client: anthropic.Anthropic) -> None:
     assert len(text.split()) == 8
 
 
-def test_a_message_survives_the_death_of_its_worker(stack: Stack, client: anthropic.Anthropic) -> None:
+def test_an_anthropic_message_survives_the_death_of_its_worker(
+    stack: Stack, client: anthropic.Anthropic
+) -> None:
     with client.messages.stream(model="a", max_tokens=64, messages=HELLO) as stream:
         texts = stream.text_stream
         begun = next(texts)
@@ -44,10 +46,10 @@ def test_a_message_survives_the_death_of_its_worker(stack: Stack, client: anthro
         text = begun + "".join(texts)
         message = stream.get_final_message()
     assert (message.stop_reason, message.usage.output_tokens) == ("end_turn", 40)
-    assert len(text.split()) == 39  # and the end
+    assert len(text.split()) == 39  # the last one ends the stream
 
 
-def test_a_response_goes_on_after_a_restart_of_the_api(stack: Stack) -> None:
+def test_a_response_can_be_continued_after_a_restart_of_the_api(stack: Stack) -> None:
     first = stack.openai.responses.create(model="a", input="hello", max_output_tokens=4)
     old = stack.status()["api_pid"]
     psutil.Process(old).send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The embedded model and a tiny one beside it, through the whole server."""
+"""The embedded model and a tiny model through the whole server."""
 
 import os
 import signal
@@ -40,14 +40,14 @@ def test_a_request_without_a_model_goes_to_the_default_one(stack: Stack) -> None
     assert stack.http.post("/v1/chat/completions", json=body).json()["model"] == SMOLLM
 
 
-def test_more_than_the_context_is_refused_by_name(stack: Stack) -> None:
+def test_a_prompt_beyond_the_context_is_refused_by_name(stack: Stack) -> None:
     body = {"model": "tiny", "prompt": "word " * 300, "max_tokens": 100}
     answer = stack.http.post("/v1/completions", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_a_kept_prompt_serves_the_key_that_brought_it_and_no_other(stack: Stack) -> None:
+def test_a_cached_prefix_serves_the_api_key_that_made_it_and_no_other(stack: Stack) -> None:
     def cached(key: str) -> int:
         body = {"model": "tiny", "prompt": "word " * 20, "max_tokens": 1}
         answer = stack.http.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"})
@@ -59,8 +59,8 @@ def test_a_kept_prompt_serves_the_key_that_brought_it_and_no_other(stack: Stack)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)  # three loads on a machine that may be busy
-def test_two_models_are_two_processes_and_one_may_be_killed(stack: Stack) -> None:
+@pytest.mark.timeout(180)  # seconds for three loads on a busy machine
+def test_two_models_run_in_two_processes_and_one_may_be_killed(stack: Stack) -> None:
     stack.openai.completions.create(model="tiny", prompt="abc", max_tokens=2)
     [victim] = stack.workers("tiny")
     asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell me a story about the sea."}]

@@ -1,4 +1,4 @@
-"""A schema that cannot be enforced is a plain 400 that names its field: in every dialect, streamed and whole."""
+"""A schema that the worker cannot enforce is a 400 that names the field, in every dialect, streamed and whole."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -77,7 +77,9 @@ def test_a_schema_that_cannot_be_enforced_is_a_400(stack: Stack, what: str, path
     assert error.get("param") == param and error["type"] == "invalid_request_error"
 
 
-def test_a_suffix_no_token_can_mark_is_a_400_and_the_model_says_so_before(stack: Stack) -> None:
+def test_a_suffix_for_a_model_without_infill_tokens_is_a_400_and_the_models_list_says_so(
+    stack: Stack,
+) -> None:
     for stream in (False, True):
         body = {"model": "tiny", "prompt": "a", "suffix": "b", "stream": stream}
         answer = stack.http.post("/v1/completions", json=body)

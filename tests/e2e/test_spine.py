@@ -1,4 +1,4 @@
-"""From the client to the worker and back, with real processes; the scripted worker stands in for a model."""
+"""From the client to a scripted worker and back, with real processes."""
 
 import os
 import signal
@@ -52,11 +52,11 @@ def stream(stack: Stack, model: str = "a", max_tokens: int = 8, seed: int = 1) -
             yield chunk.choices[0].delta.content
 
 
-def test_a_stream_says_what_the_whole_answer_says(stack: Stack) -> None:
+def test_a_stream_has_the_text_of_the_whole_answer(stack: Stack) -> None:
     assert "".join(stream(stack)) == chat(stack) != ""
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_does_not(stack: Stack) -> None:
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another(stack: Stack) -> None:
     assert chat(stack, seed=5) == chat(stack, seed=5) != chat(stack, seed=6)
 
 
@@ -73,7 +73,7 @@ def test_models_are_listed_hot_ones_first_with_their_status(stack: Stack) -> Non
     assert stack.openai.models.retrieve("b").id == "b"
 
 
-def test_an_unknown_model_is_refused_and_the_near_name_named(stack: Stack) -> None:
+def test_an_unknown_model_is_refused_with_the_nearest_name(stack: Stack) -> None:
     with pytest.raises(NotFoundError) as refused:
         chat(stack, "aa")
     assert refused.value.code == "model_not_found"
@@ -88,7 +88,7 @@ def test_32_streams_at_once_all_end(stack: Stack) -> None:
 
 
 def leave(stack: Stack, streaming: bool, reset: bool) -> None:
-    """Asks for a long answer and closes the connection once it runs."""
+    """Asks for a long answer and closes the connection once it has begun."""
     body = httpx.Request(
         "POST", "http://x", json={"model": "a", "messages": HELLO, "max_tokens": 9000, "stream": streaming}
     ).content
@@ -103,7 +103,7 @@ def leave(stack: Stack, streaming: bool, reset: bool) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("reset", [True, False])
-def test_a_client_that_leaves_frees_its_place_within_a_second(
+def test_a_client_that_disconnects_frees_its_batch_slot_within_a_second(
     stack: Stack, streaming: bool, reset: bool
 ) -> None:
     stack.until(lambda: stack.in_flight() == 0, "idle")
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_frees_its_place_within_a_second(
     assert stack.until(lambda: stack.in_flight() == 0, "free") < 1.0
 
 
-def test_a_killed_worker_is_no_matter_to_another_models_stream_and_is_started_again(stack: Stack) -> None:
+def test_a_killed_worker_is_restarted_and_leaves_another_models_stream_alone(stack: Stack) -> None:
     chat(stack, "a")
     chat(stack, "b")
     [victim] = stack.workers("b")
@@ -125,7 +125,7 @@ def test_a_killed_worker_is_no_matter_to_another_models_stream_and_is_started_ag
     assert successor["pid"] != victim["pid"]
 
 
-def test_a_stream_goes_on_when_its_worker_is_killed(stack: Stack) -> None:
+def test_a_stream_continues_when_its_worker_is_killed(stack: Stack) -> None:
     whole = chat(stack, "a", max_tokens=60)
     running = stream(stack, "a", max_tokens=60)
     begun = next(running)
@@ -141,7 +141,7 @@ def test_many_first_requests_start_one_worker() -> None:
 
 
 @pytest.mark.parametrize("number", quick_and_slow((signal.SIGINT,), (signal.SIGTERM,)))
-def test_a_signal_ends_everything_after_what_runs(number: int) -> None:
+def test_a_signal_stops_the_server_after_its_running_requests(number: int) -> None:
     with scripted_stack("--step", "0.02") as stack:
         answers: list[str] = []
         thread = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=50)))
@@ -153,7 +153,7 @@ def test_a_signal_ends_everything_after_what_runs(number: int) -> None:
         stack.until(lambda: not stack.survivors(), "gone", 2)
 
 
-def test_what_a_worker_said_before_it_ended_is_heard_though_its_end_is_seen_with_it() -> None:
+def test_the_last_messages_of_a_worker_are_read_before_its_exit_is_handled() -> None:
     with scripted_stack("--step", "0.02") as stack:
         answers: list[str] = []
         asking = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=50)))

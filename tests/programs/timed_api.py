@@ -1,6 +1,7 @@
-"""An api that measures for how long its event loop stops: GET /stopped tells the longest stop and forgets it.
+"""An api process that measures how long its event loop stops.
 
-A stop is measured in the CPU time of the whole process, so that what else runs on the machine does not count.
+GET /stopped returns the longest stop since the last call. It is CPU time of the process, so that the load of the
+machine does not count.
 """
 
 import asyncio

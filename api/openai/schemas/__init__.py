@@ -1,6 +1,6 @@
-"""OpenAI's dialect: what its clients send and what they get. Every name can be imported from here.
+"""OpenAI's dialect: its requests and answers. Every schema can be imported from here.
 
-Each module holds one part; the first specification had them all in one, and its names stay.
+The modules hold a part each. The first specification had one module for all, and its names are kept.
 """
 
 from api.openai.schemas.answers import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Whole answers, chunks of streams and errors, as clients of /v1/chat/completions and /v1/completions get them."""
+"""The answers of /v1/chat/completions and /v1/completions: whole ones, chunks of streams, and errors."""
 
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class ChatLogprob(TopLogprob):
 
 
 class ChatLogprobs(Response):
-    """``content`` is of the content's tokens alone; those of the thinking, if there were any, are apart."""
+    """``content`` has the content's tokens only; those of the thinking are apart."""
 
     content: list[ChatLogprob]
     refusal: None = None
@@ -59,7 +59,7 @@ class CallMade(Response):
 
 
 class AssistantMessage(Response):
-    """``reasoning`` is said twice: clients look for it under either name."""
+    """``reasoning`` repeats ``reasoning_content``: clients read either name."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -95,7 +95,7 @@ class CalledFunctionPiece(Response):
 
 
 class CallPieceMade(Response):
-    """``id``, ``type`` and the name come once: clients join what comes twice."""
+    """``id``, ``type`` and the name come once: clients concatenate repeated values."""
 
     index: int
     id: str | None = None
@@ -104,7 +104,7 @@ class CallPieceMade(Response):
 
 
 class ChunkDelta(Response):
-    """Only the keys that were set are sent."""
+    """Only the keys that are set are sent."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -123,7 +123,7 @@ class ChunkChoice(Response):
 
 
 class ChatCompletionChunk(Response):
-    """``usage`` is sent only when the client asked for it: null, and a value in the last chunk."""
+    """``usage`` is sent only if requested: null, and a value in the last chunk."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -150,7 +150,7 @@ class CompletionChoice(Response):
 
 
 class CompletionResponse(Response):
-    """The whole answer, and each chunk of a stream, where ``usage`` is as in ChatCompletionChunk."""
+    """The whole answer and each chunk of a stream; ``usage`` as in ChatCompletionChunk."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -168,12 +168,12 @@ class ErrorDetails(Response):
 
 
 class ErrorResponse(Response):
-    """Always all four keys."""
+    """All four keys are always present."""
 
     error: ErrorDetails
 
 
-# What the parts of an answer were first called; both names are part of this module's promise.
+# The first specification's names of the parts of an answer; both names stay.
 ChatCompletionChoice = ChatChoice
 ChatCompletionChunkDelta = ChunkDelta
 ChatCompletionChunkChoice = ChunkChoice

@@ -1,4 +1,4 @@
-"""The messages of a chat, as clients send them: parts, calls and who speaks."""
+"""The messages of a chat as clients send them: roles, parts and calls."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ class RefusalPart(Request):
 
 
 class MediaPart(Request):
-    """An image, a sound or a file: known, and refused by models that read only text. ``kind``: another such type."""
+    """An image, a sound or a file, which text models refuse. ``kind``: another type of a tool's part."""
 
     type: Literal["image_url", "input_audio", "file"]
     kind: str = ""
@@ -30,7 +30,7 @@ _TYPES_OF_PARTS = ("text", "refusal", "image_url", "input_audio", "file")
 
 
 def _with_parts_of_any_type(parts: list[Any]) -> list[Any]:
-    """What a tool gave back is not its client's to choose: parts of types that are not known here are files."""
+    """A client does not choose what its tools answer: parts of unknown types are read as files."""
     return [
         {"type": "file", "kind": part["type"]}
         if isinstance(part, dict)
@@ -68,7 +68,9 @@ class ChatMessage(Request):
     tool_call_id: str | None = Field(None, validate_default=True)
     reasoning_content: str | None = Field(
         None,
-        validation_alias=AliasChoices("reasoning_content", "reasoning"),  # as answers have it
+        validation_alias=AliasChoices(
+            "reasoning_content", "reasoning"
+        ),  # the names under which answers have it
     )
 
     @field_validator("content", mode="before")

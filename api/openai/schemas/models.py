@@ -1,4 +1,4 @@
-"""What /v1/models says of each model."""
+"""The answers of /v1/models."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ class ModelCapabilities(Response):
 
 
 class ModelInfo(Response):
-    """One object for OpenAI's and Anthropic's clients, and what this server knows besides.
+    """One object for OpenAI's and Anthropic's clients, with this server's own fields.
 
-    ``capabilities``, ``size``, the bytes of its weights, and ``default_sampling``, what its generation_config.json says
-    for requests that do not, are known once a model was loaded.
+    ``capabilities``, ``size`` (bytes of the weights) and ``default_sampling`` (generation_config.json) are known after
+    the model was loaded once.
     """
 
     id: str
@@ -26,7 +26,7 @@ class ModelInfo(Response):
     type: Literal["model"] = "model"
     display_name: str
     created_at: str
-    lifecycle: Literal["active", "retired"] = "active"  # retired: requests that name it fail
+    lifecycle: Literal["active", "retired"] = "active"  # retired: it cannot be loaded
     capabilities: ModelCapabilities | None = None
     max_tokens: None = None
     max_input_tokens: int | None = None

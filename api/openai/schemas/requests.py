@@ -1,6 +1,6 @@
 """The requests of /v1/chat/completions and /v1/completions.
 
-A field that does not work is checked here all the same; ``api.openai.request`` refuses it by name.
+Fields that are not supported are checked here as well; ``api.openai.request`` refuses them by name.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -36,7 +36,7 @@ class JsonSchema(Request):
 
 
 class ResponseFormat(Request):
-    """OpenAI's three types, with the schema in a place that others have for it, and the types of others."""
+    """OpenAI's three types, other servers' types, and the schema at another server's place."""
 
     type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
     schema_: dict[str, Any] | None = Field(None, alias="schema")
@@ -97,7 +97,7 @@ class _GenerationRequest(Constrained, Sampled):
 
 
 class ThinkingSwitch(Request):
-    """As DeepSeek's and GLM's clients have it."""
+    """DeepSeek's and GLM's form."""
 
     type: Literal["enabled", "adaptive", "auto", "disabled"]
 
@@ -136,7 +136,7 @@ class ChatCompletionRequest(_GenerationRequest):
 
     @property
     def legacy(self) -> bool:
-        """Tools were asked for by their old name, functions, and calls are answered by theirs."""
+        """Whether the request uses ``functions``, the older name of tools; then its calls are ``function_call``."""
         return bool(self.functions) and not self.tools
 
 
@@ -184,5 +184,5 @@ class CompletionRequest(_GenerationRequest):
 
     @property
     def choices(self) -> int:
-        """How many are run for each prompt; the best ``n`` of them are the answer."""
+        """The number of choices that are run for each prompt; the best ``n`` are the answer."""
         return self.best_of or self.n

@@ -1,4 +1,4 @@
-"""/tokenize, /detokenize and /apply-template: what they are asked and what they answer."""
+"""The requests and answers of /tokenize, /detokenize and /apply-template."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from api.openai.schemas.tools import Tool
 
 
 class TokenizeRequest(Request):
-    """A text (``prompt``, or ``content`` as llama.cpp calls it), or messages as the model's template renders them."""
+    """A text (``prompt``, or llama.cpp's ``content``), or messages for the chat template."""
 
     model: ModelName | None = None
     prompt: str | None = None
@@ -37,7 +37,7 @@ class DetokenizeRequest(Request):
 
 
 class DetokenizeResponse(Response):
-    """The text under both names it has elsewhere."""
+    """The text under the names that vLLM and llama.cpp have for it."""
 
     prompt: str
     content: str

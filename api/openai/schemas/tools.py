@@ -1,4 +1,4 @@
-"""Tools as clients define them, and which of them the model may or must call."""
+"""The tools that a client defines, and its choice among them."""
 
 from typing import Annotated, Any, Literal
 

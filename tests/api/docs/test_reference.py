@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page made from it."""
+"""The OpenAPI document and the HTML page made from it."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from shared.settings import Settings
 from tests.api.conftest import Stack
 
 
-def test_every_route_is_in_the_document_and_nothing_else() -> None:
+def test_the_openapi_document_has_every_route_and_no_other() -> None:
     settings, routes = Settings(available_models=("tiny=/none",)), Routes()
     make_routes(settings, BrokerClient(settings), routes)
     known = {
@@ -30,21 +30,21 @@ def references(node: Any) -> set[str]:
     return set().union(*map(references, node)) if isinstance(node, list) else set()
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_in_the_openapi_document_resolves() -> None:
     schemas = document()["components"]["schemas"]
     assert {one.removeprefix(REFS) for one in references(document())} <= schemas.keys()
 
 
-def test_no_schema_is_named_by_the_path_of_its_module() -> None:
+def test_no_schema_of_the_openapi_document_is_named_after_a_module() -> None:
     assert not [name for name in document()["components"]["schemas"] if "__" in name]
 
 
-def test_operations_have_ids_of_their_own() -> None:
+def test_the_operation_ids_of_the_openapi_document_are_unique() -> None:
     ids = [one["operationId"] for methods in document()["paths"].values() for one in methods.values()]
     assert len(set(ids)) == len(ids)
 
 
-def test_every_operation_says_how_its_errors_look() -> None:
+def test_every_operation_of_the_openapi_document_has_its_dialects_error() -> None:
     for path, methods in document()["paths"].items():
         dialect = "Messages" if path.startswith("/v1/messages") else "OpenAI"
         for described in methods.values():
@@ -52,13 +52,13 @@ def test_every_operation_says_how_its_errors_look() -> None:
             assert error == f"{REFS}{dialect}ErrorResponse"
 
 
-def test_the_document_is_served(stack: Stack) -> None:
+def test_the_openapi_document_is_served(stack: Stack) -> None:
     served = stack.client.get("/openapi.json").json()
     assert served["openapi"].startswith("3.1")
     assert served == document()
 
 
-def test_the_page_names_every_path_and_fetches_nothing(stack: Stack) -> None:
+def test_the_docs_page_has_every_path_and_loads_nothing(stack: Stack) -> None:
     response = stack.client.get("/docs")
     assert response.headers["content-type"].startswith("text/html")
     assert all(path in response.text for path in document()["paths"])

@@ -1,4 +1,4 @@
-"""The client's own clock: what a stalled loop may and may not conclude."""
+"""The broker client's timers after the event loop has stalled."""
 
 import asyncio
 import shutil
@@ -49,9 +49,11 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_a_broker_is_not_lost_because_we_slept(settings: Settings, broker: FakeBroker) -> None:
+def test_the_broker_does_not_count_as_lost_after_the_api_slept(
+    settings: Settings, broker: FakeBroker
+) -> None:
     async def story(client: BrokerClient) -> None:
-        broker.deaf = True  # so that no answer waits for us when we wake
+        broker.deaf = True  # so that no answer is waiting after the stall
         time.sleep(2 * settings.heartbeat_timeout)  # noqa: ASYNC251 - the loop itself shall stand still
         await asyncio.sleep(2 * settings.heartbeat_interval)
         assert client.seen
@@ -60,7 +62,7 @@ def test_a_broker_is_not_lost_because_we_slept(settings: Settings, broker: FakeB
     run(settings, story)
 
 
-def test_a_silent_broker_is_lost_and_found(settings: Settings, broker: FakeBroker) -> None:
+def test_a_silent_broker_is_lost_and_found_again(settings: Settings, broker: FakeBroker) -> None:
     async def story(client: BrokerClient) -> None:
         broker.deaf = True
         await until(lambda: not client.seen)
@@ -70,7 +72,7 @@ def test_a_silent_broker_is_lost_and_found(settings: Settings, broker: FakeBroke
     run(settings, story)
 
 
-def test_a_lost_broker_is_found_by_whatever_it_says_first(settings: Settings, broker: FakeBroker) -> None:
+def test_any_first_message_shows_that_the_broker_is_back(settings: Settings, broker: FakeBroker) -> None:
     async def story(client: BrokerClient) -> None:
         broker.deaf = True
         await until(lambda: not client.seen)
@@ -80,7 +82,7 @@ def test_a_lost_broker_is_found_by_whatever_it_says_first(settings: Settings, br
     run(settings, story)
 
 
-def test_the_broker_may_come_after_the_api(settings: Settings) -> None:
+def test_an_api_that_starts_before_the_broker_finds_it(settings: Settings) -> None:
     async def main() -> None:
         client = BrokerClient(settings)
         await client.start()

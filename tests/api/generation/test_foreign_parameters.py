@@ -1,4 +1,4 @@
-"""Other servers' parameters: obeyed, refused by name, or a hint; and numbers and blanks as their clients send them."""
+"""Other servers' parameters: obeyed, refused by name or ignored; and lenient numbers and empty strings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +81,9 @@ Ask = Callable[..., Generation]
         ),
     ],
 )
-def test_a_constraint_is_obeyed_by_whichever_name(ask: Ask, fields: dict[str, Any], said: Any) -> None:
+def test_a_constraint_is_obeyed_under_the_name_of_any_server(
+    ask: Ask, fields: dict[str, Any], said: Any
+) -> None:
     assert ask(**fields).grammar == Grammar(**said)
 
 
@@ -146,7 +148,7 @@ NOT_NEUTRAL: dict[str, Any] = {
 @pytest.mark.parametrize(
     "schema", [ChatCompletionRequest, CompletionRequest, MessagesRequest, ResponsesRequest]
 )
-def test_what_would_change_the_answer_is_refused_by_name_and_its_neutral_value_is_not(
+def test_a_foreign_parameter_that_would_change_the_answer_is_refused_and_its_neutral_value_is_not(
     name: str, schema: type[BaseModel]
 ) -> None:
     if name in names_of(schema):
@@ -160,7 +162,7 @@ def test_what_would_change_the_answer_is_refused_by_name_and_its_neutral_value_i
 @pytest.mark.parametrize(
     "name", ["use_beam_search", "typical_p", "mirostat", "echo", "return_token_ids", "n"]
 )
-def test_true_is_not_the_number_one(name: str) -> None:
+def test_true_is_not_the_neutral_value_1(name: str) -> None:
     with pytest.raises(UnsupportedParameter):
         refuse({name: True}, MessagesRequest)
 
@@ -208,12 +210,12 @@ def test_true_is_not_the_number_one(name: str) -> None:
         },
     ],
 )
-def test_hints_and_neutral_values_are_ignored(fields: dict[str, Any]) -> None:
+def test_hints_and_neutral_values_of_foreign_parameters_are_ignored(fields: dict[str, Any]) -> None:
     seed = {"seed": 1}
     assert chat(**fields, **seed) == chat(**seed)
 
 
-def test_the_last_message_decides_whether_it_is_continued() -> None:
+def test_continue_final_message_must_fit_the_role_of_the_last_message() -> None:
     begun = [*HI, {"role": "assistant", "content": "We"}]
     chat(messages=begun, continue_final_message=True, add_generation_prompt=False)
     with pytest.raises(UnsupportedParameter):
@@ -224,7 +226,7 @@ def test_the_last_message_decides_whether_it_is_continued() -> None:
 
 
 @pytest.mark.parametrize("ask", [chat, complete])
-def test_numbers_and_blanks_are_read_as_they_are_meant(ask: Ask) -> None:
+def test_whole_floats_and_empty_strings_are_read_as_integers_and_absent_fields(ask: Ask) -> None:
     asked = ask(n=2.0, seed=42.0, max_tokens=5.0, stop="", top_k=3.0, grammar="", stop_token_ids=[7.0])
     assert (asked.n, asked.sampling.seed, asked.stopping.max_tokens, asked.sampling.top_k) == (2, 42, 5, 3)
     assert (asked.stopping.stop, asked.stopping.stop_token_ids, asked.grammar) == ([], [7], None)
@@ -233,22 +235,22 @@ def test_numbers_and_blanks_are_read_as_they_are_meant(ask: Ask) -> None:
         ask(n=1.5)
 
 
-def test_a_blank_effort_is_none() -> None:
+def test_an_empty_reasoning_effort_is_an_absent_one() -> None:
     assert chat(reasoning_effort="", tool_choice="", seed=1) == chat(seed=1)
 
 
 @pytest.mark.parametrize("ask", [chat, complete])
 @pytest.mark.parametrize("name", ["max_tokens", "n_predict", "max_new_tokens"])
 @pytest.mark.parametrize("none", [-1, None, -1.0])
-def test_minus_one_and_null_are_no_limit(ask: Ask, name: str, none: Any) -> None:
+def test_max_tokens_minus_one_and_null_mean_no_limit(ask: Ask, name: str, none: Any) -> None:
     assert ask(**{name: none}).stopping.max_tokens is None
 
 
-def test_a_limit_that_is_not_said_is_sixteen_for_completions_alone() -> None:
+def test_max_tokens_defaults_to_16_for_completions_only() -> None:
     assert (complete().stopping.max_tokens, chat().stopping.max_tokens) == (16, None)
 
 
-def test_more_tokens_than_any_first_bound_are_the_models_affair() -> None:
+def test_max_tokens_beyond_the_documented_bound_is_left_to_the_model() -> None:
     assert chat(max_tokens=131_072).stopping.max_tokens == 131_072
     assert chat(max_completion_tokens=10**12).stopping.max_tokens == (1 << 31) - 1
     assert response(max_output_tokens=-1).stopping.max_tokens is None
@@ -263,7 +265,7 @@ def test_more_tokens_than_any_first_bound_are_the_models_affair() -> None:
         ({"n": 129}, "n"),
     ],
 )
-def test_one_request_asks_for_so_many_answers_at_most(fields: dict[str, Any], param: str) -> None:
+def test_all_prompts_of_a_request_ask_for_at_most_128_choices(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         complete(**fields)
     assert refused.value.param == param
@@ -271,7 +273,7 @@ def test_one_request_asks_for_so_many_answers_at_most(fields: dict[str, Any], pa
 
 
 @pytest.mark.parametrize("kind", ["image_url", "image", "document", "something"])
-def test_what_a_tool_gave_back_and_cannot_be_read_is_left_out_and_said_so(kind: str) -> None:
+def test_a_picture_that_a_tool_answered_is_left_out_and_the_model_is_told(kind: str) -> None:
     parts = [{"type": "text", "text": "see "}, {"type": kind, "image_url": {"url": "data:"}}]
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     asked = chat(

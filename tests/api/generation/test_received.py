@@ -1,6 +1,8 @@
+"""The token ids and attempts of one request, as the api tracks them."""
+
 import pytest
 
-from api.generation.received import ACK_TOKENS, Gap, Journal
+from api.generation.received import ACK_TOKENS, Gap, Received
 from shared.errors import ModelChanged
 from shared.protocol import (
     Ack,
@@ -14,9 +16,9 @@ from shared.protocol import (
 )
 
 
-def journal(n: int = 1, first_choice: int = 0) -> Journal:
+def received(n: int = 1, first_choice: int = 0) -> Received:
     generation = Generation(prompt=TextPrompt(text="Hi"), sampling=Sampling(seed=1), n=n)
-    one = Journal("r", "tiny", generation, first_choice)
+    one = Received("r", "tiny", generation, first_choice)
     one.submit()
     return one
 
@@ -36,41 +38,41 @@ def delta(
     )
 
 
-def test_each_submit_is_a_new_attempt_and_carries_what_is_held() -> None:
-    one = journal(n=2)
+def test_each_submit_is_a_new_attempt_with_the_token_ids_received() -> None:
+    one = received(n=2)
     one.take(delta(0, 5, 6, choice=1))
     again = one.submit()
     assert (again.attempt, again.held) == (2, [[], [5, 6]])
 
 
-def test_a_first_submit_holds_nothing() -> None:
-    assert Journal("r", "tiny", journal()._generation).submit().held == []
+def test_a_first_submit_has_no_token_ids() -> None:
+    assert Received("r", "tiny", received()._generation).submit().held == []
 
 
 def test_a_delta_of_another_attempt_is_dropped() -> None:
-    one = journal()
+    one = received()
     one.submit()
     assert one.take(delta(0, 5, attempt=1)) is None
     assert one.take(delta(0, 5, attempt=2)) is not None
 
 
-def test_a_delta_that_is_wholly_old_is_dropped() -> None:
-    one = journal()
+def test_a_delta_with_old_tokens_only_is_dropped() -> None:
+    one = received()
     one.take(delta(0, 5, 6))
     assert one.take(delta(0, 5, 6)) is None
     assert one.take(delta(1, 6)) is None
 
 
 @pytest.mark.parametrize("late", [delta(3, 8), delta(1, 6, 7), delta(0, 5, 6, end=True)])
-def test_a_delta_that_does_not_join_is_a_gap(late: Delta) -> None:
-    one = journal()
+def test_a_delta_that_does_not_begin_at_the_next_token_is_a_gap(late: Delta) -> None:
+    one = received()
     one.take(delta(0, 5, 6))
     with pytest.raises(Gap):
         one.take(late)
 
 
-def test_a_choice_ends_once_and_the_request_with_its_last_choice() -> None:
-    one = journal(n=2)
+def test_a_request_is_finished_with_its_last_choice() -> None:
+    one = received(n=2)
     one.take(delta(0, 5, end=True))
     assert one.take(delta(1, end=True)) is None
     assert not one.finished
@@ -78,12 +80,12 @@ def test_a_choice_ends_once_and_the_request_with_its_last_choice() -> None:
     assert one.finished
 
 
-def test_a_choice_that_does_not_exist_is_dropped() -> None:
-    assert journal().take(delta(0, 5, choice=3)) is None
+def test_a_delta_of_a_choice_that_does_not_exist_is_dropped() -> None:
+    assert received().take(delta(0, 5, choice=3)) is None
 
 
 def test_a_resumed_choice_starts_once_for_the_client() -> None:
-    one = journal()
+    one = received()
     start = Start(prompt_tokens=3, prompt_text="Hi")
     first = one.take(delta(0, 5, start=start))
     one.submit()
@@ -94,14 +96,14 @@ def test_a_resumed_choice_starts_once_for_the_client() -> None:
     assert resumed.start is None
 
 
-def test_choices_are_renumbered_for_the_client() -> None:
-    taken = journal(n=2, first_choice=4).take(delta(0, 5, choice=1))
+def test_choices_of_later_prompts_are_renumbered_for_the_client() -> None:
+    taken = received(n=2, first_choice=4).take(delta(0, 5, choice=1))
     assert taken is not None
     assert taken.choice == 5
 
 
-def test_tokens_are_acknowledged_once_when_they_are_worth_a_message() -> None:
-    one = journal(n=2)
+def test_eight_more_tokens_are_acknowledged_once() -> None:
+    one = received(n=2)
     one.take(delta(0, *range(ACK_TOKENS - 1), choice=1))
     assert one.acks() == []
     one.take(delta(ACK_TOKENS - 1, 5, 6, choice=1))
@@ -109,31 +111,31 @@ def test_tokens_are_acknowledged_once_when_they_are_worth_a_message() -> None:
     assert one.acks() == []
 
 
-def test_losses_count_only_what_is_lost_without_a_token_between() -> None:
-    one = journal()
-    one.lose(blameless=False)
+def test_a_token_between_two_lost_workers_resets_the_count_of_losses() -> None:
+    one = received()
+    one.worker_lost(blameless=False)
     assert one.submit().losses == 1
-    one.lose(blameless=True)
+    one.worker_lost(blameless=True)
     assert one.submit().losses == 1
     one.take(delta(0, 1, attempt=3))
-    one.lose(blameless=False)
+    one.worker_lost(blameless=False)
     assert one.submit().losses == 1
 
 
-def test_what_was_on_its_way_to_a_paused_request_is_dropped() -> None:
-    one = journal()
+def test_deltas_under_way_to_a_paused_request_are_dropped() -> None:
+    one = received()
     one.pause()
     assert one.take(delta(0, 1)) is None
     assert one.submit().attempt == 3
 
 
-def test_each_attempt_says_who_asks_and_what_it_came_with() -> None:
-    asked = Journal("r", "tiny", journal()._generation, caller="key", group="list")
+def test_each_submit_has_the_caller_and_the_group_of_its_request() -> None:
+    asked = Received("r", "tiny", received()._generation, caller="key", group="list")
     assert [(each.caller, each.group) for each in (asked.submit(), asked.submit())] == [("key", "list")] * 2
 
 
-def test_an_answer_goes_on_with_the_weights_that_began_it_and_with_no_others() -> None:
-    one = journal()
+def test_an_answer_is_never_continued_with_other_weights() -> None:
+    one = received()
     one.take(delta(0, 1), "these")
     assert one.submit().digest == "these"
     with pytest.raises(ModelChanged):

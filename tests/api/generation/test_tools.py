@@ -1,4 +1,4 @@
-"""The tools of a request: all together are bounded, whichever dialect brings them."""
+"""The bound on all tools of a request, in every dialect."""
 
 from collections.abc import Callable
 from typing import Any

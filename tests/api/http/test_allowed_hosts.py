@@ -1,10 +1,10 @@
-"""Who may ask: a web page that points its own name at this machine may not, nor one of another site."""
+"""Host and Origin checks: DNS rebinding and requests from other sites' pages are refused."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from api.http.allowed_hosts import Asked, Hosts
+from api.http.allowed_hosts import Hosts, RequestHead
 from api.http.errors import RequestError
 from shared.protocol import Ping
 from shared.settings import Settings
@@ -22,10 +22,10 @@ def refusal(
     client: str = "127.0.0.1",
     **settings: tuple[str, ...] | str,
 ) -> int:
-    """The status, 200 for none."""
+    """The status; 200 for none."""
     encoded = [(name.encode(), value.encode()) for name, value in headers]
     try:
-        Hosts(Settings(**settings)).check(Asked(path, version, target, encoded, server, (client, 1)))  # type: ignore[arg-type]
+        Hosts(Settings(**settings)).check(RequestHead(path, version, target, encoded, server, (client, 1)))  # type: ignore[arg-type]
     except RequestError as error:
         return error.status
     return 200
@@ -56,18 +56,18 @@ def test_a_request_for_any_other_name_is_refused(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["", "a b", "evil@127.0.0.1", "127.0.0.1, evil.example", "127.0.0.1/x", "[::1"]
 )
-def test_what_is_no_host_is_a_400(host: str) -> None:
+def test_an_invalid_host_header_is_a_400(host: str) -> None:
     assert refusal(("host", host)) == 400
 
 
-def test_a_request_names_exactly_one_host_unless_it_is_http_1_0() -> None:
+def test_a_request_must_have_one_host_header_unless_it_is_http_1_0() -> None:
     assert refusal() == 400
     assert refusal(("host", "localhost"), ("host", "localhost")) == 400
     assert refusal(version="1.0") == 200
     assert refusal(("host", "evil.example"), version="1.0") == 403
 
 
-def test_the_authority_of_an_absolute_uri_counts_beside_the_host() -> None:
+def test_the_host_of_an_absolute_uri_is_checked_beside_the_host_header() -> None:
     assert refusal(("host", "localhost"), target="http://evil.example/health") == 403
     assert refusal(("host", "evil.example"), target="http://localhost/health") == 403
     assert refusal(("host", "localhost"), target="http://localhost:8000/health") == 200
@@ -94,7 +94,7 @@ def test_the_bound_host_the_connections_address_and_configured_names_are_served(
         ("file://", 403),
     ],
 )
-def test_an_origin_is_one_of_our_hosts_or_refused(origin: str, status: int) -> None:
+def test_an_origin_that_is_no_known_host_is_refused(origin: str, status: int) -> None:
     assert refusal(("host", "localhost"), ("origin", origin)) == status
 
 
@@ -127,19 +127,21 @@ def test_configured_origins_are_served(allowed: str, origin: str, status: int) -
         ([("host", "localhost"), ("origin", "http://evil.example")], "127.0.0.1", 403),
     ],
 )
-def test_admin_is_for_this_machine_alone(headers: list[tuple[str, str]], client: str, status: int) -> None:
+def test_admin_answers_requests_from_this_machine_only(
+    headers: list[tuple[str, str]], client: str, status: int
+) -> None:
     found = refusal(*headers, path="/admin/status", client=client, allowed_hosts=("*",), cors_origins=("*",))
     assert found == status
 
 
-def test_a_refused_host_is_told_the_setting_and_nothing_is_asked_of_the_broker(stack: Stack) -> None:
+def test_a_refusal_of_a_host_names_the_setting_and_asks_the_broker_nothing(stack: Stack) -> None:
     response = stack.client.get("/v1/models", headers={"host": "llm.example.com"})
     assert (response.status_code, response.json()["error"]["code"]) == (403, "host_not_allowed")
     assert "MLX_SERVER_ALLOWED_HOSTS" in response.text
     assert all(isinstance(message, Ping) for message in stack.broker.received)
 
 
-def test_without_configured_origins_no_page_may_read_an_answer(stack: Stack) -> None:
+def test_no_page_may_read_answers_without_configured_origins(stack: Stack) -> None:
     response = stack.client.get("/health", headers={"origin": "http://localhost:3000"})
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("access-control")]
@@ -154,7 +156,7 @@ def sharing() -> Iterator[Stack]:
 PAGE = {"origin": "https://chat.example.com"}
 
 
-def test_a_configured_page_may_read_answers_and_refusals(sharing: Stack) -> None:
+def test_a_page_of_a_configured_origin_may_read_answers_and_refusals(sharing: Stack) -> None:
     for response in (sharing.client.get("/health", headers=PAGE), sharing.client.get("/no", headers=PAGE)):
         assert response.headers["access-control-allow-origin"] == PAGE["origin"]
         assert "x-request-id" in response.headers["access-control-expose-headers"]
@@ -162,7 +164,7 @@ def test_a_configured_page_may_read_answers_and_refusals(sharing: Stack) -> None
     assert sharing.client.get("/health").headers["vary"] == "Origin"
 
 
-def test_a_preflight_is_granted_to_a_configured_page_only(sharing: Stack) -> None:
+def test_a_cors_preflight_is_granted_to_configured_origins_only(sharing: Stack) -> None:
     asked = {
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type,x-stainless-os",

@@ -1,4 +1,4 @@
-"""Whose kept prompts a request may go on from: the namespace that reaches the broker, by the key that came."""
+"""The cache namespace that reaches the broker, by the request's API key."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def namespace(stack: Stack, headers: dict[str, str], path: str = "/v1/chat/compl
 
 
 @pytest.mark.parametrize("path", DIALECTS)
-def test_each_key_is_a_namespace_of_its_own_in_every_dialect(stack: Stack, path: str) -> None:
+def test_each_api_key_has_a_cache_namespace_of_its_own_in_every_dialect(stack: Stack, path: str) -> None:
     ours, theirs = {"authorization": f"Bearer {KEY}"}, {"authorization": "Bearer other"}
     assert len({namespace(stack, headers, path) for headers in (ours, theirs, {})}) == 3
     assert namespace(stack, ours, path) == namespace(stack, ours)
@@ -41,21 +41,21 @@ def test_each_key_is_a_namespace_of_its_own_in_every_dialect(stack: Stack, path:
     [{"x-api-key": KEY}, {"authorization": KEY}, {"authorization": f"bearer {KEY}", "x-api-key": "other"}],
     ids=["x-api-key", "no scheme", "both"],
 )
-def test_a_key_is_the_same_caller_whichever_header_brings_it(stack: Stack, headers: dict[str, str]) -> None:
+def test_an_api_key_is_the_same_caller_in_every_header(stack: Stack, headers: dict[str, str]) -> None:
     assert namespace(stack, headers) == namespace(stack, {"authorization": f"Bearer {KEY}"})
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer"}, {"x-api-key": ""}])
-def test_who_brings_no_key_is_nobody(stack: Stack, headers: dict[str, str]) -> None:
+def test_a_request_without_an_api_key_is_anonymous(stack: Stack, headers: dict[str, str]) -> None:
     assert namespace(stack, headers) == ""
 
 
-def test_the_key_itself_goes_to_no_other_process(stack: Stack) -> None:
+def test_the_api_key_itself_is_sent_to_no_other_process(stack: Stack) -> None:
     [submit] = submitted(stack, "/v1/chat/completions", {"authorization": f"Bearer {KEY}", "x-api-key": KEY})
     assert submit.generation.cache_namespace
     assert KEY.encode() not in b"".join(wire.frames(submit))
 
 
-def test_an_operator_may_let_all_keys_share() -> None:
+def test_an_operator_may_let_all_api_keys_share_the_prefix_cache() -> None:
     with run_stack(prompt_cache_shared=True) as stack:
         assert namespace(stack, {"authorization": f"Bearer {KEY}"}) == ""

@@ -1,9 +1,9 @@
-"""Who makes room among the connections."""
+"""Which connection is cut for a new one."""
 
-from api.http.connection_limits import GRACE, Crowd
+from api.http.connection_limits import GRACE, ConnectionLimits
 
 
-class Guest:
+class LimitedConnection:
     def __init__(self, address: str = "one") -> None:
         self.address = address
         self.was_cut = False
@@ -12,21 +12,23 @@ class Guest:
         self.was_cut = True
 
 
-def entered(crowd: Crowd, count: int, now: float = 0.0, address: str = "one") -> list[Guest]:
-    guests = [Guest(address) for _ in range(count)]
-    assert all(crowd.enter(guest, now) for guest in guests)
+def entered(
+    limits: ConnectionLimits, count: int, now: float = 0.0, address: str = "one"
+) -> list[LimitedConnection]:
+    guests = [LimitedConnection(address) for _ in range(count)]
+    assert all(limits.add(connection, now) for connection in guests)
     return guests
 
 
-def test_many_that_come_at_once_are_all_let_in() -> None:
-    assert not any(guest.was_cut for guest in entered(Crowd(100, 4), 50))
+def test_many_connections_that_open_at_once_are_all_accepted() -> None:
+    assert not any(connection.was_cut for connection in entered(ConnectionLimits(100, 4), 50))
 
 
-def test_beyond_what_an_address_may_owe_its_oldest_is_cut_and_no_other_addresss() -> None:
-    crowd = Crowd(100, 4)
-    other, ours = entered(crowd, 4, address="other"), entered(crowd, 4)
-    [new] = entered(crowd, 1, GRACE)
-    assert [guest.was_cut for guest in (*other, *ours, new)] == [False] * 4 + [
+def test_too_many_incomplete_connections_of_an_address_cut_its_oldest_only() -> None:
+    limits = ConnectionLimits(100, 4)
+    other, ours = entered(limits, 4, address="other"), entered(limits, 4)
+    [new] = entered(limits, 1, GRACE)
+    assert [connection.was_cut for connection in (*other, *ours, new)] == [False] * 4 + [
         True,
         False,
         False,
@@ -35,34 +37,34 @@ def test_beyond_what_an_address_may_owe_its_oldest_is_cut_and_no_other_addresss(
     ]
 
 
-def test_running_answers_do_not_count_for_an_address() -> None:
-    crowd = Crowd(100, 4)
-    for guest in (running := entered(crowd, 50)):
-        crowd.paid(guest)
-    entered(crowd, 4, GRACE)
-    assert not any(guest.was_cut for guest in running)
+def test_running_answers_do_not_count_towards_an_addresss_connections() -> None:
+    limits = ConnectionLimits(100, 4)
+    for connection in (running := entered(limits, 50)):
+        limits.end_request(connection)
+    entered(limits, 4, GRACE)
+    assert not any(connection.was_cut for connection in running)
 
 
-def test_a_full_house_cuts_who_owes_then_who_rests_and_never_who_is_served() -> None:
-    crowd = Crowd(3, 100)
-    served, resting, owing = entered(crowd, 3)
-    crowd.paid(served)
-    crowd.paid(resting)
-    crowd.rest(resting, 0)
-    first, second = Guest(), Guest()
-    assert crowd.enter(first, GRACE)
+def test_at_the_connection_limit_incomplete_then_idle_connections_are_cut_and_running_ones_never() -> None:
+    limits = ConnectionLimits(3, 100)
+    served, resting, owing = entered(limits, 3)
+    limits.end_request(served)
+    limits.end_request(resting)
+    limits.idle(resting, 0)
+    first, second = LimitedConnection(), LimitedConnection()
+    assert limits.add(first, GRACE)
     assert owing.was_cut
-    crowd.paid(first)
-    assert crowd.enter(second, GRACE)
+    limits.end_request(first)
+    assert limits.add(second, GRACE)
     assert resting.was_cut
-    crowd.paid(second)
-    assert not crowd.enter(Guest(), 2 * GRACE)
+    limits.end_request(second)
+    assert not limits.add(LimitedConnection(), 2 * GRACE)
     assert not served.was_cut
 
 
-def test_who_left_makes_room() -> None:
-    crowd = Crowd(1, 1)
-    [guest] = entered(crowd, 1)
-    crowd.leave(guest)
-    crowd.leave(guest)
-    entered(crowd, 1)
+def test_a_closed_connection_makes_room_for_another() -> None:
+    limits = ConnectionLimits(1, 1)
+    [connection] = entered(limits, 1)
+    limits.remove(connection)
+    limits.remove(connection)
+    entered(limits, 1)

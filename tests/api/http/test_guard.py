@@ -1,4 +1,4 @@
-"""The guard itself, around apps of a few lines."""
+"""The guard around small ASGI apps."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ import pytest
 
 from api.http.body import GRACE
 from api.http.connection import MAX_AHEAD, Connection
-from api.http.guard import MAX_HEADERS, Shell
+from api.http.guard import MAX_HEADERS, Guard
 from api.http.respond import one_line
 from shared.errors import QueueFull
 from shared.settings import Settings
@@ -32,7 +32,7 @@ def fails(error: Exception, head: list[tuple[bytes, bytes]] | None) -> Any:
             await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
         raise error
 
-    return Shell(app, Settings())
+    return Guard(app, Settings())
 
 
 def get(app: Any, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -44,7 +44,7 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), DEADLINE)
 
 
-def test_a_bug_is_a_500_that_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_is_a_500_without_details(caplog: pytest.LogCaptureFixture) -> None:
     response = get(fails(RuntimeError("secret"), None))
     assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
     assert "secret" not in response.text
@@ -61,7 +61,7 @@ def test_an_error_in_an_event_stream_is_its_last_event(error: Exception, code: s
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == code
 
 
-def test_an_error_in_any_other_answer_cuts_it() -> None:
+def test_an_error_after_the_head_of_a_plain_answer_cuts_the_connection() -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         get(fails(RuntimeError("x"), []))
 
@@ -72,7 +72,7 @@ def test_large_headers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
-def test_a_connection_that_never_asks_is_cut(said: bytes) -> None:
+def test_a_connection_without_a_request_is_cut(said: bytes) -> None:
     class Impatient(Connection):
         patience = 0.1
 
@@ -82,7 +82,7 @@ def test_a_connection_that_never_asks_is_cut(said: bytes) -> None:
         assert client.recv(1) == b""
 
 
-def test_headers_without_end_are_cut() -> None:
+def test_a_connection_whose_headers_never_end_is_cut() -> None:
     app = fails(RuntimeError("x"), None)
     with serve(app, lifespan="off") as port, connect(port) as client:
         client.sendall(b"GET / HTTP/1.1\r\n")
@@ -102,7 +102,7 @@ POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: appli
 
 
 async def answers(scope: Any, receive: Any, send: Any) -> None:
-    """The length of the body that came."""
+    """An app that answers with the length of the body."""
     body = b"%d" % len((await receive())["body"])
     await send(
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]}
@@ -121,26 +121,26 @@ def read_until_end(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("half", [b"G", b"GET /health HTT", HEALTH[:-2], b"\r\n"])
-def test_half_of_a_later_request_is_cut_as_that_of_the_first(half: bytes) -> None:
-    with serve(Shell(answers, Settings()), http=Impatient, lifespan="off") as port, connect(port) as client:
+def test_an_incomplete_later_request_of_a_connection_is_cut(half: bytes) -> None:
+    with serve(Guard(answers, Settings()), http=Impatient, lifespan="off") as port, connect(port) as client:
         client.sendall(HEALTH)
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         client.sendall(half)
         assert read_until_end(client) == b""
 
 
-def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut() -> None:
+def test_a_slow_answer_is_not_cut_by_the_time_limit_of_request_heads() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(2 * Impatient.patience)
         await answers(scope, receive, send)
 
-    with serve(Shell(slow, Settings()), http=Impatient, lifespan="off") as port, connect(port) as client:
+    with serve(Guard(slow, Settings()), http=Impatient, lifespan="off") as port, connect(port) as client:
         client.sendall(HEALTH)
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_body_that_drips_is_given_up_however_steadily_it_comes() -> None:
-    with serve(Shell(answers, Settings(body_timeout=0.5)), lifespan="off") as port, connect(port) as client:
+def test_a_body_that_arrives_too_slowly_is_given_up() -> None:
+    with serve(Guard(answers, Settings(body_timeout=0.5)), lifespan="off") as port, connect(port) as client:
         client.sendall(POST + b"Content-Length: 100000\r\n\r\n{")
         client.settimeout(0.05)
         for _ in range(100):
@@ -153,9 +153,9 @@ def test_a_body_that_drips_is_given_up_however_steadily_it_comes() -> None:
         raise AssertionError("it dripped for five seconds")
 
 
-def test_when_bodies_hold_too_much_the_one_that_has_come_longest_gives_way() -> None:
+def test_the_body_that_has_been_arriving_longest_is_evicted_when_all_hold_too_much() -> None:
     settings = Settings(bodies_bytes=1 << 20)
-    with serve(Shell(answers, settings), lifespan="off") as port, connect(port) as old, connect(port) as new:
+    with serve(Guard(answers, settings), lifespan="off") as port, connect(port) as old, connect(port) as new:
         old.sendall(POST + b"Content-Length: 1000000\r\n\r\n" + b" " * 900_000)
         time.sleep(GRACE + 0.2)
         new.sendall(POST + b"Content-Length: 900000\r\n\r\n" + b" " * 900_000)
@@ -163,8 +163,8 @@ def test_when_bodies_hold_too_much_the_one_that_has_come_longest_gives_way() -> 
         assert old.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
 
 
-def test_requests_far_ahead_of_their_answers_are_cut() -> None:
-    with serve(Shell(answers, Settings()), lifespan="off") as port, connect(port) as client:
+def test_too_many_pipelined_requests_are_cut() -> None:
+    with serve(Guard(answers, Settings()), lifespan="off") as port, connect(port) as client:
         with contextlib.suppress(ConnectionError):
             client.sendall(HEALTH * 4000)
         assert read_until_end(client).count(b"HTTP/1.1 200 ") <= 2 * MAX_AHEAD
@@ -174,22 +174,22 @@ def test_requests_far_ahead_of_their_answers_are_cut() -> None:
     ("version", "status"),
     [(b"HTTP/2.0", b"505"), (b"", b"505"), (b"HTTP/1.0", b"200"), (b"HTTP/1.1", b"200")],
 )
-def test_other_versions_of_http_are_refused_as_such(version: bytes, status: bytes) -> None:
-    with serve(Shell(answers, Settings()), lifespan="off") as port, connect(port) as client:
+def test_other_versions_of_http_get_a_505(version: bytes, status: bytes) -> None:
+    with serve(Guard(answers, Settings()), lifespan="off") as port, connect(port) as client:
         client.sendall(
             b"GET /health " + version + b"\r\nHost: localhost\r\n\r\n" if version else b"GET /health\r\n\r\n"
         )
         assert client.recv(1 << 16).split()[1] == status
 
 
-def test_an_answer_without_length_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
+def test_an_http_1_0_answer_without_a_length_is_not_chunked_and_ends_with_its_connection() -> None:
     async def streams(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
         for _ in range(2):
             await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
         await send({"type": "http.response.body", "body": b"data: 2\n\n"})
 
-    with serve(Shell(streams, Settings()), lifespan="off") as port, connect(port) as client:
+    with serve(Guard(streams, Settings()), lifespan="off") as port, connect(port) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         head, _, body = read_until_end(client).partition(b"\r\n\r\n")
     assert body == b"data: 1\n\ndata: 1\n\ndata: 2\n\n"
@@ -214,15 +214,15 @@ BODY = b'{"model": "tiny", "prompt": "' + b"a" * 1000 + b'"}'
     ],
     ids=["gzip", "zlib", "raw", "plain", "bomb", "cut off", "no gzip", "zstd", "twice"],
 )
-def test_a_packed_body_is_unpacked_within_bounds(encoding: str, packed: bytes, status: int) -> None:
-    with serve(Shell(answers, Settings()), lifespan="off") as port:
+def test_a_compressed_body_is_unpacked_within_bounds(encoding: str, packed: bytes, status: int) -> None:
+    with serve(Guard(answers, Settings()), lifespan="off") as port:
         headers = {"content-encoding": encoding, "content-type": "application/json"}
         response = httpx.post(f"http://127.0.0.1:{port}/", content=packed, headers=headers, timeout=DEADLINE)
     assert response.status_code == status
     assert status != 415 or "gzip" in response.headers["accept-encoding"]
 
 
-def test_a_refusal_is_one_line_in_the_log_without_the_clients_words(
+def test_a_refusal_is_one_line_in_the_log_that_quotes_nothing(
     stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -234,7 +234,7 @@ def test_a_refusal_is_one_line_in_the_log_without_the_clients_words(
     assert not any("\n" in line or "\x1b" in line or "secret" in line or "my" in line for line in lines)
 
 
-def test_line_ends_of_unicode_stand_escaped_in_answers() -> None:
+def test_unicode_line_separators_are_escaped_in_answers() -> None:
     text = "a\u2028b\u2029c\u0085d"
     escaped = one_line(json.dumps(text, ensure_ascii=False).encode())
     assert json.loads(escaped) == text

@@ -1,3 +1,5 @@
+"""Request bodies that are parsed, and those that are refused."""
+
 import json
 from typing import Any
 
@@ -6,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from api.http.container_count import SMALL, check_width
 from api.http.errors import InvalidField, OpenAIErrors, answer_to
+from api.http.json_limits import SMALL, check_json_limits
 from api.http.parse import parse
 from api.openai.schemas import ChatCompletionRequest, CompletionRequest, ErrorResponse
 from tests.api.conftest import chat_body
@@ -42,12 +44,12 @@ def chat_refusal(**fields: Any) -> InvalidField:
         b'{"x": ' + b"1" * 5000 + b"}",
     ],
 )
-def test_what_is_not_strict_json_is_a_400_about_the_body(data: bytes) -> None:
+def test_a_body_that_is_not_strict_json_is_a_400(data: bytes) -> None:
     error = refusal(data)
     assert (error.status, error.param) == (400, None)
 
 
-def test_many_brackets_are_not_deep() -> None:
+def test_brackets_in_text_do_not_count_as_nesting() -> None:
     parts = [{"type": "text", "text": "[{" * 10}] * 100
     parse(
         json.dumps(chat_body(messages=[{"role": "user", "content": parts}])).encode(), ChatCompletionRequest
@@ -64,20 +66,20 @@ WIDE = [
 
 
 @pytest.mark.parametrize("inside", WIDE, ids=["lists", "objects", "strings", "numbers", "digits"])
-def test_what_is_too_wide_is_refused_before_it_is_built(inside: bytes) -> None:
+def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(inside: bytes) -> None:
     data = json.dumps(chat_body())[:-1].encode() + b', "x": [' + inside + b"0]}"
     with pytest.raises(InvalidField, match=r"The request body has (more than|a number)"):
-        check_width(data)
+        check_json_limits(data)
     assert refusal(data).code == "invalid_json"
 
 
 @given(st.text(alphabet='"\\\\[{,1', max_size=40))
-def test_what_stands_in_a_string_is_not_counted(text: str) -> None:
+def test_the_contents_of_json_strings_are_not_counted(text: str) -> None:
     data = json.dumps({"x": [text] * 4000, "y": " " * SMALL}).encode()
-    check_width(data)
+    check_json_limits(data)
 
 
-def test_a_long_prompt_of_brackets_quotes_and_digits_is_taken() -> None:
+def test_a_long_prompt_of_brackets_quotes_and_digits_is_accepted() -> None:
     content = '[{"a": 1, "b": [\\\\]}] ' * 100_000 + "7" * 1000
     data = json.dumps(chat_body(messages=[{"role": "user", "content": content}])).encode()
     assert parse(data, ChatCompletionRequest).messages[0].content == content
@@ -87,12 +89,12 @@ def test_a_body_may_begin_with_a_byte_order_mark() -> None:
     parse(b"\xef\xbb\xbf" + json.dumps(chat_body()).encode(), ChatCompletionRequest)
 
 
-def test_63_levels_inside_the_body_are_allowed() -> None:
+def test_a_body_nested_64_levels_deep_is_accepted() -> None:
     body = json.dumps(chat_body())[:-1] + ', "x": ' + "[" * 63 + "]" * 63 + "}"
     parse(body.encode(), ChatCompletionRequest)
 
 
-def test_a_duplicate_key_counts_once() -> None:
+def test_the_last_of_duplicate_json_keys_counts() -> None:
     assert parse(b'{"prompt": "a", "prompt": "b"}', CompletionRequest).prompt == "b"
 
 
@@ -141,13 +143,13 @@ def test_a_duplicate_key_counts_once() -> None:
         ),
     ],
 )
-def test_an_error_names_its_field_as_a_path(fields: dict[str, Any], param: str, code: str) -> None:
+def test_an_error_names_the_field_with_its_path(fields: dict[str, Any], param: str, code: str) -> None:
     error = chat_refusal(**fields)
     assert (error.status, error.param, error.code) == (400, param, code)
     assert param in error.message
 
 
-def test_an_error_says_what_is_allowed_and_what_came() -> None:
+def test_an_error_says_what_is_allowed_and_what_was_sent() -> None:
     assert chat_refusal(temperature=9).message == (
         "Invalid value for 'temperature': it must be less than or equal to 2 (got 9)."
     )
@@ -176,7 +178,7 @@ def test_an_error_body_has_all_four_keys() -> None:
         {"messages": [{"role": "assistant", "reasoning": ["my secret"]}]},
     ],
 )
-def test_no_error_quotes_what_was_said(fields: dict[str, Any]) -> None:
+def test_no_error_quotes_a_part_of_a_prompt(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidField) as refused:
         parse(to_json(fields), ChatCompletionRequest)
     assert "secret" not in refused.value.message and refused.value.param

@@ -1,4 +1,4 @@
-"""A client at a path where nothing is, is told what it probably meant."""
+"""The suggestions for paths that do not exist."""
 
 import pytest
 
@@ -27,7 +27,7 @@ from tests.api.conftest import Stack
         ("/favicon.ico", "/docs"),
     ],
 )
-def test_an_unknown_path_is_a_404_that_says_what_is_meant(stack: Stack, path: str, said: str) -> None:
+def test_an_unknown_path_is_a_404_that_suggests_the_right_one(stack: Stack, path: str, said: str) -> None:
     response = stack.client.post(path, content=b"a=b", headers={"content-type": "text/plain"})
     assert response.status_code == 404
     assert repr(path) in response.json()["error"]["message"]
@@ -35,7 +35,7 @@ def test_an_unknown_path_is_a_404_that_says_what_is_meant(stack: Stack, path: st
 
 
 @pytest.mark.parametrize("path", ["//v1/models", "/v1//models/", "/v1/models/", "//health"])
-def test_doubled_slashes_and_one_at_the_end_are_no_other_path(stack: Stack, path: str) -> None:
+def test_doubled_and_trailing_slashes_of_a_path_are_ignored(stack: Stack, path: str) -> None:
     with stack.connect() as client:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
@@ -44,7 +44,7 @@ def test_doubled_slashes_and_one_at_the_end_are_no_other_path(stack: Stack, path
 @pytest.mark.parametrize(
     "path", ["/", "/health", "/ready", "/v1/models", "/docs", "/openapi.json", "/admin/status"]
 )
-def test_what_answers_get_answers_head(stack: Stack, path: str) -> None:
+def test_every_route_that_answers_get_answers_head(stack: Stack, path: str) -> None:
     got, head = stack.client.get(path), stack.client.head(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == got.headers["content-length"]

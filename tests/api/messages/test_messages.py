@@ -1,4 +1,4 @@
-"""/v1/messages: requests and events as tables, and over real HTTP with httpx and the official client."""
+"""/v1/messages: translations and events as tables, and over real HTTP with httpx and the official client."""
 
 import json
 from collections.abc import Iterator
@@ -51,16 +51,16 @@ def told(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         [{"type": "text", "text": "x-anthropic-billing-header: v"}, {"type": "text", "text": "Be brief."}],
     ],
 )
-def test_the_system_prompt_is_the_first_message(system: Any) -> None:
+def test_the_anthropic_system_prompt_becomes_the_first_message(system: Any) -> None:
     assert prompt(system=system).messages[0] == {"role": "system", "content": "Be brief."}
 
 
-def test_a_system_message_may_come_late() -> None:
+def test_an_anthropic_system_message_may_follow_a_user_message() -> None:
     late = {"role": "system", "content": "Agents: none."}
     assert told({"role": "user", "content": "Hi"}, late)[1] == late
 
 
-def test_a_past_turn_is_one_message_with_its_thinking_and_calls() -> None:
+def test_a_past_anthropic_turn_is_one_message_with_its_thinking_and_calls() -> None:
     blocks = [
         {"type": "thinking", "thinking": "hm", "signature": ""},
         {"type": "redacted_thinking", "data": "x"},
@@ -82,7 +82,7 @@ def test_a_past_turn_is_one_message_with_its_thinking_and_calls() -> None:
     ("content", "text"),
     [("21", "21"), ([{"type": "text", "text": "21"}], "21"), (None, ""), ([], "")],
 )
-def test_a_tool_result_is_a_message_before_what_is_said_to_it(content: Any, text: str) -> None:
+def test_a_tool_result_becomes_a_message_before_the_users_text(content: Any, text: str) -> None:
     result = {"type": "tool_result", "tool_use_id": "t1", "is_error": False, "content": content}
     blocks = [result, {"type": "text", "text": "and?"}]
     assert told({"role": "user", "content": blocks}) == [
@@ -91,7 +91,7 @@ def test_a_tool_result_is_a_message_before_what_is_said_to_it(content: Any, text
     ]
 
 
-def test_a_document_of_text_is_read_and_an_unknown_block_is_not() -> None:
+def test_a_text_document_is_read_and_an_unknown_block_is_left_out() -> None:
     document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "doc"}}
     blocks = [document, {"type": "web_search_tool_result", "x": 1}, {"type": "text", "text": "Sum up."}]
     assert told({"role": "user", "content": blocks}) == [{"role": "user", "content": "doc\n\nSum up."}]
@@ -104,7 +104,7 @@ def test_a_document_of_text_is_read_and_an_unknown_block_is_not() -> None:
         {"type": "document", "source": {"type": "base64", "data": "x"}},
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(block: dict[str, Any]) -> None:
+def test_an_image_in_an_anthropic_message_is_refused_by_name(block: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         told({"role": "user", "content": [block]})
     assert (caught.value.param or "").startswith("messages[0].content[0]")
@@ -120,7 +120,9 @@ def test_what_cannot_be_read_is_refused_by_name(block: dict[str, Any]) -> None:
         ({"type": "none"}, None),
     ],
 )
-def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
+def test_an_anthropic_tool_choice_says_which_tools_may_or_must_be_called(
+    choice: Any, use: ToolUse | None
+) -> None:
     tools = [TOOL, {"type": "web_search_20250305", "name": "web_search"}, {"type": "mcp_toolset"}]
     assert translated(tools=tools, tool_choice=choice).tool_use == use
 
@@ -128,7 +130,7 @@ def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: 
 @pytest.mark.parametrize(
     "choice", [{"type": "any"}, {"type": "tool", "name": "f"}, {"type": "tool", "name": "g"}]
 )
-def test_a_call_cannot_be_asked_for_without_its_tool(choice: Any) -> None:
+def test_an_anthropic_tool_choice_without_its_tool_is_refused(choice: Any) -> None:
     with pytest.raises(InvalidRequest):
         translated(tools=[], tool_choice=choice)
 
@@ -142,11 +144,11 @@ def test_a_call_cannot_be_asked_for_without_its_tool(choice: Any) -> None:
         ({"output_config": {"effort": "max"}}, {"enable_thinking": True, "reasoning_effort": "high"}),
     ],
 )
-def test_thinking_is_said_in_the_words_of_templates(fields: Any, kwargs: dict[str, Any]) -> None:
+def test_anthropic_thinking_sets_the_variables_of_the_template(fields: Any, kwargs: dict[str, Any]) -> None:
     assert prompt(**fields).template_kwargs == kwargs
 
 
-def test_a_format_is_a_grammar() -> None:
+def test_an_anthropic_output_format_becomes_a_grammar() -> None:
     schema = {"type": "object"}
     wanted = {"effort": None, "format": {"type": "json_schema", "schema": schema}}
     assert translated(output_config=wanted).grammar == Grammar(
@@ -158,7 +160,7 @@ def test_a_format_is_a_grammar() -> None:
 
 
 def events(*batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each batch is a list of what its deltas bring."""
+    """The events of a stream; each batch lists the fields of its deltas."""
     stream = MessageEvents(Identity("msg_1", 0, "tiny"))
     sent = [
         stream.render([Delta(request_id="r", attempt=1, index=0, ids=[1], **fields) for fields in batch])
@@ -174,7 +176,7 @@ def events(*batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def test_blocks_open_grow_and_close_one_after_another() -> None:
+def test_anthropic_content_blocks_open_grow_and_close_in_order() -> None:
     sent = events([{"reasoning": "hm"}, {"text": "Hi"}], [{"text": "!"}, *call("t1", "f", "{", "}")])
     assert [(one["type"].removeprefix("content_block_"), one.get("index")) for one in sent] == [
         ("message_start", None),
@@ -196,7 +198,7 @@ def test_blocks_open_grow_and_close_one_after_another() -> None:
     assert sent[9]["content_block"]["input"] == {}
 
 
-def test_silence_is_a_comment_until_there_is_a_message() -> None:
+def test_an_anthropic_stream_is_kept_alive_by_comments_then_by_pings() -> None:
     stream = MessageEvents(Identity("msg_1", 0, "tiny"))
     assert stream.idle() == b": keep-alive\n\n"
     stream.render([Delta(request_id="r", attempt=1, index=0, text="a")])
@@ -216,7 +218,7 @@ def sdk(stack: Stack) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-def test_a_message_has_the_keys_clients_rely_on(stack: Stack) -> None:
+def test_an_anthropic_message_has_the_keys_clients_rely_on(stack: Stack) -> None:
     answer = post(stack).json()
     usage = answer.pop("usage")
     assert answer.pop("id").startswith("msg_")
@@ -234,7 +236,7 @@ def test_a_message_has_the_keys_clients_rely_on(stack: Stack) -> None:
     assert (usage["output_tokens"], usage["cache_creation_input_tokens"]) == (len(WORDS), 0)
 
 
-def test_a_count_is_what_the_usage_will_be(stack: Stack) -> None:
+def test_count_tokens_equals_the_later_usage(stack: Stack) -> None:
     response = stack.client.post(
         "/v1/messages/count_tokens?beta=true", json={"model": "tiny"} | {"messages": body()["messages"]}
     )
@@ -242,19 +244,19 @@ def test_a_count_is_what_the_usage_will_be(stack: Stack) -> None:
     assert stack.broker.wait_for(Submit).generation.stopping.max_tokens == 0
 
 
-def test_a_stop_sequence_is_named(stack: Stack) -> None:
+def test_an_anthropic_answer_names_the_stop_sequence_that_ended_it(stack: Stack) -> None:
     stack.broker.script = saying({"text": "a"}, stop="END")
     answer = post(stack, stop_sequences=["END"]).json()
     assert (answer["stop_reason"], answer["stop_sequence"]) == ("stop_sequence", "END")
 
 
-def test_an_answer_without_text_has_an_empty_block(stack: Stack) -> None:
+def test_an_anthropic_answer_without_text_has_an_empty_block(stack: Stack) -> None:
     stack.broker.script = saying({"text": ""}, reason=FinishReason.LENGTH)
     answer = post(stack).json()
     assert (answer["stop_reason"], answer["content"][0]["text"]) == ("max_tokens", "")
 
 
-def test_arguments_that_were_cut_off_are_kept_as_far_as_they_are_whole(stack: Stack) -> None:
+def test_the_complete_part_of_truncated_call_arguments_is_kept(stack: Stack) -> None:
     stack.broker.script = saying(*call("t1", "f", '{"a": 1, "b": '), reason=FinishReason.LENGTH)
     assert post(stack, tools=[TOOL]).json()["content"][0]["input"] == {"a": 1}
 
@@ -306,12 +308,12 @@ def test_every_error_is_an_anthropic_error(
     assert answer["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
 
 
-def test_an_unknown_model_is_not_found(stack: Stack) -> None:
+def test_an_unknown_model_is_a_404_for_anthropics_clients(stack: Stack) -> None:
     response = post(stack, model="claude-opus")
     assert (response.status_code, response.json()["error"]["type"]) == (404, "not_found_error")
 
 
-def test_a_full_queue_is_overload(stack: Stack) -> None:
+def test_a_full_queue_is_a_529_for_anthropics_clients(stack: Stack) -> None:
     failure = QueueFull("too many", retry_after=3).to_failure()
     stack.broker.script = lambda submit: [
         Refused(request_id=submit.request_id, attempt=submit.attempt, failure=failure)
@@ -321,7 +323,7 @@ def test_a_full_queue_is_overload(stack: Stack) -> None:
     assert response.headers["retry-after"] == "3"
 
 
-def test_an_error_in_a_stream_is_an_event(stack: Stack, sdk: anthropic.Anthropic) -> None:
+def test_an_error_in_an_anthropic_stream_is_an_event(stack: Stack, sdk: anthropic.Anthropic) -> None:
     failure = QueueFull("lost").to_failure()
 
     def script(submit: Submit) -> Any:
@@ -346,7 +348,7 @@ def test_an_error_in_a_stream_is_an_event(stack: Stack, sdk: anthropic.Anthropic
         ({"type": "memory_20250818", "name": "memory"}, "memory", "new_path"),
     ],
 )
-def test_tools_that_the_client_runs_are_offered_by_their_published_schemas(
+def test_anthropics_client_tools_are_offered_with_their_published_schemas(
     tool: Any, name: str, argument: str
 ) -> None:
     made = translated(tools=[tool], tool_choice={"type": "tool", "name": name})
@@ -371,9 +373,7 @@ def too_long(submit: Submit) -> Any:
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_prompt_that_is_too_long_is_told_in_the_words_clients_look_for(
-    stack: Stack, path: str, stream: bool
-) -> None:
+def test_a_prompt_that_is_too_long_gets_anthropics_wording(stack: Stack, path: str, stream: bool) -> None:
     stack.broker.script = too_long
     answer = stack.client.post(path, json=body(stream=stream))
     assert (answer.status_code, answer.json()["error"]["message"]) == (

@@ -1,4 +1,4 @@
-"""Tools, thinking and formats of chat over real HTTP, with httpx and the official client."""
+"""Tools, reasoning and formats of chat over real HTTP, with httpx and the official client."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +25,7 @@ def sdk(stack: Stack) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_calls_come_without_content(stack: Stack) -> None:
+def test_a_chat_answer_with_tool_calls_has_null_content(stack: Stack) -> None:
     stack.broker.script = CALLS
     choice = stack.chat(tools=[TOOL]).json()["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
@@ -43,7 +43,7 @@ def test_calls_come_without_content(stack: Stack) -> None:
     }
 
 
-def test_the_stream_helper_of_the_official_client_joins_calls(stack: Stack, sdk: openai.OpenAI) -> None:
+def test_the_official_clients_stream_helper_joins_tool_calls(stack: Stack, sdk: openai.OpenAI) -> None:
     stack.broker.script = CALLS
     with sdk.chat.completions.stream(**chat_body(tools=[TOOL])) as stream:
         final = stream.until_done().get_final_completion()
@@ -54,7 +54,7 @@ def test_the_stream_helper_of_the_official_client_joins_calls(stack: Stack, sdk:
     ]
 
 
-def test_who_asked_for_functions_is_answered_with_a_function_call(stack: Stack) -> None:
+def test_a_chat_request_with_functions_is_answered_with_function_call(stack: Stack) -> None:
     stack.broker.script = saying(*call("call_1", "f", "{}"), reason=FinishReason.TOOL_CALLS)
     choice = stack.chat(functions=[{"name": "f"}]).json()["choices"][0]
     assert choice["finish_reason"] == "function_call"
@@ -62,7 +62,7 @@ def test_who_asked_for_functions_is_answered_with_a_function_call(stack: Stack) 
     assert "tool_calls" not in choice["message"]
 
 
-def test_the_official_client_parses_what_a_schema_made(stack: Stack, sdk: openai.OpenAI) -> None:
+def test_the_official_client_parses_an_answer_that_follows_a_schema(stack: Stack, sdk: openai.OpenAI) -> None:
     stack.broker.script = saying({"text": '{"ok": '}, {"text": "true}"})
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}}
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
@@ -73,14 +73,14 @@ def test_the_official_client_parses_what_a_schema_made(stack: Stack, sdk: openai
     assert grammar.json_schema == schema
 
 
-def test_a_bad_schema_is_refused_before_anybody_hears_of_it(stack: Stack) -> None:
+def test_a_bad_schema_is_refused_without_asking_the_broker(stack: Stack) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "http://x"}}}
     response = stack.chat(response_format=wanted)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
     assert not [message for message in stack.broker.received if isinstance(message, Submit)]
 
 
-def test_log_probabilities_stay_with_tokens_of_calls(stack: Stack) -> None:
+def test_a_token_without_text_keeps_its_log_probability(stack: Stack) -> None:
     (first, *_) = call("call_1", "f")
     stack.broker.script = saying({**first, "logprobs": [logprob(0, 1)]}, reason=FinishReason.TOOL_CALLS)
     choice = stack.chat(tools=[TOOL], logprobs=True, top_logprobs=1).json()["choices"][0]
@@ -95,7 +95,7 @@ def scores(stack: Stack, **fields: Any) -> list[dict[str, Any]]:
     return [choice["logprobs"] for choice in body["choices"]]
 
 
-def test_prompt_and_one_token_are_scored_together(stack: Stack) -> None:
+def test_echo_with_logprobs_scores_the_prompt_and_one_token(stack: Stack) -> None:
     (arrays,) = scores(stack, prompt=[97, 98, 99], max_tokens=1)
     assert arrays["tokens"] == ["a", "b", "c", "Once"]
     assert arrays["token_logprobs"] == [None, -1.5, -1.5, -0.25]
@@ -103,20 +103,20 @@ def test_prompt_and_one_token_are_scored_together(stack: Stack) -> None:
     assert arrays["text_offset"] == [0, 1, 2, 3]
 
 
-def test_a_batch_of_prompts_is_scored_each_by_itself(stack: Stack) -> None:
+def test_echo_with_logprobs_scores_each_prompt_of_a_batch(stack: Stack) -> None:
     assert [len(arrays["tokens"]) for arrays in scores(stack, prompt=[[97, 98], [99]], max_tokens=1)] == [
         3,
         2,
     ]
 
 
-def test_a_prompt_alone_can_be_scored(stack: Stack) -> None:
+def test_echo_with_logprobs_and_max_tokens_0_scores_the_prompt_only(stack: Stack) -> None:
     body = stack.complete(prompt="Hi!", echo=True, logprobs=1, max_tokens=0).json()
     assert (body["choices"][0]["text"], body["usage"]["completion_tokens"]) == ("Hi!", 0)
     assert body["choices"][0]["logprobs"]["token_logprobs"] == [None, -1.5, -1.5]
 
 
-def test_the_best_of_many_is_the_one_with_the_highest_mean(stack: Stack) -> None:
+def test_best_of_returns_the_choices_with_the_highest_mean_log_probability(stack: Stack) -> None:
     body = stack.complete(best_of=3, n=2, max_tokens=2).json()
     assert [choice["index"] for choice in body["choices"]] == [0, 1]
     assert body["choices"][0]["logprobs"] is None

@@ -1,3 +1,5 @@
+"""The events of chat and completion streams, compared with the schemas."""
+
 import json
 from typing import Any
 
@@ -24,7 +26,7 @@ def end(reason: FinishReason = FinishReason.STOP, tokens: int = 3) -> Finish:
 
 
 def events(data: bytes) -> list[str]:
-    """Each event is one data line and a blank one."""
+    """Each event is one data line and an empty one."""
     blocks = data.decode().split("\n\n")
     assert blocks.pop() == ""
     assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
@@ -62,12 +64,12 @@ def test_every_completion_chunk_is_what_the_schema_dumps(usage: bool) -> None:
         assert CompletionResponse.model_validate(chunk).model_dump(exclude_unset=True) == chunk
 
 
-def test_text_survives_the_stream() -> None:
+def test_any_text_survives_a_chat_stream() -> None:
     chunks = chat([delta(text) for text in AWKWARD])
     assert "".join(d.get("content") or "" for _, d, _ in choices(chunks)) == "".join(AWKWARD)
 
 
-def test_choices_first_appear_in_index_order_and_say_their_role_once() -> None:
+def test_a_chat_stream_begins_with_the_roles_of_its_choices_in_order() -> None:
     chunks = chat([delta("b", choice=1), delta("a", choice=0)], [delta("c", choice=0)], n=2)
     role = {"role": "assistant", "content": "", "refusal": None}
     assert choices(chunks) == [
@@ -79,7 +81,7 @@ def test_choices_first_appear_in_index_order_and_say_their_role_once() -> None:
     ]
 
 
-def test_a_choice_ends_with_an_empty_delta() -> None:
+def test_a_chat_choice_ends_with_an_empty_delta() -> None:
     chunks = chat([delta("a", finish=end(FinishReason.LENGTH))])
     assert choices(chunks)[1:] == [(0, {"content": "a"}, None), (0, {}, "length")]
 
@@ -88,7 +90,7 @@ def test_a_delta_without_text_makes_no_chunk() -> None:
     assert len(chat([delta("")])) == 1
 
 
-def test_usage_comes_last_and_counts_a_prompt_once_for_all_its_choices() -> None:
+def test_streamed_usage_comes_last_and_counts_a_prompt_once_for_its_choices() -> None:
     start = Start(prompt_tokens=10, cached_tokens=4)
     ends = [delta(choice=i, start=start, finish=end(tokens=3)) for i in range(2)]
     *chunks, last = chat(ends, n=2, usage=True)
@@ -98,13 +100,13 @@ def test_usage_comes_last_and_counts_a_prompt_once_for_all_its_choices() -> None
     assert [last["usage"][f"{k}_tokens"] for k in ("prompt", "completion", "total")] == [10, 6, 16]
 
 
-def test_usage_sums_over_prompts() -> None:
+def test_usage_is_summed_over_prompts() -> None:
     stream = CompletionEvents(IDENTITY, 1, True)
     stream.render([delta(choice=i, start=Start(prompt_tokens=5 + i), finish=end()) for i in range(2)])
     assert json.loads(events(stream.end())[0])["usage"]["prompt_tokens"] == 11
 
 
-def test_offsets_go_on_from_one_chunk_to_the_next_and_count_split_characters_once() -> None:
+def test_text_offsets_continue_across_chunks_and_count_split_characters_once() -> None:
     stream = CompletionEvents(IDENTITY, 1, False)
     pieces = [b"ab", "é".encode()[:1], "é".encode()[1:], b"c"]
     tokens = [TokenLogprob(id=i, bytes=piece, logprob=-0.5) for i, piece in enumerate(pieces)]
@@ -113,7 +115,7 @@ def test_offsets_go_on_from_one_chunk_to_the_next_and_count_split_characters_onc
     assert [score["text_offset"] for score in scores] == [[0], [2], [2], [3]]
 
 
-def test_the_chosen_token_is_among_the_best_with_the_very_same_number() -> None:
+def test_the_chosen_token_is_among_top_logprobs_with_the_same_number() -> None:
     stream = CompletionEvents(IDENTITY, 1, False)
     token = TokenLogprob(id=9, bytes=b"x", logprob=-3.3, top=logprob(0, 2).top)
     (chunk,) = events(stream.render([delta("x", logprobs=[token])]))
@@ -125,7 +127,7 @@ def test_the_chosen_token_is_among_the_best_with_the_very_same_number() -> None:
     }
 
 
-def test_minus_infinity_is_a_number() -> None:
+def test_a_log_probability_of_minus_infinity_is_a_finite_number() -> None:
     token = TokenLogprob(id=1, bytes=b"x", logprob=float("-inf"))
     assert choices(chat([delta("x", logprobs=[token])]))
     chunk = chat([delta("x", logprobs=[token])])[1]
@@ -151,7 +153,7 @@ PIECES = (
 )
 
 
-def test_a_call_says_its_id_type_and_name_once_and_its_index_always() -> None:
+def test_a_streamed_call_has_its_id_type_and_name_once_and_its_index_always() -> None:
     *pieces, last = [choice["delta"] for choice in calls(*PIECES)]
     assert [piece["tool_calls"][0] for piece in pieces] == [
         {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}},
@@ -162,14 +164,14 @@ def test_a_call_says_its_id_type_and_name_once_and_its_index_always() -> None:
     assert last == {}
 
 
-def test_who_asked_for_functions_is_answered_with_a_function_call() -> None:
+def test_a_chat_stream_for_functions_sends_function_call() -> None:
     first, second, last = calls(CallPiece(index=0, id="c", name="f", arguments="{}"), legacy=True)
     assert first["delta"] == {"function_call": {"name": "f", "arguments": ""}}
     assert second["delta"] == {"function_call": {"arguments": "{}"}}
     assert last["finish_reason"] == "function_call"
 
 
-def test_thinking_has_both_names_and_comes_before_the_text() -> None:
+def test_streamed_thinking_has_both_names_and_precedes_the_text() -> None:
     chunks = chat([delta(reasoning="hm", text="Hi", logprobs=[logprob(0, 0)])])
     assert [d for _, d, _ in choices(chunks)][1:] == [
         {"reasoning_content": "hm", "reasoning": "hm"},
@@ -196,7 +198,7 @@ def test_an_echoed_prompt_is_scored_in_the_first_chunk_of_a_stream() -> None:
     assert choice["logprobs"]["text_offset"] == [0, 1, 2, 3]
 
 
-def test_a_token_that_reads_like_the_chosen_one_does_not_hide_that_it_was_likelier() -> None:
+def test_an_alternative_with_the_chosen_tokens_text_is_named_by_its_id() -> None:
     stream = CompletionEvents(IDENTITY, 1, False)
     top = [Alternative(id=7, bytes=b"\xe2", logprob=-0.1), Alternative(id=8, bytes=b"\xe3", logprob=-2.5)]
     token = TokenLogprob(id=8, bytes=b"\xe3", logprob=-2.5, top=top)
@@ -210,7 +212,7 @@ def thinking(index: int, part: Any) -> TokenLogprob:
     return logprob(index, 1).model_copy(update={"part": part})
 
 
-def test_the_logprobs_of_thinking_are_apart_and_those_of_calls_are_not_told() -> None:
+def test_the_logprobs_of_thinking_are_apart_and_those_of_calls_are_left_out() -> None:
     [thought, said, called] = [thinking(0, "thinking"), thinking(1, None), thinking(2, "call")]
     whole = chat_logprobs([thought, said, called])
     assert [entry.token for entry in whole.content] == [" upon"]

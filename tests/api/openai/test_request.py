@@ -1,3 +1,5 @@
+"""Requests of chat and completions as the inner Generation: tables."""
+
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ def completions(**fields: Any) -> list[Generation]:
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
-def test_developer_is_system_and_order_is_kept() -> None:
+def test_the_role_developer_becomes_system_and_messages_keep_their_order() -> None:
     given = [("system", "a"), ("user", "b"), ("developer", "c"), ("user", "d")]
     assert [(m["role"], m["content"]) for m in messages(*({"role": r, "content": c} for r, c in given))] == [
         ("system", "a"),
@@ -36,7 +38,7 @@ def test_developer_is_system_and_order_is_kept() -> None:
     ]
 
 
-def test_text_parts_are_joined_and_nothing_is_the_empty_string() -> None:
+def test_text_parts_are_joined_and_null_content_becomes_empty() -> None:
     parts = [{"type": "text", "text": "Say"}, {"type": "refusal", "refusal": " no"}]
     assert [
         m["content"] for m in messages({"role": "assistant", "content": parts}, {"role": "assistant"})
@@ -46,25 +48,25 @@ def test_text_parts_are_joined_and_nothing_is_the_empty_string() -> None:
     ]
 
 
-def test_arguments_of_a_past_call_stay_the_string_they_were() -> None:
+def test_the_arguments_of_a_past_call_stay_a_string() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{broken"}}
     assert messages({"role": "assistant", "content": None, "tool_calls": [call]})[0]["tool_calls"] == [call]
 
 
-def test_max_completion_tokens_wins_and_chat_has_no_default() -> None:
+def test_max_completion_tokens_wins_over_max_tokens_and_chat_has_no_default() -> None:
     assert chat(max_tokens=5, max_completion_tokens=7).stopping.max_tokens == 7
     assert chat(max_tokens=5).stopping.max_tokens == 5
     assert chat().stopping.max_tokens is None
 
 
-def test_a_seed_is_made_when_none_is_given() -> None:
+def test_a_request_without_a_seed_gets_one() -> None:
     assert chat(seed=-3).sampling.seed == -3
     seeds = {chat().sampling.seed for _ in range(8)}
     assert len(seeds) == 8
     assert all(0 <= seed < 1 << 63 for seed in seeds)
 
 
-def test_sampling_arrives_whole() -> None:
+def test_every_sampling_parameter_reaches_the_generation() -> None:
     fields = {"temperature": 0, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.1, "presence_penalty": 1}
     generation = chat(
         **fields, top_k=-1, logit_bias={"5": -100}, stop="x", min_tokens=2, ignore_eos=True, n=3
@@ -74,7 +76,7 @@ def test_sampling_arrives_whole() -> None:
     assert (generation.stopping.stop, generation.stopping.min_tokens, generation.n) == (["x"], 2, 3)
 
 
-def test_logprobs_are_the_number_of_alternatives() -> None:
+def test_top_logprobs_becomes_the_number_of_alternatives() -> None:
     assert [chat().logprobs, chat(logprobs=True).logprobs, chat(logprobs=True, top_logprobs=3).logprobs] == [
         None,
         0,
@@ -92,7 +94,7 @@ def test_logprobs_are_the_number_of_alternatives() -> None:
         ),
     ],
 )
-def test_what_chat_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_unsupported_chat_fields_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         chat(**fields)
     assert caught.value.param == param
@@ -109,7 +111,7 @@ def test_what_chat_cannot_do_is_refused_by_name(fields: dict[str, Any], param: s
         {"chat_template_kwargs": {"enable_thinking": None}},
     ],
 )
-def test_what_asks_for_nothing_is_accepted(fields: dict[str, Any]) -> None:
+def test_chat_fields_that_ask_for_nothing_are_accepted(fields: dict[str, Any]) -> None:
     assert chat(**fields).prompt == chat().prompt
 
 
@@ -140,14 +142,14 @@ def test_each_prompt_becomes_one_generation(prompt: Any, expected: list[Any]) ->
     ("fields", "param"),
     [({"suffix": "end", "echo": True}, "echo"), ({"best_of": 2, "stream": True}, "best_of")],
 )
-def test_what_completions_cannot_do_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_unsupported_completion_fields_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         completions(**fields)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a"], [1], [[1]]])
-def test_a_suffix_goes_with_each_prompt_and_an_empty_one_is_none(prompt: Any) -> None:
+def test_a_suffix_applies_to_each_prompt_and_an_empty_one_is_none(prompt: Any) -> None:
     def suffixes(**fields: Any) -> list[str | None]:
         prompts = [one.prompt for one in completions(prompt=prompt, **fields)]
         return [one.suffix for one in prompts if not isinstance(one, ChatPrompt)]
@@ -156,13 +158,13 @@ def test_a_suffix_goes_with_each_prompt_and_an_empty_one_is_none(prompt: Any) ->
     assert suffixes(suffix="") == suffixes(suffix=None) == [None]
 
 
-def test_best_of_is_how_many_are_run_and_they_are_scored_to_be_ranked() -> None:
+def test_best_of_runs_as_many_choices_with_log_probabilities() -> None:
     assert [(one.n, one.logprobs) for one in completions(best_of=3, n=2)] == [(3, 0)]
     assert [(one.n, one.logprobs) for one in completions(best_of=2, n=2)] == [(2, None)]
     assert [(one.n, one.logprobs) for one in completions(best_of=2, logprobs=3)] == [(2, 3)]
 
 
-def test_a_prompt_can_be_scored_without_an_answer() -> None:
+def test_max_tokens_0_with_echo_generates_nothing() -> None:
     (generation,) = completions(prompt=[1, 2], max_tokens=0, echo=True, logprobs=1)
     assert (generation.stopping.max_tokens, generation.echo, generation.logprobs) == (0, True, 1)
 
@@ -201,7 +203,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs":
         (json_schema(nested(31)), Grammar(json_schema=nested(31))),
     ],
 )
-def test_a_response_format_is_a_grammar(wanted: dict[str, Any], grammar: Grammar | None) -> None:
+def test_a_chat_response_format_becomes_a_grammar(wanted: dict[str, Any], grammar: Grammar | None) -> None:
     assert chat(response_format=wanted).grammar == grammar
 
 
@@ -214,7 +216,7 @@ def test_a_response_format_is_a_grammar(wanted: dict[str, Any], grammar: Grammar
         {"anyOf": [{"$ref": "file:///etc/passwd"}]},
     ],
 )
-def test_a_schema_is_bounded_and_fetches_nothing(schema: dict[str, Any]) -> None:
+def test_a_json_schema_is_bounded_and_refers_to_itself_only(schema: dict[str, Any]) -> None:
     for fields in (
         {"response_format": json_schema(schema)},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
@@ -224,7 +226,7 @@ def test_a_schema_is_bounded_and_fetches_nothing(schema: dict[str, Any]) -> None
         assert caught.value.param in ("response_format", "tools[0].function.parameters")
 
 
-def test_a_property_may_be_called_ref() -> None:
+def test_a_schema_may_have_a_property_named_ref() -> None:
     schema = {"properties": {"$ref": {"type": "string"}}}
     assert chat(response_format=json_schema(schema)).grammar == Grammar(json_schema=schema)
 
@@ -249,11 +251,11 @@ ALLOWED = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "
         ("none", None),
     ],
 )
-def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
+def test_a_chat_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
     assert chat(tools=TOOLS, tool_choice=choice).tool_use == use
 
 
-def test_the_template_gets_every_tool_with_a_schema() -> None:
+def test_the_template_gets_a_schema_for_every_tool() -> None:
     prompt = chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}}).prompt
     assert isinstance(prompt, ChatPrompt)
     assert [tool["function"] for tool in prompt.tools or ()] == [
@@ -262,13 +264,13 @@ def test_the_template_gets_every_tool_with_a_schema() -> None:
     ]
 
 
-def test_a_choice_of_a_tool_that_is_not_offered_is_refused() -> None:
+def test_a_tool_choice_of_a_missing_tool_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
         chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "h"}})
     assert caught.value.param == "tool_choice"
 
 
-def test_parallel_calls_can_be_refused() -> None:
+def test_parallel_tool_calls_false_allows_one_call() -> None:
     use = chat(tools=TOOLS, parallel_tool_calls=False).tool_use
     assert use is not None
     assert not use.parallel
@@ -282,11 +284,11 @@ def test_parallel_calls_can_be_refused() -> None:
         ("none", None),
     ],
 )
-def test_functions_are_tools_of_which_one_is_called(choice: Any, use: ToolUse | None) -> None:
+def test_functions_become_tools_without_parallel_calls(choice: Any, use: ToolUse | None) -> None:
     assert chat(functions=[{"name": "f"}], function_call=choice).tool_use == use
 
 
-def test_past_calls_of_functions_are_joined_to_their_answers() -> None:
+def test_past_function_calls_and_their_answers_share_an_id() -> None:
     call, result = messages(
         {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
         {"role": "function", "name": "f", "content": "1"},
@@ -306,13 +308,13 @@ def test_past_calls_of_functions_are_joined_to_their_answers() -> None:
         ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
     ],
 )
-def test_an_effort_is_said_in_the_words_of_templates(effort: str, kwargs: dict[str, Any]) -> None:
+def test_reasoning_effort_sets_the_variables_of_the_template(effort: str, kwargs: dict[str, Any]) -> None:
     prompt = chat(reasoning_effort=effort).prompt
     assert isinstance(prompt, ChatPrompt)
     assert prompt.template_kwargs == kwargs
 
 
-def test_template_kwargs_win_over_the_effort() -> None:
+def test_chat_template_kwargs_win_over_reasoning_effort() -> None:
     prompt = chat(reasoning_effort="high", chat_template_kwargs={"enable_thinking": False}).prompt
     assert isinstance(prompt, ChatPrompt)
     assert prompt.template_kwargs == {"enable_thinking": False, "reasoning_effort": "high"}
@@ -324,6 +326,6 @@ def test_chat_splits_thinking_from_the_answer() -> None:
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_thinking_is_read_back_by_both_names_it_is_written_under(name: str) -> None:
+def test_past_thinking_is_read_under_both_of_its_names(name: str) -> None:
     [told] = messages({"role": "assistant", "content": "Yes.", name: "hm"})
     assert told == {"role": "assistant", "content": "Yes.", "reasoning_content": "hm"}

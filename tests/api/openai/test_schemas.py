@@ -1,3 +1,5 @@
+"""The ranges, types and defaults of OpenAI's schemas."""
+
 from typing import Any
 
 import pytest
@@ -38,18 +40,20 @@ BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, v) for field, good, _ in BOUNDS for v in good])
-def test_a_value_in_range_is_accepted(field: str, value: Any) -> None:
+def test_a_chat_parameter_in_range_is_accepted(field: str, value: Any) -> None:
     assert getattr(chat(**{field: value}), field) == value
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, v) for field, _, bad in BOUNDS for v in bad])
-def test_a_value_out_of_range_or_of_another_type_is_an_error_of_its_field(field: str, value: Any) -> None:
+def test_a_chat_parameter_out_of_range_or_of_another_type_is_an_error_of_its_field(
+    field: str, value: Any
+) -> None:
     with pytest.raises(ValidationError) as caught:
         chat(**{field: value})
     assert caught.value.errors()[0]["loc"][0] == field
 
 
-def test_null_means_absent_at_every_depth() -> None:
+def test_null_in_a_request_means_absent_at_every_depth() -> None:
     nothing = dict.fromkeys(
         ["stop", "n", "seed", "logprobs", "top_logprobs", "stream", "stream_options", "tools", "top_p"]
     )
@@ -57,19 +61,19 @@ def test_null_means_absent_at_every_depth() -> None:
     assert chat(messages=[message], **nothing) == chat()
 
 
-def test_unknown_fields_are_ignored_at_every_depth() -> None:
+def test_unknown_fields_of_a_request_are_ignored_at_every_depth() -> None:
     message = {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {}}], "x": 1}
     assert chat(messages=[message], user={"id": 5}, metadata={"a": 1}, reasoning_effort="low").n == 1
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
-def test_content_is_required_of_all_but_the_assistant(role: str) -> None:
+def test_every_chat_message_but_the_assistants_needs_content(role: str) -> None:
     with pytest.raises(ValidationError) as caught:
         chat(messages=[{"role": role, "content": None, "tool_call_id": "call_1"}])
     assert caught.value.errors()[0]["loc"] == ("messages", 0, "content")
 
 
-def test_an_assistant_may_have_called_tools_and_said_nothing() -> None:
+def test_an_assistant_message_with_tool_calls_needs_no_content() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{not json"}}
     request = chat(messages=[*HI, {"role": "assistant", "tool_calls": [call]}])
     assert request.messages[1].tool_calls is not None
@@ -93,7 +97,7 @@ def test_a_tool_message_names_the_call_it_answers() -> None:
         {"logprobs": True, "top_logprobs": 21},
     ],
 )
-def test_fields_that_need_others_say_so(fields: dict[str, Any]) -> None:
+def test_a_chat_field_that_needs_another_says_so(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         chat(**fields)
     assert caught.value.errors()[0]["loc"][0] in fields
@@ -107,13 +111,13 @@ def test_a_prompt_has_four_forms(prompt: Any) -> None:
 @pytest.mark.parametrize(
     "prompt", [[-1], ["a", 1], [1, "a"], [], [[]], 5, {"a": 1}, [True], [1.5], [1 << 31]]
 )
-def test_any_other_prompt_is_one_error_of_the_prompt(prompt: Any) -> None:
+def test_a_prompt_of_another_form_is_one_error_of_the_field(prompt: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         completion(prompt=prompt)
     assert [error["loc"][0] for error in caught.value.errors()] == ["prompt"]
 
 
-def test_completions_have_their_own_defaults_and_logprobs() -> None:
+def test_completion_requests_have_their_own_defaults_and_logprobs() -> None:
     assert completion().max_tokens == 16
     assert completion(max_tokens=0, logprobs=5).logprobs == 5
     for bad in ({"logprobs": True}, {"logprobs": 6}, {"best_of": 1, "n": 2}):
@@ -121,6 +125,6 @@ def test_completions_have_their_own_defaults_and_logprobs() -> None:
             completion(**bad)
 
 
-def test_the_parts_of_an_answer_have_the_names_they_had_first() -> None:
+def test_the_schemas_keep_the_names_of_the_first_specification() -> None:
     first = (openai.ChatCompletionChoice, openai.ChatCompletionChunkDelta, openai.ChatCompletionChunkChoice)
     assert first == (openai.ChatChoice, openai.ChunkDelta, openai.ChunkChoice)

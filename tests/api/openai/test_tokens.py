@@ -1,4 +1,4 @@
-"""What a prompt becomes, asked without an answer behind it."""
+"""/tokenize, /detokenize, /apply-template and the models list over real HTTP."""
 
 import pytest
 
@@ -9,12 +9,12 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.mark.parametrize("field", ["prompt", "content"])
-def test_a_text_becomes_tokens_under_either_name(stack: Stack, field: str) -> None:
+def test_tokenize_takes_a_text_as_prompt_or_content(stack: Stack, field: str) -> None:
     body = stack.client.post("/tokenize", json={"model": "tiny", field: "Hi!"}).json()
     assert (body["tokens"], body["count"]) == ([72, 105, 33], 3)
 
 
-def test_messages_become_tokens_with_the_tools_they_may_call(stack: Stack) -> None:
+def test_tokenize_takes_messages_and_their_tools(stack: Stack) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     body = stack.client.post("/tokenize", json={"model": "tiny", "messages": MESSAGES, "tools": tools}).json()
     assert body["count"] == 7
@@ -24,12 +24,12 @@ def test_messages_become_tokens_with_the_tools_they_may_call(stack: Stack) -> No
     assert (asked.stopping.max_tokens, asked.echo) == (0, True)
 
 
-def test_tokens_become_a_text(stack: Stack) -> None:
+def test_detokenize_returns_the_text_of_tokens(stack: Stack) -> None:
     body = stack.client.post("/detokenize", json={"model": "tiny", "tokens": [72, 105]}).json()
     assert body == {"prompt": "Hi", "content": "Hi"}
 
 
-def test_a_template_is_shown(stack: Stack) -> None:
+def test_apply_template_returns_the_rendered_prompt(stack: Stack) -> None:
     body = stack.client.post("/apply-template", json={"model": "tiny", "messages": MESSAGES}).json()
     assert body == {"prompt": "<chat>"}
 
@@ -38,13 +38,13 @@ def test_a_template_is_shown(stack: Stack) -> None:
     ("path", "body"),
     [("/tokenize", {}), ("/detokenize", {"tokens": []}), ("/apply-template", {"messages": []})],
 )
-def test_what_is_missing_is_named(stack: Stack, path: str, body: dict[str, object]) -> None:
+def test_tokenize_and_its_kin_name_a_missing_field(stack: Stack, path: str, body: dict[str, object]) -> None:
     response = stack.client.post(path, json={"model": "tiny", **body})
     assert response.status_code == 400
     assert response.json()["error"]["param"]
 
 
-def test_a_model_shows_what_it_can_and_why_it_failed(stack: Stack) -> None:
+def test_a_listed_model_has_its_capabilities_or_the_reason_of_its_failure(stack: Stack) -> None:
     can = Capabilities(tools=True, reasoning=True, json_schema=True, bytes=123)
     stack.broker.models = [
         ModelStatus(id="tiny", state="hot", context_length=2048, capabilities=can),

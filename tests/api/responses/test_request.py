@@ -1,4 +1,4 @@
-"""Requests of /v1/responses as the one inner request: tables."""
+"""Requests of /v1/responses as the inner Generation: tables."""
 
 from typing import Any
 
@@ -38,18 +38,18 @@ CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments":
         {"role": "user", "content": [{"type": "input_text", "text": "H"}, {"type": "text", "text": "i"}]},
     ],
 )
-def test_a_message_is_a_message_in_every_form(item: dict[str, Any]) -> None:
+def test_a_message_item_is_read_in_every_form(item: dict[str, Any]) -> None:
     assert told(item) == [{"role": "user", "content": "Hi"}]
 
 
-def test_instructions_come_first_and_a_developer_is_the_system() -> None:
+def test_instructions_become_the_first_system_message_and_developer_becomes_system() -> None:
     assert told({"role": "developer", "content": "b"}, USER, instructions="a")[:2] == [
         {"role": "system", "content": "a"},
         {"role": "system", "content": "b"},
     ]
 
 
-def test_what_the_model_did_in_one_go_is_one_turn() -> None:
+def test_thinking_text_and_calls_between_two_messages_are_one_turn() -> None:
     thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
     said = {"role": "assistant", "content": [{"type": "output_text", "text": "So:", "annotations": []}]}
     assert told(USER, thought, said, CALL, RESULT, {"role": "assistant", "content": "21."})[1:] == [
@@ -59,17 +59,17 @@ def test_what_the_model_did_in_one_go_is_one_turn() -> None:
     ]
 
 
-def test_calls_side_by_side_are_one_turn_and_two_messages_are_two() -> None:
+def test_consecutive_call_items_are_one_turn_and_two_assistant_messages_are_two() -> None:
     (turn,) = told(CALL, {**CALL, "call_id": "c2"})
     assert [call["id"] for call in turn["tool_calls"]] == ["c1", "c2"]
     assert len(told({"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"})) == 2
 
 
-def test_a_result_may_be_a_list_of_parts() -> None:
+def test_a_function_call_output_may_be_a_list_of_parts() -> None:
     assert told({**RESULT, "output": [{"type": "input_text", "text": "21"}]})[0]["content"] == "21"
 
 
-def test_items_and_tools_of_other_kinds_are_left_out() -> None:
+def test_items_and_tools_of_unknown_types_are_left_out() -> None:
     tools = [{"type": "namespace", "name": "m", "tools": []}, {"type": "web_search"}, TOOL]
     generation = translated([{"type": "web_search_call", "id": "ws_1"}, USER], tools=tools)
     assert isinstance(generation.prompt, ChatPrompt)
@@ -90,7 +90,9 @@ def test_items_and_tools_of_other_kinds_are_left_out() -> None:
         ({"items": [{"type": "web_search_call"}]}, "input"),
     ],
 )
-def test_what_does_not_work_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_of_a_response_request_are_refused_by_name(
+    fields: dict[str, Any], param: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         translated(**fields)
     assert caught.value.param == param
@@ -109,7 +111,9 @@ def test_what_does_not_work_is_refused_by_name(fields: dict[str, Any], param: st
         ("none", None),
     ],
 )
-def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: ToolUse | None) -> None:
+def test_a_response_tool_choice_says_which_tools_may_or_must_be_called(
+    choice: Any, use: ToolUse | None
+) -> None:
     assert translated(tools=[TOOL], tool_choice=choice).tool_use == use
 
 
@@ -124,10 +128,12 @@ def test_a_tool_choice_says_which_tools_may_or_must_be_called(choice: Any, use: 
         ),
     ],
 )
-def test_a_format_is_a_grammar(wanted: dict[str, Any], grammar: Grammar | None) -> None:
+def test_a_text_format_of_a_response_becomes_a_grammar(
+    wanted: dict[str, Any], grammar: Grammar | None
+) -> None:
     assert translated(text={"format": wanted}).grammar == grammar
 
 
-def test_log_probabilities_are_asked_for_by_number_or_by_name() -> None:
+def test_a_response_request_asks_for_logprobs_by_number_or_by_include() -> None:
     by_name = translated(include=["message.output_text.logprobs"])
     assert [translated().logprobs, by_name.logprobs, translated(top_logprobs=2).logprobs] == [None, 0, 2]

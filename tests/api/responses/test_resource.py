@@ -1,4 +1,4 @@
-"""/v1/responses: its events as tables, and over real HTTP with httpx and the official client."""
+"""/v1/responses: events as tables, and over real HTTP with httpx and the official client."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def stream_of(*tokens: dict[str, Any]) -> tuple[ResponseEvents, bytes]:
     return stream, stream.render(deltas)
 
 
-def test_items_parts_and_deltas_come_in_order() -> None:
+def test_a_response_stream_sends_items_parts_and_deltas_in_order() -> None:
     finish = {"finish": {"reason": "tool_calls", "completion_tokens": 4}}
     tokens = [{"reasoning": "hm"}, {"text": "Hi"}, *call("c1", "f", "{}")]
     stream, data = stream_of(*tokens, finish)
@@ -84,14 +84,14 @@ def test_a_response_tells_the_temperature_in_use_where_the_request_left_it_open(
     assert (last.temperature, last.top_p) == (0.6, 0.9)
 
 
-def test_silence_is_filled_with_events() -> None:
+def test_a_silent_response_stream_sends_keepalive_events() -> None:
     stream = ResponseEvents(IDENTITY, ResponsesRequest(input="Hi"))
     sent = parsed(stream.idle() + stream.idle() + stream.render([]))
     kinds = [one["type"] for one in sent]
     assert kinds == ["response.created", "response.in_progress", "keepalive"]
 
 
-def test_an_error_in_a_stream_is_told_in_both_shapes_and_ends_the_response() -> None:
+def test_an_error_in_a_response_stream_has_both_shapes_and_ends_the_response() -> None:
     stream, data = stream_of({"text": "Hi"})
     error, failed = parsed(data + stream.fail(WorkerLost("gone")))[-2:]
     assert error["message"] == error["error"]["message"] == "gone"
@@ -107,7 +107,9 @@ def test_an_error_in_a_stream_is_told_in_both_shapes_and_ends_the_response() -> 
         (InvalidRequest("no such schema"), "invalid_request_error", "invalid_prompt"),
     ],
 )
-def test_a_failed_response_says_whether_to_try_again(error: ServingError, kind: str, code: str) -> None:
+def test_the_code_of_a_failed_response_says_whether_to_retry(
+    error: ServingError, kind: str, code: str
+) -> None:
     stream, data = stream_of()
     told, failed = parsed(data + stream.fail(error))[-2:]
     assert (told["error"]["type"], failed["response"]["error"]["code"]) == (kind, code)
@@ -149,13 +151,13 @@ def test_a_response_has_the_keys_clients_rely_on(stack: Stack) -> None:
     assert usage["input_tokens"] + usage["output_tokens"] == usage["total_tokens"] == 7 + len(WORDS)
 
 
-def test_what_is_cut_off_is_incomplete(stack: Stack) -> None:
+def test_a_response_that_is_cut_off_at_max_output_tokens_is_incomplete(stack: Stack) -> None:
     answer = post(stack, max_output_tokens=2).json()
     assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert answer["output"][0]["status"] == "incomplete"
 
 
-def test_log_probabilities_are_in_the_text(stack: Stack) -> None:
+def test_a_response_has_its_log_probabilities_in_the_text_part(stack: Stack) -> None:
     stack.broker.script = saying({"text": "a", "logprobs": [logprob(0, 1)]})
     (entry,) = post(stack, top_logprobs=1).json()["output"][0]["content"][0]["logprobs"]
     assert (entry["token"], len(entry["top_logprobs"])) == ("Once", 1)
@@ -183,7 +185,7 @@ def test_the_official_client_raises_what_a_stream_says(stack: Stack, sdk: openai
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_response_goes_on_from_the_one_before(stack: Stack, sdk: openai.OpenAI, streamed: bool) -> None:
+def test_a_response_continues_the_previous_one(stack: Stack, sdk: openai.OpenAI, streamed: bool) -> None:
     if streamed:
         with sdk.responses.stream(**body()) as stream:
             first = stream.until_done().get_final_response().id
@@ -197,7 +199,7 @@ def test_a_response_goes_on_from_the_one_before(stack: Stack, sdk: openai.OpenAI
     assert said == ["Hi", TEXT, "More.", TEXT, "And more."]
 
 
-def test_a_response_can_be_fetched_and_deleted(stack: Stack, sdk: openai.OpenAI) -> None:
+def test_a_stored_response_can_be_fetched_and_deleted(stack: Stack, sdk: openai.OpenAI) -> None:
     made = sdk.responses.create(**body())
     assert sdk.responses.retrieve(made.id).output_text == TEXT
     (item,) = sdk.responses.input_items.list(made.id)
@@ -211,7 +213,7 @@ def test_a_response_can_be_fetched_and_deleted(stack: Stack, sdk: openai.OpenAI)
             lost(made.id)
 
 
-def test_input_items_come_in_pages(stack: Stack) -> None:
+def test_the_input_items_of_a_response_are_listed_in_pages(stack: Stack) -> None:
     id = post(stack, input=[{"role": "user", "content": str(i)} for i in range(3)]).json()["id"]
     page = stack.client.get(f"/v1/responses/{id}/input_items?order=asc&limit=2").json()
     assert ([one["content"][0]["text"] for one in page["data"]], page["has_more"]) == (["0", "1"], True)
@@ -219,7 +221,7 @@ def test_input_items_come_in_pages(stack: Stack) -> None:
     assert ([one["content"][0]["text"] for one in rest["data"]], rest["has_more"]) == (["2"], False)
 
 
-def test_an_item_can_be_referred_to(stack: Stack) -> None:
+def test_an_input_may_refer_to_an_item_of_a_stored_response(stack: Stack) -> None:
     item = post(stack).json()["output"][0]
     reference = {"type": "item_reference", "id": item["id"]}
     assert post(stack, input=[USER, reference, USER]).status_code == 200
@@ -230,7 +232,7 @@ def test_an_item_can_be_referred_to(stack: Stack) -> None:
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "input[1].id")
 
 
-def test_what_is_not_to_be_stored_is_not(stack: Stack) -> None:
+def test_a_response_with_store_false_is_not_stored(stack: Stack) -> None:
     answer = post(stack, store=False).json()
     assert not answer["store"]
     assert stack.client.get(f"/v1/responses/{answer['id']}").status_code == 404
@@ -238,18 +240,18 @@ def test_what_is_not_to_be_stored_is_not(stack: Stack) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "previous_response_id")
 
 
-def test_tokens_are_counted_as_they_will_be(stack: Stack, sdk: openai.OpenAI) -> None:
+def test_input_tokens_counts_the_tokens_of_a_response_request(stack: Stack, sdk: openai.OpenAI) -> None:
     assert sdk.responses.input_tokens.count(model="tiny", input="Hi").input_tokens == PROMPT_TOKENS
 
 
-def test_a_server_that_keeps_nothing_says_so() -> None:
+def test_a_server_without_a_response_store_answers_store_false() -> None:
     with run_stack(response_store_bytes=0) as stack:
         answer = post(stack, store=True).json()
         assert not answer["store"]
         assert not stack.settings.responses_file.exists()
 
 
-def test_a_finish_by_length_is_told_of_the_last_item_only(stack: Stack) -> None:
+def test_only_the_last_item_of_a_truncated_response_is_incomplete(stack: Stack) -> None:
     stack.broker.script = saying({"text": "a"}, *call("c1", "f", "{"), reason=FinishReason.LENGTH)
     assert [item["status"] for item in post(stack).json()["output"]] == ["completed", "incomplete"]
 
@@ -276,7 +278,7 @@ def test_a_stored_response_belongs_to_the_key_that_made_it(stack: Stack, other: 
 
 
 @pytest.mark.parametrize("damage", [b"no database at all " * 100, None])
-def test_a_store_that_cannot_be_opened_costs_copies_and_no_answers(damage: bytes | None) -> None:
+def test_a_response_store_that_cannot_be_opened_costs_copies_and_no_answers(damage: bytes | None) -> None:
     with run_stack() as stack:
         first = post(stack).json()["id"]
         for file in stack.settings.responses_file.parent.glob("responses.sqlite*"):

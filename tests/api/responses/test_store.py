@@ -1,4 +1,4 @@
-"""The store of responses alone, on a real disk."""
+"""The store of responses on a real disk."""
 
 import sqlite3
 import time
@@ -14,12 +14,12 @@ def stored(id: str, size: int = 10) -> Stored:
     return Stored(id, None, [{"type": "message"}], {"id": id, "output": [], "pad": "x" * size})
 
 
-def test_what_is_stored_outlives_the_process_that_stored_it(tmp_path: Path) -> None:
+def test_a_stored_response_outlives_the_process_that_stored_it(tmp_path: Path) -> None:
     Store(tmp_path / "x" / "s.sqlite", 1 << 20).put(stored("a"), "me")
     assert Store(tmp_path / "x" / "s.sqlite", 1 << 20).get("a", "me") == stored("a")
 
 
-def test_the_oldest_go_first_when_it_is_full(tmp_path: Path) -> None:
+def test_a_full_response_store_deletes_the_oldest(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", 1000)
     for id in "abcd":
         store.put(stored(id, 300), "me")
@@ -28,7 +28,7 @@ def test_the_oldest_go_first_when_it_is_full(tmp_path: Path) -> None:
     assert store.get("e", "me") is None
 
 
-def test_the_bytes_held_are_counted_as_they_come_and_go(tmp_path: Path) -> None:
+def test_the_response_store_counts_its_bytes_through_writes_and_deletes(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", 2000)
     for id in "abcdefgh":
         store.put(stored(id, 300), "me")
@@ -39,7 +39,7 @@ def test_the_bytes_held_are_counted_as_they_come_and_go(tmp_path: Path) -> None:
     assert held == summed <= 2000
 
 
-def test_to_anybody_else_a_stored_response_is_not_there(tmp_path: Path) -> None:
+def test_only_its_owner_finds_a_stored_response(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", 1 << 20)
     store.put(stored("a"), "me")
     assert store.get("a", "you") is None
@@ -50,7 +50,7 @@ def test_to_anybody_else_a_stored_response_is_not_there(tmp_path: Path) -> None:
     assert [len(list(store.chain("b", who))) for who in ("you", "me")] == [1, 0]
 
 
-def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
+def test_a_response_store_of_another_version_is_replaced(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "s.sqlite")) as connection:
         connection.execute("CREATE TABLE responses (number INTEGER PRIMARY KEY, id TEXT)")
     store = Store(tmp_path / "s.sqlite", 1 << 20)
@@ -59,7 +59,7 @@ def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
     assert store.get("a", "me") == stored("a")
 
 
-def test_a_conversation_of_two_thousand_turns_is_joined_in_no_time(tmp_path: Path) -> None:
+def test_a_stored_conversation_of_two_thousand_turns_is_read_within_a_second(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", 1 << 30)
     store.put(stored("resp_0"), "me")
     rows = [(f"resp_{i}", "me", f"resp_{i - 1}", 100, "[]", '{"output": []}') for i in range(1, 2000)]
@@ -73,7 +73,7 @@ def test_a_conversation_of_two_thousand_turns_is_joined_in_no_time(tmp_path: Pat
     assert time.perf_counter() - began < 1
 
 
-def test_a_store_that_is_locked_costs_copies_and_no_answers(tmp_path: Path) -> None:
+def test_a_locked_response_store_fails_a_write_and_recovers(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite", 1 << 20, patience=0.05)
     store.put(stored("a"), "me")
     with closing(sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)) as other:

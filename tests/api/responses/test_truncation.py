@@ -1,4 +1,4 @@
-"""`truncation: auto`: what a conversation that is too long loses."""
+"""``truncation: auto``: what is dropped from a conversation that is too long."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def turns(count: int) -> list[dict[str, Any]]:
 
 
 def with_room_for(characters: int) -> Any:
-    """A script that refuses longer prompts, as a worker does."""
+    """A script that refuses longer prompts as a worker does."""
 
     def script(submit: Submit) -> Any:
         prompt = submit.generation.prompt
@@ -37,7 +37,7 @@ def with_room_for(characters: int) -> Any:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_conversation_that_is_too_long_loses_its_beginning_if_that_is_wanted(
+def test_truncation_auto_drops_the_beginning_of_a_conversation_that_is_too_long(
     stack: Stack, stream: bool
 ) -> None:
     stack.broker.script = with_room_for(500)
@@ -54,7 +54,7 @@ def test_a_conversation_that_is_too_long_loses_its_beginning_if_that_is_wanted(
     assert said[2]["role"] == "user" and said[-1]["content"].startswith("40 ") and len(said) >= 5
 
 
-def test_a_last_item_that_is_too_long_alone_is_refused(stack: Stack) -> None:
+def test_truncation_auto_refuses_a_last_item_that_is_too_long(stack: Stack) -> None:
     stack.broker.script = with_room_for(50)
     refused = post(stack, input=turns(3), truncation="auto")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
@@ -64,7 +64,7 @@ def test_a_last_item_that_is_too_long_alone_is_refused(stack: Stack) -> None:
     st.lists(st.sampled_from(["user", "assistant", "system", "call", "output"]), min_size=1, max_size=12),
     st.integers(0, 400),
 )
-def test_what_is_left_is_an_end_of_the_conversation_and_its_systems_words(
+def test_truncation_keeps_an_end_of_the_conversation_and_all_system_messages(
     kinds: list[str], tokens: int
 ) -> None:
     items = INPUT_ITEMS.validate_python([as_item(kind, i) for i, kind in enumerate(kinds)])

@@ -1,26 +1,26 @@
-"""How much there is in a JSON text, counted before any of it becomes an object. Pure.
+"""Bounds the values in a JSON text before a parser makes objects of them. Pure.
 
-Rule 1: what one call of the parser builds keeps the loop from turning, whichever thread makes it: it holds the
-interpreter's lock. So what it may build is bounded, and so is each pass over the bytes here.
-Rule 2: strings are counted apart, and what is in them is not counted: a prompt may have any number of brackets.
+Rule 1: one call of the parser holds the interpreter's lock, in whichever thread it runs, and stops the event loop. So
+the number of values is bounded, and each pass over the bytes here is short.
+Rule 2: the contents of strings are not counted: a prompt may have any number of brackets.
 
-Measured on one core of a small server, for 30 MiB: lists in a list 2.2 s, strings of one letter 0.2 s, a million
-numbers 0.03 s, one string of escapes 0.09 s.
+Measured on one core of a small server, for 30 MiB: empty lists 2.2 s, strings of one letter 0.2 s, a million numbers
+0.03 s, one string of escapes 0.09 s.
 """
 
 from api.http.errors import InvalidField
 
-SMALL = 64 << 10  # bytes: whatever is in so few is quickly built
+SMALL = 64 << 10  # bytes; any text of this size is parsed in milliseconds
 MAX_CONTAINERS = 1 << 16
 MAX_STRINGS = 200_000
-MAX_VALUES = 1 << 20  # token ids, above all
-MAX_DIGITS = 400  # of one number: 1.8e308 has 309
+MAX_VALUES = 1 << 20  # mostly token ids
+MAX_DIGITS = 400  # of one number; the largest float has 309
 
 _DIGITS = bytes(ord("0") if chr(code).isdigit() and code < 128 else code for code in range(256))
 _PLAIN = bytes(code for code in range(256) if code not in b'"{[,0123456789')
 
 
-def check_width(data: bytes) -> None:
+def check_json_limits(data: bytes) -> None:
     """Raises InvalidField."""
     if len(data) <= SMALL:
         return
