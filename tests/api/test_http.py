@@ -301,7 +301,7 @@ def test_the_official_client_raises_the_right_exceptions(sdk: openai.OpenAI) -> 
     assert bad.value.param == "messages"
 
 
-# ---- the shell
+# ---- the guard
 
 
 def test_every_answer_has_a_request_id_of_its_own(stack: Stack) -> None:
