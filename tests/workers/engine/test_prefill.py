@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from shared.protocol import Start
 from tests.jobs import job
 from workers.engine.kv.radix import common_prefix
 from workers.engine.prefill import AGEING, WORTH, Reading, Waiting
@@ -199,5 +198,5 @@ def test_a_rate_is_of_the_last_seconds_only() -> None:
 def test_a_row_tells_its_start_once_and_its_end_once() -> None:
     row = Row(job("a", [1, 2, 3], max_tokens=2), 0, TokenRules([b"a", b"b"], frozenset()))
     first, last = row.push(0, None).delta, row.push(1, None).delta
-    assert first.start == Start(prompt_tokens=3) and last.start is None
+    assert first.start is not None and first.start.prompt_tokens == 3 and last.start is None
     assert first.finish is None and last.finish is not None and row.ended
