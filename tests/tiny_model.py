@@ -25,6 +25,7 @@ CONTEXT_LENGTH = 512
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 EOS = "<|im_end|>"
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "a n", "Ġ a", "o u", "e r", "r e", "o n")
+VOCABULARY = len(SPECIAL) + 256 + len(MERGES)  # tokens
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

@@ -1,22 +1,28 @@
-"""Whether rows of unlike length compute together what each computes alone; asked of a model once, when it is loaded.
+"""Whether sequences of unlike length compute in a batch what each computes alone; measured once, at load.
 
-A cache's offset is one number for a sequence and one for each row of a batch. Some of mlx-lm's models do arithmetic
-with it that holds for the number only (gpt_bigcode, internlm3, dynamic rope): together they fail, or give wrong text.
-The probe takes the ways of the engine: beginnings read before, their rest in one pass, then a few steps together. It
-does so once more with windows, chunks and budgets so small that these few tokens are past them, see ``spans``.
+The offset of an mlx-lm cache is a number for one sequence and an array for a batch. Some of mlx-lm's models do
+arithmetic with it that holds for a number only (gpt_bigcode, internlm3, dynamic rope): in a batch they fail or give
+wrong text. The probe takes the engine's steps: prefixes that were read before, the rest of the prompts in one padded
+pass, a few decode steps. Where a forward pass read the length of a window, a chunk or a budget, the probe runs again
+with those so small that its few tokens are past them, see ``probe_spans``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.quantized import QuantizedEmbedding
 from mlx.utils import tree_flatten
 
 from workers.engine.kv.mlx_caches import (
+    Cache,
     can_merge,
     can_pad,
     feed,
     feed_one,
+    fork,
     is_plain,
     merge,
     new_cache,
@@ -24,12 +30,14 @@ from workers.engine.kv.mlx_caches import (
 )
 from workers.engine.kv.row_caches import caches_for
 from workers.engine.last_logits import logits_at
-from workers.engine.probe_spans import few_tokens
+from workers.engine.probe_spans import few_tokens, span_reads
 
-BEGINNINGS = ([*range(40, 51)], [60, 61])
-RESTS = ([51, 52], [62, 63, 64, 65, 66])
-LIKE_RESTS = ([51, 52, 53], [62, 63, 64])  # where padding is not read
-STEPS = ([71, 72, 73], [81, 82, 83])  # the tokens of each row
+# Token ids of three sequences: gemma2 takes the batch's axis for that of its key heads, which may be two. The third has
+# no prefix.
+PREFIXES = ([*range(40, 51)], [60, 61], [])
+RESTS = ([51, 52], [62, 63, 64, 65, 66], [10, 11, 12, 13])
+EQUAL_RESTS = ([51, 52, 53], [62, 63, 64], [10, 11, 12])  # for caches that cannot be padded
+STEPS = ([71, 72, 73], [81, 82, 83], [91, 92, 93])  # the ids of the decode steps
 # Of the logits' spread, by the coarsest type of the weights. What rows compute wrongly differs by most of it.
 TOLERANCES = {mx.float32: 1e-3, mx.float16: 0.05, mx.bfloat16: 0.1}
 # Rounding that sends tokens to other experts goes further: so many times what it does to a row alone, but no more.
@@ -37,31 +45,32 @@ TIMES, MOST = 8, 0.5
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def why_alone(model: Any) -> str | None:
-    """What keeps the rows of a model out of one batch; None when nothing does."""
+def why_alone(model: Any, vocabulary_size: int) -> str | None:
+    """What keeps a model's sequences out of one batch; None when nothing does."""
     if not can_merge(model):
         return "its caches cannot be merged"
-    pads, where = can_pad(model), ""
+    probe, where = _Probe(model, readable_ids(model, vocabulary_size)), ""
     try:
-        errors = {where: _in_company(model, pads)}
-        with few_tokens(model) as names:
-            where = f" past its {', '.join(sorted(names))}"
-            if names:
-                errors[where] = _in_company(model, pads)
+        with span_reads(model) as read:
+            errors = {where: probe.error_in_batch()}
+        if read:
+            with few_tokens(model) as names:
+                where = f" past its {', '.join(sorted(names))}"
+                errors[where] = probe.error_in_batch()
     except FAILURES as failure:
         return f"rows of unlike length fail together{where} ({type(failure).__name__}: {failure})"
     for where, error in errors.items():
-        # Also when it is no number.
-        if not error <= _tolerance(model) and not error <= min(TIMES * _rounding(model, pads), MOST):
+        # NaN is an error too.
+        if not error <= _tolerance(model) and not error <= min(TIMES * probe.rounding(), MOST):
             return (
                 f"rows of unlike length compute together what none computes alone{where} (off by {error:.2g})"
             )
     return None
 
 
-def shows_ends(model: Any) -> bool:
-    """Whether ``ends`` finds its way through the model; asked of a position that is not the last of all."""
-    ids, position = mx.array([BEGINNINGS[0]]), 3
+def shows_ends(model: Any, vocabulary_size: int) -> bool:
+    """Whether ``last_logits`` finds its way through the model; tried at a position that is not the last one."""
+    ids, position = mx.array([_below(readable_ids(model, vocabulary_size), PREFIXES[0])]), 3
     try:
         shown = logits_at(model, ids, new_cache(model), [position])[:, None]
         whole = model(ids, cache=new_cache(model))[:, position : position + 1]
@@ -70,50 +79,66 @@ def shows_ends(model: Any) -> bool:
         return False
 
 
-def _together(model: Any, pads: bool) -> mx.array:
-    """Logits (rows, steps, vocabulary)."""
-    plain = is_plain(new_cache(model))
-    begun = [new_cache(model) for _ in BEGINNINGS]
-    for cache, beginning in zip(begun, BEGINNINGS, strict=True):
-        feed_one(model, cache, beginning)
-    read, rests = merge(begun), _rests(pads)
-    feed(model, read, rests)
-    caches = caches_for(plain)
-    caches.join(read, places(list(map(len, BEGINNINGS)), list(map(len, rests)), plain=plain))
-    logits = []
-    for tokens in zip(*STEPS, strict=True):
-        caches.begin()
-        logits.append(model(mx.array(tokens)[:, None], cache=caches.layers)[:, -1])
-    return mx.stack(logits, axis=1)
+def readable_ids(model: Any, vocabulary_size: int) -> int:
+    """How many token ids the model has embeddings for; a model may have fewer embeddings than logits."""
+    tables = [m.weight.shape[0] for m in model.modules() if isinstance(m, Embedding | QuantizedEmbedding)]
+    return min(vocabulary_size, max(tables, default=vocabulary_size))
 
 
-def _alone(model: Any, pads: bool) -> mx.array:
-    """The same, of each row by itself in such passes."""
-    rows = []
-    for beginning, rest, steps in zip(BEGINNINGS, _rests(pads), STEPS, strict=True):
-        cache = new_cache(model)
-        feed_one(model, cache, beginning)
-        feed_one(model, cache, rest)
-        rows.append(mx.concatenate([model(mx.array([[token]]), cache=cache) for token in steps], axis=1))
-    return mx.concatenate(rows)
+class _Probe:
+    def __init__(self, model: Any, ids: int) -> None:
+        rests = RESTS if can_pad(model) else EQUAL_RESTS
+        self._model = model
+        self._prefixes, self._rests, self._steps = (
+            [_below(ids, tokens) for tokens in group] for group in (PREFIXES, rests, STEPS)
+        )
+
+    def error_in_batch(self) -> float:
+        """How far the logits of a batch are from those of each sequence alone."""
+        caches = [new_cache(self._model) for _ in self._prefixes]
+        for cache, prefix in zip(caches, self._prefixes, strict=True):
+            if prefix:
+                feed_one(self._model, cache, prefix)
+        alone = self._alone([fork(cache) for cache in caches])
+        return _error(self._together(caches), alone)
+
+    def rounding(self) -> float:
+        """How far the logits of each sequence alone are apart when it is read in one pass and in several."""
+        logits, caches = [], [new_cache(self._model) for _ in self._prefixes]
+        for cache, prefix, rest, steps in zip(caches, self._prefixes, self._rests, self._steps, strict=True):
+            ids = mx.array([[*prefix, *rest, *steps]])
+            logits.append(self._model(ids, cache=new_cache(self._model))[:, -len(steps) :])
+            if prefix:
+                feed_one(self._model, cache, prefix)
+        return _error(mx.concatenate(logits), self._alone(caches))
+
+    def _together(self, caches: list[Cache]) -> mx.array:
+        """Logits (sequences, steps, vocabulary) of the batch."""
+        plain = is_plain(caches[0])
+        read = merge(caches)
+        feed(self._model, read, self._rests)
+        decoding = caches_for(plain)
+        done, more = (list(map(len, group)) for group in (self._prefixes, self._rests))
+        decoding.join(read, places(done, more, plain=plain))
+        logits = []
+        for tokens in zip(*self._steps, strict=True):
+            decoding.begin()
+            logits.append(self._model(mx.array(tokens)[:, None], cache=decoding.layers)[:, -1])
+        return mx.stack(logits, axis=1)
+
+    def _alone(self, caches: list[Cache]) -> mx.array:
+        """Logits (sequences, steps, vocabulary) of each sequence by itself, in passes of the same tokens."""
+        sequences = []
+        for cache, rest, steps in zip(caches, self._rests, self._steps, strict=True):
+            feed_one(self._model, cache, rest)
+            logits = [self._model(mx.array([[token]]), cache=cache) for token in steps]
+            sequences.append(mx.concatenate(logits, axis=1))
+        return mx.concatenate(sequences)
 
 
-def _in_company(model: Any, pads: bool) -> float:
-    """How far off rows are together."""
-    return _error(_together(model, pads), _alone(model, pads))
-
-
-def _rounding(model: Any, pads: bool) -> float:
-    """How far off the same rows are alone, each in one pass."""
-    logits = []
-    for beginning, rest, steps in zip(BEGINNINGS, _rests(pads), STEPS, strict=True):
-        ids = mx.array([[*beginning, *rest, *steps]])
-        logits.append(model(ids, cache=new_cache(model))[:, -len(steps) :])
-    return _error(mx.concatenate(logits), _alone(model, pads))
-
-
-def _rests(pads: bool) -> list[list[int]]:
-    return list(RESTS if pads else LIKE_RESTS)
+def _below(ids: int, tokens: Sequence[int]) -> list[int]:
+    """An id without an embedding would read, or write, memory that is not the model's."""
+    return [token % ids for token in tokens]
 
 
 def _error(these: mx.array, those: mx.array) -> float:

@@ -95,7 +95,7 @@ class BatchEngine:
         self._gap = limits.gap
         self._fresh_since: float | None = None
         self._plain = is_plain(new_cache(model))
-        self._reads_to_ends = self._plain and shows_ends(model)
+        self._reads_to_ends = self._plain and shows_ends(model, vocabulary_size)
         self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes), plain=self._plain)
         self._caches = caches_for(self._plain) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)

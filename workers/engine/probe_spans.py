@@ -1,21 +1,22 @@
-"""How many tokens a model's parts look back at or choose from, made few for the time of a probe.
+"""Context lengths of a model's parts (windows, chunks, block budgets, rope switches), cut to a few tokens for a probe.
 
-A window, a chunk, a budget of blocks or a switch of its rotation changes nothing in a sequence that is shorter, and the
-published ones are longer than a model can be asked to read when it is loaded. They are plain numbers in its parts, in
-its arguments and in dictionaries there. mlx-lm has one table of names for none of them, so they are known by the words
-that their names are made of.
+A window or a budget changes nothing in a sequence that is shorter, and published ones are longer than a probe can
+afford. They are plain numbers in modules, in arguments and in dictionaries there. mlx-lm has no table of them, so they
+are found by the words in their names. Most arguments are read at construction only: ``span_reads`` notes whether a
+forward pass reads any.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import mlx.core as mx
 
-FEW = 4  # tokens, or whatever there are most of
-BLOCK = 2  # tokens of a block, or blocks; odd numbers of padding tokens then cut blocks elsewhere
+FEW = 4  # tokens, or entries of whatever a module counts
+BLOCK = 2  # tokens of a block, or blocks; odd numbers of padding tokens then shift the block limits
 
 _TOKENS = re.compile(
     r"window|chunk|span|look_?back|mem(ory)?_len|local_(size|context|attn)|floor_scale"
@@ -26,35 +27,90 @@ _BLOCKS = re.compile(r"block_?(size|len|stride)|blocks$|vert_stride|sparse_strid
 _OTHERS = re.compile(
     r"pattern|layer|interval|freq|conv|expert|moe|mlp|ffn|group|rout|gate|res_block|in_blocks|vocab"
 )
-_CHOOSES_TOKENS = re.compile(
-    r"attention|attn|index", re.IGNORECASE
-)  # where a bare top_k is not one of experts
+_CHOOSES_TOKENS = re.compile(r"attention|attn|index", re.IGNORECASE)  # elsewhere a bare top_k counts experts
 _LEAVES = (mx.array, str, bytes, int, float, bool, type, FunctionType, MethodType, ModuleType, type(None))
 
 Put = Callable[[Any], None]
 
 
+@dataclass(frozen=True)
+class _Span:
+    """``holder``, ``attribute``: the object with attributes that leads to it, through dictionaries and lists or not."""
+
+    name: str
+    value: Any
+    few: Any
+    put: Put
+    holder: Any
+    attribute: str
+
+
 @contextmanager
 def few_tokens(model: Any) -> Iterator[set[str]]:
-    """Gives the names of what is made few until the end. Nothing is compiled meanwhile: that would stay as it is."""
-    changed: list[tuple[Put, Any]] = []
+    """Cuts every span until the end; gives their names. Compilation is off meanwhile: it would outlast the probe."""
+    changed: list[_Span] = []
     names, compiled = set(), _compiles()
     mx.disable_compile()
     try:
-        for name, value, few, put in _spans(model):
-            changed.append((put, value))
-            put(few)
-            names.add(name)
+        for span in _spans(model):
+            changed.append(span)
+            span.put(span.few)
+            names.add(span.name)
         yield names
     finally:
-        for put, value in reversed(changed):
-            put(value)
+        for span in reversed(changed):
+            span.put(span.value)
         if compiled:
             mx.enable_compile()
 
 
+@contextmanager
+def span_reads(model: Any) -> Iterator[set[str]]:
+    """Gives a set that fills with the names of the spans that are read until the end.
+
+    The holders' classes are replaced by subclasses that note reads. Where Python refuses that, the span counts as read.
+    """
+    noted: set[str] = set()
+    watched: dict[int, tuple[Any, dict[str, set[str]]]] = {}
+    for span in _spans(model):
+        _, names = watched.setdefault(id(span.holder), (span.holder, {}))
+        names.setdefault(span.attribute, set()).add(span.name)
+    classes: list[tuple[Any, type]] = []
+    try:
+        for holder, names in watched.values():
+            kind = type(holder)
+            try:
+                object.__setattr__(holder, "__class__", _noting(kind, names, noted))
+                classes.append((holder, kind))
+            except TypeError:
+                noted.update(*names.values())
+        yield noted
+    finally:
+        for holder, kind in classes:
+            object.__setattr__(holder, "__class__", kind)
+
+
+def _noting(kind: type, names: dict[str, set[str]], noted: set[str]) -> type:
+    """A subclass whose instances note reads of these attributes; ``__dict__`` gives all of them."""
+
+    def read(self: Any, attribute: str) -> Any:
+        if attribute in names:
+            noted.update(names[attribute])
+        elif attribute == "__dict__":
+            noted.update(*names.values())
+        return kind.__getattribute__(self, attribute)
+
+    def read_item(self: Any, name: Any) -> Any:  # of an nn.Module, which is a dictionary too
+        noted.update(names.get(name, ()))
+        return kind.__getitem__(self, name)  # type: ignore[attr-defined]
+
+    members = {"__slots__": (), "__getattribute__": read, "__module__": kind.__module__}
+    items = {"__getitem__": read_item} if issubclass(kind, dict) else {}
+    return type(kind)(kind.__name__, (kind,), members | items)
+
+
 def _compiles() -> bool:
-    """Whether MLX does, which an operator may have turned off: it runs what is compiled only once."""
+    """Whether MLX compiles, which an operator may have turned off: a compiled function runs in Python only once."""
     runs = []
 
     def run(x: mx.array) -> mx.array:
@@ -68,7 +124,7 @@ def _compiles() -> bool:
 
 
 def fewer(name: str, value: Any, owner: str) -> Any:
-    """What a probe is to see in place of a number, or of several, that is called so in an object of that class.
+    """The number, or the numbers, that a probe puts in place of ``value``, which has that name in a class ``owner``.
 
     The same object where it may stay.
     """
@@ -93,23 +149,28 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _spans(model: Any) -> list[tuple[str, Any, Any, Put]]:
-    """Of each its name, its value, a smaller one, and how to set it."""
-    found, seen, waiting = [], {id(model)}, [model]
+def _spans(model: Any) -> list[_Span]:
+    """A span in a dictionary that several objects hold is there once for each of them."""
+    found, seen, waiting = list[_Span](), set[tuple[int, ...]](), [(model, model, "")]
     while waiting:
-        owner = waiting.pop()
+        owner, holder, attribute = waiting.pop()
+        has_attributes = hasattr(owner, "__dict__")
+        key = (id(owner),) if has_attributes else (id(owner), id(holder), hash(attribute))
+        if key in seen:
+            continue
+        seen.add(key)
         for name, value, put in _parts(owner):
+            where = (owner, name) if has_attributes else (holder, attribute)
             few = fewer(name, value, type(owner).__name__)
             if few is not value:
-                found.append((name, value, few, put))
-            elif not isinstance(value, _LEAVES) and id(value) not in seen:
-                seen.add(id(value))
-                waiting.append(value)
+                found.append(_Span(name, value, few, put, *where))
+            elif not isinstance(value, _LEAVES):
+                waiting.append((value, *where))
     return found
 
 
 def _parts(owner: Any) -> Iterator[tuple[str, Any, Put]]:
-    """What an object holds by name; what is in a list has none."""
+    """The name, the value and a setter of everything in an object; entries of lists have no name."""
     if isinstance(owner, dict):
         for name, value in list(owner.items()):
             yield str(name), value, lambda new, name=name: owner.__setitem__(name, new)  # type: ignore[misc]
@@ -117,5 +178,5 @@ def _parts(owner: Any) -> Iterator[tuple[str, Any, Put]]:
         for value in owner:
             yield "", value, lambda new: None
     for name, value in list(getattr(owner, "__dict__", {}).items()):
-        # Also of a frozen dataclass, and past what a module makes of an attribute.
+        # Works for frozen dataclasses, and past nn.Module's own __setattr__.
         yield name, value, lambda new, name=name: object.__setattr__(owner, name, new)  # type: ignore[misc]

@@ -52,6 +52,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_TOKEN_IDS = re.compile(r"token\w*_ids?$")  # names of such lists
+
 WEIGHTS = "model*.safetensors"
 """mlx-lm reads these and no others."""
 
@@ -320,9 +322,26 @@ def _warm_up(model: "Module") -> None:
     from mlx_lm.models.cache import make_prompt_cache
 
     cache = make_prompt_cache(model)
-    mx.eval(model(mx.zeros((1, 8), mx.int32), cache=cache))
+    logits = model(mx.zeros((1, 8), mx.int32), cache=cache)
+    _check_token_ids(model, logits.shape[-1])
+    mx.eval(logits)
     mx.eval(model(mx.zeros((1, 1), mx.int32), cache=cache))
     mx.clear_cache()
+
+
+def _check_token_ids(model: "Module", vocabulary_size: int) -> None:
+    """Raises ValueError where the model's own lists name tokens outside of its vocabulary.
+
+    phi3small writes to its logits at such ids. MLX checks no index, so the write would end the process.
+    """
+    import mlx.core as mx
+
+    for _, module in model.named_modules():
+        for name, ids in module.items():
+            if not isinstance(ids, mx.array) or not _TOKEN_IDS.search(name) or not ids.size:
+                continue
+            if mx.issubdtype(ids.dtype, mx.integer) and (highest := int(mx.max(ids))) >= vocabulary_size:
+                raise ValueError(f"{name} goes up to {highest}, the vocabulary has {vocabulary_size} tokens")
 
 
 def _context_length(config: Mapping[str, Any], facts: ModelFacts, tokenizer: "TokenizerWrapper") -> int:

@@ -4,14 +4,12 @@ import logging
 from typing import Any
 
 import mlx.core as mx
-from mlx.nn.layers.embedding import Embedding
-from mlx.nn.layers.quantized import QuantizedEmbedding
 from mlx.utils import tree_reduce
 
 from shared.models import ModelSource
 from shared.protocol import Capabilities
 from shared.settings import Settings
-from workers.engine.batch_probe import why_alone
+from workers.engine.batch_probe import readable_ids, why_alone
 from workers.engine.cpu.install import compute_on_cpu
 from workers.engine.cpu.invariance import invariance_of
 from workers.engine.cpu.lm_head import keep_head_in_blocks
@@ -54,7 +52,10 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     if not has_accelerator():
         compute_on_cpu()
         keep_head_in_blocks(loaded.model)
-    limits, invariance = _limits(loaded, settings, _rows(loaded, settings)), invariance_of(loaded.model)
+    limits, invariance = (
+        _limits(loaded, settings, _rows(loaded, vocabulary_size, settings)),
+        invariance_of(loaded.model),
+    )
     engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance)
     engine.calibrate()
     if (fitting := engine.budget.longest_sequence) < context:
@@ -90,8 +91,8 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     )
 
 
-def _rows(loaded: LoadedModel, settings: Settings) -> int:
-    reason = why_alone(loaded.model) if settings.max_batch_rows > 1 else None
+def _rows(loaded: LoadedModel, vocabulary_size: int, settings: Settings) -> int:
+    reason = why_alone(loaded.model, vocabulary_size) if settings.max_batch_rows > 1 else None
     if reason:
         log.warning("this model's requests are answered one after another: %s", reason)
     return 1 if reason else settings.max_batch_rows
@@ -120,9 +121,3 @@ def vocabulary_size_of(loaded: LoadedModel) -> int:
     model: Any = loaded.model
     logits: mx.array = model(mx.zeros((1, 1), mx.int32), cache=new_cache(model))  # its shape; never computed
     return int(logits.shape[-1])
-
-
-def readable_ids(model: Any, vocabulary_size: int) -> int:
-    """How many token ids the model has embeddings for, which may be fewer than it has logits."""
-    tables = [m.weight.shape[0] for m in model.modules() if isinstance(m, Embedding | QuantizedEmbedding)]
-    return min(vocabulary_size, max(tables, default=vocabulary_size))

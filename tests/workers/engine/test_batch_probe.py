@@ -6,19 +6,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
 from shared.settings import Settings
 from tests.jobs import job
-from tests.tiny_model import Kind, make_folder, make_tiny_model
+from tests.tiny_model import VOCABULARY, Kind, make_folder, make_tiny_model
 from tests.workers.engines import ids, play
 from tests.zoo import config_of
 from workers.engine.batch_probe import why_alone
 from workers.engine.engine import BatchEngine
 from workers.engine.kv.mlx_caches import Cache, new_cache
-from workers.engine.probe_spans import few_tokens, fewer
+from workers.engine.probe_spans import few_tokens, fewer, span_reads
 from workers.model.load import LoadedModel, inspect, load
+from workers.model.load_error import LoadError
 from workers.model.serve_model import serve_model
 
 TOGETHER: list[Kind] = ["llama", "sliding", "recurrent", "gpt2", "experts"]
@@ -64,7 +66,7 @@ def test_a_tiny_model_is_the_same_each_time(tmp_path: Path, kind: Kind) -> None:
 def test_what_rounds_coarsely_is_not_taken_for_wrong(tmp_path: Path, kind: Kind, dtype: mx.Dtype) -> None:
     model: Any = loaded(tmp_path / "m", kind).model
     model.set_dtype(dtype)
-    assert why_alone(model) is None
+    assert why_alone(model, VOCABULARY) is None
 
 
 class Spoilt:
@@ -83,8 +85,8 @@ class Spoilt:
 
 WRONG = {
     "another row's": lambda logits: logits[::-1],
-    "of a row": lambda logits: logits * mx.array([1, 0.8])[:, None, None],
-    "no number": lambda logits: logits * mx.array([1, mx.nan])[:, None, None],
+    "of a row": lambda logits: logits * mx.array([1, 0.8, 1])[:, None, None],
+    "no number": lambda logits: logits * mx.array([1, mx.nan, 1])[:, None, None],
 }
 
 
@@ -95,7 +97,7 @@ def test_one_that_computes_something_else_in_company_is_found_out(
 ) -> None:
     model: Any = loaded(tmp_path / "m", "llama").model
     model.set_dtype(dtype)
-    reason = why_alone(Spoilt(model, WRONG[wrong]))
+    reason = why_alone(Spoilt(model, WRONG[wrong]), VOCABULARY)
     assert reason and "what none computes alone" in reason
 
 
@@ -128,7 +130,7 @@ def test_one_that_does_so_only_past_some_number_of_tokens_is_found_out(
     class Far(Spoilt):
         def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
             logits = super().__call__(tokens, cache)
-            longest = vars(holder).get(name) if holder is not told else told[name]
+            longest = vars(holder).get(name) if holder is not told else self.args[name]
             here = max(longest) if isinstance(longest, list) else longest
             return logits if tokens.shape[0] == 1 or int(mx.max(cache[0].offset)) < here else logits[::-1]
 
@@ -138,9 +140,103 @@ def test_one_that_does_so_only_past_some_number_of_tokens_is_found_out(
     if holder is not told:
         setattr(holder, name, value)
     model.args = SimpleNamespace(parts=[SimpleNamespace(holder=holder)]) if "part" in where else holder
-    reason = why_alone(model)
+    reason = why_alone(model, VOCABULARY)
     assert reason and "past its" in reason and name in reason
     assert (told[name] if holder is told else getattr(holder, name)) == value
+
+
+class Counted(Spoilt):
+    """Counts its passes."""
+
+    passes = 0
+
+    def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+        self.passes += 1
+        return super().__call__(tokens, cache)
+
+
+class Window(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sliding_window = 4096
+        self.rope_scaling = {"original_max_position_embeddings": [8192]}
+        self.window_sizes = [512, 1024]
+
+
+def test_a_dictionary_in_several_hands_is_read_in_any_of_them(llama: Any) -> None:
+    model, told = Spoilt(llama, None), {"sliding_window": 100}
+    model.parts = [SharesArguments(told), SharesArguments(told)]
+    for part in model.parts:
+        with span_reads(model) as read:
+            assert part.told["sliding_window"] == 100
+        assert "sliding_window" in read
+    with span_reads(model) as read:
+        assert part.other
+    assert not read
+
+
+class SharesArguments:
+    other = "nothing to do with lengths"
+
+    def __init__(self, told: dict[str, int]) -> None:
+        self.told = told
+
+
+READS: dict[str, Any] = {
+    "an attribute": lambda part: part.sliding_window,
+    "its dictionary": lambda part: vars(part)["sliding_window"],
+    "in a dictionary": lambda part: part.rope_scaling["original_max_position_embeddings"],
+    "a list": lambda part: part.window_sizes,
+    "an item": lambda part: part["window_sizes"],
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_model_is_probed_twice_only_if_its_forward_pass_reads_a_context_length(
+    llama: Any, read: str
+) -> None:
+    class Reading(Counted):
+        def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+            assert READS[read](self.part)
+            return super().__call__(tokens, cache)
+
+    def passes(kind: type[Counted]) -> int:
+        model = kind(llama, lambda logits: logits)
+        model.part = Window()
+        assert why_alone(model, VOCABULARY) is None and type(model) is kind and type(model.part) is Window
+        return model.passes
+
+    assert llama.args.max_position_embeddings > 4  # which is for its construction only
+    once = passes(Counted)
+    assert passes(Reading) == 2 * once
+
+
+@pytest.mark.parametrize("vocabulary", [1, 3, 41, 60])
+def test_a_probe_reads_only_ids_that_the_model_has_embeddings_for(llama: Any, vocabulary: int) -> None:
+    class Bounded(Spoilt):
+        def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+            assert int(mx.max(tokens)) < vocabulary
+            return super().__call__(tokens, cache)
+
+    assert why_alone(Bounded(llama, lambda logits: logits), vocabulary) is None
+
+
+def test_a_model_whose_lists_name_tokens_it_does_not_have_is_refused_before_it_computes(
+    tmp_path: Path,
+) -> None:
+    """phi3small blanks such logits, which ends the process."""
+    config = config_of("phi3small", VOCABULARY) | {"vocab_size": VOCABULARY}
+    folder = make_folder(tmp_path / "m", config)
+    with pytest.raises(LoadError, match="tokenizer_ids goes up to 100351, the vocabulary has 269 tokens"):
+        load(folder, inspect(folder), lambda phase, done, total: None)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_a_mask_by_sequence_that_meets_the_axis_of_heads_is_found_out(tmp_path: Path, groups: int) -> None:
+    """gemma2's: as many sequences as key heads fail to fail."""
+    config = config_of("gemma2", VOCABULARY) | {"num_key_value_heads": groups}
+    folder = make_folder(tmp_path / "m", config | {"num_attention_heads": 12, "hidden_size": 48})
+    assert why_alone(load(folder, inspect(folder), lambda phase, done, total: None).model, VOCABULARY)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +256,10 @@ def test_what_is_compiled_for_the_probe_is_not_what_serves() -> None:
 
 def test_blocks_cut_where_a_row_is_padded_are_found_out_long_before_they_are_reached(tmp_path: Path) -> None:
     """``minimax_m3_vl`` chooses among blocks of its batch's tokens, padding included."""
-    config = config_of("minimax_m3_vl", 269) | {"index_block_size": 128, "index_topk_blocks": 16}
+    config = config_of("minimax_m3_vl", VOCABULARY) | {"index_block_size": 128, "index_topk_blocks": 16}
     make_folder(tmp_path / "m", config | {"text_config": config})
     here = load(tmp_path / "m", inspect(tmp_path / "m"), lambda phase, done, total: None)
-    assert "index_topk_blocks" in (why_alone(here.model) or "")
+    assert "index_topk_blocks" in (why_alone(here.model, VOCABULARY) or "")
 
 
 def test_one_that_rounds_as_coarsely_alone_is_not_taken_for_wrong(tmp_path: Path) -> None:
@@ -175,7 +271,7 @@ def test_one_that_rounds_as_coarsely_alone_is_not_taken_for_wrong(tmp_path: Path
             return logits + 0.15 * mx.std(logits) * mx.random.normal(logits.shape, key=next(keys))
 
     keys = iter(mx.random.split(mx.random.key(0), 100))
-    assert why_alone(Rough(loaded(tmp_path / "m", "llama").model, None)) is None
+    assert why_alone(Rough(loaded(tmp_path / "m", "llama").model, None), VOCABULARY) is None
 
 
 def test_the_log_says_why_requests_are_answered_one_after_another(

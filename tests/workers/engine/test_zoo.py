@@ -15,7 +15,7 @@ import pytest
 from shared.protocol import Delta
 from shared.settings import Settings
 from tests.jobs import job
-from tests.tiny_model import make_folder
+from tests.tiny_model import VOCABULARY, make_folder
 from tests.workers.engines import cached_tokens, ids, play
 from tests.zoo import architectures, as_mlx_lm_computes, config_of
 from workers.engine.device import has_accelerator
@@ -27,7 +27,7 @@ from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import serve_model
 
 TOGETHER, ALONE, NOT_LOADED = "together", "one after another", "not loaded"
-VOCABULARY, TOKENS = 269, 6
+TOKENS = 6
 PROMPTS = {
     "long": [(7 * i) % 250 + 3 for i in range(90)],  # longer than all windows
     "middling": [(5 * i) % 250 + 3 for i in range(31)],
