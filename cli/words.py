@@ -21,7 +21,7 @@ def print_lines(*lines: str, file: TextIO | None = None) -> None:
 
 
 def print_welcome(settings: Settings) -> None:
-    from workers.engine.cpu.blas import describe_blas, open_blas
+    from workers.engine.cpu.install import describe_blas, open_blas
 
     address = f"http://{probe.reachable(settings.host)}:{settings.port}"
     print_lines(

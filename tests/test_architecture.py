@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "cli": {"cli", "shared"},
 }
 EXCEPTIONS = {
-    ("cli/words.py", "workers.engine.cpu.blas"),  # says at the start which BLAS was found
+    ("cli/words.py", "workers.engine.cpu.install"),  # says at the start which BLAS was found
     ("shared/openai.py", "api.openai.schemas"),  # the name under which the first specification had them
 }
 
@@ -35,10 +35,13 @@ MAX_LINES = 500
 STILL_LONG = {
     "broker/core.py",
     "shared/protocol.py",
-    "workers/engine/engine.py",
     "tests/broker/test_process.py",
     "tests/workers/model/test_load.py",
 }
+
+SEAM = {f"workers.{name}" for name in ("job", "sequence", "device", "token_ids")}  # below the engine
+CPU_DOOR = "workers.engine.cpu.install"
+USE_THE_CPU_DOOR = {"workers/__main__.py", "workers/serve.py", "cli/words.py"}
 
 LOADERS = {f"workers/model/{name}.py" for name in ("load", "embedded", "serve_model")}
 MLX = {"mlx", "mlx_lm"}
@@ -196,6 +199,42 @@ def test_one_module_of_the_api_knows_zeromq() -> None:
     assert {file_id(path) for path in sources("api") if "zmq" in tops(path)} == {
         "api/generation/broker_client.py"
     }
+
+
+def modules_of(path: Path, package: str) -> set[str]:
+    return {name for name in imports(parse(path)) if name == package or name.startswith(f"{package}.")}
+
+
+def within(name: str, modules: Collection[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+@pytest.mark.parametrize("path", sources("workers/engine"), ids=file_id)
+def test_the_engine_imports_only_itself_and_the_seam(path: Path) -> None:
+    allowed = {"workers.engine", *SEAM}
+    assert not {name for name in modules_of(path, "workers") if not within(name, allowed)}
+
+
+def test_the_seam_does_not_import_the_engine() -> None:
+    for module in SEAM:
+        assert not modules_of(ROOT / f"{module.replace('.', '/')}.py", "workers.engine")
+
+
+def test_only_serve_model_imports_the_engine_and_others_only_the_door_of_its_cpu_folder() -> None:
+    for path in sources(*PACKAGES):
+        name = file_id(path)
+        if name == "workers/model/serve_model.py" or name.startswith("workers/engine/"):
+            continue
+        names = modules_of(path, "workers.engine")
+        assert all(within(each, {CPU_DOOR}) for each in names), f"{name}: {names}"
+        assert not names or name in USE_THE_CPU_DOOR, name
+
+
+def test_the_cpu_folder_has_one_door() -> None:
+    for path in sources(*PACKAGES):
+        if not file_id(path).startswith("workers/engine/cpu/"):
+            names = modules_of(path, "workers.engine.cpu")
+            assert all(within(each, {CPU_DOOR}) for each in names), f"{file_id(path)}: {names}"
 
 
 def test_mlx_stays_in_the_engine_and_the_loaders() -> None:

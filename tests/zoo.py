@@ -288,14 +288,17 @@ def _fields(module: ModuleType) -> set[str]:
 
 @contextmanager
 def as_mlx_lm_computes() -> Iterator[None]:
-    """Without what ``compute_on_cpu`` has put into its models."""
+    """Without what ``install`` has put into its models."""
     import mlx.core as mx
     from mlx.nn.layers.linear import Linear
     from mlx_lm.models import base
 
-    from workers.engine.cpu import install, matmul, rope
+    from workers.engine.cpu import matmul, model_patches, rope
 
-    theirs = {"scaled_dot_product_attention": base.scaled_dot_product_attention, "swiglu": install._swiglu}
+    theirs = {
+        "scaled_dot_product_attention": base.scaled_dot_product_attention,
+        "swiglu": model_patches._swiglu,
+    }
     models = [module for name, module in sys.modules.items() if name.startswith("mlx_lm.models.")]
     with ExitStack() as changes:
         changes.enter_context(patch.object(mx.fast, "rope", rope._theirs))

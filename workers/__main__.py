@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from shared import failpoints, logs
 from shared.settings import Settings, load_settings
-from workers.engine.cpu.allocator import keep_freed_memory
-from workers.engine.cpu.blas import describe_blas, open_blas
+from workers.engine.cpu.install import describe_blas, keep_freed_memory, open_blas
 from workers.job import Served
 from workers.model.load_error import LoadError, Progress
 from workers.serve import serve

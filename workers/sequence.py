@@ -7,7 +7,10 @@ through the same path, muted.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
 from workers.job import Job, Output
@@ -33,6 +36,14 @@ class TokenRules:
     def marked(self) -> Sequence[bytes]:
         """The vocabulary with the marks."""
         return as_vocabulary(self.vocabulary).marked(self.marks) if self.marks else self.vocabulary
+
+
+class TokenMask(Protocol):
+    """What a grammar allows as the next token."""
+
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """One bit per token id, the lowest bit first."""
+        ...
 
 
 @dataclass(frozen=True)

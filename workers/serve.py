@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 from shared.failpoints import failpoint
 from shared.settings import Settings
-from workers.engine.cpu.blas import share_cores
+from workers.engine.cpu.install import share_cores
 from workers.job import Served
 from workers.link import Finished, Link, Loaded, LoadingFailed, LoadingProgress, Outputs, Who
 from workers.loop import Command, Loop

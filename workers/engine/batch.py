@@ -13,17 +13,16 @@ from functools import partial
 from typing import cast
 
 import mlx.core as mx
+import numpy as np
 
-from workers.engine.fairness import Asker
 from workers.engine.kv.mlx_caches import Cache, Place
 from workers.engine.kv.row_caches import Decoding
-from workers.engine.sampling.grammar_masks import allowed
 from workers.engine.sampling.sampler import Drawn, RowParameters, Sampler
-from workers.grammars.grammar import Guide
-from workers.sequence import LogprobsOf, Row
+from workers.job import Asker
+from workers.sequence import LogprobsOf, Row, TokenMask
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
-Guided = tuple[int, Guide]  # the place of a row with a grammar
+Guided = tuple[int, TokenMask]  # the place of a row with a grammar
 
 
 @dataclass
@@ -204,9 +203,17 @@ def _draw(
 ) -> Flight:
     """``last`` (seats,): the tokens before."""
     guided = [(i, guide) for i, guide in guided if not seats[i].row.ended]
-    mask = allowed(guided, *logits.shape) if guided else None
+    mask = _allowed(guided, *logits.shape) if guided else None
     drawn = sampler.draw(logits, [seat.drawn for seat in seats], mask, last)
     mx.async_eval(drawn.arrays)
     for seat in seats:
         seat.drawn += 1
     return Flight(list(seats), drawn)
+
+
+def _allowed(guided: list[Guided], rows: int, vocabulary: int) -> mx.array:
+    """Shape (rows, vocabulary), bool; made on the host while the forward pass runs."""
+    flags = np.ones((rows, vocabulary), dtype=np.bool_)
+    for row, guide in guided:
+        flags[row] = np.unpackbits(guide.mask(), count=vocabulary, bitorder="little")
+    return mx.array(flags)

@@ -34,7 +34,7 @@ from workers.engine.probe_spans import few_tokens, span_reads
 
 # Token ids of three sequences: gemma2 takes the batch's axis for that of its key heads, which may be two. The third has
 # no prefix.
-PREFIXES = ([*range(40, 51)], [60, 61], [])
+PREFIXES: tuple[list[int], ...] = ([*range(40, 51)], [60, 61], [])
 RESTS = ([51, 52], [62, 63, 64, 65, 66], [10, 11, 12, 13])
 EQUAL_RESTS = ([51, 52, 53], [62, 63, 64], [10, 11, 12])  # for caches that cannot be padded
 STEPS = ([71, 72, 73], [81, 82, 83], [91, 92, 93])  # the ids of the decode steps

@@ -12,19 +12,18 @@ One step, to be recited:
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from workers.device import has_accelerator
 from workers.engine.admission import Admission
 from workers.engine.batch import Batch, Flight, Seat
 from workers.engine.batch_probe import shows_ends
-from workers.engine.cpu.allocator import give_back_freed_memory
-from workers.engine.cpu.invariance import Invariance
-from workers.engine.device import has_accelerator
+from workers.engine.cpu.install import Invariance, give_back_freed_memory
+from workers.engine.figures import Figures, Report
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.cost import measure_cost
 from workers.engine.kv.mlx_caches import (
@@ -43,23 +42,20 @@ from workers.engine.kv.mlx_caches import (
 from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.kv.row_caches import Alone, caches_for
 from workers.engine.last_logits import read_to_ends
+from workers.engine.preemption import Preemption
 from workers.engine.prefill import PASSED, Reading, Waiting
 from workers.engine.prefill_budget import Pace
 from workers.engine.prefix_reuse import Keeping
-from workers.engine.rate import WINDOW, Rate
 from workers.engine.sampling.logit_processors import adjustment_for
 from workers.engine.sampling.logprobs import score_one
 from workers.engine.sampling.sampler import RowParameters
 from workers.job import Job, Output
 from workers.sequence import LogprobsOf, Row, TokenRules
 
-YIELD = 16  # steps that a caller without a row waits for one to end
 HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
 # Chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them. A prompt of more
 # is long: nobody waits for it.
 ABREAST = 3
-
-Report = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -105,6 +101,7 @@ class BatchEngine:
         )
         self._waiting = Waiting()
         self._admission = Admission(self.budget, self._batch, self._waiting, self._prefixes, self._keeping)
+        self._preemption = Preemption(self._admission, self._batch, self._waiting, self._rows_at_most)
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._decode = self._decode_ahead if ahead else self._decode_in_turn
         self._flights: list[Flight] = []  # to land, the oldest first
@@ -113,9 +110,8 @@ class BatchEngine:
         self._steps = 0
         self._read_last = False  # whether the last step read something
         self._tokens = 0  # generated
-        self._rate = Rate()
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
-        self._figures: Report = {}  # replaced, never changed: another thread reads them
+        self._figures = Figures()
         self._tally()
 
     @property
@@ -129,31 +125,28 @@ class BatchEngine:
 
     @property
     def report(self) -> Report:
-        """As of the last step. The link thread asks: it gets numbers, and looks at nothing that a step changes."""
-        figures = self._figures
-        idle = time.monotonic() - self._tallied > WINDOW
-        return {**figures, "tokens_per_second": 0.0} if idle else figures
+        """As of the last step; called on the link's thread."""
+        return self._figures.report(time.monotonic())
 
     def _tally(self) -> None:
-        now = self._tallied = time.monotonic()
-        self._figures = {
-            "step": self._steps,
-            "phase": self._phase,
-            "invariance": self._invariance,
-            "rows": len(self._batch),
-            "prefilling": self._waiting.rows(half_read=True),
-            "waiting": self._waiting.rows(half_read=False),
-            "waiting_tokens": self._waiting.tokens,
-            "tokens": self._tokens,
-            "tokens_read": self._tokens_read,
-            "tokens_per_second": self._rate.per_second(now),
-            "kv_bytes": self._admission.held,
-            "cache_bytes": self._prefixes.bytes,
-            "cache_entries": self._prefixes.entries,
-            "cache_hit_rate": round(self._prefixes.hit_rate, 4),
-            "active_bytes": mx.get_active_memory(),
-            "peak_bytes": mx.get_peak_memory(),
-        }
+        self._figures.update(
+            time.monotonic(),
+            step=self._steps,
+            phase=self._phase,
+            invariance=self._invariance,
+            rows=len(self._batch),
+            prefilling=self._waiting.rows(half_read=True),
+            waiting=self._waiting.rows(half_read=False),
+            waiting_tokens=self._waiting.tokens,
+            tokens=self._tokens,
+            tokens_read=self._tokens_read,
+            kv_bytes=self._admission.held,
+            cache_bytes=self._prefixes.bytes,
+            cache_entries=self._prefixes.entries,
+            cache_hit_rate=round(self._prefixes.hit_rate, 4),
+            active_bytes=mx.get_active_memory(),
+            peak_bytes=mx.get_peak_memory(),
+        )
 
     @property
     def _phase(self) -> str:
@@ -201,7 +194,8 @@ class BatchEngine:
 
     def step(self) -> list[Output]:
         self._steps += 1
-        outputs = self._make_room() + self._make_way()
+        outputs = self._preemption.for_memory(self._steps, self._land_all)
+        outputs += self._preemption.for_callers(self._steps, self._land_all)
         if not len(self._batch):
             outputs += self._land_all()  # last tokens, which would wait for a pass over somebody's prompt
         read = self._read_last = self._read()
@@ -452,54 +446,6 @@ class BatchEngine:
             adjustment=adjustment_for(generation, row.job.prompt, row.ids, row.ending, self._vocabulary_size),
         )
 
-    # ------------------------------------------------------------ memory
-
-    def _make_room(self) -> list[Output]:
-        """When the rows have outgrown the memory, the youngest leave, to be read again when there is room."""
-        outputs: list[Output] = []
-        self._batch.drop_done()  # what they hold is not counted
-        while len(self._batch) and not self._admission.rows_fit():
-            if self._flights:
-                outputs += self._land_all()
-                self._batch.drop_done()
-                continue
-            self._wait_again(self._batch.evict_youngest())
-        return outputs
-
-    def _make_way(self) -> list[Output]:
-        """Who has no row and has waited for ``YIELD`` steps gets its rows: the youngest of who has most leave."""
-        first = self._waits_in_vain()
-        if first is None:
-            return []
-        outputs = self._land_all()
-        while not self._has_room_for(first):
-            (richest, most), *_ = self._shares().most_common(1) or [("", 0)]
-            if most <= len(first.rows):
-                break
-            self._wait_again(self._batch.evict_youngest(richest))
-        return outputs
-
-    def _waits_in_vain(self) -> Reading | None:
-        """Who is next, if that is a caller without a row, and rows of others are in the way."""
-        shares = self._shares()
-        if not len(self._waiting) or max(shares.values(), default=0) < 2:
-            return None
-        first = next(iter(self._order()), None)
-        if first is None or shares[first.asker.caller] or self._steps - first.since < YIELD:
-            return None
-        return None if self._has_room_for(first) else first
-
-    def _has_room_for(self, reading: Reading) -> bool:
-        free = self._rows_at_most - len(self._batch)
-        return len(reading.rows) <= free and self._admission.admits(reading)
-
-    def _shares(self) -> Counter[str]:
-        """Rows of each caller."""
-        return Counter(asker.caller for asker in self._batch.askers)
-
-    def _wait_again(self, row: Row) -> None:
-        self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], self._steps))
-
     # ------------------------------------------------------------ landing
 
     def _land_all(self) -> list[Output]:
@@ -515,7 +461,7 @@ class BatchEngine:
                 if row.ended:
                     self._forget_ended(row.job.request_id)
         self._tokens += len(outputs)
-        self._rate.count(len(outputs), time.monotonic())
+        self._figures.count(len(outputs), time.monotonic())
         return outputs
 
     def _forget_ended(self, request_id: str) -> None:

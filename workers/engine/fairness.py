@@ -5,19 +5,11 @@ A group is what came with one HTTP request; of callers without a key each group 
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from workers.job import Asker
 
 T = TypeVar("T")
-
-
-class Asker(NamedTuple):
-    caller: str
-    group: str
-
-
-def asker_of(caller: str, group: str, request_id: str) -> Asker:
-    group = group or request_id
-    return Asker(caller or group, group)
 
 
 def in_turns(

@@ -90,7 +90,7 @@ def span_reads(model: Any) -> Iterator[set[str]]:
             object.__setattr__(holder, "__class__", kind)
 
 
-def _noting(kind: type, names: dict[str, set[str]], noted: set[str]) -> type:
+def _noting(kind: Any, names: dict[str, set[str]], noted: set[str]) -> type:
     """A subclass whose instances note reads of these attributes; ``__dict__`` gives all of them."""
 
     def read(self: Any, attribute: str) -> Any:
@@ -102,11 +102,12 @@ def _noting(kind: type, names: dict[str, set[str]], noted: set[str]) -> type:
 
     def read_item(self: Any, name: Any) -> Any:  # of an nn.Module, which is a dictionary too
         noted.update(names.get(name, ()))
-        return kind.__getitem__(self, name)  # type: ignore[attr-defined]
+        return kind.__getitem__(self, name)
 
     members = {"__slots__": (), "__getattribute__": read, "__module__": kind.__module__}
     items = {"__getitem__": read_item} if issubclass(kind, dict) else {}
-    return type(kind)(kind.__name__, (kind,), members | items)
+    subclass: type = type(kind)(kind.__name__, (kind,), members | items)
+    return subclass
 
 
 def _compiles() -> bool:

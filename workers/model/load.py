@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from shared.models import ModelSource
-from workers.engine.device import has_accelerator
+from workers.device import has_accelerator
 from workers.model.config_check import refuse_implausible
 from workers.model.context_length import DEFAULT_CONTEXT_LENGTH, as_length, stated_context
 from workers.model.default_sampling import own_sampling

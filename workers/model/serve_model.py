@@ -9,11 +9,9 @@ from mlx.utils import tree_reduce
 from shared.models import ModelSource
 from shared.protocol import Capabilities
 from shared.settings import Settings
+from workers.device import has_accelerator
 from workers.engine.batch_probe import readable_ids, why_alone
-from workers.engine.cpu.install import compute_on_cpu
-from workers.engine.cpu.invariance import invariance_of
-from workers.engine.cpu.lm_head import keep_head_in_blocks
-from workers.engine.device import has_accelerator
+from workers.engine.cpu.install import install, invariance_of
 from workers.engine.engine import BatchEngine, EngineLimits
 from workers.engine.kv.mlx_caches import is_plain, new_cache
 from workers.grammars.grammar import grammars_for
@@ -50,8 +48,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
     own = dict(loaded.own_sampling) if settings.model_sampling else {}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     if not has_accelerator():
-        compute_on_cpu()
-        keep_head_in_blocks(loaded.model)
+        install(loaded.model)
     limits, invariance = (
         _limits(loaded, settings, _rows(loaded, vocabulary_size, settings)),
         invariance_of(loaded.model),

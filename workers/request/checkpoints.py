@@ -8,7 +8,7 @@ template and the tokenizer put them together.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers.engine.kv.radix import as_ids, common_prefix
+from workers.token_ids import as_ids, common_prefix
 
 Messages = list[dict[str, Any]]
 

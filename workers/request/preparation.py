@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 from shared.errors import InvalidRequest, ServingError
 from shared.protocol import ChatPrompt, Failure, Run, TextPrompt
-from workers.engine.fairness import asker_of
-from workers.job import Job, Prepare
+from workers.job import Job, Prepare, asker_of
 from workers.output.text import characters_in
 from workers.request.fair_queue import Turns
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.nn.layers.base import Module
 
 from shared.settings import Settings
 from tests.jobs import job
@@ -155,7 +155,7 @@ class Counted(Spoilt):
         return super().__call__(tokens, cache)
 
 
-class Window(nn.Module):
+class Window(Module):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sliding_window = 4096
@@ -164,7 +164,8 @@ class Window(nn.Module):
 
 
 def test_a_dictionary_in_several_hands_is_read_in_any_of_them(llama: Any) -> None:
-    model, told = Spoilt(llama, None), {"sliding_window": 100}
+    told = {"sliding_window": 100}
+    model: Any = Spoilt(llama, None)
     model.parts = [SharesArguments(told), SharesArguments(told)]
     for part in model.parts:
         with span_reads(model) as read:
@@ -201,10 +202,10 @@ def test_a_model_is_probed_twice_only_if_its_forward_pass_reads_a_context_length
             return super().__call__(tokens, cache)
 
     def passes(kind: type[Counted]) -> int:
-        model = kind(llama, lambda logits: logits)
+        model: Any = kind(llama, lambda logits: logits)
         model.part = Window()
         assert why_alone(model, VOCABULARY) is None and type(model) is kind and type(model.part) is Window
-        return model.passes
+        return int(model.passes)
 
     assert llama.args.max_position_embeddings > 4  # which is for its construction only
     once = passes(Counted)

@@ -15,7 +15,8 @@ from tests.jobs import job
 from tests.marks import quick_and_slow
 from tests.tiny_model import SPECIAL
 from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play, text
-from workers.engine.engine import YIELD, BatchEngine
+from workers.engine.engine import BatchEngine
+from workers.engine.preemption import YIELD
 from workers.grammars.grammar import Compiled, Grammars, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel

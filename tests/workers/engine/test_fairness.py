@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.fairness import Asker, asker_of, in_turns
+from workers.engine.fairness import in_turns
+from workers.job import Asker, asker_of
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ from tests.jobs import job
 from tests.workers.engines import MakeEngine, ids, play
 from tests.workers.model.test_embedded import folder  # noqa: F401
 from tests.workers.model.test_embedded import pytestmark as where_it_is
-from workers.engine.cpu.install import compute_on_cpu
-from workers.engine.cpu.invariance import invariance_of
-from workers.engine.cpu.lm_head import keep_head_in_blocks
+from workers.engine.cpu.install import install, invariance_of
 from workers.engine.engine import BatchEngine, EngineLimits
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
@@ -57,8 +55,7 @@ pytestmark = [where_it_is, pytest.mark.slow]
 def loaded(folder: Path) -> LoadedModel:  # noqa: F811
     """As it is served on a CPU."""
     here = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
-    compute_on_cpu()
-    keep_head_in_blocks(here.model)
+    install(here.model)
     return here
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.jobs import job
-from workers.engine.kv.radix import common_prefix
+from workers.engine.figures import WINDOW, Figures
 from workers.engine.prefill import AGEING, WORTH, Reading, Waiting
 from workers.engine.prefill_budget import PATIENCE, SMALLEST, Pace
-from workers.engine.rate import WINDOW, Rate
 from workers.scripted.engine import RULES
 from workers.sequence import Row, TokenRules
+from workers.token_ids import common_prefix
 
 
 def reading(name: str, ids: list[int], since: int = 0, namespace: str = "") -> Reading:
@@ -188,7 +188,7 @@ def test_a_full_batch_lets_a_prompt_wait_a_few_steps_for_others_and_a_small_one_
 
 
 def test_a_rate_is_of_the_last_seconds_only() -> None:
-    rate = Rate()
+    rate = Figures()
     rate.count(1000, 0.0)
     rate.count(50, 100.0)
     assert rate.per_second(100.0) == 50 / WINDOW

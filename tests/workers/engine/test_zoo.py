@@ -18,7 +18,7 @@ from tests.jobs import job
 from tests.tiny_model import VOCABULARY, make_folder
 from tests.workers.engines import cached_tokens, ids, play
 from tests.zoo import architectures, as_mlx_lm_computes, config_of
-from workers.engine.device import has_accelerator
+from workers.device import has_accelerator
 from workers.engine.engine import BatchEngine
 from workers.engine.kv.cost import measure_cost
 from workers.engine.kv.mlx_caches import feed_one, nbytes, new_cache

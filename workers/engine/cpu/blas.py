@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from workers.device import cores
 from workers.engine.cpu.relocations import bind
-from workers.engine.device import cores
 
 log = logging.getLogger(__name__)
 

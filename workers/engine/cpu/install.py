@@ -1,42 +1,39 @@
-"""What mlx-lm's models compute with on a CPU, in place of what is slow there."""
+"""The one door of the cpu folder: the BLAS, the allocator, the kernels, and what they promise.
 
-import sys
+Rule 1: nothing outside of the folder imports another module of it; tests/test_architecture.py checks this.
+Rule 2: importing this module imports no mlx, because the BLAS must be open before.
+"""
 
-import mlx.core as mx
-from mlx.nn.layers.linear import Linear
-from mlx_lm.models import activations, base
+from typing import Any, Literal
 
-from workers.engine.cpu.attention import attention
-from workers.engine.cpu.exp import swiglu
-from workers.engine.cpu.matmul import linear
-from workers.engine.cpu.rope import rope
-from workers.engine.cpu.two_cores import in_halves
+from workers.engine.cpu.allocator import give_back_freed_memory, keep_freed_memory
+from workers.engine.cpu.blas import describe_blas, open_blas, share_cores
 
-WORTH_HALVES = 200_000  # elements of an activation; with fewer, the BLAS has not left the other core yet
+__all__ = [
+    "Invariance",
+    "describe_blas",
+    "give_back_freed_memory",
+    "install",
+    "invariance_of",
+    "keep_freed_memory",
+    "open_blas",
+    "share_cores",
+]
 
-_swiglu = activations.swiglu
-
-
-def compute_on_cpu() -> None:
-    """From now on, in all of mlx-lm's models that are imported."""
-    ours = {
-        "scaled_dot_product_attention": (base.scaled_dot_product_attention, attention),
-        "swiglu": (_swiglu, activation),
-    }
-    for name, module in list(sys.modules.items()):
-        if name.startswith("mlx_lm.models.") and module not in (activations, base):
-            for function, (theirs, faster) in ours.items():
-                if getattr(module, function, None) is theirs:
-                    setattr(module, function, faster)
-    mx.fast.rope = rope  # type: ignore[assignment]
-    Linear.__call__ = linear  # type: ignore[method-assign, assignment]
+Invariance = Literal["exact", "rounding"]
 
 
-def activation(gate: mx.array, x: mx.array) -> mx.array:
-    """SwiGLU of equal shapes, in halves if it is large."""
-    if gate.dtype != mx.float32 or x.dtype != mx.float32:
-        return _swiglu(gate, x)  # type: ignore[no-any-return]
-    if gate.size < WORTH_HALVES or gate.shape != x.shape:
-        return swiglu(gate, x)
-    gates, xs = gate.reshape(-1, gate.shape[-1]), x.reshape(-1, x.shape[-1])
-    return in_halves(lambda some: swiglu(gates[some], xs[some]), gates.shape[0]).reshape(gate.shape)
+def install(model: Any) -> None:
+    """Makes this model, and every later one of mlx-lm, compute with the kernels of this folder."""
+    from workers.engine.cpu.lm_head import keep_head_in_blocks
+    from workers.engine.cpu.model_patches import patch_models
+
+    patch_models()
+    keep_head_in_blocks(model)
+
+
+def invariance_of(model: Any) -> Invariance:
+    """Whether a sequence's numbers depend on what is computed beside it; measured with weights of the model."""
+    from workers.engine.cpu.invariance import measure_invariance
+
+    return measure_invariance(model)

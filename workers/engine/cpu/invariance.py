@@ -7,23 +7,23 @@ Rule 2: it is compared with each number of threads a worker may come to have.
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 
+from workers.device import has_accelerator
 from workers.engine.cpu.attention import SPAN, attention
 from workers.engine.cpu.blas import thread_counts
+from workers.engine.cpu.install import Invariance
 from workers.engine.cpu.lm_head import Head
 from workers.engine.cpu.matmul import linear
-from workers.engine.device import has_accelerator
 from workers.engine.kv.key_blocks import BLOCK, in_blocks
 from workers.engine.kv.length_groups import runs_of
 from workers.engine.kv.mlx_caches import is_plain, new_cache
 from workers.engine.kv.slab import Shown
 
-Invariance = Literal["exact", "rounding"]
 Layer = Linear | Head
 
 ROWS = (
@@ -44,7 +44,7 @@ KEYS = (5, SPAN - 6, SPAN - 1, SPAN + 1)  # what is left of a kernel's columns i
 LAST = (1, 7)  # tokens of a prompt that are read in its last pass
 
 
-def invariance_of(model: Any) -> Invariance:
+def measure_invariance(model: Any) -> Invariance:
     """Of a model that computes as ``on_cpu`` and ``head`` have it; tens of milliseconds with OpenBLAS."""
     if has_accelerator() or not is_plain(new_cache(model)):
         return "rounding"

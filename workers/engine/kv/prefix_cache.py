@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from workers.engine.kv.mlx_caches import Cache, divide, fork, join, nbytes, set_out
-from workers.engine.kv.radix import Ids, Node, Path, as_ids, drop, grow, walk
+from workers.engine.kv.radix import Node, Path, drop, grow, walk
+from workers.token_ids import Ids, as_ids
 
 SMALLEST = 16  # tokens; less is read faster than it is looked up and kept
 

@@ -4,15 +4,13 @@ Each edge is a run of ids, and a node holds what belongs to the edge that leads 
 anything that ``cut`` divides.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
+from workers.token_ids import Ids, common_prefix
 
 Held = TypeVar("Held")
-Ids = npt.NDArray[np.int32]
 Cut = Callable[
     [Held, int], tuple[Held | None, Held]
 ]  # what belongs to the first so many ids, and to the others
@@ -87,17 +85,6 @@ def drop(node: Node[Held]) -> None:
     while node.parent is not None and not node.children and node.held is None:
         del node.parent.children[int(node.ids[0])]
         node = node.parent
-
-
-def common_prefix(one: Ids, other: Ids) -> int:
-    """How many ids at the beginning are the same."""
-    size = min(len(one), len(other))
-    differ = one[:size] != other[:size]
-    return int(differ.argmax()) if differ.any() else size
-
-
-def as_ids(ids: Sequence[int] | Ids) -> Ids:
-    return np.asarray(ids, dtype=np.int32)
 
 
 def _split(node: Node[Held], at: int, cut: Cut[Held]) -> Node[Held]:

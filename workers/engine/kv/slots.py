@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
-from workers.engine.device import has_accelerator
+from workers.device import has_accelerator
 from workers.engine.kv.mlx_caches import Cache, Place
 from workers.engine.kv.slab import TOKENS, Shelf, Shown, room_for, rounded
 from workers.engine.pass_memo import begin_pass

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engine.device import has_accelerator
+from workers.device import has_accelerator
 
 Array = Any  # mx.array or np.ndarray
 

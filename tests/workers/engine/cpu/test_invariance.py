@@ -12,9 +12,10 @@ from shared.settings import Settings
 from tests.exactness import exact, random
 from tests.tiny_model import Kind, make_tiny_model
 from workers.engine.cpu import invariance as module
-from workers.engine.cpu.install import compute_on_cpu
-from workers.engine.cpu.invariance import Invariance, Layer, invariance, invariance_of, linear_of
+from workers.engine.cpu.install import Invariance
+from workers.engine.cpu.invariance import Layer, invariance, linear_of, measure_invariance
 from workers.engine.cpu.lm_head import Head
+from workers.engine.cpu.model_patches import patch_models
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import serve_model
 
@@ -48,8 +49,8 @@ def test_attention_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["sliding", "recurrent", "experts"])
 def test_nothing_is_promised_of_what_was_not_compared(tmp_path: Path, kind: Kind) -> None:
-    compute_on_cpu()
-    assert invariance_of(tiny(tmp_path, kind).model) == "rounding"
+    patch_models()
+    assert measure_invariance(tiny(tmp_path, kind).model) == "rounding"
 
 
 def test_the_engine_reports_what_was_measured_of_its_model(

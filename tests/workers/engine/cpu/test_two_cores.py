@@ -7,7 +7,7 @@ import pytest
 
 from workers.engine.cpu import two_cores as halves
 from workers.engine.cpu.exp import swiglu
-from workers.engine.cpu.install import WORTH_HALVES, activation
+from workers.engine.cpu.model_patches import WORTH_HALVES, activation
 from workers.engine.cpu.two_cores import in_halves
 
 

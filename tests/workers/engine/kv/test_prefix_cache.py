@@ -7,7 +7,8 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from workers.engine.kv.mlx_caches import GROWTH, Cache, nbytes
 from workers.engine.kv.prefix_cache import SMALLEST, PrefixCache
-from workers.engine.kv.radix import Node, as_ids, common_prefix, drop, grow, walk
+from workers.engine.kv.radix import Node, drop, grow, walk
+from workers.token_ids import as_ids, common_prefix
 
 BYTES = 2 * 4  # of a token here: one key, one value, each one float32
 

@@ -8,7 +8,7 @@ import pytest
 from mlx_lm.models import activations, base
 
 from workers.engine.cpu.attention import attention
-from workers.engine.cpu.install import activation, compute_on_cpu
+from workers.engine.cpu.model_patches import activation, patch_models
 from workers.engine.cpu.rope import rope
 
 
@@ -16,7 +16,7 @@ def test_the_models_that_are_imported_compute_so(monkeypatch: pytest.MonkeyPatch
     llama: Any = importlib.import_module("mlx_lm.models.llama")
     monkeypatch.setattr(llama, "swiglu", activations.swiglu)
     monkeypatch.setattr(llama, "scaled_dot_product_attention", base.scaled_dot_product_attention)
-    compute_on_cpu()
+    patch_models()
     assert llama.scaled_dot_product_attention is attention
     assert llama.swiglu is activation
     assert mx.fast.rope is rope

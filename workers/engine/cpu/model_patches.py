@@ -1,0 +1,42 @@
+"""Replaces what is slow on a CPU in mlx-lm's models: attention, SwiGLU, rope and linear layers."""
+
+import sys
+
+import mlx.core as mx
+from mlx.nn.layers.linear import Linear
+from mlx_lm.models import activations, base
+
+from workers.engine.cpu.attention import attention
+from workers.engine.cpu.exp import swiglu
+from workers.engine.cpu.matmul import linear
+from workers.engine.cpu.rope import rope
+from workers.engine.cpu.two_cores import in_halves
+
+WORTH_HALVES = 200_000  # elements of an activation; with fewer, the BLAS has not left the other core yet
+
+_swiglu = activations.swiglu
+
+
+def patch_models() -> None:
+    """From now on, in all of mlx-lm's models that are imported."""
+    ours = {
+        "scaled_dot_product_attention": (base.scaled_dot_product_attention, attention),
+        "swiglu": (_swiglu, activation),
+    }
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mlx_lm.models.") and module not in (activations, base):
+            for function, (theirs, faster) in ours.items():
+                if getattr(module, function, None) is theirs:
+                    setattr(module, function, faster)
+    mx.fast.rope = rope  # type: ignore[assignment]
+    Linear.__call__ = linear  # type: ignore[method-assign, assignment]
+
+
+def activation(gate: mx.array, x: mx.array) -> mx.array:
+    """SwiGLU of equal shapes, in halves if it is large."""
+    if gate.dtype != mx.float32 or x.dtype != mx.float32:
+        return _swiglu(gate, x)  # type: ignore[no-any-return]
+    if gate.size < WORTH_HALVES or gate.shape != x.shape:
+        return swiglu(gate, x)
+    gates, xs = gate.reshape(-1, gate.shape[-1]), x.reshape(-1, x.shape[-1])
+    return in_halves(lambda some: swiglu(gates[some], xs[some]), gates.shape[0]).reshape(gate.shape)
