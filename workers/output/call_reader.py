@@ -1,0 +1,247 @@
+"""Calls out of a model's text, by a call format; pure, one per choice.
+
+Rule 1: the same text gives the same calls however it is cut: a decision is taken when no longer text could change it.
+Rule 2: structure before marks: a mark inside of a string is text of the string.
+Rule 3: what cannot be read is shown as text, whole; a call never loses an argument. Nothing here raises.
+Rule 4: only names of the request are calls; blanks before and between calls belong to the calls.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from workers.chat_template.call_format import CallFormat
+from workers.output.call_bodies import Body, Call, ListBody, ObjectBody
+from workers.output.call_marks import Matched, Mismatch, More, Names, Piece, Text, pieces_of
+from workers.output.reasoning import overlap
+from workers.output.tagged_body import TaggedBody
+
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which UTF-8 cannot say; JSON can, escaped
+
+
+@dataclass
+class Read:
+    """``calls``: names and arguments as JSON."""
+
+    text: str = ""
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    def __add__(self, other: "Read") -> "Read":
+        return Read(self.text + other.text, self.calls + other.calls)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A format, taken apart for reading, and the tools that may be called."""
+
+    format: CallFormat
+    schemas: dict[str, dict[str, Any]]
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(frozenset(self.schemas))
+
+    @cached_property
+    def head(self) -> tuple[Piece, ...]:
+        return pieces_of(self.format.outer[0]) + self.opening
+
+    @cached_property
+    def opening(self) -> tuple[Piece, ...]:
+        return pieces_of(self.format.opening)
+
+    @cached_property
+    def next_head(self) -> tuple[Piece, ...]:
+        return pieces_of(self.format.between) + self.opening
+
+    @cached_property
+    def outer_end(self) -> tuple[Piece, ...]:
+        return pieces_of(self.format.outer[1])
+
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        """The first words of what may begin a call, and which piece of ``head`` each is."""
+        found: dict[str, int] = {}
+        for i, piece in enumerate(self.head):
+            word = piece.parts[0]
+            if (i == 0 or piece.strong) and not piece.has_name_first:
+                found.setdefault(word, i)
+            if piece.has_name:
+                break
+        return found
+
+    @cached_property
+    def start(self) -> re.Pattern[str] | None:
+        longest_first = sorted(self.starts, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def body(self, text: Text, matched: Matched) -> Body:
+        match self.format.kind:
+            case "tagged":
+                return TaggedBody(self.format, self.schemas[matched.name], matched.name, matched.end)
+            case "json_list":
+                return ListBody(self.format, "", matched.end)
+        return ObjectBody(self.format, matched.name, matched.end)
+
+
+class CallReader:
+    def __init__(self, format: CallFormat, tools: Sequence[dict[str, Any]]) -> None:
+        schemas = {str(f.get("name")): f.get("parameters") or {} for f in (t.get("function") or {} for t in tools)}
+        self._grammar = Grammar(format, schemas)
+        self._rest = ""  # undecided
+        self._at = 0  # of it, where the call begins that may stand there
+        self._state = self._begin
+        self._body: Body | None = None
+        self._read = Read()
+        self._done = 0
+
+    @property
+    def inside(self) -> bool:
+        """In a call, as far as is known yet."""
+        return self._body is not None or self._state == self._behind
+
+    def push(self, text: str) -> Read:
+        self._rest += text
+        return self._run(Text(self._rest, whole=False))
+
+    def flush(self) -> Read:
+        """The end of the text: what is no call by now is text."""
+        read = self._run(Text(self._rest, whole=True))
+        rest, self._rest = self._rest, ""
+        if rest.strip() or not self._done:
+            read.text += rest
+        return read
+
+    def _run(self, text: Text) -> Read:
+        try:
+            while self._state(text):
+                text = Text(self._rest, text.whole)
+        except More:
+            pass
+        read, self._read = self._read, Read()
+        return read
+
+    # ------------------------------------------------------------ states: whether to go on
+
+    def _begin(self, text: Text) -> bool:
+        """Nothing but blanks has come: a format without marks begins here or nowhere."""
+        at = text.skip_blanks(0)
+        if at == len(text.text):
+            return False
+        if self._grammar.starts and not self._grammar.head[0].has_name_first:
+            self._state = self._outside
+            return True
+        self._at = 0
+        try:
+            self._open(text, at)
+        except Mismatch:
+            self._state = self._outside
+        return True
+
+    def _outside(self, text: Text) -> bool:
+        start = self._grammar.start
+        found = start.search(text.text) if start else None
+        if found is None:
+            kept = max((overlap(text.text, word) for word in self._grammar.starts), default=0)
+            self._show(len(text.text[: len(text.text) - kept].rstrip()) if start else len(text.text))
+            return False
+        self._at = len(text.text[: found.start()].rstrip())
+        self._show(self._at)
+        self._at, text = found.start() - self._at, Text(self._rest, text.whole)
+        try:
+            self._open(text, self._at, self._grammar.starts[found[0]])
+        except Mismatch:
+            self._show(self._at + len(found[0]))
+        return True
+
+    def _inside(self, text: Text) -> bool:
+        assert self._body is not None
+        try:
+            end, calls = self._body.read(text, self._follows)
+            named = [(call.name, _as_json(call)) for call in calls]
+            if not named or any(call.name not in self._grammar.schemas for call in calls):
+                raise Mismatch
+        except (Mismatch, ValueError, RecursionError):
+            self._give_up(text)
+            return True
+        self._read.calls += named
+        self._done += len(named)
+        self._rest, self._body, self._state = text.text[end:], None, self._behind
+        return True
+
+    def _behind(self, text: Text) -> bool:
+        """After a call: another one, the end of all, or text."""
+        if text.skip_blanks(0) == len(text.text) and not text.whole:
+            return False
+        for pieces in (self._grammar.next_head, self._grammar.head):
+            try:
+                self._at = 0
+                if self._grammar.format.kind != "json_list":
+                    self._open_pieces(text, 0, pieces)
+                    return True
+            except Mismatch:
+                pass
+        try:
+            end = text.pieces(self._grammar.outer_end, 0, Names(), Names()).end
+            self._rest = self._rest[end:]
+        except Mismatch:
+            pass
+        self._state = self._outside
+        return True
+
+    # ------------------------------------------------------------ calls
+
+    def _open(self, text: Text, at: int, first: int = 0) -> None:
+        self._open_pieces(text, at, self._grammar.head[first:])
+
+    def _open_pieces(self, text: Text, at: int, pieces: Sequence[Piece]) -> None:
+        """Raises More, Mismatch."""
+        matched = text.pieces(pieces, at, self._grammar.names, Names(), lenient=True)
+        begins = text.skip_blanks(matched.end)
+        if self._grammar.format.kind != "tagged":
+            if begins == len(text.text):
+                raise text.more()
+            if text.text[begins] not in "{[":
+                raise Mismatch
+            matched = Matched(begins, matched.name)
+        self._body = self._grammar.body(text, matched)
+        self._state = self._inside
+
+    def _follows(self, text: Text, at: int) -> bool:
+        """Whether the text ends here, or another call or the end of all calls stands here. Raises More."""
+        at = text.skip_blanks(at)
+        if at == len(text.text):
+            if text.whole:
+                return True
+            raise More
+        grammar = self._grammar
+        for pieces in (grammar.next_head, grammar.head, grammar.outer_end):
+            try:
+                if pieces:
+                    text.pieces(pieces, at, grammar.names, Names(), lenient=pieces is not grammar.outer_end)
+                    return True
+            except Mismatch:
+                pass
+        return False
+
+    def _give_up(self, text: Text) -> None:
+        """The mark that seemed to begin a call is text; what is behind it may still hold one."""
+        self._body, self._state = None, self._outside
+        found = self._grammar.start.search(text.text, self._at) if self._grammar.start else None
+        self._show(found.end() if found and found.start() == self._at else len(text.text[: self._at]) + 1)
+
+    def _show(self, size: int) -> None:
+        self._read.text += self._rest[:size]
+        self._rest = self._rest[size:]
+
+
+def _as_json(call: Call) -> str:
+    """Raises ValueError."""
+    text = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)
+    return _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def read(format: CallFormat, tools: Sequence[dict[str, Any]]) -> CallReader:
+    return CallReader(format, tools)

@@ -1,0 +1,217 @@
+"""The arguments of a call that are written one by one between tags, as Python's keywords or as a loose object.
+
+A value ends only where another argument or the call's end follows, so that marks inside of strings are text.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from workers.chat_template.call_format import KEY_HOLE, CallFormat
+from workers.output.almost_json import Incomplete, parse, parse_at
+from workers.output.argument_values import schema_at, tagged_value, value_of
+from workers.output.call_bodies import Call, Follows
+from workers.output.call_marks import Matched, Mismatch, Names, Piece, Text, pieces_of
+
+Json = Any
+Pieces = Sequence[Piece]
+_NOBODY = Names()
+
+
+class TaggedBody:
+    """``schema``: the tool's parameters, by which values without a type are read."""
+
+    def __init__(self, format: CallFormat, schema: dict[str, Any], name: str, at: int) -> None:
+        self._format = format
+        self._schema = schema
+        self._name = name
+        self._at = at
+        self._arguments: dict[str, Json] = {}
+        self._searched = (0, 0)  # where a value begins, and up to where its end was looked for
+        self._known = Names(frozenset(_properties(schema)))
+
+    def read(self, text: Text, follows: Follows) -> tuple[int, list[Call]]:
+        while True:
+            try:
+                found, kind = self._key(text, self._at, first=not self._arguments)
+            except Mismatch:
+                return self._end(text, self._at, follows), [Call(self._name, self._arguments)]
+            value, self._at = self._value(text, found, kind, follows)
+            self._arguments[found.key] = value
+
+    # ------------------------------------------------------------ marks
+
+    @cached_property
+    def _keys(self) -> list[tuple[str, tuple[Piece, ...]]]:
+        """The marks before a value, with the type that each names; one for strings, or for all."""
+        typed = [(kind, pieces_of(mark)) for kind, mark in self._format.key_by_type.items()]
+        return [("string" if typed else "", pieces_of(self._format.key)), *typed]
+
+    @cached_property
+    def _comma(self) -> tuple[Piece, ...]:
+        return pieces_of(self._format.comma)
+
+    @cached_property
+    def _closing(self) -> tuple[Piece, ...]:
+        return pieces_of(self._format.closing)
+
+    @cached_property
+    def _weak(self) -> bool:
+        return not any(piece.strong for piece in self._closing)
+
+    def _key(self, text: Text, at: int, *, first: bool, known: bool = False) -> tuple[Matched, str]:
+        """``known``: only keys of the schema. Raises More, Mismatch."""
+        if not first:
+            at = text.pieces(self._comma, at, _NOBODY, _NOBODY).end
+        for kind, pieces in self._keys:
+            try:
+                found = text.pieces(pieces, at, _NOBODY, self._known)
+            except Mismatch:
+                continue
+            if not known or found.key in self._known.words:
+                return found, kind
+        raise Mismatch
+
+    def _end(self, text: Text, at: int, follows: Follows) -> int:
+        """Behind the call's end; its last marks may be missing where something else ends it. Raises More, Mismatch."""
+        try:
+            end = text.pieces(self._closing, at, _NOBODY, _NOBODY).end
+            if not self._weak or follows(text, end):
+                return end
+        except Mismatch:
+            pass
+        for size in range(len(self._closing) - 1, 0, -1):
+            try:
+                end = text.pieces(self._closing[:size], at, _NOBODY, _NOBODY).end
+            except Mismatch:
+                continue
+            if follows(text, end):
+                return end
+        raise Mismatch
+
+    # ------------------------------------------------------------ values
+
+    def _value(self, text: Text, key: Matched, kind: str, follows: Follows) -> tuple[Json, int]:
+        """The value, and where what follows it begins."""
+        begin = text.skip_blanks(key.end)
+        if begin == len(text.text):
+            raise text.more()
+        if self._format.quotes[0]:
+            try:
+                start = text.literal(self._format.quotes[0], begin)
+            except Mismatch:
+                return self._bare(text, begin, key.key, follows)
+            closed = self._format.quotes[1] + self._format.after
+            end, behind = self._find_end(text, start, pieces_of(closed), follows)
+            return self._unquoted(text.text[start:end]), behind
+        after = self._format.after.replace(KEY_HOLE, key.key)
+        end, behind = self._find_end(text, key.end, pieces_of(after), follows)
+        return self._meaning(text.text[key.end : end], key.key, kind), behind
+
+    def _bare(self, text: Text, at: int, key: str, follows: Follows) -> tuple[Json, int]:
+        """A value without quotes in a format that has them: a constant, a number, an object or a list."""
+        quotes = None if self._format.values in ("json", "python") else self._format.quotes
+        if text.text[at] in "{[(\"'":
+            try:
+                value, end = parse_at(text.text, at, quotes)
+            except Incomplete:
+                raise text.more() from None
+            return value, text.pieces(pieces_of(self._format.after), end, _NOBODY, _NOBODY).end
+        end, behind = self._find_end(text, at, pieces_of(self._format.after), follows)
+        return value_of(text.text[at:end].strip(), schema_at(self._schema, key), self._schema), behind
+
+    def _find_end(self, text: Text, start: int, mark: Pieces, follows: Follows) -> tuple[int, int]:
+        """Where the value ends, and where what follows begins: the first place from which the rest makes sense."""
+        searched = self._searched[1] if self._searched[0] == start else start
+        places = _places(mark, self._comma, self._closing, self._keys)
+        for place in places.finditer(text.text, searched):
+            at = place.start()
+            self._searched = (start, at)
+            if (behind := self._ends_at(text, at, mark, follows)) is not None:
+                return at, behind
+        self._searched = (start, max(searched, len(text.text) - 64))
+        raise text.more()
+
+    def _ends_at(self, text: Text, at: int, mark: Pieces, follows: Follows) -> int | None:
+        try:
+            behind = text.pieces(mark, at, _NOBODY, _NOBODY).end
+            if self._continues(text, behind, follows):
+                return behind
+        except Mismatch:
+            pass
+        if not mark:
+            return None
+        # Models leave the mark behind a value out where another one follows.
+        for attempt in (
+            lambda: follows(text, text.pieces(self._closing, at, _NOBODY, _NOBODY).end),
+            lambda: not self._comma and self._key(text, at, first=True, known=True) is not None,
+        ):
+            try:
+                if attempt():
+                    return at
+            except Mismatch:
+                pass
+        return None
+
+    def _continues(self, text: Text, at: int, follows: Follows) -> bool:
+        """Whether another argument, or the end of the call, stands here. Raises More."""
+        try:
+            self._key(text, at, first=False)
+            return True
+        except Mismatch:
+            pass
+        try:
+            self._end(text, at, follows)
+            return True
+        except Mismatch:
+            return False
+
+    # ------------------------------------------------------------ meanings
+
+    def _unquoted(self, text: str) -> str:
+        if not self._format.escaped:
+            return text
+        try:
+            return str(parse(self._format.quotes[0] + text + self._format.quotes[1]))
+        except ValueError:
+            return text
+
+    def _meaning(self, text: str, key: str, kind: str) -> Json:
+        text = _without_blanks(text, self._format)
+        opened, closed = self._format.wrapper
+        if opened and text.strip().startswith(opened) and text.strip().endswith(closed):
+            return text.strip()[len(opened) : -len(closed)].replace(closed[:-1] + closed[-1:] + opened, "")
+        if kind == "string":
+            return text
+        schema = schema_at(self._schema, key)
+        if kind:
+            try:
+                return parse(text)
+            except ValueError:
+                return text
+        if self._format.values == "tags":
+            opens, closes = (tuple(mark.split(KEY_HOLE)) for mark in (self._format.key, self._format.after))
+            return tagged_value(text, (opens[0], opens[-1]), (closes[0], closes[-1]), schema, self._schema)
+        return value_of(text, schema, self._schema)
+
+
+def _without_blanks(text: str, format: CallFormat) -> str:
+    """Without the blanks that the template itself writes around a value."""
+    lead = format.key[len(format.key.rstrip()) :]
+    trail = format.after[: len(format.after) - len(format.after.lstrip())]
+    text = text.removeprefix(lead) if lead else text
+    return text.removesuffix(trail) if trail else text
+
+
+def _places(mark: Pieces, comma: Pieces, closing: Pieces, keys: Sequence[tuple[str, Pieces]]) -> re.Pattern[str]:
+    """Where a value may end: at the first word of its mark, of another argument, or of the call's end."""
+    firsts = [mark, closing, comma if comma else keys[0][1]]
+    words = {pieces[0].parts[0] for pieces in firsts if pieces} - {KEY_HOLE}
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
+
+
+def _properties(schema: dict[str, Any]) -> Iterator[str]:
+    properties = schema.get("properties")
+    yield from properties if isinstance(properties, dict) else ()
+
