@@ -1,12 +1,12 @@
 """Proves a call format: what the template renders of awkward calls must be read as the same calls.
 
-A probe is right, lost (the template does not show the value in any spelling), refused, or wrong. Only a format whose
-core probes are all right is native; what else is not right is told as a limit.
+A probe is right, lost (the template does not show the value in any spelling), refused by the template, or wrong. A
+format is native if a plain call is right and no core probe is wrong; all else that is not right is told as a limit.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from workers.chat_template.assistant_text import Turns
@@ -33,8 +33,14 @@ class Proof:
         return not self.limits
 
     @property
-    def native(self) -> bool:
+    def proved(self) -> bool:
+        """Whether all core probes are right."""
         return bool(self.right) and not self.core & set(self.limits)
+
+    @property
+    def native(self) -> bool:
+        wrong = {name for name, verdict in self.limits.items() if verdict == "wrong"}
+        return "plain" in self.right and not self.core & wrong
 
 
 def prove(found: Found, rendering: Rendering) -> Proof:
@@ -48,13 +54,13 @@ def prove(found: Found, rendering: Rendering) -> Proof:
 
 
 def _probes(format: CallFormat) -> list[Probe]:
-    key, closing, after = format.key, format.closing or format.outer[1], format.after
+    closing = format.closing or format.outer[1]
     return probes(
-        end_of_argument=_mark(after) or ",",
+        end_of_argument=_mark(format.after) or ",",
         end_of_call=_mark(closing) or "}",
         opening=_mark(format.outer[0] + format.opening) or "{",
-        whole_end=_filled(after + closing + format.outer[1]) or "}}",
-    ) if key or True else []
+        whole_end=_filled(format.after + closing + format.outer[1]) or "}}",
+    )
 
 
 def _mark(text: str) -> str:
@@ -110,5 +116,3 @@ def _is_shown(value: Json, text: str) -> bool:
     spellings += [each[1:-1] for each in spellings[1:4] if len(each) > 1]
     return any(spelling in text for spelling in spellings)
 
-
-__all__ = ["Proof", "prove", "replace"]

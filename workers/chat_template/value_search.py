@@ -89,7 +89,7 @@ def _values(turns: Turns, ids: Ids) -> Values:
         return "json"
     if before == "'":
         return "python"
-    return "tags" if before == "<" and behind == ">" else "loose"
+    return "tags" if behind == ">" else "loose"
 
 
 def _wrapper(found: CallFormat, turns: Turns, ids: Ids) -> tuple[str, str]:

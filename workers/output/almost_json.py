@@ -11,6 +11,7 @@ from typing import Any
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_RUN = re.compile(r"[-+.\w]+")
 _WORD = re.compile(r"[A-Za-z_$][\w$.-]*")
 _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "'": "'"}
@@ -30,6 +31,7 @@ _LENIENT = json.JSONDecoder(strict=False, parse_constant=_no_constant)
 
 def parse(text: str, quotes: tuple[str, str] | None = None) -> Any:
     """One value and nothing behind it. Raises ValueError. ``quotes``: of strings without escapes, beside JSON's."""
+    text += "\n"  # so that a number ends
     value, end = parse_at(text, _blanks(text, 0), quotes)
     if _blanks(text, end) != len(text):
         raise ValueError("something follows")
@@ -71,13 +73,23 @@ class _Tolerant:
             return self._list(at + 1, _CLOSERS[first])
         if self._quotes and self._text.startswith(self._quotes[0], at):
             return self._quoted(at)
+        if self._quotes and self._quotes[0].startswith(self._text[at:]):
+            raise IndexError
         if first in "\"'":
             return self._string(at + 1, first)
-        if (number := _NUMBER.match(self._text, at)) and number[0]:
-            return json.loads(number[0]), number.end()
-        if (word := _WORD.match(self._text, at)) and word[0] in _CONSTANTS:
-            return _CONSTANTS[word[0]], word.end()
-        raise ValueError("no value")
+        return self._scalar(at)
+
+    def _scalar(self, at: int) -> tuple[Any, int]:
+        run = _RUN.match(self._text, at)
+        if run is None:
+            raise ValueError("no value")
+        if run.end() == len(self._text):
+            raise IndexError  # it may go on
+        if run[0] in _CONSTANTS:
+            return _CONSTANTS[run[0]], run.end()
+        if not _NUMBER.fullmatch(run[0]):
+            raise ValueError("no value")
+        return json.loads(run[0]), run.end()
 
     def _object(self, at: int) -> tuple[dict[str, Any], int]:
         found: dict[str, Any] = {}
@@ -147,6 +159,8 @@ class _Tolerant:
         character = self._text[at]
         if character == "u" and re.fullmatch(r"[0-9a-fA-F]{4}", code := self._text[at + 1 : at + 5]):
             return self._unicode(int(code, 16), at + 5)
+        if character == "U" and re.fullmatch(r"000[0-9a-fA-F]{5}", code := self._text[at + 1 : at + 9]):
+            return chr(int(code, 16)), at + 9
         if character == "x" and re.fullmatch(r"[0-9a-fA-F]{2}", code := self._text[at + 1 : at + 3]):
             return chr(int(code, 16)), at + 3
         return _ESCAPES.get(character, "\\" + character), at + 1
@@ -169,7 +183,6 @@ class Scan:
     """
 
     at: int
-    quotes: str = '"'
     end: int | None = None
     broken: int | None = None
 
@@ -192,7 +205,7 @@ class Scan:
     def _character(self, character: str) -> None:
         if self._quote:
             self._in_string(character)
-        elif character in self.quotes:
+        elif character in "\"'":
             self._quote = character
         elif character in "{[(":
             self._open.append(character)

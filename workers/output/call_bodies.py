@@ -13,7 +13,7 @@ from workers.output.almost_json import Scan, parse
 from workers.output.call_marks import Mismatch, Names, Text, pieces_of
 
 Json = Any
-Follows = Callable[[Text, int], bool]
+Follows = Callable[[Text, int, bool], bool]
 _WHERE = ("arguments", "parameters", "args", "input")  # where models put them, whatever their template shows
 _NOBODY = Names()
 

@@ -209,14 +209,16 @@ class CallReader:
         self._body = self._grammar.body(text, matched)
         self._state = self._inside
 
-    def _follows(self, text: Text, at: int) -> bool:
-        """Whether the text ends here, or another call or the end of all calls stands here. Raises More."""
-        at = text.skip_blanks(at)
+    def _follows(self, text: Text, at: int, weak: bool) -> bool:
+        """Whether the text ends here, or another call or the end of all calls stands here. Raises More.
+
+        ``weak``: what stands before does not say by itself that a call ends.
+        """
+        at, grammar = text.skip_blanks(at), self._grammar
         if at == len(text.text):
             if text.whole:
-                return True
+                return not (weak and grammar.outer_end)
             raise More
-        grammar = self._grammar
         for pieces in (grammar.next_head, grammar.head, grammar.outer_end):
             try:
                 if pieces:

@@ -77,7 +77,7 @@ class TaggedBody:
         """Behind the call's end; its last marks may be missing where something else ends it. Raises More, Mismatch."""
         try:
             end = text.pieces(self._closing, at, _NOBODY, _NOBODY).end
-            if not self._weak or follows(text, end):
+            if not self._weak or follows(text, end, True):
                 return end
         except Mismatch:
             pass
@@ -86,7 +86,7 @@ class TaggedBody:
                 end = text.pieces(self._closing[:size], at, _NOBODY, _NOBODY).end
             except Mismatch:
                 continue
-            if follows(text, end):
+            if follows(text, end, self._weak):
                 return end
         raise Mismatch
 
@@ -140,19 +140,23 @@ class TaggedBody:
                 return behind
         except Mismatch:
             pass
-        if not mark:
-            return None
-        # Models leave the mark behind a value out where another one follows.
-        for attempt in (
-            lambda: follows(text, text.pieces(self._closing, at, _NOBODY, _NOBODY).end),
-            lambda: not self._comma and self._key(text, at, first=True, known=True) is not None,
-        ):
-            try:
-                if attempt():
-                    return at
-            except Mismatch:
-                pass
-        return None
+        plain = mark and not self._format.quotes[0] and not self._comma
+        return at if plain and self._lacks_mark(text, at, follows) else None
+
+    def _lacks_mark(self, text: Text, at: int, follows: Follows) -> bool:
+        """Models leave the mark behind a value out, where the call's end or another argument follows. Raises More."""
+        try:
+            if follows(text, text.pieces(self._closing, at, _NOBODY, _NOBODY).end, self._weak):
+                return True
+        except Mismatch:
+            pass
+        blanks = self._format.key[: len(self._format.key) - len(self._format.key.lstrip())]
+        if self._format.values == "tags" or not text.text.startswith(blanks, at - len(blanks)):
+            return False
+        try:
+            return self._key(text, at, first=True, known=True)[0].key not in self._arguments
+        except Mismatch:
+            return False
 
     def _continues(self, text: Text, at: int, follows: Follows) -> bool:
         """Whether another argument, or the end of the call, stands here. Raises More."""
