@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, LoopControlExtension
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.sandbox import SandboxedEnvironment
 
@@ -105,6 +106,8 @@ class Rendering:
     ) -> str | Raised:
         """``prompt``: with what opens the answer (``add_generation_prompt``)."""
         known = {**self.variables, "add_generation_prompt": prompt, "documents": None, **switches}
+        if "functions" in self.undeclared and "tools" not in self.undeclared:
+            known |= {"functions": json.dumps(tools or [], indent=4), "datetime": self.now().strftime("%Y-%m-%d")}
         try:
             pieces, size = [], 0
             stream = self._compiled.generate(messages=copied(messages), tools=copied(tools), **copied(known))
@@ -122,6 +125,11 @@ class Rendering:
     @cached_property
     def tree(self) -> nodes.Template:
         return _environment(self.now).parse(self.template.removeprefix("\ufeff"))
+
+    @cached_property
+    def undeclared(self) -> frozenset[str]:
+        """Names that the template reads and does not set: messages, tools, and the switches it listens to."""
+        return frozenset(find_undeclared_variables(self.tree))
 
 
 def copied(value: Json) -> Json:

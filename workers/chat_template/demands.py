@@ -1,0 +1,215 @@
+"""What a template demands of a conversation: asked by rendering one that breaks each rule, and looking for its words.
+
+A conversation is kept (every word is in the prompt), dropped (words are missing, in silence) or refused (it raises).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from workers.chat_template.environment import Json, Message, Raised, Rendering
+from workers.chat_template.format_search import FUNCTIONS_IDS, Found
+from workers.chat_template.probes import (
+    IDS,
+    NAME,
+    OTHER_NAME,
+    PLAIN,
+    RESULT,
+    SYSTEM,
+    TEXT,
+    THOUGHT,
+    USER,
+    VALUES,
+    Call,
+    assistant,
+    calling,
+    result,
+    system,
+    tool,
+    tools_for,
+    user,
+)
+
+Outcome = Literal["kept", "dropped", "refused"]
+Ids = Literal["any", "nine", "functions"]
+
+LONG_ID = "call_" + "0a1b2c3d" * 3
+OTHER, THIRD = Call(OTHER_NAME, {"zqkeycq": "zqvaluecq"}), "zqthirdq"
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+AWKWARD_SCHEMAS: tuple[Json, ...] = (
+    {"type": "object", "properties": {"a": {"type": ["string", "null"], "description": ""}}},
+    {"type": "object", "properties": {"a": {"type": "string"}}},
+    {"type": "object", "properties": {"a": True, "b": {}}},
+    {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}}},
+    {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}}}}},
+    {"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/x"}}}, "$defs": {"x": {}}},
+    {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}},
+    {},
+)
+
+
+@dataclass(frozen=True)
+class Demands:
+    """``shows_tools``: offered tools are in the prompt; ``calls``, ``results``: as the template's own turns.
+
+    ``system``: at all; ``late``: behind other turns; ``second``: two at the front. ``users``, ``assistants``: two in a
+    row; ``leading``: an assistant first; ``behind_result``: a user right behind a tool's result; ``unanswered``: a call
+    without a result. ``text``, ``parts``: a user's content as text or as parts. ``beside``: text in a turn that calls;
+    ``several``: calls in one turn. ``nothing``: what stands for no content beside a call. ``as_text``: arguments as
+    JSON text. ``thoughts``: the field that past thinking is read from, ``thoughts_shown``:
+    whether it always gets into the prompt, ``thoughts_beside``: with text and calls in one turn. ``plain_schemas``: tools need the plainest ones;
+    ``no_tools``: what stands for none.
+    """
+
+    shows_tools: bool = True
+    calls: Outcome = "kept"
+    results: Outcome = "kept"
+    system: Outcome = "kept"
+    late: Outcome = "kept"
+    second: Outcome = "kept"
+    users: Outcome = "kept"
+    assistants: Outcome = "kept"
+    leading: Outcome = "kept"
+    behind_result: Outcome = "kept"
+    unanswered: Outcome = "kept"
+    text: Outcome = "kept"
+    parts: Outcome = "refused"
+    beside: Outcome = "kept"
+    several: Outcome = "kept"
+    nothing: str | None = ""
+    as_text: bool = False
+    ids: Ids = "any"
+    thoughts: str = ""
+    thoughts_shown: bool = False
+    thoughts_beside: Outcome = "kept"
+    plain_schemas: bool = False
+    no_tools: tuple[()] | None = None
+
+
+NONE = Demands()
+
+
+@dataclass(frozen=True)
+class _Asking:
+    rendering: Rendering
+    tools: Sequence[Json] = field(default_factory=lambda: tools_for(PLAIN, OTHER))
+    content: Json = ""
+    as_text: bool = False
+    ids: Sequence[str] = IDS
+    no_tools: tuple[()] | None = None
+
+    def outcome(self, messages: Sequence[Message], words: Iterable[str], *, tools: bool = False) -> Outcome:
+        rendered = self.rendering.render(messages, self.tools if tools else self.no_tools, prompt=True)
+        if isinstance(rendered, Raised):
+            return "refused"
+        return "kept" if all(word in rendered for word in words) else "dropped"
+
+    def called(self, calls: Sequence[Call] = (PLAIN,), text: str = "", ids: Sequence[str] | None = None) -> Message:
+        return calling(calls, text or self.content, ids or self.ids, self.as_text)
+
+    def answered(self, number: int = 0, content: str = RESULT, call: Call = PLAIN, id: str = "") -> Message:
+        return result(content, id or self.ids[number], call.name)
+
+
+def find_demands(rendering: Rendering, found: Found | None) -> Demands:
+    """``found``: how the template writes calls, if it does."""
+    refuses_none = isinstance(rendering.render([user()], None, prompt=True), Raised)
+    asking = _Asking(rendering, no_tools=() if refuses_none else None)
+    if found is not None:
+        ids = IDS if found.ids != FUNCTIONS_IDS else (f"functions.{NAME}:0", f"functions.{OTHER_NAME}:1")
+        asking = replace(asking, content=found.content, as_text=found.as_text, ids=ids)
+    return Demands(
+        **_of_turns(asking),
+        **_of_calls(asking, found),
+        shows_tools=asking.outcome([user()], [NAME, OTHER_NAME], tools=True) == "kept",
+        no_tools=asking.no_tools,
+        **_of_thoughts(asking),
+        plain_schemas=any(_fails(rendering, each) for each in AWKWARD_SCHEMAS),
+    )
+
+
+def _of_turns(asking: _Asking) -> dict[str, Outcome]:
+    ask = asking.outcome
+    return {
+        "system": ask([system(), user()], [SYSTEM, USER]),
+        "late": _worst(
+            ask([user(), assistant(), system(), user(THIRD)], [USER, TEXT, SYSTEM, THIRD]),
+            ask([system(RESULT), user(), assistant(), system(), user()], [RESULT, USER, TEXT, SYSTEM]),
+        ),
+        "second": ask([system(), system(THIRD), user()], [SYSTEM, THIRD, USER]),
+        "users": ask([user(), user(THIRD)], [USER, THIRD]),
+        "assistants": ask([user(), assistant(), assistant(THIRD), user(RESULT)], [USER, TEXT, THIRD, RESULT]),
+        "leading": ask([assistant(), user()], [TEXT, USER]),
+        "text": ask([user()], [USER]),
+        "parts": _parts(asking),
+    }
+
+
+def _parts(asking: _Asking) -> Outcome:
+    rendered = asking.rendering.render([user([{"type": "text", "text": USER}])], asking.no_tools, prompt=True)
+    if isinstance(rendered, Raised):
+        return "refused"
+    return "kept" if USER in rendered and "'text'" not in rendered and '"text"' not in rendered else "dropped"
+
+
+def _of_calls(asking: _Asking, found: Found | None) -> dict[str, Json]:
+    def ask(*messages: Message, words: Sequence[str]) -> Outcome:
+        return asking.outcome([user(), *messages], words, tools=True)
+
+    if found is None:
+        return {"calls": "dropped", "results": ask(asking.called(), asking.answered(), words=[RESULT])}
+    called, answered, shown = asking.called(), asking.answered(), list(VALUES)
+    both = asking.called([PLAIN, OTHER])
+    second = asking.answered(1, THIRD, OTHER)
+    nine = ask(asking.called(ids=[LONG_ID]), asking.answered(id=LONG_ID), words=[RESULT])
+    return {
+        "results": ask(called, answered, words=[RESULT, *shown]),
+        "behind_result": ask(called, answered, user(THIRD), words=[RESULT, THIRD, *shown]),
+        "unanswered": _worst(
+            ask(called, assistant(), user(THIRD), words=[THIRD, TEXT, *shown]),
+            ask(called, user(THIRD), words=[THIRD, *shown]),
+        ),
+        "beside": _worst(
+            ask(asking.called(text=TEXT), answered, words=[TEXT, RESULT, *shown]),
+            ask(asking.called(text=TEXT), answered, assistant(THIRD), words=[TEXT, RESULT, THIRD, *shown]),
+        ),
+        "several": ask(both, answered, second, words=[*shown, "zqvaluecq", RESULT, THIRD]),
+        "nothing": found.content,
+        "as_text": found.as_text,
+        "ids": "functions" if found.ids else "nine" if nine == "refused" else "any",
+    }
+
+
+def _worst(*outcomes: Outcome) -> Outcome:
+    return next((bad for bad in ("refused", "dropped") if bad in outcomes), "kept")
+
+
+def _of_thoughts(asking: _Asking) -> dict[str, Json]:
+    """Where thinking is shown: in an answer, within a tool loop and behind one, before a later user."""
+    for name in THOUGHTS:
+        thinks = {name: THOUGHT}
+        looped = [user(), {**asking.called(), **thinks}, asking.answered()]
+        turns = [
+            [user(), assistant(**thinks)],
+            looped,
+            [*looped, assistant()],
+            [user(), assistant(**thinks), user(THIRD)],
+        ]
+        shown = [asking.outcome(messages, [THOUGHT], tools=True) == "kept" for messages in turns]
+        if any(shown) or any(_shown_by_switch(asking, messages) for messages in turns):
+            both = [user(), {**asking.called(text=TEXT), **thinks}, asking.answered()]
+            beside = asking.outcome(both, [RESULT], tools=True)
+            return {"thoughts": name, "thoughts_shown": all(shown), "thoughts_beside": beside}
+    return {}
+
+
+def _shown_by_switch(asking: _Asking, messages: Sequence[Message]) -> bool:
+    rendered = asking.rendering.render(messages, asking.tools, enable_thinking=True, thinking=True)
+    return isinstance(rendered, str) and THOUGHT in rendered
+
+
+def _fails(rendering: Rendering, schema: Json) -> bool:
+    described = tool(NAME, schema or {"type": "object", "properties": {}})
+    if not schema:
+        del described["function"]["parameters"], described["function"]["description"]
+    return isinstance(rendering.render([user()], [described], prompt=True), Raised)
