@@ -65,7 +65,7 @@ class Turns:
         if names:
             marked = self.rendering.render([*self.chat, {**message, "content": TEXT}, *results], self.tools)
             head = marked.partition(TEXT)[0] if isinstance(marked, str) and TEXT in marked else ""
-            if head and all(head.count(name) == self._plain_header.count(name) for name in names):
+            if head and all(head.count(name) == self.plain_header.count(name) for name in names):
                 heads.append(head)  # else the text stands behind the call
         before = max((head for head in heads if whole.startswith(head)), key=len, default=None)
         if before is None:
@@ -90,10 +90,10 @@ class Turns:
             self.rendering.render(self.chat, self.tools, prompt=True, **switches) for switches in THINKS
         ]
         heads = [prompt for prompt in prompts if isinstance(prompt, str)]
-        return [*heads, self._plain_header] if self._plain else heads
+        return [*heads, self.plain_header] if self._plain else heads
 
     @cached_property
-    def _plain_header(self) -> str:
+    def plain_header(self) -> str:
         return self._plain.partition(TEXT)[0]
 
     def _cut_before_result(self, whole: str) -> str:

@@ -27,6 +27,7 @@ class CallFormat:
     behind a value, ``comma`` between two arguments, ``quotes`` around a string, in which quotes and backslashes are
     ``escaped`` or not, ``wrapper`` around an awkward string.
     ``values``: how what is no string is written. ``several``: whether one turn may hold more than one call.
+    ``also``: other openings that models write, with the outer mark before them if there is one.
     """
 
     kind: Kind
@@ -48,6 +49,13 @@ class CallFormat:
     wrapper: tuple[str, str] = ("", "")
     values: Values = "json"
     several: bool = True
+    also: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Every mark that a call may have."""
+        own = (*self.outer, self.opening, self.closing, self.between, self.key, self.after, *self.quotes)
+        return tuple(mark for mark in (*own, *self.wrapper, *self.key_by_type.values(), *self.also) if mark)
 
 
 @dataclass(frozen=True)

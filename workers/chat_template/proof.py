@@ -6,7 +6,7 @@ format is native if a plain call is right and no core probe is wrong; all else t
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from workers.chat_template.assistant_text import Turns
@@ -15,6 +15,7 @@ from workers.chat_template.environment import Json, Raised, Rendering
 from workers.chat_template.format_search import Found, ids_for
 from workers.chat_template.marks import is_strong, tokens_of
 from workers.chat_template.probes import Call, Probe, probes, tools_for
+from workers.chat_template.schemas import plain_tools
 from workers.output.call_reader import CallReader
 
 Verdict = Literal["right", "lost", "refused", "wrong"]
@@ -79,6 +80,9 @@ def _verdict(probe: Probe, found: Found, rendering: Rendering) -> Verdict:
     tools = tools_for(*probe.calls)
     turns = Turns(rendering, tools, content=found.content, as_text=found.as_text)
     written = turns.calls(probe.calls, ids_for(probe.calls, found.ids), probe.text)
+    if isinstance(written, Raised):
+        turns = replace(turns, tools=plain_tools(tools))
+        written = turns.calls(probe.calls, ids_for(probe.calls, found.ids), probe.text)
     if isinstance(written, Raised):
         return "refused"
     reader = CallReader(found.format, tools)

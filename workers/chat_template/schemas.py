@@ -60,7 +60,7 @@ def _one_type(schema: dict[str, Json]) -> str:
     if isinstance(kinds, list):
         kinds = next((kind for kind in kinds if kind != "null"), None)
     if isinstance(kinds, str):
-        return kinds
+        return kinds if kinds != "null" else "string"
     if "properties" in schema:
         return "object"
     return "array" if "items" in schema else "string"

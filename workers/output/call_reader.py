@@ -45,31 +45,38 @@ class Grammar:
         return Names(frozenset(self.schemas))
 
     @cached_property
-    def head(self) -> tuple[Piece, ...]:
-        return pieces_of(self.format.outer[0]) + self.opening
-
-    @cached_property
     def opening(self) -> tuple[Piece, ...]:
         return pieces_of(self.format.opening)
 
     @cached_property
-    def next_head(self) -> tuple[Piece, ...]:
-        return pieces_of(self.format.between) + self.opening
+    def heads(self) -> list[tuple[Piece, ...]]:
+        """What may begin the first call."""
+        return [pieces_of(self.format.outer[0]) + self.opening, *map(pieces_of, self.format.also)]
+
+    @cached_property
+    def next_heads(self) -> list[tuple[Piece, ...]]:
+        """What may begin a call behind another one."""
+        return [pieces_of(self.format.between) + self.opening, *self.heads]
+
+    @property
+    def bare(self) -> bool:
+        """Whether a call has no mark before its name or its body, and so stands at the beginning of a text."""
+        return not self.heads[0] or self.heads[0][0].has_name_first
 
     @cached_property
     def outer_end(self) -> tuple[Piece, ...]:
         return pieces_of(self.format.outer[1])
 
     @cached_property
-    def starts(self) -> dict[str, int]:
-        """The first words of what may begin a call, and which piece of ``head`` each is."""
-        found: dict[str, int] = {}
-        for i, piece in enumerate(self.head):
-            word = piece.parts[0]
-            if (i == 0 or piece.strong) and not piece.has_name_first:
-                found.setdefault(word, i)
-            if piece.has_name:
-                break
+    def starts(self) -> dict[str, list[tuple[Piece, ...]]]:
+        """The first words of what may begin a call, and what must follow from there."""
+        found: dict[str, list[tuple[Piece, ...]]] = {}
+        for head in self.heads:
+            for i, piece in enumerate(head):
+                if (i == 0 or piece.strong) and not piece.has_name_first:
+                    found.setdefault(piece.parts[0], []).append(head[i:])
+                if piece.has_name:
+                    break
         return found
 
     @cached_property
@@ -130,14 +137,16 @@ class CallReader:
         at = text.skip_blanks(0)
         if at == len(text.text):
             return False
-        if self._grammar.starts and not self._grammar.head[0].has_name_first:
-            self._state = self._outside
-            return True
-        self._at = 0
-        try:
-            self._open(text, at)
-        except Mismatch:
-            self._state = self._outside
+        self._state = self._outside
+        if self._grammar.bare:
+            self._at = 0
+            try:
+                self._open(text, at, self._grammar.heads[0])
+            except Mismatch:
+                pass
+            except More:
+                self._state = self._begin
+                raise
         return True
 
     def _outside(self, text: Text) -> bool:
@@ -150,10 +159,13 @@ class CallReader:
         self._at = len(text.text[: found.start()].rstrip())
         self._show(self._at)
         self._at, text = found.start() - self._at, Text(self._rest, text.whole)
-        try:
-            self._open(text, self._at, self._grammar.starts[found[0]])
-        except Mismatch:
-            self._show(self._at + len(found[0]))
+        for pieces in self._grammar.starts[found[0]]:
+            try:
+                self._open(text, self._at, pieces)
+                return True
+            except Mismatch:
+                pass
+        self._show(self._at + len(found[0]))
         return True
 
     def _inside(self, text: Text) -> bool:
@@ -175,12 +187,11 @@ class CallReader:
         """After a call: another one, the end of all, or text."""
         if text.skip_blanks(0) == len(text.text) and not text.whole:
             return False
-        for pieces in (self._grammar.next_head, self._grammar.head):
+        self._at = 0
+        for pieces in self._grammar.next_heads if self._grammar.format.kind != "json_list" else ():
             try:
-                self._at = 0
-                if self._grammar.format.kind != "json_list":
-                    self._open_pieces(text, 0, pieces)
-                    return True
+                self._open(text, 0, pieces)
+                return True
             except Mismatch:
                 pass
         try:
@@ -193,10 +204,7 @@ class CallReader:
 
     # ------------------------------------------------------------ calls
 
-    def _open(self, text: Text, at: int, first: int = 0) -> None:
-        self._open_pieces(text, at, self._grammar.head[first:])
-
-    def _open_pieces(self, text: Text, at: int, pieces: Sequence[Piece]) -> None:
+    def _open(self, text: Text, at: int, pieces: Sequence[Piece]) -> None:
         """Raises More, Mismatch."""
         matched = text.pieces(pieces, at, self._grammar.names, Names(), lenient=True)
         begins = text.skip_blanks(matched.end)
@@ -219,7 +227,7 @@ class CallReader:
             if text.whole:
                 return not (weak and grammar.outer_end)
             raise More
-        for pieces in (grammar.next_head, grammar.head, grammar.outer_end):
+        for pieces in (*grammar.next_heads, grammar.outer_end):
             try:
                 if pieces:
                     text.pieces(pieces, at, grammar.names, Names(), lenient=pieces is not grammar.outer_end)

@@ -60,6 +60,11 @@ class TaggedBody:
     def _weak(self) -> bool:
         return not any(piece.strong for piece in self._closing)
 
+    @cached_property
+    def _closes_alone(self) -> bool:
+        """Whether the end is one mark, which a text that was cut off inside of a string may end with too."""
+        return sum(piece.strong for piece in self._closing) < 2
+
     def _key(self, text: Text, at: int, *, first: bool, known: bool = False) -> tuple[Matched, str]:
         """``known``: only keys of the schema. Raises More, Mismatch."""
         if not first:
@@ -146,7 +151,9 @@ class TaggedBody:
     def _lacks_mark(self, text: Text, at: int, follows: Follows) -> bool:
         """Models leave the mark behind a value out, where the call's end or another argument follows. Raises More."""
         try:
-            if follows(text, text.pieces(self._closing, at, _NOBODY, _NOBODY).end, self._weak):
+            end = text.pieces(self._closing, at, _NOBODY, _NOBODY).end
+            ended = text.whole and text.skip_blanks(end) == len(text.text)
+            if follows(text, end, self._weak) and not (ended and self._closes_alone):
                 return True
         except Mismatch:
             pass

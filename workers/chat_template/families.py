@@ -1,0 +1,153 @@
+"""What templates do not show of how their models write calls: a table, chosen by the marks that are found.
+
+Rule 1: a format that the template itself proves comes first; an entry here completes it, or stands in for it.
+Rule 2: an entry is chosen by marks of the template or of the vocabulary, never by a model's name.
+The forms are those of the models' own documentation and of their tokenizers' special tokens.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from workers.chat_template.call_format import NAME_HOLE as N
+from workers.chat_template.call_format import CallFormat
+
+_PYTHONIC = CallFormat(
+    "tagged", opening=f"{N}(", closing=")", between=", ", key="\ue101=", comma=", ", quotes=('"', '"'), escaped=True
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """``marks``: all must be in the template or the vocabulary. ``reason``: what the template does not show."""
+
+    names: str
+    marks: tuple[str, ...]
+    format: CallFormat
+    reason: str
+
+
+FAMILIES = (
+    Family(
+        "LFM2, LFM2.5",
+        ("<|tool_call_start|>", "<|tool_call_end|>"),
+        replace(_PYTHONIC, outer=("<|tool_call_start|>[", "]<|tool_call_end|>")),
+        "past calls are dropped",
+    ),
+    Family(
+        "LFM2 (template only)",
+        ("<|tool_list_start|>",),
+        replace(_PYTHONIC, outer=("<|tool_call_start|>[", "]<|tool_call_end|>")),
+        "past calls are dropped",
+    ),
+    Family(
+        "Phi-4-mini",
+        ("<|tool_call|>", "<|/tool_call|>"),
+        CallFormat("json_list", outer=("<|tool_call|>", "<|/tool_call|>")),
+        "past calls are dropped",
+    ),
+    Family(
+        "Granite 3",
+        ("<|tool_call|>",),
+        CallFormat("json_list", outer=("<|tool_call|>", "")),
+        "past calls are refused or dropped",
+    ),
+    Family(
+        "FunctionGemma",
+        ("<start_function_call>", "<end_function_call>"),
+        CallFormat(
+            "tagged",
+            opening=f"<start_function_call>call:{N}{{",
+            closing="}<end_function_call>",
+            key="\ue101:",
+            comma=",",
+            quotes=("<escape>", "<escape>"),
+            values="loose",
+        ),
+        "in case past calls are dropped",
+    ),
+    Family(
+        "InternLM2, InternLM3",
+        ("<|action_start|>", "<|plugin|>"),
+        CallFormat("json", opening="<|action_start|><|plugin|>", closing="<|action_end|>"),
+        "past calls are dropped",
+    ),
+    Family(
+        "LongCat",
+        ("<longcat_tool_call>",),
+        CallFormat("json", opening="<longcat_tool_call>", closing="</longcat_tool_call>"),
+        "in case past calls are dropped",
+    ),
+    Family(
+        "OLMo 3",
+        ("<function_calls>", "</function_calls>"),
+        replace(_PYTHONIC, outer=("<function_calls>", "</function_calls>"), between="\n"),
+        "past calls are text",
+    ),
+    Family(
+        "Step 3",
+        ("<｜tool_calls_begin｜>", "<｜tool_call_begin｜>"),
+        CallFormat(
+            "tagged",
+            outer=("<｜tool_calls_begin｜>", "<｜tool_calls_end｜>"),
+            opening=f'<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="{N}">',
+            closing="</steptml:invoke><｜tool_call_end｜>",
+            key='<steptml:parameter name="\ue101">',
+            after="</steptml:parameter>",
+        ),
+        "in case past calls are dropped",
+    ),
+    Family(
+        "Hunyuan, Jamba",
+        ("<tool_calls>", "</tool_calls>"),
+        CallFormat("json_list", outer=("<tool_calls>", "</tool_calls>")),
+        "past calls are dropped",
+    ),
+    Family(
+        "Granite 20B",
+        ("<function_call>",),
+        CallFormat("json", opening="<function_call>"),
+        "past calls are dropped",
+    ),
+    Family(
+        "Hermes, Qwen, ERNIE, SmolLM3 and their kind",
+        ("<tool_call>", "</tool_call>"),
+        CallFormat("json", opening="<tool_call>", closing="</tool_call>"),
+        "past calls are dropped",
+    ),
+    Family(
+        "Mistral before v11",
+        ("[TOOL_CALLS]",),
+        CallFormat("json_list", outer=("[TOOL_CALLS]", ""), also=("[TOOL_CALLS]" + N + "[ARGS]",)),
+        "past calls are refused",
+    ),
+)
+
+_HARMONY = "<|channel|>commentary to=functions." + N
+_HARMONY_HEADS = tuple(
+    f"{lead}{_HARMONY}{constraint}<|message|>"
+    for lead in ("<|start|>assistant", "")
+    for constraint in ("<|constrain|>json", "json", "")
+)
+
+
+def family_format(template: str, added_tokens: Collection[str]) -> CallFormat | None:
+    """For a template that shows tools and no calls."""
+    known = set(added_tokens)
+    return next(
+        (each.format for each in FAMILIES if all(mark in known or mark in template for mark in each.marks)), None
+    )
+
+
+def completed(format: CallFormat, template: str, added_tokens: Collection[str]) -> CallFormat:
+    """With what models write beside what their template shows."""
+    if format.kind == "name_json" and "to=functions." in format.opening and "<|channel|>" in format.opening:
+        return replace(format, also=_HARMONY_HEADS)  # gpt-oss: the channel comes first, and a constraint behind it
+    if format.kind == "json" and not format.marks and "<|python_tag|>" in {*added_tokens, *_in(template)}:
+        return replace(format, also=("<|python_tag|>",), between=";")  # Llama 3, which joins calls so
+    if format.kind == "name_json" and format.opening.startswith(N) and len(format.between.strip()) > 1:
+        return replace(format, also=(format.between + format.opening,))  # functionary: behind text as between calls
+    return format
+
+
+def _in(template: str) -> tuple[str, ...]:
+    return ("<|python_tag|>",) if "<|python_tag|>" in template or "Environment: ipython" in template else ()

@@ -1,0 +1,92 @@
+"""Which variables about thinking a template listens to, and what they do: found by trying each with each value."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.chat_template.environment import Json, Rendering
+from workers.chat_template.probes import user
+from workers.chat_template.thinking import ThinkingMarks
+
+State = Literal["open", "closed", "free"]  # how a prompt leaves the thinking
+
+_ABOUT = re.compile("think|reason|effort|budget")
+VALUES: tuple[Json, ...] = (True, False, "none", "low", "medium", "high", "max", "enabled", "disabled", "on", "off", 0, 1024)
+ONES = ("enable_thinking", "thinking", "reasoning_effort")  # what clients say, in the order in which it is asked
+
+
+@dataclass(frozen=True)
+class Switch:
+    """``changes``: values under which the prompt differs; ``off``, ``on``: the first that closes or opens the thinking."""
+
+    changes: tuple[Json, ...]
+    off: Json = None
+    on: Json = None
+
+
+def find_switches(rendering: Rendering, marks: ThinkingMarks | None) -> tuple[State, dict[str, Switch]]:
+    """How the thinking stands without any switch, and the switches by name."""
+    plain = rendering.render([user()], None, prompt=True)
+    if not isinstance(plain, str):
+        return "free", {}
+    state = state_of(plain, marks)
+    found = {}
+    for name in sorted(filter(_ABOUT.search, rendering.undeclared)):
+        prompts = [(value, rendering.render([user()], None, prompt=True, **{name: value})) for value in VALUES]
+        changed = [(value, prompt) for value, prompt in prompts if isinstance(prompt, str) and prompt != plain]
+        if changed:
+            off = _first(changed, "closed", marks) if state != "closed" else None
+            on = _first(changed, "open", marks)
+            if off is None and state == "open":
+                off = _first(changed, "free", marks)
+            if on is None and state == "closed":
+                on = _first(changed, "free", marks)
+            found[name] = Switch(tuple(value for value, _ in changed), off, on)
+    return state, found
+
+
+def state_of(prompt: str, marks: ThinkingMarks | None) -> State:
+    if marks is None:
+        return "free"
+    end = prompt.rstrip()
+    if end.endswith(marks.close) or (marks.answer and end.endswith(marks.answer)):
+        return "closed"
+    return "open" if end.endswith(marks.open) else "free"
+
+
+def _first(prompts: Sequence[tuple[Json, str]], state: State, marks: ThinkingMarks | None) -> Json:
+    return next((value for value, prompt in prompts if state_of(prompt, marks) == state), None)
+
+
+def heard(said: Mapping[str, Json], switches: Mapping[str, Switch]) -> dict[str, Json]:
+    """What a request says of its thinking, under the names that the template listens to.
+
+    ``said``: template arguments as clients name them. What the template knows itself goes through as it is; else on and
+    off are said by the switch that has them, and an effort by the switch that takes it.
+    """
+    known = {name: value for name, value in said.items() if name in switches}
+    rest = dict(said)
+    wish = _wish(said)
+    if wish is not None and not set(ONES) & set(known):
+        for name, switch in switches.items():
+            value = switch.on if wish else switch.off
+            if value is not None:
+                return {**rest, name: value}
+    effort = said.get("reasoning_effort")
+    if isinstance(effort, str) and "reasoning_effort" not in switches:
+        for name, switch in switches.items():
+            if "effort" in name and effort in switch.changes:
+                return {**rest, name: effort}
+    return rest
+
+
+def _wish(said: Mapping[str, Json]) -> bool | None:
+    """Whether thinking is wanted; None: nothing is said."""
+    for name in ONES:
+        value = said.get(name)
+        if isinstance(value, bool):
+            return value
+        if name == "reasoning_effort" and value == "none":
+            return False
+    return None
