@@ -15,13 +15,15 @@ from pydantic import TypeAdapter
 
 from workers.chat_template.call_format import CallFormat, Unknown
 from workers.chat_template.demands import Demands, find_demands
-from workers.chat_template.environment import Rendering
+from workers.chat_template.environment import Raised, Rendering
 from workers.chat_template.families import completed, family_format
 from workers.chat_template.format_search import Found, find_format
+from workers.chat_template.probes import PLAIN, tools_for, user
 from workers.chat_template.proof import Proof, Verdict, prove
 from workers.chat_template.switches import State, Switch, find_switches
 from workers.chat_template.thinking import ThinkingMarks, find_thinking
 
+MOST = 1 << 20  # characters of a probe's rendering
 VERSION = 1  # of what is derived; a kept analysis of another one is worth nothing
 
 Tools = Literal["native", "described", "none"]
@@ -63,16 +65,19 @@ def analyse(template: str, added_tokens: Collection[str] = ()) -> TemplateAnalys
 
 @lru_cache(maxsize=8)
 def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
-    rendering = Rendering(template)
+    rendering = Rendering(template, most=MOST)
     try:
-        found = find_format(rendering)
+        answers = [rendering.render([user()], tools, prompt=True) for tools in (None, [], tools_for(PLAIN))]
     except TemplateError as error:
         return TemplateAnalysis(reason=f"the template cannot be parsed ({type(error).__name__})")
+    if all(isinstance(answer, Raised) for answer in answers):
+        return TemplateAnalysis(reason="the template refuses a single message")
+    found = find_format(rendering)
     if isinstance(found, Found):
         found = replace(found, format=completed(found.format, template, added_tokens))
     proof = Proof() if isinstance(found, Unknown) else prove(found, rendering)
     usable = found if isinstance(found, Found) and proof.native else None
-    demands = find_demands(rendering, found if isinstance(found, Found) else None)
+    demands = find_demands(rendering, usable)
     thinking = find_thinking(rendering, demands, added_tokens)
     state, switches = find_switches(rendering, thinking)
     analysis = TemplateAnalysis(
@@ -80,7 +85,9 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
     )
     if usable is not None:
         return replace(analysis, format=usable.format, source="template", proved=proof.proved)
-    reason = found.reason if isinstance(found, Unknown) else "calls are not read as they are rendered"
+    if isinstance(found, Found):
+        return replace(analysis, reason="calls are not read as they are rendered")
+    reason = found.reason
     if demands.shows_tools and (format := family_format(template, added_tokens)) is not None:
         return replace(analysis, format=format, source="table", reason=reason)
     return replace(analysis, reason=reason)
@@ -88,7 +95,9 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
 
 def digest_of(template: str, added_tokens: Collection[str] = ()) -> str:
     """By which an analysis may be kept."""
-    return sha256("\0".join([str(VERSION), template, *sorted(added_tokens)]).encode("utf-8", "replace")).hexdigest()
+    return sha256(
+        "\0".join([str(VERSION), template, *sorted(added_tokens)]).encode("utf-8", "replace")
+    ).hexdigest()
 
 
 _ADAPTER = TypeAdapter(TemplateAnalysis)

@@ -42,7 +42,11 @@ AWKWARD_SCHEMAS: tuple[Json, ...] = (
     {"type": "object", "properties": {"a": True, "b": {}}},
     {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}}},
     {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}}}}},
-    {"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/x"}}}, "$defs": {"x": {}}},
+    {
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/x"}}},
+        "$defs": {"x": {}},
+    },
     {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}},
     {},
 )
@@ -56,8 +60,8 @@ class Demands:
     row; ``leading``: an assistant first; ``behind_result``: a user right behind a tool's result; ``unanswered``: a call
     without a result. ``text``, ``parts``: a user's content as text or as parts. ``beside``: text in a turn that calls;
     ``several``: calls in one turn. ``nothing``: what stands for no content beside a call. ``as_text``: arguments as
-    JSON text. ``thoughts``: the field that past thinking is read from, ``thoughts_shown``:
-    whether it always gets into the prompt, ``thoughts_beside``: with text and calls in one turn. ``plain_schemas``: tools need the plainest ones;
+    JSON text. ``thoughts``: the field that past thinking is read from, ``thoughts_shown``: whether it always gets into
+    the prompt, ``thoughts_beside``: with text and calls in one turn. ``plain_schemas``: tools need the plainest ones;
     ``no_tools``: what stands for none.
     """
 
@@ -104,7 +108,9 @@ class _Asking:
             return "refused"
         return "kept" if all(word in rendered for word in words) else "dropped"
 
-    def called(self, calls: Sequence[Call] = (PLAIN,), text: str = "", ids: Sequence[str] | None = None) -> Message:
+    def called(
+        self, calls: Sequence[Call] = (PLAIN,), text: str = "", ids: Sequence[str] | None = None
+    ) -> Message:
         return calling(calls, text or self.content, ids or self.ids, self.as_text)
 
     def answered(self, number: int = 0, content: str = RESULT, call: Call = PLAIN, id: str = "") -> Message:
@@ -128,7 +134,7 @@ def find_demands(rendering: Rendering, found: Found | None) -> Demands:
     )
 
 
-def _of_turns(asking: _Asking) -> dict[str, Outcome]:
+def _of_turns(asking: _Asking) -> dict[str, Json]:
     ask = asking.outcome
     return {
         "system": ask([system(), user()], [SYSTEM, USER]),

@@ -23,6 +23,7 @@ Json = Any  # what JSON can hold
 Message = dict[str, Json]
 
 MOST_CHARACTERS = 16 << 20  # of one rendering or repeated text
+MOST_BITS = 1 << 20  # of a number
 NOON = datetime(2026, 1, 2, 12, 0, 0)  # noqa: DTZ001 (templates write local time)
 
 
@@ -50,7 +51,7 @@ class _Sandbox(SandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Raises MemoryError before one expression takes all memory, or all time."""
-        if operator == "**" and (_size(left) > 64 or _size(right) > 64):
+        if operator == "**" and isinstance(right, int) and _size(left) * right > MOST_BITS:
             raise MemoryError("too large a power")
         for text, times in ((left, right), (right, left)):
             if hasattr(text, "__len__") and isinstance(times, int) and len(text) * times > MOST_CHARACTERS:
@@ -86,11 +87,15 @@ def _environment(now: Callable[[], datetime]) -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Rendering:
-    """``variables``: what every rendering sees, such as ``bos_token``. Raises TemplateError if it cannot be parsed."""
+    """``variables``: what every rendering sees, such as ``bos_token``; ``most``: characters of a rendering.
+
+    Raises TemplateError if the template cannot be parsed.
+    """
 
     template: str
     variables: Mapping[str, Json] = field(default_factory=lambda: {"bos_token": "", "eos_token": "</eos>"})
     now: Callable[[], datetime] = lambda: NOON
+    most: int = MOST_CHARACTERS
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
@@ -107,14 +112,17 @@ class Rendering:
         """``prompt``: with what opens the answer (``add_generation_prompt``)."""
         known = {**self.variables, "add_generation_prompt": prompt, "documents": None, **switches}
         if "functions" in self.undeclared and "tools" not in self.undeclared:
-            known |= {"functions": json.dumps(tools or [], indent=4), "datetime": self.now().strftime("%Y-%m-%d")}
+            known |= {
+                "functions": json.dumps(tools or [], indent=4),
+                "datetime": self.now().strftime("%Y-%m-%d"),
+            }
         try:
             pieces, size = [], 0
             stream = self._compiled.generate(messages=copied(messages), tools=copied(tools), **copied(known))
             for piece in stream:
                 pieces.append(piece)
                 size += len(piece)
-                if size > MOST_CHARACTERS:
+                if size > self.most:
                     return Raised("MemoryError", "more text than any model reads")
             return "".join(pieces)
         except TemplateError as error:

@@ -12,7 +12,14 @@ from workers.chat_template.call_format import NAME_HOLE as N
 from workers.chat_template.call_format import CallFormat
 
 _PYTHONIC = CallFormat(
-    "tagged", opening=f"{N}(", closing=")", between=", ", key="\ue101=", comma=", ", quotes=('"', '"'), escaped=True
+    "tagged",
+    opening=f"{N}(",
+    closing=")",
+    between=", ",
+    key="\ue101=",
+    comma=", ",
+    quotes=('"', '"'),
+    escaped=True,
 )
 
 
@@ -134,18 +141,23 @@ def family_format(template: str, added_tokens: Collection[str]) -> CallFormat | 
     """For a template that shows tools and no calls."""
     known = set(added_tokens)
     return next(
-        (each.format for each in FAMILIES if all(mark in known or mark in template for mark in each.marks)), None
+        (each.format for each in FAMILIES if all(mark in known or mark in template for mark in each.marks)),
+        None,
     )
 
 
 def completed(format: CallFormat, template: str, added_tokens: Collection[str]) -> CallFormat:
     """With what models write beside what their template shows."""
     if format.kind == "name_json" and "to=functions." in format.opening and "<|channel|>" in format.opening:
-        return replace(format, also=_HARMONY_HEADS)  # gpt-oss: the channel comes first, and a constraint behind it
+        return replace(
+            format, also=_HARMONY_HEADS
+        )  # gpt-oss: the channel comes first, and a constraint behind it
     if format.kind == "json" and not format.marks and "<|python_tag|>" in {*added_tokens, *_in(template)}:
         return replace(format, also=("<|python_tag|>",), between=";")  # Llama 3, which joins calls so
     if format.kind == "name_json" and format.opening.startswith(N) and len(format.between.strip()) > 1:
-        return replace(format, also=(format.between + format.opening,))  # functionary: behind text as between calls
+        return replace(
+            format, also=(format.between + format.opening,)
+        )  # functionary: behind text as between calls
     return format
 
 

@@ -1,6 +1,7 @@
 """Finds how a template writes calls: renders a few and looks where their names, keys and values stand.
 
-JSON is tried first, because its values say themselves where they end. What is no JSON is read as marks around sentinels.
+JSON is tried first, because its values say themselves where they end. What is no JSON is read as marks around
+sentinels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from workers.chat_template.call_format import (
 )
 from workers.chat_template.environment import Json, Raised, Rendering
 from workers.chat_template.marks import Tokens, common_prefix, common_suffix, tokens_of
-from workers.chat_template.probes import IDS, KEYS, NAME, OTHER_NAME, PLAIN, TEXT, VALUES, Call, tools_for
+from workers.chat_template.probes import IDS, KEYS, NAME, OTHER_NAME, PLAIN, VALUES, Call, tools_for
 from workers.chat_template.value_search import with_values
 from workers.output.almost_json import parse_at
 
@@ -50,11 +51,13 @@ def find_format(rendering: Rendering) -> Found | Unknown:
         if isinstance(shown, Unknown):
             reason = shown.reason
         elif best is None or (len(shown[1].text) < len(best[1].text) and best[0].as_text == as_text):
-            best = (turns, *reversed(shown))
+            best = (turns, shown[1], shown[0])
     if best is None:
         return Unknown(reason)
     search = _Search(*best)
     found = search.json() or search.tagged()
+    if isinstance(found, CallFormat) and {VALUE_HOLE, BODY_HOLE} & set("".join(found.marks)):
+        return Unknown("the template shows a call's arguments more than once")
     turns = search.turns
     return Found(found, search.ids, turns.content, turns.as_text) if isinstance(found, CallFormat) else found
 
@@ -123,7 +126,9 @@ class _Search:
             return Unknown("keys and values stand in no order that is known")
         rest = middle[: len(middle) - len(key)]
         after = common_prefix(rest, tail)
-        found = CallFormat("tagged", key="".join(key), after="".join(after), comma="".join(rest[len(after) :]))
+        found = CallFormat(
+            "tagged", key="".join(key), after="".join(after), comma="".join(rest[len(after) :])
+        )
         single = self._with_marks(found, head, tail, self._two())
         opening = single.opening.removesuffix(found.key)
         if opening == single.opening or not single.closing.startswith(found.after):
@@ -155,7 +160,9 @@ class _Search:
         """What stands between two calls, from value to value or from body to body; None if they are not both shown."""
         first, second = Call(NAME, {KEYS[0]: VALUES[0]}), Call(OTHER_NAME, {KEYS[0]: VALUES[1]})
         written = self.turns.calls([first, second], ids_for([first, second], self.ids))
-        if isinstance(written, Raised) or any(word not in written.text for word in (NAME, OTHER_NAME, *VALUES)):
+        if isinstance(written, Raised) or any(
+            word not in written.text for word in (NAME, OTHER_NAME, *VALUES)
+        ):
             return None
         text = _bodies(written.text, [first, second]) if bodies else _holes(written.text)
         parts = text.split(BODY_HOLE if bodies else VALUE_HOLE)
@@ -181,7 +188,12 @@ def _bodies(text: str, calls: Sequence[Call]) -> str:
 
 
 def _mentions(value: dict[str, Json]) -> bool:
-    return _path(value, NAME) is not None or _path(value, OTHER_NAME) is not None or NAME in value or OTHER_NAME in value
+    return (
+        _path(value, NAME) is not None
+        or _path(value, OTHER_NAME) is not None
+        or NAME in value
+        or OTHER_NAME in value
+    )
 
 
 def _json_values(text: str) -> Iterator[tuple[int, int, Json]]:
@@ -226,6 +238,3 @@ def _strings(value: Json) -> Iterator[tuple[Path, str]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in items:
         yield from (((key, *path), text) for path, text in _strings(each))
-
-
-__all__ = ["TEXT", "Found", "find_format", "ids_for"]

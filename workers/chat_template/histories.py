@@ -1,4 +1,4 @@
-"""What clients send as a conversation, made readable: text where text is meant, calls whole, results beside their calls.
+"""What clients send as a conversation, made readable: text as text, calls whole, results beside their calls.
 
 Arguments that a model wrote badly are repaired, names and ids that are missing are filled in. What no template shows,
 such as an image, is said in words.
@@ -6,6 +6,7 @@ such as an image, is said in words.
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from workers.output.almost_json import Incomplete, Scan, parse
@@ -16,6 +17,7 @@ LeftOut = list[tuple[str, str]]
 
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _ROLES = {"developer": "system", "function": "tool"}
+_ENDS = ("", '"', ": null", '": null', " null", "0")  # of a value that was cut off
 _ELSE = "arguments"  # the key of arguments that are no object
 
 
@@ -71,7 +73,10 @@ def _call(call: Mapping[str, Json], id: str) -> Json:
     return {
         "id": str(call.get("id") or id),
         "type": "function",
-        "function": {"name": str(function.get("name") or "unknown"), "arguments": repaired(function.get("arguments"))},
+        "function": {
+            "name": str(function.get("name") or "unknown"),
+            "arguments": repaired(function.get("arguments")),
+        },
     }
 
 
@@ -99,10 +104,9 @@ def _closed(text: str) -> Json:
     start = text.find("{")
     scan = Scan(max(start, 0))
     scan.read(text)
-    ends = ["", '"', ": null", '": null', " null", 'l', 'ul', '0']
-    for end in ends:
+    for kept, end in product((text, text[:-1]), _ENDS):
         try:
-            return parse(text + end + scan.missing)
+            return parse(kept + end + scan.missing)
         except ValueError:
             continue
     return text

@@ -42,4 +42,8 @@ def _merged(one: str, other: str) -> str | None:
     if one == other:
         return one
     shape = _DIGITS.sub(COUNT_HOLE, one)
-    return shape if COUNT_HOLE in shape and shape == _DIGITS.sub(COUNT_HOLE, other.replace(COUNT_HOLE, "0")) else None
+    return (
+        shape
+        if COUNT_HOLE in shape and shape == _DIGITS.sub(COUNT_HOLE, other.replace(COUNT_HOLE, "0"))
+        else None
+    )

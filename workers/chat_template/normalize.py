@@ -96,7 +96,9 @@ def _block(
         return [*before, turn, *results]
     split: list[Message] = []
     for i, call in enumerate(calls):
-        own = [each for each in results if each.get("tool_call_id") == call["id"]] or [_result(call, NO_RESULT)]
+        own = [each for each in results if each.get("tool_call_id") == call["id"]] or [
+            _result(call, NO_RESULT)
+        ]
         first = turn if i == 0 else {"role": "assistant", "content": demands.nothing}
         split += [{**first, "tool_calls": [call]}, *own]
     return [*before, *split]
@@ -137,7 +139,13 @@ def _arguments(turn: Message, demands: Demands) -> Message:
     if not demands.as_text or not turn.get("tool_calls"):
         return turn
     calls = [
-        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}}
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
         for call in turn["tool_calls"]
     ]
     return {**turn, "tool_calls": calls}

@@ -14,7 +14,12 @@ USER, SYSTEM, TEXT, RESULT, THOUGHT = "zquserq", "zqsystemq", "zqtextq", "zqresu
 NAME, OTHER_NAME = "zqnameq", "zqotherq"
 KEYS = ("zqkeyaq", "zqkeybq")
 VALUES = ("zqvalueaq", "zqvaluebq")
-IDS = ("zqida0001", "zqidb0002", "zqidc0003", "zqidd0004")  # nine letters or digits, as Mistral's templates demand
+IDS = (
+    "zqida0001",
+    "zqidb0002",
+    "zqidc0003",
+    "zqidd0004",
+)  # nine letters or digits, as Mistral's templates demand
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,10 @@ def schema_of(value: Json) -> dict[str, Json]:
         case None:
             kind = {"type": "null"}
         case list():
-            kind = {"type": "array", "items": schema_of(value[0]) if value else {"type": "string", "description": ""}}
+            kind = {
+                "type": "array",
+                "items": schema_of(value[0]) if value else {"type": "string", "description": ""},
+            }
         case _:
             properties = {key: schema_of(each) for key, each in value.items()}
             kind = {"type": "object", "properties": properties, "required": list(value)}
@@ -115,7 +123,7 @@ def probes(end_of_argument: str, end_of_call: str, opening: str, whole_end: str)
         _one("plain", word="Paris", unit="C"),
         _one("empty arguments"),
         _one("nested", where={"at": [1, {"deep": ["x", "y"]}], "name": "n"}, tags=["a", "b"]),
-        _one("quotes", text='He said "it\'s" and \'so\' `too`', more="'", third='"'),
+        _one("quotes", text="He said \"it's\" and 'so' `too`", more="'", third='"'),
         _one("lines", text="first\nsecond\tthird\r\nfourth\n\nlast"),
         _one("backslashes", text="C:\\new\\table \\\\ \\u0041 \\n \\'", path="\\d+\\.txt"),
         _one("end of call", text=f"before {end_of_call} behind", n=3),

@@ -91,7 +91,11 @@ def _verdict(probe: Probe, found: Found, rendering: Rendering) -> Verdict:
     if _same(calls, probe.calls):
         return "right"
     shown = written.text
-    return "wrong" if all(_is_shown(value, shown) for call in probe.calls for value in _leaves(dict(call.arguments))) else "lost"
+    return (
+        "wrong"
+        if all(_is_shown(value, shown) for call in probe.calls for value in _leaves(dict(call.arguments)))
+        else "lost"
+    )
 
 
 def _same(calls: Sequence[Call], wanted: Sequence[Call]) -> bool:
@@ -116,7 +120,12 @@ def _leaves(value: Json) -> Iterator[Json]:
 
 
 def _is_shown(value: Json, text: str) -> bool:
-    spellings = [str(value), repr(value), json.dumps(value), json.dumps(value, ensure_ascii=False), str(value).lower()]
+    spellings = [
+        str(value),
+        repr(value),
+        json.dumps(value),
+        json.dumps(value, ensure_ascii=False),
+        str(value).lower(),
+    ]
     spellings += [each[1:-1] for each in spellings[1:4] if len(each) > 1]
     return any(spelling in text for spelling in spellings)
-

@@ -38,9 +38,13 @@ def _plain(schema: Json, root: dict[str, Json], depth: int) -> dict[str, Json]:
         plain["properties"] = {key: _plain(each, root, depth - 1) for key, each in inner}
         plain["required"] = [key for key in schema.get("required") or () if key in plain["properties"]]
         more = schema.get("additionalProperties")
-        plain["additionalProperties"] = _plain(more, root, depth - 1) if isinstance(more, dict) and depth else bool(more)
+        plain["additionalProperties"] = (
+            _plain(more, root, depth - 1) if isinstance(more, dict) and depth else bool(more)
+        )
     if kind == "array":
-        plain["items"] = _plain(schema.get("items"), root, depth - 1) if depth else {"type": "object", "description": ""}
+        plain["items"] = (
+            _plain(schema.get("items"), root, depth - 1) if depth else {"type": "object", "description": ""}
+        )
     return plain
 
 

@@ -12,13 +12,31 @@ from workers.chat_template.thinking import ThinkingMarks
 State = Literal["open", "closed", "free"]  # how a prompt leaves the thinking
 
 _ABOUT = re.compile("think|reason|effort|budget")
-VALUES: tuple[Json, ...] = (True, False, "none", "low", "medium", "high", "max", "enabled", "disabled", "on", "off", 0, 1024)
-ONES = ("enable_thinking", "thinking", "reasoning_effort")  # what clients say, in the order in which it is asked
+VALUES: tuple[Json, ...] = (
+    True,
+    False,
+    "none",
+    "low",
+    "medium",
+    "high",
+    "max",
+    "enabled",
+    "disabled",
+    "on",
+    "off",
+    0,
+    1024,
+)
+ONES = (
+    "enable_thinking",
+    "thinking",
+    "reasoning_effort",
+)  # what clients say, in the order in which it is asked
 
 
 @dataclass(frozen=True)
 class Switch:
-    """``changes``: values under which the prompt differs; ``off``, ``on``: the first that closes or opens the thinking."""
+    """``changes``: values under which the prompt differs; ``off``, ``on``: what closes or opens the thinking."""
 
     changes: tuple[Json, ...]
     off: Json = None
@@ -33,8 +51,12 @@ def find_switches(rendering: Rendering, marks: ThinkingMarks | None) -> tuple[St
     state = state_of(plain, marks)
     found = {}
     for name in sorted(filter(_ABOUT.search, rendering.undeclared)):
-        prompts = [(value, rendering.render([user()], None, prompt=True, **{name: value})) for value in VALUES]
-        changed = [(value, prompt) for value, prompt in prompts if isinstance(prompt, str) and prompt != plain]
+        prompts = [
+            (value, rendering.render([user()], None, prompt=True, **{name: value})) for value in VALUES
+        ]
+        changed = [
+            (value, prompt) for value, prompt in prompts if isinstance(prompt, str) and prompt != plain
+        ]
         if changed:
             off = _first(changed, "closed", marks) if state != "closed" else None
             on = _first(changed, "open", marks)

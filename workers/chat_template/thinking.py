@@ -1,7 +1,7 @@
 """What opens and closes a model's thinking, found in its template.
 
-Looked for in this order, the best evidence first: past thinking that the template renders, a generation prompt that ends
-in a mark, an answer whose text before a mark is cut off, and marks that are tokens of the vocabulary.
+Looked for in this order, the best evidence first: past thinking that the template renders, a generation prompt that
+ends in a mark, an answer whose text before a mark is cut off, and marks that are tokens of the vocabulary.
 """
 
 import re
@@ -54,7 +54,10 @@ def find_thinking(
         _rendered(rendering, demands.thoughts)
         or _from_prompt(rendering)
         or _split(rendering)
-        or next((ThinkingMarks(*pair, evidence="vocabulary") for pair in PAIRS if set(pair) <= set(added_tokens)), None)
+        or next(
+            (ThinkingMarks(*pair, evidence="vocabulary") for pair in PAIRS if set(pair) <= set(added_tokens)),
+            None,
+        )
     )
 
 
@@ -63,17 +66,23 @@ def _rendered(rendering: Rendering, name: str) -> ThinkingMarks | None:
     parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": TEXT}]
     turns = [(assistant(parts), TEXT)]
     if name:
-        thinks = {name: THOUGHT}
+        thinks: dict[str, Json] = {name: THOUGHT}
         turns = [(assistant(**thinks), TEXT), (calling([PLAIN], **thinks), NAME), *turns]
     for (message, behind), tools in product(turns, (None, tools_for(PLAIN))):
         for switches in ({}, ON):
             whole = rendering.render([user(), message], tools, **switches)
-            if isinstance(whole, str) and "'thinking'" not in whole and (marks := _around(rendering, tools, whole, behind)):
+            if (
+                isinstance(whole, str)
+                and "'thinking'" not in whole
+                and (marks := _around(rendering, tools, whole, behind))
+            ):
                 return marks
     return None
 
 
-def _around(rendering: Rendering, tools: Sequence[Json] | None, whole: str, answer: str) -> ThinkingMarks | None:
+def _around(
+    rendering: Rendering, tools: Sequence[Json] | None, whole: str, answer: str
+) -> ThinkingMarks | None:
     before, found, rest = whole.partition(THOUGHT)
     if not found or answer not in rest:
         return None
@@ -91,7 +100,12 @@ def _mirrored(before: str, close: Sequence[str]) -> str:
     tokens = [token for token in tokens_of(before[-200:]) if not token.isspace()]
     for size in (4, 3, 2):
         opened = tokens[-size:]
-        if len(opened) == size and is_strong(opened[0]) and opened[0] != close[0] and opened[1:] == list(close[1:size]):
+        if (
+            len(opened) == size
+            and is_strong(opened[0])
+            and opened[0] != close[0]
+            and opened[1:] == list(close[1:size])
+        ):
             return "".join(opened)
     return ""
 

@@ -48,7 +48,11 @@ def _text(turns: Turns, ids: Ids, value: Json) -> str | None:
     call = Call(NAME, {KEYS[0]: value})
     turns = replace(turns, tools=tools_for(call))
     written = turns.calls([call], ids([call]))
-    return None if isinstance(written, Raised) else written.text.replace(NAME, NAME_HOLE).replace(KEYS[0], KEY_HOLE)
+    return (
+        None
+        if isinstance(written, Raised)
+        else written.text.replace(NAME, NAME_HOLE).replace(KEYS[0], KEY_HOLE)
+    )
 
 
 def _key_before(found: CallFormat, turns: Turns, ids: Ids, value: Json) -> str | None:

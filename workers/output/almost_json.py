@@ -159,7 +159,9 @@ class _Tolerant:
         character = self._text[at]
         if character == "u" and re.fullmatch(r"[0-9a-fA-F]{4}", code := self._text[at + 1 : at + 5]):
             return self._unicode(int(code, 16), at + 5)
-        if character == "U" and re.fullmatch(r"00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}", code := self._text[at + 1 : at + 9]):
+        if character == "U" and re.fullmatch(
+            r"00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}", code := self._text[at + 1 : at + 9]
+        ):
             return chr(int(code, 16)), at + 9
         if character == "x" and re.fullmatch(r"[0-9a-fA-F]{2}", code := self._text[at + 1 : at + 3]):
             return chr(int(code, 16)), at + 3

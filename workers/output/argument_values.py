@@ -30,7 +30,11 @@ def value_of(text: str, schema: Json, root: Schema, quotes: tuple[str, str] | No
         return value
     if not any(_fits(value, kind) for kind in kinds):
         return text
-    return text if "string" in kinds and isinstance(value, int | float) and not isinstance(value, bool) else value
+    return (
+        text
+        if "string" in kinds and isinstance(value, int | float) and not isinstance(value, bool)
+        else value
+    )
 
 
 def kinds_of(schema: Json, root: Schema, depth: int = 8) -> set[str]:
@@ -76,7 +80,9 @@ def schema_at(root: Schema, key: str) -> Json:
     return found if isinstance(found, dict) else {}
 
 
-def tagged_value(text: str, opens: tuple[str, str], closes: tuple[str, str], schema: Json, root: Schema) -> Json:
+def tagged_value(
+    text: str, opens: tuple[str, str], closes: tuple[str, str], schema: Json, root: Schema
+) -> Json:
     """Of objects and lists that are written as tags within tags. Raises ValueError."""
     children = list(_children(text, opens, closes))
     if not children:

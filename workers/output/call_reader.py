@@ -95,7 +95,9 @@ class Grammar:
 
 class CallReader:
     def __init__(self, format: CallFormat, tools: Sequence[dict[str, Any]]) -> None:
-        schemas = {str(f.get("name")): f.get("parameters") or {} for f in (t.get("function") or {} for t in tools)}
+        schemas = {
+            str(f.get("name")): f.get("parameters") or {} for f in (t.get("function") or {} for t in tools)
+        }
         self._grammar = Grammar(format, schemas)
         self._rest = ""  # undecided
         self._at = 0  # of it, where the call begins that may stand there

@@ -215,9 +215,11 @@ def _without_blanks(text: str, format: CallFormat) -> str:
     return text.removesuffix(trail) if trail else text
 
 
-def _places(mark: Pieces, comma: Pieces, closing: Pieces, keys: Sequence[tuple[str, Pieces]]) -> re.Pattern[str]:
+def _places(
+    mark: Pieces, comma: Pieces, closing: Pieces, keys: Sequence[tuple[str, Pieces]]
+) -> re.Pattern[str]:
     """Where a value may end: at the first word of its mark, of another argument, or of the call's end."""
-    firsts = [mark, closing, comma if comma else keys[0][1]]
+    firsts = [mark, closing, comma or keys[0][1]]
     words = {pieces[0].parts[0] for pieces in firsts if pieces} - {KEY_HOLE}
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
 
@@ -225,4 +227,3 @@ def _places(mark: Pieces, comma: Pieces, closing: Pieces, keys: Sequence[tuple[s
 def _properties(schema: dict[str, Any]) -> Iterator[str]:
     properties = schema.get("properties")
     yield from properties if isinstance(properties, dict) else ()
-

@@ -39,13 +39,19 @@ NULLABLE = {
     "$defs": {"item": {"type": "object", "properties": {"n": {"type": "integer"}}}},
 }
 TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "Says how it is.", "parameters": NULLABLE}},
+    {
+        "type": "function",
+        "function": {"name": "weather", "description": "Says how it is.", "parameters": NULLABLE},
+    },
     {"type": "function", "function": {"name": "rest"}},
 ]
 PARIS = '{"city": "alpha1"}'
 
 CONVERSATIONS: dict[str, tuple[list[Json], list[str]]] = {
-    "plain": ([system("alpha1"), user("beta2"), assistant("gamma3"), user("delta4")], ["alpha1", "beta2", "gamma3", "delta4"]),
+    "plain": (
+        [system("alpha1"), user("beta2"), assistant("gamma3"), user("delta4")],
+        ["alpha1", "beta2", "gamma3", "delta4"],
+    ),
     "two users": ([user("alpha1"), user("beta2")], ["alpha1", "beta2"]),
     "late system": (
         [system("alpha1"), user("beta2"), assistant("gamma3"), system("delta4"), user("epsilon5")],
@@ -54,22 +60,42 @@ CONVERSATIONS: dict[str, tuple[list[Json], list[str]]] = {
     "two systems": ([system("alpha1"), system("beta2"), user("gamma3")], ["alpha1", "beta2", "gamma3"]),
     "developer": ([{"role": "developer", "content": "alpha1"}, user("beta2")], ["alpha1", "beta2"]),
     "assistant first": ([assistant("alpha1"), user("beta2")], ["alpha1", "beta2"]),
-    "two assistants": ([user("alpha1"), assistant("beta2"), assistant("gamma3"), user("delta4")], ["alpha1", "beta2", "gamma3", "delta4"]),
-    "a call": ([user("beta2"), assistant(None, call("weather", PARIS)), result("gamma3")], ["alpha1", "beta2", "gamma3"]),
+    "two assistants": (
+        [user("alpha1"), assistant("beta2"), assistant("gamma3"), user("delta4")],
+        ["alpha1", "beta2", "gamma3", "delta4"],
+    ),
+    "a call": (
+        [user("beta2"), assistant(None, call("weather", PARIS)), result("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
     "cut arguments": (
         [user("beta2"), assistant("", call("weather", '{"city": "alpha1')), result("gamma3"), user("delta4")],
         ["alpha1", "beta2", "gamma3", "delta4"],
     ),
-    "arguments that are a list": ([user("beta2"), assistant(None, call("weather", '["alpha1"]')), result("gamma3")], ["alpha1", "gamma3"]),
+    "arguments that are a list": (
+        [user("beta2"), assistant(None, call("weather", '["alpha1"]')), result("gamma3")],
+        ["alpha1", "gamma3"],
+    ),
     "parts": (
-        [user([{"type": "text", "text": "alpha1"}, {"type": "text", "text": "beta2"}]), assistant([{"type": "text", "text": "gamma3"}]), user("delta4")],
+        [
+            user([{"type": "text", "text": "alpha1"}, {"type": "text", "text": "beta2"}]),
+            assistant([{"type": "text", "text": "gamma3"}]),
+            user("delta4"),
+        ],
         ["alpha1", "beta2", "gamma3", "delta4"],
     ),
     "result in parts with an image": (
-        [user("alpha1"), assistant(None, call("rest", "")), result([{"type": "text", "text": "beta2"}, {"type": "image_url", "image_url": {"url": "x"}}])],
+        [
+            user("alpha1"),
+            assistant(None, call("rest", "")),
+            result([{"type": "text", "text": "beta2"}, {"type": "image_url", "image_url": {"url": "x"}}]),
+        ],
         ["alpha1", "beta2", "image"],
     ),
-    "orphan result": ([user("alpha1"), result("beta2", "call_x"), user("gamma3")], ["alpha1", "beta2", "gamma3"]),
+    "orphan result": (
+        [user("alpha1"), result("beta2", "call_x"), user("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
     "several calls": (
         [
             user("beta2"),
@@ -81,7 +107,12 @@ CONVERSATIONS: dict[str, tuple[list[Json], list[str]]] = {
         ["alpha1", "beta2", "gamma3", "delta4", "epsilon5", "zeta6"],
     ),
     "text beside a call": (
-        [user("beta2"), assistant("gamma3", call("weather", PARIS), reasoning="eta7"), result("delta4", None), assistant("epsilon5")],
+        [
+            user("beta2"),
+            assistant("gamma3", call("weather", PARIS), reasoning="eta7"),
+            result("delta4", None),
+            assistant("epsilon5"),
+        ],
         ["alpha1", "beta2", "gamma3", "delta4", "epsilon5", "eta7"],
     ),
     "unanswered call": (

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.marks import quick_and_slow
 from tests.workers.chat_template.formats import CALLS, found, rendering
 from workers.chat_template.assistant_text import Turns
 from workers.chat_template.call_format import CallFormat
@@ -17,15 +18,40 @@ from workers.chat_template.marks import tokens_of
 from workers.chat_template.probes import Call, tools_for
 from workers.output.call_reader import CallReader, Read
 
-KINDS = sorted(CALLS)
+QUICK = ("json", "list", "loose", "name + json, counted", "pythonic", "tagged, lines", "tagged, typed")
+KINDS = quick_and_slow(QUICK, tuple(kind for kind in CALLS if kind not in QUICK))
 MARKS = [
-    *("</parameter>", "</function>", "</tool_call>", "<tool_call>", "<|tool_call>", "</arg_value>", "<arg_key>"),
-    *("]]>", "<![CDATA[", "[ARGS]", "<|call_end|>", "')", "})", '"}', "<|\"|", "}}", "]", "</dsml:parameter>"),
+    *(
+        "</parameter>",
+        "</function>",
+        "</tool_call>",
+        "<tool_call>",
+        "<|tool_call>",
+        "</arg_value>",
+        "<arg_key>",
+    ),
+    *("]]>", "<![CDATA[", "[ARGS]", "<|call_end|>", "')", "})", '"}', '<|"|', "}}", "]", "</dsml:parameter>"),
 ]
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00<>[]\"'"), max_size=12)
 STRINGS = st.one_of(
     WORDS,
-    st.sampled_from(["'", '"', "\\", "\\n", "a\nb", "\u2028", "it's", 'say "so"', "C:\\x", "true", "null", "[1]", '{"a": 1}']),
+    st.sampled_from(
+        [
+            "'",
+            '"',
+            "\\",
+            "\\n",
+            "a\nb",
+            "\u2028",
+            "it's",
+            'say "so"',
+            "C:\\x",
+            "true",
+            "null",
+            "[1]",
+            '{"a": 1}',
+        ]
+    ),
     st.tuples(WORDS, st.sampled_from(MARKS), WORDS.filter(str.strip)).map("".join),
 )
 NUMBERS = st.one_of(st.integers(-(10**20), 10**20), st.floats(allow_nan=False, allow_infinity=False))
@@ -36,7 +62,9 @@ TYPED = {  # each key has values of one type, as one schema says it
     "größe": st.floats(allow_nan=False, allow_infinity=False),
     "a_b": st.lists(st.integers(0, 9), min_size=1, max_size=3),
     "loud": st.booleans(),
-    "where": st.fixed_dictionaries({"x": STRINGS.filter(lambda text: text == text.strip()), "y": NUMBERS.map(float)}),
+    "where": st.fixed_dictionaries(
+        {"x": STRINGS.filter(lambda text: text == text.strip()), "y": NUMBERS.map(float)}
+    ),
 }
 ARGUMENTS = st.fixed_dictionaries({}, optional=TYPED)
 CALL = st.builds(Call, st.sampled_from(["get", "get_more", "mcp.read-it"]), ARGUMENTS)
@@ -77,7 +105,7 @@ def cut(text: str, at: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_rendered_calls_are_read_as_they_were_however_the_text_is_cut(kind: str, data: st.DataObject) -> None:
     several = found(kind).format.several
@@ -106,7 +134,9 @@ def test_a_cut_off_text_never_gives_another_call(kind: str, data: st.DataObject)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(kind: str, data: st.DataObject) -> None:
+def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(
+    kind: str, data: st.DataObject
+) -> None:
     arguments = {"n": data.draw(st.integers(1, 99)), "path": data.draw(st.sampled_from(["a", "x y"]))}
     call = Call("get", arguments)
     text, tools = written(kind, [call])
@@ -120,7 +150,10 @@ def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(kind
     changed = "".join(tokens)
     read = read_in([changed], found(kind).format, tools)
     if read.calls:
-        values = {key: value.strip() if isinstance(value, str) else value for key, value in json.loads(read.calls[0][1]).items()}
+        values = {
+            key: value.strip() if isinstance(value, str) else value
+            for key, value in json.loads(read.calls[0][1]).items()
+        }
         assert values == arguments
     else:
         assert read.text == changed
@@ -128,15 +161,20 @@ def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(kind
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=10, deadline=None)
-@given(noise=st.lists(st.one_of(st.sampled_from(MARKS), WORDS, st.just("get"), st.just('{"a": 1')), max_size=8), data=st.data())
+@given(
+    noise=st.lists(st.one_of(st.sampled_from(MARKS), WORDS, st.just("get"), st.just('{"a": 1')), max_size=8),
+    data=st.data(),
+)
 def test_text_without_a_call_is_shown_whole(kind: str, noise: list[str], data: st.DataObject) -> None:
     text, (_, tools) = "".join(noise), written(kind, [Call("get", {})])
-    read = read_in(cut(text, data.draw(st.lists(st.integers(0, len(text)), max_size=5))), found(kind).format, tools)
+    read = read_in(
+        cut(text, data.draw(st.lists(st.integers(0, len(text)), max_size=5))), found(kind).format, tools
+    )
     if not read.calls:
         assert read.text == text
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"json, no marks"}))
+@pytest.mark.parametrize("kind", sorted(set(CALLS) - {"json, no marks"}))
 def test_text_before_a_call_is_shown_at_once(kind: str) -> None:
     text, tools = written(kind, [Call("get", {"path": "x"})], "Let me see.")
     reader = CallReader(found(kind).format, tools)
@@ -146,7 +184,7 @@ def test_text_before_a_call_is_shown_at_once(kind: str) -> None:
     assert not read.text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CALLS)
 def test_a_name_that_the_request_does_not_have_is_text(kind: str) -> None:
     text, tools = written(kind, [Call("get", {"path": "x"})])
     unknown = text.replace("get", "put")
@@ -182,7 +220,14 @@ def test_json_that_is_nearly_right_is_read_as_it_was_meant(what: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ["{}", "[]", "null", '{"name": "get", "arguments": [1]}', '{"name": "get", "arguments": {"a": NaN}}', '{"name": 1}'],
+    [
+        "{}",
+        "[]",
+        "null",
+        '{"name": "get", "arguments": [1]}',
+        '{"name": "get", "arguments": {"a": NaN}}',
+        '{"name": 1}',
+    ],
 )
 def test_json_that_is_no_call_is_text(body: str) -> None:
     text = f"<tool_call>{body}</tool_call> behind"
