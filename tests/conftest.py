@@ -15,6 +15,10 @@ from tests.blas import VARIABLE, open_chosen_blas
 for _name in [name for name in os.environ if name.startswith(PREFIX) and name != VARIABLE]:
     del os.environ[_name]
 
+# Tests start hundreds of processes; without bytecode files each of them compiles our modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Under nohup, what tests start would ignore it too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

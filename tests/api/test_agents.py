@@ -1,7 +1,6 @@
 """Requests that Codex CLI 0.169 and Claude Code 2.1 send in the middle of a task, with other texts."""
 
 import copy
-import json
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import ChatPrompt, FinishReason, Generation, Submit, ToolUse
 from tests.api.conftest import Stack
 from tests.api.fake_broker import PROMPT_TOKENS, call, saying
+from tests.client import chunks
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FORECAST = "mcp__weather__forecast"
@@ -207,13 +207,7 @@ def test_pictures_in_codexs_tool_outputs_are_left_out_and_the_model_is_told(kind
     assert told[0]["content"] == f"[{kind} left out: this model reads text only]"
 
 
-def sse(text: str) -> list[dict[str, Any]]:
-    """The data of a stream's events."""
-    lines = [line for line in text.splitlines() if line.startswith("data: ")]
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
-
-
-def test_a_call_names_its_namespace_to_codex(stack: Stack) -> None:
+def test_codex_is_told_the_namespace_of_a_call(stack: Stack) -> None:
     stack.broker.script = saying(
         *call("c1", FORECAST, '{"city": ', '"Rome"}'),
         *call("c2", "exec_command", "{}", index=1),
@@ -221,7 +215,7 @@ def test_a_call_names_its_namespace_to_codex(stack: Stack) -> None:
     )
     response = stack.client.post("/v1/responses", json=CODEX)
     assert response.status_code == 200
-    sent = sse(response.text)
+    sent = list(chunks([response.content]))
     added = [one["item"] for one in sent if one["type"] == "response.output_item.added"]
     done = [one["item"] for one in sent if one["type"] == "response.output_item.done"]
     named = [(item.get("namespace"), item["name"]) for item in [*added, *done]]
@@ -247,7 +241,7 @@ def test_a_past_call_keeps_its_namespace_in_the_next_request(stack: Stack) -> No
 
 def test_codexs_request_for_a_summary_without_tools_is_accepted(stack: Stack) -> None:
     response = stack.client.post("/v1/responses", json={**CODEX, "tools": [], "parallel_tool_calls": False})
-    assert sse(response.text)[-1]["type"] == "response.completed"
+    assert list(chunks([response.content]))[-1]["type"] == "response.completed"
 
 
 # ---------------------------------------------------------------- Claude Code
@@ -440,7 +434,11 @@ def test_claude_code_gets_a_tool_call(stack: Stack) -> None:
         "/v1/messages?beta=true", json=CLAUDE, headers={"anthropic-beta": "effort-2025-11-24"}
     )
     assert response.status_code == 200
-    begun = [one["content_block"] for one in sse(response.text) if one["type"] == "content_block_start"]
+    begun = [
+        one["content_block"]
+        for one in list(chunks([response.content]))
+        if one["type"] == "content_block_start"
+    ]
     assert [block["type"] for block in begun] == ["text", "tool_use"]
     assert (begun[1]["id"], begun[1]["name"], begun[1]["input"]) == ("c1", FORECAST, {})
 

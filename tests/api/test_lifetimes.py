@@ -27,6 +27,7 @@ from shared.protocol import (
 )
 from tests.api.conftest import Stack, chat_body, run_stack
 from tests.api.fake_broker import WORDS, accept_only, answer, deltas
+from tests.client import chunks
 
 TEXT = "".join(WORDS)
 THIRD = '" a"'  # as a chunk has it
@@ -52,8 +53,8 @@ def streaming(stack: Stack, **fields: Any) -> Iterator[Iterator[str]]:
 
 
 def text_of(lines: Iterable[str], index: int = 0) -> str:
-    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+    parts = chunks(f"{line}\n\n".encode() for line in lines)
+    choices = [choice for chunk in parts for choice in chunk["choices"] if choice["index"] == index]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.client import CHAT, DONE, HOST, Event, EventReader
 from tests.jobs import job
 from workers.scripted.engine import Script, scripted_token
 
@@ -28,12 +29,12 @@ class Answer:
     finishes: list[str] = field(default_factory=list)
     done: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
-    keepalives: int = 0
     completion_tokens: int | None = None
     broken: str = ""  # how the connection ended, if not in order
     headers: dict[str, str] = field(default_factory=dict)
     took: float = 0.0
     came: list[float] = field(default_factory=list)  # when each piece of text did
+    events: EventReader = field(default_factory=EventReader, repr=False)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -56,16 +57,16 @@ class Answer:
         """The longest of them."""
         return max(self.gaps, default=0.0)
 
-    def read(self, line: str) -> bool:
-        """One line of the stream; true: it had text in it."""
-        if line.startswith(":"):
-            self.keepalives += 1
-        if not line.startswith("data: "):
-            return False
-        if line == "data: [DONE]":
+    @property
+    def keepalives(self) -> int:
+        return self.events.comments
+
+    def take(self, event: Event) -> bool:
+        """True: the event had text in it."""
+        if event.data == DONE:
             self.done += 1
             return False
-        chunk = json.loads(line.removeprefix("data: "))
+        chunk = event.json()
         if error := chunk.get("error"):
             self.errors.append(error)
             return False
@@ -128,7 +129,7 @@ class Stream:
         return self.answer
 
     def leave(self) -> None:
-        """Hangs up at the next line."""
+        """Hangs up at the next event."""
         self._leaves = True
 
     @property
@@ -138,7 +139,7 @@ class Stream:
     def _run(self) -> None:
         began = time.monotonic()
         answer = self.answer
-        url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
+        url = f"http://{HOST}:{self._port}{CHAT}"
         try:
             with httpx.stream("POST", url, json=answer.body, timeout=60) as response:
                 answer.status = response.status_code
@@ -146,9 +147,10 @@ class Stream:
                 if response.status_code != 200:
                     answer.errors.append(json.loads(response.read())["error"])
                     return
-                for line in response.iter_lines():
-                    if answer.read(line):
-                        self._words.release()
+                for data in response.iter_raw():
+                    for event in answer.events.feed(data):
+                        if answer.take(event):
+                            self._words.release()
                     if self._leaves:
                         return
         except httpx.HTTPError as error:

@@ -5,9 +5,9 @@ import pytest
 from tests.faults.stack import FaultStack, fault_stack
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def running() -> Iterator[FaultStack]:
-    """Started once: what the tests do to it, it has to survive."""
+    """One for each module: what its tests do to it, it has to survive."""
     with fault_stack("--step", "0.01") as stack:
         yield stack
 

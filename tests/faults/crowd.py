@@ -6,11 +6,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
+from tests.client import Refused, stream
 from tests.faults.client import MARKER, Answer
 
 T = TypeVar("T")
-
-HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close"
 
 
 def asked(seed: int, max_tokens: int, model: str = "a") -> Answer:
@@ -21,7 +20,11 @@ async def ask(port: int, answer: Answer) -> Answer:
     began = time.monotonic()
     try:
         async with asyncio.timeout(120):
-            await _exchange(port, answer)
+            await stream(port, answer.body, answer.take, answer.events)
+        answer.status = 200
+    except Refused as refused:
+        answer.status, answer.headers = refused.head
+        answer.errors.append(json.loads(refused.content)["error"])
     except (OSError, EOFError, TimeoutError) as error:
         answer.broken = repr(error)
     answer.took = time.monotonic() - began
@@ -40,25 +43,3 @@ def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
         return list(await asyncio.gather(*(call() for call in calls)))
 
     return asyncio.run(all_of_them())
-
-
-async def _exchange(port: int, answer: Answer) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        body = json.dumps(answer.body).encode()
-        writer.write(f"{HEAD}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        await _read(reader, answer)
-    finally:
-        writer.close()
-
-
-async def _read(reader: asyncio.StreamReader, answer: Answer) -> None:
-    """Chunked or not: chunk sizes are lines that say nothing."""
-    status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-    answer.status = int(status.split()[1])
-    answer.headers = {k.lower(): v.strip() for k, v in (line.split(":", 1) for line in headers if line)}
-    if answer.status != 200:
-        answer.errors.append(json.loads(await reader.read())["error"])
-        return
-    while line := await reader.readline():
-        answer.read(line.decode().rstrip("\r\n"))

@@ -12,7 +12,6 @@ import pytest
 
 from tests.faults.stack import FaultStack, all_right
 from tests.faults.test_workers import warm
-from tests.marks import quick_and_slow
 
 
 class SmallDisk(FaultStack):
@@ -64,7 +63,8 @@ def disk() -> Iterator[SmallDisk]:
     stack.close()
 
 
-@pytest.mark.parametrize("what", quick_and_slow(("bytes",), ("files",)))
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["bytes", "files"])
 def test_a_full_disk_stops_no_answer_whatever_is_killed_and_no_log_once_there_is_room(
     disk: SmallDisk, what: str
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.client import chunks
 from tests.faults.stack import FaultStack, fault_stack
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
@@ -46,9 +47,8 @@ def ask(stack: FaultStack, options: dict[str, Any]) -> dict[str, Any]:
     body["stream_options"] = {"include_usage": True}
     got: dict[str, Any] = {"text": defaultdict(str), "finish": {}, "tokens": defaultdict(list)}
     with stack.http.stream("POST", "/v1/completions", json=body) as response:
-        for line in response.iter_lines():
-            if line.startswith("data: {"):
-                take(got, json.loads(line.removeprefix("data: ")))
+        for chunk in chunks(response.iter_raw()):
+            take(got, chunk)
     return got
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shared.models import EMBEDDED_MODEL
+from tests.client import chunks
 from tests.faults.stack import FaultStack, fault_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -81,12 +82,10 @@ def stream(stack: FaultStack, wanted: dict[str, Any]) -> list[str]:
     with stack.http.stream(
         "POST", "/v1/chat/completions", json={**wanted, "stream": True}, timeout=200
     ) as response:
-        for line in response.iter_lines():
-            if line.startswith("data: {"):
-                chunk = json.loads(line.removeprefix("data: "))
-                assert "error" not in chunk, chunk
-                for choice in chunk["choices"]:
-                    texts[choice["index"]] += choice["delta"].get("content") or ""
+        for chunk in chunks(response.iter_raw()):
+            assert "error" not in chunk, chunk
+            for choice in chunk["choices"]:
+                texts[choice["index"]] += choice["delta"].get("content") or ""
     return texts
 
 

@@ -67,7 +67,8 @@ def test_a_worker_killed_while_it_loads_is_started_again_and_the_request_waits(s
 def test_a_worker_killed_while_idle_is_started_again_when_asked_for(stack: FaultStack) -> None:
     victim = warm(stack)
     os.kill(victim, signal.SIGKILL)
-    stack.until(lambda: not stack.workers("a"), "noticed", 0.5)
+    stack.until(lambda: not stack.workers("a"), "noticed")
+    assert "silent" not in stack.status()["deaths"][0]["how"]
     assert warm(stack) != victim
 
 
@@ -93,7 +94,8 @@ def test_a_killed_worker_that_the_broker_did_not_start_is_missed_before_it_count
     for stream in streams:
         stream.wait_for_word()
     static.kill()
-    stack.until(lambda: static.pid not in [w["pid"] for w in stack.status()["workers"]], "missed", 1.5)
+    stack.until(lambda: static.pid not in [w["pid"] for w in stack.status()["workers"]], "missed")
+    assert "silent" not in stack.status()["deaths"][0]["how"]
     all_right(streams)
 
 

@@ -1,6 +1,5 @@
 """/v1/messages: translations and events as tables, and over real HTTP with httpx and the official client."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from shared.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from shared.protocol import ChatPrompt, Delta, FinishReason, Generation, Grammar, Refused, Submit, ToolUse
 from tests.api.conftest import Stack
 from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS, call, saying
+from tests.client import named
 
 TEXT = "".join(WORDS)
 TOOL: Any = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
@@ -166,14 +166,7 @@ def events(*batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         stream.render([Delta(request_id="r", attempt=1, index=0, ids=[1], **fields) for fields in batch])
         for batch in batches
     ]
-    blocks = (b"".join(sent) + stream.end()).decode().split("\n\n")
-    assert blocks.pop() == ""
-    out = []
-    for block in blocks:
-        kind, data = block.split("\n")
-        out.append(json.loads(data.removeprefix("data: ")))
-        assert kind == f"event: {out[-1]['type']}"
-    return out
+    return named(b"".join(sent) + stream.end())
 
 
 def test_anthropic_content_blocks_open_grow_and_close_in_order() -> None:

@@ -11,6 +11,7 @@ from api.openai.events import ChatEvents, CompletionEvents
 from api.openai.logprobs import chat_logprobs
 from api.openai.schemas import ChatCompletionChunk, CompletionResponse
 from shared.protocol import Alternative, CallPiece, Delta, Finish, FinishReason, Start, TokenLogprob
+from tests import client
 from tests.api.fake_broker import logprob
 
 IDENTITY = Identity("chatcmpl-1", 1_700_000_000, 'org/"näme"')
@@ -25,12 +26,11 @@ def end(reason: FinishReason = FinishReason.STOP, tokens: int = 3) -> Finish:
     return Finish(reason=reason, completion_tokens=tokens)
 
 
-def events(data: bytes) -> list[str]:
-    """Each event is one data line and an empty one."""
-    blocks = data.decode().split("\n\n")
-    assert blocks.pop() == ""
-    assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
-    return [block.removeprefix("data: ") for block in blocks]
+def events(body: bytes) -> list[str]:
+    """Each event is one data line and a blank one."""
+    found = [event.data.decode() for event in client.events(body)]
+    assert body.decode() == "".join(f"data: {data}\n\n" for data in found)
+    return found
 
 
 def chat(*batches: list[Delta], n: int = 1, usage: bool = False) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """/v1/responses: events as tables, and over real HTTP with httpx and the official client."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from shared.errors import ContextLengthExceeded, InvalidRequest, ServingError, W
 from shared.protocol import ChatPrompt, Delta, FinishReason, Refused, Submit
 from tests.api.conftest import Stack, run_stack
 from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS, call, logprob, saying
+from tests.client import named
 
 TEXT = "".join(WORDS)
 TOOL: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}}
@@ -26,13 +26,7 @@ USER = {"role": "user", "content": "Hi"}
 
 
 def parsed(data: bytes) -> list[dict[str, Any]]:
-    blocks = data.decode().split("\n\n")
-    assert blocks.pop() == ""
-    out = []
-    for block in blocks:
-        kind, line = block.split("\n")
-        out.append(json.loads(line.removeprefix("data: ")))
-        assert kind == f"event: {out[-1]['type']}"
+    out = named(data)
     assert [one["sequence_number"] for one in out] == list(range(len(out)))
     return out
 

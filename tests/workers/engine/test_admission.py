@@ -60,8 +60,8 @@ def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: in
     size = make_engine().budget.cost.bytes(512, rows)
     engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
     most = 0
-    for i in range(10):
-        length, more = 12 * i % 90 + 20, 90 + 31 * i % 160
+    for i in range(8):
+        length, more = 12 * i % 90 + 20, 90 + 31 * i % 90
         engine.add(job(str(i), LONG[:length], max_tokens=more, seed=i, n=1 + i % 3, ignore_eos=True))
     while engine.active:
         engine.step()

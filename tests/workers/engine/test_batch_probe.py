@@ -12,6 +12,7 @@ from mlx.nn.layers.base import Module
 
 from shared.settings import Settings
 from tests.jobs import job
+from tests.marks import quick_and_slow
 from tests.tiny_model import VOCABULARY, Kind, make_folder, make_tiny_model
 from tests.workers.engines import ids, play
 from tests.zoo import config_of
@@ -119,7 +120,9 @@ SPANS = {
 }
 
 
-@pytest.mark.parametrize("where", ["itself", "its arguments", "a dictionary", "a part of a part"])
+@pytest.mark.parametrize(
+    "where", quick_and_slow(("a part of a part",), ("itself", "its arguments", "a dictionary"))
+)
 @pytest.mark.parametrize("name", SPANS)
 def test_one_that_does_so_only_past_some_number_of_tokens_is_found_out(
     llama: Any, name: str, where: str

@@ -9,6 +9,7 @@ from mlx_lm.models import base
 from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from tests.exactness import rounding_of_attention, same
+from tests.marks import quick_and_slow
 from workers.engine.cpu import attention as module
 from workers.engine.cpu.attention import WORTH_HALVES, attention
 from workers.engine.kv.key_blocks import in_blocks
@@ -66,7 +67,7 @@ def test_it_is_mlx_s(rows: int, tokens: int, keys: int, mask: str) -> None:
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("rows", [5, 32])
+@pytest.mark.parametrize("rows", quick_and_slow((5,), (32,)))
 def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.engine.cpu.two_cores.threads", lambda: 2)
     keys, values, queries = random(rows, 3, 1500, 64), random(rows, 3, 1500, 64), random(rows, 9, 1, 64)

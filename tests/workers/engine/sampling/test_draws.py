@@ -18,7 +18,7 @@ from workers.engine.sampling.sampler import RowParameters, Sampler
 INDEX = 5
 ROUNDING = 1e-5  # of a mass
 LIBRARIES = pytest.mark.parametrize("xp", [mx, np], ids=["mlx", "numpy"])
-PLENTY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PLENTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def plain(row: Floats, parameters: RowParameters, xp: ModuleType, top_p: float) -> int:
