@@ -1,92 +1,215 @@
-"""``python -m benchmarks``: measures this machine, prints a table, writes results. ``… report`` writes the document."""
+"""``python -m benchmarks``: plays the workloads on all sides in turns, and prints the tables of docs/benchmarks.md."""
 
 import argparse
 import asyncio
-import os
+import platform
+import secrets
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
 
+import psutil
 import uvloop
-from rich.console import Console
 
-from benchmarks import plot, report
-from benchmarks.child import INTERRUPTED, end_in_order
-from benchmarks.failures import Failed
-from benchmarks.results import LATEST, PARTIAL, Results, read
-from benchmarks.session import COSTS, session
-from benchmarks.table import show
-from benchmarks.workloads import WORKLOADS
+from benchmarks.client import Failed, Played
+from benchmarks.engine import EngineSide
+from benchmarks.servers import ROOT, our_server, their_server
+from benchmarks.stack import stack_cost
+from benchmarks.targets import (
+    BARE,
+    ENGINE,
+    HEADINGS,
+    OURS,
+    THEIRS,
+    Figure,
+    Rounds,
+    figures,
+    number,
+    sides_of,
+    table,
+    verdicts,
+)
+from benchmarks.workloads import WORKLOADS, Plan, Workload, brief
 from shared.settings import load_settings
 
-WIDTH = 150  # in a file or a pipe
+PATIENCE = 300.0  # seconds for one play
+INTERRUPTED = 130  # exit code
+STACK = "stack-128"
+NAMES = ("smollm2-f32", "smollm2-f32-b")
+PACKAGES = ("mlx-server", "mlx", "mlx-lm", "numpy", "pyzmq", "falcon", "uvicorn", "pydantic")
+
+Say = Callable[[str], None]
+
+
+class Side(Protocol):
+    """``start`` until it answers, warm; ``start`` and ``play`` raise Failed; ``stop`` may come at any time."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    async def start(self) -> None: ...
+
+    async def play(self, plan: Plan, seed: str) -> Played: ...
+
+    def stop(self) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.list:
-        for name, title in [(workload.name, workload.title) for workload in WORKLOADS] + list(COSTS.items()):
-            print(f"{name:12} {title}")
+        print("\n".join([*(f"{each.name:12} {each.title}" for each in WORKLOADS), STACK]))
         return 0
-    if options.command == "report":
-        return write_report(console)
     try:
-        results = uvloop.run(measure(options, console))
+        print(uvloop.run(measure(options)))
     except Failed as error:
-        console.print(str(error), style="red", markup=False)
+        print(error, file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("Stopped; nothing was written.")
         return INTERRUPTED
-    return keep(results, console, whole=not options.only and not options.ours_only)
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    names = [*(workload.name for workload in WORKLOADS), *COSTS]
+    names = [*(workload.name for workload in WORKLOADS), STACK]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["run", "report"], default="run")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds that count (default: 3)")
-    parser.add_argument(
-        "--only", nargs="+", default=[], choices=names, metavar="NAME", help="these workloads only"
-    )
+    parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="NAME", help="these only")
     parser.add_argument("--ours-only", action="store_true", help="leave mlx_lm.server out")
     parser.add_argument("--list", action="store_true", help="name the workloads and end")
     return parser
 
 
-async def measure(options: argparse.Namespace, console: Console) -> Results:
+async def measure(options: argparse.Namespace) -> str:
+    """The tables, as Markdown. All that was started is ended, also after Ctrl-C and SIGTERM."""
     end_in_order()
-    only = set(options.only)
-    workloads = [workload for workload in WORKLOADS if not only or workload.name in only]
-    costs = [name for name in COSTS if not only or name in only]
-    with session(
-        load_settings().cache_dir,
-        lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
-    ) as run:
-        return await run.measure(workloads, costs, options.rounds, ours_only=options.ours_only)
+    parts = [f"{datetime.now(UTC):%Y-%m-%d}, {options.rounds} rounds. {machine()}."]
+    with tempfile.TemporaryDirectory(prefix="mlx-bench-") as folder, sides_in(Path(folder)) as sides:
+        if options.ours_only:
+            del sides[THEIRS]
+        seed = secrets.token_hex(4)  # no cache that outlives a run has seen these prompts
+        results = {
+            workload.name: await play_in_turns(workload, sides, options.rounds, seed, say)
+            for workload in WORKLOADS
+            if workload.name in options.only
+        }
+        for side in sides.values():
+            side.stop()  # what is at rest must not share the machine with what is measured
+        if results:
+            parts.append(table(HEADINGS, verdicts(results)))
+        if STACK in options.only:
+            parts.append(table(("what it costs", "value", "unit"), await stack_cost(Path(folder))))
+    return "\n\n".join(parts)
 
 
-def keep(results: Results, console: Console, *, whole: bool) -> int:
-    file = LATEST if whole else PARTIAL
-    results.save(file)
-    show(results, console)
-    if whole and (why := plot.draw(results, report.PLOT)):
-        console.print(why)
-    console.print(f"Written to {os.path.relpath(file)}.")
-    return 0
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-def write_report(console: Console) -> int:
+def end_in_order() -> None:
+    """SIGTERM cancels the task that asks for this, so that it ends its children as after Ctrl-C."""
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+@contextmanager
+def sides_in(folder: Path) -> Iterator[dict[str, Side]]:
+    """Raises Failed where there is no model."""
+    models = linked(float32_model(load_settings().cache_dir), folder)
+    sides: dict[str, Side] = {
+        OURS: our_server(models, folder),
+        THEIRS: their_server(models, folder),
+        ENGINE: EngineSide(models[0], ENGINE),
+        BARE: EngineSide(models[0], BARE),
+    }
+    servers = list(sides.values())
     try:
-        results = read(LATEST)
-    except FileNotFoundError:
-        console.print("There are no results yet: run `python -m benchmarks` first.")
-        return 1
-    report.DOCUMENT.write_text(report.filled(report.DOCUMENT.read_text(), results))
-    if why := plot.draw(results, report.PLOT):
-        console.print(why)
-    console.print(f"Written to {os.path.relpath(report.DOCUMENT)}.")
-    return 0
+        yield sides
+    finally:
+        for side in servers:
+            side.stop()
+
+
+def float32_model(cache_dir: Path) -> Path:
+    """Made in another process: mlx is not for this one. Raises Failed."""
+    command = [sys.executable, "-m", "benchmarks.float32_model", str(cache_dir)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"the model could not be made: {done.stderr.strip().splitlines()[-1]}")
+    return Path(done.stdout.strip())
+
+
+def linked(model: Path, folder: Path) -> list[Path]:
+    """One model under two names: to either server these are two."""
+    links = [folder / name for name in NAMES]
+    for link in links:
+        link.symlink_to(model, target_is_directory=True)
+    return links
+
+
+async def play_in_turns(
+    workload: Workload, sides: Mapping[str, Side], rounds: int, seed: str, say: Say
+) -> dict[str, Rounds]:
+    """Only one side is asked at a time. A side that fails is restarted for the next workload.
+
+    Every other round goes the other way, as a machine may be faster behind a side that works less.
+    """
+    found = {name: Rounds() for name in sides_of(workload.name) if name in sides}
+    for turn in range(rounds + 1):
+        there = list(found.items())
+        for name, kept in there if turn % 2 else reversed(there):
+            if not kept.failed:
+                told = await _play(
+                    sides[name], workload, f"{seed} {workload.name} {turn}", kept, warm_up=not turn
+                )
+                say(f"{workload.name}, {f'round {turn} of {rounds}' if turn else 'warm-up'}, {name}: {told}")
+    return found
+
+
+async def _play(side: Side, workload: Workload, seed: str, kept: Rounds, *, warm_up: bool) -> str:
+    """Adds to what is kept; gives what is to be said of it."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            if not side.alive:
+                await side.start()
+            played = await side.play(brief(workload.plan) if warm_up else workload.plan, seed)
+        if not played.tokens:
+            raise Failed("it gave no tokens")
+    except (Failed, TimeoutError) as error:
+        side.stop()
+        kept.failed = str(error) or f"no end in {PATIENCE:.0f} s"
+        return f"failed: {kept.failed}"
+    found = figures(played)
+    if not warm_up:
+        kept.figures.append(found)
+    return ", ".join(f"{number(found[figure])} {figure.value}" for figure in Figure if figure in found)
+
+
+def machine() -> str:
+    """As far as it changes figures."""
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    memory, load = psutil.virtual_memory().total / 2**30, psutil.getloadavg()[0]
+    return (
+        f"{platform.system()} {platform.machine()}, {processor()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, "
+        f"load before {load:.1f}, Python {platform.python_version()}, {packages}"
+    )
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ streams on the machine that also serves, each microsecond is taken from the serv
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 HOST = "127.0.0.1"
@@ -160,8 +160,8 @@ class Refused(Exception):
         self.content = content
 
 
-async def stream(port: int, body: Any, take: Callable[[Event], object], events: EventReader) -> None:
-    """Asks for a streamed chat on a connection of its own, and gives ``take`` each event as it comes.
+async def stream(port: int, body: Any, events: EventReader) -> AsyncGenerator[list[Event]]:
+    """Asks for a streamed chat on a connection of its own; the events of each read, as they come.
 
     Raises Refused, and OSError, EOFError or ValueError where there is no HTTP answer.
     """
@@ -173,7 +173,6 @@ async def stream(port: int, body: Any, take: Callable[[Event], object], events: 
         if head.status != 200:
             raise Refused(head, unframed.feed(await reader.read()))
         while data := await reader.read(READ):
-            for event in events.feed(unframed.feed(data)):
-                take(event)
+            yield events.feed(unframed.feed(data))
     finally:
         writer.close()

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 
-from benchmarks.client import Address, complete, status
-from benchmarks.failures import Failed
-from benchmarks.replies import Reply
+from benchmarks.client import Failed, Reply, complete, gives_text, text_of
+from tests.client import Event
 
 TEXT = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
 USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}\n\n'
@@ -30,7 +29,7 @@ def ask(answer: bytes) -> Reply:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            return await complete(Address(port), {}, keep_text=True)
+            return await complete(port, {}, keep_text=True)
 
     return asyncio.run(both())
 
@@ -45,7 +44,7 @@ def ask(answer: bytes) -> Reply:
 )
 def test_both_kinds_of_streams_are_read(answer: bytes) -> None:
     reply = ask(answer)
-    assert (reply.text, reply.completion_tokens, reply.prompt_tokens, len(reply.arrivals)) == ("a", 1, 5, 1)
+    assert (reply.text, reply.completion_tokens, len(reply.arrivals)) == ("a", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,31 @@ def test_what_goes_wrong_is_named(answer: bytes, why: str) -> None:
         ask(answer)
 
 
-def test_nobody_there() -> None:
-    assert asyncio.run(status(Address(1), "/health")) is None
+def test_a_port_that_nobody_listens_on_is_a_failure() -> None:
     with pytest.raises(Failed, match="Connection"):
-        asyncio.run(complete(Address(1), {}))
+        asyncio.run(complete(1, {}))
+
+
+OURS = b'{"choices":[{"index":0,"delta":{"content":" a"},"logprobs":null,"finish_reason":null}],"usage":null}'
+THEIRS = (
+    b'{"choices": [{"index": 0, "finish_reason": null, "delta": {"role": "assistant", "content": " a"}}]}'
+)
+ROLE = b'{"choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null}}],"usage":null}'
+COUNTED = b'{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}'
+
+
+@pytest.mark.parametrize("data", [OURS, THEIRS])
+def test_an_event_with_text_counts(data: bytes) -> None:
+    assert gives_text(Event("", data))
+    assert text_of(Event("", data)) == " a"
+
+
+@pytest.mark.parametrize("data", [ROLE, COUNTED, b'{"choices":[{"delta":{"content":null}}]}'])
+def test_an_event_without_text_does_not_count(data: bytes) -> None:
+    assert not gives_text(Event("", data))
+    assert text_of(Event("", data)) == ""
+
+
+def test_a_text_that_speaks_of_an_error_is_none() -> None:
+    spoken = b"data: " + OURS.replace(b" a", b'{\\"error\\"') + b"\n\n"
+    assert ask(PLAIN + spoken + DONE).text == '{"error"'

@@ -5,12 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.failures import Failed
-from benchmarks.plans import Ask, ClosedLoop, Decode, LatePrompt, Plan, SecondTurn
-from benchmarks.play import play
-from benchmarks.replies import Played, Reply
-from benchmarks.run import run_workload
-from benchmarks.workloads import OURS, THEIRS, WORKLOADS
+from benchmarks.__main__ import play_in_turns
+from benchmarks.client import Failed, Played, Reply, play
+from benchmarks.targets import OURS, THEIRS
+from benchmarks.workloads import WORKLOADS, Ask, ClosedLoop, Decode, LatePrompt, Plan, SecondTurn
 
 
 class Scripted:
@@ -22,7 +20,7 @@ class Scripted:
         self.fail_at = fail_at
 
     async def __call__(
-        self, ask: Ask, *, keep_text: bool = False, on_first: Callable[[], None] = lambda: None
+        self, ask: Ask, *, keep_text: bool = False, on_first: Callable[[], None] | None = None
     ) -> Reply:
         self.asked.append(ask)
         number = len(self.asked)
@@ -30,7 +28,8 @@ class Scripted:
         self.most_at_once = max(self.most_at_once, self.at_once)
         if number == self.fail_at:
             raise Failed("status 500")
-        on_first()
+        if on_first:
+            on_first()
         await asyncio.sleep(0)
         self.at_once -= 1
         return Reply(
@@ -95,7 +94,7 @@ class ScriptedSide:
 def test_sides_take_turns_there_and_back_on_the_same_seeds_and_the_warm_up_does_not_count() -> None:
     ours, theirs = ScriptedSide(), ScriptedSide()
     said: list[str] = []
-    found = asyncio.run(run_workload(WORKLOADS[0], {OURS: ours, THEIRS: theirs}, 2, "s", said.append))
+    found = asyncio.run(play_in_turns(WORKLOADS[0], {OURS: ours, THEIRS: theirs}, 2, "s", said.append))
     assert [line.split(",")[2].split(":")[0].strip() for line in said] == [
         *(THEIRS, OURS),
         *(OURS, THEIRS),
@@ -107,7 +106,7 @@ def test_sides_take_turns_there_and_back_on_the_same_seeds_and_the_warm_up_does_
 
 def test_a_side_that_fails_is_a_result_and_is_asked_no_more() -> None:
     ours, theirs = ScriptedSide(), ScriptedSide(fail_at=3)
-    found = asyncio.run(run_workload(WORKLOADS[0], {OURS: ours, THEIRS: theirs}, 3, "s", lambda line: None))
+    found = asyncio.run(play_in_turns(WORKLOADS[0], {OURS: ours, THEIRS: theirs}, 3, "s", lambda line: None))
     assert found[THEIRS].failed == "it ended"
     assert theirs.log[-1] == "stop"
     assert len(found[OURS].figures) == 3

@@ -20,7 +20,9 @@ async def ask(port: int, answer: Answer) -> Answer:
     began = time.monotonic()
     try:
         async with asyncio.timeout(120):
-            await stream(port, answer.body, answer.take, answer.events)
+            async for found in stream(port, answer.body, answer.events):
+                for event in found:
+                    answer.take(event)
         answer.status = 200
     except Refused as refused:
         answer.status, answer.headers = refused.head

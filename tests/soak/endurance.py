@@ -20,11 +20,11 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.child import INTERRUPTED, Child, end_in_order
-from benchmarks.failures import Failed
-from benchmarks.plans import some_words
+from benchmarks.__main__ import INTERRUPTED, end_in_order, float32_model, linked
+from benchmarks.client import Failed
 from benchmarks.servers import our_server
-from benchmarks.session import float32_model, linked
+from benchmarks.stack import parts
+from benchmarks.workloads import some_words
 from shared.settings import load_settings
 from workers.loop import REST
 
@@ -148,9 +148,9 @@ async def endure(minutes: float, seed: int, folder: Path) -> list[str]:
     server = our_server(models[:1], folder, settings=SETTINGS)
     try:
         await server.start()
-        url = f"http://{server.address.host}:{server.address.port}"
+        url = server.url
         load = Load(url, models[0].name, random.Random(seed), time.monotonic() + 60 * minutes)
-        samples, processes = Samples(), parts(server.children)
+        samples, processes = Samples(), parts(server)
         fresh, _ = await at_rest(url)
         await asyncio.gather(load.run(), samples.take(processes, 60 * minutes))
         rested, left_behind = await at_rest(url)
@@ -160,12 +160,6 @@ async def endure(minutes: float, seed: int, folder: Path) -> list[str]:
         server.stop()
     print(f"{load.kinds.total()} requests {dict(load.kinds)}, {load.left} left, {len(load.wrong)} wrong")
     return [*load.wrong[:10], *judge(samples, 60 * minutes), *left_behind, *leaked(fresh, rested)]
-
-
-def parts(children: list[Child]) -> dict[str, psutil.Process]:
-    found = {child.module: psutil.Process(child.process.pid) for child in children}
-    [found["worker"]] = found["broker"].children()
-    return found
 
 
 def resident(processes: dict[str, psutil.Process]) -> dict[str, int]:

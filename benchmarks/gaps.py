@@ -1,4 +1,4 @@
-"""``python -m tests.soak.gaps``: how long clients wait when something is killed under their streams.
+"""``python -m benchmarks.gaps``: how long clients wait when something is killed under their streams.
 
 The worker, at each of its first 41 tokens: once with another worker of the model beside it, once without, so that the
 next has to load first. And the broker, which supervisord starts again.

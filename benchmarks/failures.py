@@ -1,5 +1,0 @@
-"""What ends a measurement but not the run."""
-
-
-class Failed(Exception):
-    """Why one side could not be measured; it becomes a line of the results."""
