@@ -267,6 +267,23 @@ def test_nothing_is_pickled() -> None:
     assert not {file: names for file, names in found.items() if names}
 
 
+def patched_paths(path: Path) -> list[str]:
+    """The dotted paths that a test file patches by name, which no import checks and no rename follows."""
+    calls = [node for node in nodes(parse(path)) if isinstance(node, ast.Call) and node.args]
+    return [
+        first.value
+        for call in calls
+        if ast.unparse(call.func).rpartition(".")[2] in {"setattr", "delattr", "patch"}
+        and isinstance(first := call.args[0], ast.Constant)
+        and isinstance(first.value, str)
+    ]
+
+
+def test_no_test_patches_by_a_dotted_path() -> None:
+    found = {file_id(path): patched_paths(path) for path in sources("tests")}
+    assert not {file: paths for file, paths in found.items() if paths}
+
+
 def test_durations_are_measured_with_a_monotonic_clock() -> None:
     assert users({"time.time", "time.time_ns"}, *PACKAGES) <= TELLS_THE_TIME
 

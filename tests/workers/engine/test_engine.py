@@ -15,6 +15,7 @@ from tests.jobs import job
 from tests.marks import quick_and_slow
 from tests.tiny_model import SPECIAL
 from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play, text
+from workers.engine import prefill
 from workers.engine.engine import BatchEngine
 from workers.engine.preemption import YIELD
 from workers.grammars.grammar import Compiled, Grammars, grammars_for
@@ -354,7 +355,7 @@ def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
         engine.step()
     for i in range(300):
         engine.add(job(str(i), [i % 200 + 3, i] * 20))
-    monkeypatch.setattr("workers.engine.prefill.common_prefix", compared)
+    monkeypatch.setattr(prefill, "common_prefix", compared)
     engine.step()
     assert 0 < compared.call_count <= 8 * 300
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.jobs import job
+from workers.engine import prefill_budget
 from workers.engine.figures import WINDOW, Figures
 from workers.engine.prefill import AGEING, WORTH, Reading, Waiting
 from workers.engine.prefill_budget import PATIENCE, SMALLEST, Pace
@@ -161,7 +162,7 @@ def test_what_looking_back_costs_is_measured_before_the_first_request(
         nonlocal now
         now += 0.08 + tokens * (0.002 + 1e-6 * behind)
 
-    monkeypatch.setattr("workers.engine.prefill_budget.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(prefill_budget, "time", SimpleNamespace(perf_counter=lambda: now))
     pace = Pace(512, 0.4)
     pace.calibrate(lambda behind: behind, read, plain=True)
     assert pace.budget(beside_decode=True) == pytest.approx(160, abs=1)

@@ -4,6 +4,7 @@ import pytest
 
 from tests.jobs import job
 from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play
+from workers.engine import engine as module
 
 
 def test_a_prompt_that_was_read_before_gives_the_same_and_is_not_read_again(make_engine: MakeEngine) -> None:
@@ -20,7 +21,7 @@ def test_an_engine_at_rest_gives_freed_memory_back_and_keeps_its_prompts(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[bool] = []
-    monkeypatch.setattr("workers.engine.engine.give_back_freed_memory", lambda: given.append(True))
+    monkeypatch.setattr(module, "give_back_freed_memory", lambda: given.append(True))
     engine = make_engine()
     first = play(engine, [job("a", LONG)])["a", 0]
     engine.rest()

@@ -14,6 +14,7 @@ from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play, text
 from tests.workers.schemas import SCHEMAS, WORD, record
 from workers.engine.engine import BatchEngine, EngineLimits
+from workers.grammars import grammar
 from workers.grammars.grammar import KEPT, Compiled, Grammars, Guide, checked_schema, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
@@ -268,7 +269,7 @@ def test_the_kept_grammars_are_bounded(grammars: Grammars) -> None:
 def test_a_schema_that_is_slow_to_compile_is_refused(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.grammars.grammar.SECONDS", 0.0)
+    monkeypatch.setattr(grammar, "SECONDS", 0.0)
     with pytest.raises(InvalidRequest, match="compile"):
         grammars.text(Grammar(json_schema=record(slow={"enum": list(range(5000))})))
 

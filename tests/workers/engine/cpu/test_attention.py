@@ -11,6 +11,7 @@ from mlx_lm.models.cache import KVCache, QuantizedKVCache
 from tests.exactness import rounding_of_attention, same
 from tests.marks import quick_and_slow
 from workers.engine.cpu import attention as module
+from workers.engine.cpu import two_cores
 from workers.engine.cpu.attention import WORTH_HALVES, attention
 from workers.engine.kv.key_blocks import in_blocks
 from workers.engine.kv.length_groups import Run
@@ -69,7 +70,7 @@ def test_it_is_mlx_s(rows: int, tokens: int, keys: int, mask: str) -> None:
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("rows", quick_and_slow((5,), (32,)))
 def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.cpu.two_cores.threads", lambda: 2)
+    monkeypatch.setattr(two_cores, "threads", lambda: 2)
     keys, values, queries = random(rows, 3, 1500, 64), random(rows, 3, 1500, 64), random(rows, 9, 1, 64)
     assert queries.size * keys.shape[2] >= WORTH_HALVES
     made = MASKS[mask](rows, 1, keys.shape[2])
