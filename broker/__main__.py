@@ -77,6 +77,8 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     for survivor in survivors:
         log.info("%s of an earlier broker lives still: pid %d", survivor.id, survivor.pid)
     log.info("serving %s in %s, pid %d", ", ".join(settings.sources), settings.sockets_dir, life.pid)
+    if settings.config:
+        log.info("settings and models are from %s", settings.config)
     mind = make_mind(settings, life)
     Server(mind, apis, workers, supervisor, state_file, wakeup, clock).run()
     context.term()

@@ -77,6 +77,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="File with settings and models, mlx-server.toml.", show_default=False)
+    ] = None,
     default_model: Annotated[
         str | None, typer.Option(help="Serves requests that name no model.", show_default=False)
     ] = None,
@@ -101,6 +104,7 @@ def serve(
         "allow_anyone": allow_anyone or None,
         "port": port,
         "available_models": models,
+        "config": config,
         "default_model": default_model,
         "api_processes": api_processes,
         "run_dir": run_dir,

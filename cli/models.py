@@ -14,7 +14,12 @@ def wrong_models(settings: Settings) -> Iterator[str]:
         return
     for source in settings.sources.values():
         if why := _why_not(source):
-            yield f"--models ({PREFIX}AVAILABLE_MODELS): {source.id}: {why}"
+            where = (
+                settings.config
+                if source.id in settings.models and settings.config
+                else f"{PREFIX}AVAILABLE_MODELS"
+            )
+            yield f"--models ({where}): {source.id}: {why}"
 
 
 def _why_not(source: ModelSource) -> str | None:

@@ -28,6 +28,7 @@ def print_welcome(settings: Settings) -> None:
         f"Serving {', '.join(settings.sources)}",
         f"     at {address}/v1",
         f"   logs {settings.log_dir}",
+        *([f" config {settings.config}"] if settings.config else []),
         describe_blas(open_blas(settings.blas)),
         "",
         "Try it (the first request of a model loads it):",

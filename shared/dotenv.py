@@ -14,7 +14,16 @@ from dotenv.parser import parse_stream
 
 PREFIX = "MLX_SERVER_"
 NOT_FROM_A_FOLDER = frozenset(
-    {"worker_command", "host", "allow_anyone", "allowed_hosts", "cors_origins", "run_dir", "cache_dir"}
+    {
+        "config",
+        "worker_command",
+        "host",
+        "allow_anyone",
+        "allowed_hosts",
+        "cors_origins",
+        "run_dir",
+        "cache_dir",
+    }
 )
 NO_SETTINGS = frozenset({"PYTHON", "STACK", "FAULT"})  # what our own processes and tests tell each other
 

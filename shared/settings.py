@@ -1,13 +1,15 @@
 """Every setting, in one frozen class: read once in each ``__main__`` and passed down.
 
-Nothing below a ``__main__`` reads ``os.environ``. Sources, the first wins: environment (``MLX_SERVER_…``), ``.env``.
+Nothing below a ``__main__`` reads ``os.environ``. Sources, the first wins: options, environment (``MLX_SERVER_…``),
+``.env``, ``mlx-server.toml``.
 Durations are seconds, sizes bytes unless the name says otherwise.
 """
 
-import json
 import os
 import re
 import sys
+from collections.abc import Collection
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -15,9 +17,21 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.config_file import ConfigError, ConfigFile, find
 from shared.dotenv import NOT_FROM_A_FOLDER, Line, read_dotenv, unknown_names
 from shared.dotenv import PREFIX as PREFIX
-from shared.models import EMBEDDED_MODEL, ModelSource, parse_source
+from shared.model_table import ModelTable, decoded
+from shared.models import (
+    EMBEDDED_MODEL,
+    ModelSource,
+    Registry,
+    check_name,
+    is_folder,
+    listed,
+    names_a_folder,
+    parse_source,
+)
+from shared.settings_errors import explain
 
 ENV_FILE = ".env"
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
@@ -32,6 +46,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, protected_namespaces=()
     )
 
+    config: Path | None = Field(
+        None,
+        description="file with settings and models; else ./mlx-server.toml or one at home, if there is one",
+    )
     host: str = Field("127.0.0.1", description="address the api listens on")
     allow_anyone: bool = Field(
         False, description="whether the api may listen beyond this machine, where nobody checks who asks"
@@ -40,6 +58,10 @@ class Settings(BaseSettings):
     available_models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mlx-community/Llama-3.2-3B-Instruct-4bit", EMBEDDED_MODEL),
         description="models that may be asked for: ID, /folder or ID=/folder, comma-separated or a JSON list",
+    )
+    models: Annotated[dict[str, ModelTable], NoDecode] = Field(
+        {},
+        description="tables by model name, as [models] of the file has them; in the environment a JSON object",
     )
     default_model: str | None = Field(None, description="serves requests that name no model")
     max_cache_size_gb: float = Field(8.0, ge=1, le=128, description="memory budget of all workers together")
@@ -140,7 +162,20 @@ class Settings(BaseSettings):
     @field_validator("available_models", "worker_command", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return _listed(value) if isinstance(value, str) else value
+        return listed(value) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_are_models(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Where nobody says which models there are, they are those of the tables."""
+        models = values.get("models")
+        if isinstance(models, str):
+            values = {**values, "models": decoded(models)}
+        if isinstance(tables := values.get("models"), dict) and tables:
+            for name in tables:
+                check_name(name)
+            values = {"available_models": tuple(tables), **values}
+        return values
 
     @field_validator("available_models")
     @classmethod
@@ -178,14 +213,20 @@ class Settings(BaseSettings):
                 )
         return origins
 
-    @field_validator("cache_dir", "run_dir")
+    @field_validator("config", mode="before")
+    @classmethod
+    def _empty_is_none(cls, path: Any) -> Any:
+        return None if path == "" else path
+
+    @field_validator("config", "cache_dir", "run_dir")
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
-        if self.default_model is not None and self.default_model not in self.sources:
+        registry = self.registry  # raises what is wrong with it
+        if self.default_model is not None and registry.resolve(self.default_model) is None:
             raise ValueError(f"default_model {self.default_model!r} is not one of available_models")
         if len(os.fsencode(self.api_socket)) > _MAX_SOCKET_PATH:
             raise ValueError(f"run_dir {self.sockets_dir} is too long a path for a socket")
@@ -201,10 +242,17 @@ class Settings(BaseSettings):
             f"that says so with --allow-anyone or {PREFIX}ALLOW_ANYONE=true; else leave it at 127.0.0.1."
         )
 
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry.of(self.available_models, self.models)
+
     @property
     def sources(self) -> dict[str, ModelSource]:
         """By model id, in the operator's order."""
-        return {source.id: source for source in map(parse_source, self.available_models)}
+        return dict(self.registry.sources)
+
+    def table(self, model: str) -> ModelTable:
+        return self.models.get(model, ModelTable())
 
     @property
     def sockets_dir(self) -> Path:
@@ -251,51 +299,62 @@ def _temporary_folder() -> Path:
     return Path(os.environ.get("TMPDIR") or "/tmp").absolute()  # noqa: S108
 
 
-def _listed(value: str) -> list[Any]:
-    """``a,b`` and ``["a", "b"]`` both mean two entries. Raises ValueError."""
-    if value.lstrip().startswith("["):
-        try:
-            entries: list[Any] = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"starts like a JSON list but is not one: {error}") from error
-        return entries
-    return [entry.strip() for entry in value.split(",") if entry.strip()]
-
-
-def explain(error: ValidationError) -> str:
-    """One line per bad setting, named as the operator wrote it."""
-    lines = []
-    for item in error.errors():
-        message, got = item["msg"].removeprefix("Value error, "), f" (got {item['input']!r})"
-        name = str(item["loc"][0]) if item["loc"] else message.split()[0]
-        if not item["loc"]:  # of several settings together; the message begins with the name of the wrong one
-            message, got = message.removeprefix(f"{name} "), ""
-        lines.append(f"{PREFIX}{name.upper()}: {message}{got}"[:500])
-    return "\n".join(lines)
-
-
 def load_settings(**overrides: Any) -> Settings:
     """For a ``__main__``: prints what is wrong, by key, and exits 2; names that are no setting get a warning."""
     path = Path(ENV_FILE)
     lines = read_dotenv(path)
     if refused := [line.refused(path) for line in lines if _may_not(line)]:
         _refuse(refused)
-    for unknown in unknown_names(
-        [*os.environ, *(PREFIX + line.setting for line in lines)], Settings.model_fields
-    ):
+    named = [*os.environ, *(PREFIX + line.setting for line in lines)]
+    for unknown in unknown_names(named, Settings.model_fields):
         print(f"mlx-server: {unknown}", file=sys.stderr)
+    elsewhere = {*overrides, *(name.upper().removeprefix(PREFIX).lower() for name in named if _is_ours(name))}
+    return _settings(_config_file(overrides), elsewhere, overrides)
+
+
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(PREFIX)
+
+
+def _config_file(overrides: dict[str, Any]) -> ConfigFile | None:
+    variables = {name.upper(): value for name, value in os.environ.items()}
+    named = overrides.get("config", variables.get(f"{PREFIX}CONFIG"))
+    home = variables.get("HOME")
     try:
-        return Settings(**overrides)
+        file = find(named if named is None else str(named), Path(), Path(home) if home else None)
+    except ConfigError as error:
+        _refuse(list(error.lines))
+    if file and (wrong := list(file.objections(Settings.model_fields))):
+        _refuse(wrong)
+    return file
+
+
+def _settings(file: ConfigFile | None, elsewhere: Collection[str], overrides: dict[str, Any]) -> Settings:
+    values = dict(overrides)
+    if file:
+        said = {**file.server, **({"models": file.models} if file.models else {})}
+        values = {
+            **{name: value for name, value in said.items() if name not in elsewhere},
+            **values,
+            "config": file.path,
+        }
+    try:
+        return Settings(**values)
     except ValidationError as error:
-        _refuse([explain(error)])
+        _refuse(explain(error, file, elsewhere))
 
 
 def _may_not(line: Line) -> bool:
     """Models of the hub may be named there, folders may not."""
-    if line.setting != "available_models":
-        return line.setting in NOT_FROM_A_FOLDER
     try:
-        return any(parse_source(str(entry)).kind == "folder" for entry in _listed(line.value))
+        match line.setting:
+            case "available_models":
+                return names_a_folder(line.value)
+            case "models":
+                tables = decoded(line.value).values()
+                return any(is_folder(str(table.get("source"))) for table in tables if isinstance(table, dict))
+            case _:
+                return line.setting in NOT_FROM_A_FOLDER
     except ValueError:  # which Settings refuses, too
         return False
 

@@ -5,21 +5,34 @@ from shared.settings import Settings
 
 
 class Catalog:
+    """An answer carries the name that was asked for; the broker knows models by their own names only."""
+
     def __init__(self, settings: Settings) -> None:
+        self.registry = settings.registry
         self.ids = tuple(settings.sources)
         self._default = settings.default_model
 
     def resolve(self, name: str | None) -> str:
-        """Raises ModelNotFound; InvalidRequest when the request names no model and there is no default."""
+        """The name that the answer carries: of a model or an alias.
+
+        Raises ModelNotFound; InvalidRequest when no name was given and there is no default.
+        """
         if name is None:
             if self._default is None:
                 raise NoModel(
-                    f"Missing required parameter: 'model'. Available: {', '.join(self.ids)}.", param="model"
+                    f"Missing required parameter: 'model'. Available: {', '.join(self.registry.names)}.",
+                    param="model",
                 )
             return self._default
-        if name not in self.ids:
-            raise ModelNotFound(name, self.ids)
+        self.model(name)
         return name
+
+    def model(self, name: str) -> str:
+        """The model that a name stands for. Raises ModelNotFound."""
+        model = self.registry.resolve(name)
+        if model is None:
+            raise ModelNotFound(name, self.registry.names)
+        return model
 
 
 class NoModel(InvalidRequest):

@@ -1,6 +1,7 @@
-"""GET /v1/models and /v1/models/{id}: the models that may be asked for, loaded ones first."""
+"""GET /v1/models and /v1/models/{id}: the models that may be asked for, loaded ones first, and their aliases."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -26,13 +27,13 @@ class Models:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         states = await self._states()
-        infos = [self._info(id, states.get(id)) for id in self._catalog.ids]
+        infos = [self._info(name, states) for name in self._catalog.registry.names]
         infos.sort(key=lambda info: _ORDER.index(info.status))
         respond_json(resp, ModelListResponse(data=infos, first_id=infos[0].id, last_id=infos[-1].id))
 
     async def on_get_one(self, req: Request, resp: Response, id: str) -> None:
-        model = self._catalog.resolve(id)
-        respond_json(resp, self._info(model, (await self._states()).get(model)))
+        name = self._catalog.resolve(id)
+        respond_json(resp, self._info(name, await self._states()))
 
     async def _states(self) -> dict[str, ModelStatus]:
         try:
@@ -41,7 +42,9 @@ class Models:
             return {}
         return {state.id: state for state in report.models}
 
-    def _info(self, id: str, state: ModelStatus | None) -> ModelInfo:
+    def _info(self, id: str, states: Mapping[str, ModelStatus]) -> ModelInfo:
+        model = self._catalog.model(id)
+        state = states.get(model)
         status = _status(state)
         return ModelInfo(
             id=id,
@@ -49,6 +52,8 @@ class Models:
             display_name=id,
             created_at=datetime.fromtimestamp(self._created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             status=status,
+            aliases=self._catalog.registry.aliases_of(model) if id == model else [],
+            alias_of=None if id == model else model,
             lifecycle="retired" if status == "failed" else "active",
             **_known(state),
         )

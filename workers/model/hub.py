@@ -28,12 +28,12 @@ _DOWNLOADED = [
 _NOT_DOWNLOADED = ["[!a]*/*", "a[!d]*/*"]
 
 
-def local_copy(repository: str) -> Path | None:
+def local_copy(repository: str, revision: str | None = None) -> Path | None:
     """As far as it is on this disk; None if nothing is. Asks nobody. Raises LoadError."""
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return _snapshot(repository, local_files_only=True)
+        return _snapshot(repository, revision, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
@@ -42,12 +42,12 @@ def local_copy(repository: str) -> Path | None:
         ) from error
 
 
-def download(repository: str, progress: Progress) -> Path:
+def download(repository: str, progress: Progress, revision: str | None = None) -> Path:
     """In a thread of its own, so that ``progress`` is always called by the caller's. Raises LoadError."""
     progress("connect", 0, 0)
     _reach(repository)
     counter = _DownloadCounter()
-    future: Future[Path] = _in_thread(lambda: _snapshot(repository, bar=counter.bar_class()))
+    future: Future[Path] = _in_thread(lambda: _snapshot(repository, revision, bar=counter.bar_class()))
     heard, seen = time.monotonic(), -1
     while wait([future], timeout=0.5).not_done:
         progress("download", counter.done, counter.total)
@@ -108,11 +108,14 @@ def _unreachable(repository: str, why: str) -> LoadError:
     )
 
 
-def _snapshot(repository: str, local_files_only: bool = False, bar: type | None = None) -> Path:
+def _snapshot(
+    repository: str, revision: str | None, *, local_files_only: bool = False, bar: type | None = None
+) -> Path:
     from huggingface_hub import snapshot_download
 
     found = snapshot_download(
         repository,
+        revision=revision,
         local_files_only=local_files_only,
         allow_patterns=_DOWNLOADED,
         ignore_patterns=_NOT_DOWNLOADED,
@@ -158,6 +161,9 @@ def _download_failure(repository: str, error: BaseException) -> LoadError:
             return LoadError(f"The hub repository {repository} {reason}.", permanent=True)
         case errors.RepositoryNotFoundError():
             reason = "does not exist, or is private: check the name, or set HF_TOKEN"
+            return LoadError(f"The hub repository {repository} {reason}.", permanent=True)
+        case errors.RevisionNotFoundError():
+            reason = "does not have the revision that mlx-server.toml names"
             return LoadError(f"The hub repository {repository} {reason}.", permanent=True)
         case errors.LocalEntryNotFoundError():
             reason = (

@@ -104,14 +104,14 @@ def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
         case "folder":
             return Path(source.location)
         case "hub":
-            return _from_hub(source.location, progress)
+            return _from_hub(source.location, source.revision, progress)
         case _:
             assert_never(source.kind)
 
 
-def _from_hub(repository: str, progress: Progress) -> Path:
+def _from_hub(repository: str, revision: str | None, progress: Progress) -> Path:
     """The local copy if there is a complete one, without asking the network; else a download."""
-    folder = local_copy(repository)
+    folder = local_copy(repository, revision)
     if folder is not None:
         try:
             lacks = inspect(folder).missing
@@ -121,7 +121,7 @@ def _from_hub(repository: str, progress: Progress) -> Path:
             return folder
         log.info("%s is not complete on this disk (%s)", repository, lacks[0])
     log.info("downloading %s", repository)
-    return download(repository, progress)
+    return download(repository, progress, revision)
 
 
 # Inspect

@@ -1,11 +1,15 @@
 """A model's source -> an engine that serves it."""
 
+import hashlib
+import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_reduce
 
+from shared.model_table import ModelTable
 from shared.models import ModelSource
 from shared.protocol import Capabilities
 from shared.settings import Settings
@@ -37,15 +41,17 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
     log.info("%s is in %s", source.id, folder)
     loaded = load(folder, inspect(folder), progress, trusted=source.kind == "embedded")
     with explained(f"The model (of type {loaded.facts.model_type})"):
-        return serve_model(loaded, settings)
+        return serve_model(loaded, settings, settings.table(source.id))
 
 
-def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
+def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | None = None) -> Served:
+    table = table or ModelTable()
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
-    context = min(loaded.context_length, settings.context_length or loaded.context_length)
+    bounds = (loaded.context_length, settings.context_length, table.context_length)
+    context = min(bound for bound in bounds if bound is not None)
     dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
-    own = dict(loaded.own_sampling) if settings.model_sampling else {}
+    own = {**(loaded.own_sampling if settings.model_sampling else {}), **table.defaults.said()}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
     if not has_accelerator():
         install(loaded.model)
@@ -75,7 +81,7 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
             finds_boundaries=not is_plain(new_cache(loaded.model)),
             own_sampling=own,
         ),
-        digest=loaded.facts.digest,
+        digest=_digest(loaded.facts.digest, table.defaults.said()),
         context_length=context,
         capabilities=Capabilities(
             tools=tokenizer.has_chat_template,
@@ -86,6 +92,13 @@ def serve_model(loaded: LoadedModel, settings: Settings) -> Served:
             sampling=own,
         ),
     )
+
+
+def _digest(weights: str, defaults: Mapping[str, float]) -> str:
+    """A choice goes on only where it is drawn as before, so an operator's sampling defaults count like weights."""
+    if not defaults:
+        return weights
+    return hashlib.sha256(f"{weights} {json.dumps(defaults, sort_keys=True)}".encode()).hexdigest()
 
 
 def _rows(loaded: LoadedModel, vocabulary_size: int, settings: Settings) -> int:

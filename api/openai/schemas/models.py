@@ -16,7 +16,8 @@ class ModelInfo(Response):
     """One object for OpenAI's and Anthropic's clients, with this server's own fields.
 
     ``capabilities``, ``size`` (bytes of the weights) and ``default_sampling`` (generation_config.json) are known after
-    the model was loaded once.
+    the model was loaded once. ``alias_of`` is the model that an alias stands for; ``aliases`` are those of a model, with
+    patterns, in which ``*`` is any text.
     """
 
     id: str
@@ -31,6 +32,8 @@ class ModelInfo(Response):
     max_tokens: None = None
     max_input_tokens: int | None = None
     status: Literal["hot", "loading", "loadable", "failed"]
+    aliases: list[str] = []
+    alias_of: str | None = None
     reason: str | None = None
     context_length: int | None = None
     size: int | None = None

@@ -7,6 +7,7 @@ import pytest
 
 from api.generation.sampling import sampling
 from api.openai.schemas import ChatCompletionRequest
+from shared.model_table import ModelTable, SamplingDefaults
 from shared.protocol import ChatPrompt, Generation, Run, Sampling, Stopping, Submit
 from shared.settings import Settings
 from tests.tiny_model import make_tiny_llama
@@ -83,3 +84,17 @@ def test_a_worker_draws_with_the_models_own_parameters_unless_a_setting_says_no(
     assert (drawn.temperature, drawn.top_k, drawn.seed) == (0.25 if on else 1.0, 3, 1)
     assert served.capabilities is not None
     assert served.capabilities.sampling == ({"temperature": 0.25, "top_k": 7} if on else {})
+
+
+def test_an_operators_defaults_win_over_the_makers_and_make_it_another_model_to_a_resume(
+    tmp_path: Path,
+) -> None:
+    folder = make_tiny_llama(tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.25, "top_k": 7}))
+    loaded = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
+    table = ModelTable(defaults=SamplingDefaults(temperature=0.5, min_p=0.1), context_length=32)
+    served = serve_model(loaded, Settings(model_sampling=True), table)
+    assert served.capabilities is not None
+    assert served.capabilities.sampling == {"temperature": 0.5, "top_k": 7, "min_p": 0.1}
+    assert served.context_length == 32
+    assert served.digest != loaded.facts.digest

@@ -416,7 +416,7 @@ from shared.models import ModelSource
 from workers.model.load import LoadError, inspect, locate
 phases = set()
 try:
-    source = ModelSource("m", "hub", sys.argv[1])
+    source = ModelSource("m", "hub", sys.argv[1], sys.argv[2] or None)
     folder = locate(source, pathlib.Path("."), lambda phase, done, total: phases.add((phase, done, total)))
     inspect(folder)
     print(json.dumps({"files": sorted(file.name for file in folder.iterdir()), "phases": sorted(phases)}))
@@ -434,10 +434,10 @@ class Hub:
         self.asked: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._answers())
 
-    def locate(self, repository: str, **environment: str) -> dict[str, Any]:
+    def locate(self, repository: str, revision: str = "", **environment: str) -> dict[str, Any]:
         endpoint = f"http://127.0.0.1:{self.server.server_port}"
         settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(self.home), "HF_HUB_DISABLE_XET": "1"}
-        program = [sys.executable, "-c", LOCATE, repository]
+        program = [sys.executable, "-c", LOCATE, repository, revision]
         no_proxy = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         done = subprocess.run(
             program,
@@ -473,6 +473,8 @@ class Hub:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         match path.split("?")[0].strip("/").split("/"):
+            case ["api", "models", "org", "tiny", "revision", "none"]:
+                return 404, {"X-Error-Code": "RevisionNotFound"}, b""
             case ["api", "models", "org", "tiny", "revision", _]:
                 return 200, {}, json.dumps({"id": "org/tiny", "sha": COMMIT}).encode()
             case ["api", "models", "org", "tiny", "tree", _]:
@@ -514,6 +516,17 @@ def test_a_hub_model_is_downloaded_once_and_then_served_offline(hub: Hub, folder
     assert hub.locate("org/tiny", HF_HUB_OFFLINE="1") == first | {"phases": []}
     assert hub.locate("org/tiny") == first | {"phases": []}
     assert hub.asked == []
+
+
+def test_the_revision_an_operator_names_is_the_one_that_is_asked_for(hub: Hub) -> None:
+    assert "model.safetensors" in hub.locate("org/tiny", "v2")["files"]
+    assert any(path.startswith("/api/models/org/tiny/revision/v2") for path in hub.asked)
+    hub.asked.clear()
+    assert "model.safetensors" in hub.locate("org/tiny", "v2")["files"]
+    assert hub.asked == []
+    told = hub.locate("org/tiny", "none")
+    assert "does not have the revision" in told["reason"]
+    assert told["permanent"]
 
 
 def test_a_download_that_lost_a_file_is_completed(hub: Hub) -> None:

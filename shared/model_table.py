@@ -1,0 +1,108 @@
+"""What an operator may say of one model: the keys of a table ``[models."NAME"]``, checked.
+
+Each key takes effect somewhere. Those that a later version will have are refused by name.
+"""
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+NOT_BUILT = frozenset(
+    {
+        "pinned",
+        "ttl",
+        "preload",
+        "replicas",
+        "memory_gb",
+        "chat_template",
+        "python",
+        "allow_code",
+    }
+)
+
+Key = tuple[str | int, ...]
+
+
+class WrongTable(ValueError):
+    """``key``: where in the tables, so that the file's line can be named."""
+
+    def __init__(self, key: Key, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class SamplingDefaults(BaseModel):
+    """How tokens are chosen where a request does not say; they win over the model's generation_config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=0, lt=1 << 31)
+    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, gt=0, le=2, allow_inf_nan=False)
+
+    def said(self) -> dict[str, float]:
+        """Those that were given, by name."""
+        return self.model_dump(exclude_none=True)
+
+
+class ModelTable(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str | None = Field(
+        None,
+        description="where it comes from: `org/name` of the hub, a folder (`/…`, `~/…`, `./…`, from the file's folder "
+        "on), or `embedded`; without it, what the name alone means",
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="branch, tag or commit of a hub repository; else its main branch"
+    )
+    aliases: tuple[str, ...] = Field(
+        (),
+        description="other names that may be asked for: `gpt-4o`, or a pattern in which `*` is any text: `claude-*`",
+    )
+    context_length: int | None = Field(None, ge=16, description="upper bound on its context, in tokens")
+    defaults: SamplingDefaults = Field(
+        SamplingDefaults(),
+        description=f"table of {', '.join(f'`{name}`' for name in SamplingDefaults.model_fields)} for requests that do "
+        "not say them; they win over the model's `generation_config.json`",
+    )
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+def decoded(tables: str) -> dict[str, Any]:
+    """Tables from an environment variable, where they are a JSON object. Raises ValueError."""
+    try:
+        found = json.loads(tables)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"models is a JSON object of tables by model name, and this is none: {error}"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError("models is a JSON object of tables by model name")
+    return found
+
+
+def unknown_key(key: str, known: Mapping[str, object]) -> str:
+    """What to say of a key that no table has."""
+    if key in NOT_BUILT:
+        return "this key is not built yet; leave it out"
+    near = get_close_matches(key, known, 1)
+    return (
+        f"there is no such key; did you mean {near[0]}?"
+        if near
+        else f"there is no such key; there are {', '.join(known)}"
+    )
+
+
+def known_keys(path: Key) -> Mapping[str, object]:
+    """Those of the table that holds ``path``'s last key."""
+    return SamplingDefaults.model_fields if "defaults" in path[2:-1] else ModelTable.model_fields
