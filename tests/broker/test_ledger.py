@@ -152,4 +152,6 @@ def test_cuts_give_exactly_what_is_missing_or_nothing(
     assert bool(leases) == (sum(entry.spare for entry in entries) >= missing)
     assert not leases or sum(e.lease.size - leases.get(e.worker, e.lease.size) for e in entries) == missing
     for entry in entries:
-        assert leases.get(entry.worker, entry.lease.size) >= min(entry.lease.size, max(GB, entry.usage.committed))
+        assert leases.get(entry.worker, entry.lease.size) >= min(
+            entry.lease.size, max(GB, entry.usage.committed)
+        )
