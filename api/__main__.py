@@ -14,11 +14,10 @@ from api.app import make_app
 from api.generation.broker_client import BrokerClient
 from api.http.connection import Connection
 from api.http.connection_limits import ConnectionLimits
-from shared import failpoints, logs
+from shared import exits, failpoints, logs
 from shared.files import NotPrivate, make_private, raise_file_limit
 from shared.settings import Settings, load_settings
 
-EX_TEMPFAIL, EX_CONFIG = 75, 78
 FOR_CONNECTIONS = 0.8  # the share of the open files that connections may take
 GRACE = 30  # seconds for running requests when the process is stopped
 
@@ -31,7 +30,7 @@ def main() -> None:
     settings = load_settings()
     if why := settings.open_to_others:
         sys.stderr.write(f"api: {why}\n")
-        raise SystemExit(os.EX_CONFIG)
+        raise SystemExit(exits.MISCONFIGURED)
     logs.configure("api", settings.log_level)
     claim_run_dir(settings)
     limits = ConnectionLimits(int(raise_file_limit() * FOR_CONNECTIONS), settings.unfinished_per_address)
@@ -46,7 +45,7 @@ def claim_run_dir(settings: Settings) -> None:
         make_private(settings.sockets_dir)
     except (NotPrivate, OSError) as error:
         sys.stderr.write(f"api: the run directory cannot be used: {error}\n")
-        raise SystemExit(EX_CONFIG) from None
+        raise SystemExit(exits.MISCONFIGURED) from None
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -59,7 +58,7 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         why = "it is in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
         sys.stderr.write(f"api: cannot listen on {settings.host}:{settings.port}: {why}\n")
-        raise SystemExit(EX_TEMPFAIL) from None
+        raise SystemExit(exits.TAKEN) from None
     return listener
 
 

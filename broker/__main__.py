@@ -21,13 +21,11 @@ from broker.startup import Life, Timeouts
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor, name_worker
 from broker.wakeup import Wakeup
-from shared import failpoints, logs
+from shared import exits, failpoints, logs
 from shared.files import FILES_NEEDED, raise_file_limit
 from shared.settings import Settings, load_settings
 
 log = logging.getLogger("broker")
-
-EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG = 70, 75, 78
 
 
 def main() -> int:
@@ -38,19 +36,19 @@ def main() -> int:
         log.error(
             "only %d files may be open at a time, and %d are needed: see ulimit -n", files, FILES_NEEDED
         )
-        return EX_CONFIG
+        return exits.MISCONFIGURED
     try:
         serve(settings, RunDir(settings))
     except AlreadyRunningError as error:
         log.error("%s", error)
-        return EX_TEMPFAIL
+        return exits.TAKEN
     except RunDirError as error:
         log.error("%s", error)
-        return EX_CONFIG
+        return exits.MISCONFIGURED
     except Exception:
         log.exception("the broker ends because of a bug")
-        return EX_SOFTWARE
-    return 0
+        return exits.BUG
+    return exits.STOPPED
 
 
 def serve(settings: Settings, run_dir: RunDir) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import zmq
 
-from shared.wire import MAX_FRAME
+from shared.sockets import QUEUED_FRAMES, Context, router
 
-_HWM = 4096  # frames per peer inside libzmq
 _PARKED_MESSAGES = 4096
 _PARKED_BYTES = 32 << 20
 
@@ -30,18 +29,8 @@ class _Parked:
 
 
 class Mailbox:
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], path: Path, frames: int = _HWM) -> None:
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.set(zmq.ROUTER_MANDATORY, 1)
-        self.socket.set(zmq.MAXMSGSIZE, MAX_FRAME)
-        self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.HANDSHAKE_IVL, 5000)
-        self.socket.set(zmq.HEARTBEAT_IVL, 2000)
-        self.socket.set(zmq.HEARTBEAT_TIMEOUT, 6000)
-        self.socket.set(zmq.BACKLOG, 1024)
-        self.socket.set(zmq.SNDHWM, frames)
-        self.socket.set(zmq.RCVHWM, frames)
-        self.socket.bind(f"ipc://{path}")
+    def __init__(self, context: Context, path: Path, frames: int = QUEUED_FRAMES) -> None:
+        self.socket = router(context, path, frames)
         self._parked: dict[bytes, _Parked] = {}
 
     @property

@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-TAKEN = 75  # EX_TEMPFAIL
-UNUSABLE = 2
+from shared import exits
 
 
 class Refusal(Exception):
@@ -32,7 +31,7 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
         lock.close()
         raise Refusal(
             f"Another mlx-server{_named(holder)} uses {run_dir}. Stop it, or choose another --port or --run-dir.",
-            TAKEN,
+            exits.TAKEN,
         )
     if (broker_lock := run_dir / "broker.lock").exists():
         with _open_private(broker_lock) as file:
@@ -42,7 +41,7 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
             raise Refusal(
                 f"A broker{_named(holder)} still runs in {run_dir}, without the `mlx-server serve` that started it."
                 f" Stop it{_how_to_stop(run_dir)}, or choose another --port or --run-dir.",
-                TAKEN,
+                exits.TAKEN,
             )
     with suppress(OSError):  # the lock is what counts; the disk may be full
         os.pwrite(lock.fileno(), f"{os.getpid():<10}\n".encode(), 0)
@@ -52,7 +51,7 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
 def check_port(host: str, port: int) -> None:
     """Raises Refusal if nothing can listen there."""
     if ":" in host:
-        raise Refusal(f"MLX_SERVER_HOST: {host} is IPv6; give an IPv4 address or a name.", UNUSABLE)
+        raise Refusal(f"MLX_SERVER_HOST: {host} is IPv6; give an IPv4 address or a name.", exits.UNUSABLE)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -61,11 +60,11 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise Refusal(
-                    f"Port {port} on {host} is in use; choose another with --port.", TAKEN
+                    f"Port {port} on {host} is in use; choose another with --port.", exits.TAKEN
                 ) from None
             raise Refusal(
                 f"MLX_SERVER_HOST, MLX_SERVER_PORT: cannot listen on {host}:{port}: {error.strerror}.",
-                UNUSABLE,
+                exits.UNUSABLE,
             ) from None
 
 
@@ -74,16 +73,18 @@ def _make_private(run_dir: Path) -> None:
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = run_dir.lstat()
     except OSError as error:
-        raise Refusal(f"MLX_SERVER_RUN_DIR: cannot use {run_dir}: {error.strerror}.", UNUSABLE) from None
+        raise Refusal(
+            f"MLX_SERVER_RUN_DIR: cannot use {run_dir}: {error.strerror}.", exits.UNUSABLE
+        ) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise Refusal(
             f"MLX_SERVER_RUN_DIR: {run_dir} is not a directory of yours; name another with --run-dir.",
-            UNUSABLE,
+            exits.UNUSABLE,
         )
     if found.st_mode & 0o077:
         raise Refusal(
             f"MLX_SERVER_RUN_DIR: others may enter {run_dir}; `chmod 700` it or name another with --run-dir.",
-            UNUSABLE,
+            exits.UNUSABLE,
         )
 
 
@@ -93,7 +94,7 @@ def _open_private(path: Path) -> IO[str]:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.fchmod(file, 0o600)
     except OSError as error:
-        raise Refusal(f"MLX_SERVER_RUN_DIR: cannot open {path}: {error.strerror}.", UNUSABLE) from None
+        raise Refusal(f"MLX_SERVER_RUN_DIR: cannot open {path}: {error.strerror}.", exits.UNUSABLE) from None
     return os.fdopen(file, "r+")
 
 

@@ -14,6 +14,7 @@ from cli.models import wrong_models
 from cli.news import News, Newsroom
 from cli.stack import Stack
 from cli.words import print_failure, print_lines, print_welcome
+from shared import exits
 from shared.settings import Settings, load_settings
 
 STOP_TIMEOUT = 120.0  # more than supervisord.conf gives the api and the broker together
@@ -26,7 +27,7 @@ def serve(options: Mapping[str, Any], ready_timeout: float) -> int:
     settings = load_settings(**options)
     if wrong := [line for line in (settings.open_to_others, *wrong_models(settings)) if line]:
         print_lines(*(f"mlx-server: {line}" for line in wrong), file=sys.stderr)
-        return 2
+        return exits.UNUSABLE
     try:
         lock = _claim(settings)
     except claim.Refusal as refusal:
@@ -81,7 +82,7 @@ def _run(stack: Stack, settings: Settings, news: Newsroom, happened: News) -> in
         _sweep(stack, news)
     else:
         _stop(stack, news)
-    return 1
+    return exits.FELL_OVER
 
 
 def _stop(stack: Stack, news: Newsroom) -> int:

@@ -17,7 +17,7 @@ from types import FrameType
 import psutil
 import zmq
 
-from shared import wire
+from shared import exits, wire
 from shared.errors import CannotBePassedOn, Draining, ServingError
 from shared.failpoints import failpoint
 from shared.protocol import (
@@ -42,6 +42,7 @@ from shared.protocol import (
     RunHeader,
 )
 from shared.settings import Settings
+from shared.sockets import dealer
 from workers.job import Job, Output, Served
 from workers.loop import Add, Cancelled, Finish, Inbox, Share
 from workers.request.preparation import Preparing, overrun_failure
@@ -50,7 +51,6 @@ from workers.unacked import Record
 log = logging.getLogger(__name__)
 
 MOST_STUCK = 4  # preparing threads that will not end; then a new worker is better than this one
-PERMANENT_FAILURE, TEMPORARY_FAILURE = os.EX_CONFIG, os.EX_TEMPFAIL  # exit codes after a failed load
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Link:
         self._finishing = False
         self._exit: int | None = None
         self._process = psutil.Process()
-        self._socket = self._connect()
+        self._socket = dealer(zmq.Context.instance(), self._settings.worker_socket, self._who.id)
 
     def post(self, item: Posted) -> None:
         """From any thread."""
@@ -165,18 +165,6 @@ class Link:
         return self._exit
 
     # ------------------------------------------------------------ broker
-
-    def _connect(self) -> "zmq.Socket[bytes]":
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, self._who.id.encode())
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, 0)  # what waits for a lost broker is bounded by orphan_grace
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME)
-        socket.connect(f"ipc://{self._settings.worker_socket}")
-        return socket
 
     def _say(self, message: Part) -> None:
         """What no message can carry is left out: one message is no reason to end."""
@@ -380,7 +368,7 @@ class Link:
                 self._introduce()
             case LoadingFailed(reason, permanent):
                 self._say(LoadFailed(reason=reason, permanent=permanent))
-                self._exit = PERMANENT_FAILURE if permanent else TEMPORARY_FAILURE
+                self._exit = exits.MISCONFIGURED if permanent else exits.LOAD_MAY_WORK
             case Finished():
                 self._exit = 0
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from shared import exits
 from shared.failpoints import failpoint
 from shared.settings import Settings
 from workers.engine.cpu.install import share_cores
@@ -20,9 +21,6 @@ from workers.loop import Command, Loop
 from workers.model.load_error import LoadError, Progress, explained
 
 log = logging.getLogger(__name__)
-
-ENGINE_BROKEN = 70  # exit code (EX_SOFTWARE): the engine raised what it may not raise
-
 
 Load = Callable[[Progress], Served]  # raises LoadError
 
@@ -37,7 +35,7 @@ def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> 
         token = settings.token_file.read_text().strip()
     except OSError as error:
         log.error("no broker has made %s: %s", settings.token_file, error.strerror)
-        return os.EX_CONFIG
+        return exits.MISCONFIGURED
     faulthandler.enable()  # on SIGABRT, with which the broker ends a stalled worker, every thread's stack is in the log
     inbox: SimpleQueue[Command] = SimpleQueue()
     link = Link(settings, Who(worker_id or new_worker_id(), model, token), inbox)
@@ -67,5 +65,5 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
     except BaseException:
         log.critical("the engine is broken; this worker ends", exc_info=True)
         logging.shutdown()
-        os._exit(ENGINE_BROKEN)
+        os._exit(exits.BUG)
     link.post(Finished())

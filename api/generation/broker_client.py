@@ -46,11 +46,13 @@ from shared.protocol import (
     Submit,
 )
 from shared.settings import Settings
+from shared.sockets import dealer
 
 log = logging.getLogger(__name__)
 
 DRAIN_BUDGET = 256  # messages that are read before the event loop runs other callbacks
 LOOK_INTERVAL = 0.2  # seconds between checks of what to acknowledge, park or end
+UNREAD_FRAMES = 1000  # beyond them the broker holds what is for this process, within its own bounds
 MAX_UNREAD = 2048  # tokens; beyond, the request is parked
 LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
@@ -72,14 +74,8 @@ class BrokerClient:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.ROUTING_ID, f"api-{secrets.token_hex(8)}".encode())
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME)
-        self._socket.setsockopt(zmq.SNDHWM, 0)  # unbounded: a lost broker is noticed before the queue grows
-        self._socket.connect(f"ipc://{self._settings.api_socket}")
+        name = f"api-{secrets.token_hex(8)}"
+        self._socket = dealer(self._context, self._settings.api_socket, name, UNREAD_FRAMES)
         self._seen = asyncio.Event()
         self._heard = self._next_ping = self._next_tick = self._loop.time()
         self._loop.add_reader(self._socket.fileno(), self._drain)

@@ -1,0 +1,113 @@
+"""The inner request that every dialect of the api is translated into: a prompt and how to continue it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from shared.parts import AsJson, Ids, Part
+
+
+class ChatPrompt(Part):
+    """Messages for the model's chat template, already in one dialect: roles system, user, assistant, tool.
+
+    ``param``, here and elsewhere: what the client calls it, for who has to refuse it.
+    """
+
+    kind: Literal["chat"] = "chat"
+    param: str = "messages"
+    messages: AsJson[list[dict[str, Any]]]
+    tools: AsJson[list[dict[str, Any]] | None] = None
+    template_kwargs: AsJson[dict[str, Any]] = {}
+
+
+class TextPrompt(Part):
+    """``suffix``: what is to follow; the model fills in the middle."""
+
+    kind: Literal["text"] = "text"
+    param: str = "prompt"
+    text: str
+    suffix: str | None = None
+
+
+class TokenPrompt(Part):
+    kind: Literal["tokens"] = "tokens"
+    param: str = "prompt"
+    ids: Ids
+    suffix: str | None = None
+
+
+Prompt = Annotated[ChatPrompt | TextPrompt | TokenPrompt, Field(discriminator="kind")]
+
+
+MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model may have defaults of its own for."""
+
+
+class Sampling(Part):
+    """How each next token is chosen. Random numbers are a function of (seed, choice, index) and nothing else.
+
+    ``unsaid``: those of MODELS_OWN that the request left open; the worker puts the model's own in their place.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    unsaid: list[str] = []
+
+
+class Stopping(Part):
+    """When a choice ends. ``max_tokens`` 0: the prompt is read, nothing follows.
+
+    ``max_tokens`` None, or more than is left of the context: what is left of it.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop: list[str] = []
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+
+
+class Grammar(Part):
+    """What the text must be, enforced token by token: JSON, unless ``regex`` or ``grammar`` say otherwise.
+
+    ``json_schema`` None: any JSON object. ``whitespace``: a regular expression of what may stand between its parts.
+    ``grammar`` is in Lark's form, as llguidance reads it, or in llama.cpp's GBNF.
+    """
+
+    json_schema: AsJson[dict[str, Any] | None] = None
+    whitespace: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    param: str = "response_format"
+
+
+class ToolUse(Part):
+    """Which of the prompt's tools may be called. ``mode`` required: a call of one of ``names`` must come."""
+
+    mode: Literal["auto", "required"] = "auto"
+    names: list[str]
+    parallel: bool = True
+
+
+class Generation(Part):
+    """One prompt and how to continue it; what every dialect of the api is translated into."""
+
+    prompt: Prompt
+    sampling: Sampling
+    stopping: Stopping = Stopping()
+    n: int = 1
+    logprobs: int | None = None  # None: not asked; k: the chosen token's and the k best
+    echo: bool = (
+        False  # the prompt's text (and its log-probabilities, when asked) come in the first delta's start
+    )
+    grammar: Grammar | None = None
+    tool_use: ToolUse | None = None  # None: what looks like a call is text
+    split_reasoning: bool = False  # thinking goes to the deltas' ``reasoning``
+    cache_namespace: str = ""  # prompts of unlike namespaces never share a cached beginning

@@ -1,0 +1,86 @@
+"""What the broker reports of its models and workers: a StatusReport and its parts."""
+
+from typing import Literal
+
+from shared.parts import Part
+
+
+class Capabilities(Part):
+    """What a loaded model can do.
+
+    ``bytes`` is the size of its weights, ``sampling`` how tokens are chosen where a request does not say.
+    """
+
+    tools: bool = False
+    reasoning: bool = False
+    json_schema: bool = False
+    infill: bool = False
+    bytes: int = 0
+    sampling: dict[str, float] = {}
+
+
+class WorkerStatus(Part):
+    id: str
+    model: str
+    pid: int
+    state: str
+    since: float  # seconds in this state
+    in_flight: int
+    spawned: bool  # by this broker; else started by someone else, who also stops it
+    phase: str = ""
+    done: int = 0  # bytes, while loading
+    total: int = 0
+    context_length: int | None = None
+    engine: dict[str, float | int | str] = {}
+
+
+class ModelStatus(Part):
+    """``state``: hot, loading, loadable or failed; ``reason`` says why it failed."""
+
+    id: str
+    state: str
+    queued: int = 0
+    reason: str | None = None
+    context_length: int | None = None
+    capabilities: Capabilities | None = None
+
+
+class RequestShape(Part):
+    """A request without its words: ``size`` is the prompt's in tokens or, when it is text, in characters."""
+
+    request_id: str
+    attempt: int
+    prompt: str
+    size: int
+    max_tokens: int | None = None
+    n: int
+    held: list[int]
+
+
+class Death(Part):
+    """A worker that did not end in good order. ``memory``: its last known resident bytes."""
+
+    worker: str
+    model: str
+    pid: int
+    how: str
+    exit_code: int | None = None
+    signal: str | None = None
+    phase: str = ""
+    ago: float = 0.0
+    memory: int = 0
+    last_lines: list[str] = []
+    in_flight: list[RequestShape] = []
+
+
+class StatusReport(Part):
+    type: Literal["status_report"] = "status_report"
+    query: str
+    epoch: str
+    pid: int
+    uptime: float
+    models: list[ModelStatus]
+    workers: list[WorkerStatus]
+    in_flight: int
+    queued: int
+    deaths: list[Death] = []  # the last ones, the latest first
