@@ -66,7 +66,6 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
         pid=os.getpid(),
         started=clock.wake(0.0),
         name_worker=name_worker,
-        log_of=supervisor.log_of,
         survivors=survivors,
     )
     context = zmq.Context()
@@ -77,14 +76,14 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     log.info("serving %s in %s, pid %d", ", ".join(settings.sources), settings.sockets_dir, life.pid)
     if settings.config:
         log.info("settings and models are from %s", settings.config)
-    mind = make_mind(settings, life)
-    Server(mind, apis, workers, supervisor, state_file, wakeup, clock).run()
+    core = make_core(settings, life)
+    Server(core, apis, workers, supervisor, state_file, wakeup, clock).run()
     context.term()
     wakeup.close()
     log.info("left")
 
 
-def make_mind(settings: Settings, life: Life) -> Broker:
+def make_core(settings: Settings, life: Life) -> Broker:
     limits = Limits(
         max_in_flight=settings.max_in_flight,
         queue_per_model=settings.queue_per_model,

@@ -1,41 +1,72 @@
-"""Why a request is not let in, if it is not. Decides, and changes nothing."""
+"""Why a Submit is refused, if it is: decides, and changes nothing but whether the broker is closed to all."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from broker.load_failures import Loads
-from broker.quarantine import Suspects
-from broker.refusals import unavailable
+from broker.load_failures import FailedLoad, LoadFailures
+from broker.quarantine import Quarantine
 from broker.registry import Registry
-from broker.scheduler import Scheduler, Waiting
-from shared.errors import ModelNotFound, QueueFull, RequestRefused, ServingError, WorkerLost
+from broker.scheduler import Queued, Scheduler
+from shared.errors import (
+    BrokerLost,
+    Draining,
+    ModelNotFound,
+    ModelUnavailable,
+    QueueFull,
+    RequestRefused,
+    ServingError,
+    WorkerLost,
+)
 
 MAX_LOSSES = 3  # of workers, over a request that gains no token between them
+_DRAINING_RETRY = 10  # seconds
 
 
-@dataclass(frozen=True)
+@dataclass
 class Admission:
     models: Collection[str]
     scheduler: Scheduler
     registry: Registry
-    loads: Loads
-    suspects: Suspects
+    failures: LoadFailures
+    quarantine: Quarantine
+    closed: bool = False  # for good: the broker stops
 
-    def objection(self, waiting: Waiting, now: float) -> ServingError | None:
-        model = waiting.submit.model
-        if model not in self.models:
-            return ModelNotFound(model, self.models)
-        if waiting.submit.losses >= MAX_LOSSES:
+    def objection(self, queued: Queued, now: float) -> ServingError | None:
+        submit = queued.submit
+        if self.closed:
+            return draining()
+        if submit.model not in self.models:
+            return ModelNotFound(submit.model, self.models)
+        if submit.losses >= MAX_LOSSES:
             return WorkerLost(f"{MAX_LOSSES} workers were lost over this request, one after the other.")
-        if not waiting.resumes and self.suspects.is_convicted(waiting.submit.fingerprint, now):
+        if not queued.resumes and self.quarantine.is_quarantined(submit.fingerprint, now):
             return RequestRefused("This request has crashed the engine a short while ago.")
-        failure = self.loads.refusing(model, now)
-        if failure and not self.registry.coming(model):
-            return unavailable(model, failure, now)
-        if not waiting.resumes and not self.scheduler.has_room(model):
-            return QueueFull(
-                f"Too many requests wait already: {self.scheduler.queued(model)} for {model!r}, "
-                f"{len(self.scheduler)} in all.",
-                retry_after=self.scheduler.retry_after(waiting.submit, self.registry, now),
-            )
+        failure = self.failures.refusing(submit.model, now)
+        if failure and not self.registry.starting(submit.model):
+            return unavailable(submit.model, failure, now)
+        if not queued.resumes and not self.scheduler.has_room(queued):
+            return self._queue_full(queued, now)
         return None
+
+    def _queue_full(self, queued: Queued, now: float) -> QueueFull:
+        caller, waiting = queued.asker.caller, self.scheduler.of_model(queued.submit.model)
+        own = sum(other.asker.caller == caller for other in waiting)
+        return QueueFull(
+            f"Too many requests wait already: {len(waiting)} for {queued.submit.model!r}, {own} of them yours, "
+            f"{len(self.scheduler)} in all.",
+            retry_after=self.scheduler.retry_after(queued.submit, self.registry, now),
+        )
+
+
+def draining() -> Draining:
+    return Draining("The server is shutting down.", retry_after=_DRAINING_RETRY)
+
+
+def outdated_api() -> BrokerLost:
+    return BrokerLost("The api process is older than its broker: restart it.")
+
+
+def unavailable(model: str, failure: FailedLoad, now: float) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"The model {model!r} cannot be loaded: {failure.reason}.", retry_after=failure.retry_after(now)
+    )

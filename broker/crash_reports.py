@@ -1,4 +1,4 @@
-"""What is known of the last workers that did not end in good order; shapes of what they ran, never its text."""
+"""Reports of the last twenty workers that did not end in good order: shapes of their requests, never their text."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from broker.exit_causes import signal_name
 from broker.registry import Worker
-from shared.protocol import Death, RequestShape, SubmitHeader
+from shared.protocol import CrashReport, RequestShape, SubmitHeader
 
 _REMEMBERED = 20
 
 
 @dataclass(slots=True)
-class Fall:
-    """What there was when a worker was lost; how its process ended is learned later."""
+class Loss:
+    """What was known when a worker was lost; the exit of its process completes it to a CrashReport."""
 
     how: str
     at: float
@@ -21,32 +21,32 @@ class Fall:
     in_flight: list[RequestShape]
 
 
-class Deaths:
+class CrashReports:
     def __init__(self) -> None:
-        self._last: deque[tuple[Death, float]] = deque(maxlen=_REMEMBERED)
+        self._last: deque[tuple[CrashReport, float]] = deque(maxlen=_REMEMBERED)
 
-    def record(self, worker: Worker, fall: Fall, code: int | None, last_lines: Sequence[str]) -> None:
-        death = Death(
+    def record(self, worker: Worker, loss: Loss, code: int | None, last_lines: Sequence[str]) -> None:
+        report = CrashReport(
             worker=worker.id,
             model=worker.model,
             pid=worker.pid,
-            how=fall.how,
+            how=loss.how,
             exit_code=code if code is not None and code >= 0 else None,
             signal=signal_name(-code) if code is not None and code < 0 else None,
-            phase=fall.phase,
+            phase=loss.phase,
             memory=worker.memory,
             last_lines=list(last_lines),
-            in_flight=fall.in_flight,
+            in_flight=loss.in_flight,
         )
-        self._last.append((death, fall.at))
+        self._last.append((report, loss.at))
 
-    def report(self, now: float) -> list[Death]:
-        """The latest first."""
-        return [death.model_copy(update={"ago": now - at}) for death, at in reversed(self._last)]
+    def latest(self, now: float) -> list[CrashReport]:
+        """Newest first."""
+        return [report.model_copy(update={"ago": now - at}) for report, at in reversed(self._last)]
 
 
 def phase_of(worker: Worker) -> str:
-    """What the worker was doing: while it loads, the load's phase; later the engine's."""
+    """The worker's state, and the phase of its load or, later, of its engine."""
     doing = str(worker.engine.get("phase", "")) if worker.engine else worker.phase
     return f"{worker.state.value}, {doing}" if doing else worker.state.value
 

@@ -1,7 +1,10 @@
-"""What the operator's log says of events and actions; most of them are not worth a line.
+"""The lines of the operator's log for events and actions; most of them have none.
 
-Ids, names and reasons only: a prompt or a token never gets here.
+Ids, names, reasons and the paths of logs: prompts and tokens never get here. An event tells only what the broker itself
+knows: what a peer claims is logged as a Note, once the core has accepted it.
 """
+
+from collections.abc import Callable
 
 from broker.events import (
     Abort,
@@ -9,6 +12,7 @@ from broker.events import (
     Event,
     Forget,
     Kill,
+    Note,
     PeerGone,
     Spawn,
     SpawnFailed,
@@ -17,21 +21,17 @@ from broker.events import (
     TellWorker,
     Terminate,
     WorkerExited,
-    WorkerSaid,
 )
-from shared.protocol import Bye, Drain, Goodbye, LoadFailed, Register, Resubmit
+from shared.protocol import Drain, Goodbye, Resubmit
 
 
-def heard(event: Event) -> str | None:
+def of_event(event: Event, log_of: Callable[[str], str]) -> str | None:
+    """``log_of``: the path of a worker's own log."""
     match event:
-        case WorkerSaid(worker, Register() as said):
-            return f"{worker} is ready: {said.model!r}, pid {said.pid}, holds {len(said.held)} requests"
-        case WorkerSaid(worker, LoadFailed(reason=reason, permanent=permanent)):
-            return f"{worker} cannot load: {reason!r}{' (for good)' if permanent else ''}"
-        case WorkerSaid(worker, Bye(reason=reason)):
-            return f"{worker} leaves: {reason!r}"
+        case WorkerExited(worker, 0):
+            return f"{worker} ended: 0"
         case WorkerExited(worker, code):
-            return f"{worker} ended: {code}"
+            return f"{worker} ended: {code}; its log: {log_of(worker)}"
         case SpawnFailed(worker, reason):
             return f"{worker} could not be started: {reason}"
         case PeerGone(peer):
@@ -41,8 +41,10 @@ def heard(event: Event) -> str | None:
     return None
 
 
-def done(action: Action) -> str | None:
+def of_action(action: Action) -> str | None:
     match action:
+        case Note(line):
+            return line
         case Spawn(worker, model):
             return f"starting {worker} for {model!r}"
         case Terminate(worker):
@@ -57,6 +59,6 @@ def done(action: Action) -> str | None:
             return f"{api} {reason}: its requests are cancelled"
         case TellWorker(worker, Goodbye(reason=reason)):
             return f"sending {worker} away: {reason}"
-        case TellApi(api, Resubmit() as said):
-            return f"{said.request_id!r} of {api} is to come again: {said.reason!r}"
+        case TellApi(api, Resubmit() as message):
+            return f"{message.request_id!r} of {api} is to come again: {message.reason!r}"
     return None

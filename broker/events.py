@@ -1,4 +1,4 @@
-"""All that passes between the broker's mind and its shell: what has happened, and what is to be done."""
+"""Everything that passes between the core and the server: events, which happened, and actions, to be carried out."""
 
 from dataclasses import dataclass, field
 
@@ -125,8 +125,15 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the operator's log."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     pass
 
 
-Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Abort | Forget | Exit
+Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Abort | Forget | Note | Exit

@@ -1,7 +1,7 @@
-"""How workers end, and whose fault that is. Pure.
+"""How a worker ended, and whether its requests may be at fault. Pure.
 
-Rule 1: who leaves when told, or is ended from outside, blames nobody: SIGKILL is the operator's, the system's or ours.
-Rule 2: what ran may be at fault only for a crash: another signal, an exit code, an engine that hangs.
+Rule 1: an orderly exit and a signal from outside (SIGKILL, SIGTERM, SIGINT, SIGHUP) are no request's fault.
+Rule 2: any other signal, an exit code above 0 and an engine that hangs are crashes: a request may be at fault.
 """
 
 import signal
@@ -20,25 +20,25 @@ class Fault(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """``how`` continues a sentence about the worker."""
+class ExitCause:
+    """``how`` is the rest of a sentence that begins with the worker."""
 
     how: str
     fault: Fault = Fault.OUTSIDE
 
 
-def of_exit(code: int | None) -> Ending:
+def of_exit(code: int | None) -> ExitCause:
     """``code`` is an exit code, or minus a signal's number; None: not known."""
     if code is None:
-        return Ending("ended, nobody knows how")
+        return ExitCause("ended, nobody knows how")
     if code >= 0:
-        return Ending(f"exited with code {code}", Fault.CRASH if code else Fault.NONE)
+        return ExitCause(f"exited with code {code}", Fault.CRASH if code else Fault.NONE)
     fault = Fault.OUTSIDE if -code in _FROM_OUTSIDE else Fault.CRASH
-    return Ending(f"was killed by {signal_name(-code)}", fault)
+    return ExitCause(f"was killed by {signal_name(-code)}", fault)
 
 
-def left(why: str) -> Ending:
-    return Ending(f"left: {why[:MAX_MESSAGE]}", Fault.NONE)
+def left(why: str) -> ExitCause:
+    return ExitCause(f"left: {why[:MAX_MESSAGE]}", Fault.NONE)
 
 
 def signal_name(number: int) -> str:

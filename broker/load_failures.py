@@ -1,14 +1,17 @@
-"""What each model's last load came to, and when the next may be tried.
+"""The failed loads of each model, and when the next load may be tried.
 
-Rule 1: only failures are remembered; a load that works wipes them.
-Rule 2: a permanent failure refuses requests until the next try; after any other they wait for it.
-Rule 3: many failures in a short time open the breaker: requests are refused, and one a minute tries it.
+Rule 1: a load that works wipes the model's failures.
+Rule 2: after a permanent failure requests are refused until the next try; after any other they wait for it.
+Rule 3: five failures in ten minutes open the circuit breaker: requests are refused, and one a minute tries a load.
+Rule 4: a reason names no path of this machine, because clients read it.
 """
 
 import math
 from dataclasses import dataclass, replace
 
-_PERMANENT_HOLD = 10.0
+from shared.errors import without_paths
+
+_PERMANENT_HOLD = 10.0  # seconds
 _LONGEST_DELAY = 60.0
 _BREAKS_AFTER = 5  # failures
 _WINDOW = 600.0  # seconds
@@ -20,26 +23,26 @@ class FailedLoad:
     permanent: bool
     count: int
     retry_at: float
-    times: tuple[float, ...] = ()  # of the failures of late
+    times: tuple[float, ...] = ()  # of the failures within the last ten minutes
 
     @property
     def broken(self) -> bool:
         return len(self.times) >= _BREAKS_AFTER
 
     def retry_after(self, now: float) -> int | None:
-        """Whole seconds for the client; None: nothing gets better by waiting."""
+        """Whole seconds for the client; None: waiting does not help."""
         return None if self.permanent else max(1, math.ceil(self.retry_at - now))
 
 
-class Loads:
+class LoadFailures:
     def __init__(self) -> None:
         self._failed: dict[str, FailedLoad] = {}
 
-    def fail(self, model: str, reason: str, permanent: bool, now: float) -> FailedLoad:
+    def record(self, model: str, reason: str, permanent: bool, now: float) -> FailedLoad:
         earlier = self._failed.get(model)
         count = earlier.count + 1 if earlier else 1
         times = (*(at for at in (earlier.times if earlier else ()) if at > now - _WINDOW), now)
-        failure = FailedLoad(reason, permanent, count, now + backoff(count), times)
+        failure = FailedLoad(without_paths(reason), permanent, count, now + backoff(count), times)
         if permanent:
             failure = replace(failure, retry_at=now + _PERMANENT_HOLD)
         elif failure.broken:
@@ -47,10 +50,10 @@ class Loads:
         self._failed[model] = failure
         return failure
 
-    def work(self, model: str) -> None:
+    def clear(self, model: str) -> None:
         self._failed.pop(model, None)
 
-    def failure(self, model: str) -> FailedLoad | None:
+    def of(self, model: str) -> FailedLoad | None:
         return self._failed.get(model)
 
     def refusing(self, model: str, now: float) -> FailedLoad | None:

@@ -1,34 +1,42 @@
-"""What should be next: owns the queues, reads the registry, acts on nothing.
+"""Which request runs next and which model is loaded next: owns the queues, reads the registry, changes nothing else.
 
-Rule 1: one queue per model; who resumes goes before who begins, each kind in order of arrival.
-Rule 2: what was accepted once is not refused for lack of room when it comes back.
-Rule 3: a suspect goes where only what is proven runs; nothing joins it during its trial. It holds its queue up.
-Rule 4: a request grows older only while something could serve it; while its model loads it does not.
-Rule 5: who is refused is told to come back when, as fast as runs have ended of late, the queue would be through.
+Rule 1: one queue per model, in which callers take turns; requests that resume go before requests that begin.
+Rule 2: a request that resumes is not refused for lack of room.
+Rule 3: no caller fills a worker or a queue: places stay free for other callers, see `turns`.
+Rule 4: a suspect goes to a worker that runs nothing but cleared requests, and nothing joins it during its probation. It
+holds its queue up.
+Rule 5: a request's age counts only while something could serve it, so not while its model loads.
+Rule 6: a refused request is told to come back when the queue would be through, at the pace at which runs ended lately.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from zlib import crc32
 
-from broker.load_failures import Loads
+from broker.load_failures import LoadFailures
 from broker.registry import Registry, Worker
+from broker.turns import Turns, may_hold_more
+from shared.callers import Asker, asker_of
 from shared.protocol import SubmitHeader
 
-_WEIGHT = 0.1  # of the latest run among those of late
+_WEIGHT = 0.1  # of the latest run in the moving average of durations
 
 
 @dataclass(frozen=True)
 class Limits:
     max_in_flight: int = 256
-    queue_per_model: int = 64
+    queue_per_model: int = 256
     queue_total: int = 512
-    queue_age: float = 120.0
+    queue_age: float = 120.0  # seconds
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class Queued:
+    """A Submit in the broker. ``since``: when its age began to count."""
+
     api: str
     submit: SubmitHeader
     body: bytes
@@ -39,95 +47,139 @@ class Waiting:
     def resumes(self) -> bool:
         return self.submit.attempt > 1
 
+    @property
+    def asker(self) -> Asker:
+        return asker_of(self.submit.caller, self.submit.group, self.submit.request_id)
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Of one model."""
+
+    resumed: Turns[Queued] = field(default_factory=Turns)
+    fresh: Turns[Queued] = field(default_factory=Turns)
+
+    def __iter__(self) -> Iterator[Queued]:
+        return chain(self.resumed, self.fresh)
+
+    def part_of(self, queued: Queued) -> Turns[Queued]:
+        return self.resumed if queued.resumes else self.fresh
+
+    def heads(self) -> Iterator[Queued]:
+        return chain(self.resumed.heads(), self.fresh.heads())
+
 
 class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._queues: dict[str, list[Waiting]] = {}  # never an empty one
-        self._lasted: dict[str, float] = {}  # seconds, by model: how long runs took of late
+        self._queues: dict[str, _Queue] = {}  # by model, none of them empty
+        self._durations: dict[str, float] = {}  # seconds, by model: moving average of finished runs
 
-    def __iter__(self) -> Iterator[Waiting]:
-        return (waiting for queue in self._queues.values() for waiting in queue)
+    def __iter__(self) -> Iterator[Queued]:
+        return chain.from_iterable(self._queues.values())
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return sum(1 for _ in self)
 
-    def queued(self, model: str) -> int:
-        return len(self._queues.get(model, ()))
+    def of_model(self, model: str) -> list[Queued]:
+        return list(self._queues.get(model, ()))
 
-    def find(self, request_id: str) -> Waiting | None:
-        return next((waiting for waiting in self if waiting.submit.request_id == request_id), None)
+    def find(self, request_id: str) -> Queued | None:
+        return next((queued for queued in self if queued.submit.request_id == request_id), None)
 
-    def has_room(self, model: str) -> bool:
-        return self.queued(model) < self.limits.queue_per_model and len(self) < self.limits.queue_total
+    def has_room(self, queued: Queued) -> bool:
+        """For a request that begins."""
+        model, caller = queued.submit.model, queued.asker.caller
+        places = (
+            (self.of_model(model), self.limits.queue_per_model),
+            (list(self), self.limits.queue_total),
+        )
+        return all(
+            may_hold_more(sum(other.asker.caller == caller for other in taken), size - len(taken), size)
+            for taken, size in places
+        )
 
-    def note_end(self, model: str, lasted: float) -> None:
-        """A run has ended in good order."""
-        before = self._lasted.get(model, lasted)
-        self._lasted[model] = before + _WEIGHT * (lasted - before)
+    def note_duration(self, model: str, seconds: float) -> None:
+        """Of a run that ended in good order."""
+        before = self._durations.get(model, seconds)
+        self._durations[model] = before + _WEIGHT * (seconds - before)
 
     def retry_after(self, refused: SubmitHeader, registry: Registry, now: float) -> int:
-        """Whole seconds, 1 to 60. Spread out, so that those who are refused together do not come back together."""
+        """Whole seconds, 1 to 60; spread out, so that requests refused together do not come back together."""
         model = refused.model
+        waiting = self.of_model(model)
         slots = self.limits.max_in_flight * max(1, len(registry.ready(model)))
-        ahead = (self.queued(model) + 1) * self._lasted.get(model, 0.0) / slots
-        oldest = min((waiting.since for waiting in self._queues.get(model, ())), default=now)
-        seconds = math.ceil(max(ahead, now - oldest))  # the next in line knows when it has become slower
+        ahead = (len(waiting) + 1) * self._durations.get(model, 0.0) / slots
+        oldest = min((queued.since for queued in waiting), default=now)
+        seconds = math.ceil(
+            max(ahead, now - oldest)
+        )  # a queue that has slowed down shows in its oldest request
         spread = crc32(refused.request_id.encode()) % (seconds // 4 + 2)
         return max(1, min(60, seconds + spread))
 
-    def admit(self, waiting: Waiting) -> None:
-        queue = self._queues.setdefault(waiting.submit.model, [])
-        position = len(queue)
-        if waiting.resumes:
-            position = next((at for at, other in enumerate(queue) if not other.resumes), position)
-        queue.insert(position, waiting)
+    def add(self, queued: Queued) -> None:
+        self._queues.setdefault(queued.submit.model, _Queue()).part_of(queued).put(queued)
 
-    def withdraw(self, chosen: Callable[[Waiting], bool]) -> list[Waiting]:
-        out = [waiting for waiting in self if chosen(waiting)]
-        for waiting in out:
-            self._take(waiting)
+    def withdraw(self, chosen: Callable[[Queued], bool]) -> list[Queued]:
+        """Removes and returns them."""
+        out = [queued for queued in self if chosen(queued)]
+        for queued in out:
+            self._leave(queued, Turns.remove)
         return out
 
-    def take(self, request_id: str) -> Waiting | None:
-        if waiting := self.find(request_id):
-            self._take(waiting)
-        return waiting
+    def take(self, request_id: str) -> Queued | None:
+        """Removes and returns it."""
+        if queued := self.find(request_id):
+            self._leave(queued, Turns.remove)
+        return queued
 
-    def expire(self, registry: Registry, now: float) -> list[Waiting]:
-        """Removes and returns those that have waited too long; of a loading model, nobody has."""
+    def expire(self, registry: Registry, now: float) -> list[Queued]:
+        """Removes and returns those that have waited longer than ``queue_age`` for a model that is not loading."""
         due = now - self.limits.queue_age
-        models = {model for model in self._queues if not registry.coming(model)}
-        return self.withdraw(lambda waiting: waiting.submit.model in models and waiting.since < due)
+        models = {model for model in self._queues if not registry.starting(model)}
+        return self.withdraw(lambda queued: queued.submit.model in models and queued.since < due)
 
-    def restart_clocks(self, model: str, now: float) -> None:
-        for waiting in self._queues.get(model, ()):
-            waiting.since = now
+    def restart_ages(self, model: str, now: float) -> None:
+        for queued in self.of_model(model):
+            queued.since = now
 
-    def next_dispatch(self, registry: Registry) -> tuple[Waiting, Worker] | None:
-        """The first request that a worker has room for, removed from its queue."""
+    def next_dispatch(self, registry: Registry) -> tuple[Queued, Worker] | None:
+        """The next request that a worker has room for, removed from its queue."""
         for model, queue in self._queues.items():
-            waiting = queue[0]
-            fit = [worker for worker in registry.ready(model) if self._may_take(worker, waiting)]
-            if worker := min(fit, key=lambda worker: worker.load, default=None):
-                self._take(waiting)
-                return waiting, worker
+            if found := self._match(queue, registry.ready(model)):
+                self._leave(found[0], Turns.take)
+                return found
         return None
 
-    def _may_take(self, worker: Worker, waiting: Waiting) -> bool:
-        if worker.trial or worker.load >= self.limits.max_in_flight:
-            return False
-        return not waiting.suspect or all(run.proven for run in worker.in_flight.values())
-
-    def next_to_load(self, registry: Registry, loads: Loads, now: float) -> str | None:
-        """A model that is waited for and has no process at all; one that is ending still holds its memory."""
+    def next_to_load(self, registry: Registry, failures: LoadFailures, now: float) -> str | None:
+        """A model that requests wait for and that has no process; one that still ends holds its memory."""
         return next(
-            (m for m in self._queues if not registry.of_model(m) and loads.may_start(m, now)),
+            (m for m in self._queues if not registry.of_model(m) and failures.may_start(m, now)),
             None,
         )
 
-    def _take(self, waiting: Waiting) -> None:
-        queue = self._queues[waiting.submit.model]
-        queue.remove(waiting)
-        if not queue:
-            del self._queues[waiting.submit.model]
+    def _match(self, queue: _Queue, workers: list[Worker]) -> tuple[Queued, Worker] | None:
+        open_to_any = [w for w in workers if not w.on_probation and w.load < self.limits.max_in_flight]
+        if not open_to_any:
+            return None
+        held = {worker.id: Counter(run.caller for run in worker.in_flight.values()) for worker in open_to_any}
+        for queued in queue.heads():
+            fit = [worker for worker in open_to_any if self._fits(queued, worker, held[worker.id])]
+            if worker := min(fit, key=lambda worker: worker.load, default=None):
+                return queued, worker
+            if queued.suspect:
+                return None
+        return None
+
+    def _fits(self, queued: Queued, worker: Worker, held: Counter[str]) -> bool:
+        size = self.limits.max_in_flight
+        if not may_hold_more(held[queued.asker.caller], size - worker.load, size):
+            return False
+        return not queued.suspect or all(run.cleared for run in worker.in_flight.values())
+
+    def _leave(self, queued: Queued, how: Callable[[Turns[Queued], Queued], None]) -> None:
+        model = queued.submit.model
+        queue = self._queues[model]
+        how(queue.part_of(queued), queued)
+        if not queue.resumed and not queue.fresh:
+            del self._queues[model]

@@ -1,7 +1,7 @@
-"""The broker's shell: turns what arrives into events, and actions into what happens. Decides nothing.
+"""The broker's sockets, signals and processes: turns what arrives into events and carries actions out; decides nothing.
 
-A turn: wait, heed signals, drain both sockets within a budget, send what was parked, tick.
-A Tick comes only after both sockets were found empty, so nobody is judged silent whose word lies unread.
+A turn: wait, handle signals, drain both sockets within a budget, send what was parked, tick.
+A Tick comes only after both sockets were found empty, so that no peer with an unread message is judged silent.
 """
 
 import logging
@@ -49,22 +49,23 @@ from shared.wire import FROM_API, FROM_WORKER, ProtocolError, decode, encode
 log = logging.getLogger(__name__)
 
 PIDFDS: Final = hasattr(os, "pidfd_open")
-_BUDGET = 256  # messages of one socket in one turn
+_BUDGET = 256  # messages of one socket in one turn; times below are seconds
 _TICK = 0.1
 _IDLE_TICK = 0.5
 _RETRY = 0.01  # while something is parked
-_OVERDUE = 1.0  # a Tick waits no longer than this for sockets that never run dry
+_OVERDUE = 1.0  # longest delay of a Tick by sockets that never run empty
 _LINGER = 0.2
 _REAP = 1.0
-_LAST_WORDS = 20  # milliseconds without a word from any worker, when one has ended
-_TRIM = 10.0  # the logs of workers are looked at this often
-_STRANGERS: Final = 1000  # names remembered so that each is logged once
+_LAST_MESSAGES = 20  # milliseconds to wait for what a worker sent before it ended
+_TRIM = 10.0  # between looks at the sizes of workers' logs
+_SENDERS_LOGGED: Final = 1000  # of garbage, each once
+_SIGNALS: Final = {Terminate: signal.SIGTERM, Kill: signal.SIGKILL, Abort: signal.SIGABRT}
 
 
 class Server:
     def __init__(
         self,
-        mind: Broker,
+        core: Broker,
         apis: Mailbox,
         workers: Mailbox,
         supervisor: Supervisor,
@@ -72,7 +73,7 @@ class Server:
         wakeup: Wakeup,
         clock: AwakeClock,
     ) -> None:
-        self._mind = mind
+        self._core = core
         self._apis = apis
         self._workers = workers
         self._supervisor = supervisor
@@ -80,9 +81,9 @@ class Server:
         self._wakeup = wakeup
         self._clock = clock
         self._now = self._ticked = self._trimmed = clock.wake(0.0)
-        self._upshots: deque[Event] = deque()
-        self._gone: deque[Event] = deque()  # ends of processes and of connections, for the end of the turn
-        self._strangers: set[bytes] = set()
+        self._pending: deque[Event] = deque()
+        self._ends: deque[Event] = deque()  # of processes and connections, handled at the end of the turn
+        self._garbage_senders: set[bytes] = set()
         self._running = True
         self.garbage = 0
         self._poller = zmq.Poller()
@@ -92,21 +93,21 @@ class Server:
     def run(self) -> None:
         while self._running:
             self._turn()
-            self._remember()
-        self._supervisor.close(_REAP if self._mind.stopping else 0.0)
+            self._write_state()
+        self._supervisor.close(_REAP if self._core.stopping else 0.0)
         self._apis.close(_LINGER)
         self._workers.close(_LINGER)
 
     def _turn(self) -> None:
-        planned = self._patience()
+        planned = self._poll_timeout()
         woken = dict(self._poller.poll(math.ceil(planned * 1000)))
         self._now = self._clock.wake(planned)
         if self._wakeup.fd in woken:
-            self._heed_signals()
-        self._notice_the_adopted(woken)
+            self._handle_signals()
+        self._check_adopted(woken)
         drained = [self._drain(self._workers, self._read_worker), self._drain(self._apis, self._read_api)]
         self._flush()
-        self._see_off()
+        self._handle_ends()
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
             self._ticked = self._now
             self._handle(Tick())
@@ -116,14 +117,14 @@ class Server:
 
     @property
     def _tick(self) -> float:
-        return _IDLE_TICK if self._mind.idle else _TICK
+        return _IDLE_TICK if self._core.idle else _TICK
 
-    def _patience(self) -> float:
+    def _poll_timeout(self) -> float:
         until_tick = max(0.0, self._ticked + self._tick - self._now)
         return min(_RETRY, until_tick) if self._apis.waits or self._workers.waits else until_tick
 
-    def _notice_the_adopted(self, woken: Container[object]) -> None:
-        """Where there are no pidfds they are asked for in each turn; there are never many."""
+    def _check_adopted(self, woken: Container[object]) -> None:
+        """Without pidfds every turn asks for them; they are few."""
         ended = [fd for fd in self._supervisor.watched if fd in woken]
         for fd in ended:
             self._supervisor.watched.remove(fd)
@@ -131,10 +132,10 @@ class Server:
         if ended or not PIDFDS:
             self._reap()
 
-    def _remember(self) -> None:
-        self._state_file.write(self._mind.known, self._supervisor.pid_of)
+    def _write_state(self) -> None:
+        self._state_file.write(self._core.known, self._supervisor.pid_of)
 
-    def _heed_signals(self) -> None:
+    def _handle_signals(self) -> None:
         for number in self._wakeup.read():
             match number:
                 case signal.SIGCHLD:
@@ -147,7 +148,7 @@ class Server:
     # ---------------------------------------------------------------- what arrives
 
     def _drain(self, mailbox: Mailbox, read: Callable[[list[bytes]], None]) -> bool:
-        """True: nothing is left."""
+        """Whether the socket is empty now."""
         for _ in range(_BUDGET):
             frames = mailbox.receive()
             if frames is None:
@@ -183,75 +184,71 @@ class Server:
 
     def _note_garbage(self, mailbox: Mailbox, name: bytes, error: ProtocolError) -> None:
         self.garbage += 1
-        if name not in self._strangers and len(self._strangers) < _STRANGERS:
-            self._strangers.add(name)
+        if name not in self._garbage_senders and len(self._garbage_senders) < _SENDERS_LOGGED:
+            self._garbage_senders.add(name)
             log.warning("%r sent what is no message: %s (%d such so far)", name, error, self.garbage)
             if mailbox is self._workers:
                 mailbox.send_raw(name, encode(Goodbye(reason=f"that is no message: {error}")))
 
     def _reap(self) -> None:
-        self._gone.extend(self._supervisor.reap())
+        self._ends.extend(self._supervisor.reap())
 
-    def _see_off(self) -> None:
-        """Whoever has gone; what a worker said before its end comes first, as its end fails what is not finished."""
-        if not self._gone:
+    def _handle_ends(self) -> None:
+        """What a worker sent before its end is handled first, because its end fails what has not finished."""
+        if not self._ends:
             return
         for _ in range(_BUDGET):
-            if not self._workers.socket.poll(_LAST_WORDS):
+            if not self._workers.socket.poll(_LAST_MESSAGES):
                 break
             self._drain(self._workers, self._read_worker)
-        while self._gone:
-            self._handle(self._gone.popleft())
+        while self._ends:
+            self._handle(self._ends.popleft())
 
     # ---------------------------------------------------------------- what happens then
 
     def _handle(self, event: Event, body: bytes = b"") -> None:
-        """The event, and whatever comes of carrying out what it led to."""
-        self._upshots.append(event)
-        self._settle(body)
+        """The event, and the events that its actions cause."""
+        self._pending.append(event)
+        self._handle_pending(body)
 
-    def _settle(self, body: bytes = b"") -> None:
-        while self._upshots:
-            event = self._upshots.popleft()
-            if line := event_log.heard(event):
+    def _handle_pending(self, body: bytes = b"") -> None:
+        while self._pending:
+            event = self._pending.popleft()
+            if line := event_log.of_event(event, self._supervisor.log_of):
                 log.info(line)
             failpoint("broker.heard", name_of(event))
-            for action in self._mind.handle(event, self._now):
+            for action in self._core.handle(event, self._now):
                 failpoint("broker.does", name_of(action))
                 self._act(action, body)
                 failpoint("broker.did", name_of(action))
 
     def _act(self, action: Action, body: bytes) -> None:
-        if line := event_log.done(action):
+        if line := event_log.of_action(action):
             log.info(line)
         match action:
             case PassOn(api):
                 self._send(self._apis, api, body)
             case TellApi(api, message):
                 self._tell(self._apis, api, message)
-            case TellWorker(worker, message, asked):
-                self._tell(self._workers, worker, message, *([asked] if asked else []))
+            case TellWorker(worker, message, body_to_send):
+                self._tell(self._workers, worker, message, *([body_to_send] if body_to_send else []))
             case Spawn(worker, model):
-                self._remember()
+                self._write_state()
                 if reason := self._supervisor.spawn(worker, model):
-                    self._upshots.append(SpawnFailed(worker, reason))
-            case Terminate(worker):
-                self._supervisor.signal(worker, signal.SIGTERM)
-            case Kill(worker):
-                self._supervisor.signal(worker, signal.SIGKILL)
-            case Abort(worker):
-                self._supervisor.signal(worker, signal.SIGABRT)
+                    self._pending.append(SpawnFailed(worker, reason))
+            case Terminate(worker) | Kill(worker) | Abort(worker):
+                self._supervisor.signal(worker, _SIGNALS[type(action)])
             case Forget(api):
                 self._apis.forget(api)
             case Exit():
                 self._running = False
 
     def _tell(self, mailbox: Mailbox, peer: str, message: Part, *body: bytes) -> None:
-        """What no message can carry is left out: one message is no reason to end."""
+        """A message that cannot be encoded is logged and dropped: it is no reason to end."""
         try:
             header = encode(message)
         except CannotBePassedOn as error:
-            log.error("a %s for %s could not be said: %s", type(message).__name__, peer, error.message)
+            log.error("a %s for %s cannot be encoded: %s", type(message).__name__, peer, error.message)
         else:
             self._send(mailbox, peer, header, *body)
 
@@ -263,16 +260,16 @@ class Server:
         for mailbox in (self._apis, self._workers):
             for peer in mailbox.flush():
                 self._lose(peer)
-        self._settle()
+        self._handle_pending()
 
     def _lose(self, peer: str) -> None:
-        """If it is a child that ended, its exit comes first: that says more than a broken connection."""
+        """The exit of a child is handled before its lost connection, because it says more."""
         self._reap()
-        self._gone.append(PeerGone(peer))
+        self._ends.append(PeerGone(peer))
 
 
 def name_of(what: Event | Action) -> str:
-    """For failpoints: the message's type, or what else it is."""
+    """For failpoints: the message's type, or the event's or action's class."""
     match what:
         case (
             ApiSaid(message=said)

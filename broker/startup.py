@@ -1,4 +1,4 @@
-"""What the mind is told once, at the start: limits in time, and what is new in each life of a broker."""
+"""What the core is told once, at the start: timeouts, and the identity of this life of the broker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,12 +26,11 @@ class Survivor:
 
 @dataclass(frozen=True)
 class Life:
-    """Also what a mind without I/O and chance cannot make up itself."""
+    """What the core cannot make up itself, because it has no I/O and no chance."""
 
     epoch: str
     token: str
     pid: int
     started: float
     name_worker: Callable[[str], str]  # a model's id -> a name never used before
-    log_of: Callable[[str], str]  # a worker's name -> where to read what it printed
     survivors: tuple[Survivor, ...] = ()

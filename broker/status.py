@@ -1,7 +1,7 @@
 """What the broker says of its models and workers, in words an operator can read."""
 
 from broker.lifecycle import State
-from broker.load_failures import Loads
+from broker.load_failures import LoadFailures
 from broker.registry import Registry, Worker
 from broker.scheduler import Scheduler
 from shared.protocol import ModelStatus, WorkerStatus
@@ -19,19 +19,19 @@ def of_worker(worker: Worker, now: float) -> WorkerStatus:
         phase=worker.phase if worker.state is State.LOADING else "",
         done=worker.done,
         total=worker.total,
-        context_length=worker.facts.context_length if worker.facts else None,
+        context_length=worker.details.context_length if worker.details else None,
         engine=worker.engine,
     )
 
 
-def of_model(model: str, registry: Registry, scheduler: Scheduler, loads: Loads) -> ModelStatus:
+def of_model(model: str, registry: Registry, scheduler: Scheduler, failures: LoadFailures) -> ModelStatus:
     ready = registry.ready(model)
-    failure = loads.failure(model)
-    facts = registry.facts.get(model)
+    failure = failures.of(model)
+    details = registry.details.get(model)
     reason = None
     if ready:
         state = "hot"
-    elif registry.coming(model):
+    elif registry.starting(model):
         state = "loading"
     elif failure:
         state, reason = "failed", failure.reason
@@ -40,8 +40,8 @@ def of_model(model: str, registry: Registry, scheduler: Scheduler, loads: Loads)
     return ModelStatus(
         id=model,
         state=state,
-        queued=scheduler.queued(model),
+        queued=len(scheduler.of_model(model)),
         reason=reason,
-        context_length=facts.context_length if facts else None,
-        capabilities=facts.capabilities if facts else None,
+        context_length=details.context_length if details else None,
+        capabilities=details.capabilities if details else None,
     )

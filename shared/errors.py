@@ -4,6 +4,7 @@ Rule 1: who refuses knows the status; the renderer only renders.
 Rule 2: a message says what was wrong, what is allowed and, where it helps, what was probably meant.
 """
 
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
 
@@ -13,6 +14,14 @@ _MENDED_BY_WAITING = (408, 409, 429, 500, 502, 504)  # as clients suppose, even 
 
 
 MAX_MESSAGE = 2000  # characters: a Failure travels in a header, which is short
+
+_QUOTED_PATH = re.compile(r"""(["'`])(?:file://)?~?/[^"'`]*?([^"'`/]*)/*\1""")
+_PATH = re.compile(r"(?<![\w:/.])~?/(?:[^\s/'\"`()<>,:;]+/+)*([^\s/'\"`()<>,:;]*)")
+
+
+def without_paths(text: str) -> str:
+    """At most MAX_MESSAGE of it, with every absolute path cut down to its last part, because clients will read it."""
+    return _PATH.sub(r"\1", _QUOTED_PATH.sub(r"\1\2\1", text[:MAX_MESSAGE]))
 
 
 class ServingError(Exception):

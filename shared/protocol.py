@@ -28,7 +28,7 @@ from shared.generation import (
     ToolUse,
 )
 from shared.parts import AsJson, Ids, Part
-from shared.reports import Capabilities, Death, ModelStatus, RequestShape, StatusReport, WorkerStatus
+from shared.reports import Capabilities, CrashReport, ModelStatus, RequestShape, StatusReport, WorkerStatus
 
 __all__ = [
     "MODELS_OWN",
@@ -44,7 +44,7 @@ __all__ = [
     "Capabilities",
     "ChatPrompt",
     "Chunks",
-    "Death",
+    "CrashReport",
     "Delta",
     "Done",
     "Drain",

@@ -57,7 +57,7 @@ class RequestShape(Part):
     held: list[int]
 
 
-class Death(Part):
+class CrashReport(Part):
     """A worker that did not end in good order. ``memory``: its last known resident bytes."""
 
     worker: str
@@ -83,4 +83,4 @@ class StatusReport(Part):
     workers: list[WorkerStatus]
     in_flight: int
     queued: int
-    deaths: list[Death] = []  # the last ones, the latest first
+    deaths: list[CrashReport] = []  # the last ones, the latest first

@@ -6,22 +6,13 @@ one, ``workers.scripted.engine`` one without a model; a test that holds for one 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from shared.callers import Asker, asker_of
 from shared.protocol import Capabilities, Delta, Generation, Run
 from workers.grammars.grammar import Compiled
 from workers.output.reasoning import Thinking
 from workers.output.tool_calls import Calling
-
-
-class Asker(NamedTuple):
-    caller: str
-    group: str
-
-
-def asker_of(caller: str, group: str, request_id: str) -> Asker:
-    group = group or request_id
-    return Asker(caller or group, group)
 
 
 @dataclass(frozen=True)

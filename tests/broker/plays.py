@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import count
 
 from broker.core import Broker
-from broker.events import Action, ApiSaid, Event, TellApi, TellWorker, WorkerSaid
+from broker.events import Action, ApiSaid, Event, Note, TellApi, TellWorker, WorkerSaid
 from broker.scheduler import Limits, Scheduler
 from broker.startup import Life, Survivor, Timeouts
 from shared.protocol import (
@@ -50,7 +50,6 @@ def make_broker(
         pid=1,
         started=started,
         name_worker=lambda model: f"{model}#{next(numbers)}",
-        log_of=lambda worker: f"/log/{worker}.log",
         survivors=survivors,
     )
     limits = limits or Limits(max_in_flight=2, queue_per_model=3, queue_total=5, queue_age=100)
@@ -133,11 +132,15 @@ def load_failed(worker: str, permanent: bool) -> WorkerSaid:
 
 
 def play(broker: Broker, *events: Event, now: float = 0.0) -> list[Action]:
-    """What came of the last one."""
+    """What came of the last one, without lines for the log."""
     actions: list[Action] = []
     for event in events:
         actions = broker.handle(event, now)
-    return actions
+    return [action for action in actions if not isinstance(action, Note)]
+
+
+def notes(actions: list[Action]) -> list[str]:
+    return [action.line for action in actions if isinstance(action, Note)]
 
 
 def said(actions: list[Action]) -> list[BrokerToApi]:

@@ -20,8 +20,8 @@ from broker.events import (
     WorkerSaid,
 )
 from broker.exit_causes import Fault, of_exit
-from broker.load_failures import Loads
-from broker.quarantine import TRIAL_TOKENS
+from broker.load_failures import LoadFailures
+from broker.quarantine import PROBATION_TOKENS
 from broker.startup import Timeouts
 from shared.protocol import Ack, Heartbeat, Ping, Refused, Resubmit, RunHeader, Sampling
 from shared.wire import header_of
@@ -126,14 +126,14 @@ def test_after_two_crashes_suspects_run_one_at_a_time_and_nobody_beside_them(bro
     crashes(broker, "good", "bad", times=2)
     play(broker, again("good"), again("bad"), ask("new"))
     assert runs(play(broker, ready("a#3"))) == ["good"]
-    assert runs(play(broker, ack("good", TRIAL_TOKENS - 1))) == []
-    assert runs(play(broker, ack("good", TRIAL_TOKENS))) == ["bad"]
+    assert runs(play(broker, ack("good", PROBATION_TOKENS - 1))) == []
+    assert runs(play(broker, ack("good", PROBATION_TOKENS))) == ["bad"]
     assert runs(play(broker, forward("a#3", "good", attempt=3))) == []
 
 
 def test_who_crashes_on_trial_is_convicted_and_the_proven_come_again(broker: Broker) -> None:
     crashes(broker, "good", "bad", times=2)
-    play(broker, again("good"), again("bad"), ready("a#3"), ack("good", TRIAL_TOKENS))
+    play(broker, again("good"), again("bad"), ready("a#3"), ack("good", PROBATION_TOKENS))
     actions = play(broker, crash("a#3"))
     assert refusals(actions) == [("bad", "request_crashed_engine")]
     assert [word.request_id for word in said(actions) if isinstance(word, Resubmit)] == ["good"]
@@ -237,9 +237,9 @@ def test_each_minute_one_load_tries_the_open_breaker() -> None:
 
 
 def test_failures_long_ago_open_nothing() -> None:
-    loads = Loads()
+    loads = LoadFailures()
     for number in range(10):
-        assert not loads.fail("a", "no", permanent=False, now=number * 200.0).broken
+        assert not loads.record("a", "no", permanent=False, now=number * 200.0).broken
 
 
 # ---------------------------------------------------------------- what is told of the dead

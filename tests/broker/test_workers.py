@@ -64,7 +64,7 @@ def goodbye(worker: str, reason: str) -> TellWorker:
     return TellWorker(worker, Goodbye(reason=reason))
 
 
-KILLED = "was killed by SIGKILL; the log at /log/a#1.log says more"
+KILLED = "was killed by SIGKILL; the log of a#1 says more"
 
 
 # ---------------------------------------------------------------- the end of a worker that serves
@@ -182,7 +182,7 @@ def test_exit_before_ready_refuses_who_waits_with_how_it_ended(broker: Broker) -
     play(broker, ask("r1"), ask("r2"), ask("other", model="b"))
     actions = play(broker, WorkerExited("a#1", 3))
     assert refusals(actions) == [("r1", "model_unavailable"), ("r2", "model_unavailable")]
-    assert "exited with code 3 before it was ready; the log at /log/a#1.log says more" in str(actions[0])
+    assert "exited with code 3 before it was ready; the log of a#1 says more" in str(actions[0])
 
 
 def test_a_load_that_is_killed_from_outside_is_tried_four_times_more_before_anybody_is_refused(

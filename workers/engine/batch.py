@@ -15,10 +15,10 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
+from shared.callers import Asker
 from workers.engine.kv.mlx_caches import Cache, Place
 from workers.engine.kv.row_caches import Decoding
 from workers.engine.sampling.sampler import Drawn, RowParameters, Sampler
-from workers.job import Asker
 from workers.sequence import LogprobsOf, Row, TokenMask
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)

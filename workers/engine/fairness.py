@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from workers.job import Asker
+from shared.callers import Asker
 
 T = TypeVar("T")
 

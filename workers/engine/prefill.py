@@ -13,10 +13,10 @@ Rule 5: callers take turns, before all that: who has fewer rows is next.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from shared.callers import Asker
 from workers.engine.fairness import in_turns
 from workers.engine.kv.mlx_caches import Cache, nbytes
 from workers.engine.kv.prefix_cache import SMALLEST
-from workers.job import Asker
 from workers.sequence import Row
 from workers.token_ids import Ids, as_ids, common_prefix
 

@@ -14,9 +14,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shared.callers import asker_of
 from shared.errors import InvalidRequest, ServingError
 from shared.protocol import ChatPrompt, Failure, Run, TextPrompt
-from workers.job import Job, Prepare, asker_of
+from workers.job import Job, Prepare
 from workers.output.text import characters_in
 from workers.request.fair_queue import Turns
 

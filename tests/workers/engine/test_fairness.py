@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.callers import Asker, asker_of
 from workers.engine.fairness import in_turns
-from workers.job import Asker, asker_of
 
 
 @dataclass(frozen=True)
