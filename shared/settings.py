@@ -84,7 +84,7 @@ class Settings(BaseSettings):
 
     max_batch_rows: int = Field(32, ge=1, le=1024, description="sequences decoded together by one worker")
     max_in_flight: int = Field(256, ge=1, le=65536, description="requests one worker holds at a time")
-    queue_per_model: int = Field(64, ge=1, description="requests that wait for one model")
+    queue_per_model: int = Field(256, ge=1, description="requests that wait for one model")
     queue_total: int = Field(512, ge=1, description="requests that wait in all")
     queue_age: float = Field(
         120.0, gt=0, description="how long a request may wait for a worker that is ready"
