@@ -9,7 +9,7 @@ Rule 4: a reason names no path of this machine, because clients read it.
 import math
 from dataclasses import dataclass, replace
 
-from shared.errors import without_paths
+from shared.errors import MAX_MESSAGE, without_folders
 
 _PERMANENT_HOLD = 10.0  # seconds
 _LONGEST_DELAY = 60.0
@@ -42,7 +42,9 @@ class LoadFailures:
         earlier = self._failed.get(model)
         count = earlier.count + 1 if earlier else 1
         times = (*(at for at in (earlier.times if earlier else ()) if at > now - _WINDOW), now)
-        failure = FailedLoad(without_paths(reason), permanent, count, now + backoff(count), times)
+        failure = FailedLoad(
+            without_folders(reason[:MAX_MESSAGE]), permanent, count, now + backoff(count), times
+        )
         if permanent:
             failure = replace(failure, retry_at=now + _PERMANENT_HOLD)
         elif failure.broken:

@@ -15,13 +15,16 @@ _MENDED_BY_WAITING = (408, 409, 429, 500, 502, 504)  # as clients suppose, even 
 
 MAX_MESSAGE = 2000  # characters: a Failure travels in a header, which is short
 
-_QUOTED_PATH = re.compile(r"""(["'`])(?:file://)?~?/[^"'`]*?([^"'`/]*)/*\1""")
-_PATH = re.compile(r"(?<![\w:/.])~?/(?:[^\s/'\"`()<>,:;]+/+)*([^\s/'\"`()<>,:;]*)")
+_FOLDERS = re.compile(r"(?<![\w.:/~-])~?/(?:[^/\s'\"`]+/)+(?=[^/\s'\"`]|\b)")
+_QUOTED = re.compile(r"""(?<=(["'`]))~?/[^"'`\n]*/(?=[^"'`/\n]+/?\1)""")
 
 
-def without_paths(text: str) -> str:
-    """At most MAX_MESSAGE of it, with every absolute path cut down to its last part, because clients will read it."""
-    return _PATH.sub(r"\1", _QUOTED_PATH.sub(r"\1\2\1", text[:MAX_MESSAGE]))
+def without_folders(text: str) -> str:
+    """Absolute paths shortened to their last name, because clients read the text; the paths of URLs are left.
+
+    A folder's name with spaces is known as one only inside quotes.
+    """
+    return _FOLDERS.sub("", _QUOTED.sub("", text))
 
 
 class ServingError(Exception):

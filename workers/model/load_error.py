@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from shared.errors import without_folders
+
 Progress = Callable[[str, int, int], None]
 """Phase, bytes done, bytes in all; (phase, 0, 0) where bytes mean nothing."""
 
-_FOLDERS = re.compile(r"(?<![\w.:/~-])~?/(?:[^/\s'\"`]+/)+(?=[^/\s'\"`]|\b)")
 _MEMORY = re.compile(r"memory|alloc", re.IGNORECASE)
 _KERNEL = re.compile(r"unable to (?:load|build|create)|kernel|library", re.IGNORECASE)
 
@@ -31,11 +32,6 @@ class IncompleteError(LoadError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, permanent=True)
-
-
-def without_folders(text: str) -> str:
-    """Absolute paths shortened to their last name; what follows a host name is left."""
-    return _FOLDERS.sub("", text)
 
 
 def first_line(error: BaseException) -> str:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from shared.errors import without_folders
 from workers.job import Served
 from workers.link import LoadingFailed
-from workers.model.load_error import LoadError, Progress, explained, without_folders
+from workers.model.load_error import LoadError, Progress, explained
 from workers.serve import _engine_thread
 
 
