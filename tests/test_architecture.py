@@ -14,7 +14,16 @@ from tests.module_list import module_list, sections
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("api", "broker", "workers", "shared", "cli")
-LAYERS = ("server", "core", "workers", "requests", "admission", "scheduler", "registry", "lifecycle")  # of the broker, from the top
+LAYERS = (
+    "server",
+    "core",
+    "workers",
+    "requests",
+    "admission",
+    "scheduler",
+    "registry",
+    "lifecycle",
+)  # of the broker, from the top
 
 MAY_IMPORT = {
     "shared": {"shared"},

@@ -100,8 +100,8 @@ class BrokerClient:
     async def generate(self, model: str, generations: Sequence[Generation], caller: str) -> Replies:
         """Returns at the first delta, or after ``first_token_silence`` without one. Raises refusals.
 
-        ``model`` may be an alias. All generations have the same ``n``; choice i of prompt p is p * n + i in the replies.
-        Only requests of the same ``caller`` share a prefix in the cache, unless the operator allows all.
+        ``model`` may be an alias. All generations have the same ``n``; choice i of prompt p is p * n + i in the
+        replies. Only requests of the same ``caller`` share a prefix in the cache, unless the operator allows all.
         """
         model = self._settings.registry.resolve(model) or model
         await self._broker_seen()

@@ -16,8 +16,8 @@ class ModelInfo(Response):
     """One object for OpenAI's and Anthropic's clients, with this server's own fields.
 
     ``capabilities``, ``size`` (bytes of the weights) and ``default_sampling`` (generation_config.json) are known after
-    the model was loaded once. ``alias_of`` is the model that an alias stands for; ``aliases`` are those of a model, with
-    patterns, in which ``*`` is any text.
+    the model was loaded once. ``alias_of`` is the model that an alias stands for; ``aliases`` are those of a model,
+    with patterns, in which ``*`` is any text.
     """
 
     id: str

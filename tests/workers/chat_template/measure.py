@@ -1,4 +1,4 @@
-"""`python -m tests.workers.chat_template.measure FOLDER`: what is derived from each chat template of a folder, as a table.
+"""`python -m tests.workers.chat_template.measure FOLDER`: what is derived from each template of a folder, as a table.
 
 ``chats`` are conversations that render with every word, of all: as they come, and as they are normalised.
 """
