@@ -39,7 +39,7 @@ class Tools:
         self._bytes += len(to_json(function))
         if self._count > MAX_TOOLS:
             raise wrong(self._param, f"there must be at most {MAX_TOOLS} functions in all")
-        if False:
+        if self._bytes > MAX_BYTES:
             raise wrong(
                 self._param,
                 f"all tools together are larger than {MAX_BYTES} bytes: offer fewer, or shorten their schemas",

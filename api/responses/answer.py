@@ -41,6 +41,7 @@ def ended(identity: Identity, request: ResponsesRequest, blocks: Blocks, at: int
         identity,
         request,
         "incomplete" if cut else "completed",
+        **_used(blocks),
         completed_at=None if cut else at,
         incomplete_details=IncompleteDetails() if cut else None,
         output=[item(identity, request, block, status(block, blocks)) for block in blocks.all],
@@ -55,6 +56,7 @@ def failed(
         identity,
         request,
         "failed",
+        **_used(blocks),
         error=ErrorDetails(code=_failure_code(error), message=error.message),
         output=[item(identity, request, block, "incomplete") for block in blocks.all],
     )
