@@ -20,7 +20,7 @@ from tests.api.fake_broker import DEADLINE, FakeBroker
 
 MIB = 1 << 20
 SIZE = 30 * MIB
-STOP = 0.2  # seconds of CPU time
+STOP = 0.4  # seconds of CPU time; a whole parse on the loop takes more than 1
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
     f"/v1/{path}" for path in ("chat/completions", "completions", "responses", "messages")
 )
