@@ -1,6 +1,7 @@
 """The arrows between folders, read from the imports: api -> shared <- broker, workers -> shared, cli -> shared."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -43,9 +44,6 @@ NOT_SHARED_BY_TWO = {
 DIALECTS = ("openai", "responses", "messages")
 MAX_LINES = 500
 STILL_LONG = {
-    "broker/core.py",
-    "shared/protocol.py",
-    "tests/broker/test_process.py",
     "tests/workers/model/test_load.py",
 }
 
@@ -170,14 +168,20 @@ def test_what_the_dialects_share_knows_none_of_them() -> None:
     assert not {module for module in below if module.startswith(tuple(f"api.{name}" for name in DIALECTS))}
 
 
-def processes_that_import(module: str) -> set[str]:
+@cache
+def imported_by(path: Path) -> frozenset[str]:
+    return frozenset(imports(parse(path)))
+
+
+@cache
+def processes_that_import(module: str) -> frozenset[str]:
     """By themselves, or through other modules of ``shared``."""
     found: set[str] = set()
     for path in sources(*PACKAGES):
-        if f"shared.{module}" in set(imports(parse(path))):
+        if f"shared.{module}" in imported_by(path):
             package = path.relative_to(ROOT).parts[0]
             found |= processes_that_import(path.stem) if package == "shared" else {package}
-    return found
+    return frozenset(found)
 
 
 def test_shared_holds_only_what_two_processes_use() -> None:
@@ -204,7 +208,7 @@ def test_the_broker_imports_downwards_only(layer: str) -> None:
     assert not reach(layer, "broker") & above
 
 
-def test_the_mind_of_the_broker_knows_no_sockets_and_no_processes() -> None:
+def test_the_core_of_the_broker_knows_no_sockets_and_no_processes() -> None:
     below = reach("core", "broker") | {"core"}
     for module in below:
         assert not tops(ROOT / "broker" / f"{module}.py") & {"zmq", "subprocess", "socket", "threading"}, (
@@ -252,6 +256,15 @@ def test_the_cpu_folder_has_one_door() -> None:
         if not file_id(path).startswith("workers/engine/cpu/"):
             names = modules_of(path, "workers.engine.cpu")
             assert all(within(each, {CPU_DOOR}) for each in names), f"{file_id(path)}: {names}"
+
+
+def test_sockets_are_made_in_one_place() -> None:
+    assert users({"zmq.DEALER", "zmq.ROUTER", "zmq.MAXMSGSIZE"}, *PACKAGES) == {"shared/sockets.py"}
+
+
+def test_exit_codes_are_named_in_one_place() -> None:
+    names = {f"os.{name}" for name in dir(os) if name.startswith("EX_")}
+    assert users(names, *PACKAGES) == {"shared/exits.py"}
 
 
 def test_mlx_stays_in_the_engine_and_the_loaders() -> None:
