@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -346,3 +347,17 @@ def test_the_guide_draws_the_life_of_a_worker_as_it_is() -> None:
 
 def test_the_guide_lists_every_module_as_its_docstring_says() -> None:
     assert sections()[1] == module_list(), "run `make docs`"
+
+
+def named_files(document: Path) -> set[str]:
+    """The source files that a document names between back-ticks."""
+    return set(re.findall(r"`([\w./]+\.py)`", document.read_text()))
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=file_id
+)
+def test_a_document_names_only_files_that_exist(document: Path) -> None:
+    there = [f"/{file_id(path)}" for path in sources(*PACKAGES, "tests", "benchmarks")]
+    missing = {name for name in named_files(document) if not any(path.endswith(f"/{name}") for path in there)}
+    assert not missing
