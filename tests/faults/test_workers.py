@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.faults.client import Stream
 from tests.faults.stack import FaultStack, all_right
 from tests.marks import quick_and_slow
 
@@ -99,22 +100,25 @@ def test_a_killed_worker_that_the_broker_did_not_start_is_missed_before_it_count
     all_right(streams)
 
 
-@pytest.mark.slow
-def test_a_worker_that_is_stopped_for_good_is_replaced(stack: FaultStack) -> None:
+def stop_under_a_stream(stack: FaultStack) -> tuple[int, Stream]:
+    """Stops a worker that has begun to answer."""
     victim = warm(stack)
     stream = stack.stream(5, 100)
     stream.wait_for_word()
     os.kill(victim, signal.SIGSTOP)
+    return victim, stream
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_for_good_is_replaced(stack: FaultStack) -> None:
+    victim, stream = stop_under_a_stream(stack)
     assert not stream.result().wrong
     assert stack.worker_pid() != victim
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_for_a_moment_goes_on(stack: FaultStack) -> None:
-    victim = warm(stack)
-    stream = stack.stream(5, 100)
-    stream.wait_for_word()
-    os.kill(victim, signal.SIGSTOP)
+    victim, stream = stop_under_a_stream(stack)
     stopped = time.monotonic()
     stack.until(lambda: time.monotonic() > stopped + 1.0, "a second later")
     os.kill(victim, signal.SIGCONT)
