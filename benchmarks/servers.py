@@ -72,7 +72,7 @@ class Child:
         self.process.wait()
 
     def _family(self) -> list[psutil.Process]:
-        """Found before the end: afterwards nobody knows whose children they were."""
+        """Found before the end: afterwards the system does not tell whose children they were."""
         try:
             parent = psutil.Process(self.process.pid)
             return [*parent.children(recursive=True), parent]

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PYTHON = ROOT / ".venv" / "clients" / "bin" / "python"
 PROGRAMS = ROOT / "tests" / "clients" / "programs"
 ALONE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false"}
-"""They ask nobody but the server."""
+"""They ask no other host than the server."""
 
 PARIS = {"name": "Paris", "is_city": True}
 """The only object in these tests' schemas that is true; the others are allowed by them as well."""

@@ -36,7 +36,7 @@ class FaultStack(Stack):
         super().__init__({**models, "fault": f"@{self.fault_file}", **QUICK, **settings})
         self.expected_tracebacks = 0
 
-    # -------- who is there
+    # -------- its processes
 
     def program(self, name: str) -> psutil.Process:
         """``broker`` or ``api``, once supervisord has one."""

@@ -90,7 +90,7 @@ def test_a_broker_killed_again_and_again_loses_nothing(stack: FaultStack) -> Non
 
 
 @pytest.mark.slow
-def test_a_stopped_broker_declares_nobody_dead(stack: FaultStack) -> None:
+def test_a_stopped_broker_declares_no_worker_dead(stack: FaultStack) -> None:
     worker = warm(stack)
     stream = stack.stream(5, 100)
     stream.wait_for_word()

@@ -144,7 +144,9 @@ def steady() -> Iterator[FaultStack]:
 
 
 @pytest.mark.slow
-def test_of_fifty_at_once_those_are_served_for_whom_there_is_room(steady: FaultStack) -> None:
+def test_fifty_requests_at_once_fill_the_slots_and_the_queue_and_the_others_are_refused(
+    steady: FaultStack,
+) -> None:
     warm(steady)
     answers = together(
         lambda seed=seed: ask(steady.port, asked(seed, 30))  # type: ignore[misc]

@@ -75,9 +75,7 @@ def test_a_client_that_leaves_the_queue_frees_its_place(slow: FaultStack, reset:
 
 
 @pytest.mark.parametrize(("model", "reset"), [("b", False), ("c", True)], ids=["FIN", "RST"])
-def test_a_model_that_nobody_waits_for_any_more_is_loaded_and_idle(
-    slow: FaultStack, model: str, reset: bool
-) -> None:
+def test_a_model_whose_only_client_left_is_loaded_and_idle(slow: FaultStack, model: str, reset: bool) -> None:
     caller = Caller(slow, model)
     slow.until(lambda: [w["state"] for w in slow.status()["workers"] if w["model"] == model], "started")
     caller.leave(reset)

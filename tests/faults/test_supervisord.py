@@ -1,4 +1,4 @@
-"""supervisord is killed, and started again beside what it left: nothing is there twice, and nobody notices.
+"""supervisord is killed, and started again beside what it left: nothing is there twice, and no client notices.
 
 The api's port is what the second one cannot have; were it another port, the broker's lock would be.
 """

@@ -2,7 +2,7 @@
 
 Twelve clients ask for short and long prompts, with all samplers, grammars and choices, go on with conversations, and
 some leave half-way. A worker's memory must stay flat once its memory budget has been used up, and when all have gone
-nothing may be left in its batch, nor arrays that nobody needs. Exit code 1 when it is not so.
+nothing may be left in its batch, nor arrays without a use. Exit code 1 when it is not so.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def judge(samples: Samples, seconds: float) -> list[str]:
 
 
 async def at_rest(url: str) -> tuple[dict[str, Any], list[str]]:
-    """The engine's report when nobody asks for anything, and what is left nevertheless."""
+    """The engine's report when no request is left, and what is held nevertheless."""
     async with httpx.AsyncClient(base_url=url) as http:
         deadline = time.monotonic() + SETTLED
         while True:
@@ -207,7 +207,7 @@ def leaked(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     more = sum(
         sign * (engine["active_bytes"] - engine["cache_bytes"]) for sign, engine in ((1, after), (-1, before))
     )
-    return [f"{more / 2**20:.0f} MiB of arrays are held that nobody needs"] if more > LEAKED else []
+    return [f"{more / 2**20:.0f} MiB of arrays are held without a use"] if more > LEAKED else []
 
 
 def main() -> int:

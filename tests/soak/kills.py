@@ -179,7 +179,7 @@ def sizes(stack: FaultStack) -> dict[str, Size]:
 
 
 def look_for_what_is_left(stack: FaultStack) -> list[str]:
-    """In flight, in the logs, and workers that nobody has."""
+    """In flight, in the logs, and orphaned workers."""
     try:
         stack.check()
     except AssertionError as error:
