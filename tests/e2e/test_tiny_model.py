@@ -1,4 +1,7 @@
-"""A schema that the worker cannot enforce is a 400 that names the field, in every dialect, streamed and whole."""
+"""The real engine on a tiny model, through the whole server: what is refused by name, what the prefix cache serves.
+
+A schema that the worker cannot enforce is a 400 that names the field, in every dialect, streamed and whole.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -86,3 +89,21 @@ def test_a_suffix_for_a_model_without_infill_tokens_is_a_400_and_the_models_list
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "suffix")
     capabilities = stack.http.get("/v1/models/tiny").json()["capabilities"]
     assert (capabilities["infill"], capabilities["json_schema"]) == (False, True)
+
+
+def test_a_prompt_beyond_the_context_is_refused_by_name(stack: Stack) -> None:
+    body = {"model": "tiny", "prompt": "word " * 300, "max_tokens": 100}
+    answer = stack.http.post("/v1/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_cached_prefix_serves_the_api_key_that_made_it_and_no_other(stack: Stack) -> None:
+    def cached(key: str) -> int:
+        body = {"model": "tiny", "prompt": "word " * 20, "max_tokens": 1}
+        answer = stack.http.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"})
+        tokens: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return tokens
+
+    assert [cached("ours"), cached("theirs")] == [0, 0]
+    assert cached("ours") == cached("theirs") > 0
