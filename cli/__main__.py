@@ -1,4 +1,4 @@
-"""The operator's command, ``mlx-server``: what can be typed. What is done is imported when it is asked for."""
+"""The operator's command ``mlx-server``: its subcommands and options. Each subcommand is imported when it is called."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
@@ -6,31 +6,39 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+_SERVE, _STATUS = "{command} serve --models MODEL", "{command} status"
 INSTEAD = {
-    "run": "serve it, and ask it with curl or any client: mlx-server serve --models MODEL",
-    "pull": "a model is downloaded when it is first asked for: mlx-server serve --models MODEL",
-    "download": "a model is downloaded when it is first asked for: mlx-server serve --models MODEL",
-    "list": "what a running server has: mlx-server status",
-    "ls": "what a running server has: mlx-server status",
-    "ps": "what a running server does: mlx-server status",
-    "stop": "Ctrl-C where `mlx-server serve` runs stops it",
-    "start": "mlx-server serve",
-    "chat": "serve it, and ask it with curl or any client: mlx-server serve --models MODEL",
+    "run": f"serve it, and ask it with curl or any client: {_SERVE}",
+    "pull": f"a model is downloaded when it is first asked for: {_SERVE}",
+    "download": f"a model is downloaded when it is first asked for: {_SERVE}",
+    "list": f"what a running server has: {_STATUS}",
+    "ls": f"what a running server has: {_STATUS}",
+    "ps": f"what a running server does: {_STATUS}",
+    "stop": "Ctrl-C where `{command} serve` runs stops it",
+    "start": "{command} serve",
+    "chat": f"serve it, and ask it with curl or any client: {_SERVE}",
 }
 
 
+def _command() -> str:
+    from shared.commands import typed
+
+    return typed("mlx-server")
+
+
 class Commands(TyperGroup):
-    """Names what was meant by a command of another server."""
+    """Suggests the right command to users of other servers."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
-            ctx.fail(f"Options such as {args[0]} come behind a command: mlx-server serve {' '.join(args)}")
+            ctx.fail(f"Options such as {args[0]} come behind a command: {_command()} serve {' '.join(args)}")
         rest: list[str] = super().parse_args(ctx, args)
         return rest
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in INSTEAD:
-            ctx.fail(f"There is no command '{args[0]}'; {INSTEAD[args[0]]}.")
+            instead = INSTEAD[args[0]].format(command=_command())
+            ctx.fail(f"There is no command '{args[0]}'; {instead}.")
         return super().resolve_command(ctx, args)
 
 

@@ -1,6 +1,7 @@
-"""What must be ours before anything is started: the run directory and the port.
+"""Claims the run directory and the port before anything is started.
 
-Each refusal is one sentence for the operator. Exit 75 means: something else has it now, later it may work.
+Each refusal is one sentence for the operator. Exit code 75 means that another process holds the resource now, and a
+later attempt may succeed.
 """
 
 import errno
@@ -16,7 +17,7 @@ from shared import exits
 
 
 class Refusal(Exception):
-    """Nothing was started, and the message says why."""
+    """Nothing was started; the message says why."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -24,7 +25,7 @@ class Refusal(Exception):
 
 
 def claim_run_dir(run_dir: Path) -> IO[str]:
-    """Makes the directory 0700 and locks it; the lock is held as long as the returned file is open."""
+    """Creates the directory with mode 0700 and locks it; the lock is held while the returned file is open."""
     _make_private(run_dir)
     lock = _open_private(run_dir / "serve.lock")
     if (holder := _lock(lock)) is not None:
@@ -43,13 +44,13 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
                 f" Stop it{_how_to_stop(run_dir)}, or choose another --port or --run-dir.",
                 exits.TAKEN,
             )
-    with suppress(OSError):  # the lock is what counts; the disk may be full
+    with suppress(OSError):  # only the lock matters; the disk may be full
         os.pwrite(lock.fileno(), f"{os.getpid():<10}\n".encode(), 0)
     return lock
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises Refusal if nothing can listen there."""
+    """Raises Refusal if the port cannot be listened on."""
     if ":" in host:
         raise Refusal(f"MLX_SERVER_HOST: {host} is IPv6; give an IPv4 address or a name.", exits.UNUSABLE)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -89,7 +90,7 @@ def _make_private(run_dir: Path) -> None:
 
 
 def _open_private(path: Path) -> IO[str]:
-    """As broker/rundir.py opens its own: no link is followed, and nobody else may read it."""
+    """Opens a file without following links and readable for its owner only, as broker/rundir.py does."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.fchmod(file, 0o600)
@@ -99,7 +100,7 @@ def _open_private(path: Path) -> IO[str]:
 
 
 def _lock(file: IO[str]) -> str | None:
-    """None if the lock is ours now, else what its holder wrote into the file."""
+    """Takes the lock and returns None, or returns what its holder wrote into the file."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -113,7 +114,7 @@ def _named(holder: str) -> str:
 
 
 def _how_to_stop(run_dir: Path) -> str:
-    """A supervisord would start its broker again, so it is the one to end."""
+    """The command that ends supervisord, which would restart the broker if only that were ended."""
     try:
         pid = (run_dir / "supervisord.pid").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""What can be known of the models before anything is started: names that nothing can be loaded from."""
+"""Checks the model list before anything is started: refuses names from which no model can be loaded."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -9,7 +9,7 @@ from shared.settings import PREFIX, Settings
 
 
 def wrong_models(settings: Settings) -> Iterator[str]:
-    """A sentence for each; none where a worker command of the operator's own decides what can be loaded."""
+    """A sentence per wrong model; none if the operator set another worker command, which may load other models."""
     if settings.worker_command != Settings.model_fields["worker_command"].default:
         return
     for source in settings.sources.values():

@@ -1,4 +1,4 @@
-"""One GET to the api of a stack, on this machine or another."""
+"""One GET request to the api of a running server, on this machine or another."""
 
 import http.client
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Answer:
 
 
 def get(host: str, port: int, path: str, timeout: float = 5.0) -> Answer | None:
-    """None when nothing that speaks HTTP answers in time."""
+    """Returns None if no HTTP server answers in time."""
     connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
     try:
         connection.request("GET", path)
@@ -24,5 +24,5 @@ def get(host: str, port: int, path: str, timeout: float = 5.0) -> Answer | None:
 
 
 def reachable(host: str) -> str:
-    """An address to connect to: who listens on all of them listens on this one."""
+    """The address to connect to: a server that listens on all addresses listens on 127.0.0.1."""
     return "127.0.0.1" if host in ("0.0.0.0", "") else host  # noqa: S104

@@ -1,4 +1,4 @@
-"""``mlx-server serve``: claim, start, wait until it is ready, stay in the foreground, leave nothing behind."""
+"""``mlx-server serve``: claims run directory and port, runs the stack in the foreground and leaves no process."""
 
 import sys
 import time
@@ -10,20 +10,20 @@ from typing import IO, Any
 from rich.console import Console
 
 from cli import claim, probe
+from cli.events import Event, EventSource
+from cli.messages import print_failure, print_lines, print_welcome
 from cli.models import wrong_models
-from cli.news import News, Newsroom
 from cli.stack import Stack
-from cli.words import print_failure, print_lines, print_welcome
 from shared import exits
 from shared.settings import Settings, load_settings
 
-STOP_TIMEOUT = 120.0  # more than supervisord.conf gives the api and the broker together
-MOST_FALLS = 4  # of one program while we wait for it; takes supervisord about 10 s
-LAST_GRACE = 10.0  # for workers that outlive the broker
+STOP_TIMEOUT = 120.0  # longer than the api and the broker may take together, by supervisord.conf
+MOST_ENDS = 4  # of one program during the start; supervisord takes about 10 s for these
+WORKER_GRACE = 10.0  # seconds for workers that outlive the broker
 
 
 def serve(options: Mapping[str, Any], ready_timeout: float) -> int:
-    """Returns the exit code: 0 after an orderly stop, 1 if it did not come up or fell over, 75 if all is taken."""
+    """Returns the exit code: 0 after an orderly stop, 1 after a failure, 2 for bad settings, 75 if a lock is taken."""
     settings = load_settings(**options)
     if wrong := [line for line in (settings.open_to_others, *wrong_models(settings)) if line]:
         print_lines(*(f"mlx-server: {line}" for line in wrong), file=sys.stderr)
@@ -33,13 +33,13 @@ def serve(options: Mapping[str, Any], ready_timeout: float) -> int:
     except claim.Refusal as refusal:
         print_lines(f"mlx-server: {refusal}", file=sys.stderr)
         return refusal.exit_code
-    news = Newsroom()
+    events = EventSource()
     with lock:
         stack = Stack(settings, options)
         try:
             with Console().status("Starting …"):
-                happened = _until_ready(stack, settings, news, ready_timeout)
-            return _run(stack, settings, news, happened)
+                happened = _until_ready(stack, settings, events, ready_timeout)
+            return _run(stack, settings, events, happened)
         finally:
             stack.kill()
 
@@ -54,51 +54,51 @@ def _claim(settings: Settings) -> IO[str]:
     return lock
 
 
-def _until_ready(stack: Stack, settings: Settings, news: Newsroom, patience: float) -> News:
+def _until_ready(stack: Stack, settings: Settings, events: EventSource, patience: float) -> Event:
     deadline = time.monotonic() + patience
-    falls = set[tuple[str, int]]()
+    ends = set[tuple[str, int]]()
     while time.monotonic() < deadline:
-        if happened := news.wait(stack.process, 0.1):
+        if happened := events.wait(stack.process, 0.1):
             return happened
-        # supervisord's socket takes connections before there is an api to answer them: do not wait long for one
+        # supervisord's socket accepts connections before an api runs that could answer, so the timeout is short
         answer = probe.get(settings.host, settings.port, "/ready", timeout=0.5)
         if answer and answer.status == HTTPStatus.OK:
-            return News.READY
-        falls |= {(program.name, program.started) for program in stack.programs() if program.is_down}
-        if max(Counter(name for name, _ in falls).values(), default=0) >= MOST_FALLS:
-            return News.FALLING
-    return News.LATE
+            return Event.READY
+        ends |= {(program.name, program.started) for program in stack.programs() if program.is_down}
+        if max(Counter(name for name, _ in ends).values(), default=0) >= MOST_ENDS:
+            return Event.FAILING
+    return Event.LATE
 
 
-def _run(stack: Stack, settings: Settings, news: Newsroom, happened: News) -> int:
-    if happened == News.READY:
+def _run(stack: Stack, settings: Settings, events: EventSource, happened: Event) -> int:
+    if happened == Event.READY:
         print_welcome(settings)
-        happened = news.wait_for_ever(stack.process)
-    if happened == News.STOP:
+        happened = events.wait_forever(stack.process)
+    if happened == Event.STOP:
         print_lines("Stopping; running answers get 30 s to finish. Ctrl-C again stops at once.")
-        return _stop(stack, news)
+        return _stop(stack, events)
     print_failure(stack, settings, happened)
-    if happened == News.ENDED:
-        _sweep(stack, news)
+    if happened == Event.ENDED:
+        _sweep(stack, events)
     else:
-        _stop(stack, news)
+        _stop(stack, events)
     return exits.FELL_OVER
 
 
-def _stop(stack: Stack, news: Newsroom) -> int:
-    """All in order: the api ends its streams, the broker its workers. Another STOP cuts it short."""
+def _stop(stack: Stack, events: EventSource) -> int:
+    """Stops in order: the api ends its streams, then the broker its workers. A second STOP ends all at once."""
     stack.stop()
-    happened = news.wait(stack.process, STOP_TIMEOUT)
-    if happened == News.ENDED:
-        _sweep(stack, news)
+    happened = events.wait(stack.process, STOP_TIMEOUT)
+    if happened == Event.ENDED:
+        _sweep(stack, events)
         return 0
-    return 130 if happened == News.STOP else 1
+    return 130 if happened == Event.STOP else 1
 
 
-def _sweep(stack: Stack, news: Newsroom) -> None:
-    """supervisord has ended: asks whoever is left to end, too."""
+def _sweep(stack: Stack, events: EventSource) -> None:
+    """After the end of supervisord: terminates the processes that are left."""
     stack.terminate_the_rest()
-    deadline = time.monotonic() + LAST_GRACE
+    deadline = time.monotonic() + WORKER_GRACE
     while stack.is_anyone_left() and time.monotonic() < deadline:
-        if news.wait(stack.process, 0.1) == News.STOP:
+        if events.wait(stack.process, 0.1) == Event.STOP:
             return

@@ -1,4 +1,4 @@
-"""One supervisord and what it runs: how it is started, asked and ended. It knows no terminal."""
+"""One supervisord and its programs: starts, queries and ends them. It prints nothing."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from xmlrpc.client import ServerProxy
 
 import psutil
 
-from cli import family
+from cli import stack_processes
 from shared.settings import PREFIX, Settings
 
 
 @dataclass(frozen=True)
 class Program:
-    """What supervisord says of one process; ``state`` in its words: STARTING, RUNNING, BACKOFF, FATAL, …"""
+    """supervisord's report of one process; ``state`` is its term: STARTING, RUNNING, BACKOFF, FATAL, …"""
 
     name: str
     state: str
@@ -36,22 +36,22 @@ class Program:
 
 
 def find_configuration() -> Path:
-    """In a wheel supervisord.conf lies in this package, in a checkout beside it."""
+    """A wheel has supervisord.conf in this package, a checkout has it beside the package."""
     here = Path(__file__).resolve().parent
     return next(path for folder in (here, here.parent) if (path := folder / "supervisord.conf").exists())
 
 
 class Stack:
-    """``run_dir`` must be claimed first. Whoever makes a Stack calls ``stop`` or ``kill`` in the end."""
+    """``run_dir`` must be claimed first. The caller must end the stack with ``stop`` or ``kill``."""
 
     def __init__(self, settings: Settings, options: Mapping[str, Any]) -> None:
-        """``options``: the settings given on the command line, which no child could know otherwise."""
+        """``options``: settings from the command line, which are passed to the children as environment variables."""
         self.run_dir = settings.sockets_dir
         self.log_dir = settings.log_dir
         self.log_dir.mkdir(mode=0o700, exist_ok=True)
         self.output = self.log_dir / "supervisord.out"
         with _open_output(self.output) as output:
-            # A session of its own, so that a terminal's Ctrl-C reaches us alone and we can end things in order.
+            # In its own session, so that a terminal's Ctrl-C reaches only this process, which then stops all in order.
             self.process = subprocess.Popen(
                 [
                     sys.executable,
@@ -70,10 +70,12 @@ class Stack:
                 start_new_session=True,
                 umask=0o077,
             )
-        self._root = psutil.Process(self.process.pid)  # by its start time, too: a pid may be used again
+        self._root = psutil.Process(
+            self.process.pid
+        )  # psutil compares the start time too, because a pid may be reused
 
     def programs(self) -> list[Program]:
-        """Those that should run, the broker first; empty while supervisord does not answer."""
+        """The programs that should run, the broker first; empty while supervisord does not answer."""
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.run_dir / 'ctl'}")
@@ -90,9 +92,9 @@ class Stack:
         return sorted(programs, key=lambda program: (program.name != "broker", program.name))
 
     def stop(self) -> None:
-        """Asks all to end, and returns at once. SIGINT tells the broker to stop its workers too.
+        """Terminates supervisord and interrupts the broker, which then stops its workers too; returns at once.
 
-        supervisord is told first: else it would start the broker again.
+        supervisord comes first, because it would restart the broker.
         """
         broker = next((program.pid for program in self.programs() if program.name == "broker"), 0)
         with suppress(ProcessLookupError):
@@ -102,19 +104,19 @@ class Stack:
                 os.kill(broker, signal.SIGINT)
 
     def is_anyone_left(self) -> bool:
-        return bool(family.find(str(self.run_dir)))
+        return bool(stack_processes.find(str(self.run_dir)))
 
     def terminate_the_rest(self) -> None:
-        """Once supervisord has ended: workers that the broker did not take along."""
-        family.send(signal.SIGTERM, family.find(str(self.run_dir)))
+        """Terminates the workers that the broker left, after the end of supervisord."""
+        stack_processes.send(signal.SIGTERM, stack_processes.find(str(self.run_dir)))
 
     def kill(self) -> None:
-        """Ends all at once; nothing is left when it returns."""
-        family.kill_all(str(self.run_dir), self._root)
+        """Kills all processes of the stack; none is left when it returns."""
+        stack_processes.kill_all(str(self.run_dir), self._root)
 
 
 def _open_output(path: Path) -> IO[bytes]:
-    """What supervisord prints before it has a log; on a disk that takes no file, nobody reads it."""
+    """The file for supervisord's output before it opens its log; /dev/null if the disk takes no file."""
     try:
         return path.open("wb")
     except OSError:
@@ -122,7 +124,7 @@ def _open_output(path: Path) -> IO[bytes]:
 
 
 def _environment(settings: Settings, options: Mapping[str, Any]) -> dict[str, str]:
-    """Ours, the options, what supervisord.conf expands, and the mark by which ``family`` finds them all."""
+    """Our environment, the options, the variables that supervisord.conf expands, and that of ``stack_processes``."""
     return {
         **os.environ,
         **{PREFIX + name.upper(): str(value) for name, value in options.items()},
@@ -131,5 +133,5 @@ def _environment(settings: Settings, options: Mapping[str, Any]) -> dict[str, st
         PREFIX + "RUN_DIR": str(settings.sockets_dir),
         PREFIX + "API_PROCESSES": str(settings.api_processes),
         PREFIX + "PYTHON": sys.executable,
-        family.MARK: str(settings.sockets_dir),
+        stack_processes.VARIABLE: str(settings.sockets_dir),
     }

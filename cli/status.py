@@ -1,4 +1,4 @@
-"""``mlx-server status``: the broker's report, as tables or as JSON."""
+"""``mlx-server status``: prints the broker's report as tables or as JSON."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from cli import probe
+from shared.commands import typed
 from shared.protocol import StatusReport
 from shared.settings import load_settings
 
@@ -22,7 +23,7 @@ def status(options: Mapping[str, Any], as_json: bool) -> int:
     where = f"http://{probe.reachable(settings.host)}:{settings.port}"
     answer = probe.get(settings.host, settings.port, "/admin/status")
     if answer is None:
-        return _refuse(f"Nothing answers at {where}. `mlx-server serve` starts a server.")
+        return _refuse(f"Nothing answers at {where}. `{typed('mlx-server')} serve` starts a server.")
     if answer.status != HTTPStatus.OK:
         body = answer.body[:500].decode(errors="replace")
         return _refuse(f"{where}/admin/status answers {answer.status}: {body}")
@@ -78,7 +79,7 @@ def _workers(report: StatusReport) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    """An id is broken rather than cut."""
+    """A table whose long ids wrap, so that none is truncated."""
     return Table(*(Column(name, overflow="fold") for name in columns), box=None)
 
 

@@ -1,7 +1,7 @@
-"""supervisord as ``mlx-server serve`` runs it. All but these two things is supervisord's own.
+"""Runs supervisord with two changes.
 
-It looks ten times a second at what has ended, and not once: by itself it takes up to two seconds to start what was
-killed. And a log file that cannot be opened, written or rotated costs lines: by itself it ends, or starts no process.
+It checks ten times a second for ended processes; unchanged it takes up to two seconds to restart a killed one.
+A log file that cannot be opened, written or rotated only loses lines; unchanged supervisord ends or starts no process.
 """
 
 import io
@@ -15,7 +15,7 @@ from supervisor import loggers, poller, supervisord
 from shared.output import drop_what_cannot_be_written
 
 INTERVAL = 0.1  # seconds
-REOPEN = 1.0  # seconds between attempts to open a file that could not be opened
+REOPEN = 1.0  # seconds between attempts to open the file
 
 
 class PromptPoller(poller.Poller):  # type: ignore[misc]  # untyped there
@@ -24,18 +24,18 @@ class PromptPoller(poller.Poller):  # type: ignore[misc]  # untyped there
 
 
 class DroppingFileHandler(loggers.RotatingFileHandler):  # type: ignore[misc]  # untyped there
-    """A log file that never raises. A line that does not fit is dropped whole, and the next that does says so."""
+    """A log file that never raises. A line that cannot be written is dropped whole; the next one reports the loss."""
 
     stream: io.FileIO | None
 
     def __init__(self, filename: str, mode: str = "ab", maxBytes: int = 0, backupCount: int = 0) -> None:  # noqa: N803
-        loggers.Handler.__init__(self)  # FileHandler's raises when the file cannot be opened
+        loggers.Handler.__init__(self)  # FileHandler.__init__ raises if the file cannot be opened
         self.baseFilename = filename
         self.mode = "ab"
         self.maxBytes = maxBytes
         self.backupCount = backupCount
         self.dropped = 0
-        self._opened = -REOPEN  # when that was last tried
+        self._opened = -REOPEN  # time of the last attempt
         self.reopen()
 
     def reopen(self) -> None:
@@ -69,14 +69,14 @@ class DroppingFileHandler(loggers.RotatingFileHandler):  # type: ignore[misc]  #
             self.dropped += 1
 
     def _bytes(self, record: Any) -> bytes:
-        """What a child said as it said it, what supervisord says in its format."""
+        """A child's output unchanged, or supervisord's own message in its format."""
         if isinstance(record.msg, bytes):
             return record.msg
         text: str = self.fmt % record.asdict()
         return text.encode(errors="backslashreplace")
 
     def _write(self, line: bytes) -> bool:
-        """All of it or nothing."""
+        """Writes the whole line or nothing."""
         if self.stream is None:
             return False
         try:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "cli": {"cli", "shared"},
 }
 EXCEPTIONS = {
-    ("cli/words.py", "workers.engine.cpu.install"),  # says at the start which BLAS was found
+    ("cli/messages.py", "workers.engine.cpu.install"),  # prints which BLAS was found
     ("shared/openai.py", "api.openai.schemas"),  # the name under which the first specification had them
 }
 

@@ -1,4 +1,4 @@
-"""Runs ``mlx-server`` as a process, the way an operator does."""
+"""Runs ``mlx-server`` as a process, as an operator does."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def start(*arguments: str, stand_in: str = "") -> subprocess.Popen[str]:
-    """With the stand-ins for broker and api; its SIGINT is what Ctrl-C sends."""
+    """``serve`` with the stand-ins for broker and api; SIGINT stands for Ctrl-C."""
     return subprocess.Popen(
         [*COMMAND, *arguments],
         env=environment(PYTHONPATH=f"{STAND_INS}{os.pathsep}{ROOT}", STAND_IN=stand_in),

@@ -1,4 +1,4 @@
-"""A run directory with a short path, as sockets need it, and nothing of ours in the working directory."""
+"""A run directory with a short path, as Unix sockets need, and a working directory without settings."""
 
 import shutil
 import tempfile

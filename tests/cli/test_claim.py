@@ -1,4 +1,4 @@
-"""What is refused before anything is started."""
+"""Refusals before anything is started."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ def serve(run_dir: Path, *options: str, port: int | None = None) -> subprocess.C
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], exit_code: int, *words: str) -> None:
-    """In one line, with nothing started."""
+    """The one line of the refusal, with nothing started."""
     assert done.returncode == exit_code
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
@@ -47,14 +47,14 @@ def test_another_stack_in_the_run_directory_is_named_by_its_pid(run_dir: Path, l
         assert_refused(serve(run_dir), 75, "(pid 4711)", str(run_dir))
 
 
-def test_a_broker_left_alone_is_stopped_through_its_supervisord(run_dir: Path) -> None:
+def test_a_broker_without_serve_is_refused_with_the_command_that_stops_its_supervisord(run_dir: Path) -> None:
     (run_dir / "supervisord.pid").write_text("4712\n")
     with (run_dir / "broker.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert_refused(serve(run_dir), 75, "`kill 4712`")
 
 
-def test_the_sentence_about_the_port_does_not_keep_the_run_directory(run_dir: Path, taken_port: int) -> None:
+def test_a_refused_port_releases_the_run_directory(run_dir: Path, taken_port: int) -> None:
     assert_refused(serve(run_dir, port=taken_port), 75, "in use")
     assert_refused(serve(run_dir, port=taken_port), 75, "in use")
 
@@ -64,7 +64,7 @@ def test_a_run_directory_open_to_others_is_refused(run_dir: Path) -> None:
     assert_refused(serve(run_dir), 2, "MLX_SERVER_RUN_DIR", "others may enter", "chmod 700")
 
 
-def test_a_link_or_a_file_is_no_run_directory(run_dir: Path) -> None:
+def test_a_symbolic_link_or_a_file_is_refused_as_run_directory(run_dir: Path) -> None:
     (run_dir / "real").mkdir(mode=0o700)
     (run_dir / "link").symlink_to(run_dir / "real")
     (run_dir / "file").touch()
@@ -73,11 +73,11 @@ def test_a_link_or_a_file_is_no_run_directory(run_dir: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
-def test_a_directory_of_somebody_else_is_refused(run_dir: Path) -> None:
+def test_a_run_directory_of_another_user_is_refused(run_dir: Path) -> None:
     os.chown(run_dir, 1, 1)
     assert_refused(serve(run_dir), 2, "not a directory of yours")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "::1"])
-def test_an_address_that_is_not_ours_is_refused(run_dir: Path, host: str) -> None:
+def test_a_host_address_of_another_machine_is_refused(run_dir: Path, host: str) -> None:
     assert_refused(serve(run_dir, "--host", host), 2, "MLX_SERVER_HOST", host)

@@ -1,4 +1,4 @@
-"""What can be typed, and how quickly it answers."""
+"""The command line: what it accepts and how quickly it answers."""
 
 import resource
 
@@ -13,7 +13,7 @@ def processor_time() -> float:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["status", "--help"]], ids=" ".join)
-def test_help_comes_at_once(arguments: list[str]) -> None:
+def test_help_is_printed_quickly(arguments: list[str]) -> None:
     before = processor_time()
     done = run(*arguments)
     assert done.returncode == 0
@@ -21,11 +21,11 @@ def test_help_comes_at_once(arguments: list[str]) -> None:
     assert processor_time() - before < 2
 
 
-def test_the_help_names_both_commands() -> None:
+def test_the_help_names_serve_and_status() -> None:
     assert {"serve", "status"} <= set(run("--help").stdout.split())
 
 
-def test_the_version_is_one_line() -> None:
+def test_the_version_is_printed_on_one_line() -> None:
     assert len(run("--version").stdout.splitlines()) == 1
 
 
@@ -38,7 +38,7 @@ def test_a_bad_setting_is_named_within_seconds(command: str) -> None:
     assert processor_time() - before < 3
 
 
-def test_a_bad_option_is_named_as_the_setting_it_is() -> None:
+def test_a_bad_option_is_reported_as_its_setting() -> None:
     done = run("serve", "--port", "99999", "--models", "a b")
     assert done.returncode == 2
     assert "MLX_SERVER_PORT: " in done.stderr

@@ -1,4 +1,4 @@
-"""What `serve` is told to serve and can know to be no model is refused before anything starts."""
+"""Wrong model names are refused before anything starts."""
 
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def wrong(entry: str) -> str:
         ("smollm2-135m", "the embedded model is called smollm2-135m-instruct"),
     ],
 )
-def test_a_name_that_nothing_can_be_loaded_from_is_refused_with_what_is_meant(entry: str, said: str) -> None:
+def test_a_model_name_that_cannot_be_loaded_is_refused_with_the_right_form(entry: str, said: str) -> None:
     if "://" in entry:
         entry = entry.removeprefix("https://")
     assert said in wrong(entry)
 
 
-def test_a_folder_without_a_config_is_no_models_folder(tmp_path: Path) -> None:
+def test_a_folder_without_config_json_is_refused_as_a_model(tmp_path: Path) -> None:
     assert "no config.json" in wrong(f"mine={tmp_path}")
     (tmp_path / "config.json").write_text("{}")
     assert not wrong(f"mine={tmp_path}")
@@ -40,7 +40,7 @@ def test_a_hub_name_and_the_embedded_one_are_not_looked_at_further() -> None:
     assert not wrong("smollm2-135m-instruct")
 
 
-def test_serve_says_so_before_it_starts_anything(tmp_path: Path) -> None:
+def test_serve_refuses_wrong_model_names_before_it_starts_anything(tmp_path: Path) -> None:
     done = run("serve", "--models", "mine=/no/such/folder", "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "mine: there is no folder /no/such/folder" in done.stderr
@@ -48,7 +48,7 @@ def test_serve_says_so_before_it_starts_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7"])
-def test_serve_does_not_listen_beyond_this_machine_unless_told_twice(host: str, tmp_path: Path) -> None:
+def test_serve_listens_beyond_this_machine_only_with_allow_anyone(host: str, tmp_path: Path) -> None:
     done = run("serve", "--host", host, "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "--allow-anyone" in done.stderr
@@ -57,7 +57,7 @@ def test_serve_does_not_listen_beyond_this_machine_unless_told_twice(host: str, 
 @pytest.mark.parametrize(
     ("word", "said"), [("list", "status"), ("run", "serve --models"), ("--model", "serve --model")]
 )
-def test_a_command_of_another_server_gets_the_one_that_was_meant(word: str, said: str) -> None:
+def test_a_command_of_another_server_is_answered_with_the_right_command(word: str, said: str) -> None:
     done = run(word, "x")
     assert done.returncode == 2
     assert said in " ".join(done.stderr.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""``mlx-server serve`` with stand-ins for the broker and the api: how it starts, how it ends, what it leaves."""
+"""``mlx-server serve`` with stand-ins for broker and api: start, stop, and no processes left."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli import family
+from cli import stack_processes
 from tests.cli.command import free_port, run, start
 from tests.marks import quick_and_slow
 
@@ -27,7 +27,7 @@ class Served:
     pids: set[int] = field(default_factory=set)
 
     def read_until(self, line: str) -> list[str]:
-        """What it has printed since the last call; the test's timeout ends the waiting."""
+        """The output since the last call; the test's timeout bounds the wait."""
         assert self.process.stdout
         lines: list[str] = []
         while not lines or line not in lines[-1]:
@@ -36,12 +36,12 @@ class Served:
         return lines
 
     def end(self) -> tuple[int, str]:
-        """Its exit code and what it still had to say on stderr."""
+        """The exit code and the rest of stderr."""
         said = self.process.communicate(timeout=DEADLINE)[1]
         return self.process.returncode, said
 
     def wait_until_ready(self) -> str:
-        """What it says then; from now on the processes are known by their pids, too."""
+        """The output until the server is ready; from then on its processes are known by pid too."""
         said = self.read_until("Ctrl-C stops")
         self.pids |= {self.pid(name) for name in ("supervisord", "broker", "worker")}
         return "".join(said)
@@ -50,9 +50,9 @@ class Served:
         return int((self.run_dir / f"{name}.pid").read_text())
 
     def assert_nothing_is_left(self) -> None:
-        """By pid, of those that are known, and by the mark, of any other."""
+        """Known processes by pid, others by their environment variable."""
         assert not [pid for pid in self.pids if is_alive(pid)]
-        assert family.find(str(self.run_dir)) == []
+        assert stack_processes.find(str(self.run_dir)) == []
 
 
 def is_alive(pid: int) -> bool:
@@ -70,7 +70,7 @@ def serving(run_dir: Path, *options: str, stand_in: str = "") -> Iterator[Served
         yield Served(process, run_dir, port)
     finally:
         process.kill()
-        family.send(signal.SIGKILL, family.find(str(run_dir)))
+        stack_processes.send(signal.SIGKILL, stack_processes.find(str(run_dir)))
         process.communicate()
 
 
@@ -80,7 +80,7 @@ def served(run_dir: Path) -> Iterator[Served]:
         yield served
 
 
-def test_it_says_what_is_served_where_and_what_to_try(served: Served) -> None:
+def test_serve_prints_the_models_the_address_and_a_first_request(served: Served) -> None:
     text = served.wait_until_ready()
     assert "Serving mlx-community/Llama-3.2-3B-Instruct-4bit, smollm2-135m-instruct" in text
     assert f"http://127.0.0.1:{served.port}/v1\n" in text
@@ -91,7 +91,7 @@ def test_it_says_what_is_served_where_and_what_to_try(served: Served) -> None:
 
 
 @pytest.mark.parametrize("number", quick_and_slow((signal.SIGTERM,), (signal.SIGINT, signal.SIGHUP)))
-def test_it_ends_in_order_and_takes_the_workers_along(served: Served, number: signal.Signals) -> None:
+def test_ctrl_c_stops_the_stack_in_order_with_its_workers(served: Served, number: signal.Signals) -> None:
     served.wait_until_ready()
     served.process.send_signal(number)
     assert served.end() == (0, "")
@@ -99,13 +99,13 @@ def test_it_ends_in_order_and_takes_the_workers_along(served: Served, number: si
     served.assert_nothing_is_left()
 
 
-def test_a_ctrl_c_of_the_terminal_reaches_nobody_but_us(served: Served) -> None:
+def test_a_ctrl_c_of_the_terminal_reaches_only_the_serve_process(served: Served) -> None:
     served.wait_until_ready()
-    sessions = {os.getsid(process.pid) for process in family.find(str(served.run_dir))}
+    sessions = {os.getsid(process.pid) for process in stack_processes.find(str(served.run_dir))}
     assert os.getsid(served.process.pid) not in sessions
 
 
-def test_a_second_ctrl_c_ends_what_does_not_obey(run_dir: Path) -> None:
+def test_a_second_ctrl_c_kills_processes_that_do_not_stop(run_dir: Path) -> None:
     with serving(run_dir, stand_in="stubborn") as served:
         served.wait_until_ready()
         served.process.send_signal(signal.SIGINT)
@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_ends_what_does_not_obey(run_dir: Path) -> None:
         served.assert_nothing_is_left()
 
 
-def test_a_ctrl_c_while_it_starts_ends_it(run_dir: Path) -> None:
+def test_a_ctrl_c_during_the_start_ends_the_stack(run_dir: Path) -> None:
     with serving(run_dir, stand_in="unready") as served:
         wait_for(run_dir / "broker.pid")
         served.process.send_signal(signal.SIGINT)
@@ -124,7 +124,7 @@ def test_a_ctrl_c_while_it_starts_ends_it(run_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_does_not_get_ready_shows_the_log_that_tells_why(run_dir: Path) -> None:
+def test_a_stack_that_does_not_become_ready_shows_the_log_with_the_reason(run_dir: Path) -> None:
     with serving(run_dir, "--ready-timeout", "3", stand_in="unready") as served:
         code, said = served.end()
         assert code == 1
@@ -135,16 +135,16 @@ def test_one_that_does_not_get_ready_shows_the_log_that_tells_why(run_dir: Path)
 
 
 @pytest.mark.slow
-def test_one_that_falls_over_each_time_is_given_up_early(run_dir: Path) -> None:
+def test_a_stack_whose_process_ends_each_time_is_given_up_early(run_dir: Path) -> None:
     with serving(run_dir, stand_in="falling") as served:
         code, said = served.end()
         assert code == 1
-        assert "falls over each time" in said
+        assert "ends each time it is started" in said
         assert "api: these are the last words" in said
         served.assert_nothing_is_left()
 
 
-def test_if_supervisord_dies_all_end(served: Served) -> None:
+def test_if_supervisord_dies_all_processes_of_the_stack_end(served: Served) -> None:
     served.wait_until_ready()
     os.kill(served.pid("supervisord"), signal.SIGKILL)
     code, said = served.end()
@@ -153,7 +153,7 @@ def test_if_supervisord_dies_all_end(served: Served) -> None:
     served.assert_nothing_is_left()
 
 
-def test_a_second_one_on_the_same_run_directory_is_refused(served: Served) -> None:
+def test_a_second_serve_on_the_same_run_directory_is_refused(served: Served) -> None:
     served.wait_until_ready()
     done = run("serve", "--port", str(free_port()), "--run-dir", str(served.run_dir))
     assert done.returncode == 75
@@ -161,7 +161,7 @@ def test_a_second_one_on_the_same_run_directory_is_refused(served: Served) -> No
 
 
 @pytest.mark.slow
-def test_a_broker_that_dies_is_started_again(served: Served) -> None:
+def test_a_broker_that_dies_is_restarted_by_supervisord(served: Served) -> None:
     served.wait_until_ready()
     assert "cli.supervisord" in psutil.Process(served.pid("supervisord")).cmdline(), (
         "the one that looks often"

@@ -1,4 +1,4 @@
-"""``mlx-server status`` against an api that answers what a broker would report."""
+"""``mlx-server status`` against an api that answers a broker's report."""
 
 import json
 import threading
@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from shared.commands import typed
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
 from tests.cli.command import free_port, run
 
@@ -39,7 +40,7 @@ REPORT = StatusReport(
 
 @contextmanager
 def answering(status: int, body: str) -> Iterator[str]:
-    """An api on a port of its own, which is yielded."""
+    """An api on a free port, which is yielded."""
 
     class Api(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -60,7 +61,7 @@ def answering(status: int, body: str) -> Iterator[str]:
             thread.join()
 
 
-def test_the_tables_say_who_does_what() -> None:
+def test_status_prints_tables_of_models_and_workers() -> None:
     with answering(200, REPORT.model_dump_json()) as port:
         done = run("status", "--port", port)
     assert done.returncode == 0
@@ -71,22 +72,22 @@ def test_the_tables_say_who_does_what() -> None:
     assert "w1 a/b 18 loading (weights) 1 min 3" in rest
 
 
-def test_json_is_the_report_itself() -> None:
+def test_status_with_json_prints_the_report_itself() -> None:
     with answering(200, REPORT.model_dump_json()) as port:
         done = run("status", "--json", "--port", port)
     assert json.loads(done.stdout) == json.loads(REPORT.model_dump_json())
 
 
-def test_nothing_there_is_said_in_one_sentence() -> None:
+def test_status_without_a_server_is_one_sentence() -> None:
     port = free_port()
     done = run("status", MLX_SERVER_PORT=str(port))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"mlx-server: Nothing answers at http://127.0.0.1:{port}. `mlx-server serve` starts a server."
+        f"mlx-server: Nothing answers at http://127.0.0.1:{port}. `{typed('mlx-server')} serve` starts a server."
     ]
 
 
-def test_a_refusal_is_passed_on() -> None:
+def test_a_refusal_of_the_api_is_printed_by_status() -> None:
     with answering(503, '{"error": "no broker"}') as port:
         done = run("status", "--port", port)
     assert done.returncode == 1
@@ -94,7 +95,7 @@ def test_a_refusal_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("body", ["", "hello", "[]", "{}", "\N{SNOWMAN}"])
-def test_something_else_on_the_port_is_not_taken_for_ours(body: str) -> None:
+def test_another_server_on_the_port_is_not_taken_for_an_mlx_server(body: str) -> None:
     with answering(200, body) as port:
         done = run("status", "--port", port)
     assert done.returncode == 1

@@ -9,13 +9,13 @@ from supervisor import poller
 from cli.supervisord import INTERVAL, PromptPoller, main
 
 
-def test_it_does_not_wait_a_second_before_it_looks_at_what_has_ended() -> None:
+def test_supervisord_checks_for_ended_processes_within_a_second() -> None:
     began = time.monotonic()
     PromptPoller(None).poll(30)
     assert INTERVAL <= time.monotonic() - began + 0.01 < 10
 
 
-def test_it_is_supervisord_with_that_poller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cli_supervisord_runs_supervisord_with_the_prompt_poller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poller, "Poller", poller.Poller)
     monkeypatch.setattr(sys, "argv", ["supervisord", "--version"])
     with pytest.raises(SystemExit) as ended:

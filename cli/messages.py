@@ -1,4 +1,4 @@
-"""What ``serve`` tells the operator: what is served and what to try, or what went wrong and which log says so."""
+"""What ``serve`` prints: the addresses and a first request, or the failure and the log that explains it."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cli import probe
-from cli.news import News
+from cli.events import Event
 from cli.stack import Stack
 from shared.models import EMBEDDED_MODEL
 from shared.settings import Settings
@@ -16,7 +16,7 @@ LOG_LINES = 15
 
 
 def print_lines(*lines: str, file: TextIO | None = None) -> None:
-    """As they are, so that a command can be copied; at once, also into a file."""
+    """Prints without wrapping, so that commands can be copied, and flushes at once."""
     print(*lines, sep="\n", file=file, flush=True)
 
 
@@ -39,7 +39,7 @@ def print_welcome(settings: Settings) -> None:
     )
 
 
-def print_failure(stack: Stack, settings: Settings, what: News) -> None:
+def print_failure(stack: Stack, settings: Settings, what: Event) -> None:
     lines = [f"mlx-server: {what.value}."]
     if answer := probe.get(settings.host, settings.port, "/ready", timeout=0.5):
         lines.append(f"/ready says {answer.status}: {answer.body[:500].decode(errors='replace')}")
@@ -64,7 +64,7 @@ def _first_request(address: str, model: str) -> list[str]:
 
 
 def _telling_logs(stack: Stack) -> list[Path]:
-    """Of the programs that do not run; of all if they do; of supervisord if it does not answer."""
+    """The logs of the programs that do not run; of all if all run; of supervisord if it does not answer."""
     programs = stack.programs()
     if not programs:
         said_early = stack.output.exists() and stack.output.stat().st_size

@@ -1,6 +1,6 @@
-"""Which processes belong to a stack: every process that ``serve`` starts, and theirs, inherits one mark.
+"""Finds the processes of a stack: all inherit one environment variable from ``serve``.
 
-Workers have sessions of their own and outlive the broker, so neither a process group nor the tree finds them all.
+Workers run in sessions of their own and outlive the broker, so neither a process group nor the process tree finds all.
 """
 
 import os
@@ -11,16 +11,16 @@ from contextlib import suppress
 
 import psutil
 
-MARK = "MLX_SERVER_STACK"  # its value is the run directory, of which one stack has the lock
+VARIABLE = "MLX_SERVER_STACK"  # its value is the run directory, which one stack has locked
 
 
 def find(run_dir: str) -> list[psutil.Process]:
-    """All that carry the mark and live. Our own process never does."""
-    return [process for process in psutil.process_iter() if _carries(process, run_dir)]
+    """All living processes with the variable, except this one."""
+    return [process for process in psutil.process_iter() if _belongs(process, run_dir)]
 
 
 def tree(root: psutil.Process) -> list[psutil.Process]:
-    """A process and all below it; for systems that do not show the environment of some process."""
+    """A process and its descendants; for systems that hide the environment of some processes."""
     try:
         return [root, *root.children(recursive=True)] if root.is_running() else []
     except psutil.NoSuchProcess:
@@ -34,17 +34,17 @@ def send(number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
 
 
 def kill_all(run_dir: str, root: psutil.Process, patience: float = 10.0) -> None:
-    """Again and again until nobody is left: a process may start another while it is being killed."""
+    """Repeats until no process is left: a process may start another while it is being killed."""
     deadline = time.monotonic() + patience
     while (living := {*find(run_dir), *tree(root)}) and time.monotonic() < deadline:
         send(signal.SIGKILL, living)
         psutil.wait_procs(living, timeout=1)
 
 
-def _carries(process: psutil.Process, run_dir: str) -> bool:
+def _belongs(process: psutil.Process, run_dir: str) -> bool:
     try:
         if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return process.environ().get(MARK) == run_dir
-    except (psutil.Error, OSError):  # gone, or somebody else's
+        return process.environ().get(VARIABLE) == run_dir
+    except (psutil.Error, OSError):  # it has ended, or belongs to another user
         return False
