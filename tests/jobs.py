@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from shared.protocol import Generation, Run, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
-from workers.grammars.grammar import Compiled
+from shared import wire
+from shared.protocol import Generation, Run, RunHeader, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
+from workers.grammars.grammar import CompiledGrammar
 from workers.job import Job
 from workers.output.reasoning import Thinking
-from workers.output.tool_calls import Calling
+from workers.output.tool_calls import ToolPolicy
 
 
 def job(
@@ -22,10 +23,10 @@ def job(
     ignore_eos: bool = False,
     namespace: str = "",
     echo: bool = False,
-    grammar: Compiled | None = None,
+    grammar: CompiledGrammar | None = None,
     thinking: Thinking | None = None,
-    calling: Calling | None = None,
-    boundaries: list[int] | None = None,
+    tool_policy: ToolPolicy | None = None,
+    checkpoints: list[int] | None = None,
     caller: str = "",
     group: str = "",
     **sampling: Any,
@@ -51,8 +52,8 @@ def job(
         held=held or [],
         grammar=grammar,
         thinking=thinking,
-        calling=calling,
-        boundaries=boundaries or [],
+        tool_policy=tool_policy,
+        checkpoints=checkpoints or [],
         caller=caller,
         group=group,
     )
@@ -72,3 +73,9 @@ def run(
     )
     submit = Submit(request_id=request_id, attempt=attempt, model="m", generation=generation, held=held or [])
     return Run(api="api-1", submit=submit)
+
+
+def sent(run: Run) -> tuple[RunHeader, bytes]:
+    """The run as a worker receives it."""
+    header, body = wire.frames(run)
+    return wire.decode(wire.TO_WORKER, header), body

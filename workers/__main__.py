@@ -1,7 +1,7 @@
-"""A worker: ``python -m workers --model ID``. Loads one model, registers with the broker, serves until told to leave.
+"""A worker: ``python -m workers --model ID`` loads one model, registers with the broker and serves until told to leave.
 
-Owns the model, its caches and the requests it has accepted. When it dies, the broker answers for those requests and
-nothing else is lost.
+A worker owns the model, its caches and the requests it has accepted. If it dies, only those requests are affected, and
+the broker answers for them.
 """
 
 import argparse
@@ -40,14 +40,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _load(settings: Settings, model: str, progress: Progress) -> Served:
-    """On the engine thread: mlx is first imported here, after OpenBLAS was opened."""
+    """Runs on the engine thread. MLX is first imported here, after OpenBLAS was opened."""
     source = settings.sources.get(model)
     if source is None:
         raise LoadError(f"{model!r} is not one of MLX_SERVER_AVAILABLE_MODELS", permanent=True)
     from workers.model.serve_model import load_engine
 
     served = load_engine(source, settings, progress)
-    gc.freeze()  # a full collection over what is imported would stop all rows for tens of milliseconds
+    gc.freeze()  # a full collection over all imported modules would stop decoding for tens of milliseconds
     return served
 
 

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from shared.callers import Asker, asker_of
 from shared.protocol import Capabilities, Delta, Generation, Run
-from workers.grammars.grammar import Compiled
+from workers.grammars.grammar import CompiledGrammar
 from workers.output.reasoning import Thinking
-from workers.output.tool_calls import Calling
+from workers.output.tool_calls import ToolPolicy
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,10 @@ class Job:
     max_tokens: int  # of each choice, held ones included
     held: list[list[int]] = field(default_factory=list)
     prompt_text: str | None = None  # when echo was asked
-    grammar: Compiled | None = None
+    grammar: CompiledGrammar | None = None
     thinking: Thinking | None = None  # when it is to be split off
-    calling: Calling | None = None  # None: what looks like a call is text
-    boundaries: list[int] = field(
-        default_factory=list
-    )  # lengths at which a beginning is worth keeping, ascending
+    tool_policy: ToolPolicy | None = None  # None: text that looks like a call is text
+    checkpoints: list[int] = field(default_factory=list)  # prefix lengths worth storing, ascending
     ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer
     caller: str = ""  # who asks, if known
     group: str = ""  # what it came with, if known

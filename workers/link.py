@@ -1,8 +1,8 @@
-"""The link thread: the only one that touches ZeroMQ, heartbeats and signals.
+"""The link thread: the only thread that uses ZeroMQ, sends heartbeats and handles signals.
 
-It owns the record of each request this worker has accepted, until the api is done with it. It survives its broker: a
-new epoch makes it register again; no broker for ``orphan_grace`` makes it leave. The other threads speak to it
-through ``post``, which wakes it.
+Rule 1: it decodes headers only; ``accepted`` decides what is answered and retained.
+Rule 2: it survives its broker: it registers again with a new epoch, and exits after ``orphan_grace`` without a broker.
+Rule 3: other threads reach it only through ``post``, which wakes it.
 """
 
 import logging
@@ -10,12 +10,9 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
 
 import psutil
-import zmq
 
 from shared import exits, wire
 from shared.errors import CannotBePassedOn, Draining, ServingError
@@ -25,7 +22,6 @@ from shared.protocol import (
     Bye,
     Cancel,
     Chunks,
-    Delta,
     Done,
     Drain,
     Failed,
@@ -38,120 +34,67 @@ from shared.protocol import (
     Part,
     Pong,
     Register,
-    Run,
     RunHeader,
 )
 from shared.settings import Settings
-from shared.sockets import dealer
-from workers.job import Job, Output, Served
-from workers.loop import Add, Cancelled, Finish, Inbox, Share
-from workers.request.preparation import Preparing, overrun_failure
-from workers.unacked import Record
+from workers.accepted import AcceptedRequests, Batch
+from workers.broker_socket import BrokerSocket, Identity
+from workers.job import Job
+from workers.loop import Add, Cancelled, Inbox, ShareCores, StopWhenIdle
+from workers.posted import (
+    CannotRun,
+    EngineDone,
+    Loaded,
+    LoadingFailed,
+    LoadingProgress,
+    Outputs,
+    Posted,
+    Prepared,
+)
+from workers.request.preparation import PreparationPool
 
 log = logging.getLogger(__name__)
 
-MOST_STUCK = 4  # preparing threads that will not end; then a new worker is better than this one
-
-
-@dataclass(frozen=True)
-class Who:
-    """``id`` is the ZeroMQ routing id too, never used twice."""
-
-    id: str
-    model: str
-    token: str
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The model can serve. ``steps`` counts the engine's, for the heartbeat."""
-
-    served: Served
-    steps: Callable[[], int]
-
-
-@dataclass(frozen=True)
-class LoadingProgress:
-    phase: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class LoadingFailed:
-    reason: str
-    permanent: bool
-
-
-@dataclass(frozen=True)
-class Outputs:
-    outputs: list[Output]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    job: Job
-
-
-@dataclass(frozen=True)
-class CannotRun:
-    request_id: str
-    attempt: int
-    failure: Failure
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The engine thread has nothing left and has returned."""
-
-
-Posted = Loaded | LoadingProgress | LoadingFailed | Outputs | Prepared | CannotRun | Finished
+MOST_STUCK = 4  # preparing threads that do not end; with so many the worker drains
 
 
 class Link:
-    def __init__(self, settings: Settings, who: Who, inbox: Inbox) -> None:
+    def __init__(self, settings: Settings, who: Identity, inbox: Inbox) -> None:
         self._settings = settings
-        self._who = who
+        self._identity = who
         self._inbox = inbox
         self._posted: deque[Posted] = deque()
-        self._waked, self._waker = os.pipe()
-        for end in (self._waked, self._waker):
-            os.set_blocking(end, False)
-        self._preparing: Preparing | None = None  # once the model is loaded
-        self.preparing = 0  # requests that have come and are not in the inbox yet
-        self._records: dict[str, Record] = {}
+        self._pool: PreparationPool | None = None  # set when the model is loaded
+        self.preparing = 0  # requests that have arrived and are not in the inbox yet
+        self._requests = AcceptedRequests()
         self._loading = LoadingProgress("starting", 0, 0)
         self._loaded: Loaded | None = None
         self._epoch = ""
         self._last_pong = self._next_beat = time.monotonic()
         self._busy = 1
-        self._told_to_end = 0  # how often
+        self._told_to_end = 0  # count of SIGTERM and SIGINT
         self._drain_until: float | None = None
         self._finishing = False
         self._exit: int | None = None
         self._process = psutil.Process()
-        self._socket = dealer(zmq.Context.instance(), self._settings.worker_socket, self._who.id)
+        self._socket = BrokerSocket(who, settings.worker_socket)
 
     def post(self, item: Posted) -> None:
-        """From any thread."""
+        """Hands an item to the link thread; may be called on any thread."""
         self._posted.append(item)
-        self._wake()
+        self._socket.wake()
 
     def run(self) -> int:
-        """Until this worker is done; gives the exit code."""
+        """Runs until this worker is done; returns the exit code."""
         self._watch_signals()
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._waked, zmq.POLLIN)
         now = time.monotonic()
         while self._exit is None:
             self._beat(now)
-            poller.poll(int(1000 * max(0.0, self._next_beat - time.monotonic())) + 1)
-            now = time.monotonic()  # of the whole turn: a stop in the middle of it counts in the next one
+            self._socket.wait(self._next_beat - time.monotonic())
+            now = time.monotonic()  # used for the whole turn: a suspension during it counts in the next one
             self._forgive_sleep(now)
-            self._clear_wake()
             self._hear_all()
-            if self._told_to_end:  # after what was sent before the signal, which overtakes it
+            if self._told_to_end:  # checked after reading the socket, because a signal overtakes messages
                 self._drain("SIGTERM")
                 self._exit = 0 if self._told_to_end > 1 else self._exit
             while self._posted:
@@ -159,48 +102,22 @@ class Link:
             self._give_up_overdue(now)
             self._finish()
             self._judge(now)
-        self._say(Bye(reason=f"exit {self._exit}"))
-        self._socket.close(linger=200)
-        zmq.Context.instance().term()  # waits for what lingers
+        self._socket.send(Bye(reason=f"exit {self._exit}"))
+        self._socket.close()
         return self._exit
 
     # ------------------------------------------------------------ broker
 
-    def _say(self, message: Part) -> None:
-        """What no message can carry is left out: one message is no reason to end."""
-        try:
-            self._socket.send(wire.encode(message))
-        except CannotBePassedOn as error:
-            log.error("a %s could not be said: %s", type(message).__name__, error.message)
-
     def _hear_all(self) -> None:
-        while True:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                message = wire.decode(wire.TO_WORKER, frames[0])
-            except wire.ProtocolError as error:
-                log.error("the broker sent what is no message: %s", error)
-                self._drain("it does not understand its broker")
-                continue
-            if isinstance(message, RunHeader):
-                self._open(message, frames[1] if len(frames) > 1 else b"")
-            else:
-                self._hear(message)
-
-    def _open(self, header: RunHeader, body: bytes) -> None:
-        """What cannot be read is this request's failure and nobody else's."""
-        try:
-            run = wire.opened(header, body)
-        except wire.ProtocolError as error:
-            asked = header.submit
-            log.error("request %s cannot be read: %s", asked.request_id, error)
-            failure = ServingError("The worker cannot read this request.").to_failure()
-            self._say(Failed(request_id=asked.request_id, attempt=asked.attempt, failure=failure))
-        else:
-            self._accept(run)
+        for message, body in self._socket.received():
+            match message:
+                case wire.ProtocolError():
+                    log.error("the broker sent an invalid message: %s", message)
+                    self._drain("it does not understand its broker")
+                case RunHeader():
+                    self._accept(message, body)
+                case _:
+                    self._hear(message)
 
     def _hear(self, message: Part) -> None:
         match message:
@@ -210,7 +127,7 @@ class Link:
                 self._last_pong = time.monotonic()
                 if busy != self._busy:
                     self._busy = busy
-                    self._inbox.put(Share(busy))
+                    self._inbox.put(ShareCores(busy))
                 if epoch != self._epoch:
                     self._epoch = epoch
                     self._introduce()
@@ -220,14 +137,13 @@ class Link:
                 log.warning("told to leave: %s", reason)
                 self._exit = 0
             case Ack(request_id=request_id, choice=choice, next_index=next_index):
-                if record := self._records.get(request_id):
-                    record.acknowledge(choice, next_index)
+                self._requests.acknowledge(request_id, choice, next_index)
 
     def _introduce(self) -> None:
-        who = self._who
+        who = self._identity
         if self._loaded is None:
             now = self._loading
-            self._say(
+            self._socket.send(
                 Loading(
                     token=who.token,
                     model=who.model,
@@ -238,7 +154,7 @@ class Link:
                 )
             )
             return
-        self._say(
+        self._socket.send(
             Register(
                 epoch=self._epoch,
                 token=who.token,
@@ -247,7 +163,7 @@ class Link:
                 digest=self._loaded.served.digest,
                 context_length=self._loaded.served.context_length,
                 capabilities=self._loaded.served.capabilities,
-                held={request_id: record.attempt for request_id, record in self._records.items()},
+                held=self._requests.attempts,
             )
         )
 
@@ -255,15 +171,15 @@ class Link:
         if now < self._next_beat:
             return
         self._next_beat = now + self._settings.heartbeat_interval
-        self._forget_unclaimed(now - self._settings.resume_timeout)
+        self._requests.drop_unclaimed(now - self._settings.resume_timeout)
         if self._loaded is None:
             self._introduce()
             return
-        self._say(
+        self._socket.send(
             Heartbeat(
                 epoch=self._epoch,
                 step=self._loaded.steps(),
-                active=self._active,
+                active=self._requests.active,
                 preparing=self._being_prepared,
                 memory=self._process.memory_info().rss,
                 engine=self._loaded.served.engine.report,
@@ -272,209 +188,156 @@ class Link:
 
     # ------------------------------------------------------------ requests
 
-    def _accept(self, run: Run) -> None:
-        submit = run.submit
+    def _accept(self, header: RunHeader, body: bytes) -> None:
+        """The body is decoded on a preparing thread, where a bad or large one delays no heartbeat."""
+        request_id, attempt = header.submit.request_id, header.submit.attempt
         failpoint("worker.run")
-        if self._goes_on(run):
+        if (again := self._requests.resume(header)) is not None:
+            self._send_batch(again)
             return
-        self._forget(submit.request_id)
-        if self._drain_until is not None or self._preparing is None:
-            failure = Draining("This worker is leaving; try again.", retry_after=1).to_failure()
-            self._say(Failed(request_id=submit.request_id, attempt=submit.attempt, failure=failure))
+        self._forget(request_id)
+        if self._drain_until is not None or self._pool is None:
+            self._send_failed(
+                request_id, attempt, Draining("This worker is leaving; try again.", retry_after=1)
+            )
             return
-        self._records[submit.request_id] = Record(run)
+        self._requests.add(header)
         self.preparing += 1
-        self._preparing.submit(run)
+        self._pool.submit(header, body)
 
-    def _goes_on(self, run: Run) -> bool:
-        """It is here already, and what is kept of it joins what the api holds."""
-        record = self._records.get(run.submit.request_id)
-        again = record.adopt(run) if record else None
-        if record is None or again is None:
-            return False
-        if again:
-            ended = {run.submit.request_id: record.attempt} if record.ended else {}
-            self._send_chunks(record.api, again, ended)
-        return True
-
-    def _prepared(self, run: Run, outcome: Job | Failure) -> None:
-        """On a preparing thread."""
+    def _prepared(self, header: RunHeader, outcome: Job | Failure) -> None:
+        """Runs on a preparing thread."""
         if isinstance(outcome, Job):
             self.post(Prepared(outcome))
         else:
-            self.post(CannotRun(run.submit.request_id, run.submit.attempt, outcome))
+            self.post(CannotRun(header.submit.request_id, header.submit.attempt, outcome))
 
     def _give_up_overdue(self, now: float) -> None:
-        """A preparation that does not come to its end is this request's failure and nobody else's."""
-        if self._preparing is None:
+        """A preparation that exceeds its time fails only its own request."""
+        if self._pool is None:
             return
-        for run in self._preparing.give_up_overdue(now):
-            submit = run.submit
-            log.warning("request %s was not prepared in time", submit.request_id)
-            failure = overrun_failure(run, self._settings.prepare_timeout)
-            self._take(CannotRun(submit.request_id, submit.attempt, failure))
-        if self._preparing.stuck >= MOST_STUCK:
+        for header, failure in self._pool.give_up_overdue(now):
+            log.warning("request %s was not prepared in time", header.submit.request_id)
+            self._take(CannotRun(header.submit.request_id, header.submit.attempt, failure))
+        if self._pool.stuck >= MOST_STUCK:
             self._drain("preparations that do not end keep its cores busy")
 
     def _forget(self, request_id: str) -> None:
-        record = self._records.pop(request_id, None)
-        if record and self._preparing and self._preparing.withdraw(request_id):
+        entry = self._requests.remove(request_id)
+        if entry and self._pool and self._pool.withdraw(request_id):
             self.preparing -= 1
-        elif record and not record.ended:
+        elif entry and not entry.ended:
             self._inbox.put(Cancelled(request_id))
-
-    def _running(self, request_id: str, attempt: int) -> Record | None:
-        """The record of what the engine runs under this attempt, unless it has been replaced."""
-        record = self._records.get(request_id)
-        return record if record and record.running == attempt and not record.ended else None
 
     @property
     def _being_prepared(self) -> int:
-        """Also of those that nobody waits for any more; but no more than are active."""
-        return min(self.preparing, self._active)
+        """``preparing`` includes cancelled requests, so it is bounded by the active ones."""
+        return min(self.preparing, self._requests.active)
 
     @property
     def _digest(self) -> str:
         return self._loaded.served.digest if self._loaded else ""
-
-    @property
-    def _active(self) -> int:
-        return sum(not record.ended for record in self._records.values())
 
     # ------------------------------------------------------------ what other threads posted
 
     def _take(self, item: Posted) -> None:
         match item:
             case Outputs(outputs):
-                self._forward(outputs)
+                for batch in self._requests.batches(outputs, time.monotonic()):
+                    self._send_batch(batch)
             case Prepared(job):
-                if self._running(job.request_id, job.attempt):
+                if self._requests.running(job.request_id, job.attempt):
                     self._inbox.put(Add(job))
                 self.preparing -= 1
             case CannotRun(request_id, attempt, failure):
                 self.preparing -= 1
-                if record := self._running(request_id, attempt):
-                    del self._records[request_id]
-                    self._say(Failed(request_id=request_id, attempt=record.attempt, failure=failure))
+                if entry := self._requests.running(request_id, attempt):
+                    self._requests.remove(request_id)
+                    self._socket.send(Failed(request_id=request_id, attempt=entry.attempt, failure=failure))
             case LoadingProgress():
                 news = item.phase != self._loading.phase
                 self._loading = item
-                if news:  # the rest goes with the heartbeat
+                if news:  # other progress is sent with the heartbeat
                     self._introduce()
             case Loaded(served):
                 self._loaded = item
                 limit = self._settings.prepare_timeout
-                self._preparing = Preparing(served.prepare, self._prepared, limit)
+                self._pool = PreparationPool(served.prepare, self._prepared, limit)
                 self._introduce()
             case LoadingFailed(reason, permanent):
-                self._say(LoadFailed(reason=reason, permanent=permanent))
+                self._socket.send(LoadFailed(reason=reason, permanent=permanent))
                 self._exit = exits.MISCONFIGURED if permanent else exits.LOAD_MAY_WORK
-            case Finished():
+            case EngineDone():
                 self._exit = 0
 
-    def _forward(self, outputs: list[Output]) -> None:
-        """One message per api process, with all its rows of this step."""
-        deltas: dict[str, list[Delta]] = {}
-        ended: dict[str, dict[str, int]] = {}
-        for output in outputs:
-            request_id = output.delta.request_id
-            record = self._running(request_id, output.delta.attempt)
-            if record is None:
-                continue
-            deltas.setdefault(record.api, []).append(record.keep(output.delta))
-            if record.ended:
-                record.ended_at = time.monotonic()
-                ended.setdefault(record.api, {})[request_id] = record.attempt
-        for api, rows in deltas.items():
-            self._send_chunks(api, rows, ended.get(api, {}))
-
-    def _send_chunks(self, api: str, rows: list[Delta], ended: dict[str, int]) -> None:
-        header = Forward(api=api, ended=ended)
-        failpoint("worker.says_end" if ended else "worker.says", rows[-1].index)
+    def _send_batch(self, batch: Batch) -> None:
+        """One message with all deltas of a step for one api process."""
+        if not batch.deltas:
+            return
+        index = batch.deltas[-1].index
+        header = Forward(api=batch.api, ended=batch.ended)
+        failpoint("worker.says_end" if batch.ended else "worker.says", index)
         try:
-            body = wire.encode(Chunks(deltas=rows, digest=self._digest))
+            self._socket.send_chunks(header, Chunks(deltas=batch.deltas, digest=self._digest))
         except CannotBePassedOn as error:
-            self._send_one_by_one(api, rows, ended, error)
+            self._send_singly(batch, error)
             return
-        self._socket.send_multipart([wire.encode(header), body])
-        failpoint("worker.said_end" if ended else "worker.said", rows[-1].index)
+        failpoint("worker.said_end" if batch.ended else "worker.said", index)
 
-    def _send_one_by_one(
-        self, api: str, rows: list[Delta], ended: dict[str, int], error: CannotBePassedOn
-    ) -> None:
-        """Only the request whose delta no message can carry fails."""
-        if len(rows) == 1:
-            self._fail(rows[0].request_id, rows[0].attempt, error)
+    def _send_singly(self, batch: Batch, error: CannotBePassedOn) -> None:
+        """Sends each delta by itself, so that only the request whose delta cannot be encoded fails."""
+        if len(batch.deltas) > 1:
+            for single in batch.singles():
+                if single.deltas[0].request_id in self._requests:
+                    self._send_batch(single)
             return
-        last = {row.request_id: at for at, row in enumerate(rows)}
-        for at, row in enumerate(rows):
-            if row.request_id in self._records:
-                ends = row.request_id in ended and last[row.request_id] == at
-                self._send_chunks(api, [row], {row.request_id: ended[row.request_id]} if ends else {})
+        (delta,) = batch.deltas
+        log.error("request %s: %s", delta.request_id, error.message)
+        self._forget(delta.request_id)
+        self._send_failed(delta.request_id, delta.attempt, error)
 
-    def _fail(self, request_id: str, attempt: int, error: ServingError) -> None:
-        log.error("request %s: %s", request_id, error.message)
-        self._forget(request_id)
-        self._say(Failed(request_id=request_id, attempt=attempt, failure=error.to_failure()))
+    def _send_failed(self, request_id: str, attempt: int, error: ServingError) -> None:
+        self._socket.send(Failed(request_id=request_id, attempt=attempt, failure=error.to_failure()))
 
     # ------------------------------------------------------------ leaving
 
     def _forgive_sleep(self, now: float) -> None:
-        """While this process was stopped, nobody else was late."""
+        """Extends all deadlines by the time for which this process was suspended."""
         slept = now - self._next_beat
         if slept > self._settings.heartbeat_interval:
             self._last_pong += slept
-            if self._preparing:
-                self._preparing.forgive(slept)
+            if self._pool:
+                self._pool.forgive(slept)
             if self._drain_until is not None:
                 self._drain_until += slept
 
     def _judge(self, now: float) -> None:
         if self._drain_until is not None and now > self._drain_until:
-            log.warning("%d requests were not finished in time", self._active)
+            log.warning("%d requests were not finished in time", self._requests.active)
             self._exit = 0
         if now - self._last_pong > self._settings.orphan_grace:
             log.warning("no broker for %.0f s", now - self._last_pong)
             self._exit = 0
 
-    def _forget_unclaimed(self, before: float) -> None:
-        """An api waits no longer for a lost broker, and then does not ask for what has ended."""
-        old = [id for id, r in self._records.items() if r.ended_at is not None and r.ended_at < before]
-        for request_id in old:
-            del self._records[request_id]
-
     def _drain(self, why: str) -> None:
-        """Once; what is not finished when it ends goes on elsewhere."""
+        """Starts draining, once. Requests that are unfinished at its end are resumed by another worker."""
         if self._drain_until is not None:
             return
-        log.info("leaving: %s; %d requests to finish", why, self._active)
+        log.info("leaving: %s; %d requests to finish", why, self._requests.active)
         self._drain_until = time.monotonic() + self._settings.drain_timeout
         if self._loaded is None:
             self._exit = 0
 
     def _finish(self) -> None:
-        """Tells the engine once there is nothing left to prepare: what was accepted before is not left behind."""
+        """Stops the engine after the last preparation, so that no accepted request is lost."""
         if self._drain_until is not None and not self._finishing and not self.preparing:
             self._finishing = True
-            self._inbox.put(Finish())
+            self._inbox.put(StopWhenIdle())
 
     def _watch_signals(self) -> None:
         def on_term(_signal: int, _frame: FrameType | None) -> None:
             self._told_to_end += 1
-            self._wake()
+            self._socket.wake()
 
         signal.signal(signal.SIGTERM, on_term)
         signal.signal(signal.SIGINT, on_term)
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._waker, b"\0")
-        except BlockingIOError:
-            pass  # it is awake
-
-    def _clear_wake(self) -> None:
-        try:
-            while os.read(self._waked, 4096):
-                pass
-        except BlockingIOError:
-            pass

@@ -1,7 +1,6 @@
-"""The engine thread's loop: obey what came in, step the engine, hand over what came out.
+"""The engine thread's loop: apply the commands in the inbox, step the engine, emit its outputs.
 
-Every touch of the model happens here, on one thread: loading, reading, decoding. The link thread fills the inbox and
-sends what is handed over.
+Loading, prefill and decoding all happen on this one thread. The link thread fills the inbox and sends the outputs.
 """
 
 import time
@@ -12,8 +11,8 @@ from queue import Empty, SimpleQueue
 from shared.failpoints import failpoint
 from workers.job import Engine, Job, Output
 
-GATHER = 0.03  # seconds; a prompt costs half as much when it is read beside others
-REST = 10.0  # seconds without a step, then the engine gives back what the next one can do without
+GATHER = 0.03  # seconds to wait for more requests when idle; a prompt costs half as much in a batch
+REST = 10.0  # seconds without a step, after which the engine gives back memory
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,18 @@ class Cancelled:
 
 
 @dataclass(frozen=True)
-class Finish:
-    """Finish what is running, then return."""
+class StopWhenIdle:
+    """Complete all running requests, then return from the loop."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """So many workers compute on this machine now."""
+class ShareCores:
+    """How many workers compute on this machine now."""
 
     workers: int
 
 
-Command = Add | Cancelled | Finish | Share
+Command = Add | Cancelled | StopWhenIdle | ShareCores
 Inbox = SimpleQueue[Command]
 
 
@@ -47,42 +46,42 @@ class Loop:
         self,
         engine: Engine,
         inbox: Inbox,
-        hand_over: Callable[[list[Output]], None],
+        emit: Callable[[list[Output]], None],
         share: Callable[[int], None] = lambda workers: None,
-        coming: Callable[[], int] = lambda: 0,
+        preparing: Callable[[], int] = lambda: 0,
         rest_after: float = REST,
     ) -> None:
-        """``coming``: how many requests have arrived and will be in the inbox in a moment."""
+        """``preparing``: how many requests have arrived and are not in the inbox yet."""
         self._engine = engine
         self._inbox = inbox
-        self._hand_over = hand_over
+        self._emit = emit
         self._share = share
-        self._coming = coming
+        self._preparing = preparing
         self._rest_after = rest_after
         self._finishing = False
         self._worked, self._rested = time.monotonic(), False
-        self.steps = 0  # proof of progress, read by the link thread for its heartbeat
+        self.steps = 0  # read by the link thread for its heartbeat, as proof of progress
 
     def run(self) -> None:
         while self._engine.active or not self._finishing:
             self.turn()
 
     def turn(self) -> None:
-        """Waits for a command when there is nothing to step."""
+        """One step of the engine; waits for a command if the engine is idle."""
         if not self._engine.active:
-            self._obey(self._wait())
+            self._apply(self._wait())
             self._gather()
-        self._obey_all()
+        self._apply_all()
         if self._engine.active:
             failpoint("engine.step", self.steps)
             outputs = self._engine.step()
             self.steps += 1
             self._worked, self._rested = time.monotonic(), False
             if outputs:
-                self._hand_over(outputs)
+                self._emit(outputs)
 
     def _wait(self) -> Command:
-        """The engine rests once, however often it is told of others meanwhile."""
+        """Waits for a command. An idle engine rests once, also if commands without work arrive meanwhile."""
         while not self._rested:
             try:
                 return self._inbox.get(timeout=max(0, self._worked + self._rest_after - time.monotonic()))
@@ -92,28 +91,28 @@ class Loop:
         return self._inbox.get()
 
     def _gather(self) -> None:
-        """Nobody is being answered: those who asked at the same moment begin together."""
+        """Waits for requests that are being prepared, so that requests of the same moment start in one batch."""
         deadline = time.monotonic() + GATHER
-        while self._engine.active and self._coming() and (left := deadline - time.monotonic()) > 0:
+        while self._engine.active and self._preparing() and (left := deadline - time.monotonic()) > 0:
             try:
-                self._obey(self._inbox.get(timeout=left))
+                self._apply(self._inbox.get(timeout=left))
             except Empty:
                 return
 
-    def _obey_all(self) -> None:
+    def _apply_all(self) -> None:
         while True:
             try:
-                self._obey(self._inbox.get_nowait())
+                self._apply(self._inbox.get_nowait())
             except Empty:
                 return
 
-    def _obey(self, command: Command) -> None:
+    def _apply(self, command: Command) -> None:
         match command:
             case Add(job):
                 self._engine.add(job)
             case Cancelled(request_id):
                 self._engine.cancel(request_id)
-            case Finish():
+            case StopWhenIdle():
                 self._finishing = True
-            case Share(workers):
+            case ShareCores(workers):
                 self._share(workers)

@@ -35,7 +35,7 @@ class TokenRules:
     @cached_property
     def marked(self) -> Sequence[bytes]:
         """The vocabulary with the marks."""
-        return as_vocabulary(self.vocabulary).marked(self.marks) if self.marks else self.vocabulary
+        return as_vocabulary(self.vocabulary).showing(self.marks) if self.marks else self.vocabulary
 
 
 class TokenMask(Protocol):
@@ -219,9 +219,9 @@ class Row:
 
 def choice_filter(job: Job, choice: int) -> ChoiceFilter | None:
     """None for a choice whose text is shown as it is."""
-    if job.thinking is None and job.calling is None:
+    if job.thinking is None and job.tool_policy is None:
         return None
     return ChoiceFilter(
         ReasoningFilter(job.thinking) if job.thinking else None,
-        CallFilter(job.calling, f"{job.request_id}|{choice}") if job.calling else None,
+        CallFilter(job.tool_policy, f"{job.request_id}|{choice}") if job.tool_policy else None,
     )

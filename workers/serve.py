@@ -1,6 +1,6 @@
-"""A worker process: the link on the main thread, load and loop on the engine thread.
+"""Runs a worker process: the link on the main thread, loading and the loop on the engine thread.
 
-Shared by the real worker and by the scripted one; they differ in how they load.
+The real worker and the scripted one share this module; they differ in how they load.
 """
 
 import faulthandler
@@ -14,11 +14,13 @@ from queue import SimpleQueue
 from shared import exits
 from shared.failpoints import failpoint
 from shared.settings import Settings
+from workers.broker_socket import Identity
 from workers.engine.cpu.install import share_cores
 from workers.job import Served
-from workers.link import Finished, Link, Loaded, LoadingFailed, LoadingProgress, Outputs, Who
+from workers.link import Link
 from workers.loop import Command, Loop
 from workers.model.load_error import LoadError, Progress, explained
+from workers.posted import EngineDone, Loaded, LoadingFailed, LoadingProgress, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -30,24 +32,24 @@ def new_worker_id() -> str:
 
 
 def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> int:
-    """Runs until told to leave, and ends the process; gives an exit code only if it could not begin."""
+    """Runs until told to leave and then ends the process; returns an exit code only if it could not start."""
     try:
         token = settings.token_file.read_text().strip()
     except OSError as error:
         log.error("no broker has made %s: %s", settings.token_file, error.strerror)
         return exits.MISCONFIGURED
-    faulthandler.enable()  # on SIGABRT, with which the broker ends a stalled worker, every thread's stack is in the log
+    faulthandler.enable()  # the broker ends a stalled worker with SIGABRT; this logs the stack of every thread
     inbox: SimpleQueue[Command] = SimpleQueue()
-    link = Link(settings, Who(worker_id or new_worker_id(), model, token), inbox)
+    link = Link(settings, Identity(worker_id or new_worker_id(), model, token), inbox)
     engine = threading.Thread(target=_engine_thread, args=(link, inbox, load), name="engine", daemon=True)
     engine.start()
     code = link.run()
     logging.shutdown()
-    os._exit(code)  # MLX's threads abort a process whose interpreter is torn down around them
+    os._exit(code)  # MLX's threads abort the process if the interpreter is torn down while they run
 
 
 def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> None:
-    """An exception nobody named ends the process: a half-dead engine is the worst state."""
+    """Any exception but LoadError ends the process: a broken engine must not go on."""
     try:
         failpoint("worker.load")
         with explained("The model"):
@@ -66,4 +68,4 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
         log.critical("the engine is broken; this worker ends", exc_info=True)
         logging.shutdown()
         os._exit(exits.BUG)
-    link.post(Finished())
+    link.post(EngineDone())

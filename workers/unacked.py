@@ -1,78 +1,80 @@
-"""What this worker has said and the api has not acknowledged: a new attempt is answered from it. Pure.
+"""The unacked log: deltas that the api has not acknowledged, from which a new attempt is answered. Pure.
 
-Rule 1: a record lives from its Run until the api is done with it; one that has ended is kept for a while.
-Rule 2: the engine goes on under the attempt it began with; what it gives is said under the newest.
-Rule 3: an answer goes on where the api's tokens end, or not at all: then the request is run anew.
+Rule 1: an entry lives from its Run until the api is done with it; after its end it is retained for a while.
+Rule 2: the engine keeps the attempt it began with; its deltas are sent under the newest attempt.
+Rule 3: an answer resumes exactly where the api's tokens end. If it cannot, the request is run again.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
-from shared.protocol import Delta, Run
+from shared.protocol import Delta, RunHeader
 
-MAX_TOKENS = 8192  # of one choice; who acknowledges none of so many is answered by running anew
+MAX_TOKENS = 8192  # retained per choice; an api that acknowledges none of so many gets its request run again
 
 
 @dataclass
-class Choice:
-    """Deltas that follow one another from ``first`` to ``next``, which are token indices."""
+class UnackedChoice:
+    """Consecutive deltas of one choice, from the token index ``first`` up to ``next``."""
 
     first: int
     next: int
     deltas: deque[Delta] = field(default_factory=deque)
 
-    def keep(self, delta: Delta) -> None:
+    def append(self, delta: Delta) -> None:
         self.deltas.append(delta)
         self.next = delta.index + len(delta.ids)
-        self.forget(self.next - MAX_TOKENS)
+        self.drop_below(self.next - MAX_TOKENS)
 
-    def forget(self, below: int) -> None:
+    def drop_below(self, below: int) -> None:
         while self.deltas and self.deltas[0].index + len(self.deltas[0].ids) <= below:
             if self.deltas[0].finish:
                 return
             delta = self.deltas.popleft()
             self.first = delta.index + len(delta.ids)
 
-    def joins(self, index: int) -> bool:
-        """Whether a delta begins there, or the next one will."""
+    def can_resume_at(self, index: int) -> bool:
+        """Whether a retained delta begins at ``index``, or the next one will."""
         if not self.first <= index <= self.next:
             return False
         return index == self.next or any(delta.index == index for delta in self.deltas)
 
 
-class Record:
-    """One request that is here. ``running`` is the engine's attempt, ``attempt`` the api's."""
+class UnackedRequest:
+    """The log entry of one request. ``running`` is the attempt the engine knows, ``attempt`` the api's newest."""
 
-    def __init__(self, run: Run) -> None:
-        self.api = run.api
-        self.attempt = self.running = run.submit.attempt
+    def __init__(self, header: RunHeader) -> None:
+        self.api = header.api
+        self.attempt = self.running = header.submit.attempt
         self.ended_at: float | None = None
-        self._choices = [Choice(length, length) for length in held_lengths(run)]
+        self._choices = [UnackedChoice(length, length) for length in held_lengths(header)]
         self._open = set(range(len(self._choices)))
 
     @property
     def ended(self) -> bool:
         return not self._open
 
-    def keep(self, delta: Delta) -> Delta:
-        """The engine's delta as the api expects it."""
-        self._choices[delta.choice].keep(delta)
+    def append(self, delta: Delta) -> Delta:
+        """Retains a delta of the engine and returns it under the api's attempt."""
+        self._choices[delta.choice].append(delta)
         if delta.finish:
             self._open.discard(delta.choice)
         return self._addressed(delta)
 
     def acknowledge(self, choice: int, next_index: int) -> None:
         if choice < len(self._choices):
-            self._choices[choice].forget(next_index)
+            self._choices[choice].drop_below(next_index)
 
-    def adopt(self, run: Run) -> list[Delta] | None:
-        """What is to be said again under the new attempt; None: it does not join what the api holds."""
-        lengths = held_lengths(run)
+    def resume(self, header: RunHeader) -> list[Delta] | None:
+        """Switches to a new attempt and returns the deltas to send again; None if they do not join the api's tokens."""
+        lengths = held_lengths(header)
         if len(lengths) != len(self._choices):
             return None
-        if not all(choice.joins(length) for choice, length in zip(self._choices, lengths, strict=True)):
+        if not all(
+            choice.can_resume_at(length) for choice, length in zip(self._choices, lengths, strict=True)
+        ):
             return None
-        self.api, self.attempt = run.api, run.submit.attempt
+        self.api, self.attempt = header.api, header.submit.attempt
         return [
             self._addressed(delta)
             for choice, length in zip(self._choices, lengths, strict=True)
@@ -84,7 +86,7 @@ class Record:
         return delta if delta.attempt == self.attempt else delta.model_copy(update={"attempt": self.attempt})
 
 
-def held_lengths(run: Run) -> list[int]:
-    """By choice, how many tokens the api has."""
-    held = run.submit.held
-    return [len(held[choice]) if choice < len(held) else 0 for choice in range(run.submit.generation.n)]
+def held_lengths(header: RunHeader) -> list[int]:
+    """How many tokens the api holds, by choice."""
+    lengths = header.submit.lengths
+    return [lengths[choice] if choice < len(lengths) else 0 for choice in range(header.submit.n)]

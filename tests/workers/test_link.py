@@ -1,4 +1,4 @@
-"""The link thread in a real process, spoken to over a real socket."""
+"""The link thread in a real process, over a real socket."""
 
 import os
 import signal
@@ -92,7 +92,7 @@ def worker(tmp_path: Path, broker: Broker) -> "Iterator[subprocess.Popen[bytes]]
     process.wait()
 
 
-def test_a_worker_says_who_it_is_then_registers_then_beats(broker: Broker, worker: object) -> None:
+def test_a_worker_sends_loading_then_registers_then_sends_heartbeats(broker: Broker, worker: object) -> None:
     first = broker.hear()
     assert isinstance(first, Loading) and (first.model, first.token) == ("m", "secret")
     assert broker.worker == b"worker-1"
@@ -110,7 +110,7 @@ def test_a_request_is_answered_step_by_step_and_its_end_is_in_the_header(
     assert sum(delta.finish is not None for delta in broker.bodies) == 2
 
 
-def test_a_new_epoch_makes_the_worker_register_again_with_what_it_runs(
+def test_a_new_epoch_makes_the_worker_register_again_with_its_requests(
     broker: Broker, worker: object
 ) -> None:
     broker.wait_for(Register)
@@ -122,7 +122,9 @@ def test_a_new_epoch_makes_the_worker_register_again_with_what_it_runs(
     assert broker.wait_for(Register).held == {"r1": 1}
 
 
-def test_a_cancelled_request_falls_silent_and_frees_its_place(broker: Broker, worker: object) -> None:
+def test_a_cancelled_request_sends_nothing_more_and_frees_its_place_in_the_engine(
+    broker: Broker, worker: object
+) -> None:
     broker.wait_for(Register)
     broker.say(run("r1", max_tokens=100_000))
     broker.wait_for(Forward)
@@ -133,7 +135,9 @@ def test_a_cancelled_request_falls_silent_and_frees_its_place(broker: Broker, wo
     assert broker.bodies == []
 
 
-def test_an_attempt_that_does_not_join_what_is_kept_replaces_it(broker: Broker, worker: object) -> None:
+def test_an_attempt_that_does_not_join_the_unacked_log_replaces_the_request(
+    broker: Broker, worker: object
+) -> None:
     broker.wait_for(Register)
     broker.say(run("r1", max_tokens=100_000))
     broker.wait_for(Forward)
@@ -144,7 +148,7 @@ def test_an_attempt_that_does_not_join_what_is_kept_replaces_it(broker: Broker, 
     assert attempts == sorted(attempts) and attempts.count(2) == 1
 
 
-def test_draining_finishes_what_runs_refuses_the_new_and_exits_cleanly(
+def test_a_draining_worker_completes_running_requests_refuses_new_ones_and_exits_cleanly(
     broker: Broker, worker: "subprocess.Popen[bytes]"
 ) -> None:
     broker.wait_for(Register)
@@ -158,7 +162,7 @@ def test_draining_finishes_what_runs_refuses_the_new_and_exits_cleanly(
     assert worker.wait(10) == 0
 
 
-def test_sigterm_drains(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
+def test_sigterm_drains_a_worker(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
     broker.wait_for(Register)
     broker.say(run("r1", max_tokens=10))
     broker.wait_for(Forward)
@@ -168,13 +172,13 @@ def test_sigterm_drains(broker: Broker, worker: "subprocess.Popen[bytes]") -> No
 
 
 def until_refused(broker: Broker) -> None:
-    """Until the worker has heard a signal: two of one kind that come together are one."""
+    """Until the worker has handled a signal: two pending signals of one kind are one."""
     while not isinstance(message := broker.hear(), Failed):
         if isinstance(message, Forward):
             broker.say(run("late", max_tokens=1))
 
 
-def test_a_second_sigterm_does_not_wait_for_what_runs(
+def test_a_second_sigterm_ends_a_worker_without_waiting_for_running_requests(
     broker: Broker, worker: "subprocess.Popen[bytes]"
 ) -> None:
     broker.wait_for(Register)
@@ -200,24 +204,24 @@ def test_a_worker_that_does_not_understand_its_broker_finishes_and_leaves(
     assert worker.wait(5) == 0
 
 
-def test_goodbye_makes_it_leave(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
+def test_goodbye_makes_a_worker_leave(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
     broker.wait_for(Register)
     broker.say(Goodbye(reason="wrong token"))
     assert worker.wait(10) == 0
 
 
-def test_without_a_broker_it_leaves_after_the_grace(tmp_path: Path) -> None:
+def test_a_worker_without_a_broker_exits_after_the_orphan_grace(tmp_path: Path) -> None:
     (tmp_path / "worker.token").write_text("secret")
     process = start(tmp_path, orphan_grace="0.5")
     assert process.wait(20) == 0
 
 
-def test_without_a_token_it_says_so_and_exits(tmp_path: Path) -> None:
+def test_a_worker_without_a_token_file_logs_it_and_exits(tmp_path: Path) -> None:
     process = start(tmp_path)
     assert process.wait(20) == os.EX_CONFIG
 
 
-def test_a_new_attempt_goes_on_and_hears_again_what_it_lacks(broker: Broker, worker: object) -> None:
+def test_a_new_attempt_resumes_and_is_sent_the_deltas_it_lacks_again(broker: Broker, worker: object) -> None:
     broker.wait_for(Register)
     broker.say(run("r1", max_tokens=40))
     while len(broker.bodies) < 5:
@@ -230,7 +234,7 @@ def test_a_new_attempt_goes_on_and_hears_again_what_it_lacks(broker: Broker, wor
     assert second[: len(first) - 3] == [d.model_copy(update={"attempt": 2}) for d in first[3:]]
 
 
-def test_what_has_ended_is_kept_until_the_api_is_done_with_it(broker: Broker, worker: object) -> None:
+def test_an_ended_request_is_retained_until_the_api_is_done_with_it(broker: Broker, worker: object) -> None:
     broker.wait_for(Register)
     broker.say(run("r1", max_tokens=4))
     broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
@@ -244,7 +248,9 @@ def test_what_has_ended_is_kept_until_the_api_is_done_with_it(broker: Broker, wo
     assert broker.wait_for(Register).held == {}
 
 
-def test_a_worker_that_was_stopped_blames_no_broker(tmp_path: Path, broker: Broker) -> None:
+def test_a_worker_that_was_suspended_does_not_count_that_time_against_its_broker(
+    tmp_path: Path, broker: Broker
+) -> None:
     process = start(tmp_path, orphan_grace="2")
     broker.wait_for(Register)
     broker.say(Pong(epoch="one"))
@@ -264,7 +270,7 @@ def test_a_worker_that_was_stopped_blames_no_broker(tmp_path: Path, broker: Brok
 
 @pytest.fixture
 def slow(tmp_path: Path, broker: Broker) -> "Iterator[subprocess.Popen[bytes]]":
-    """Prepares prompts that say so for a minute, which is longer than it may."""
+    """A worker that prepares prompts with the text "slow" for a minute, longer than its limit."""
     process = start(tmp_path, "--prepare", "60", prepare_timeout="1")
     broker.wait_for(Register)
     yield process
@@ -272,14 +278,16 @@ def slow(tmp_path: Path, broker: Broker) -> "Iterator[subprocess.Popen[bytes]]":
     process.wait()
 
 
-def test_who_is_being_prepared_is_told_apart_and_keeps_nobody_waiting(broker: Broker, slow: object) -> None:
+def test_requests_in_preparation_are_counted_apart_and_delay_no_other_request(
+    broker: Broker, slow: object
+) -> None:
     broker.say(run("r1", "slow"))
     broker.wait_for(Heartbeat, lambda beat: (beat.active, beat.preparing) == (1, 1))
     broker.say(run("r2", max_tokens=2))
     broker.wait_for(Forward, lambda forward: forward.ended == {"r2": 1})
 
 
-def test_a_preparation_that_does_not_end_is_refused_and_holds_up_no_drain(
+def test_a_preparation_that_does_not_end_is_refused_and_delays_no_drain(
     broker: Broker, slow: "subprocess.Popen[bytes]"
 ) -> None:
     broker.say(run("r1", "slow"))
@@ -290,7 +298,7 @@ def test_a_preparation_that_does_not_end_is_refused_and_holds_up_no_drain(
     assert slow.wait(10) == 0
 
 
-def test_a_worker_whose_preparations_do_not_end_makes_room_for_another(
+def test_a_worker_with_too_many_stuck_preparations_drains_and_exits(
     broker: Broker, slow: "subprocess.Popen[bytes]"
 ) -> None:
     for i in range(MOST_STUCK):
@@ -302,7 +310,7 @@ def test_a_worker_whose_preparations_do_not_end_makes_room_for_another(
     assert slow.wait(10) == 0
 
 
-def test_who_leaves_before_being_prepared_is_forgotten(broker: Broker, slow: object) -> None:
+def test_a_request_cancelled_before_its_preparation_is_dropped(broker: Broker, slow: object) -> None:
     for i in range(6):
         broker.say(run(f"r{i}", "slow"))
     for i in range(6):
@@ -310,3 +318,25 @@ def test_who_leaves_before_being_prepared_is_forgotten(broker: Broker, slow: obj
     broker.wait_for(Heartbeat, lambda beat: (beat.active, beat.preparing) == (0, 0))
     broker.say(run("next", max_tokens=1))
     broker.wait_for(Forward, lambda forward: forward.ended == {"next": 1})
+
+
+def test_a_body_that_cannot_be_decoded_fails_only_its_own_request(broker: Broker, worker: object) -> None:
+    broker.wait_for(Register)
+    broker.say(run("good", max_tokens=40))
+    header, _ = wire.frames(run("bad"))
+    broker.socket.send_multipart([broker.worker, header, b"\xc1 no msgpack"])
+    broker.socket.send_multipart([broker.worker, wire.frames(run("none"))[0]])
+    failures = [broker.wait_for(Failed) for _ in range(2)]
+    assert {failed.request_id for failed in failures} == {"bad", "none"}
+    assert all("cannot decode this request" in failed.failure.message for failed in failures)
+    broker.wait_for(Forward, lambda forward: "good" in forward.ended)
+
+
+def test_the_link_thread_resumes_a_request_without_decoding_its_body(broker: Broker, worker: object) -> None:
+    broker.wait_for(Register)
+    broker.say(run("r1", max_tokens=40))
+    broker.wait_for(Forward)
+    header, _ = wire.frames(run("r1", attempt=2, max_tokens=40))
+    broker.socket.send_multipart([broker.worker, header, b"\xc1 no msgpack"])
+    while not any(delta.attempt == 2 and delta.finish for delta in broker.bodies):
+        assert not isinstance(broker.hear(), Failed)

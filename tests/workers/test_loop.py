@@ -1,4 +1,4 @@
-"""The engine thread's loop, with an engine that has no model."""
+"""The engine thread's loop, with the scripted engine."""
 
 import threading
 from queue import SimpleQueue
@@ -6,72 +6,72 @@ from queue import SimpleQueue
 from shared.protocol import Delta, FinishReason
 from tests.jobs import job
 from workers.job import Output
-from workers.loop import Add, Cancelled, Command, Finish, Loop, Share
+from workers.loop import Add, Cancelled, Command, Loop, ShareCores, StopWhenIdle
 from workers.scripted.engine import Script, ScriptedEngine
 
 
 def run(*commands: Command, script: Script | None = None) -> list[Delta]:
     inbox: SimpleQueue[Command] = SimpleQueue()
-    for command in [*commands, Finish()]:
+    for command in [*commands, StopWhenIdle()]:
         inbox.put(command)
     outputs: list[Output] = []
     Loop(ScriptedEngine(script or Script()), inbox, outputs.extend).run()
     return [output.delta for output in outputs]
 
 
-def test_two_requests_share_each_step() -> None:
+def test_two_requests_share_each_step_of_the_engine() -> None:
     deltas = run(Add(job("a", max_tokens=2)), Add(job("b", max_tokens=2)))
     assert [delta.request_id for delta in deltas] == ["a", "b", "a", "b"]
 
 
-def test_finish_lets_running_requests_end() -> None:
+def test_stop_when_idle_lets_running_requests_end() -> None:
     *_, last = run(Add(job("a", max_tokens=5)))
     assert last.finish is not None and last.finish.completion_tokens == 5
 
 
-def test_an_idle_engine_waits_a_moment_for_requests_that_are_on_their_way() -> None:
+def test_an_idle_engine_waits_briefly_for_requests_that_are_being_prepared() -> None:
     inbox: SimpleQueue[Command] = SimpleQueue()
-    commands: list[Command] = [Add(job("b", max_tokens=2)), Finish()]
+    commands: list[Command] = [Add(job("b", max_tokens=2)), StopWhenIdle()]
 
-    def coming() -> int:
+    def preparing() -> int:
         if commands:
             inbox.put(commands.pop(0))
         return len(commands) + 1
 
     inbox.put(Add(job("a", max_tokens=2)))
     outputs: list[Output] = []
-    Loop(ScriptedEngine(Script()), inbox, outputs.extend, coming=coming).run()
+    Loop(ScriptedEngine(Script()), inbox, outputs.extend, preparing=preparing).run()
     assert [output.delta.request_id for output in outputs] == ["a", "b", "a", "b"]
 
 
-def test_how_many_share_the_cores_is_passed_on() -> None:
+def test_the_number_of_workers_that_share_the_cores_reaches_the_engine_thread() -> None:
     inbox: SimpleQueue[Command] = SimpleQueue()
-    inbox.put(Share(2))
-    inbox.put(Finish())
+    inbox.put(ShareCores(2))
+    inbox.put(StopWhenIdle())
     told: list[int] = []
     loop = Loop(ScriptedEngine(Script()), inbox, lambda outputs: None, told.append)
     loop.run()
     assert told == [2]
 
 
-def test_an_engine_that_nobody_asks_rests_once_until_it_is_asked_again() -> None:
+def test_an_idle_engine_rests_once_until_its_next_request() -> None:
     inbox: SimpleQueue[Command] = SimpleQueue()
     rests: list[int] = []
 
     class Resting(ScriptedEngine):
         def rest(self) -> None:
             rests.append(len(rests))
-            inbox.put(Finish() if len(rests) == 2 else Share(2))
+            inbox.put(StopWhenIdle() if len(rests) == 2 else ShareCores(2))
 
     def told(workers: int) -> None:
         threading.Timer(0.05, inbox.put, [Add(job("a", max_tokens=2))]).start()
 
     outputs: list[Output] = []
     Loop(Resting(Script()), inbox, outputs.extend, told, rest_after=0.001).run()
-    assert rests == [0, 1] and len(outputs) == 2  # and not again when it was told of others
+    assert rests == [0, 1] and len(outputs) == 2
 
 
-def test_a_cancelled_request_gives_nothing_more() -> None:
+def test_a_cancelled_request_gives_no_more_deltas() -> None:
     deltas = run(Add(job("a", max_tokens=3)), Add(job("b", max_tokens=3)), Cancelled("a"))
     assert {delta.request_id for delta in deltas} == {"b"}
 

@@ -1,4 +1,4 @@
-"""A worker's process, before it loads."""
+"""A worker's process, before it loads a model."""
 
 from unittest.mock import Mock
 
@@ -10,7 +10,7 @@ from workers import __main__ as worker
 
 def test_memory_is_arranged_before_there_is_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Mock(serve=Mock(return_value=0))
-    for name in ("keep_freed_memory", "open_blas", "serve"):  # OpenBLAS makes threads when it is opened
+    for name in ("keep_freed_memory", "open_blas", "serve"):  # opening OpenBLAS starts threads
         monkeypatch.setattr(worker, name, getattr(calls, name))
     monkeypatch.setattr(logs, "configure", Mock())
     monkeypatch.setattr(worker, "describe_blas", str)

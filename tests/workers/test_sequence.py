@@ -1,11 +1,11 @@
-"""What of a choice each of its tokens is part of: thinking, a call, or the content."""
+"""The part of a choice that each of its tokens belongs to: thinking, call or content."""
 
 import pytest
 
 from tests.golden.test_calls import family
 from tests.jobs import job
 from workers.output.reasoning import Thinking
-from workers.output.tool_calls import Calling
+from workers.output.tool_calls import ToolPolicy
 from workers.sequence import LogprobsOf, Row, TokenRules
 
 PIECES = [
@@ -26,11 +26,11 @@ RULES = TokenRules([b"" if piece in MARKS else piece.encode() for piece in PIECE
 
 
 def parts(text: list[str], held: int = 0, *, open: bool = False) -> list[str | None]:
-    """Of each token behind the held ones."""
+    """The part of each token behind the held ones."""
     ids = [PIECES.index(piece) for piece in text]
-    calling = Calling(family("json_tools"), frozenset({"f"}))
+    policy = ToolPolicy(family("json_tools"), frozenset({"f"}))
     thinking = Thinking("<think>", "</think>", open=open)
-    asked = job(max_tokens=40, logprobs=0, thinking=thinking, calling=calling, held=[ids[:held]])
+    asked = job(max_tokens=40, logprobs=0, thinking=thinking, tool_policy=policy, held=[ids[:held]])
     row = Row(asked, 0, RULES)
     row.replay()
     scores = [row.push(id, LogprobsOf(-1.0, [])).delta.logprobs for id in ids[held:]]
@@ -58,7 +58,7 @@ def test_thinking_calls_and_content_are_told_apart_also_behind_held_tokens(held:
     assert parts(TEXT, held) == PARTS[held:]
 
 
-def test_thinking_that_the_prompt_opened_is_thinking_from_the_first_token() -> None:
+def test_thinking_opened_by_the_prompt_includes_the_first_token() -> None:
     assert parts(TEXT[1:7], open=True) == PARTS[1:7]
 
 

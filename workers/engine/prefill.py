@@ -54,7 +54,7 @@ class Reading:
     def stop(self) -> int:
         """Where to leave what was read in the prefix cache, before the rest is read; all of it if nowhere."""
         least, end = max(self.done + 1, self.kept + WORTH), len(self.read)
-        ahead = (length for length in self.rows[0].job.boundaries if least <= length < end)
+        ahead = (length for length in self.rows[0].job.checkpoints if least <= length < end)
         return min(self.pause or end, next(ahead, end))
 
     @property

@@ -1,8 +1,8 @@
-"""What a text must be, enforced token by token: schemas compiled with llguidance, and one guide for each choice.
+"""Grammars that are enforced token by token: compiled with llguidance, with one guide per choice.
 
-Rule 1: a grammar is compiled on the preparing thread, under limits; what cannot be enforced in full is refused there.
-Rule 2: a guide's state is a function of the ids it has taken, so a resumed choice replays its ids here.
-Rule 3: a guide that fails half-way allows everything and ends the choice with its next token: nobody else is harmed.
+Rule 1: a grammar is compiled on a preparing thread, under limits. What cannot be enforced in full is refused there.
+Rule 2: a guide's state is a function of the ids it has consumed, so a resumed choice replays its ids here.
+Rule 3: a guide that fails allows every token and ends the choice with the next one, so no other sequence is affected.
 """
 
 import json
@@ -23,32 +23,32 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from shared.errors import InvalidRequest
 from shared.protocol import Grammar
-from workers.grammars.tool_grammar import ANYTHING, Demand, tool_of
-from workers.output.tool_calls import Calling
+from workers.grammars.tool_grammar import ANYTHING, ToolGrammar, tool_of
+from workers.output.tool_calls import ToolPolicy
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 log = logging.getLogger(__name__)
 
-KEPT = 64  # compiled grammars
-THREADS = 4  # that compile: a request's five seconds are not spent behind another's
-SECONDS = 5.0  # for one compilation
+CACHED = 64  # compiled grammars
+THREADS = 4  # compile at once, so that a slow grammar does not use up the time of the next one
+SECONDS = 5.0  # per compilation
 SCHEMA_BYTES = 64 << 10
 SCHEMA_DEPTH = 32
-_GBNF = re.compile(r"(?m)^[ \t]*[\w-]+\s*::=")  # what a rule of llama.cpp's grammars begins with
-# Small models at high temperatures lose themselves in blanks: a space, or a line's end and its indent, is enough.
+_GBNF = re.compile(r"(?m)^[ \t]*[\w-]+\s*::=")  # the beginning of a rule in GBNF, llama.cpp's grammars
+# Small models at high temperatures repeat whitespace without end, so one space, or a newline and an indent, is enough.
 _JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": r"( |\n[ \t]{0,16})?"}
 
-Mask = npt.NDArray[np.uint8]  # one bit a token, the lowest first
+Mask = npt.NDArray[np.uint8]  # one bit per token, lowest first
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A grammar ready to be followed; each choice follows it with a guide of its own.
+class CompiledGrammar:
+    """A compiled grammar, shared by the guides of all choices.
 
-    ``after``: the bytes behind which it begins, the end of thinking. ``unless``: the token that opens the thinking;
-    if the first one is another, the grammar begins with it.
+    ``after``: the bytes that end the thinking; the grammar applies behind them. ``unless``: the token that opens the
+    thinking; if the first token is another one, the grammar applies from that token on.
     """
 
     matcher: LLMatcher
@@ -61,9 +61,9 @@ class Compiled:
 
 
 class Guide:
-    """Where one choice is in its grammar. ``sleeping`` until the bytes it begins behind have come."""
+    """The grammar state of one choice. ``sleeping`` until the bytes in ``after`` have been generated."""
 
-    def __init__(self, compiled: Compiled, vocabulary: Sequence[bytes]) -> None:
+    def __init__(self, compiled: CompiledGrammar, vocabulary: Sequence[bytes]) -> None:
         self._matcher = compiled.matcher.deep_copy()
         self._eos = compiled.eos
         self._vocabulary = vocabulary
@@ -75,7 +75,7 @@ class Guide:
 
     @property
     def complete(self) -> bool:
-        """Nothing but the end may follow."""
+        """The grammar allows nothing but the end of the text."""
         return not self.sleeping and not self.failed and self._matcher.is_stopped()
 
     def take(self, id: int) -> None:
@@ -88,7 +88,7 @@ class Guide:
             self._fail()
 
     def mask(self) -> Mask:
-        """Which tokens may come next; as long as the tokenizer's vocabulary."""
+        """Which tokens may come next, as one bit per token of the vocabulary."""
         if self.sleeping or self.failed:
             return self._all_but_the_end()
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
@@ -109,27 +109,29 @@ class Guide:
             self._tail = head[-len(self._after) :]
             return
         self.sleeping = False
-        if rest.strip():  # the grammar has begun inside a token, where no mask can help
+        if rest.strip():  # the text began inside this token, where no mask could constrain it
             self._fail()
 
     def _fail(self) -> None:
         self.failed = True
-        log.warning("a grammar cannot be followed any more: %s", self._matcher.get_error()[:300])
+        log.warning("a grammar cannot be enforced any more: %s", self._matcher.get_error()[:300])
 
 
 class Grammars:
-    """Compiles for one tokenizer and keeps what it has compiled. The preparing threads call it."""
+    """Compiles grammars for one tokenizer and caches them. Called on the preparing threads."""
 
-    def __init__(self, tokenizer: LLTokenizer) -> None:
+    def __init__(self, tokenizer: LLTokenizer, seconds: float = SECONDS) -> None:
+        """``seconds``: the time limit of one compilation."""
         self._tokenizer = tokenizer
+        self._seconds = seconds
         self.eos: Sequence[int] = tokenizer.eos_tokens
         self._limits = LLParserLimits(max_lexer_states=50_000, max_items_in_row=20_000, verbose_errors=False)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar")
-        self._keeping = Lock()
-        self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._cache_lock = Lock()
+        self._cache: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
 
     def text(self, grammar: Grammar) -> LLMatcher:
-        """Raises InvalidRequest, naming the field the grammar came in."""
+        """Raises InvalidRequest that names the field of the grammar."""
         if grammar.regex is not None:
             return self.compiled(grammar.regex, LLMatcher.grammar_from_regex, grammar.param)
         if grammar.grammar is not None:
@@ -137,38 +139,40 @@ class Grammars:
         build = json_grammar if grammar.whitespace is None else _with_blanks(grammar.whitespace)
         return self.compiled(checked_schema(schema_of(grammar), grammar.param), build, grammar.param)
 
-    def matcher(self, text: Grammar | None, calling: Calling | None, special: Mapping[str, int]) -> LLMatcher:
-        """What the text must be, or a call that may come instead of it, or, without ``text``, must come.
+    def matcher(
+        self, text: Grammar | None, policy: ToolPolicy | None, special: Mapping[str, int]
+    ) -> LLMatcher:
+        """Compiles the grammar of the text, of the text or a call, or, without ``text``, of a call.
 
-        Raises InvalidRequest, naming the text's field, ``tool_choice`` or ``tools``.
+        Raises InvalidRequest that names the text's field, ``tool_choice`` or ``tools``.
         """
-        if calling is None:
+        if policy is None:
             return self.text(text or Grammar())
         if text is None:
-            return self.calls(calling, special)
+            return self.calls(policy, special)
         alone = self.text(text)
-        if calling.family.form is None or not is_json(text):
+        if policy.format.syntax is None or not is_json(text):
             return alone
-        return self.calls(calling, special, schema_of(text))
+        return self.calls(policy, special, schema_of(text))
 
     def calls(
-        self, calling: Calling, special: Mapping[str, int], instead: dict[str, Any] | None = None
+        self, policy: ToolPolicy, special: Mapping[str, int], instead: dict[str, Any] | None = None
     ) -> LLMatcher:
-        """Tools carry schemas of all kinds: what of theirs cannot be enforced is left to the model."""
-        form = calling.family.form
-        if form is None:
+        """Compiles a grammar of calls. Parts of a tool's schema that cannot be enforced are left to the model."""
+        syntax = policy.format.syntax
+        if syntax is None:
             raise InvalidRequest("This model cannot be made to call a tool: use auto.", param="tool_choice")
         tools = [
-            tool_of(each) for each in calling.tools if each.get("function", {}).get("name") in calling.names
+            tool_of(each) for each in policy.tools if each.get("function", {}).get("name") in policy.names
         ]
         if not tools:
             raise InvalidRequest("None of the tools may be called.", param="tool_choice")
         lenient: JsonCompileOptions = {**_JSON_OPTIONS, "lenient": True}
-        loose = [replace(tool, parameters=ANYTHING) for tool in tools]
+        without_schemas = [replace(tool, parameters=ANYTHING) for tool in tools]
         refusal: InvalidRequest | None = None
-        for candidates, options in [(tools, _JSON_OPTIONS), (tools, lenient), (loose, lenient)]:
-            demand = Demand(form, special, options, _JSON_OPTIONS)
-            written = demand.grammar(candidates, parallel=calling.parallel, instead=instead)
+        for candidates, options in [(tools, _JSON_OPTIONS), (tools, lenient), (without_schemas, lenient)]:
+            tool_grammar = ToolGrammar(syntax, special, options, _JSON_OPTIONS)
+            written = tool_grammar.grammar(candidates, parallel=policy.parallel, instead=instead)
             try:
                 return self.compiled(written, LLMatcher.grammar_from_lark, "tools")
             except InvalidRequest as error:
@@ -177,12 +181,12 @@ class Grammars:
         raise refusal
 
     def compiled(self, text: str, build: Callable[[str], str], param: str) -> LLMatcher:
-        """``build`` makes llguidance's form of ``text``; the two name the grammar among those kept."""
+        """``build`` turns ``text`` into llguidance's form; the name of ``build`` and ``text`` are the cache key."""
         key = build.__qualname__, text
-        with self._keeping:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+        with self._cache_lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
         matcher = self._compile(
             lambda: LLMatcher(self._tokenizer, build(text), log_level=0, limits=self._limits), param
         )
@@ -190,27 +194,28 @@ class Grammars:
             raise InvalidRequest(
                 f"The schema or grammar cannot be enforced: {matcher.get_error()[:500]}", param=param
             )
-        with self._keeping:
-            self._kept[key] = matcher
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        with self._cache_lock:
+            self._cache[key] = matcher
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
         return matcher
 
     def _compile(self, compile: Callable[[], LLMatcher], param: str) -> LLMatcher:
-        """Cannot be interrupted; llguidance's own limits end it soon after we have given it up."""
+        """Compilation cannot be interrupted: after a timeout it continues until llguidance's own limits end it."""
         future: Future[LLMatcher] = self._pool.submit(compile)
         try:
-            return future.result(timeout=SECONDS)
+            return future.result(timeout=self._seconds)
         except TookTooLong:
             future.cancel()
             raise InvalidRequest(
-                f"The schema or grammar took more than {SECONDS:.0f} s to compile: simplify it.", param=param
+                f"The schema or grammar took more than {self._seconds:.0f} s to compile: simplify it.",
+                param=param,
             ) from None
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"The schema or grammar cannot be enforced: {str(error)[:500]}", param=param
             ) from error
-        except BaseException as error:  # a panic of the compiler's, which is no Exception
+        except BaseException as error:  # a panic in Rust, which pyo3 raises as a BaseException
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise InvalidRequest(
@@ -219,7 +224,7 @@ class Grammars:
 
 
 def grammars_for(tokenizer: Any, vocabulary_size: int) -> Grammars | None:
-    """``tokenizer`` is mlx-lm's wrapper; None for one that llguidance cannot read (slow ones, in Python)."""
+    """``tokenizer`` is mlx-lm's wrapper; None for tokenizers that llguidance cannot read, as those in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
@@ -251,7 +256,7 @@ def json_grammar(schema: str) -> str:
 
 
 def _with_blanks(pattern: str) -> Callable[[str], str]:
-    """The same with other blanks between the parts; none at all for an empty pattern."""
+    """A builder with ``pattern`` as the whitespace between the parts; without whitespace if it is empty."""
     options: JsonCompileOptions = (
         {"whitespace_pattern": pattern} if pattern else {"whitespace_flexible": False}
     )
@@ -264,7 +269,7 @@ def _with_blanks(pattern: str) -> Callable[[str], str]:
 
 
 def written_grammar(text: str) -> str:
-    """Of a grammar in Lark's form, or in GBNF. Raises ValueError."""
+    """llguidance's form of a grammar in Lark or GBNF. Raises ValueError."""
     if _GBNF.search(text) is None:
         return LLMatcher.grammar_from_lark(text)
     try:
@@ -278,7 +283,7 @@ def is_json(grammar: Grammar) -> bool:
 
 
 def checked_schema(schema: dict[str, Any], param: str = "response_format") -> str:
-    """The schema as text. Raises InvalidRequest for what is too large, too deep or lies elsewhere."""
+    """The schema as text. Raises InvalidRequest if it is too large or too deep, or refers to another document."""
     if _too_deep(schema):
         raise InvalidRequest(f"The schema is nested deeper than {SCHEMA_DEPTH} levels.", param=param)
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))

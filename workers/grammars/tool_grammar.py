@@ -1,7 +1,7 @@
-"""A grammar for calls that must come: the family's form, one of the names, arguments of its schema.
+"""The grammar of tool calls: the tool format's syntax, one of the tools' names, and arguments that follow its schema.
 
-Written in llguidance's dialect of Lark. Marks that are special tokens are named by their ids, because no text can
-spell them. Strings that a family writes without quotes end where the mark behind them begins.
+Written in llguidance's dialect of Lark. Delimiters that are special tokens are referred to by id, because no text
+spells them. A string that a format writes without quotes ends at the delimiter behind it.
 """
 
 import json
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.output.tool_formats import Form
+from workers.output.tool_formats import CallSyntax
 
 Schema = dict[str, Any]
 
-REFERENCES = 8  # that lead to one another
+REFERENCES = 8  # followed from one to the next
 NOTHING: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 ANYTHING: Schema = {"type": "object"}
 
@@ -28,38 +28,40 @@ class Tool:
 
 
 @dataclass
-class Demand:
-    """``special`` are the special tokens by their text; the options go to the tools' schemas and to other text's."""
+class ToolGrammar:
+    """Writes one grammar. ``special``: ids of special tokens by text; ``options``, ``text_options``: llguidance's, for
+    the tools' schemas and for the schema of other text.
+    """
 
-    form: Form
+    syntax: CallSyntax
     special: Mapping[str, int]
     options: Mapping[str, Any]
     text_options: Mapping[str, Any] = field(default_factory=dict)
     rules: list[str] = field(default_factory=list)
 
     def grammar(self, tools: Sequence[Tool], *, parallel: bool, instead: Schema | None = None) -> str:
-        """``instead``: of a call, JSON of this schema may come."""
-        form = self.form
+        """``instead``: the schema of JSON that is allowed in place of a call."""
+        syntax = self.syntax
         calls = [self._call(tool, f"c{i}") for i, tool in enumerate(tools)]
-        more = f" ({self._literal(form.between)} call)*" if parallel else ""
-        start = f"{self._literal(form.outer[0])} call{more} {self._literal(form.outer[1])}"
+        more = f" ({self._literal(syntax.between)} call)*" if parallel else ""
+        start = f"{self._literal(syntax.outer[0])} call{more} {self._literal(syntax.outer[1])}"
         text = "" if instead is None else f" | {_json(instead, self.text_options)}"
         return "\n".join([f"start: {start}{text}", f"call: {' | '.join(calls)}", *self.rules])
 
     def _call(self, tool: Tool, rule: str) -> str:
-        opening = self._literal(self.form.opening.replace("{name}", tool.name))
-        whole = self.form.key is None
+        opening = self._literal(self.syntax.opening.replace("{name}", tool.name))
+        whole = self.syntax.key is None
         arguments = self._json(tool.parameters) if whole else self._keyed(tool.parameters, rule)
-        return self._rule(rule, f"{opening} {arguments} {self._literal(self.form.closing)}")
+        return self._rule(rule, f"{opening} {arguments} {self._literal(self.syntax.closing)}")
 
     def _keyed(self, parameters: Schema, rule: str) -> str:
-        """The arguments in their order: each of two rules a key says whether one has been written before."""
+        """Arguments in the schema's order. Each key has two rules: one as the first argument, one as a later one."""
         required = set(parameters.get("required") or ())
         first = more = '""'
         properties = list((parameters.get("properties") or {}).items())
         for i, (key, schema) in reversed(list(enumerate(properties))):
             argument = self._rule(f"{rule}_a{i}", self._argument(key, schema, parameters, f"{rule}_v{i}"))
-            comma = self._literal(self.form.comma)
+            comma = self._literal(self.syntax.comma)
             given, with_comma = f"{argument} {more}", f"{comma} {argument} {more}"
             must = key in required
             first = self._rule(f"{rule}_f{i}", given if must else f"{given} | {first}")
@@ -67,29 +69,29 @@ class Demand:
         return first
 
     def _argument(self, key: str, schema: Any, root: Schema, rule: str) -> str:
-        opening = self._literal((self.form.key or "").replace("{key}", key))
+        opening = self._literal((self.syntax.key or "").replace("{key}", key))
         return f"{opening} {self._value(schema, root, rule)}"
 
     def _value(self, schema: Any, root: Schema, rule: str) -> str:
         schema = resolved(schema, root)
-        after = self._literal(self.form.after)
-        if self.form.quotes is None or not _is_text(schema):
+        after = self._literal(self.syntax.after)
+        if self.syntax.quotes is None or not _is_text(schema):
             definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
             return f"{self._json(schema | definitions)} {after}"
-        before, behind = self.form.quotes
+        before, behind = self.syntax.quotes
         if words := [word for word in _choices(schema) if isinstance(word, str)]:
-            text = f"({' | '.join(map(self._literal, words))}) {self._literal(behind + self.form.after)}"
+            text = f"({' | '.join(map(self._literal, words))}) {self._literal(behind + self.syntax.after)}"
         else:
-            text = self._text_to(behind + self.form.after, rule)
+            text = self._text_to(behind + self.syntax.after, rule)
         return f"{self._literal(before)} {text}"
 
-    def _text_to(self, mark: str, rule: str) -> str:
-        """Any text, and the mark that ends it, which may be one special token or begin with one."""
-        atoms = self._atoms(mark)
+    def _text_to(self, delimiter: str, rule: str) -> str:
+        """Any text up to ``delimiter``, which may be, or begin with, a special token."""
+        atoms = self._atoms(delimiter)
         if atoms[0] in self.special:
-            return f"{self._rule(rule, '/(?s:.+)/ | ' + _EMPTY)} {self._literal(mark)}"
+            return f"{self._rule(rule, '/(?s:.+)/ | ' + _EMPTY)} {self._literal(delimiter)}"
         self.rules.append(f"{rule}[lazy]: /(?s:.*){_escaped(atoms[0])}/")
-        return f"{rule} {self._literal(mark[len(atoms[0]) :])}"
+        return f"{rule} {self._literal(delimiter[len(atoms[0]) :])}"
 
     def _rule(self, name: str, body: str) -> str:
         self.rules.append(f"{name}: {body}")
@@ -106,7 +108,7 @@ class Demand:
         )
 
     def _atoms(self, text: str) -> list[str]:
-        """The text cut at special tokens."""
+        """``text`` split at special tokens, which are kept."""
         if not self.special:
             return [text] if text else []
         longest_first = sorted(self.special, key=len, reverse=True)
@@ -125,7 +127,7 @@ def _escaped(text: str) -> str:
 
 
 def resolved(schema: Any, root: Schema) -> Schema:
-    """What a reference into the tool's own schema stands for; one that cannot be followed stands for anything."""
+    """Follows a reference into the tool's own schema; one that cannot be followed allows any value."""
     for _ in range(REFERENCES):
         if not isinstance(schema, dict) or "$ref" not in schema:
             break
@@ -141,7 +143,7 @@ def _choices(schema: Schema) -> list[Any]:
 
 
 def _is_text(schema: Schema) -> bool:
-    """Whether a value may be a string: then it is written as one."""
+    """Whether the schema allows a string; such a value is written as a string."""
     if choices := _choices(schema):
         return all(isinstance(word, str) for word in choices)
     if kinds := schema.get("type"):
@@ -151,7 +153,7 @@ def _is_text(schema: Schema) -> bool:
 
 
 def tool_of(tool: Mapping[str, Any]) -> Tool:
-    """Of a tool in OpenAI's shape; one without a schema takes no arguments."""
+    """Reads a tool in OpenAI's shape; without a schema it takes no arguments."""
     function = tool.get("function") or {}
     parameters = function.get("parameters") or NOTHING
     closed = {} if {"anyOf", "oneOf", "allOf", "$ref"} & set(parameters) else {"additionalProperties": False}

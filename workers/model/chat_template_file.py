@@ -1,7 +1,7 @@
-"""The chat template of a model folder, wherever it is kept, as one template; pure.
+"""The chat template of a model folder, from whichever file holds it, as one template; pure.
 
-Rule 1: files win over entries of tokenizer_config.json, as in transformers; what only processors read comes last.
-Rule 2: of several named templates the one called ``tool_use`` serves requests with tools, ``default`` all others.
+Rule 1: files win over entries of tokenizer_config.json, as in transformers; chat_template.json comes last.
+Rule 2: of several named templates ``tool_use`` serves requests with tools, and ``default`` all others.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ MAX_TEMPLATE = 1 << 20  # characters; the largest known have 30,000
 
 
 def chat_template_of(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """None if there is none. Raises LoadError."""
+    """The template, or None if the folder has none. Raises LoadError."""
     templates = (
         _from_files(folder)
         or _named(tokenizer_config.get("chat_template"))
@@ -41,7 +41,7 @@ def _text(file: Path) -> str:
 
 
 def _named(entry: object) -> dict[str, str]:
-    """An entry is a template, a list of objects with name and template, or an object of them by name."""
+    """Templates by name. The entry is one template, a list of {name, template}, or an object by name."""
     match entry:
         case None:
             return {}
@@ -60,7 +60,7 @@ def _named(entry: object) -> dict[str, str]:
 
 
 def _one(templates: Mapping[str, str]) -> str | None:
-    """Joined into one, so that whoever looks for a family's marks sees those of both."""
+    """Both templates joined into one, so that the detection of tool formats sees the delimiters of both."""
     if not templates:
         return None
     plain = templates.get("default") or next(iter(templates.values()))

@@ -1,7 +1,7 @@
-"""A config's numbers against what the weight files hold, before anything is built from them; pure.
+"""Checks the numbers of a config against the tensors in the weight files, before anything is built from them; pure.
 
-A model is built by counting to its config's numbers, and only then compared to its weights: a count of 10**9 would fill
-the memory first. Whether config and weights fit exactly is found out by mlx-lm; here is refused what cannot be.
+mlx-lm builds a model from its config's numbers and compares it to the weights only then: a count of 10**9 would fill
+the memory first. mlx-lm checks that config and weights fit exactly; this check refuses what cannot fit.
 """
 
 import re
@@ -10,9 +10,9 @@ from typing import Any
 
 from workers.model.load_error import LoadError
 
-LARGEST = (1 << 31) - 1  # of an array's dimension in MLX
-MOST_PARTS = 65_536  # experts, heads, groups; models have some hundreds
-SPARE_LAYERS = 64  # of a part whose weights a conversion left out, as those that see
+LARGEST = (1 << 31) - 1  # dimension of an array in MLX
+MOST_PARTS = 65_536  # experts, heads, groups; real models have some hundreds
+SPARE_LAYERS = 64  # layers of parts whose weights a conversion left out, such as a vision tower
 
 _INDEX = re.compile(r"(?:^|\.)(\d{1,9})(?=\.)")
 _LAYERS = re.compile(r"(?:^|_)layers?$")
@@ -21,7 +21,7 @@ _SIZE = re.compile(r"(?:^|_)(?:size|dims?|rank|inner|embd|d_model|width)$")
 
 
 def refuse_implausible(config: Mapping[str, Any], tensors: Iterable[str]) -> None:
-    """``tensors``: the names of all in the weight files. Raises LoadError."""
+    """``tensors``: the names of all tensors in the weight files. Raises LoadError."""
     layers = _layers_at_most(tensors)
     for key, number in _numbers(config):
         most = layers if _LAYERS.search(key) else _most_of(key)
@@ -41,13 +41,13 @@ def _most_of(key: str) -> int | None:
 
 
 def _layers_at_most(tensors: Iterable[str]) -> int:
-    """Layers have numbers in their tensors' names; so have experts, which does no harm here."""
+    """A bound for numbers of layers, from the indices in tensor names. Experts have indices too; they only raise it."""
     highest = max((int(index) for name in tensors for index in _INDEX.findall(name)), default=0)
     return min(highest + 1, 4096) + SPARE_LAYERS
 
 
 def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Those of parts too, as of ``text_config``."""
+    """All integers with their keys, also those of nested parts such as ``text_config``."""
     waiting: list[Mapping[str, Any]] = [config]
     while waiting:
         for key, value in waiting.pop().items():

@@ -1,8 +1,8 @@
-"""How many tokens a model can look at, from its config; pure.
+"""The context length of a model, from its config; pure.
 
-Rule 1: the config's own length counts, at its top or in the part for text; scaled where its rope scaling means so.
-Rule 2: where it says nothing, the tokenizer's limit, then what the family's class in transformers takes for granted.
-The tokenizer's limit bounds no stated length: DeepSeek-R1's says 16,384 tokens, its model reads 163,840.
+Rule 1: the length in the config counts, at its top level or in its text part, scaled where its rope scaling says so.
+Rule 2: without one, the tokenizer's limit counts, then the default of the family's class in transformers.
+The tokenizer's limit does not bound a stated length: DeepSeek-R1's is 16,384 tokens, and its model reads 163,840.
 """
 
 import math
@@ -23,12 +23,18 @@ _KEYS = (
     "seq_len",
 )
 _TEXT_PARTS = ("text_config", "language_config", "llm_config", "thinker_config")
-_LEARNED = ("n_positions", "n_ctx")  # these count the rows of a table, which no scaling makes longer
-_SCALED_ALREADY = ("gemma3", "gemma3_text")  # 131,072 is behind their factor of 8 (vLLM knows them too)
+_LEARNED = (
+    "n_positions",
+    "n_ctx",
+)  # the length of a table of position embeddings, which rope scaling does not extend
+_SCALED_ALREADY = (
+    "gemma3",
+    "gemma3_text",
+)  # their 131,072 already includes the factor of 8 (vLLM treats them alike)
 
 
 def stated_context(config: Mapping[str, Any]) -> int | None:
-    """Of the first part that states one."""
+    """The length stated by the first part that states one."""
     for part in _parts(config):
         if length := _stated(part):
             return length
@@ -36,7 +42,7 @@ def stated_context(config: Mapping[str, Any]) -> int | None:
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The config, then what it holds for text."""
+    """The config, then its text parts."""
     yield config
     for name in _TEXT_PARTS:
         part = config.get(name)
@@ -48,7 +54,7 @@ def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _stated(part: Mapping[str, Any]) -> int | None:
-    """Of several lengths the least, unless it is ``model_max_length``, which Command R means."""
+    """The smallest of several lengths; ``model_max_length`` overrides them, as Command R's config intends."""
     lengths = {key: length for key in _KEYS if (length := as_length(part.get(key)))}
     learned = [lengths[key] for key in _LEARNED if key in lengths]
     if command := as_length(part.get("model_max_length")):
@@ -60,9 +66,9 @@ def _stated(part: Mapping[str, Any]) -> int | None:
 
 
 def _scaled(length: int, part: Mapping[str, Any]) -> int:
-    """``length`` as rope scaling stretches it.
+    """``length`` after rope scaling.
 
-    linear, dynamic: they stretch what is stated. yarn, longrope: they stretch the original length, and what is stated
+    linear and dynamic multiply the stated length. yarn and longrope multiply the original length, and the stated one
     may be the result. All others (llama3, su, mrope, proportional) state the result.
     """
     rope = _rope(part)
@@ -82,7 +88,7 @@ def _scaled(length: int, part: Mapping[str, Any]) -> int:
 
 
 def _rope(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Under its old or its new name; of several kinds of layers those that look at all."""
+    """The rope parameters under their old or new name; those of full attention where kinds of layers differ."""
     for name in ("rope_scaling", "rope_parameters"):
         rope = part.get(name)
         if isinstance(rope, Mapping):
@@ -92,7 +98,7 @@ def _rope(part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def as_length(value: object) -> int | None:
-    """None for what is no length. A tokenizer without a limit says 10**30."""
+    """``value`` as a length, or None. Tokenizers without a limit have 10**30."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if not whole or isinstance(value, bool) or not isinstance(value, int | float):
         return None

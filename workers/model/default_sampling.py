@@ -1,8 +1,4 @@
-"""How a model's makers want its tokens chosen, where a request does not say: its generation_config.json; pure.
-
-As vLLM reads it: ``do_sample`` counts for nothing, a temperature does. What a request says wins, each parameter by
-itself. What is decided here hangs on the request and the model's digest alone, so a resumed choice is drawn as before.
-"""
+"""The sampling parameters a model's authors recommend, from its generation_config.json; pure."""
 
 import logging
 import math
@@ -26,7 +22,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
 
 
 def own_sampling(folder: Path) -> dict[str, float]:
-    """Parameters by name; empty where there is no such file, or none that can be read, which mlx-lm forgives too."""
+    """Parameters by name; empty if the file is missing or unreadable, which mlx-lm tolerates too."""
     try:
         config = optional_json_object(folder / "generation_config.json")
     except LoadError as error:
@@ -41,12 +37,12 @@ def _usable(name: str, value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 31
     if number and math.isfinite(value) and _RANGES[name](value):
         return True
-    log.warning("generation_config.json says %s = %.50r, which cannot be and is not heeded", name, value)
+    log.warning("generation_config.json says %s = %.50r, which is out of range; ignored", name, value)
     return False
 
 
 def filled(generation: Generation, own: Mapping[str, float]) -> Generation:
-    """What the request left open is the model's own."""
+    """The generation with the model's defaults for the sampling parameters that the request left out."""
     sampling = generation.sampling
     changes = {name: own[name] for name in sampling.unsaid if name in own}
     if not changes:

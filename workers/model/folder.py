@@ -1,7 +1,7 @@
-"""The files of a model folder that are read: which there must be, and that they are files; pure Python.
+"""The files of a model folder: which must exist, and that they are regular files; pure Python.
 
-Rule: a folder is data from a stranger. Code in it is never run; what is no regular file is never opened, as a
-pipe would keep its reader for ever.
+Rule: a folder is untrusted data. Its code is never run. Only regular files are opened, because a pipe would block its
+reader for ever.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from workers.model.load_error import IncompleteError, LoadError, first_line
 
-MAX_TEXT_BYTES = 256 << 20  # of a file that is not weights; the largest known tokenizers have 40 MB
+MAX_TEXT_BYTES = 256 << 20  # per file other than weights; the largest known tokenizers have 40 MB
 
 _READ_BY_LIBRARIES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _TOKENIZERS = (
@@ -47,7 +47,7 @@ def optional_json_object(file: Path) -> dict[str, Any]:
 
 
 def require_regular_files(folder: Path) -> None:
-    """What mlx-lm and transformers open by name, they open without a look. Raises LoadError."""
+    """Checks the files that mlx-lm and transformers open without a check of their own. Raises LoadError."""
     for file in [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]:
         if file.suffix not in _READ_BY_LIBRARIES or file.is_dir():
             continue
@@ -64,7 +64,7 @@ def require_tokenizer(folder: Path) -> None:
 
 
 def refuse_code(config: Mapping[str, Any]) -> None:
-    """``auto_map`` is for other programs: mlx-lm has its own code for the architectures it knows."""
+    """Refuses ``model_file``. ``auto_map`` is allowed, because mlx-lm ignores it and uses its own code."""
     if config.get("model_file") is not None:
         raise LoadError(
             "config.json wants to run Python code from the model's folder (model_file), which this server never "

@@ -1,6 +1,6 @@
-"""Models from the Hugging Face hub: the copy on this disk, or a download into Hugging Face's own cache (HF_HOME).
+"""Models from the Hugging Face hub: the local copy, or a download into Hugging Face's own cache (HF_HOME).
 
-Rule: a hub that cannot be reached is said within seconds, with its name and what to do, though the library would try
+Rule: if the hub cannot be reached, the error comes within seconds and says what to do; the library alone would retry
 for minutes.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from shared.commands import typed
 from workers.model.load_error import LoadError, Progress, first_line
 
 log = logging.getLogger(__name__)
@@ -23,13 +24,13 @@ _DOWNLOADED = [
     *("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.tiktoken"),
     *("tokenizer.model", "tiktoken.model", "spiece.model"),
 ]
-# fnmatch's * crosses "/": copies in other formats would come along (original/, onnx/). What begins with "ad" is left
-# for additional_chat_templates/.
+# fnmatch's * also matches "/", so these exclude folders with other formats (original/, onnx/). Names that begin with
+# "ad" are kept for additional_chat_templates/.
 _NOT_DOWNLOADED = ["[!a]*/*", "a[!d]*/*"]
 
 
 def local_copy(repository: str, revision: str | None = None) -> Path | None:
-    """As far as it is on this disk; None if nothing is. Asks nobody. Raises LoadError."""
+    """The snapshot on this disk, complete or not; None if there is none. Does not use the network. Raises LoadError."""
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
@@ -43,7 +44,7 @@ def local_copy(repository: str, revision: str | None = None) -> Path | None:
 
 
 def download(repository: str, progress: Progress, revision: str | None = None) -> Path:
-    """In a thread of its own, so that ``progress`` is always called by the caller's. Raises LoadError."""
+    """Downloads in another thread and calls ``progress`` on the caller's. Raises LoadError."""
     progress("connect", 0, 0)
     _reach(repository)
     counter = _DownloadCounter()
@@ -63,13 +64,13 @@ def download(repository: str, progress: Progress, revision: str | None = None) -
 
 
 def _in_thread(work: "Callable[[], Any]") -> "Future[Any]":
-    """A thread that is left behind if it does not end: no library bounds how long a name is looked up."""
+    """Runs ``work`` in a thread that is abandoned if it hangs: a DNS lookup has no timeout."""
     future: Future[Any] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 (told by whoever waits)
+        except BaseException as error:  # noqa: BLE001 (the waiting thread raises it)
             future.set_exception(error)
 
     Thread(target=run, name="hub", daemon=True).start()
@@ -77,7 +78,7 @@ def _in_thread(work: "Callable[[], Any]") -> "Future[Any]":
 
 
 def _reach(repository: str) -> None:
-    """Any answer will do. Raises LoadError."""
+    """Checks that the hub gives any answer. Raises LoadError."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
@@ -90,7 +91,7 @@ def _reach(repository: str) -> None:
 
 
 def _ask(endpoint: str) -> None:
-    """Through the environment's proxies, as the library does."""
+    """Uses the environment's proxies, as the hub library does."""
     import httpx
 
     with httpx.Client(timeout=CONNECT_SECONDS, follow_redirects=False) as client:
@@ -103,7 +104,7 @@ def _unreachable(repository: str, why: str) -> LoadError:
     return LoadError(
         f"{repository} is not on this disk and the hub cannot be reached at {constants.ENDPOINT} ({why}). Check "
         "the network and HTTPS_PROXY, name a mirror in HF_ENDPOINT, or bring the model here first with "
-        f"`hf download {repository}`.",
+        f"`{typed('hf')} download {repository}`.",
         permanent=False,
     )
 
@@ -125,7 +126,7 @@ def _snapshot(
 
 
 class _DownloadCounter:
-    """Sums what the hub library tells its progress bars, and draws none."""
+    """Sums the bytes that the hub library reports to its progress bars; draws none."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -166,9 +167,8 @@ def _download_failure(repository: str, error: BaseException) -> LoadError:
             reason = "does not have the revision that mlx-server.toml names"
             return LoadError(f"The hub repository {repository} {reason}.", permanent=True)
         case errors.LocalEntryNotFoundError():
-            reason = (
-                f"is not on this disk and the hub cannot be reached; run `hf download {repository}` later"
-            )
+            later = f"run `{typed('hf')} download {repository}` later"
+            reason = f"is not on this disk and the hub cannot be reached; {later}"
             return LoadError(
                 f"The hub repository {repository} {reason} ({first_line(error)}).", permanent=False
             )

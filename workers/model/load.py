@@ -1,8 +1,8 @@
 """From a model's source to a model in memory: locate its folder, inspect it, load it.
 
-Rule 1: nothing reaches MLX that was not inspected: only safetensors, JSON and tokenizer files, and no code.
-Rule 2: ``inspect`` is pure Python and imports no mlx. Rule 3: whatever is wrong becomes a LoadError that tells
-the operator what to do; nothing is replaced by something else in silence.
+Rule 1: MLX reads only files that were inspected: safetensors, JSON and tokenizer files, and no code.
+Rule 2: ``inspect`` is pure Python and imports no mlx.
+Rule 3: every failure becomes a LoadError that tells the operator what to do; nothing is replaced silently.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 _TOKEN_IDS = re.compile(r"token\w*_ids?$")  # names of such lists
 
 WEIGHTS = "model*.safetensors"
-"""mlx-lm reads these and no others."""
+"""The only weight files that mlx-lm reads."""
 
 _MEANT = (
     "config.json",
@@ -68,10 +68,10 @@ _MEANT = (
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What can be known without loading.
+    """Facts about a model that need no loading.
 
-    ``digest``: of config, tokenizer, headers and a sample of every tensor, where two fine-tunes of one model differ.
-    ``context_length``: as the config states it. ``missing``: weight files that the index names and that are not there.
+    ``digest``: of config, tokenizer, headers and a sample of every tensor, so that fine-tunes of one model differ.
+    ``context_length``: as stated in the config. ``missing``: weight files that the index names and that do not exist.
     """
 
     digest: str
@@ -87,14 +87,14 @@ class LoadedModel:
     config: dict[str, Any]
     facts: ModelFacts
     context_length: int
-    own_sampling: Mapping[str, float] = field(default_factory=dict)  # by its generation_config.json
+    own_sampling: Mapping[str, float] = field(default_factory=dict)  # from its generation_config.json
 
 
 # Locate
 
 
 def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
-    """The model's folder on this disk; converts or downloads if need be. Raises LoadError.
+    """The model's folder on this disk; converts or downloads it if necessary. Raises LoadError.
 
     Models from the hub are in Hugging Face's own cache (HF_HOME), shared with every other tool.
     """
@@ -128,7 +128,7 @@ def _from_hub(repository: str, revision: str | None, progress: Progress) -> Path
 
 
 def inspect(folder: Path) -> ModelFacts:
-    """Reads config and headers only, in pure Python. Raises LoadError for what must not reach MLX."""
+    """Reads config and headers in pure Python. Raises LoadError for a folder that must not reach MLX."""
     if not folder.is_dir():
         raise IncompleteError(
             f"{folder.name} is not a folder: correct its path in MLX_SERVER_AVAILABLE_MODELS."
@@ -162,7 +162,7 @@ def _facts(folder: Path) -> ModelFacts:
 
 
 def _digest_of_texts(folder: Path) -> "hashlib._Hash":
-    """What a model does hangs on them as on its weights."""
+    """A digest of the text files that change what a model generates."""
     digest = hashlib.sha256()
     for file in sorted(file for pattern in _MEANT for file in folder.glob(pattern)):
         with file.open("rb") as stream:
@@ -191,9 +191,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _missing(folder: Path, names: Collection[str]) -> tuple[str, ...]:
-    """Weight files that the index names, unless their tensors are in others. ``names``: of all tensors there are.
+    """Missing weight files named by the index whose tensors are in no other file. ``names``: of all tensors.
 
-    mlx-lm takes the files that are there and reads no index: a merged model often comes with the old one.
+    mlx-lm loads the files that exist and ignores the index: a merged model often keeps the old index.
     """
     index = folder / "model.safetensors.index.json"
     try:
@@ -223,23 +223,23 @@ def load(
 ) -> LoadedModel:
     """Brings an inspected folder into memory, ready for its first request. Raises LoadError.
 
-    ``accelerator``: whether MLX computes on a GPU; found out if not given. Without one the weights become
-    float32, which takes more memory and is many times faster there than the packed forms.
-    ``trusted``: its tokenizer and template are our own and need no trial.
+    ``accelerator``: whether MLX computes on a GPU; detected if not given. Without a GPU the weights become float32,
+    which takes more memory and is many times faster on a CPU than quantized weights.
+    ``trusted``: tokenizer and template are the server's own and need no trial.
     """
     progress("import", 0, 0)
     with explained(f"The model (of type {facts.model_type})"):
         if trusted:
             return _load(folder, facts, progress, accelerator)
         with trial(folder) as await_trial:
-            import mlx_lm.utils  # noqa: F401 (takes a second, in which the trial goes on)
+            import mlx_lm.utils  # noqa: F401 (takes a second, during which the trial runs)
 
             await_trial(progress)
         return _load(folder, facts, progress, accelerator)
 
 
 def _weights_of(folder: Path, facts: ModelFacts) -> "tuple[Module, dict[str, Any]]":
-    """What is missing is said as that, though mlx-lm only sees that parameters are."""
+    """Loads the model; names the missing files, where mlx-lm's error names the missing parameters."""
     from mlx_lm.utils import load_model
 
     try:
@@ -284,8 +284,11 @@ def _read_tokenizer(folder: Path, eos: object) -> "TokenizerWrapper":
 
 
 def _to_float32(model: "Module") -> None:
-    """Scales first, so that unpacking does not round to half precision; the formats without them come out as
-    bfloat16 and are widened after. All of it is lazy: no packed weight is kept once it is read."""
+    """Converts all weights lazily, so no quantized weight stays in memory.
+
+    Scales are converted first, so that dequantizing does not round to half precision. Formats without scales
+    dequantize to bfloat16 and are converted afterwards.
+    """
     import mlx.core as mx
     from mlx_lm.utils import dequantize_model
 
@@ -295,7 +298,7 @@ def _to_float32(model: "Module") -> None:
 
 
 def _read_weights(model: "Module", progress: Progress) -> None:
-    """Reports bytes in memory, which are not those on the disk when weights were unpacked."""
+    """Evaluates all weights and reports bytes in memory, which exceed those on disk where weights are dequantized."""
     import mlx.core as mx
 
     arrays = _arrays(model)
@@ -317,7 +320,7 @@ def _arrays(model: "Module") -> "list[mx.array]":
 
 
 def _warm_up(model: "Module") -> None:
-    """One prompt and one token: compiles kernels, touches every weight, and shows that the model runs."""
+    """Runs one prompt and one token, which compiles kernels, reads every weight and shows that the model runs."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -354,7 +357,7 @@ def _context_length(config: Mapping[str, Any], facts: ModelFacts, tokenizer: "To
 
 
 def _context_of_family(config: Mapping[str, Any]) -> int | None:
-    """What transformers' class takes for granted: the published configs of Gemma 3 leave it out."""
+    """The default of the family's class in transformers; Gemma 3's published configs leave the length out."""
     from transformers import CONFIG_MAPPING
 
     text = config.get("text_config")

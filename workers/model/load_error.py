@@ -1,8 +1,8 @@
 """Why a model could not be loaded, as a sentence for the operator.
 
-Rule 1: clients see ``reason``, which names no folder of this disk; ``str(error)`` has all of it, for the log.
-Rule 2: whatever a library raises, a panic or an exit too, becomes one of these; ``permanent`` where trying again is
-useless.
+Rule 1: clients see ``reason``, which contains no folder of this disk; ``str(error)`` has the full text for the log.
+Rule 2: whatever a library raises, including a panic or an exit, becomes a LoadError; it is ``permanent`` if loading
+again cannot succeed.
 """
 
 import re
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from shared.errors import without_folders
 
 Progress = Callable[[str, int, int], None]
-"""Phase, bytes done, bytes in all; (phase, 0, 0) where bytes mean nothing."""
+"""(phase, bytes done, bytes in all); (phase, 0, 0) for phases that do not count bytes."""
 
 _MEMORY = re.compile(r"memory|alloc", re.IGNORECASE)
 _KERNEL = re.compile(r"unable to (?:load|build|create)|kernel|library", re.IGNORECASE)
 
 
 class LoadError(Exception):
-    """``reason`` is a sentence for the operator; ``permanent``: trying again is useless."""
+    """``reason`` is a sentence for the operator; ``permanent``: loading again cannot succeed."""
 
     def __init__(self, reason: str, permanent: bool) -> None:
         super().__init__(reason)
@@ -28,21 +28,21 @@ class LoadError(Exception):
 
 
 class IncompleteError(LoadError):
-    """Files are missing; for a model from the hub, a download may bring them."""
+    """Files are missing; a download may complete a model from the hub."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, permanent=True)
 
 
 def first_line(error: BaseException) -> str:
-    """Two where the first only announces."""
+    """The first line of the message, and the second if the first ends with a colon."""
     lines = [*str(error).splitlines(), ""]
     return (f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") else lines[0])[:500].strip()
 
 
 @contextmanager
 def explained(subject: str) -> Iterator[None]:
-    """What is raised inside becomes a LoadError. ``subject`` begins its sentence."""
+    """Turns any exception of the block into a LoadError whose sentence begins with ``subject``."""
     try:
         yield
     except (LoadError, KeyboardInterrupt):
@@ -69,5 +69,5 @@ def load_error(subject: str, error: BaseException) -> LoadError:
 
 
 def _is_runtime_error(error: BaseException) -> bool:
-    """Not those of Python's own that are about the code or the folder."""
+    """Whether a native library raised it; Python's own subclasses point to the code or the folder."""
     return isinstance(error, RuntimeError) and not isinstance(error, RecursionError | NotImplementedError)

@@ -1,8 +1,7 @@
-"""The headers of safetensors files, checked before MLX reads them.
+"""Checks the headers of safetensors files before MLX reads them.
 
-8 bytes of header length, the header (JSON), then the tensors without a gap: the format allows no byte that belongs to
-none (https://huggingface.co/docs/safetensors). A header comes from a stranger: it is bounded
-before it is computed with.
+A file is 8 bytes of header length, the header (JSON), then the tensors without a gap: the format allows no byte outside
+a tensor (https://huggingface.co/docs/safetensors). A header is untrusted, so its size is bounded before it is parsed.
 """
 
 import json
@@ -13,11 +12,11 @@ from typing import Any
 
 from workers.model.load_error import LoadError, first_line
 
-MAX_HEADER_BYTES = 32_000_000  # 100,000 tensors take 15; reading one holds up every other thread
-MAX_TENSORS = 100_000  # in one file; Kimi K2 Thinking has 210,000 in 62 files
+MAX_HEADER_BYTES = 32_000_000  # 100,000 tensors take 15 MB; parsing blocks every other thread
+MAX_TENSORS = 100_000  # per file; Kimi K2 Thinking has 210,000 in 62 files
 MAX_TENSORS_IN_ALL = 1_000_000
 MAX_DIMENSIONS = 8
-MAX_LENGTH = 1 << 40  # of a dimension
+MAX_LENGTH = 1 << 40  # of one dimension
 
 _ITEM_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -27,11 +26,11 @@ _ITEM_BITS = {
 }
 
 Span = tuple[int, int, str]
-"""First byte, end, name; counted from the end of the header."""
+"""(first byte, end, name) of a tensor; offsets count from the end of the header."""
 
 
 def read_header(file: Path) -> bytes:
-    """The header's bytes, after comparing its length to the file. Raises LoadError."""
+    """The header's bytes, if its length fits the file. Raises LoadError."""
     if not file.is_file():
         raise _garbled(file, "it is not a regular file")
     try:
@@ -46,7 +45,7 @@ def read_header(file: Path) -> bytes:
 
 
 def check_header(file: Path, header: bytes) -> list[Span]:
-    """Every tensor has the bytes its shape wants, and together they fill the file. Raises LoadError."""
+    """Checks that each tensor has the size of its shape and that the tensors fill the file. Raises LoadError."""
     if header.count(b"data_offsets") > MAX_TENSORS:
         raise _garbled(file, f"it has more than {MAX_TENSORS} tensors")
     try:
@@ -72,7 +71,7 @@ def check_header(file: Path, header: bytes) -> list[Span]:
 
 
 def samples(file: Path, origin: int, spans: list[Span]) -> bytes:
-    """A few bytes from the middle of every tensor: 10 microseconds each, where a whole file takes seconds."""
+    """64 bytes from the middle of every tensor: 10 microseconds each, while a whole file takes seconds."""
     taken = bytearray()
     with file.open("rb", buffering=0) as stream:
         for start, stop, _ in spans:

@@ -1,4 +1,4 @@
-"""A model's source -> an engine that serves it."""
+"""Loads a model from its source and builds the engine that serves it."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from workers.grammars.grammar import grammars_for
 from workers.job import Served
 from workers.model.load import LoadedModel, inspect, load, locate
 from workers.model.load_error import Progress, explained
-from workers.output.tool_formats import dialect_of
+from workers.output.tool_formats import output_format_of
 from workers.output.vocabulary import token_bytes
 from workers.request.infill import infill_of
 from workers.request.prompt import Preparation
@@ -31,8 +31,11 @@ from workers.sequence import TokenRules
 log = logging.getLogger(__name__)
 
 GB = 10**9
-CPU_CHUNK, GPU_CHUNK = 128, 2048  # tokens; on a CPU a wider pass gains nothing, and others wait for it
-SMALLEST_KV = GB // 4  # even when the weights alone are over the budget
+CPU_CHUNK, GPU_CHUNK = (
+    128,
+    2048,
+)  # tokens per prefill pass; on a CPU a longer one gains nothing and delays decoding
+SMALLEST_KV = GB // 4  # also when the weights alone exceed the budget
 
 
 def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> Served:
@@ -49,10 +52,10 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
     bounds = (loaded.context_length, settings.context_length, table.context_length)
     context = min(bound for bound in bounds if bound is not None)
-    dialect, grammars = dialect_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
+    output_format, grammars = output_format_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
     own = {**(loaded.own_sampling if settings.model_sampling else {}), **table.defaults.said()}
-    rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), dialect.special)
+    rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), output_format.special)
     if not has_accelerator():
         install(loaded.model)
     limits, invariance = (
@@ -68,7 +71,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
         )
         context = fitting
     log.info(
-        "%d tokens of context, %d rows at most; in company rows are %s",
+        "%d tokens of context, at most %d sequences in a batch; batch invariance: %s",
         context,
         engine.rows_at_most,
         invariance,
@@ -76,16 +79,23 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     return Served(
         engine=engine,
         prepare=Preparation(
-            *(tokenizer, context, readable_ids(loaded.model, vocabulary_size), grammars, dialect, infill),
+            *(
+                tokenizer,
+                context,
+                readable_ids(loaded.model, vocabulary_size),
+                grammars,
+                output_format,
+                infill,
+            ),
             special_tokens_in_text=settings.special_tokens_in_text,
-            finds_boundaries=not is_plain(new_cache(loaded.model)),
+            finds_checkpoints=not is_plain(new_cache(loaded.model)),
             own_sampling=own,
         ),
         digest=_digest(loaded.facts.digest, table.defaults.said()),
         context_length=context,
         capabilities=Capabilities(
             tools=tokenizer.has_chat_template,
-            reasoning=dialect.thinking is not None,
+            reasoning=output_format.thinking is not None,
             json_schema=grammars is not None,
             infill=infill is not None,
             bytes=weight_bytes(loaded),
@@ -109,7 +119,7 @@ def _rows(loaded: LoadedModel, vocabulary_size: int, settings: Settings) -> int:
 
 
 def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
-    """Keys and values get what the weights leave of the budget."""
+    """The KV cache gets what the weights leave of the memory budget."""
     budget = int(settings.max_cache_size_gb * GB)
     return EngineLimits(
         rows=rows,
@@ -121,13 +131,15 @@ def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
 
 
 def weight_bytes(loaded: LoadedModel) -> int:
-    """In memory, which is more than on the disk where weights were unpacked."""
+    """Bytes in memory, more than on disk where weights were dequantized."""
     size: int = tree_reduce(lambda size, array: size + array.nbytes, loaded.model.parameters(), 0)
     return size
 
 
 def vocabulary_size_of(loaded: LoadedModel) -> int:
-    """Of the logits, which may be wider than the tokenizer's; what a config says of it may be missing or wrong."""
+    """The width of the logits, which may exceed the tokenizer's; a config may lack it or be wrong."""
     model: Any = loaded.model
-    logits: mx.array = model(mx.zeros((1, 1), mx.int32), cache=new_cache(model))  # its shape; never computed
+    logits: mx.array = model(
+        mx.zeros((1, 1), mx.int32), cache=new_cache(model)
+    )  # only the shape is used; nothing is evaluated
     return int(logits.shape[-1])

@@ -1,8 +1,7 @@
-"""How a folder's tokenizer is read: with its one chat template, and without running code.
+"""How a folder's tokenizer is loaded: with its chat template, and without running code from the folder.
 
-``auto_map`` in tokenizer_config.json names Python code beside the tokenizer. Where there is a tokenizer.json, it holds
-all of the tokenizer and is read as it is; where there is none, transformers may know the class itself; else it
-cannot be.
+``auto_map`` in tokenizer_config.json names Python code in the folder. If there is a tokenizer.json, it holds the whole
+tokenizer and is loaded as it is. Otherwise transformers may know the class; if not, the tokenizer is refused.
 """
 
 from pathlib import Path
@@ -14,7 +13,7 @@ from workers.model.load_error import LoadError
 
 
 def tokenizer_options(folder: Path) -> dict[str, Any]:
-    """What AutoTokenizer.from_pretrained is to be told. Imports transformers. Raises LoadError."""
+    """The options for AutoTokenizer.from_pretrained. Imports transformers. Raises LoadError."""
     config = optional_json_object(folder / "tokenizer_config.json")
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     if (template := chat_template_of(folder, config)) is not None:
@@ -25,7 +24,7 @@ def tokenizer_options(folder: Path) -> dict[str, Any]:
 
 
 def refuse_code_only(folder: Path, error: BaseException) -> None:
-    """Raises LoadError if a tokenizer could not be read because it is code."""
+    """Raises LoadError if ``error`` occurred because the tokenizer exists only as code."""
     config = optional_json_object(folder / "tokenizer_config.json")
     if _names_code(config) and not (folder / "tokenizer.json").is_file():
         raise LoadError(
@@ -36,13 +35,13 @@ def refuse_code_only(folder: Path, error: BaseException) -> None:
 
 
 def _names_code(config: dict[str, Any]) -> bool:
-    """The oldest form of ``auto_map`` is a list, for the tokenizer alone."""
+    """``auto_map`` is an object; in its oldest form it is a list that is about the tokenizer only."""
     named = config.get("auto_map")
     return isinstance(named, list) or (isinstance(named, dict) and "AutoTokenizer" in named)
 
 
 def _read_as_it_is() -> str:
-    """A model type whose tokenizers transformers reads from tokenizer.json without changing them."""
+    """A model type for which transformers loads tokenizer.json unchanged."""
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     names: dict[str, str | None] = TOKENIZER_MAPPING_NAMES

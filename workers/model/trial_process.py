@@ -1,8 +1,9 @@
-"""A folder's tokenizer and chat template, tried in a process that can be ended (``python -m`` this module).
+"""Tries a folder's tokenizer and chat template in a process that can be ended (``python -m`` this module).
 
-A template is a program and a tokenizer runs regular expressions; both come from a stranger, may never end, and may take
-all memory. So before the worker touches them, a child reads the tokenizer, encodes a sample and renders some chats,
-with bounds on time and memory. The child's last line says what is wrong, if something is.
+A template is a program and a tokenizer runs regular expressions. Both are untrusted, may never end, and may use all
+memory. So a child process reads the tokenizer, encodes a sample and renders some chats before the worker does.
+Each step is bounded in processor time, so that other load on the machine refuses no good folder; all of them are
+bounded in memory and, with a large margin, in wall-clock time. The child's last line is its current step or its error.
 """
 
 import json
@@ -20,11 +21,11 @@ from typing import Any
 
 from workers.model.load_error import LoadError, Progress, first_line, load_error
 
-SECONDS = 60.0  # in all; other processes may slow this one
-READ_SECONDS = 20  # of processor time, as those below; the largest known tokenizers take 3
-ENCODE_SECONDS = 5
+WALL_SECONDS = 600.0  # in all, also on a crowded machine; a process that waits uses no processor time
+READ_SECONDS = 15  # of processor time, like those below; the largest known tokenizers take 3
+ENCODE_SECONDS = 3
 RENDER_SECONDS = 2  # one chat
-MEMORY = 12 << 30  # of addresses, most of which are never touched
+MEMORY = 12 << 30  # bytes of address space, most of which are never touched
 MOST_TOKENS = 1_000_000  # the largest known vocabularies have 262,000
 
 SAMPLE = (
@@ -53,21 +54,21 @@ CHATS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
 
 
 @contextmanager
-def trial(folder: Path) -> Iterator[Callable[[Progress], None]]:
-    """Begins at once, beside what its caller does; the function it gives waits for the end and raises LoadError."""
+def trial(folder: Path, wall_seconds: float = WALL_SECONDS) -> Iterator[Callable[[Progress], None]]:
+    """Starts the child at once; the yielded function waits for its end and raises LoadError."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-m", "workers.model.trial_process", str(folder)]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.DEVNULL)
         try:
-            yield lambda progress: _wait(child, began, said, progress)
+            yield lambda progress: _wait(child, began + wall_seconds, said, progress)
         finally:
             child.kill()
             child.wait()
 
 
-def _wait(child: subprocess.Popen[bytes], began: float, said: Any, progress: Progress) -> None:
-    while (left := began + SECONDS - time.monotonic()) > 0:
+def _wait(child: subprocess.Popen[bytes], deadline: float, said: Any, progress: Progress) -> None:
+    while (left := deadline - time.monotonic()) > 0:
         progress("check", 0, 0)
         try:
             child.wait(min(left, 1.0))
@@ -82,7 +83,7 @@ def _wait(child: subprocess.Popen[bytes], began: float, said: Any, progress: Pro
 
 
 def _failure(line: str, code: int | None) -> LoadError:
-    """What the child said last: the step it is in, or what went wrong in it."""
+    """``line``: the child's last one, with its current step or its error. ``code`` None: it has not ended."""
     try:
         said = json.loads(line)
     except ValueError:
@@ -91,7 +92,10 @@ def _failure(line: str, code: int | None) -> LoadError:
         return LoadError(said["reason"], permanent=True)
     step = said.get("step", "Reading the tokenizer")
     if code is None:
-        return LoadError(f"{step} did not end within {SECONDS:.0f} s.", permanent=False)
+        return LoadError(
+            f"{step} did not end within {WALL_SECONDS:.0f} s: try again when this machine is less busy.",
+            permanent=False,
+        )
     how = "did not end in time" if code == -signal.SIGXCPU else f"ended the process that tried it ({code})"
     advice = "the folder is damaged or made to do harm; fetch the model again"
     return LoadError(f"{step} {how}: {advice}.", permanent=True)
@@ -101,7 +105,7 @@ def _failure(line: str, code: int | None) -> LoadError:
 
 
 def _say(**what: str) -> None:
-    print(json.dumps(what), flush=True)  # noqa: T201 (to its parent)
+    print(json.dumps(what), flush=True)  # noqa: T201 (read by the parent)
 
 
 def _try(folder: Path) -> None:
@@ -129,7 +133,7 @@ def _try(folder: Path) -> None:
 
 
 def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:
-    """Templates may refuse a chat; they may not fail for want of memory, depth or range."""
+    """Renders a chat. A template may refuse it, but not run out of memory or recursion depth."""
     try:
         tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
     except (MemoryError, RecursionError, ArithmeticError) as error:
@@ -138,12 +142,12 @@ def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str
             "is damaged or made to do harm; fetch the model again.",
             permanent=True,
         ) from error
-    except Exception:  # noqa: BLE001 (whatever a template raises is told with the request it refuses)
+    except Exception:  # noqa: BLE001 (a template's refusal is answered to the request it refuses)
         return
 
 
 def _bounded(seconds: int) -> None:
-    """Of processor time from now on; then the system ends this process."""
+    """Limits the processor time from now on; the system ends the process at the limit."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     at = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (at, resource.RLIM_INFINITY))
@@ -153,16 +157,16 @@ def main() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     except (ValueError, OSError):
-        pass  # macOS has no such bound
+        pass  # macOS has no such limit
     try:
         _try(Path(sys.argv[1]))
-    except BaseException as error:  # noqa: BLE001 (a tokenizer's panic is no Exception)
+    except BaseException as error:  # noqa: BLE001 (a panic in Rust is no Exception)
         reason = error.reason if isinstance(error, LoadError) else None
         _say(reason=reason or load_error("The tokenizer", error).reason)
         os._exit(1)
     _say()
     sys.stdout.flush()
-    os._exit(0)  # nothing is torn down: that takes longer
+    os._exit(0)  # skips the teardown, which takes longer
 
 
 if __name__ == "__main__":

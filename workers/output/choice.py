@@ -1,4 +1,4 @@
-"""The filters of one choice, one behind the other: thinking, then calls. Only of rows that ask for either."""
+"""The filters of one choice in their order: reasoning, then tool calls; only for requests that use either."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ from workers.output.tool_calls import CallFilter
 
 @dataclass
 class Shown:
-    """What one token lets the client see."""
+    """The text, reasoning and calls that one token makes visible to the client."""
 
     text: str = ""
     reasoning: str = ""
@@ -31,7 +31,7 @@ class ChoiceFilter:
 
     @property
     def part(self) -> Literal["thinking", "call"] | None:
-        """What the text is part of at this point, marks and the blanks behind them included; None: the content."""
+        """The part that the text now belongs to, delimiters and the whitespace behind them included; None: content."""
         if self._reasoning is not None and self._reasoning.apart:
             return "thinking"
         return "call" if self._calls is not None and self._calls.inside else None
@@ -48,7 +48,7 @@ class ChoiceFilter:
         return self._behind(self._reasoning.push(text) if self._reasoning else Split("", text))
 
     def flush(self, *, closed: bool) -> Shown:
-        """``closed``: the model came to an end by itself."""
+        """``closed``: the model ended the turn itself."""
         shown = self._behind(self._reasoning.flush() if self._reasoning else Split("", ""))
         if self._calls is None:
             return shown

@@ -1,7 +1,7 @@
-"""How ids become text before stop strings are looked for: by a table of bytes, or as the tokenizer itself decodes.
+"""Turns ids into text before stop strings are looked for: by a table of bytes, or with the tokenizer's own decoder.
 
-A table is fast and right for most tokenizers (``vocabulary.py`` proves which). Where what a token adds hangs on its
-neighbours, the tokenizer decodes a window of the last ids, and what is longer than before is new.
+The table is fast and exact for most tokenizers; ``vocabulary.py`` checks which. Where the text of a token depends on
+its neighbours, the tokenizer decodes a window of the last ids, and the text beyond the previous length is new.
 """
 
 import codecs
@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, overload
 
-PATIENCE = 8  # ids that an incomplete character may take
+PATIENCE = 8  # ids after which an incomplete character is shown as U+FFFD
 
 
-class Spelling(Protocol):
+class Detokenizer(Protocol):
     def push(self, id: int) -> str: ...
 
     def flush(self) -> str: ...
 
 
 @dataclass(frozen=True)
-class Own:
-    """The tokenizer's decoding. ``anchor``: an id to decode in front of a text that goes on from another."""
+class TokenizerDecoder:
+    """The tokenizer's own decoder. ``anchor``: an id that precedes a text which continues a prompt."""
 
     decode: Callable[[list[int]], str]
     anchor: int
@@ -29,15 +29,15 @@ class Own:
 
 @dataclass(frozen=True)
 class Vocabulary(Sequence[bytes]):
-    """The bytes each token adds. ``strips``: but for one blank at a text's very beginning.
+    """The bytes that each token adds. ``strips``: one space at the very beginning of a text is dropped.
 
-    ``own``: where the table is only nearly right. ``marks``: special tokens that are shown, by id.
+    ``own``: the decoder to use instead where the table is inexact. ``shown``: special tokens that are text, by id.
     """
 
     table: Sequence[bytes]
     strips: bool = False
-    own: Own | None = None
-    marks: Mapping[int, str] = field(default_factory=dict)
+    own: TokenizerDecoder | None = None
+    shown: Mapping[int, str] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, id: int) -> bytes: ...
@@ -52,24 +52,24 @@ class Vocabulary(Sequence[bytes]):
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.table)
 
-    def marked(self, marks: Mapping[str, int]) -> "Vocabulary":
-        """With these special tokens as text."""
+    def showing(self, special: Mapping[str, int]) -> "Vocabulary":
+        """A copy that shows these special tokens as text."""
         table = list(self.table)
-        for text, id in marks.items():
+        for text, id in special.items():
             table[id] = text.encode()
-        return replace(self, table=table, marks={id: text for text, id in marks.items()})
+        return replace(self, table=table, shown={id: text for text, id in special.items()})
 
-    def spelling(self, continues: bool) -> Spelling:
+    def detokenizer(self, continues: bool) -> Detokenizer:
         if self.own is not None:
-            return OwnSpelling(self.own, self.marks, continues)
-        return TableSpelling(self.table, self.strips and not continues)
+            return WindowDetokenizer(self.own, self.shown, continues)
+        return TableDetokenizer(self.table, self.strips and not continues)
 
 
 def as_vocabulary(table: Sequence[bytes]) -> Vocabulary:
     return table if isinstance(table, Vocabulary) else Vocabulary(table)
 
 
-class TableSpelling:
+class TableDetokenizer:
     def __init__(self, table: Sequence[bytes], strips: bool) -> None:
         self._table = table
         self._strips = strips
@@ -86,18 +86,18 @@ class TableSpelling:
         return self._decoder.decode(b"", True)
 
 
-class OwnSpelling:
-    """The window is what was shown last, then what is new: decoders look no further back than one token."""
+class WindowDetokenizer:
+    """The window holds the ids shown last and the new ones: decoders depend on no more than one token before."""
 
-    def __init__(self, own: Own, marks: Mapping[int, str], continues: bool) -> None:
+    def __init__(self, own: TokenizerDecoder, shown: Mapping[int, str], continues: bool) -> None:
         self._own = own
-        self._marks = marks
+        self._shown_special = shown
         self._window = [own.anchor] if continues else []
-        self._shown = len(self._window)  # ids of the window
+        self._shown = len(self._window)  # how many ids of the window have been shown
 
     def push(self, id: int) -> str:
-        if id in self._marks:
-            return self.flush() + self._marks[id]
+        if id in self._shown_special:
+            return self.flush() + self._shown_special[id]
         if id in self._own.silent:
             return ""
         self._window.append(id)

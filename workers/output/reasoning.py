@@ -1,8 +1,8 @@
-"""Thinking apart from the answer: a pure filter behind the text filter, one per choice.
+"""Separates thinking from the answer: a pure filter behind the text filter, one per choice.
 
-Rule 1: no part of a marker is ever shown, however the text is cut; what only looked like one is.
-Rule 2: a model thinks once: behind the end of its thinking all is answer.
-Rule 3: blanks right behind a marker belong to the marker.
+Rule 1: no part of a delimiter is ever shown, however the text is cut; text that only resembled one is shown.
+Rule 2: a model thinks once: all text behind the end of its thinking is answer.
+Rule 3: whitespace right behind a delimiter belongs to the delimiter.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Thinking:
-    """How a model marks its thinking. ``open``: the prompt ends inside of it; ``over``: it ends right behind it."""
+    """The delimiters of thinking. ``open``: the prompt ends inside the thinking; ``over``: it ends behind it."""
 
     start: str
     end: str
@@ -25,24 +25,24 @@ class Split:
 
 
 class ReasoningFilter:
-    """``inside`` is true from the marker that opens the thinking to the one that ends it."""
+    """``inside`` is true between the delimiters of the thinking."""
 
     def __init__(self, thinking: Thinking) -> None:
         self._thinking = thinking
         self._held = ""
-        self._blank = thinking.open  # only blanks since the last marker
+        self._blank = thinking.open  # only whitespace since the last delimiter
         self.inside = thinking.open
         self._over = False
 
     @property
     def apart(self) -> bool:
-        """Inside, or only blanks have come since."""
+        """Inside the thinking, or only whitespace has followed it."""
         return self.inside or (self._over and self._blank)
 
     def push(self, text: str) -> Split:
         if self._over:
-            return Split("", self._behind_marker(text))
-        before, found = self._to_marker(text)
+            return Split("", self._behind_delimiter(text))
+        before, found = self._to_delimiter(text)
         gained = self._gained(before)
         if not found:
             return gained
@@ -55,35 +55,35 @@ class ReasoningFilter:
         rest, self._held = self._held, ""
         return self._gained(rest)
 
-    def _to_marker(self, text: str) -> tuple[str, bool]:
-        """What is decided of the text, and whether a marker follows; the rest is held."""
-        marker = self._thinking.end if self.inside else self._thinking.start
-        before, found, self._held = (self._held + text).partition(marker)
+    def _to_delimiter(self, text: str) -> tuple[str, bool]:
+        """The decided text, and whether a delimiter follows it; undecided text is held back."""
+        delimiter = self._thinking.end if self.inside else self._thinking.start
+        before, found, self._held = (self._held + text).partition(delimiter)
         if not found:
-            keep = overlap(before, marker)
+            keep = overlap(before, delimiter)
             before, self._held = before[: len(before) - keep], before[len(before) - keep :]
         return before, bool(found)
 
     def _gained(self, text: str) -> Split:
-        shown = self._behind_marker(text)
+        shown = self._behind_delimiter(text)
         return Split(shown, "") if self.inside else Split("", shown)
 
-    def _behind_marker(self, text: str) -> str:
+    def _behind_delimiter(self, text: str) -> str:
         if self._blank and text:
             text = text.lstrip()
             self._blank = not text
         return text
 
 
-def overlap(text: str, marker: str) -> int:
-    """How many of the last characters could be the beginning of the marker."""
-    for size in range(min(len(text), len(marker) - 1), 0, -1):
-        if marker.startswith(text[-size:]):
+def overlap(text: str, delimiter: str) -> int:
+    """The length of the longest suffix of ``text`` that is a proper prefix of ``delimiter``."""
+    for size in range(min(len(text), len(delimiter) - 1), 0, -1):
+        if delimiter.startswith(text[-size:]):
             return size
     return 0
 
 
 def thinking_of(start: str, end: str, prompt: str) -> Thinking:
-    """Of a prompt, or its end: a template that opens the thinking leaves only blanks behind the marker."""
+    """Whether ``prompt`` opens or ends the thinking: then only whitespace follows the delimiter in it."""
     tail = prompt.rstrip()
     return Thinking(start, end, open=tail.endswith(start), over=tail.endswith(end))

@@ -1,8 +1,8 @@
-"""Token ids in, text out: a pure filter, one per choice.
+"""Turns token ids into text: a pure filter, one per choice.
 
-Rule 1: incomplete UTF-8 and anything that may become a stop string are held back until they are decided.
+Rule 1: incomplete UTF-8, and text that may become a stop string, is held back until it is decided.
 Rule 2: the earliest stop string ends the text, and no part of it is ever shown.
-Rule 3: the same ids give the same text, however they are cut into steps; so a resumed choice replays its ids here.
+Rule 3: the same ids give the same text, however they are cut into steps, so a resumed choice replays its ids here.
 """
 
 from collections.abc import Sequence
@@ -14,33 +14,33 @@ from workers.output.detokenizer import as_vocabulary
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that may be shown now; ``stopped`` is the stop string that was met, if one was."""
+    """Text that may be shown now; ``stopped`` is the stop string that ended it, if one did."""
 
     text: str
     stopped: str | None = None
 
 
 class TextFilter:
-    """``vocabulary[id]`` is what a token adds to the text, in bytes; unknown ids add nothing.
+    """``vocabulary[id]`` holds the bytes that a token adds to the text; unknown ids add nothing.
 
-    ``continues``: the text goes on from a prompt, so that a blank before its first word belongs to it.
+    ``continues``: the text continues a prompt, so a space before its first word is kept.
     """
 
     def __init__(
         self, vocabulary: Sequence[bytes], stops: Sequence[str] = (), *, continues: bool = False
     ) -> None:
-        self._spelling = as_vocabulary(vocabulary).spelling(continues)
+        self._detokenizer = as_vocabulary(vocabulary).detokenizer(continues)
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
         self._held = ""
 
     def push(self, token: int, *, may_stop: bool = True) -> Piece:
-        """``may_stop`` False: stop strings do not count yet (min_tokens)."""
-        return self._release(self._spelling.push(token), may_stop)
+        """``may_stop`` False: stop strings are not looked for yet (min_tokens)."""
+        return self._release(self._detokenizer.push(token), may_stop)
 
     def flush(self) -> Piece:
-        """The end of the choice: what was held back is shown, unless it completes a stop string."""
-        piece = self._release(self._spelling.flush(), may_stop=True)
+        """Ends the choice: text that was held back is shown, unless it completes a stop string."""
+        piece = self._release(self._detokenizer.flush(), may_stop=True)
         rest, self._held = self._held, ""
         return piece if piece.stopped else Piece(piece.text + rest)
 
@@ -57,7 +57,7 @@ class TextFilter:
         return Piece(text[: len(text) - keep])
 
     def _find(self, text: str) -> tuple[int, str] | None:
-        """The stop string that begins first; of two that begin together the shorter one."""
+        """Position and text of the stop string that begins first; the shorter of two that begin together."""
         hits = [(at, len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if not hits:
             return None
@@ -65,7 +65,7 @@ class TextFilter:
         return at, stop
 
     def _undecided(self, text: str) -> int:
-        """How many of the last characters could be the beginning of a stop string."""
+        """The length of the longest suffix that is a proper prefix of a stop string."""
         for size in range(min(len(text), self._longest - 1), 0, -1):
             tail = text[-size:]
             if any(stop.startswith(tail) for stop in self._stops):
@@ -74,7 +74,7 @@ class TextFilter:
 
 
 def well_formed(text: str) -> str:
-    """With U+FFFD for what UTF-8 cannot say: halves of surrogate pairs, as JSON may spell them."""
+    """Replaces lone surrogates, which JSON can spell and UTF-8 cannot encode, by U+FFFD."""
     try:
         text.encode()
         return text
@@ -83,7 +83,7 @@ def well_formed(text: str) -> str:
 
 
 def characters_in(value: Any) -> int:
-    """Of all strings in what JSON can hold, its keys too."""
+    """The summed length of all strings in a JSON value, keys included."""
     size, left = 0, [value]
     while left:
         match left.pop():

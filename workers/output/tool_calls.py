@@ -1,9 +1,9 @@
-"""Tool calls out of the text: a pure filter behind the thinking, one per choice.
+"""Separates tool calls from text: a pure filter behind the reasoning filter, one per choice.
 
-Rule 1: the same text gives the same calls, however it is cut; every decision hangs on what has come so far, never on
-where a piece of it ended.
-Rule 2: what turns out not to be a call is given back as text; nothing here raises.
-Rule 3: blanks before and between calls belong to the calls.
+Rule 1: the same text gives the same calls however it is cut. Every decision depends on the text so far, never on
+where a delta ended.
+Rule 2: text that turns out not to be a call is given back as text. Nothing here raises.
+Rule 3: whitespace before and between calls belongs to the calls.
 """
 
 import json
@@ -15,24 +15,24 @@ from typing import Any
 
 from shared.protocol import CallPiece
 from workers.output.reasoning import overlap
-from workers.output.tool_formats import Family
+from workers.output.tool_formats import ToolFormat
 
-LOOK = 512  # characters in which a streamed call's head, or what is behind its arguments, must be seen
+LOOK = 512  # characters within which a streamed call's head, or the text behind its arguments, must match
 
-# mlx-lm's parsers are made for well-formed calls and raise whatever Python raises on others.
+# mlx-lm's parsers expect well-formed calls and raise these for malformed ones.
 _MALFORMED: tuple[type[Exception], ...] = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError),
     *(RecursionError, SyntaxError, TypeError, ValueError),
 )
 
-_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which UTF-8 cannot say; JSON can, escaped
+_SURROGATES = re.compile("[\ud800-\udfff]")  # UTF-8 cannot encode lone surrogates; JSON can escape them
 
 
 @dataclass(frozen=True)
-class Calling:
-    """How calls look and which may be made. ``tools``: as the parsers want them, by OpenAI's schema."""
+class ToolPolicy:
+    """Which tools may be called, and in which format. ``tools``: in OpenAI's schema, as mlx-lm's parsers want them."""
 
-    family: Family
+    format: ToolFormat
     names: frozenset[str]
     tools: Sequence[dict[str, Any]] = ()
     parallel: bool = True
@@ -45,15 +45,15 @@ class Found:
 
 
 class CallFilter:
-    """``key`` names the choice of the request: the calls' ids are made of it, so a resumed choice has the same."""
+    """``key`` names the choice of the request. Call ids are derived from it, so a resumed choice repeats them."""
 
-    def __init__(self, calling: Calling, key: str) -> None:
-        self._calling = calling
-        self._family = calling.family
+    def __init__(self, policy: ToolPolicy, key: str) -> None:
+        self._policy = policy
+        self._format = policy.format
         self._key = key
-        self._state: Callable[[], bool] = self._outside  # works on what is undecided; whether to go on
-        self._rest = ""  # undecided
-        self._blank = ""  # before the call that has begun
+        self._state: Callable[[], bool] = self._outside  # consumes from _rest; returns whether to continue
+        self._rest = ""  # undecided text
+        self._blank = ""  # whitespace before the current call
         self._object = JsonObject()
         self._found = Found()
         self._begun = 0
@@ -65,13 +65,13 @@ class CallFilter:
 
     @property
     def inside(self) -> bool:
-        """Between the marks of a call, as far as is known yet."""
+        """The text so far ends between the delimiters of a call."""
         return self._state != self._outside
 
     @property
     def satisfied(self) -> bool:
-        """No call may follow the one that came."""
-        return self._complete > 0 and not self._calling.parallel
+        """A call is complete, and the policy allows only one."""
+        return self._complete > 0 and not self._policy.parallel
 
     def push(self, text: str) -> Found:
         self._rest += text
@@ -80,7 +80,7 @@ class CallFilter:
         return self._take_found()
 
     def flush(self, *, closed: bool) -> Found:
-        """``closed``: the model ended here by itself, so a call without its end mark may be whole."""
+        """``closed``: the model ended the turn, so a call without its end delimiter may be whole."""
         rest, self._rest = self._rest, ""
         if self.satisfied:
             return self._take_found()
@@ -96,13 +96,13 @@ class CallFilter:
     # ------------------------------------------------------------ states
 
     def _outside(self) -> bool:
-        before, found, after = self._rest.partition(self._family.start)
+        before, found, after = self._rest.partition(self._format.start)
         if found:
             shown = before.rstrip()
             self._blank, self._rest = before[len(shown) :], after
             self._state = self._inside
         else:
-            shown = before[: len(before) - overlap(before, self._family.start)].rstrip()
+            shown = before[: len(before) - overlap(before, self._format.start)].rstrip()
             self._rest = before[len(shown) :]
         self._found.text += shown
         return bool(found)
@@ -110,7 +110,7 @@ class CallFilter:
     def _inside(self) -> bool:
         if self._begin_stream():
             return True
-        end = self._family.end
+        end = self._format.end
         if not end or end not in self._rest:
             return False
         body, _, self._rest = self._rest.partition(end)
@@ -131,10 +131,10 @@ class CallFilter:
         return True
 
     def _behind(self) -> bool:
-        """After streamed arguments: the end mark, or another call."""
-        assert self._family.stream
+        """Behind streamed arguments: the end delimiter or another call follows."""
+        assert self._format.stream
         look = self._rest[:LOOK]
-        end, tail = self._family.end, self._family.stream.tail.match(look)
+        end, tail = self._format.end, self._format.stream.tail.match(look)
         at = tail.end() if tail else 0
         if end and look.startswith(end, at):
             self._rest = self._rest[at + len(end) :]
@@ -148,18 +148,18 @@ class CallFilter:
         return True
 
     def _unexpected(self, rest: str) -> str:
-        """What of the text behind a call is neither its end nor the beginning of that."""
-        assert self._family.stream
-        tail = self._family.stream.tail.match(rest)
+        """The text behind a call, unless it is a prefix of the end delimiter."""
+        assert self._format.stream
+        tail = self._format.stream.tail.match(rest)
         behind = rest[tail.end() :] if tail else rest
-        return "" if self._family.end.startswith(behind) else behind
+        return "" if self._format.end.startswith(behind) else behind
 
     # ------------------------------------------------------------ calls
 
     def _begin_stream(self, at: int = 0) -> bool:
-        stream = self._family.stream
+        stream = self._format.stream
         head = stream.head.match(self._rest[:LOOK], at) if stream else None
-        if not head or head["name"] not in self._calling.names:
+        if not head or head["name"] not in self._policy.names:
             return False
         self._rest = self._rest[head.end() :]
         self._object = JsonObject()
@@ -174,15 +174,15 @@ class CallFilter:
         self._found.calls.append(piece)
 
     def _whole(self, body: str) -> bool:
-        """Whether it was a call, or several."""
-        calls = parsed_calls(self._calling, body)
-        for name, arguments in calls if self._calling.parallel else calls[:1]:
+        """Whether ``body`` was one call or several."""
+        calls = parsed_calls(self._policy, body)
+        for name, arguments in calls if self._policy.parallel else calls[:1]:
             self._begin(name, arguments)
             self._complete += 1
         return bool(calls)
 
     def _give_back(self, body: str) -> None:
-        self._found.text += self._blank + self._family.start + body
+        self._found.text += self._blank + self._format.start + body
 
     def _take_found(self) -> Found:
         found, self._found = self._found, Found()
@@ -190,7 +190,7 @@ class CallFilter:
 
 
 class JsonObject:
-    """Where a JSON object ends, read piece by piece."""
+    """Finds where a JSON object ends in text that arrives in pieces."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -199,7 +199,7 @@ class JsonObject:
         self.closed = False
 
     def read(self, text: str) -> int:
-        """How many of these characters belong to it."""
+        """How many of these characters belong to the object."""
         for i, character in enumerate(text):
             if self._in_string:
                 self._read_string(character)
@@ -227,14 +227,14 @@ def call_id(key: str, index: int) -> str:
     return "call_" + blake2b(f"{key}|{index}".encode(), digest_size=12).hexdigest()
 
 
-def parsed_calls(calling: Calling, body: str) -> list[tuple[str, str]]:
-    """(name, arguments as JSON) of each call; empty if any of it is malformed or may not be called."""
+def parsed_calls(policy: ToolPolicy, body: str) -> list[tuple[str, str]]:
+    """(name, arguments as JSON) of each call; empty if one is malformed or its tool may not be called."""
     try:
-        parsed = calling.family.parse(body, list(calling.tools))
+        parsed = policy.format.parse(body, list(policy.tools))
         calls = [_checked(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
     except _MALFORMED:
         return []
-    return calls if all(name in calling.names for name, _ in calls) else []
+    return calls if all(name in policy.names for name, _ in calls) else []
 
 
 def _checked(call: Any) -> tuple[str, str]:

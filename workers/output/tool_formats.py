@@ -1,8 +1,8 @@
-"""How each family of models writes its tool calls: the marks around them, and the form of what is between.
+"""How each model family writes its tool calls: the delimiters around them and the syntax between them.
 
-Rule 1: mlx-lm's parser of the family reads whole calls; here is only what it does not say.
-Rule 2: arguments that are written as one JSON object are streamed as they come; ``head`` ends right before it.
-Rule 3: a family without an entry here can still be read, but not be made to call.
+Rule 1: mlx-lm's parser of the family reads whole calls. This file holds only what that parser does not say.
+Rule 2: arguments that are written as one JSON object are streamed; the pattern ``head`` ends right before that object.
+Rule 3: a family without a syntax here can still be parsed, but its model cannot be forced to call.
 """
 
 import json
@@ -11,98 +11,98 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Parse = Callable[[str, Any], Any]  # (what is between the marks, the tools) -> calls; raises nearly anything
+Parse = Callable[[str, Any], Any]  # (text between the delimiters, tools) -> calls; may raise any exception
 
 
 @dataclass(frozen=True)
-class Form:
-    """A call as the model writes it. ``{name}`` and ``{key}`` stand for the tool's and the argument's.
+class CallSyntax:
+    """The text of a call. ``{name}`` stands for the tool's name, ``{key}`` for the argument's.
 
-    ``key`` None: the arguments are one JSON object. ``quotes``: around strings; None: strings are JSON too.
+    ``key`` None: the arguments are one JSON object. ``quotes``: delimiters of strings; None: strings are JSON.
     """
 
     opening: str
     closing: str
-    outer: tuple[str, str] = ("", "")  # around all calls
-    between: str = ""  # two calls
+    outer: tuple[str, str] = ("", "")  # before the first call, behind the last
+    between: str = ""  # between two calls
     key: str | None = None
-    after: str = ""  # a value
+    after: str = ""  # behind each value
     comma: str = ""  # between two arguments
     quotes: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
-class Stream:
-    """``head`` leads to the arguments and has the group ``name``; ``tail`` leads from them to the end or a head."""
+class ArgumentStream:
+    """``head`` matches what precedes the arguments and has the group ``name``; ``tail`` matches what follows them."""
 
     head: re.Pattern[str]
     tail: re.Pattern[str]
 
 
 @dataclass(frozen=True)
-class Family:
-    """``end`` is empty where calls go on to the end of the text."""
+class ToolFormat:
+    """``start`` and ``end`` delimit calls; an empty ``end`` means that calls last until the end of the text."""
 
     start: str
     end: str
     parse: Parse
-    form: Form | None = None
-    stream: Stream | None = None
-    inner: tuple[str, ...] = ()  # marks inside of a call, which tokenizers may call special
+    syntax: CallSyntax | None = None
+    stream: ArgumentStream | None = None
+    inner: tuple[str, ...] = ()  # delimiters inside a call that may be special tokens
 
     @property
-    def marks(self) -> tuple[str, ...]:
+    def delimiters(self) -> tuple[str, ...]:
         return (self.start, self.end, *self.inner)
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """What a model's tokenizer and template say beside the text: calls and thinking.
+class OutputFormat:
+    """How a model delimits tool calls and thinking in its output, read from its tokenizer and chat template.
 
-    ``family`` None: the template knows no tools, and they are described by us, in the form PLAIN.
-    ``think``: the token that opens the thinking, if it is one.
-    ``special``: special tokens that are marks of calls or of thinking, and their ids.
+    ``tools`` None: the template knows no tools, so the system message describes them and PLAIN is the format.
+    ``think_id``: the token that opens the thinking, where one token does.
+    ``special``: the ids of the special tokens that delimit calls or thinking, by their text.
     """
 
-    family: Family | None = None
+    tools: ToolFormat | None = None
     thinking: tuple[str, str] | None = None
-    think: int | None = None
+    think_id: int | None = None
     special: Mapping[str, int] = field(default_factory=dict)
 
 
 _JSON_HEAD = r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
-_JSON_STREAM = Stream(re.compile(_JSON_HEAD), re.compile(r"\s*\}?\s*"))
+_JSON_STREAM = ArgumentStream(re.compile(_JSON_HEAD), re.compile(r"\s*\}?\s*"))
 
 
-def _json_form(start: str, end: str) -> Form:
-    return Form(start + '\n{"name": "{name}", "arguments": ', "}\n" + end, between="\n")
+def _json_syntax(start: str, end: str) -> CallSyntax:
+    return CallSyntax(start + '\n{"name": "{name}", "arguments": ', "}\n" + end, between="\n")
 
 
-_FORMS = {
-    "json_tools": _json_form("<tool_call>", "</tool_call>"),
-    "longcat": _json_form("<longcat_tool_call>", "</longcat_tool_call>"),
-    "mistral": Form("[TOOL_CALLS]{name}[ARGS]", ""),
-    "mistral_list": Form(  # tokenizers without [ARGS]
+_SYNTAXES = {
+    "json_tools": _json_syntax("<tool_call>", "</tool_call>"),
+    "longcat": _json_syntax("<longcat_tool_call>", "</longcat_tool_call>"),
+    "mistral": CallSyntax("[TOOL_CALLS]{name}[ARGS]", ""),
+    "mistral_list": CallSyntax(  # tokenizers without [ARGS]
         '{"name": "{name}", "arguments": ', "}", outer=("[TOOL_CALLS][", "]"), between=", "
     ),
-    "kimi_k2": Form(
+    "kimi_k2": CallSyntax(
         "<|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>",
         "<|tool_call_end|>",
         outer=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
     ),
-    "kimi_k3": Form(
+    "kimi_k3": CallSyntax(
         '<|open|>call tool="{name}" index="1"<|sep|><|open|>json type="object"<|sep|>',
         "<|close|>json<|sep|><|close|>call<|sep|>",
         outer=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
     ),
-    "glm47": Form(
+    "glm47": CallSyntax(
         "<tool_call>{name}",
         "</tool_call>",
         key="<arg_key>{key}</arg_key><arg_value>",
         after="</arg_value>",
         quotes=("", ""),
     ),
-    "qwen3_coder": Form(
+    "qwen3_coder": CallSyntax(
         "<tool_call>\n<function={name}>\n",
         "</function>\n</tool_call>",
         between="\n",
@@ -110,7 +110,7 @@ _FORMS = {
         after="\n</parameter>\n",
         quotes=("", ""),
     ),
-    "minimax_m2": Form(
+    "minimax_m2": CallSyntax(
         '<invoke name="{name}">\n',
         "</invoke>\n",
         outer=("<minimax:tool_call>\n", "</minimax:tool_call>"),
@@ -118,21 +118,21 @@ _FORMS = {
         after="</parameter>\n",
         quotes=("", ""),
     ),
-    "minicpm5": Form(
+    "minicpm5": CallSyntax(
         '<function name="{name}">',
         "</function>",
         key='<param name="{key}">',
         after="</param>",
         quotes=("", ""),
     ),
-    "muse_spark": Form(
+    "muse_spark": CallSyntax(
         '<atem:invoke name="{name}">\n',
         "</atem:invoke>\n",
         outer=("<atem:function_calls>\n", "</atem:function_calls>"),
         key='<atem:parameter name="{key}">',
         after="</atem:parameter>\n",
     ),
-    "pythonic": Form(
+    "pythonic": CallSyntax(
         "{name}(",
         ")",
         outer=("<|tool_call_start|>[", "]<|tool_call_end|>"),
@@ -140,14 +140,14 @@ _FORMS = {
         key="{key}=",
         comma=", ",
     ),
-    "function_gemma": Form(
+    "function_gemma": CallSyntax(
         "<start_function_call>call:{name}{",
         "}<end_function_call>",
         key="{key}:",
         comma=",",
         quotes=("<escape>", "<escape>"),
     ),
-    "gemma4": Form(
+    "gemma4": CallSyntax(
         "<|tool_call>call:{name}{",
         "}<tool_call|>",
         key="{key}:",
@@ -159,10 +159,10 @@ _FORMS = {
 _STREAMS = {
     "json_tools": _JSON_STREAM,
     "longcat": _JSON_STREAM,
-    "mistral": Stream(
+    "mistral": ArgumentStream(
         re.compile(r"\s*(?P<name>[\w-]+)\s*\[ARGS\]\s*(?=\{)"), re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*")
     ),
-    "kimi_k2": Stream(
+    "kimi_k2": ArgumentStream(
         re.compile(
             r"\s*(?:<\|tool_call_begin\|>)?\s*(?:functions\.)?(?P<name>[^:\s<]+):\d+"
             r"\s*<\|tool_call_argument_begin\|>\s*(?=\{)"
@@ -184,35 +184,35 @@ def plain_parse(text: str, tools: Any = None) -> Any:
     return json.loads(text)
 
 
-PLAIN = Family(
+PLAIN = ToolFormat(
     "<tool_call>",
     "</tool_call>",
     plain_parse,
-    form=Form('<tool_call>{"name": "{name}", "arguments": ', "}</tool_call>", between="\n"),
+    syntax=CallSyntax('<tool_call>{"name": "{name}", "arguments": ', "}</tool_call>", between="\n"),
     stream=_JSON_STREAM,
 )
 
 
-def family_named(name: str, start: str, end: str, parse: Parse) -> Family:
-    """``name`` is that of mlx-lm's parser, ``start`` and ``end`` its marks."""
-    return Family(start, end, parse, _FORMS.get(name), _STREAMS.get(name), _INNER.get(name, ()))
+def tool_format_named(name: str, start: str, end: str, parse: Parse) -> ToolFormat:
+    """``name`` is the module name of mlx-lm's parser; ``start`` and ``end`` are its delimiters."""
+    return ToolFormat(start, end, parse, _SYNTAXES.get(name), _STREAMS.get(name), _INNER.get(name, ()))
 
 
-def dialect_of(tokenizer: Any) -> Dialect:
+def output_format_of(tokenizer: Any) -> OutputFormat:
     """``tokenizer`` is mlx-lm's wrapper."""
-    family = None
+    tools = None
     if tokenizer.has_tool_calling:
         parse = tokenizer.tool_parser
         name = parse.__module__.rpartition(".")[2]
         if name == "mistral" and "[ARGS]" not in tokenizer.get_vocab():
             name = "mistral_list"
-        family = family_named(name, tokenizer.tool_call_start, tokenizer.tool_call_end, parse)
+        tools = tool_format_named(name, tokenizer.tool_call_start, tokenizer.tool_call_end, parse)
     thinking = (tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else None
-    marks = [*(thinking or ()), *(family.marks if family else ())]
+    delimiters = [*(thinking or ()), *(tools.delimiters if tools else ())]
     special = {
         token.content: int(id)
         for id, token in tokenizer.added_tokens_decoder.items()
-        if token.special and any(token.content in mark for mark in marks)
+        if token.special and any(token.content in delimiter for delimiter in delimiters)
     }
     opening: tuple[int, ...] = tokenizer.think_start_tokens or ()
-    return Dialect(family, thinking, opening[0] if len(opening) == 1 else None, special)
+    return OutputFormat(tools, thinking, opening[0] if len(opening) == 1 else None, special)

@@ -1,9 +1,8 @@
-"""The bytes each token adds to the text, read once from a tokenizer and proved against it.
+"""The bytes each token adds to the text, read once from a tokenizer and checked against its decoder.
 
-A table is guessed in three ways: byte-level BPE (each character of a token stands for a byte), SentencePiece ("▁" is a
-blank, "<0x0A>" a byte), and what the tokenizer decodes a token to behind another. The first that spells all samples as
-the tokenizer does is taken; if none does, the tokenizer itself decodes as text is made. Special tokens (end of turn,
-padding …) add nothing.
+Three tables are tried: byte-level BPE (each character of a token stands for a byte), SentencePiece ("▁" is a space,
+"<0x0A>" a byte), and the text a token decodes to behind another token. The first table that spells all samples as the
+tokenizer does is used. If none does, the tokenizer itself decodes at run time. Special tokens add nothing.
 """
 
 import json
@@ -12,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from workers.output.detokenizer import Own, Vocabulary
+from workers.output.detokenizer import TokenizerDecoder, Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +26,20 @@ SAMPLES = (
     "русский язык ελληνικά עברית العربية हिन्दी ไทย தமிழ்",
     "🐝 👩‍👩‍👧 🇯🇵 👍🏽 e\u0301 \u200b\u00a0𝒳",
 )
-DISORDERED = 300
-_BROKEN = "Ġ"  # a byte-level blank in decoded text: the class that transformers chose decodes in another way
+RANDOM_SAMPLES = 300
+_BROKEN = "Ġ"  # a byte-level space in decoded text: transformers chose a class whose decoder does not fit
 
 
 def token_bytes(tokenizer: Any) -> Vocabulary:
-    """``tokenizer`` is a Hugging Face one (or mlx-lm's wrapper of it). Indexed by token id."""
+    """``tokenizer`` is a Hugging Face tokenizer or mlx-lm's wrapper of one. The result is indexed by token id."""
     tokens = _Tokens(tokenizer)
     for guess in (tokens.byte_level, tokens.sentencepiece, tokens.behind_another):
         table = guess()
         for strips in (False, True):
             vocabulary = Vocabulary(table, strips)
-            if tokens.proves(vocabulary):
+            if tokens.agrees(vocabulary):
                 return vocabulary
-    log.info("what this tokenizer's tokens add hangs on their neighbours: it decodes itself")
+    log.info("the text of this tokenizer's tokens depends on their neighbours: its own decoder is used")
     return Vocabulary(table, own=tokens.own())
 
 
@@ -50,12 +49,12 @@ class _Tokens:
         self._tokens: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._added = {int(id): token for id, token in tokenizer.added_tokens_decoder.items()}
         self._anchor = (_encode(tokenizer, "a") or [0])[-1]
-        self._spoken = list(self._read_samples())
+        self._expected = list(self._read_samples())
 
     def _read_samples(self) -> Iterator[tuple[list[int], str]]:
-        """Ids and their text: of each sample, also backwards, which cuts its words into pieces, and of ids in disorder.
+        """Ids and their text: of each sample, of each sample reversed (which splits words), and of random ids.
 
-        Of a decoder that is not this vocabulary's, the sample is the text.
+        Where the decoder does not fit the vocabulary, the sample itself is the expected text.
         """
         samples = [*SAMPLES, *(sample[::-1] for sample in SAMPLES)]
         ids_of = {sample: ids for sample in samples if (ids := _encode(self._tokenizer, sample))}
@@ -65,14 +64,14 @@ class _Tokens:
             return
         yield from ((ids, texts[sample]) for sample, ids in ids_of.items())
         seen = [id for ids in ids_of.values() for id in ids]
-        dice = random.Random(0)
-        for _ in range(DISORDERED if seen else 0):
-            ids = dice.choices(seen, k=4)
+        rng = random.Random(0)
+        for _ in range(RANDOM_SAMPLES if seen else 0):
+            ids = rng.choices(seen, k=4)
             if "\ufffd" not in (text := self._decode(ids)):
                 yield ids, text
 
-    def proves(self, vocabulary: Vocabulary) -> bool:
-        return all(_spelled(vocabulary, ids) == text for ids, text in self._spoken)
+    def agrees(self, vocabulary: Vocabulary) -> bool:
+        return all(_decoded(vocabulary, ids) == text for ids, text in self._expected)
 
     def byte_level(self) -> list[bytes]:
         return self._table(lambda id, token: _from_byte_level(token))
@@ -92,9 +91,9 @@ class _Tokens:
 
         return self._table(added)
 
-    def own(self) -> Own:
+    def own(self) -> TokenizerDecoder:
         silent = frozenset(id for id, token in self._added.items() if token.special)
-        return Own(self._decode, self._anchor, silent)
+        return TokenizerDecoder(self._decode, self._anchor, silent)
 
     def _table(self, decode: Callable[[int, str], bytes]) -> list[bytes]:
         table = []
@@ -112,7 +111,7 @@ class _Tokens:
 
     def _decode_all(self, sequences: list[list[int]]) -> list[str]:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is None:  # a slow tokenizer, written in Python
+        if backend is None:  # a slow tokenizer (implemented in Python)
             return [self._decode(ids) for ids in sequences]
         texts: list[str] = backend.decode_batch(sequences, skip_special_tokens=True)
         return texts
@@ -122,8 +121,8 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def _spelled(vocabulary: Vocabulary, ids: list[int]) -> str:
-    spelling = vocabulary.spelling(continues=False)
+def _decoded(vocabulary: Vocabulary, ids: list[int]) -> str:
+    spelling = vocabulary.detokenizer(continues=False)
     return "".join(map(spelling.push, ids)) + spelling.flush()
 
 
@@ -133,7 +132,7 @@ def _falls_back_to_bytes(tokenizer: Any) -> bool:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Printable bytes stand for themselves, the others for characters from U+0100 on (GPT-2's table)."""
+    """GPT-2's table: printable bytes map to themselves, the others to characters from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}

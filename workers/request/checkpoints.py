@@ -1,8 +1,8 @@
-"""Where in a chat's prompt it is worth keeping what was read: others will begin as it does up to there.
+"""Prompt lengths at which the prefix cache should store a checkpoint, because other chats share the prompt up to there.
 
-For models whose caches serve whole beginnings only (rotating, recurrent): of the others every beginning can be used.
-A boundary is found by comparing: a chat that goes another way from there has the same ids until then, however the
-template and the tokenizer put them together.
+Used for models whose caches can only be restored at stored lengths (sliding windows, recurrent layers). A checkpoint is
+found by comparison: a chat that differs from a message on has the same ids up to that message, whatever the template
+and the tokenizer do.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ from workers.token_ids import as_ids, common_prefix
 
 Messages = list[dict[str, Any]]
 
-LEAST = 64  # tokens; less is soon read again
-OTHERS = ("~", "#")  # what another chat says instead; one of them begins unlike the message
+LEAST = 64  # tokens; a shorter prefix is cheap to prefill again
+OTHERS = ("~", "#")  # contents of the compared chat; at least one begins unlike the message
 
 
-def boundaries_of(
+def checkpoints_of(
     ids: Sequence[int], messages: Messages, encode: Callable[[Messages], Sequence[int] | None]
 ) -> list[int]:
-    """Behind what leads the chat (system messages, tools), and before its last message; ascending.
+    """Lengths behind the leading system messages and tools, and before the last message; ascending.
 
-    ``encode`` gives the ids of other messages, None when the template refuses them.
+    ``encode`` returns the ids of other messages, or None if the template refuses them.
     """
     if len(ids) <= LEAST:
         return []

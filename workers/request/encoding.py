@@ -1,9 +1,9 @@
-"""Text to token ids, for one tokenizer and one model.
+"""Encodes text to token ids for one tokenizer and one model.
 
-Rule 1: text of more characters than the context has room for is refused before it is tokenized; of much text, the
-beginning is tokenized first, and the rest only if the beginning leaves room for it.
-Rule 2: an id that the model has no embedding for is refused, wherever it comes from: it would be read out of bounds.
-Rule 3: whatever the tokenizer raises, also a panic, is a refusal of the text. No refusal has words of it.
+Rule 1: text with more characters than the context can hold is refused before it is tokenized. Of long text the first
+part is tokenized first, and the rest only if that part leaves room.
+Rule 2: an id without an embedding is refused, wherever it comes from: the model would read out of bounds.
+Rule 3: any exception of the tokenizer, a panic included, refuses the text. No refusal quotes the text.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,12 +13,12 @@ from shared.errors import ContextLengthExceeded, InvalidRequest
 from workers.request.literal_text import LiteralSpecials
 from workers.request.preparation import Overrun
 
-BEGINNING = 16  # characters for each token of the context; real text has four or five a token
-SURELY = 2  # contexts full of tokens in the beginning: what follows cannot make them fewer again
+FIRST_PART = 16  # characters per token of the context; real text has four or five per token
+SURELY = 2  # contexts; if the first part has more tokens than these, no further text can bring them below one
 
 
 class Encoder:
-    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face one; ``ids``: the model knows so many, from 0 on."""
+    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face tokenizer; ``ids``: how many ids the model can embed."""
 
     def __init__(self, tokenizer: Any, context_length: int, ids: int) -> None:
         self._tokenizer = tokenizer
@@ -28,7 +28,7 @@ class Encoder:
         self.literals = LiteralSpecials(tokenizer)
 
     def encode(self, text: str, param: str, *, opened: bool = False) -> list[int]:
-        """``opened``: with what opens every text of this tokenizer. Raises InvalidRequest, ContextLengthExceeded."""
+        """``opened``: with the tokenizer's BOS token. Raises InvalidRequest, ContextLengthExceeded."""
 
         def encode(text: str) -> list[int]:
             return list(self._tokenizer.encode(text, add_special_tokens=opened))
@@ -36,12 +36,12 @@ class Encoder:
         return self._checked(text, param, encode)
 
     def encode_chat(self, text: str, param: str) -> list[int]:
-        """``text`` as a template made it of marked words; see ``literal``."""
-        encode = self.literals.encode if self.literals.marks(text) else None
+        """``text``: a rendered template; escapes of ``literal_text`` are removed."""
+        encode = self.literals.encode if self.literals.is_escaped(text) else None
         return self._checked(text, param, encode) if encode else self.encode(text, param)
 
     def refuse_long(self, characters: int, param: str) -> None:
-        """Raises ContextLengthExceeded for text that cannot fit whatever it says. Costs nothing."""
+        """Raises ContextLengthExceeded if so many characters cannot fit, even if every token is the longest one."""
         if characters > self._context_length * self.longest:
             least = -(-characters // self.longest)
             raise self._too_long(least, param, f" (it has {characters} characters)")
@@ -55,19 +55,19 @@ class Encoder:
     def _checked(self, text: str, param: str, encode: Callable[[str], list[int]]) -> list[int]:
         self.refuse_long(len(text), param)
         try:
-            if len(text) > BEGINNING * self._context_length:
-                self._refuse_by_beginning(encode(text[: BEGINNING * self._context_length]), param)
+            if len(text) > FIRST_PART * self._context_length:
+                self._refuse_by_first_part(encode(text[: FIRST_PART * self._context_length]), param)
             ids = encode(text)
         except (ContextLengthExceeded, Overrun):
             raise
-        except BaseException as error:  # noqa: BLE001 - a panic in Rust, as pyo3 passes it on, is no Exception
+        except BaseException as error:  # noqa: BLE001 - pyo3 raises a panic in Rust as a BaseException
             raise InvalidRequest(
                 f"This model's tokenizer cannot read this text ({type(error).__name__}).", param=param
             ) from None
         self.check_ids(ids, param, "The prompt's text spells a token that is not the model's:")
         return ids
 
-    def _refuse_by_beginning(self, ids: list[int], param: str) -> None:
+    def _refuse_by_first_part(self, ids: list[int], param: str) -> None:
         if len(ids) > SURELY * self._context_length:
             raise self._too_long(len(ids), param)
 

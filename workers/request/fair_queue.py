@@ -1,4 +1,4 @@
-"""A queue in which callers take turns: the first come of each first. Pure."""
+"""A queue in which callers take turns, and each caller's items stay in their order. Pure."""
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
@@ -8,11 +8,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     def __init__(self) -> None:
-        self._queues: OrderedDict[str, deque[T]] = (
-            OrderedDict()
-        )  # none of them empty; whose turn is next, first
+        # By caller, never empty; the caller whose turn is next comes first.
+        self._queues: OrderedDict[str, deque[T]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
@@ -27,7 +26,7 @@ class Turns(Generic[T]):
         self._queues.setdefault(caller, deque()).append(item)
 
     def take(self) -> T:
-        """Raises KeyError when nothing waits."""
+        """Raises KeyError if the queue is empty."""
         caller, queue = self._queues.popitem(last=False)
         item = queue.popleft()
         if queue:
@@ -35,7 +34,7 @@ class Turns(Generic[T]):
         return item
 
     def remove(self, caller: str, item: T) -> bool:
-        """Whether it was here."""
+        """Returns whether the item was queued."""
         queue = self._queues.get(caller)
         if queue is None or item not in queue:
             return False

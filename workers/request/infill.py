@@ -1,7 +1,7 @@
-"""Filling in a middle: a prompt and what follows it between the marks a tokenizer has for that.
+"""Fill-in-the-middle: a prompt and its suffix between the special tokens that a tokenizer has for it.
 
-Rule 1: marks are tokens; where a tokenizer lacks one of them, a request with a suffix is refused.
-Rule 2: what the client wrote is tokenized by itself, so that no mark is missed and none is made up.
+Rule 1: a request with a suffix is refused if the tokenizer lacks one of the three special tokens.
+Rule 2: the client's text is tokenized by itself, so it neither hides a special token nor spells one.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ from typing import Any
 
 from shared.errors import UnsupportedParameter
 
-# before the prompt, before the suffix, before the middle
-_MARKS = (
+# The special tokens before the prompt, before the suffix and before the middle.
+_SPECIAL_TOKENS = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma, Granite
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
@@ -19,7 +19,7 @@ _MARKS = (
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # CodeLlama
     ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM
 )
-# What models write behind a middle, besides the end of a turn.
+# Special tokens with which models end a middle, beside those that end a turn.
 _ENDS = (
     *("<|endoftext|>", "<|fim_pad|>", "<fim_pad>", "<fim-pad>", "▁<EOT>"),
     *("<|file_separator|>", "<|file_sep|>", "<file_sep>", "<|repo_name|>", "<repo_name>"),
@@ -28,7 +28,7 @@ _ENDS = (
 
 @dataclass(frozen=True)
 class Infill:
-    """Token ids. ``begin`` opens every text of this tokenizer."""
+    """Token ids. ``begin``: the tokenizer's BOS token, if it has one."""
 
     prefix: int
     suffix: int
@@ -37,7 +37,7 @@ class Infill:
     begin: Sequence[int] = ()
 
     def around(self, before: Sequence[int], after: Sequence[int]) -> list[int]:
-        """``before`` may have the opening, which then stays in front."""
+        """The ids of the whole prompt; a BOS token in ``before`` stays first."""
         size = len(self.begin)
         begin = list(self.begin) if list(before[:size]) == list(self.begin) else []
         return [*begin, self.prefix, *before[len(begin) :], self.suffix, *after, self.middle]
@@ -46,23 +46,23 @@ class Infill:
 def infill_of(tokenizer: Any) -> Infill | None:
     """``tokenizer`` is mlx-lm's wrapper."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    for marks in _MARKS:
-        if all(mark in vocabulary for mark in marks):
-            ends = frozenset(vocabulary[mark] for mark in _ENDS if mark in vocabulary)
+    for tokens in _SPECIAL_TOKENS:
+        if all(token in vocabulary for token in tokens):
+            ends = frozenset(vocabulary[token] for token in _ENDS if token in vocabulary)
             begin = [id for id in tokenizer.encode("") if id not in tokenizer.eos_token_ids]
-            prefix, suffix, middle = (vocabulary[mark] for mark in marks)
+            prefix, suffix, middle = (vocabulary[token] for token in tokens)
             return Infill(prefix, suffix, middle, ends, begin)
     return None
 
 
-_GUARD = "☺"  # never part of a longer token
+_GUARD = "☺"  # no token contains it beside other characters
 
 
 def behind(encode: Callable[[str], list[int]], text: str) -> list[int]:
-    """The ids of a text that begins nothing. ``encode`` gives those of the text alone.
+    """The ids of a text that continues another. ``encode`` returns those of a text by itself.
 
-    Some tokenizers put a blank before every text (sentencepiece's, as CodeLlama has it). Before a prompt it belongs, as
-    that family was trained; before a suffix it would be one that nobody wrote.
+    SentencePiece tokenizers, such as CodeLlama's, add a space before every text. Before a prompt the model expects it;
+    before a suffix it would be a space that the client did not write.
     """
     guard = encode(_GUARD)
     guarded = encode(_GUARD + text)
@@ -73,7 +73,7 @@ def behind(encode: Callable[[str], list[int]], text: str) -> list[int]:
 
 def no_infill() -> UnsupportedParameter:
     return UnsupportedParameter(
-        "Unsupported parameter: 'suffix': this model's tokenizer has no marks for a middle to be filled in. "
+        "Unsupported parameter: 'suffix': this model's tokenizer has no special tokens for fill-in-the-middle. "
         "Leave it out, or use a model whose capabilities have 'infill'.",
         param="suffix",
     )

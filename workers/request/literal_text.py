@@ -1,9 +1,9 @@
-"""What clients write stays text: words of a message that spell a special token do not become it.
+"""Keeps clients' text literal: text of a message that spells a special token is not encoded as that token.
 
-The words are marked before the template is rendered: a mark is put inside of each spelling. To a tokenizer that knows
-the mark as a token, the spelling is broken; its ids are then left out. So words without such a spelling have the ids
-they always have, and the template's own special tokens are what they are.
-What an assistant said may have the marks of thinking and calls, which templates look for.
+Such text is escaped before the template is rendered: a sentinel is put inside each spelling of a special token. A copy
+of the tokenizer knows the sentinel as a token, so the spelling is split, and the sentinel's id is then removed. Text
+without such a spelling keeps its usual ids, and the template's own special tokens are encoded as such.
+An assistant's message may contain the delimiters of thinking and calls, because templates look for them there.
 """
 
 import re
@@ -15,11 +15,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-Json = Any  # what JSON can hold
+Json = Any  # any JSON value
 
 
 class LiteralSpecials:
-    """``tokenizer`` is mlx-lm's wrapper; of one that is written in Python nothing is told apart."""
+    """``tokenizer`` is mlx-lm's wrapper. With a tokenizer implemented in Python nothing is escaped."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -27,39 +27,39 @@ class LiteralSpecials:
         self.words = frozenset(
             token.content for token in added if token.special and _breakable(token.content)
         )
-        # Digits survive what templates do to text (JSON, upper, trim), and nobody can guess so many.
-        self._mark = "".join(secrets.choice("0123456789") for _ in range(24))
+        # Digits survive the filters of templates (tojson, upper, trim), and 24 random ones cannot be guessed.
+        self._sentinel = "".join(secrets.choice("0123456789") for _ in range(24))
         self._lock = Lock()
 
-    def marked(self, value: Json, but: Collection[str] = ()) -> Json:
-        """``value`` with a mark in each spelling of a special token, except those in ``but``."""
+    def escaped(self, value: Json, but: Collection[str] = ()) -> Json:
+        """``value`` with the sentinel in each spelling of a special token, except those in ``but``."""
         spelling = self._all if not but else re.compile(pattern_of(self.words - set(but)))
         return self._in(value, spelling) if self.words else value
 
-    def marked_messages(self, messages: list[dict[str, Any]], said: Collection[str]) -> list[dict[str, Any]]:
-        """``said``: what an assistant may have said."""
+    def escaped_messages(self, messages: list[dict[str, Any]], said: Collection[str]) -> list[dict[str, Any]]:
+        """``said``: the special tokens that an assistant's message may contain."""
         return [
             {
-                **self.marked(message, said if message["role"] == "assistant" else ()),
+                **self.escaped(message, said if message["role"] == "assistant" else ()),
                 "role": message["role"],
             }
             for message in messages
         ]
 
-    def marks(self, text: str) -> bool:
-        return self._mark in text
+    def is_escaped(self, text: str) -> bool:
+        return self._sentinel in text
 
-    def unmarked(self, text: str) -> str:
-        return text.replace(self._mark, "")
+    def unescaped(self, text: str) -> str:
+        return text.replace(self._sentinel, "")
 
     def encode(self, text: str) -> list[int]:
-        tokenizer, mark = self._knowing
-        return [id for id in tokenizer.encode(text, add_special_tokens=False).ids if id != mark]
+        tokenizer, sentinel = self._with_sentinel
+        return [id for id in tokenizer.encode(text, add_special_tokens=False).ids if id != sentinel]
 
     def _in(self, value: Json, spelling: re.Pattern[str]) -> Json:
         match value:
             case str():
-                return spelling.sub(lambda found: found[0] + self._mark, value)
+                return spelling.sub(lambda found: found[0] + self._sentinel, value)
             case dict():
                 return {self._in(key, spelling): self._in(each, spelling) for key, each in value.items()}
             case list():
@@ -71,8 +71,8 @@ class LiteralSpecials:
         return re.compile(pattern_of(self.words))
 
     @property
-    def _knowing(self) -> tuple[Tokenizer, int]:
-        """A tokenizer that knows the mark, and its id; made when first needed, as some take a second."""
+    def _with_sentinel(self) -> tuple[Tokenizer, int]:
+        """A tokenizer that knows the sentinel, and the sentinel's id; made on first use, as it may take a second."""
         with self._lock:
             return self._copy
 
@@ -82,21 +82,21 @@ class LiteralSpecials:
         copy = Tokenizer.from_str(self._backend.to_str())
         copy.no_truncation()
         copy.no_padding()
-        copy.add_special_tokens([AddedToken(self._mark, special=True, normalized=False)])
-        mark = copy.token_to_id(self._mark)
-        assert mark is not None
-        return copy, mark
+        copy.add_special_tokens([AddedToken(self._sentinel, special=True, normalized=False)])
+        sentinel = copy.token_to_id(self._sentinel)
+        assert sentinel is not None
+        return copy, sentinel
 
 
 def _breakable(word: str) -> bool:
-    """Blanks are what a template writes as text too."""
+    """Whitespace is excluded, because templates write it as text."""
     return len(word) > 1 and not word.isspace()
 
 
 def pattern_of(words: Iterable[str]) -> str:
-    """Finds the first character of each place where one of the words stands, also where two overlap.
+    """A pattern that finds the first character of each occurrence of a word, also of overlapping occurrences.
 
-    A tree of what they begin with alike: a place costs what its longest word costs, however many words there are.
+    Built as a trie, so the cost at each position is bounded by the longest word, however many words there are.
     """
     tree: dict[str, Any] = {}
     for word in words:
@@ -111,7 +111,7 @@ def pattern_of(words: Iterable[str]) -> str:
 
 def _alternatives(tree: Mapping[str, Any]) -> str:
     if "" in tree:
-        return ""  # a word ends here: found, whatever follows
+        return ""  # a word ends here, so longer words need not be looked for
     branches = []
     for character, rest in sorted(tree.items()):
         branches.append(re.escape(character) + _alternatives(rest))

@@ -1,9 +1,9 @@
-"""Requests on their way to the engine: prepared on threads beside it, each under a deadline.
+"""Decodes and prepares requests on threads beside the engine, each under a deadline.
 
-Rule 1: whatever a library raises, a request that came in is answered once: with a job, a failure, or by being given up.
+Rule 1: whatever a library raises, each request is answered once: with a job, with a failure, or by being given up.
 Rule 2: a short request never waits for a long one, and callers take turns.
-Rule 3: a request that overruns its time is given up. Its thread is told to end and another takes its place; one that
-sits in a library and never looks up is counted as ``stuck``.
+Rule 3: a request that exceeds its time is given up. Its thread is told to end, and another takes its place; a thread
+that hangs in a library and does not end is counted as ``stuck``.
 """
 
 import ctypes
@@ -14,83 +14,88 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shared import wire
 from shared.callers import asker_of
 from shared.errors import InvalidRequest, ServingError
-from shared.protocol import ChatPrompt, Failure, Run, TextPrompt
+from shared.protocol import Failure, RunHeader
 from workers.job import Job, Prepare
-from workers.output.text import characters_in
-from workers.request.fair_queue import Turns
+from workers.request.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
 
 THREADS = 4
-LONG_AT_ONCE = 2  # of them; the others are for short requests
-LONG = 32 << 10  # characters or token ids; a request of fewer is prepared in milliseconds
+LONG_AT_ONCE = 2  # of these threads; the others serve short requests
+LONG = 64 << 10  # bytes of a body; a shorter one is decoded and tokenized in milliseconds
 
-Answer = Callable[[Run, Job | Failure], None]  # called on a preparing thread
+Answer = Callable[[RunHeader, Job | Failure], None]  # called on a preparing thread
 
 
 class Overrun(BaseException):
-    """Raised in the thread whose request was given up. No Exception, so that no template or library catches it."""
+    """Raised in the thread whose request was given up. Not an Exception, so no template or library catches it."""
 
 
 @dataclass(eq=False)
 class Task:
-    run: Run
-    long: bool
-    began: float = 0.0  # once a thread has it
+    header: RunHeader
+    body: bytes
+    began: float = 0.0  # set when a thread takes it
+    param: str | None = None  # the field of the prompt, once the body is decoded
+
+    @property
+    def long(self) -> bool:
+        return len(self.body) >= LONG
 
 
-class Preparing:
+class PreparationPool:
     """``limit``: seconds a thread may spend on one request."""
 
     def __init__(self, prepare: Prepare, answer: Answer, limit: float) -> None:
         self._prepare = prepare
         self._answer = answer
         self._limit = limit
-        self._changed = threading.Condition()  # guards all that follows
-        self._short: Turns[Task] = Turns()
-        self._long: Turns[Task] = Turns()
-        self._at_work: dict[Task, threading.Thread] = {}
+        self._changed = threading.Condition()  # guards all fields below
+        self._short: FairQueue[Task] = FairQueue()
+        self._long: FairQueue[Task] = FairQueue()
+        self._running: dict[Task, threading.Thread] = {}
         self._given_up: list[threading.Thread] = []
         for _ in range(THREADS):
             self._start_thread()
 
-    def submit(self, run: Run) -> None:
-        task = Task(run, size_of(run) >= LONG)
+    def submit(self, header: RunHeader, body: bytes) -> None:
+        task = Task(header, body)
         with self._changed:
-            self._queue(task).put(caller_of(run), task)
+            self._queue(task).put(caller_of(header), task)
             self._changed.notify_all()
 
     def withdraw(self, request_id: str) -> bool:
-        """Whether it still waited, and so will not be answered."""
+        """Returns whether the request was still queued; then it is not answered."""
         with self._changed:
             for queue in (self._short, self._long):
                 for task in queue:
-                    if task.run.submit.request_id == request_id:
-                        return queue.remove(caller_of(task.run), task)
+                    if task.header.submit.request_id == request_id:
+                        return queue.remove(caller_of(task.header), task)
         return False
 
-    def give_up_overdue(self, now: float) -> list[Run]:
-        """Those whose time is over; they will not be answered."""
+    def give_up_overdue(self, now: float) -> list[tuple[RunHeader, Failure]]:
+        """Gives up the requests that exceeded their time and returns their failures; they are not answered."""
         with self._changed:
-            overdue = [task for task in self._at_work if now - task.began > self._limit]
+            overdue = [task for task in self._running if now - task.began > self._limit]
             for task in overdue:
-                thread = self._at_work.pop(task)
+                thread = self._running.pop(task)
                 _raise_in(thread, Overrun)
                 self._given_up.append(thread)
                 self._start_thread()
-            return [task.run for task in overdue]
+            return [(task.header, overrun_failure(task.param, self._limit)) for task in overdue]
 
     def forgive(self, seconds: float) -> None:
-        """This process was stopped for so long."""
+        """Extends all deadlines by the time for which this process was stopped."""
         with self._changed:
-            for task in self._at_work:
+            for task in self._running:
                 task.began += seconds
 
     @property
     def stuck(self) -> int:
-        """Threads that were given up and have not ended."""
+        """How many threads were given up and have not ended."""
         self._given_up = [thread for thread in self._given_up if thread.is_alive()]
         return len(self._given_up)
 
@@ -101,7 +106,7 @@ class Preparing:
 
     def _work(self) -> None:
         try:
-            while self._finish(task := self._next(), outcome_of(self._prepare, task.run)):
+            while self._finish(task := self._next(), outcome_of(self._prepare, task)):
                 pass
         except Overrun:
             pass
@@ -112,71 +117,68 @@ class Preparing:
                 self._changed.wait()
             task = queue.take()
             task.began = time.monotonic()
-            self._at_work[task] = threading.current_thread()
+            self._running[task] = threading.current_thread()
             return task
 
-    def _served_next(self) -> Turns[Task] | None:
-        """A long one as soon as none is at work, else short ones first."""
-        long_at_work = sum(task.long for task in self._at_work)
-        if self._long and not long_at_work:
+    def _served_next(self) -> FairQueue[Task] | None:
+        """The long queue if no long request is running, else the short one first."""
+        long_running = sum(task.long for task in self._running)
+        if self._long and not long_running:
             return self._long
         if self._short:
             return self._short
-        return self._long if self._long and long_at_work < LONG_AT_ONCE else None
+        return self._long if self._long and long_running < LONG_AT_ONCE else None
 
     def _finish(self, task: Task, outcome: Job | Failure) -> bool:
-        """Whether this thread goes on; it does not when the task was given up meanwhile."""
+        """Answers the request and returns True, or returns False if it was given up meanwhile."""
         with self._changed:
-            if self._at_work.pop(task, None) is None:
-                _raise_in(threading.current_thread(), None)  # what is on its way has no use any more
+            if self._running.pop(task, None) is None:
+                _raise_in(threading.current_thread(), None)  # cancels an Overrun that was not raised yet
                 return False
             self._changed.notify_all()
-        self._answer(task.run, outcome)
+        self._answer(task.header, outcome)
         return True
 
-    def _queue(self, task: Task) -> Turns[Task]:
+    def _queue(self, task: Task) -> FairQueue[Task]:
         return self._long if task.long else self._short
 
 
-def outcome_of(prepare: Prepare, run: Run) -> Job | Failure:
-    """What is unknown here would be a bug; it fails this request and no other."""
+def outcome_of(prepare: Prepare, task: Task) -> Job | Failure:
+    """Any exception but ServingError is a bug; it fails this request and no other."""
+    request_id = task.header.submit.request_id
     try:
+        run = wire.opened(task.header, task.body)
+        task.param = run.submit.generation.prompt.param
         return prepare(run)
     except ServingError as error:
         return error.to_failure()
+    except wire.ProtocolError as error:
+        log.error("the body of request %s cannot be decoded: %s", request_id, error)
+        return ServingError(
+            "The worker cannot decode this request: api and worker may differ in version."
+        ).to_failure()
     except Overrun:
         raise
-    except BaseException as error:  # noqa: BLE001 - a panic in Rust, as pyo3 passes it on, is no Exception
+    except BaseException as error:  # noqa: BLE001 - pyo3 raises a panic in Rust as a BaseException
         where = "".join(traceback.format_tb(error.__traceback__))
-        # Not the error's words: they may be the prompt's.
-        log.error("request %s could not be prepared: %s\n%s", run.submit.request_id, type(error), where)
+        # The error's message is not logged, because it may quote the prompt.
+        log.error("request %s could not be prepared: %s\n%s", request_id, type(error), where)
         return ServingError("The request could not be prepared; the worker's log says why.").to_failure()
 
 
-def overrun_failure(run: Run, limit: float) -> Failure:
+def overrun_failure(param: str | None, limit: float) -> Failure:
     return InvalidRequest(
         f"This model's chat template and tokenizer did not get through this prompt in {limit:g} s: shorten it.",
-        param=run.submit.generation.prompt.param,
+        param=param,
     ).to_failure()
 
 
-def size_of(run: Run) -> int:
-    """Characters or token ids."""
-    match run.submit.generation.prompt:
-        case ChatPrompt(messages=messages, tools=tools):
-            return characters_in([messages, tools])
-        case TextPrompt(text=text, suffix=suffix):
-            return len(text) + len(suffix or "")
-        case prompt:
-            return len(prompt.ids) + len(prompt.suffix or "")
-
-
-def caller_of(run: Run) -> str:
-    submit = run.submit
+def caller_of(header: RunHeader) -> str:
+    submit = header.submit
     return asker_of(submit.caller, submit.group, submit.request_id).caller
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
-    """At its next bytecode; None takes back what it has not come to yet."""
+    """Raises ``error`` in a thread at its next bytecode; None cancels one that was not raised yet."""
     raised = ctypes.py_object(error) if error else None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), raised)

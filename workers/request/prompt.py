@@ -1,7 +1,7 @@
-"""A request's prompt as token ids: the chat template, the tokenizer, and the check against the context.
+"""Turns a request into a job: chat template, tokenizer, grammar, and the check against the context length.
 
-Runs on a thread of its own, beside the engine, so that a long prompt costs no decoding row a pause. All that can be
-wrong with a request is found here, before the engine sees it.
+Runs on a preparing thread beside the engine, so a long prompt does not delay decoding. Everything that can be wrong
+with a request is found here, before the engine sees it.
 """
 
 import json
@@ -14,38 +14,40 @@ from jinja2 import TemplateError
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import ChatPrompt, Generation, Run, Stopping, TextPrompt, TokenPrompt
-from workers.grammars.grammar import Compiled, Grammars
+from workers.grammars.grammar import CompiledGrammar, Grammars
 from workers.job import Job
 from workers.model.default_sampling import filled
 from workers.output.reasoning import Thinking, thinking_of
 from workers.output.text import characters_in, well_formed
-from workers.output.tool_calls import Calling
-from workers.output.tool_formats import PLAIN, Dialect
-from workers.request.checkpoints import boundaries_of
+from workers.output.tool_calls import ToolPolicy
+from workers.output.tool_formats import PLAIN, OutputFormat
+from workers.request.checkpoints import checkpoints_of
 from workers.request.encoding import Encoder
 from workers.request.infill import Infill, behind, no_infill
 from workers.request.tools_in_prose import in_plain_words
 
-SAID = 200  # characters of a template's own words that a client is told
-SHORT = 12  # characters that such words and a message may have alike
-TAIL = 16  # ids at the prompt's end in which a mark that opens the thinking is looked for
+SAID = 200  # characters of a template's error that are passed to the client
+SHORT = 12  # characters that such an error and a message may share
+TAIL = 16  # last ids of the prompt, in which the delimiters of thinking are looked for
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face tokenizer; ``vocabulary_size``: ids the model can read.
+    """``tokenizer`` is mlx-lm's wrapper of a Hugging Face tokenizer; ``vocabulary_size``: how many ids have embeddings.
 
-    ``special_tokens_in_text``: what clients write in messages may become special tokens.
+    ``special_tokens_in_text``: clients may write special tokens in messages.
     """
 
     tokenizer: Any
     context_length: int
     vocabulary_size: int
-    grammars: Grammars | None = None  # None: with this tokenizer no text can be enforced
-    dialect: Dialect = field(default_factory=Dialect)
-    infill: Infill | None = None  # None: this tokenizer has no marks for it
-    finds_boundaries: bool = False  # the model's caches serve whole beginnings only
-    own_sampling: Mapping[str, float] = field(default_factory=dict)  # where a request does not say
+    grammars: Grammars | None = None  # None: llguidance cannot read this tokenizer
+    output_format: OutputFormat = field(default_factory=OutputFormat)
+    infill: Infill | None = None  # None: the tokenizer has no special tokens for it
+    finds_checkpoints: bool = False  # the model's caches can only be restored at stored lengths
+    own_sampling: Mapping[str, float] = field(
+        default_factory=dict
+    )  # for parameters that a request leaves out
     special_tokens_in_text: bool = False
     encoder: Encoder = field(init=False)
 
@@ -59,11 +61,11 @@ class Preparation:
         generation = filled(submit.generation, self.own_sampling)
         param = generation.prompt.param
         text, ids = self._tokenize(generation.prompt)
-        ids = ids or self._nothing(param)
+        ids = ids or self._bos(param)
         for held in submit.held:
             self.encoder.check_ids(held, param, "What was held of the answer has")
         self.encoder.check_ids(generation.sampling.logit_bias, "logit_bias", "logit_bias names")
-        thinking, calling = self._thinking(text, ids), self._calling(generation)
+        thinking, policy = self._thinking(text, ids), self._tool_policy(generation)
         split = thinking if generation.split_reasoning else None
         return Job(
             request_id=submit.request_id,
@@ -74,10 +76,10 @@ class Preparation:
             max_tokens=self._max_tokens(len(ids), generation.stopping, param),
             held=submit.held,
             prompt_text=self._echo(generation, text, ids),
-            grammar=self._grammar(generation, calling, split),
+            grammar=self._grammar(generation, policy, split),
             thinking=split,
-            calling=calling,
-            boundaries=self._boundaries(generation.prompt, ids),
+            tool_policy=policy,
+            checkpoints=self._checkpoints(generation.prompt, ids),
             ends=self._ends(generation),
             caller=submit.caller,
             group=submit.group,
@@ -89,8 +91,8 @@ class Preparation:
         fills_in = self.infill is not None and _fills_in(generation.prompt)
         return frozenset(asked) | (self.infill.ends if self.infill and fills_in else frozenset())
 
-    def _nothing(self, param: str) -> list[int]:
-        """What stands for a text of no tokens: the token that opens every text, where the tokenizer has one."""
+    def _bos(self, param: str) -> list[int]:
+        """The BOS token, which stands for an empty prompt. Raises InvalidRequest if the tokenizer has none."""
         bos = getattr(self.tokenizer, "bos_token_id", None)
         if bos is None:
             raise InvalidRequest(
@@ -101,25 +103,25 @@ class Preparation:
         return [bos]
 
     def _thinking(self, text: str | None, ids: list[int]) -> Thinking | None:
-        if self.dialect.thinking is None:
+        if self.output_format.thinking is None:
             return None
         tail = self.tokenizer.decode(ids[-TAIL:]) if text is None else text
-        return thinking_of(*self.dialect.thinking, tail)
+        return thinking_of(*self.output_format.thinking, tail)
 
-    def _calling(self, generation: Generation) -> Calling | None:
+    def _tool_policy(self, generation: Generation) -> ToolPolicy | None:
         use, prompt = generation.tool_use, generation.prompt
         if use is None or not isinstance(prompt, ChatPrompt):
             return None
-        family = self.dialect.family or PLAIN
-        # A demand is met by one call: small models would go on repeating theirs.
+        format = self.output_format.tools or PLAIN
+        # A required call is one call: small models would repeat theirs without end.
         parallel = use.parallel and use.mode == "auto"
-        return Calling(family, frozenset(use.names), prompt.tools or [], parallel)
+        return ToolPolicy(format, frozenset(use.names), prompt.tools or [], parallel)
 
     def _grammar(
-        self, generation: Generation, calling: Calling | None, split: Thinking | None
-    ) -> Compiled | None:
-        """Of the text or the calls that must come. It begins behind the thinking, where that is split off."""
-        must_call = calling is not None and generation.tool_use and generation.tool_use.mode == "required"
+        self, generation: Generation, policy: ToolPolicy | None, split: Thinking | None
+    ) -> CompiledGrammar | None:
+        """The grammar of the text or of the required calls. It applies behind the thinking, where that is split off."""
+        must_call = policy is not None and generation.tool_use and generation.tool_use.mode == "required"
         if generation.grammar is None and not must_call:
             return None
         if self.grammars is None:
@@ -129,23 +131,23 @@ class Preparation:
             )
         if must_call:
             self.encoder.check_ids(
-                self.dialect.special.values(), "tool_choice", "A call of this model's kind has"
+                self.output_format.special.values(), "tool_choice", "A call of this model's kind has"
             )
         text = None if must_call else generation.grammar
-        matcher = self.grammars.matcher(text, calling, self.dialect.special)
-        if split is None or split.over or not (split.open or self.dialect.think is not None):
-            return Compiled(matcher, self.grammars.eos)
-        unless = None if split.open else self.dialect.think
-        return Compiled(matcher, self.grammars.eos, split.end.encode(), unless)
+        matcher = self.grammars.matcher(text, policy, self.output_format.special)
+        if split is None or split.over or not (split.open or self.output_format.think_id is not None):
+            return CompiledGrammar(matcher, self.grammars.eos)
+        unless = None if split.open else self.output_format.think_id
+        return CompiledGrammar(matcher, self.grammars.eos, split.end.encode(), unless)
 
     def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> tuple[str | None, list[int]]:
-        """The prompt's text, if it came as text, and its ids."""
+        """The prompt's text, unless it was given as ids, and its ids."""
         encode = partial(self.encoder.encode, param=prompt.param)
         match prompt:
             case ChatPrompt():
                 text = self._render(prompt)
                 ids = self.encoder.encode_chat(text, prompt.param)
-                return self.encoder.literals.unmarked(text), ids
+                return self.encoder.literals.unescaped(text), ids
             case TextPrompt(suffix=suffix):
                 text = well_formed(prompt.text)
                 if suffix is None:
@@ -170,7 +172,7 @@ class Preparation:
         return self.infill
 
     def _render(self, prompt: ChatPrompt) -> str:
-        """With marks in what would be special tokens and is not the template's; see ``literal``."""
+        """The rendered template, in which special tokens of the client's text are escaped (see ``literal_text``)."""
         if not self.tokenizer.has_chat_template:
             raise InvalidRequest(
                 "This model has no chat template; use /v1/completions with a prompt.", param=prompt.param
@@ -182,8 +184,8 @@ class Preparation:
             raise InvalidRequest("The messages are nested too deep.", param=prompt.param) from None
         try:
             return well_formed(self._apply(prompt.messages, prompt))
-        except Exception:  # noqa: BLE001, S110 - a template is a program, and may raise what Python can
-            # Those that demand one leading system message, or strict alternation, raise for others.
+        except Exception:  # noqa: BLE001, S110 - a template is a program and may raise any exception
+            # Some templates accept only one leading system message, or only alternating turns.
             pass
         try:
             return well_formed(self._apply(_alternating(prompt.messages), prompt))
@@ -194,16 +196,16 @@ class Preparation:
             ) from None
 
     def _shown(self, prompt: ChatPrompt) -> ChatPrompt:
-        """As the template gets it."""
+        """The prompt as the template receives it."""
         messages, tools, more = prompt.messages, prompt.tools, prompt.template_kwargs
-        if self.dialect.family:
+        if self.output_format.tools:
             messages = _parsed_arguments(messages)
         if not self.special_tokens_in_text:
             literals = self.encoder.literals
-            messages = literals.marked_messages(messages, self.dialect.special)
-            tools, more = literals.marked(tools), literals.marked(more)
+            messages = literals.escaped_messages(messages, self.output_format.special)
+            tools, more = literals.escaped(tools), literals.escaped(more)
         shown = prompt.model_copy(update={"messages": messages, "tools": tools, "template_kwargs": more})
-        return shown if self.dialect.family else in_plain_words(shown)
+        return shown if self.output_format.tools else in_plain_words(shown)
 
     def _apply(self, messages: list[dict[str, Any]], prompt: ChatPrompt) -> str:
         continues = messages[-1]["role"] == "assistant"
@@ -217,8 +219,8 @@ class Preparation:
         )
         return text
 
-    def _boundaries(self, prompt: ChatPrompt | TextPrompt | TokenPrompt, ids: list[int]) -> list[int]:
-        if not (self.finds_boundaries and isinstance(prompt, ChatPrompt)):
+    def _checkpoints(self, prompt: ChatPrompt | TextPrompt | TokenPrompt, ids: list[int]) -> list[int]:
+        if not (self.finds_checkpoints and isinstance(prompt, ChatPrompt)):
             return []
 
         def encode(messages: list[dict[str, Any]]) -> list[int] | None:
@@ -227,7 +229,7 @@ class Preparation:
             except InvalidRequest:
                 return None
 
-        return boundaries_of(ids, prompt.messages, encode)
+        return checkpoints_of(ids, prompt.messages, encode)
 
     def _max_tokens(self, prompt_tokens: int, stopping: Stopping, param: str) -> int:
         room = self.context_length - prompt_tokens
@@ -253,7 +255,7 @@ def _fills_in(prompt: ChatPrompt | TextPrompt | TokenPrompt) -> bool:
 
 
 def _parsed_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Templates iterate over a call's arguments; clients send them as a JSON string."""
+    """Parses the arguments of calls: templates iterate over them, and clients send them as a JSON string."""
     return [
         {**message, "tool_calls": [_parsed_call(call) for call in message["tool_calls"]]}
         if message.get("tool_calls")
@@ -267,12 +269,12 @@ def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
     try:
         function["arguments"] = json.loads(function.get("arguments") or "{}")
     except (TypeError, ValueError, RecursionError):
-        pass  # not JSON, or more than Python makes of it: the template gets the text as it is
+        pass  # not JSON, or too deeply nested for Python: the template receives the text unchanged
     return {**call, "function": function}
 
 
 def _alternating(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same words in one system message and alternating turns, for templates that accept nothing else."""
+    """The same contents as one system message and alternating turns, for templates that accept nothing else."""
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system" and m.get("content"))
     turns: list[dict[str, Any]] = []
     for message in messages:
@@ -290,12 +292,12 @@ def _alternating(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _words_of(error: Exception, prompt: ChatPrompt) -> str:
-    """What a template itself says of its refusal, as far as that is not the client's own words."""
+    """The template's own error message, unless it quotes the client's text."""
     if not isinstance(error, TemplateError) or not error.message:
         return f" ({type(error).__name__})"
     said = error.message[:SAID]
     for text in sorted(_strings_in([prompt.messages, prompt.tools]), key=len, reverse=True):
-        # A word or two, like a role's name, may be the template's own.
+        # Short strings, such as a role's name, may be the template's own.
         if len(text) > SHORT and (text[:SHORT] in said or text[-SHORT:] in said):
             return ""
     return f": {said}"

@@ -1,6 +1,6 @@
-"""Tools in plain words, for models whose chat template knows none: described in the system message, called as JSON.
+"""Describes tools in the system message for models whose chat template does not support tools; calls are JSON.
 
-What such a template cannot show is said as text too: the calls of earlier turns, and what the tools answered.
+Calls and tool results of earlier turns become text too, because such a template cannot show them.
 """
 
 import json

@@ -1,7 +1,7 @@
 """An engine without a model: deterministic tokens at a settable speed, for tests and for measuring the stack.
 
-Token ``index`` of a choice is a function of the prompt, the seed, the choice and the index, so a resumed request gives
-what an unbroken one would have given.
+Token ``index`` of a choice is a function of prompt, seed, choice and index, so a resumed request continues as an
+unbroken one would.
 """
 
 import os
@@ -23,12 +23,12 @@ CONTEXT_LENGTH = 131_072
 
 @dataclass(frozen=True)
 class Script:
-    """``tokens`` is a completion's length, its end included; None: as many as max_tokens allows."""
+    """``tokens``: length of a completion with its EOS; None: as many as max_tokens allows."""
 
     tokens: int | None = None
     step_seconds: float = 0.0
     prefill_seconds: float = 0.0
-    poison: str | None = None  # a prompt with this in it ends the process
+    poison: str | None = None  # a prompt that contains this text aborts the process
 
 
 def scripted_token(job: Job, choice: int, index: int, script: Script) -> int:
@@ -40,7 +40,7 @@ def scripted_token(job: Job, choice: int, index: int, script: Script) -> int:
 
 
 def prepare_scripted(run: Run) -> Job:
-    """The prompt's bytes are its tokens."""
+    """The prompt's bytes are its token ids."""
     generation = run.submit.generation
     match generation.prompt:
         case ChatPrompt(messages=messages):
@@ -66,7 +66,7 @@ def prepare_scripted(run: Run) -> Job:
 
 
 class ScriptedEngine:
-    """Keeps the contract of ``workers.job.Engine``; every row gains one token a step."""
+    """Fulfils the contract of ``workers.job.Engine``; every sequence gains one token per step."""
 
     def __init__(self, script: Script, sleep: Callable[[float], None] = time.sleep) -> None:
         self._script = script
@@ -91,7 +91,7 @@ class ScriptedEngine:
         self._rows.pop(request_id, None)
 
     def rest(self) -> None:
-        """It holds nothing."""
+        """There is no memory to give back."""
 
     def step(self) -> list[Output]:
         self._steps += 1

@@ -18,12 +18,12 @@ from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play, te
 from workers.engine import prefill
 from workers.engine.engine import BatchEngine
 from workers.engine.preemption import YIELD
-from workers.grammars.grammar import Compiled, Grammars, grammars_for
+from workers.grammars.grammar import CompiledGrammar, Grammars, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.reasoning import Thinking
-from workers.output.tool_calls import Calling
+from workers.output.tool_calls import ToolPolicy
 from workers.output.tool_formats import PLAIN
 
 PROMPTS = [[20, 30, 40], [50] * 17, [9, 8, 7, 6, 5, 4, 3, 2], list(range(10, 90))]
@@ -104,23 +104,23 @@ def grammars(loaded: LoadedModel) -> Grammars:
 
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
-CALLING = Calling(PLAIN, frozenset({"look"}), TOOLS, parallel=False)
+POLICY = ToolPolicy(PLAIN, frozenset({"look"}), TOOLS, parallel=False)
 OPEN = Thinking("t", "q", open=True)  # marks a random model comes to, each a token of its own
 Q = sorted(ByteLevel.alphabet()).index("q") + len(SPECIAL)
 
 
 def filtered(grammars: Grammars, kind: str) -> dict[str, Any]:
     schema = Grammar(json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 6})
-    text, call = grammars.text(schema), grammars.calls(CALLING, {})
+    text, call = grammars.text(schema), grammars.calls(POLICY, {})
     options: dict[str, dict[str, Any]] = {
-        "grammar": {"grammar": Compiled(text, grammars.eos)},
-        "call": {"grammar": Compiled(call, grammars.eos), "calling": CALLING},
+        "grammar": {"grammar": CompiledGrammar(text, grammars.eos)},
+        "call": {"grammar": CompiledGrammar(call, grammars.eos), "tool_policy": POLICY},
         "thinking": {"thinking": OPEN, "ignore_eos": True},
-        "thinking, then grammar": {"thinking": OPEN, "grammar": Compiled(text, grammars.eos, b"q")},
+        "thinking, then grammar": {"thinking": OPEN, "grammar": CompiledGrammar(text, grammars.eos, b"q")},
         "thinking, then call": {
             "thinking": OPEN,
-            "calling": CALLING,
-            "grammar": Compiled(call, grammars.eos, b"q"),
+            "tool_policy": POLICY,
+            "grammar": CompiledGrammar(call, grammars.eos, b"q"),
         },
     }
     return {"max_tokens": 120, "temperature": 1.0, "logit_bias": {Q: 2.0}, **options[kind]}

@@ -51,7 +51,7 @@ def test_readings_nobody_waits_for_are_dropped() -> None:
 def test_a_prompt_is_kept_at_its_boundaries_but_not_for_a_few_tokens() -> None:
     few, far = WORTH - 1, WORTH + 100
     ids, boundaries = [1] * (far + 200), [few, far, far + few, far + WORTH]
-    prompt = Reading(ids, [Row(job("a", ids, boundaries=boundaries), 0, RULES)], 0)
+    prompt = Reading(ids, [Row(job("a", ids, checkpoints=boundaries), 0, RULES)], 0)
     assert prompt.stop == far
     prompt.advance([], far - 5)
     assert prompt.stop == far
@@ -64,7 +64,7 @@ def test_a_prompt_is_kept_at_its_boundaries_but_not_for_a_few_tokens() -> None:
 
 def test_a_pause_for_others_may_come_before_a_boundary() -> None:
     ids = [1] * 300
-    prompt = Reading(ids, [Row(job("a", ids, boundaries=[200]), 0, RULES)], 0)
+    prompt = Reading(ids, [Row(job("a", ids, checkpoints=[200]), 0, RULES)], 0)
     prompt.pause = 100
     assert prompt.stop == 100
 

@@ -55,8 +55,8 @@ def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: 
 def test_another_chat_goes_on_behind_what_led_the_first(make_engine: MakeEngine, chunk: int) -> None:
     """Also where a cache is right only as a whole, as it was kept there."""
     engine, system = make_engine(chunk=chunk), [(7 * i) % 200 + 20 for i in range(100)]
-    play(engine, [job("first", [*system, 5, 6, 7], boundaries=[100], temperature=0.0)])
-    other = job("other", [*system, 8, 9], boundaries=[100], temperature=0.0)
+    play(engine, [job("first", [*system, 5, 6, 7], checkpoints=[100], temperature=0.0)])
+    other = job("other", [*system, 8, 9], checkpoints=[100], temperature=0.0)
     warm, cold = play(engine, [other])["other", 0], play(make_engine(), [other])["other", 0]
     assert ids(warm) == ids(cold)
     assert cached_tokens(warm) == 100

@@ -1,4 +1,4 @@
-"""Grammars: what comes out is what was asked for, in the batch as alone, and what cannot be enforced is refused."""
+"""Grammars: texts match what was asked, in a batch as alone, and what cannot be enforced is refused."""
 
 import json
 import re
@@ -14,8 +14,7 @@ from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play, text
 from tests.workers.schemas import SCHEMAS, WORD, record
 from workers.engine.engine import BatchEngine, EngineLimits
-from workers.grammars import grammar
-from workers.grammars.grammar import KEPT, Compiled, Grammars, Guide, checked_schema, grammars_for
+from workers.grammars.grammar import CACHED, CompiledGrammar, Grammars, Guide, checked_schema, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
@@ -45,12 +44,12 @@ def engine(loaded: LoadedModel) -> BatchEngine:
 
 
 def guided(grammars: Grammars, name: str, schema: dict[str, Any] | None, **options: Any) -> Job:
-    compiled = Compiled(grammars.text(Grammar(json_schema=schema)), grammars.eos)
+    compiled = CompiledGrammar(grammars.text(Grammar(json_schema=schema)), grammars.eos)
     return job(name, grammar=compiled, **{"max_tokens": LONG_ENOUGH, "temperature": 1.0, **options})
 
 
 def check(deltas: list[Delta], schema: dict[str, Any] | None) -> bool:
-    """Whether it came to its end; then it must be right."""
+    """Whether the text ended by itself; then it must be valid."""
     finish = deltas[-1].finish
     assert finish is not None
     if finish.reason == FinishReason.LENGTH:
@@ -62,7 +61,7 @@ def check(deltas: list[Delta], schema: dict[str, Any] | None) -> bool:
 
 
 def play_schemas(engine: BatchEngine, grammars: Grammars, seeds: range) -> float:
-    """For every seed a batch of all schemas; the share that came to an end."""
+    """Runs a batch of all schemas for every seed; returns the share of texts that ended."""
     ended = []
     for seed in seeds:
         jobs = [
@@ -73,7 +72,7 @@ def play_schemas(engine: BatchEngine, grammars: Grammars, seeds: range) -> float
     return sum(ended) / len(ended)
 
 
-def test_what_ends_is_valid_for_its_schema(engine: BatchEngine, grammars: Grammars) -> None:
+def test_a_text_that_ends_by_itself_is_valid_for_its_schema(engine: BatchEngine, grammars: Grammars) -> None:
     assert play_schemas(engine, grammars, range(2)) > 0.95
 
 
@@ -95,7 +94,7 @@ def test_a_thousand_answers_are_valid_for_their_schemas(engine: BatchEngine, gra
         {"logprobs": 3, "n": 3},
     ],
 )
-def test_every_way_of_sampling_keeps_to_the_grammar(
+def test_every_sampling_mode_keeps_to_the_grammar(
     engine: BatchEngine, grammars: Grammars, options: dict[str, Any]
 ) -> None:
     schema = record(name=WORD, colour={"enum": ["red", "green"]})
@@ -103,12 +102,12 @@ def test_every_way_of_sampling_keeps_to_the_grammar(
         assert check(choice, schema)
 
 
-def test_any_object_is_an_object(engine: BatchEngine, grammars: Grammars) -> None:
+def test_json_object_mode_gives_any_json_object(engine: BatchEngine, grammars: Grammars) -> None:
     jobs = [guided(grammars, str(seed), None, seed=seed, max_tokens=400) for seed in range(8)]
     assert any(check(choice, None) for choice in play(engine, jobs).values())
 
 
-def test_a_complete_object_ends_the_choice_without_a_token_more(
+def test_a_complete_json_object_ends_the_choice_without_another_token(
     engine: BatchEngine, grammars: Grammars
 ) -> None:
     deltas = play(engine, [guided(grammars, "a", record(kind={"const": "a"}))])["a", 0]
@@ -116,7 +115,7 @@ def test_a_complete_object_ends_the_choice_without_a_token_more(
     assert deltas[-1].finish is not None and deltas[-1].finish.reason == FinishReason.STOP
 
 
-def test_the_model_may_stop_where_the_grammar_lets_it(engine: BatchEngine, grammars: Grammars) -> None:
+def test_the_model_may_stop_where_the_grammar_allows_it(engine: BatchEngine, grammars: Grammars) -> None:
     whole = guided(grammars, "a", {"type": "integer"}, logit_bias={2: 50.0})
     deltas = play(engine, [whole])["a", 0]
     assert ids(deltas)[-1] == 2 and check(deltas, {"type": "integer"})
@@ -135,7 +134,7 @@ def test_a_resumed_object_goes_on_as_the_unbroken_one(
     assert resumed[-1].finish == whole[-1].finish
 
 
-def test_rows_with_and_without_grammar_do_not_change_each_other(
+def test_sequences_with_and_without_a_grammar_do_not_change_each_other(
     engine: BatchEngine, grammars: Grammars
 ) -> None:
     free = [job(f"free{i}", [9, i + 3], max_tokens=30, seed=i, ignore_eos=True) for i in range(3)]
@@ -146,7 +145,7 @@ def test_rows_with_and_without_grammar_do_not_change_each_other(
         assert ids(together[each.request_id, 0]) == ids(alone)
 
 
-# ---------------------------------------------------------------- the guide alone
+# ---------------------------------------------------------------- the guide
 
 
 def spelled(loaded: LoadedModel, words: str) -> list[int]:
@@ -170,7 +169,7 @@ def state(guide: Guide, taken: list[int]) -> str:
 
 def test_hundreds_of_optional_properties_can_be_followed(loaded: LoadedModel, grammars: Grammars) -> None:
     schema = {"type": "object", "properties": {f"key{i}": WORD for i in range(900)}}
-    guide = Compiled(grammars.text(Grammar(json_schema=schema)), grammars.eos).guide(
+    guide = CompiledGrammar(grammars.text(Grammar(json_schema=schema)), grammars.eos).guide(
         token_bytes(loaded.tokenizer)
     )
     for id in spelled(loaded, '{"key8": "a", "key80":'):
@@ -179,9 +178,9 @@ def test_hundreds_of_optional_properties_can_be_followed(loaded: LoadedModel, gr
     assert not guide.failed
 
 
-def test_a_guide_sleeps_until_its_marker(loaded: LoadedModel, grammars: Grammars) -> None:
+def test_a_guide_allows_everything_until_the_end_of_thinking(loaded: LoadedModel, grammars: Grammars) -> None:
     vocabulary = token_bytes(loaded.tokenizer)
-    compiled = Compiled(grammars.text(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>")
+    compiled = CompiledGrammar(grammars.text(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>")
     assert state(compiled.guide(vocabulary), spelled(loaded, "I {think}</thin")) == "sleeping"
     assert (
         state(compiled.guide(vocabulary), spelled(loaded, "I {think}</think>") + spelled(loaded, "1"))
@@ -189,8 +188,8 @@ def test_a_guide_sleeps_until_its_marker(loaded: LoadedModel, grammars: Grammars
     )
 
 
-def test_while_it_sleeps_only_the_end_is_forbidden(grammars: Grammars, loaded: LoadedModel) -> None:
-    compiled = Compiled(grammars.text(Grammar()), grammars.eos, b"</think>")
+def test_a_sleeping_guide_forbids_only_the_end_of_the_text(grammars: Grammars, loaded: LoadedModel) -> None:
+    compiled = CompiledGrammar(grammars.text(Grammar()), grammars.eos, b"</think>")
     mask = compiled.guide(token_bytes(loaded.tokenizer)).mask()
     forbidden = [id for id in range(len(loaded.tokenizer)) if not mask[id // 8] >> (id % 8) & 1]
     assert forbidden == list(grammars.eos)
@@ -200,17 +199,20 @@ def test_a_token_the_grammar_forbids_fails_the_guide_and_ends_the_choice(
     grammars: Grammars, engine: BatchEngine, loaded: LoadedModel
 ) -> None:
     assert (
-        state(Compiled(grammars.text(Grammar()), grammars.eos).guide([b""]), spelled(loaded, "x")) == "failed"
+        state(CompiledGrammar(grammars.text(Grammar()), grammars.eos).guide([b""]), spelled(loaded, "x"))
+        == "failed"
     )
     wrong = guided(grammars, "a", None, held=[spelled(loaded, "x")])
     (only,) = play(engine, [wrong])["a", 0]
     assert only.finish is not None and only.finish.reason == FinishReason.LENGTH
 
 
-def test_a_model_may_think_first_or_begin_at_once(grammars: Grammars, loaded: LoadedModel) -> None:
+def test_a_model_with_a_grammar_may_think_first_or_begin_at_once(
+    grammars: Grammars, loaded: LoadedModel
+) -> None:
     vocabulary = token_bytes(loaded.tokenizer)
     think = spelled(loaded, "~")[0]
-    one = Compiled(grammars.text(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>", think)
+    one = CompiledGrammar(grammars.text(Grammar(json_schema={"enum": [1]})), grammars.eos, b"</think>", think)
     mask = one.guide(vocabulary).mask()
     may = [id for id in range(len(loaded.tokenizer)) if mask[id // 8] >> (id % 8) & 1]
     assert may == sorted([think, spelled(loaded, "1")[0]])
@@ -219,7 +221,7 @@ def test_a_model_may_think_first_or_begin_at_once(grammars: Grammars, loaded: Lo
     assert state(one.guide(vocabulary), spelled(loaded, "1")) == "complete"
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refusals
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -243,7 +245,9 @@ def nested(depth: int) -> dict[str, Any]:
         {"description": "x" * 70_000, "type": "null"},
     ],
 )
-def test_what_cannot_be_enforced_is_refused_by_name(grammars: Grammars, schema: dict[str, Any]) -> None:
+def test_a_schema_or_grammar_that_cannot_be_enforced_is_refused_by_name(
+    grammars: Grammars, schema: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidRequest) as refused:
         grammars.text(Grammar(json_schema=schema))
     assert refused.value.param == "response_format"
@@ -258,30 +262,28 @@ def test_a_schema_is_compiled_once(grammars: Grammars) -> None:
     assert grammars.text(Grammar(json_schema=SCHEMAS[1])) is first
 
 
-def test_the_kept_grammars_are_bounded(grammars: Grammars) -> None:
+def test_the_cache_of_compiled_grammars_is_bounded(grammars: Grammars) -> None:
     first = grammars.text(Grammar(json_schema={"const": "first"}))
-    for i in range(KEPT):
+    for i in range(CACHED):
         grammars.text(Grammar(json_schema={"const": i}))
     assert grammars.text(Grammar(json_schema={"const": "first"})) is not first
-    assert len(grammars._kept) == KEPT
+    assert len(grammars._cache) == CACHED
 
 
-def test_a_schema_that_is_slow_to_compile_is_refused(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grammar, "SECONDS", 0.0)
+def test_a_schema_that_is_slow_to_compile_is_refused(grammars: Grammars) -> None:
+    impatient = Grammars(grammars._tokenizer, seconds=0.0)
     with pytest.raises(InvalidRequest, match="compile"):
-        grammars.text(Grammar(json_schema=record(slow={"enum": list(range(5000))})))
+        impatient.text(Grammar(json_schema=record(slow={"enum": list(range(5000))})))
 
 
-def test_a_property_named_like_a_reference_is_no_reference() -> None:
+def test_a_property_named_ref_is_no_reference() -> None:
     assert "$ref" in checked_schema({"properties": {"$ref": {"type": "string"}}})
 
 
 def spelled_by(engine: BatchEngine, grammars: Grammars, grammar: Grammar, seed: int) -> str:
     one = job(
         "one",
-        grammar=Compiled(grammars.text(grammar), grammars.eos),
+        grammar=CompiledGrammar(grammars.text(grammar), grammars.eos),
         seed=seed,
         temperature=1.0,
         max_tokens=40,
@@ -304,7 +306,7 @@ answer ::= "yes" | "no" [0-9]
         (Grammar(json_schema=record(a={"const": 1}), whitespace=""), r'\{"a":1\}'),
     ],
 )
-def test_a_text_is_of_the_expression_or_grammar_that_was_asked(
+def test_a_text_matches_the_regex_or_grammar_that_was_asked(
     engine: BatchEngine, grammars: Grammars, grammar: Grammar, pattern: str
 ) -> None:
     for seed in range(4):
@@ -324,9 +326,7 @@ def test_a_text_is_of_the_expression_or_grammar_that_was_asked(
         Grammar(json_schema={}, whitespace="("),
     ],
 )
-def test_what_is_no_expression_or_grammar_is_refused_by_its_field(
-    grammars: Grammars, grammar: Grammar
-) -> None:
+def test_an_invalid_regex_or_grammar_is_refused_by_its_field(grammars: Grammars, grammar: Grammar) -> None:
     with pytest.raises(InvalidRequest) as refused:
         grammars.text(grammar.model_copy(update={"param": "guided_grammar"}))
     assert refused.value.param == "guided_grammar"

@@ -1,4 +1,4 @@
-"""Calls that must come: on the tiny random model every family's form is kept, and its own parser reads it."""
+"""Required tool calls: a tiny random model keeps to every tool format, and the format's own parser reads the call."""
 
 import json
 from typing import Any
@@ -15,13 +15,13 @@ from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play, text
 from tests.workers.schemas import DIGIT, record
 from workers.engine.engine import BatchEngine, EngineLimits
-from workers.grammars.grammar import Compiled, Grammars, grammars_for
+from workers.grammars.grammar import CompiledGrammar, Grammars, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.reasoning import Thinking
-from workers.output.tool_calls import Calling
-from workers.output.tool_formats import PLAIN, Family
+from workers.output.tool_calls import ToolPolicy
+from workers.output.tool_formats import PLAIN, ToolFormat
 from workers.output.vocabulary import token_bytes
 from workers.sequence import TokenRules
 
@@ -64,13 +64,15 @@ def engine(loaded: LoadedModel) -> BatchEngine:
     return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits())
 
 
-def calling(which: Family, *names: str, parallel: bool = False, tools: Any = TOOLS) -> Calling:
-    return Calling(which, frozenset(names or ("look", "say", "rest")), tools, parallel)
+def calling(which: ToolFormat, *names: str, parallel: bool = False, tools: Any = TOOLS) -> ToolPolicy:
+    return ToolPolicy(which, frozenset(names or ("look", "say", "rest")), tools, parallel)
 
 
-def must_call(grammars: Grammars, name: str, asked: Calling, **options: Any) -> Job:
-    compiled = Compiled(grammars.calls(asked, {}), grammars.eos)
-    return job(name, grammar=compiled, calling=asked, **{"max_tokens": 350, "temperature": 1.0, **options})
+def must_call(grammars: Grammars, name: str, asked: ToolPolicy, **options: Any) -> Job:
+    compiled = CompiledGrammar(grammars.calls(asked, {}), grammars.eos)
+    return job(
+        name, grammar=compiled, tool_policy=asked, **{"max_tokens": 350, "temperature": 1.0, **options}
+    )
 
 
 def calls(deltas: list[Delta]) -> list[tuple[str | None, str]]:
@@ -92,7 +94,7 @@ def check(deltas: list[Delta]) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_call_that_must_come_comes_in_the_familys_form(
+def test_a_required_tool_call_is_generated_in_the_models_tool_format(
     engine: BatchEngine, grammars: Grammars, name: str
 ) -> None:
     jobs = [must_call(grammars, str(seed), calling(FAMILIES[name]), seed=seed) for seed in range(6)]
@@ -109,7 +111,9 @@ def test_a_named_tool_is_the_one_that_is_called(engine: BatchEngine, grammars: G
 @pytest.mark.parametrize(
     "name", quick_and_slow(("json_tools", "pythonic"), ("kimi_k2", "minimax_m2", "gemma4"))
 )
-def test_several_calls_may_come_when_they_may(engine: BatchEngine, grammars: Grammars, name: str) -> None:
+def test_several_tool_calls_are_generated_when_parallel_calls_are_allowed(
+    engine: BatchEngine, grammars: Grammars, name: str
+) -> None:
     asked = calling(FAMILIES[name], parallel=True)
     jobs = [must_call(grammars, str(seed), asked, seed=seed, temperature=3.0) for seed in range(16)]
     played = [deltas for deltas in play(engine, jobs).values() if _ended(deltas)]
@@ -132,16 +136,18 @@ def test_a_resumed_call_goes_on_with_the_same_id(engine: BatchEngine, grammars: 
     assert resumed[-1].finish == whole[-1].finish
 
 
-def test_each_choice_has_ids_of_its_own(engine: BatchEngine, grammars: Grammars) -> None:
+def test_each_choice_has_its_own_call_ids(engine: BatchEngine, grammars: Grammars) -> None:
     deltas = play(engine, [must_call(grammars, "a", calling(PLAIN), n=3)])
     assert len({piece.id for choice in deltas.values() for d in choice for piece in d.calls if piece.id}) == 3
 
 
-def test_text_in_an_enforced_form_may_give_way_to_a_call(engine: BatchEngine, grammars: Grammars) -> None:
+def test_a_tool_call_may_replace_text_with_an_enforced_schema(
+    engine: BatchEngine, grammars: Grammars
+) -> None:
     answer, asked = Grammar(json_schema=record(kind={"const": "x"})), calling(PLAIN, "rest")
-    compiled = Compiled(grammars.matcher(answer, asked, {}), grammars.eos)
+    compiled = CompiledGrammar(grammars.matcher(answer, asked, {}), grammars.eos)
     jobs = [
-        job(str(i), grammar=compiled, calling=asked, max_tokens=200, seed=i, temperature=3.0)
+        job(str(i), grammar=compiled, tool_policy=asked, max_tokens=200, seed=i, temperature=3.0)
         for i in range(12)
     ]
     played = list(play(engine, jobs).values())
@@ -149,7 +155,7 @@ def test_text_in_an_enforced_form_may_give_way_to_a_call(engine: BatchEngine, gr
     assert all(calls(deltas) or json.loads(text(deltas)) == {"kind": "x"} for deltas in played)
 
 
-def test_a_schema_nobody_can_enforce_does_not_keep_a_tool_from_being_called(
+def test_a_tool_whose_schema_cannot_be_enforced_can_still_be_called(
     engine: BatchEngine, grammars: Grammars
 ) -> None:
     oddities: list[dict[str, Any]] = [
@@ -187,7 +193,7 @@ def test_references_and_constants_among_arguments_are_followed(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_free_text_among_the_arguments_ends_at_its_mark(
+def test_an_unquoted_string_argument_ends_at_its_delimiter(
     loaded: LoadedModel, grammars: Grammars, name: str
 ) -> None:
     parameters = {
@@ -196,32 +202,30 @@ def test_free_text_among_the_arguments_ends_at_its_mark(
         "required": ["a", "b"],
     }
     asked = calling(FAMILIES[name], "note", tools=[tool("note", parameters)])
-    grammar = Compiled(grammars.calls(asked, {}), grammars.eos)
-    form = asked.family.form
-    assert form is not None
-    opening = form.outer[0] + form.opening.replace("{name}", "note")
-    quote = form.quotes or ('"', '"')
-    key = (form.key or '{"{key}": ').replace("{key}", "a")
-    text = opening + key + quote[0] + "one < 2, {}" + quote[1] + form.after
+    grammar = CompiledGrammar(grammars.calls(asked, {}), grammars.eos)
+    syntax = asked.format.syntax
+    assert syntax is not None
+    opening = syntax.outer[0] + syntax.opening.replace("{name}", "note")
+    quote = syntax.quotes or ('"', '"')
+    key = (syntax.key or '{"{key}": ').replace("{key}", "a")
+    text = opening + key + quote[0] + "one < 2, {}" + quote[1] + syntax.after
     guide = grammar.guide(token_bytes(loaded.tokenizer))
     for id in loaded.tokenizer.encode(text):
         guide.take(id)
     assert not guide.failed and not guide.complete
 
 
-def test_a_call_nobody_offers_is_refused(grammars: Grammars) -> None:
+def test_a_tool_choice_that_names_no_offered_tool_is_refused(grammars: Grammars) -> None:
     with pytest.raises(InvalidRequest):
         grammars.calls(calling(PLAIN, "missing"), {})
 
 
-def test_marks_that_are_special_tokens_are_named_by_their_ids(
-    loaded: LoadedModel, grammars: Grammars
-) -> None:
+def test_a_tool_grammar_refers_to_special_tokens_by_id(loaded: LoadedModel, grammars: Grammars) -> None:
     special = {"<|im_start|>": 1}
-    which = Family("<|im_start|>", "</call>", PLAIN.parse, form=FAMILIES["longcat"].form)
-    assert which.form is not None
-    form = type(which.form)("<|im_start|>{name}[", "]</call>")
-    asked = calling(Family("<|im_start|>", "</call>", PLAIN.parse, form=form), "rest")
+    which = ToolFormat("<|im_start|>", "</call>", PLAIN.parse, syntax=FAMILIES["longcat"].syntax)
+    assert which.syntax is not None
+    syntax = type(which.syntax)("<|im_start|>{name}[", "]</call>")
+    asked = calling(ToolFormat("<|im_start|>", "</call>", PLAIN.parse, syntax=syntax), "rest")
     matcher = grammars.calls(asked, special)
     assert matcher.deep_copy().compute_ff_tokens()[:1] == [1]
     assert matcher.deep_copy().consume_tokens([1, *loaded.tokenizer.encode("rest[")])
@@ -236,12 +240,12 @@ def spelled(loaded: LoadedModel, words: str) -> list[int]:
 
 
 class Spoken:
-    """What a choice shows when the model says these words."""
+    """The output of a choice when the model is forced to generate these words."""
 
     def __init__(self, engine: BatchEngine, loaded: LoadedModel, words: str, **options: Any) -> None:
         held = spelled(loaded, words)
         shown: list[Delta] = []
-        for cut in range(len(held)):  # forced token by token: the next id is the only one with a bias
+        for cut in range(len(held)):  # one logit bias forces one token at a time
             one = job(
                 "a", held=[held[:cut]], max_tokens=len(held) + 9, logit_bias={held[cut]: 1e4}, **options
             )
@@ -262,7 +266,7 @@ CALL = '<tool_call>{"name": "say", "arguments": {"kind": "a"}}</tool_call>'
 @pytest.mark.slow
 def test_thinking_text_and_calls_are_told_apart(engine: BatchEngine, loaded: LoadedModel) -> None:
     words = f"<think>{CALL}</think>\n\nWell. {CALL}"
-    spoken = Spoken(engine, loaded, words, thinking=THINKING, calling=calling(PLAIN), temperature=0.0)
+    spoken = Spoken(engine, loaded, words, thinking=THINKING, tool_policy=calling(PLAIN), temperature=0.0)
     assert spoken.reasoning == CALL
     assert spoken.text == "Well."
     assert spoken.calls == [("say", '{"kind": "a"}')]
@@ -272,13 +276,15 @@ def test_thinking_text_and_calls_are_told_apart(engine: BatchEngine, loaded: Loa
 
 
 @pytest.mark.slow
-def test_without_tools_a_call_is_text(engine: BatchEngine, loaded: LoadedModel) -> None:
+def test_text_that_looks_like_a_call_is_text_in_a_request_without_tools(
+    engine: BatchEngine, loaded: LoadedModel
+) -> None:
     words = f"{CALL}<|im_end|>"
     spoken = Spoken(engine, loaded, words, temperature=0.0)
     assert (spoken.text, spoken.calls) == (CALL, [])
 
 
-def test_a_call_cut_off_by_its_length_is_text(engine: BatchEngine, loaded: LoadedModel) -> None:
-    cut = job("a", held=[spelled(loaded, '<tool_call>{"name')], max_tokens=30, calling=calling(PLAIN))
+def test_a_tool_call_cut_off_by_max_tokens_is_text(engine: BatchEngine, loaded: LoadedModel) -> None:
+    cut = job("a", held=[spelled(loaded, '<tool_call>{"name')], max_tokens=30, tool_policy=calling(PLAIN))
     deltas = play(engine, [cut])["a", 0]
     assert text(deltas).startswith("<tool_call>") and not calls(deltas)

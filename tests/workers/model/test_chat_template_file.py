@@ -1,4 +1,4 @@
-"""A chat template is found wherever model folders keep it; the one for tools serves requests with tools."""
+"""The chat template is found in every file that may hold it; tool_use serves requests with tools."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.tiny_model import make_tiny_llama
 from workers.model.chat_template_file import chat_template_of
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.load_error import LoadError
-from workers.output.tool_formats import dialect_of
+from workers.output.tool_formats import output_format_of
 
 PLAIN, TOOLS = (
     "plain: {{ messages[0].content }}",
@@ -63,7 +63,7 @@ def test_the_template_for_tools_serves_requests_with_tools(folder: Path, kept: A
     tokenizer = loaded(folder).tokenizer
     for tools, text in ((None, "plain: Hello"), ([], "plain: Hello"), (TOOL, "tools: <tool_call>  Hello")):
         assert tokenizer.apply_chat_template(CHAT, tools=tools, tokenize=False) == text
-    family = dialect_of(tokenizer).family
+    family = output_format_of(tokenizer).tools
     assert family is not None
     assert family.start == "<tool_call>"
 
@@ -76,24 +76,26 @@ def test_the_template_for_tools_serves_requests_with_tools(folder: Path, kept: A
         ({"tool_use": PLAIN}, "plain: Hello"),
     ],
 )
-def test_of_named_templates_one_serves_all_others(folder: Path, templates: dict[str, str], text: str) -> None:
+def test_of_several_named_chat_templates_default_serves_requests_without_tools(
+    folder: Path, templates: dict[str, str], text: str
+) -> None:
     in_a_list(folder, templates)
     for tools in (None, TOOL):
         assert loaded(folder).tokenizer.apply_chat_template(CHAT, tools=tools, tokenize=False) == text
 
 
-def test_the_template_that_a_processor_keeps_is_taken_where_there_is_no_other(folder: Path) -> None:
+def test_chat_template_json_is_used_where_there_is_no_other_template(folder: Path) -> None:
     edited(folder / "chat_template.json", chat_template=PLAIN)
     assert chat_template_of(folder, {}) == PLAIN
     assert chat_template_of(folder, {"chat_template": "mine"}) == "mine"
 
 
-def test_a_folder_without_a_template_has_none(folder: Path) -> None:
+def test_a_folder_without_a_chat_template_has_none(folder: Path) -> None:
     assert not loaded(folder).tokenizer.has_chat_template
 
 
 @pytest.mark.parametrize("entry", [3, ["a"], [{"name": "default"}], {"default": 3}, [[]], "x" * 2_000_000])
-def test_a_template_that_is_none_is_refused(folder: Path, entry: object) -> None:
+def test_an_entry_that_is_no_chat_template_is_refused(folder: Path, entry: object) -> None:
     edited(folder / "tokenizer_config.json", chat_template=entry)
     with pytest.raises(LoadError, match="template") as caught:
         loaded(folder)

@@ -1,4 +1,4 @@
-"""The context length of published configs: the values that matter, as their makers wrote them."""
+"""The context length of published configs, with the values as their authors wrote them."""
 
 from typing import Any
 
@@ -154,24 +154,24 @@ def test_the_context_length_of_a_published_config_is_what_its_makers_say(name: s
 
 @pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic", "longrope"])
 @pytest.mark.parametrize("key", ["rope_type", "type"])
-def test_scaling_stretches_the_stated_length(kind: str, key: str) -> None:
+def test_rope_scaling_extends_the_stated_context_length(kind: str, key: str) -> None:
     config = {"max_position_embeddings": CONTEXT_LENGTH, "rope_scaling": {key: kind, "factor": 4.0}}
     assert stated_context(config) == 4 * CONTEXT_LENGTH
 
 
 @pytest.mark.parametrize("factor", [None, 0, -4, "4", True, float("nan"), float("inf"), 1e300, [4.0], 10**30])
-def test_a_factor_that_is_none_stretches_nothing(factor: object) -> None:
+def test_an_unusable_rope_factor_leaves_the_context_length(factor: object) -> None:
     config = {"max_position_embeddings": 512, "rope_scaling": {"type": "yarn", "factor": factor}}
     assert stated_context(config) == 512
 
 
-def test_a_table_of_positions_is_stretched_by_nothing() -> None:
+def test_learned_position_embeddings_are_not_extended_by_rope_scaling() -> None:
     beyond = {"max_position_embeddings": 10**6, "model_max_length": 10**6, "rope_scaling": YARN}
     assert stated_context({"n_positions": 512} | beyond) == 512
 
 
 @pytest.mark.parametrize("value", [None, -1, 0, True, "many", 1.5, float("inf"), LONGEST, 10**30, [512]])
-def test_what_is_no_length_is_passed_over(value: object) -> None:
+def test_an_unusable_context_length_in_a_config_is_ignored(value: object) -> None:
     assert as_length(value) is None
     assert stated_context({"max_position_embeddings": value, "n_positions": 77}) == 77
     assert stated_context({"max_position_embeddings": value}) is None

@@ -1,4 +1,4 @@
-"""What a request does not say of sampling is what the model's generation_config.json says."""
+"""Sampling parameters that a request leaves out come from the model's generation_config.json."""
 
 import json
 from pathlib import Path
@@ -29,20 +29,20 @@ def said(**fields: object) -> Generation:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_parameter_the_request_does_not_say_is_the_models(name: str) -> None:
+def test_a_sampling_parameter_that_a_request_leaves_out_is_the_models_default(name: str) -> None:
     others = {key: value for key, value in SAYS.items() if key != name}
     for unsaid in ({}, {name: None}):
         drawn = filled(said(**others, **unsaid), OWN).sampling
         assert drawn.model_dump(include=set(OWN)) == others | {name: OWN[name]}
 
 
-def test_what_the_request_says_wins() -> None:
+def test_a_requests_own_sampling_parameters_win_over_the_models() -> None:
     generation = said(**SAYS)
     assert filled(generation, OWN) == generation
     assert filled(said(), {}).sampling.temperature == 1.0
 
 
-def test_filling_in_twice_changes_nothing_more() -> None:
+def test_applying_default_sampling_twice_changes_nothing_more() -> None:
     once = filled(said(top_p=0.5), OWN)
     assert filled(once, OWN) == once
 
@@ -55,7 +55,7 @@ def test_filling_in_twice_changes_nothing_more() -> None:
         ({"temperature": 1e400, "top_k": 2.5, "top_p": None, "min_p": [0.5]}, {}),
     ],
 )
-def test_only_values_a_request_could_say_are_taken(
+def test_default_sampling_takes_only_values_that_a_request_may_have(
     tmp_path: Path, config: dict[str, object], own: dict[str, float]
 ) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(config))

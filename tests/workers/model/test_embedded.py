@@ -1,4 +1,4 @@
-"""The embedded model, converted for real: what is in the folder, and what happens when processes race or die."""
+"""The embedded model, really converted: the content of its folder, and processes that race or die."""
 
 import hashlib
 import importlib.util
@@ -46,7 +46,7 @@ def start_conversion(cache_dir: Path, on_convert: str = "None") -> subprocess.Po
 
 @pytest.fixture(scope="session")
 def folder() -> Path:
-    """Kept between runs, in the cache the server itself uses."""
+    """The folder in the server's own cache, which is kept between runs."""
     cache_dir = os.environ.get("MLX_SERVER_CACHE_DIR", "~/.cache/mlx-server")
     return convert_once(Path(cache_dir).expanduser(), silent)
 
@@ -75,7 +75,7 @@ def test_a_machine_without_a_gpu_gets_float32(loaded: LoadedModel) -> None:
     assert weight.shape == (576, 576)
 
 
-def test_it_knows_the_capital_of_france(loaded: LoadedModel) -> None:
+def test_the_embedded_model_knows_the_capital_of_france(loaded: LoadedModel) -> None:
     from mlx_lm import generate
 
     chat = [{"role": "user", "content": "What is the capital of France?"}]
@@ -94,7 +94,7 @@ def test_it_knows_the_capital_of_france(loaded: LoadedModel) -> None:
         "",
     ],
 )
-def test_text_survives_tokenization(loaded: LoadedModel, text: str) -> None:
+def test_text_survives_the_embedded_tokenizer(loaded: LoadedModel, text: str) -> None:
     assert loaded.tokenizer.decode(loaded.tokenizer.encode(text)) == text
 
 
@@ -103,7 +103,7 @@ def test_every_digit_is_a_token_of_its_own(loaded: LoadedModel) -> None:
     assert tokens == ["In", "Ġ", "2", "0", "2", "4", ":", "Ġ", "3", ".", "1", "4"]
 
 
-def test_words_are_split_as_gpt2_splits_them(loaded: LoadedModel) -> None:
+def test_the_embedded_tokenizer_splits_words_as_gpt2_does(loaded: LoadedModel) -> None:
     tokens = loaded.tokenizer.convert_ids_to_tokens(loaded.tokenizer.encode("Hello world, it's me"))
     assert tokens == ["Hello", "Ġworld", ",", "Ġit", "'s", "Ġme"]
 
@@ -125,17 +125,17 @@ def test_the_chat_template_is_the_model_s_own(loaded: LoadedModel) -> None:
     assert text == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_the_source_embedded_is_found_in_the_cache(folder: Path) -> None:
+def test_the_embedded_source_is_located_in_the_cache(folder: Path) -> None:
     assert locate(ModelSource(EMBEDDED_MODEL, "embedded", ""), folder.parent, silent) == folder
 
 
-def test_a_second_start_only_looks(folder: Path) -> None:
+def test_a_second_conversion_only_checks_the_folder(folder: Path) -> None:
     phases: list[str] = []
     convert_once(folder.parent, lambda phase, done, total: phases.append(phase))
     assert phases == []
 
 
-def test_a_killed_conversion_leaves_nothing_that_counts_and_of_two_processes_one_converts(
+def test_a_killed_conversion_leaves_no_complete_folder_and_one_of_two_processes_converts(
     tmp_path: Path,
 ) -> None:
     victim = start_conversion(tmp_path, "os.kill(os.getpid(), 9)")
@@ -150,7 +150,7 @@ def test_a_killed_conversion_leaves_nothing_that_counts_and_of_two_processes_one
     assert is_whole(folder)
 
 
-def test_a_damaged_folder_is_made_again(
+def test_a_damaged_embedded_model_is_converted_again(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = shutil.copytree(folder, tmp_path / folder.name)
@@ -161,7 +161,7 @@ def test_a_damaged_folder_is_made_again(
     assert "damaged" in caplog.text
 
 
-def test_a_changed_byte_is_found_by_the_thorough_check(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_byte_in_the_embedded_model_is_found_by_verify(folder: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(folder, tmp_path / folder.name)
     content = bytearray((changed / "config.json").read_bytes())
     content[20] ^= 1
@@ -172,12 +172,12 @@ def test_a_changed_byte_is_found_by_the_thorough_check(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", '{"files": 3}', '{"files": {"a": 1}}'])
-def test_a_garbled_manifest_is_damage(tmp_path: Path, manifest: str) -> None:
+def test_a_garbled_manifest_counts_as_damage(tmp_path: Path, manifest: str) -> None:
     (tmp_path / MANIFEST).write_text(manifest)
     assert not is_whole(tmp_path)
 
 
-def test_any_other_gguf_is_refused_unread(tmp_path: Path) -> None:
+def test_a_gguf_file_other_than_the_known_one_is_refused_unread(tmp_path: Path) -> None:
     file = tmp_path / "other.gguf"
     file.write_bytes(b"GGUF" + b"\xff" * 64)
     with pytest.raises(LoadError, match=hashlib.sha256(file.read_bytes()).hexdigest()[:12]) as refusal:
@@ -185,7 +185,7 @@ def test_any_other_gguf_is_refused_unread(tmp_path: Path) -> None:
     assert refusal.value.permanent
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_a_model_cache_that_cannot_be_written_is_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(LoadError, match="MLX_SERVER_CACHE_DIR") as refusal:
         convert_once(tmp_path / "cache", silent)

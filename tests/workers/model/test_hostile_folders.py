@@ -1,4 +1,4 @@
-"""Folders with random damage: each ends within seconds, as a loaded model or as a refusal with a sentence."""
+"""Folders with random damage: each is loaded or refused with a sentence within seconds."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Whatever ends a load is told to the broker, as a sentence without a path of this disk."""
+"""Every failure to load is reported to the broker as a sentence without a path of this disk."""
 
 from queue import SimpleQueue
 from typing import Any
@@ -7,13 +7,13 @@ import pytest
 
 from shared.errors import without_folders
 from workers.job import Served
-from workers.link import LoadingFailed
 from workers.model.load_error import LoadError, Progress, explained
+from workers.posted import LoadingFailed
 from workers.serve import _engine_thread
 
 
 class Panic(BaseException):
-    """As the libraries written in Rust raise: no Exception."""
+    """A panic as libraries in Rust raise it: not an Exception."""
 
 
 FOR_GOOD = [
@@ -31,7 +31,7 @@ FOR_NOW = [
 
 
 class Heard:
-    """What the engine thread posts to the link."""
+    """The messages that the engine thread posts to the link."""
 
     def __init__(self) -> None:
         self.posted: list[Any] = []
@@ -41,7 +41,7 @@ class Heard:
 
 
 @pytest.mark.parametrize("error", [*FOR_GOOD, *FOR_NOW], ids=repr)
-def test_whatever_ends_a_load_is_told_to_the_broker(error: BaseException) -> None:
+def test_any_exception_while_loading_is_reported_to_the_broker(error: BaseException) -> None:
     def load(progress: Progress) -> Served:
         raise error
 
@@ -53,7 +53,7 @@ def test_whatever_ends_a_load_is_told_to_the_broker(error: BaseException) -> Non
     assert type(error).__name__ in failed.reason
 
 
-def test_a_kernel_that_is_missing_is_not_called_want_of_memory() -> None:
+def test_a_missing_metal_kernel_is_not_reported_as_lack_of_memory() -> None:
     with pytest.raises(LoadError) as caught, explained("The model"):
         raise FOR_GOOD[-1]
     assert "more memory" not in caught.value.reason

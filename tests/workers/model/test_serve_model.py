@@ -1,4 +1,4 @@
-"""A model that is in memory becomes an engine within the budget."""
+"""A loaded model becomes an engine within the memory budget."""
 
 import importlib
 import logging
@@ -32,9 +32,7 @@ def test_the_log_says_when_the_budget_leaves_less_context_than_the_model_has(
     assert (f"memory for {served.context_length} tokens of context, not 512" in caplog.text) == short
 
 
-def test_on_a_cpu_models_compute_with_what_is_faster_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_cpu_models_use_the_cpu_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_tiny_llama(tmp_path / "m")
     loaded = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
     code: Any = importlib.import_module("mlx_lm.models.llama")
@@ -46,7 +44,7 @@ def test_on_a_cpu_models_compute_with_what_is_faster_there(
 
 
 @pytest.mark.parametrize(("kind", "finds"), [("llama", False), ("sliding", True), ("recurrent", True)])
-def test_boundaries_are_looked_for_where_caches_serve_whole_beginnings_only(
+def test_checkpoints_are_computed_only_for_caches_that_cannot_be_cut_anywhere(
     tmp_path: Path, kind: Kind, finds: bool
 ) -> None:
     folder = make_tiny_model(tmp_path / "m", kind)
@@ -54,4 +52,4 @@ def test_boundaries_are_looked_for_where_caches_serve_whole_beginnings_only(
         load(folder, inspect(folder), lambda phase, done, total: None, trusted=True), Settings()
     ).prepare
     assert isinstance(prepare, Preparation)
-    assert prepare.finds_boundaries == finds
+    assert prepare.finds_checkpoints == finds

@@ -1,10 +1,12 @@
-"""Folders made to do harm: each is refused within seconds, with a sentence, and for good."""
+"""Malicious folders: each is refused permanently within seconds, with a sentence."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.tiny_model import make_tiny_llama
@@ -44,22 +46,41 @@ def refused(folder: Path) -> str:
         "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     ],
 )
-def test_a_template_that_would_not_end_is_refused(folder: Path, template: str) -> None:
+def test_a_chat_template_that_does_not_end_is_refused(folder: Path, template: str) -> None:
     edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
     assert "chat template" in refused(folder)
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}"])
-def test_a_template_that_refuses_all_chats_is_no_reason_to_refuse_the_model(
-    folder: Path, template: str
+def test_a_trial_that_waits_without_processor_time_is_no_reason_to_refuse_the_folder_for_good(
+    folder: Path,
 ) -> None:
+    with pytest.raises(LoadError, match="try again") as caught, trial(folder, 0.0) as await_trial:
+        await_trial(silent)
+    assert not caught.value.permanent
+
+
+@pytest.mark.slow
+def test_a_hostile_folder_costs_seconds_of_processor_time_however_long_it_has_to_wait(folder: Path) -> None:
+    template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
+    with trial(folder) as await_trial:
+        (child,) = [each for each in psutil.Process().children() if str(folder) in each.cmdline()]
+        child.suspend()
+        Timer(5.0, child.resume).start()
+        with pytest.raises(LoadError) as caught:
+            await_trial(silent)
+    assert "did not end in time" in caught.value.reason and caught.value.permanent
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}"])
+def test_a_model_whose_template_refuses_all_sample_chats_loads(folder: Path, template: str) -> None:
     edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
     with trial(folder) as await_trial:
         await_trial(silent)
 
 
 @pytest.mark.slow
-def test_a_regular_expression_that_would_not_end_is_refused(folder: Path) -> None:
+def test_a_tokenizer_whose_regular_expression_does_not_end_is_refused(folder: Path) -> None:
     split = {
         "type": "Split",
         "pattern": {"Regex": "(a|aa)+\\d"},
@@ -71,7 +92,7 @@ def test_a_regular_expression_that_would_not_end_is_refused(folder: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_normalizer_that_multiplies_every_letter_again_and_again_is_refused(folder: Path) -> None:
+def test_a_normalizer_that_grows_the_text_exponentially_is_refused(folder: Path) -> None:
     grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 64}
     bomb = {"type": "Sequence", "normalizers": [grow] * 10}
     edited(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(normalizer=bomb))
@@ -90,7 +111,7 @@ def test_a_normalizer_that_multiplies_every_letter_again_and_again_is_refused(fo
         ("text_config", {"n_layers": 10**6}),
     ],
 )
-def test_numbers_that_the_weights_contradict_are_refused_before_anything_is_built(
+def test_config_numbers_that_the_weights_contradict_are_refused_before_the_model_is_built(
     folder: Path, key: str, value: object
 ) -> None:
     edited(folder / "config.json", lambda config: config.update({key: value}))

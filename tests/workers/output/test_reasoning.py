@@ -1,4 +1,4 @@
-"""Thinking apart from the answer, wherever the text is cut."""
+"""The reasoning filter separates thinking from the answer, wherever the text is cut."""
 
 import random
 
@@ -29,7 +29,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("thinking", "text", "expected"), CASES)
-def test_thinking_is_split_off_however_it_is_cut(
+def test_thinking_is_split_off_wherever_the_text_is_cut(
     thinking: Thinking, text: str, expected: tuple[str, str]
 ) -> None:
     assert play([text], thinking) == expected

@@ -1,4 +1,4 @@
-"""The text filter: what may be shown, and when."""
+"""The text filter: which text may be shown, and when."""
 
 import random
 
@@ -55,7 +55,7 @@ def test_a_stop_string_is_found_across_tokens() -> None:
     assert play([0, 5, 6, 2], ["STOP"]) == (["hel", "", ""], "STOP")
 
 
-def test_what_might_have_become_a_stop_string_is_shown_when_it_does_not() -> None:
+def test_text_held_back_as_a_possible_stop_string_is_shown_if_it_is_none() -> None:
     assert play([5, 0], ["STOP"]) == (["", "SThel", ""], None)
 
 
@@ -82,7 +82,7 @@ def test_unknown_ids_add_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_what_is_shown_is_the_whole_text_up_to_the_earliest_stop(seed: int) -> None:
+def test_the_shown_text_is_the_whole_text_up_to_the_earliest_stop_string(seed: int) -> None:
     rng = random.Random(seed)
     ids = [rng.choice([0, 1, 2, 3, 5, 6, 11, 12]) for _ in range(30)]
     stops = rng.sample(["STOP", "aab", "lo wo", "hello", "ld"], 2)

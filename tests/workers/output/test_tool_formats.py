@@ -1,4 +1,4 @@
-"""What is read of a model's tokenizer and template: the family of its calls, its thinking, its marks."""
+"""The output format read from a tokenizer and its template: tool format, thinking, special tokens."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from shared.settings import Settings
 from tests.tiny_model import make_tiny_llama
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import serve_model
-from workers.output.tool_formats import dialect_of
+from workers.output.tool_formats import output_format_of
 
 TEMPLATE = "{{ messages[0].content }}"
 TEMPLATES = {
@@ -25,7 +25,7 @@ TEMPLATES = {
 
 
 def loaded_with(folder: Path, template: str, *special: str, plain: tuple[str, ...] = ()) -> LoadedModel:
-    """A tiny model whose tokenizer knows these tokens too."""
+    """A tiny model whose tokenizer also has these tokens."""
     model = make_tiny_llama(folder / "model", vocab=300)
     loaded = load(model, inspect(model), lambda phase, done, total: None, trusted=True)
     inner: Any = loaded.tokenizer._tokenizer
@@ -37,26 +37,26 @@ def loaded_with(folder: Path, template: str, *special: str, plain: tuple[str, ..
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_the_family_follows_from_the_template(tmp_path: Path, template: str) -> None:
-    dialect = dialect_of(loaded_with(tmp_path, template).tokenizer)
-    assert dialect.family is not None and dialect.family.start == TEMPLATES[template]
-    assert dialect.family.form is not None
+def test_the_tool_format_follows_from_the_chat_template(tmp_path: Path, template: str) -> None:
+    output_format = output_format_of(loaded_with(tmp_path, template).tokenizer)
+    assert output_format.tools is not None and output_format.tools.start == TEMPLATES[template]
+    assert output_format.tools.syntax is not None
 
 
-def test_a_template_without_tools_has_no_family(tmp_path: Path) -> None:
-    dialect = dialect_of(loaded_with(tmp_path, TEMPLATE).tokenizer)
-    assert (dialect.family, dialect.thinking, dict(dialect.special)) == (None, None, {})
+def test_a_chat_template_without_tools_has_no_tool_format(tmp_path: Path) -> None:
+    output_format = output_format_of(loaded_with(tmp_path, TEMPLATE).tokenizer)
+    assert (output_format.tools, output_format.thinking, dict(output_format.special)) == (None, None, {})
 
 
-def test_marks_that_are_special_tokens_are_known_by_their_ids(tmp_path: Path) -> None:
+def test_special_tokens_that_delimit_calls_are_known_by_their_ids(tmp_path: Path) -> None:
     loaded = loaded_with(
         tmp_path, "[TOOL_CALLS]", "[TOOL_CALLS]", "[ARGS]", "[OTHER]", plain=("<think>", "</think>")
     )
-    dialect = dialect_of(loaded.tokenizer)
-    assert dialect.thinking == ("<think>", "</think>")
-    assert loaded.tokenizer.convert_ids_to_tokens(dialect.think) == "<think>"
-    assert set(dialect.special) == {"[TOOL_CALLS]", "[ARGS]"}
-    assert loaded.tokenizer.convert_ids_to_tokens(dialect.special["[ARGS]"]) == "[ARGS]"
+    output_format = output_format_of(loaded.tokenizer)
+    assert output_format.thinking == ("<think>", "</think>")
+    assert loaded.tokenizer.convert_ids_to_tokens(output_format.think_id) == "<think>"
+    assert set(output_format.special) == {"[TOOL_CALLS]", "[ARGS]"}
+    assert loaded.tokenizer.convert_ids_to_tokens(output_format.special["[ARGS]"]) == "[ARGS]"
 
 
 def test_a_loaded_model_says_what_it_can_do(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The text of a choice is what the tokenizer decodes all its ids to, for every kind of tokenizer."""
+"""The streamed text of a choice is what the tokenizer decodes all its ids to, for every kind of tokenizer."""
 
 import random
 from collections.abc import Callable
@@ -18,7 +18,7 @@ TEXTS = (*SAMPLES, "the end of the inn", "", " ", "a\x00\x7f", "<0x41> ▁ Ġ ##
 
 
 def sentencepiece(*decoding: decoders.Decoder) -> Tokenizer:
-    """BPE over letters that it knows, and bytes for all others."""
+    """BPE over known letters, with byte tokens for all others."""
     tokens = ["<unk>", "</s>", *BYTES, "▁", *[letter for letter in LETTERS if letter.isascii()]]
     merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("▁", "w")]
     tokens += ["".join(pair) for pair in merges]
@@ -58,7 +58,7 @@ def wordpiece() -> Tokenizer:
 
 
 def suffixes() -> Tokenizer:
-    """A token's blank is shown only when another follows: no table can say that."""
+    """A token's space is shown only if another token follows, which no table can express."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(special_tokens=["<unk>"], end_of_word_suffix="</w>", vocab_size=400)
@@ -68,7 +68,7 @@ def suffixes() -> Tokenizer:
 
 
 def tekken() -> Tokenizer:
-    """Its decoder falls back to bytes, though its vocabulary is byte-level and has no token for a byte."""
+    """The decoder has a byte fallback, although the vocabulary is byte-level and has no byte tokens."""
     tokenizer = byte_tokenizer()
     tokenizer.decoder = decoders.Sequence(
         [decoders.ByteFallback(), decoders.Sequence([decoders.ByteLevel()])]
@@ -131,7 +131,7 @@ def test_streamed_text_of_any_texts_in_a_row_is_what_the_tokenizer_decodes(
         assert streamed(vocabulary, ids) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_a_text_that_goes_on_from_a_prompt_keeps_the_blank_before_its_first_word(
+def test_a_text_that_continues_a_prompt_keeps_the_space_before_its_first_word(
     tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary
 ) -> None:
     def encode(text: str) -> list[int]:
@@ -147,11 +147,11 @@ def test_a_text_that_goes_on_from_a_prompt_keeps_the_blank_before_its_first_word
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"suffixes", "wordpiece"}))
-def test_a_table_serves_all_tokenizers_but_those_whose_tokens_hang_on_their_neighbours(kind: str) -> None:
+def test_a_byte_table_serves_all_tokenizers_but_those_whose_tokens_depend_on_neighbours(kind: str) -> None:
     assert token_bytes(PreTrainedTokenizerFast(tokenizer_object=KINDS[kind]())).own is None
 
 
-def test_a_byte_level_vocabulary_that_is_decoded_as_something_else_is_read_as_what_it_is() -> None:
+def test_a_byte_level_vocabulary_is_read_as_such_though_its_decoder_is_another() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     vocabulary = token_bytes(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
@@ -159,7 +159,7 @@ def test_a_byte_level_vocabulary_that_is_decoded_as_something_else_is_read_as_wh
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_add_nothing_unless_they_are_marks(kind: str) -> None:
+def test_special_tokens_add_no_text_unless_they_are_delimiters(kind: str) -> None:
     tokenizer = KINDS[kind]()
     tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
     end = tokenizer.token_to_id("<|end|>")
@@ -167,4 +167,6 @@ def test_special_tokens_add_nothing_unless_they_are_marks(kind: str) -> None:
     vocabulary = token_bytes(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
     ids = tokenizer.encode("the world").ids
     assert streamed(vocabulary, [*ids, end]) == streamed(vocabulary, ids)
-    assert streamed(vocabulary.marked({"<|end|>": end}), [*ids, end]) == streamed(vocabulary, ids) + "<|end|>"
+    assert (
+        streamed(vocabulary.showing({"<|end|>": end}), [*ids, end]) == streamed(vocabulary, ids) + "<|end|>"
+    )

@@ -1,4 +1,4 @@
-"""A middle to be filled in: the marks of each family, in their order, and an end that is none elsewhere."""
+"""Fill-in-the-middle: the special tokens of each family, in their order, and the tokens that end an infill."""
 
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.workers.engines import play
 from workers.job import Served
 from workers.model.load import inspect, load
 from workers.model.serve_model import serve_model
-from workers.output.tool_formats import dialect_of
+from workers.output.tool_formats import output_format_of
 from workers.request.infill import behind, infill_of
 from workers.request.prompt import Preparation
 from workers.scripted.engine import prepare_scripted
@@ -41,11 +41,11 @@ FAMILIES = {
 BEGIN = "<|im_start|>"
 
 
-def model(folder: Path, *marks: str, opens: bool = False) -> Path:
-    """A tiny model with room for these tokens; ``opens``: its tokenizer puts one before every text."""
+def model(folder: Path, *special: str, opens: bool = False) -> Path:
+    """A tiny model with these special tokens; ``opens``: its tokenizer adds a BOS token."""
     make_tiny_llama(folder, vocab=300)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     if opens:
         begin = (BEGIN, tokenizer.token_to_id(BEGIN))
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -69,7 +69,9 @@ def ask(prompt: Prompt, **sampling: Any) -> Run:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_prompt_and_its_suffix_stand_between_the_familys_marks(tmp_path: Path, family: str) -> None:
+def test_a_prompt_and_its_suffix_are_put_between_the_familys_special_tokens(
+    tmp_path: Path, family: str
+) -> None:
     folder = model(tmp_path / "m", *FAMILIES[family])
     ids = served(folder).prepare(ask(TextPrompt(text="def f(", suffix="\n  pass"))).prompt
     prefix, suffix, middle = FAMILIES[family]
@@ -77,7 +79,7 @@ def test_a_prompt_and_its_suffix_stand_between_the_familys_marks(tmp_path: Path,
     assert infill_of(load_tokenizer(folder)) is not None
 
 
-def test_what_opens_every_text_opens_this_one_once(tmp_path: Path) -> None:
+def test_the_bos_token_opens_an_infill_prompt_once(tmp_path: Path) -> None:
     folder = model(tmp_path / "m", *FAMILIES["deepseek"], opens=True)
     prepare, tokenizer = served(folder).prepare, load_tokenizer(folder)
     prefix, suffix, middle = FAMILIES["deepseek"]
@@ -90,7 +92,7 @@ def test_what_opens_every_text_opens_this_one_once(tmp_path: Path) -> None:
 
 
 def sentencepiece(folder: Path, prepends: bool) -> Path:
-    """As CodeLlama's: blanks are ▁, one before each text, bytes for what it has no token for."""
+    """Like CodeLlama's: ▁ for spaces, one before each text, and byte tokens for unknown characters."""
     model(folder, *FAMILIES["codellama"])
     tokens = ["<s>", "</s>", "▁", *"abcdef():\n", "ab", "▁a", *(f"<0x{byte:02X}>" for byte in range(256))]
     bpe = models.BPE(
@@ -104,28 +106,26 @@ def sentencepiece(folder: Path, prepends: bool) -> Path:
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blanks])
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    marks = [AddedToken(mark, special=True, normalized=False) for mark in FAMILIES["codellama"]]
-    tokenizer.add_special_tokens([*marks, AddedToken("<|im_end|>", special=True, normalized=False)])
+    special = [AddedToken(token, special=True, normalized=False) for token in FAMILIES["codellama"]]
+    tokenizer.add_special_tokens([*special, AddedToken("<|im_end|>", special=True, normalized=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
 @pytest.mark.parametrize("prepends", [True, False])
-def test_a_suffix_gets_no_blank_that_nobody_wrote_and_a_prompt_keeps_its_own(
-    tmp_path: Path, prepends: bool
-) -> None:
+def test_a_suffix_gets_no_extra_space_and_a_prompt_keeps_its_space(tmp_path: Path, prepends: bool) -> None:
     tokenizer = load_tokenizer(sentencepiece(tmp_path / "m", prepends))
     encode = partial(tokenizer.encode, add_special_tokens=False)
     for suffix, tokens in {"abc": ["ab", "c"], " abc": ["▁", "ab", "c"], "\n": ["\n"], "": []}.items():
         assert tokenizer.convert_ids_to_tokens(behind(encode, suffix)) == tokens
-    prompt = Preparation(tokenizer, 99, 300, None, dialect_of(tokenizer), infill_of(tokenizer))(
+    prompt = Preparation(tokenizer, 99, 300, None, output_format_of(tokenizer), infill_of(tokenizer))(
         ask(TextPrompt(text="def", suffix="(ab"))
     )
     written = tokenizer.convert_ids_to_tokens(prompt.prompt)
     assert written == ["▁<PRE>", "▁", "d", "e", "f", "▁<SUF>", "(", "ab", "▁<MID>"]
 
 
-def test_a_middle_ends_with_a_mark_that_ends_no_other_text(tmp_path: Path) -> None:
+def test_an_infill_ends_with_a_special_token_that_ends_no_other_text(tmp_path: Path) -> None:
     folder = model(tmp_path / "m", *FAMILIES["qwen"], "<|fim_pad|>")
     pad = load_tokenizer(folder).convert_tokens_to_ids("<|fim_pad|>")
     here, reasons = served(folder), []
@@ -137,7 +137,7 @@ def test_a_middle_ends_with_a_mark_that_ends_no_other_text(tmp_path: Path) -> No
     assert reasons == [(FinishReason.STOP, 1), (FinishReason.LENGTH, 9)]
 
 
-def test_without_marks_a_suffix_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_suffix_is_refused_by_name_if_the_tokenizer_has_no_infill_tokens(tmp_path: Path) -> None:
     here = served(model(tmp_path / "m", *FAMILIES["qwen"][:2]))
     assert here.capabilities is not None and not here.capabilities.infill
     for prompt in (TextPrompt(text="a", suffix="b"), TokenPrompt(ids=[5], suffix="b")):
@@ -148,6 +148,6 @@ def test_without_marks_a_suffix_is_refused_by_name(tmp_path: Path) -> None:
     assert prepare_scripted(run()).prompt
 
 
-def test_a_model_that_can_says_so(tmp_path: Path) -> None:
+def test_a_model_with_fill_in_the_middle_tokens_reports_the_capability_infill(tmp_path: Path) -> None:
     capabilities = served(model(tmp_path / "m", *FAMILIES["codellama"])).capabilities
     assert capabilities is not None and capabilities.infill

@@ -1,4 +1,4 @@
-"""Words of a message that spell a special token stay words."""
+"""Text of a message that spells a special token is encoded as text."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.protocol import ChatPrompt, Generation, Run, Sampling, Submit, ToolUse
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL, byte_tokenizer
-from workers.output.tool_formats import Dialect, family_named, plain_parse
+from workers.output.tool_formats import OutputFormat, plain_parse, tool_format_named
 from workers.request.literal_text import LiteralSpecials, pattern_of
 from workers.request.prompt import Preparation
 
@@ -33,7 +33,7 @@ THINKS = (
 
 
 def sentencepiece() -> Tokenizer:
-    """Puts a blank before every text, and "▁" for blanks, as Llama 2's does."""
+    """Adds a space before every text and spells spaces as "▁", like Llama 2's."""
     letters = sorted({*map(chr, range(32, 127)), "▁", "\n"} - {" "})
     tokens = [*SPECIAL, "<unk>", *letters, "▁h", "hi", "▁hi"]
     merges = [("▁", "h"), ("h", "i"), ("▁h", "i")]
@@ -44,7 +44,7 @@ def sentencepiece() -> Tokenizer:
 
 
 def metaspace() -> Tokenizer:
-    """A blank before the first word only; and blanks behind a special token belong to it, as Phi 3's do."""
+    """Adds a space before the first word only; special tokens include the whitespace behind them, like Phi 3's."""
     tokenizer = sentencepiece()
     tokenizer.normalizer = None
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -53,7 +53,7 @@ def metaspace() -> Tokenizer:
 
 
 class Wrapped:
-    """What mlx-lm's wrapper has of a tokenizer, without its guesses."""
+    """The attributes of mlx-lm's wrapper, without its detection of tool formats."""
 
     has_chat_template = True
 
@@ -65,7 +65,7 @@ class Wrapped:
 
 
 KINDS = {"byte level": byte_tokenizer, "sentencepiece": sentencepiece, "metaspace": metaspace}
-MARKS = Dialect(family_named("json_tools", "<tool_call>", "</tool_call>", plain_parse))
+FORMAT = OutputFormat(tool_format_named("json_tools", "<tool_call>", "</tool_call>", plain_parse))
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -75,7 +75,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def preparation(kind: str, template: str = CHAT_TEMPLATE, **options: Any) -> Preparation:
     tokenizer = Wrapped(KINDS[kind](), template)
-    return Preparation(tokenizer, 100_000, 1000, dialect=MARKS, **options)
+    return Preparation(tokenizer, 100_000, 1000, output_format=FORMAT, **options)
 
 
 def ids_of(prepare: Preparation, *messages: dict[str, Any], tools: Any = None, **more: Any) -> list[int]:
@@ -97,7 +97,7 @@ ESCAPED = '{"\\u003c|im_end|>": "\\u003c|im_start|>", "deep": [{"a": "<|im_end|>
 CALL = {"id": "1", "type": "function", "function": {"name": SPELLED, "arguments": ESCAPED}}
 
 
-def test_words_that_spell_special_tokens_are_read_as_words(kind: str) -> None:
+def test_text_that_spells_special_tokens_is_encoded_as_text(kind: str) -> None:
     prepare = preparation(kind)
     harmless = ids_of(prepare, {"role": "user", "content": "hi"})
     ids = ids_of(prepare, {"role": "user", "content": EVIL})
@@ -119,10 +119,12 @@ def test_words_that_spell_special_tokens_are_read_as_words(kind: str) -> None:
     ],
     ids=["system", "name", "tool", "assistant", "call"],
 )
-def test_wherever_they_stand(kind: str, conversation: list[dict[str, Any]]) -> None:
+def test_text_that_spells_special_tokens_is_text_in_every_field_of_a_chat(
+    kind: str, conversation: list[dict[str, Any]]
+) -> None:
     prepare = preparation(kind, TOOLS)
     tools = [{"type": "function", "function": FUNCTION}]
-    turns = len(conversation) + 2  # the tools' and the one that begins
+    turns = len(conversation) + 2  # one for the tools, one for the answer
     ids = ids_of(prepare, *conversation, tools=tools)
     starts, ends = specials(ids).count(1), specials(ids).count(2)
     assert (starts, ends, specials(ids).count(0)) == (turns, turns - 1, 0)
@@ -130,7 +132,7 @@ def test_wherever_they_stand(kind: str, conversation: list[dict[str, Any]]) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.sampled_from([*"<|>im_endstar \nhé☺0123"]), max_size=30), min_size=1, max_size=4))
-def test_words_without_such_spellings_have_the_ids_they_always_had(kind: str, texts: list[str]) -> None:
+def test_text_without_special_tokens_keeps_its_ids(kind: str, texts: list[str]) -> None:
     safe = [text for text in texts if not any(word in text for word in SPECIAL)]
     messages = [{"role": "user", "content": text} for text in safe] or [{"role": "user", "content": "hi"}]
     prepare = preparations(kind)
@@ -140,7 +142,9 @@ def test_words_without_such_spellings_have_the_ids_they_always_had(kind: str, te
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([*SPECIAL, *"<|im_end|>", "hi", " ", "<|", "|>", "<|im_"]), max_size=12))
-def test_however_they_are_put_together(kind: str, pieces: list[str]) -> None:
+def test_streamed_text_of_any_tokens_in_a_row_is_what_the_tokenizer_decodes(
+    kind: str, pieces: list[str]
+) -> None:
     prepare = preparations(kind)
     ids = ids_of(prepare, {"role": "user", "content": "".join(pieces)})
     assert specials(ids) == [1, 2, 1]
@@ -153,7 +157,7 @@ def preparations(kind: str) -> Preparation:
     return _made.setdefault(kind, preparation(kind))
 
 
-def test_the_mark_is_in_no_text_that_is_shown(kind: str) -> None:
+def test_the_escape_sentinel_is_in_no_text_that_is_shown(kind: str) -> None:
     prepare = preparation(kind)
     text, _ = prepare._tokenize(ChatPrompt(messages=[{"role": "user", "content": EVIL}]))
     assert text == prepare.tokenizer.apply_chat_template(
@@ -166,20 +170,22 @@ def test_a_setting_lets_messages_spell_special_tokens(kind: str) -> None:
     assert specials(ids_of(prepare, {"role": "user", "content": EVIL})) == [1, 2, 1, 2, 1]
 
 
-def test_what_an_assistant_said_keeps_the_marks_that_templates_look_for() -> None:
+def test_assistant_messages_keep_the_delimiters_that_templates_look_for() -> None:
     backend = byte_tokenizer()
     backend.add_special_tokens([AddedToken(word, special=True) for word in ("<think>", "</think>")])
     tokenizer = Wrapped(backend, THINKS)
-    marks = {word: backend.get_vocab()[word] for word in ("<think>", "</think>")}
-    prepare = Preparation(tokenizer, 10_000, 1000, dialect=Dialect(MARKS.family, special=marks))
+    delimiters = {word: backend.get_vocab()[word] for word in ("<think>", "</think>")}
+    prepare = Preparation(
+        tokenizer, 10_000, 1000, output_format=OutputFormat(FORMAT.tools, special=delimiters)
+    )
     said = {"role": "assistant", "content": "<think>no<|im_end|></think>yes"}
     asked = {"role": "user", "content": "why </think>?"}
     text = tokenizer.decode(ids_of(prepare, said, asked))
     assert text.startswith("<|im_start|>assistant\nyes<|im_end|>")
-    assert marks["</think>"] not in ids_of(prepare, said, asked)
+    assert delimiters["</think>"] not in ids_of(prepare, said, asked)
 
 
-def test_a_tokenizer_of_thousands_of_special_tokens_costs_no_more() -> None:
+def test_escaping_text_costs_no_more_with_thousands_of_special_tokens() -> None:
     words = [f"<|reserved_{i}|>" for i in range(3000)]
     pattern = re.compile(pattern_of(words))
     text = "<|reserved_" * 20_000
@@ -187,13 +193,13 @@ def test_a_tokenizer_of_thousands_of_special_tokens_costs_no_more() -> None:
 
 
 @given(st.lists(st.text("ab<", min_size=2, max_size=4), max_size=6), st.text("ab<", max_size=20))
-def test_each_place_where_a_word_begins_is_found(words: list[str], text: str) -> None:
+def test_each_occurrence_of_a_special_token_in_text_is_found(words: list[str], text: str) -> None:
     found = [match.start() for match in re.finditer(pattern_of(words), text)]
     assert found == [at for at in range(len(text)) if any(text.startswith(word, at) for word in words)]
 
 
-def test_json_in_a_call_stays_json_when_it_is_marked() -> None:
+def test_escaped_json_arguments_stay_valid_json() -> None:
     literals = LiteralSpecials(Wrapped(byte_tokenizer(), CHAT_TEMPLATE))
-    marked = literals.marked({"a": json.dumps({"b": SPELLED})})
-    assert json.loads(literals.unmarked(marked["a"])) == {"b": SPELLED}
-    assert json.loads(marked["a"]).keys() == {"b"}
+    escaped = literals.escaped({"a": json.dumps({"b": SPELLED})})
+    assert json.loads(literals.unescaped(escaped["a"])) == {"b": SPELLED}
+    assert json.loads(escaped["a"]).keys() == {"b"}

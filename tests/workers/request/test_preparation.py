@@ -1,4 +1,4 @@
-"""Preparations on threads beside the engine: turns, deadlines, and libraries that raise anything."""
+"""The preparation pool: turns, deadlines, and libraries that raise any exception."""
 
 import re
 import sys
@@ -15,16 +15,16 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from shared.errors import InvalidRequest
 from shared.protocol import Failure, Run
-from tests.jobs import job, run
+from tests.jobs import job, run, sent
 from workers.job import Job
-from workers.request.fair_queue import Turns
-from workers.request.preparation import LONG, LONG_AT_ONCE, THREADS, Preparing, outcome_of
+from workers.request.fair_queue import FairQueue
+from workers.request.preparation import LONG, LONG_AT_ONCE, THREADS, PreparationPool, Task, outcome_of
 
 Answers = SimpleQueue[tuple[str, Job | Failure]]
 
 
 class Gate:
-    """A preparation that begins, and ends when it is let."""
+    """A preparation that starts, and ends when the test releases it."""
 
     def __init__(self) -> None:
         self.begun: SimpleQueue[str] = SimpleQueue()
@@ -44,10 +44,10 @@ def gate() -> Iterator[Gate]:
     gate.open.set()
 
 
-def preparing(prepare: Callable[[Run], Job], limit: float = 30.0) -> tuple[Preparing, Answers]:
+def preparing(prepare: Callable[[Run], Job], limit: float = 30.0) -> tuple[PreparationPool, Answers]:
     answers: Answers = SimpleQueue()
-    return Preparing(
-        prepare, lambda run, outcome: answers.put((run.submit.request_id, outcome)), limit
+    return PreparationPool(
+        prepare, lambda header, outcome: answers.put((header.submit.request_id, outcome)), limit
     ), answers
 
 
@@ -56,9 +56,9 @@ def test_a_short_request_is_prepared_while_as_many_long_ones_as_there_may_be_are
 ) -> None:
     subject, answers = preparing(gate)
     for i in range(THREADS + 1):
-        subject.submit(run(f"held-{i}", "x" * LONG))
+        subject.submit(*sent(run(f"held-{i}", "x" * LONG)))
     assert {gate.begun.get(timeout=10) for _ in range(LONG_AT_ONCE)} == {"held-0", "held-1"}
-    subject.submit(run("short"))
+    subject.submit(*sent(run("short")))
     assert answers.get(timeout=10)[0] == "short"
     gate.open.set()
     assert {answers.get(timeout=10)[0] for _ in range(THREADS + 1)} == {
@@ -69,31 +69,31 @@ def test_a_short_request_is_prepared_while_as_many_long_ones_as_there_may_be_are
 def test_a_long_request_is_prepared_however_many_short_ones_wait(gate: Gate) -> None:
     subject, answers = preparing(gate)
     for i in range(THREADS):
-        subject.submit(run(f"held-{i}"))
+        subject.submit(*sent(run(f"held-{i}")))
     for _ in range(THREADS):
         gate.begun.get(timeout=10)
     for i in range(100):
-        subject.submit(run(f"short-{i}"))
-    subject.submit(run("long", "x" * LONG))
+        subject.submit(*sent(run(f"short-{i}")))
+    subject.submit(*sent(run("long", "x" * LONG)))
     gate.open.set()
     order = [answers.get(timeout=10)[0] for _ in range(THREADS + 101)]
     assert "long" in order[: 2 * THREADS]
 
 
-def test_what_still_waits_can_be_withdrawn_and_is_not_answered(gate: Gate) -> None:
+def test_a_queued_preparation_can_be_withdrawn_and_is_not_answered(gate: Gate) -> None:
     subject, answers = preparing(gate)
     for i in range(THREADS):
-        subject.submit(run(f"held-{i}"))
+        subject.submit(*sent(run(f"held-{i}")))
     for _ in range(THREADS):
         gate.begun.get(timeout=10)
-    subject.submit(run("left"))
-    subject.submit(run("stays"))
+    subject.submit(*sent(run("left")))
+    subject.submit(*sent(run("stays")))
     assert subject.withdraw("left") and not subject.withdraw("left") and not subject.withdraw("held-0")
     gate.open.set()
     assert "left" not in {answers.get(timeout=10)[0] for _ in range(THREADS + 1)}
 
 
-def test_a_preparation_that_never_ends_is_given_up_and_takes_no_thread_along() -> None:
+def test_a_preparation_that_never_ends_is_given_up_and_its_thread_replaced() -> None:
     begun: SimpleQueue[str] = SimpleQueue()
 
     def prepare(run: Run) -> Job:
@@ -108,13 +108,13 @@ def test_a_preparation_that_never_ends_is_given_up_and_takes_no_thread_along() -
 
     subject, answers = preparing(prepare, limit=5.0)
     for i in range(THREADS):
-        subject.submit(run(f"endless-{i}"))
+        subject.submit(*sent(run(f"endless-{i}")))
     for _ in range(THREADS):
         begun.get(timeout=10)
     assert subject.give_up_overdue(time.monotonic()) == []
     given_up = subject.give_up_overdue(time.monotonic() + 6)
-    assert {each.submit.request_id for each in given_up} == {f"endless-{i}" for i in range(THREADS)}
-    subject.submit(run("other"))
+    assert {header.submit.request_id for header, _ in given_up} == {f"endless-{i}" for i in range(THREADS)}
+    subject.submit(*sent(run("other")))
     assert answers.get(timeout=10)[0] == "other"
     deadline = time.monotonic() + 10
     while subject.stuck and time.monotonic() < deadline:
@@ -122,29 +122,30 @@ def test_a_preparation_that_never_ends_is_given_up_and_takes_no_thread_along() -
     assert subject.stuck == 0 and answers.empty()
 
 
-def test_who_ends_after_being_given_up_is_not_answered_twice_and_counts_as_stuck_until_then(
+def test_a_preparation_that_ends_after_being_given_up_is_not_answered_and_was_stuck_until_then(
     gate: Gate,
 ) -> None:
     subject, answers = preparing(gate, limit=5.0)
-    subject.submit(run("held"))
+    subject.submit(*sent(run("held")))
     gate.begun.get(timeout=10)
-    (given_up,) = subject.give_up_overdue(time.monotonic() + 6)
+    ((given_up, failure),) = subject.give_up_overdue(time.monotonic() + 6)
     assert given_up.submit.request_id == "held" and subject.stuck == 1
+    assert (failure.status, failure.param) == (400, "prompt")
     gate.open.set()
-    subject.submit(run("next"))
+    subject.submit(*sent(run("next")))
     assert answers.get(timeout=10)[0] == "next" and answers.empty()
 
 
-def test_time_in_which_the_process_was_stopped_is_forgiven(gate: Gate) -> None:
+def test_time_in_which_the_process_was_suspended_extends_the_deadlines(gate: Gate) -> None:
     subject, _ = preparing(gate, limit=5.0)
-    subject.submit(run("held"))
+    subject.submit(*sent(run("held")))
     gate.begun.get(timeout=10)
     subject.forgive(60)
     assert subject.give_up_overdue(time.monotonic() + 60) == []
 
 
 def panic(run: Run) -> Job:
-    """Onigmo gives up on this expression, and Rust panics: no Exception in Python."""
+    """Onigmo gives up on this expression and Rust panics, which is no Exception in Python."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|a?)+$"), "isolated")
     tokenizer.encode("a" * 60 + "b")
@@ -164,15 +165,17 @@ def leave(run: Run) -> Job:
 
 
 @pytest.mark.parametrize("prepare", [panic, recurse, exhaust, leave])
-def test_whatever_is_raised_fails_its_request_and_no_thread(prepare: Callable[[Run], Job]) -> None:
+def test_any_exception_of_a_preparation_fails_its_request_and_no_thread(
+    prepare: Callable[[Run], Job],
+) -> None:
     subject, answers = preparing(prepare)
     for i in range(2 * THREADS):
-        subject.submit(run(f"r{i}"))
+        subject.submit(*sent(run(f"r{i}")))
     failures = [answers.get(timeout=20)[1] for _ in range(2 * THREADS)]
     assert all(isinstance(failure, Failure) and failure.status == 500 for failure in failures)
 
 
-def test_a_refusal_is_passed_on_and_a_bugs_words_stay_out_of_the_log(
+def test_a_refusal_is_answered_and_the_message_of_a_bug_stays_out_of_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     words = "what the client wrote"
@@ -183,16 +186,23 @@ def test_a_refusal_is_passed_on_and_a_bugs_words_stay_out_of_the_log(
     def fail(run: Run) -> Job:
         raise KeyError(words)
 
-    refused = outcome_of(refuse, run())
+    refused = outcome_of(refuse, Task(*sent(run())))
     assert isinstance(refused, Failure) and (refused.status, refused.param) == (400, "prompt")
-    assert isinstance(outcome_of(fail, run()), Failure)
+    assert isinstance(outcome_of(fail, Task(*sent(run()))), Failure)
     assert re.search("could not be prepared: .*KeyError", caplog.text)
     assert words not in caplog.text
 
 
+@given(st.binary(max_size=200))
+def test_a_body_that_cannot_be_decoded_fails_its_request_with_a_sentence(body: bytes) -> None:
+    header, _ = sent(run())
+    outcome = outcome_of(lambda run: job(), Task(header, body))
+    assert isinstance(outcome, Failure) and outcome.status == 500 and "decode" in outcome.message
+
+
 @given(st.lists(st.sampled_from("abcd"), max_size=40))
-def test_whoever_waits_has_a_turn_before_anybody_has_two(callers: list[str]) -> None:
-    turns: Turns[tuple[str, int]] = Turns()
+def test_each_caller_has_one_preparation_before_any_caller_has_two(callers: list[str]) -> None:
+    turns: FairQueue[tuple[str, int]] = FairQueue()
     for number, caller in enumerate(callers):
         turns.put(caller, (caller, number))
     waiting = list(turns)

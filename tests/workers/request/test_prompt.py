@@ -1,4 +1,4 @@
-"""Prompts: the template, the tokenizer, and what is refused before the engine sees it."""
+"""Prompts: chat template, tokenizer, and refusals before the engine sees a request."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from shared.protocol import (
 from tests.tiny_model import CONTEXT_LENGTH, make_tiny_llama
 from workers.grammars.grammar import grammars_for
 from workers.model.load import LoadedModel, inspect, load
-from workers.output.tool_formats import PLAIN, Dialect, family_named, plain_parse
+from workers.output.tool_formats import PLAIN, OutputFormat, plain_parse, tool_format_named
 from workers.request.infill import Infill
 from workers.request.prompt import Preparation
 
@@ -86,7 +86,7 @@ def test_messages_a_strict_template_refuses_are_folded(
     assert folded == "<system>s<user>a\n\nb\n\nc"
 
 
-def test_what_no_folding_helps_is_refused_by_name(
+def test_messages_that_the_template_refuses_in_every_form_are_refused_by_name(
     prepare: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare.tokenizer._tokenizer, "chat_template", "{{ raise_exception('never') }}")
@@ -124,13 +124,13 @@ def test_token_ids_may_end_an_answer_if_they_are_the_models(prepare: Preparation
 
 
 @pytest.mark.parametrize("prompt", [TokenPrompt(ids=[5, 280]), TokenPrompt(ids=[-1]), TextPrompt(text="")])
-def test_prompts_the_model_cannot_read_are_refused(prepare: Preparation, prompt: Prompt) -> None:
+def test_prompt_ids_beyond_the_vocabulary_are_refused(prepare: Preparation, prompt: Prompt) -> None:
     with pytest.raises(InvalidRequest) as refused:
         prepare(ask(prompt))
     assert refused.value.param == "prompt"
 
 
-def test_a_foreign_id_in_logit_bias_is_refused(prepare: Preparation) -> None:
+def test_a_token_id_beyond_the_vocabulary_in_logit_bias_is_refused(prepare: Preparation) -> None:
     with pytest.raises(InvalidRequest) as refused:
         prepare(ask(TextPrompt(text="a"), logit_bias={280: 1.0}))
     assert refused.value.param == "logit_bias"
@@ -148,7 +148,7 @@ def test_more_than_the_context_is_refused_in_the_words_clients_look_for(
         prepare(ask(TokenPrompt(ids=[5] * size), max_tokens=max_tokens))
 
 
-def test_max_tokens_that_may_shrink_are_what_is_left_of_the_context(prepare: Preparation) -> None:
+def test_max_tokens_beyond_the_context_shrink_to_the_rest_of_it(prepare: Preparation) -> None:
     def limit(size: int, max_tokens: int) -> int:
         asked = ask(TokenPrompt(ids=[5] * size))
         stopping = Stopping(max_tokens=max_tokens)
@@ -161,7 +161,7 @@ def test_max_tokens_that_may_shrink_are_what_is_left_of_the_context(prepare: Pre
         limit(CONTEXT_LENGTH, 32_000)
 
 
-def test_what_is_refused_has_the_name_its_dialect_gave_it(whole: Preparation) -> None:
+def test_a_refused_grammar_is_named_by_the_field_of_its_dialect(whole: Preparation) -> None:
     wrong = Grammar(json_schema={"not": {}}, param="text.format.schema")
     long = ChatPrompt(param="input", messages=[{"role": "user", "content": "word " * 600}])
     short = long.model_copy(update={"messages": [{"role": "user", "content": "hi"}]})
@@ -181,12 +181,12 @@ def test_echo_gives_the_prompts_text_back(prepare: Preparation) -> None:
 # ---------------------------------------------------------------- tools and thinking
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-REASONING = Dialect(thinking=("<think>", "</think>"))
+REASONING = OutputFormat(thinking=("<think>", "</think>"))
 
 
 @pytest.fixture
 def whole(loaded: LoadedModel) -> Preparation:
-    """One that can enforce."""
+    """A preparation that enforces grammars."""
     return Preparation(loaded.tokenizer, loaded.context_length, 280, grammars_for(loaded.tokenizer, 280))
 
 
@@ -199,15 +199,15 @@ def with_tools(*messages: dict[str, Any], mode: Literal["auto", "required"] = "a
     return Run(api="api-1", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
 
 
-def test_a_template_that_knows_no_tools_gets_them_in_plain_words(whole: Preparation) -> None:
+def test_a_template_without_tool_support_gets_tools_in_the_system_message(whole: Preparation) -> None:
     job = whole(with_tools({"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}))
     text = whole.tokenizer.decode(job.prompt)
     assert text.startswith("<|im_start|>system\nBe kind.\n\nYou can use these tools")
     assert '{"name": "look", "parameters": {"type": "object"}}' in text
-    assert job.calling is not None and job.calling.family is PLAIN and job.grammar is None
+    assert job.tool_policy is not None and job.tool_policy.format is PLAIN and job.grammar is None
 
 
-def test_earlier_calls_and_their_answers_are_text_for_such_a_template(whole: Preparation) -> None:
+def test_earlier_tool_calls_and_results_are_text_for_a_template_without_tools(whole: Preparation) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sea"}'}}
     job = whole(
         with_tools(
@@ -221,12 +221,14 @@ def test_earlier_calls_and_their_answers_are_text_for_such_a_template(whole: Pre
     assert "<|im_start|>user\n<tool_response>\nblue\n</tool_response>" in text
 
 
-def test_a_call_that_must_come_is_enforced(whole: Preparation) -> None:
+def test_a_required_tool_call_is_enforced_by_a_grammar(whole: Preparation) -> None:
     job = whole(with_tools({"role": "user", "content": "hi"}, mode="required"))
     assert job.grammar is not None and not job.grammar.after
 
 
-def test_what_cannot_be_enforced_is_refused_by_name(prepare: Preparation, whole: Preparation) -> None:
+def test_a_schema_or_grammar_that_cannot_be_enforced_is_refused_by_name(
+    prepare: Preparation, whole: Preparation
+) -> None:
     with pytest.raises(InvalidRequest) as refused:
         prepare(with_tools({"role": "user", "content": "hi"}, mode="required"))
     assert refused.value.param == "tool_choice"
@@ -246,7 +248,7 @@ def test_a_prompt_that_opens_the_thinking_is_seen(
     prompt: Prompt = TokenPrompt(ids=whole.tokenizer.encode(text)) if as_ids else TextPrompt(text=text)
     generation = Generation(prompt=prompt, sampling=Sampling(seed=0), split_reasoning=True, grammar=Grammar())
     run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
-    job = replace(whole, dialect=REASONING)(run)
+    job = replace(whole, output_format=REASONING)(run)
     assert job.thinking is not None and job.thinking.open is inside
     assert job.grammar is not None and job.grammar.after == (b"</think>" if inside else b"")
 
@@ -259,55 +261,55 @@ def test_a_model_that_opens_its_thinking_itself_may_do_so_before_a_grammar(
         prompt=TextPrompt(text=text), sampling=Sampling(seed=0), split_reasoning=True, grammar=Grammar()
     )
     run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
-    job = replace(whole, dialect=replace(REASONING, think=77))(run)
+    job = replace(whole, output_format=replace(REASONING, think_id=77))(run)
     assert job.grammar is not None and job.grammar.unless == unless
 
 
 def test_thinking_is_split_only_when_asked(whole: Preparation) -> None:
-    assert replace(whole, dialect=REASONING)(ask(TextPrompt(text="a<think>"))).thinking is None
+    assert replace(whole, output_format=REASONING)(ask(TextPrompt(text="a<think>"))).thinking is None
 
 
-def test_no_token_may_be_wanted_of_a_prompt_as_long_as_the_context(prepare: Preparation) -> None:
+def test_a_prompt_as_long_as_the_context_may_ask_for_no_token(prepare: Preparation) -> None:
     assert prepare(ask(TokenPrompt(ids=[5] * CONTEXT_LENGTH), max_tokens=0)).max_tokens == 0
 
 
 SYSTEM = "You answer in one word, and never more than that, whatever may be asked of you, by whomever. " * 2
 
 
-def test_chats_that_are_led_alike_have_a_boundary_behind_it(loaded: LoadedModel) -> None:
-    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_boundaries=True)
+def test_chats_with_the_same_system_message_share_a_checkpoint_behind_it(loaded: LoadedModel) -> None:
+    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_checkpoints=True)
     one = finds(ask(chat(("system", SYSTEM), ("user", "Why?"))))
     other = finds(ask(chat(("system", SYSTEM), ("user", "~ and who?"))))
-    assert one.boundaries == other.boundaries
-    (behind,) = one.boundaries
+    assert one.checkpoints == other.checkpoints
+    (behind,) = one.checkpoints
     assert one.prompt[:behind] == other.prompt[:behind]
     assert SYSTEM in loaded.tokenizer.decode(one.prompt[:behind])
 
 
-def test_a_conversation_has_one_more_before_its_last_message(loaded: LoadedModel) -> None:
-    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_boundaries=True)
+def test_a_conversation_has_a_checkpoint_before_its_last_message(loaded: LoadedModel) -> None:
+    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_checkpoints=True)
     turns = [("system", SYSTEM), ("user", "Why?"), ("assistant", "Because."), ("user", "Who?")]
     job = finds(ask(chat(*turns)))
-    behind, last = job.boundaries
+    behind, last = job.checkpoints
     assert job.prompt[:behind] == finds(ask(chat(*turns[:2]))).prompt[:behind]
     assert loaded.tokenizer.decode(job.prompt[:last]).endswith("Because.<|im_end|>\n<|im_start|>user\n")
 
 
 @pytest.mark.parametrize("prompt", [chat(("user", "Hi")), TextPrompt(text=SYSTEM), chat(("user", SYSTEM))])
-def test_nothing_that_others_would_begin_with_has_none(loaded: LoadedModel, prompt: Prompt) -> None:
-    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_boundaries=True)
-    assert finds(ask(prompt)).boundaries == []
+def test_a_chat_without_a_shared_prefix_has_no_checkpoint(loaded: LoadedModel, prompt: Prompt) -> None:
+    finds = Preparation(loaded.tokenizer, loaded.context_length, 280, finds_checkpoints=True)
+    assert finds(ask(prompt)).checkpoints == []
 
 
-def test_a_model_whose_caches_serve_every_beginning_needs_none(prepare: Preparation) -> None:
-    assert prepare(ask(chat(("system", SYSTEM), ("user", "Why?")))).boundaries == []
+def test_a_model_with_full_attention_caches_needs_no_checkpoints(prepare: Preparation) -> None:
+    assert prepare(ask(chat(("system", SYSTEM), ("user", "Why?")))).checkpoints == []
 
 
-# ---------------------------------------------------------------- what must cost nothing, or end nobody
+# ---------------------------------------------------------------- prompts that are refused cheaply
 
 
 class Watched:
-    """A tokenizer that says how much text it was given."""
+    """A tokenizer that records the length of the texts it is given."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -350,7 +352,7 @@ def test_a_text_of_the_longest_tokens_fits_as_long_as_the_context_does(prepare: 
     assert len(prepare(ask(TextPrompt(text=text))).prompt) == CONTEXT_LENGTH - 1
 
 
-def test_a_long_text_is_refused_by_what_its_beginning_has(loaded: LoadedModel) -> None:
+def test_a_long_text_is_refused_after_its_first_part_is_tokenized(loaded: LoadedModel) -> None:
     watched = Watched(loaded.tokenizer)
     wide = Preparation(watched, 20, 280)
     object.__setattr__(wide.encoder, "longest", 10_000)
@@ -361,7 +363,7 @@ def test_a_long_text_is_refused_by_what_its_beginning_has(loaded: LoadedModel) -
         wide(ask(TextPrompt(text="<|endoftext|>" * 22)))
 
 
-def test_a_suffix_that_cannot_fit_is_refused_too(loaded: LoadedModel) -> None:
+def test_a_suffix_longer_than_the_context_is_refused(loaded: LoadedModel) -> None:
     watched = Watched(loaded.tokenizer)
     fills = Preparation(watched, loaded.context_length, 280, infill=Infill(1, 2, 3))
     with pytest.raises(ContextLengthExceeded):
@@ -378,7 +380,7 @@ def test_a_suffix_that_cannot_fit_is_refused_too(loaded: LoadedModel) -> None:
     ],
     ids=["text", "template", "ids"],
 )
-def test_ids_that_the_model_cannot_read_are_refused_wherever_they_come_from(
+def test_token_ids_without_an_embedding_are_refused_wherever_they_come_from(
     loaded: LoadedModel, prompt: Prompt, param: str
 ) -> None:
     narrow = Preparation(loaded.tokenizer, loaded.context_length, 2)
@@ -387,7 +389,7 @@ def test_ids_that_the_model_cannot_read_are_refused_wherever_they_come_from(
     assert refused.value.param == param
 
 
-def test_marks_and_held_ids_that_the_model_cannot_read_are_refused(loaded: LoadedModel) -> None:
+def test_infill_tokens_and_held_ids_without_an_embedding_are_refused(loaded: LoadedModel) -> None:
     fills = Preparation(loaded.tokenizer, loaded.context_length, 280, infill=Infill(1, 2, 280))
     with pytest.raises(InvalidRequest, match="token id 280"):
         fills(ask(TextPrompt(text="a", suffix="b")))
@@ -397,11 +399,13 @@ def test_marks_and_held_ids_that_the_model_cannot_read_are_refused(loaded: Loade
         fills(held)
 
 
-def test_a_call_whose_marks_the_model_cannot_read_cannot_be_demanded(whole: Preparation) -> None:
-    family = family_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
-    dialect = Dialect(family, special={"<tool_call>": 280})
+def test_a_required_tool_call_whose_special_tokens_have_no_embedding_is_refused(whole: Preparation) -> None:
+    family = tool_format_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
+    output_format = OutputFormat(family, special={"<tool_call>": 280})
     with pytest.raises(InvalidRequest) as refused:
-        replace(whole, dialect=dialect)(with_tools({"role": "user", "content": "hi"}, mode="required"))
+        replace(whole, output_format=output_format)(
+            with_tools({"role": "user", "content": "hi"}, mode="required")
+        )
     assert refused.value.param == "tool_choice"
 
 
@@ -411,8 +415,8 @@ def test_arguments_that_python_cannot_hold_are_text_or_refused(
 ) -> None:
     template = "{% for m in messages %}{{ m.tool_calls | tojson if m.tool_calls else m.content }}{% endfor %}"
     monkeypatch.setattr(loaded.tokenizer._tokenizer, "chat_template", template)
-    family = family_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
-    prepare = Preparation(loaded.tokenizer, 200_000, 280, dialect=Dialect(family))
+    family = tool_format_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
+    prepare = Preparation(loaded.tokenizer, 200_000, 280, output_format=OutputFormat(family))
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": arguments}}
     said = {"role": "assistant", "content": "", "tool_calls": [call]}
     try:
@@ -433,7 +437,7 @@ def test_arguments_that_python_cannot_hold_are_text_or_refused(
         "{{ messages[0].content.no.such }}",
     ],
 )
-def test_whatever_a_template_raises_is_a_refusal_without_the_clients_words(
+def test_an_exception_of_the_template_refuses_without_quoting_the_client(
     prepare: Preparation, monkeypatch: pytest.MonkeyPatch, template: str
 ) -> None:
     monkeypatch.setattr(prepare.tokenizer._tokenizer, "chat_template", template)
@@ -442,7 +446,7 @@ def test_whatever_a_template_raises_is_a_refusal_without_the_clients_words(
     assert "secret" not in str(refused.value)
 
 
-def test_an_answer_to_be_continued_that_a_template_leaves_out_is_not_quoted(
+def test_a_continued_answer_that_the_template_drops_is_refused_without_quoting_it(
     prepare: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
@@ -452,13 +456,13 @@ def test_an_answer_to_be_continued_that_a_template_leaves_out_is_not_quoted(
     assert "secret" not in str(refused.value) and "Well" not in str(refused.value)
 
 
-def test_what_utf_8_cannot_say_is_replaced_in_a_prompt(prepare: Preparation) -> None:
+def test_lone_surrogates_in_a_prompt_are_replaced(prepare: Preparation) -> None:
     job = prepare(ask(TextPrompt(text="a\ud83d"), echo=True))
     assert (job.prompt_text, prepare.tokenizer.decode(job.prompt)) == ("a\ufffd", "a\ufffd")
     assert rendered(prepare, chat(("user", "\ud83d"))).startswith("<|im_start|>user\n\ufffd<|im_end|>")
 
 
-def test_what_a_tokenizer_raises_is_a_refusal(loaded: LoadedModel) -> None:
+def test_an_exception_of_the_tokenizer_refuses_the_prompt(loaded: LoadedModel) -> None:
     panics = Tokenizer.from_str(loaded.tokenizer.backend_tokenizer.to_str())
     panics.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|a?)+$"), "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=panics)

@@ -1,0 +1,53 @@
+"""What the other threads of a worker post to the link thread."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared.protocol import Failure
+from workers.job import Job, Output, Served
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model can serve. ``steps`` returns how many steps the engine has made, for the heartbeat."""
+
+    served: Served
+    steps: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class LoadingProgress:
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class LoadingFailed:
+    reason: str
+    permanent: bool
+
+
+@dataclass(frozen=True)
+class Outputs:
+    outputs: list[Output]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    job: Job
+
+
+@dataclass(frozen=True)
+class CannotRun:
+    request_id: str
+    attempt: int
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class EngineDone:
+    """The engine thread has completed all requests and returned."""
+
+
+Posted = Loaded | LoadingProgress | LoadingFailed | Outputs | Prepared | CannotRun | EngineDone
