@@ -50,7 +50,7 @@ STILL_LONG = {
 
 SEAM = {f"workers.{name}" for name in ("job", "sequence", "device", "token_ids")}  # below the engine
 CPU_DOOR = "workers.engine.cpu.install"
-USE_THE_CPU_DOOR = {"workers/__main__.py", "workers/serve.py", "cli/words.py"}
+USE_THE_CPU_DOOR = {"workers/__main__.py", "workers/serve.py", "cli/messages.py"}
 
 ASKS_MLX = {"workers/device.py"}  # where it computes
 LOADERS = {f"workers/model/{name}.py" for name in ("load", "embedded", "serve_model")}
