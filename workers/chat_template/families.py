@@ -2,7 +2,7 @@
 
 Rule 1: a format that the template itself proves comes first; an entry here completes it, or stands in for it.
 Rule 2: an entry is chosen by marks of the template or of the vocabulary, never by a model's name.
-The forms are those of the models' own documentation and of their tokenizers' special tokens.
+The forms were written down from knowledge of the models and are not yet checked against recorded answers.
 """
 
 from collections.abc import Collection
