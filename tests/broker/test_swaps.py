@@ -112,9 +112,10 @@ def test_random_schedules_keep_within_the_budget_starve_nobody_and_abort_nothing
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @given(machines())
-@settings(max_examples=5000)
-def test_thousands_of_random_schedules_keep_the_same_promises(machine: Machine) -> None:
+@settings(max_examples=400)
+def test_hundreds_of_random_schedules_keep_the_same_promises(machine: Machine) -> None:
     keep_promises(machine)
 
 
