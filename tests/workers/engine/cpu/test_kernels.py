@@ -14,7 +14,10 @@ from tests.workers.engine.cpu.test_blas import ROOT, linux_only, run
 
 pytestmark = [pytest.mark.slow, linux_only, pytest.mark.timeout(600)]
 
-EXACTNESS = ["test_products.py", "test_head.py", "test_attention.py", "test_halves.py", "test_invariance.py"]
+HERE = "tests/workers/engine/cpu"
+EXACTNESS = [
+    f"{HERE}/test_{name}.py" for name in ("matmul", "lm_head", "attention", "two_cores", "invariance")
+]
 KERNELS = {"its own": "", "Haswell": "Haswell", "Zen": "Zen", "SkylakeX": "SkylakeX", "Nehalem": "Nehalem"}
 CORENAME = """
 import ctypes
@@ -60,12 +63,12 @@ def kernel(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_rows_in_company_are_what_is_promised_with_the_kernel(name: str, threads: str) -> None:
-    passes([f"tests/workers/{each}" for each in EXACTNESS], **kernel(name), OPENBLAS_NUM_THREADS=threads)
+    passes(EXACTNESS, **kernel(name), OPENBLAS_NUM_THREADS=threads)
 
 
 @pytest.mark.parametrize("whose", ["wheel", "none"])
 def test_rows_in_company_are_what_is_promised_by_the_blas(whose: str) -> None:
-    passes([f"tests/workers/{each}" for each in EXACTNESS], **{VARIABLE: whose})
+    passes(EXACTNESS, **{VARIABLE: whose})
 
 
 @pytest.mark.parametrize("name", ["Haswell", "Zen", "SkylakeX"])
