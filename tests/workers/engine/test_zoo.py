@@ -56,7 +56,7 @@ EXCEPTIONS = {
     "bitnet": NO_METAL,
     "deepseek_v41": NO_BATCH_CACHE,
     "deepseek_v41_text": NO_BATCH_CACHE,
-    "gemma2": Known(ALONE, "a mask by row meets scores that have an axis more", "none computes alone"),
+    "gemma2": Known(ALONE, "a mask by row meets scores that have an axis more", "fail together"),
     "gpt_bigcode": Known(ALONE, "takes a cache's offset for one number", "fail together"),
     "llama4": NO_BATCH_CACHE,
     "longcat_flash_ngram": Known(
@@ -73,7 +73,7 @@ EXCEPTIONS = {
     "phi3small": Known(
         ALONE,
         "adds a mask of flags to its scores as numbers: what it gives depends on how a prompt is cut",
-        "none computes alone",
+        "fail together",
         breaks="cached",
     ),
     "plamo3": Known(
