@@ -264,6 +264,7 @@ CALL = '<tool_call>{"name": "say", "arguments": {"kind": "a"}}</tool_call>'
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_thinking_text_and_calls_are_told_apart(engine: BatchEngine, loaded: LoadedModel) -> None:
     words = f"<think>{CALL}</think>\n\nWell. {CALL}"
     spoken = Spoken(engine, loaded, words, thinking=THINKING, tool_policy=calling(PLAIN), temperature=0.0)
