@@ -86,6 +86,7 @@ EXCEPTIONS = {
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(has_accelerator(), reason="compares with what a CPU computes"),
 ]
