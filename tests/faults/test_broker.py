@@ -19,7 +19,6 @@ MORE_EDGES = (
     "broker.did:run",
     "broker.did:passon",
     "broker.heard:done",
-    "broker.did:accepted",
 )
 
 
