@@ -2,7 +2,7 @@
 
 Rule 1: one queue per model, in which callers take turns; requests that resume go before requests that begin.
 Rule 2: a request that resumes is not refused for lack of room.
-Rule 3: no caller fills a worker or a queue: places stay free for other callers, see `turns`.
+Rule 3: no caller fills a worker or a queue: places stay free for other callers, see `caller_share`.
 Rule 4: a suspect goes to a worker that runs nothing but cleared requests, and nothing joins it during its probation. It
 holds its queue up.
 Rule 5: a request's age counts only while something could serve it, so not while its model loads.
@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from zlib import crc32
 
+from broker.caller_share import may_hold_more
 from broker.load_failures import LoadFailures
 from broker.registry import Registry, Worker
-from broker.turns import Turns, may_hold_more
 from shared.callers import Asker, asker_of
+from shared.fair_queue import FairQueue
 from shared.protocol import SubmitHeader
 
 _WEIGHT = 0.1  # of the latest run in the moving average of durations
@@ -56,13 +57,13 @@ class Queued:
 class _Queue:
     """Of one model."""
 
-    resumed: Turns[Queued] = field(default_factory=Turns)
-    fresh: Turns[Queued] = field(default_factory=Turns)
+    resumed: FairQueue[Queued] = field(default_factory=FairQueue)
+    fresh: FairQueue[Queued] = field(default_factory=FairQueue)
 
     def __iter__(self) -> Iterator[Queued]:
         return chain(self.resumed, self.fresh)
 
-    def part_of(self, queued: Queued) -> Turns[Queued]:
+    def part_of(self, queued: Queued) -> FairQueue[Queued]:
         return self.resumed if queued.resumes else self.fresh
 
     def heads(self) -> Iterator[Queued]:
@@ -124,13 +125,13 @@ class Scheduler:
         """Removes and returns them."""
         out = [queued for queued in self if chosen(queued)]
         for queued in out:
-            self._leave(queued, Turns.remove)
+            self._leave(queued, FairQueue.remove)
         return out
 
     def take(self, request_id: str) -> Queued | None:
         """Removes and returns it."""
         if queued := self.find(request_id):
-            self._leave(queued, Turns.remove)
+            self._leave(queued, FairQueue.remove)
         return queued
 
     def expire(self, registry: Registry, now: float) -> list[Queued]:
@@ -147,7 +148,7 @@ class Scheduler:
         """The next request that a worker has room for, removed from its queue."""
         for model, queue in self._queues.items():
             if found := self._match(queue, registry.ready(model)):
-                self._leave(found[0], Turns.take)
+                self._leave(found[0], FairQueue.take)
                 return found
         return None
 
@@ -177,7 +178,7 @@ class Scheduler:
             return False
         return not queued.suspect or all(run.cleared for run in worker.in_flight.values())
 
-    def _leave(self, queued: Queued, how: Callable[[Turns[Queued], Queued], None]) -> None:
+    def _leave(self, queued: Queued, how: Callable[[FairQueue[Queued], Queued], None]) -> None:
         model = queued.submit.model
         queue = self._queues[model]
         how(queue.part_of(queued), queued)

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared import wire
-from shared.callers import asker_of
+from shared.callers import Asker, asker_of
 from shared.errors import InvalidRequest, ServingError
+from shared.fair_queue import FairQueue
 from shared.protocol import Failure, RunHeader
 from workers.job import Job, Prepare
-from workers.request.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,11 @@ class Task:
     body: bytes
     began: float = 0.0  # set when a thread takes it
     param: str | None = None  # the field of the prompt, once the body is decoded
+
+    @property
+    def asker(self) -> Asker:
+        submit = self.header.submit
+        return asker_of(submit.caller, submit.group, submit.request_id)
 
     @property
     def long(self) -> bool:
@@ -64,7 +69,7 @@ class PreparationPool:
     def submit(self, header: RunHeader, body: bytes) -> None:
         task = Task(header, body)
         with self._changed:
-            self._queue(task).put(caller_of(header), task)
+            self._queue(task).put(task)
             self._changed.notify_all()
 
     def withdraw(self, request_id: str) -> bool:
@@ -73,7 +78,8 @@ class PreparationPool:
             for queue in (self._short, self._long):
                 for task in queue:
                     if task.header.submit.request_id == request_id:
-                        return queue.remove(caller_of(task.header), task)
+                        queue.remove(task)
+                        return True
         return False
 
     def give_up_overdue(self, now: float) -> list[tuple[RunHeader, Failure]]:
@@ -115,7 +121,8 @@ class PreparationPool:
         with self._changed:
             while (queue := self._served_next()) is None:
                 self._changed.wait()
-            task = queue.take()
+            task = next(queue.heads())
+            queue.take(task)
             task.began = time.monotonic()
             self._running[task] = threading.current_thread()
             return task
@@ -171,11 +178,6 @@ def overrun_failure(param: str | None, limit: float) -> Failure:
         f"This model's chat template and tokenizer did not get through this prompt in {limit:g} s: shorten it.",
         param=param,
     ).to_failure()
-
-
-def caller_of(header: RunHeader) -> str:
-    submit = header.submit
-    return asker_of(submit.caller, submit.group, submit.request_id).caller
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:

@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from queue import SimpleQueue
 
 import pytest
@@ -17,7 +16,6 @@ from shared.errors import InvalidRequest
 from shared.protocol import Failure, Run
 from tests.jobs import job, run, sent
 from workers.job import Job
-from workers.request.fair_queue import FairQueue
 from workers.request.preparation import LONG, LONG_AT_ONCE, THREADS, PreparationPool, Task, outcome_of
 
 Answers = SimpleQueue[tuple[str, Job | Failure]]
@@ -198,22 +196,3 @@ def test_a_body_that_cannot_be_decoded_fails_its_request_with_a_sentence(body: b
     header, _ = sent(run())
     outcome = outcome_of(lambda run: job(), Task(header, body))
     assert isinstance(outcome, Failure) and outcome.status == 500 and "decode" in outcome.message
-
-
-@given(st.lists(st.sampled_from("abcd"), max_size=40))
-def test_each_caller_has_one_preparation_before_any_caller_has_two(callers: list[str]) -> None:
-    turns: FairQueue[tuple[str, int]] = FairQueue()
-    for number, caller in enumerate(callers):
-        turns.put(caller, (caller, number))
-    waiting = list(turns)
-    taken = [turns.take() for _ in callers]
-    assert sorted(taken) == sorted(waiting)
-    for caller in set(callers):
-        places = [place for place, (whose, _) in enumerate(taken) if whose == caller]
-        numbers = [number for whose, number in taken if whose == caller]
-        assert numbers == sorted(numbers)
-        for before, after in pairwise(places):
-            between = [whose for whose, _ in taken[before + 1 : after]]
-            assert len(between) == len(set(between))
-            left = {whose for whose, _ in taken[after:]}
-            assert left - {caller} <= set(between) | {caller}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.caller_share import may_hold_more
 from broker.core import Broker
 from broker.events import Action, TellWorker
 from broker.scheduler import Limits
-from broker.turns import Turns, may_hold_more
 from shared.callers import Asker
 from shared.protocol import RunHeader
 from tests.broker.plays import ask, forward, make_broker, play, ready, refusals
@@ -191,45 +191,3 @@ def test_whatever_comes_every_request_runs_groups_keep_their_order_and_no_place_
     while watch.running:
         end(0)
     assert not any(watch.waiting.values()), "a request never ran"
-
-
-@given(st.lists(CALLERS, min_size=1, max_size=40))
-def test_between_two_turns_of_a_caller_every_other_waiting_caller_has_one(askers: list[Asker]) -> None:
-    turns = Turns[Item]()
-    for number, asker in enumerate(askers):
-        turns.put(Item(number, asker))
-    taken: list[Asker] = []
-    while turns:
-        item = next(turns.heads())
-        turns.take(item)
-        taken.append(item.asker)
-    assert takes_turns([asker.caller for asker in taken])
-    for caller in {asker.caller for asker in taken}:
-        assert takes_turns([asker.group for asker in taken if asker.caller == caller])
-
-
-def takes_turns(taken: list[str]) -> bool:
-    """Between two turns of one name each other name that comes later has a turn."""
-    for at, name in enumerate(taken):
-        later = taken[at + 1 :]
-        if name in later and not set(later) - {name} <= set(later[: later.index(name)]):
-            return False
-    return True
-
-
-@dataclass(frozen=True)
-class Item:
-    number: int
-    asker: Asker
-
-
-def test_a_caller_that_has_had_its_turn_goes_behind_one_that_came_meanwhile() -> None:
-    turns = Turns[Item]()
-    for number in range(2):
-        turns.put(Item(number, Asker("a", "x")))
-    turns.take(next(turns.heads()))
-    turns.put(Item(2, Asker("b", "x")))
-    turns.put(Item(3, Asker("a", "x")))
-    assert [item.number for item in turns] == [1, 3, 2]
-    turns.take(next(turns.heads()))
-    assert [item.number for item in turns] == [2, 3]

@@ -1,4 +1,4 @@
-"""A queue in which callers take turns, and the groups of one caller within its turns; and how much one caller may hold.
+"""A queue in which callers take turns, and the groups of one caller within its turns. Pure.
 
 Rule 1: the requests of one group keep their order.
 Rule 2: a caller, or a group, that has had its turn goes behind all others that wait.
@@ -11,17 +11,6 @@ from typing import Generic, Protocol, TypeVar
 
 from shared.callers import Asker
 
-_HELD_PER_FREE = 7  # a lone caller fills seven eighths, two callers seven fifteenths each
-
-
-def may_hold_more(held: int, free: int, size: int) -> bool:
-    """Whether a caller that holds ``held`` of ``size`` places, of which ``free`` are free, may take one more.
-
-    The more is taken, the less each caller may hold, so that places stay free for callers that come later; a caller
-    with few is never refused a free place. (Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
-    """
-    return held < min(_HELD_PER_FREE * free, max(1, size - 1))
-
 
 class Asked(Protocol):
     @property
@@ -31,7 +20,7 @@ class Asked(Protocol):
 T = TypeVar("T", bound=Asked)
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._callers: OrderedDict[str, OrderedDict[str, deque[T]]] = OrderedDict()  # nothing in it is empty
 
