@@ -1,4 +1,4 @@
-"""Admission by memory for keys and values: who may join the rows that decode, and what gives way; see ``memory``.
+"""Admission by memory for keys and values: who may join the rows that decode, and what gives way; see ``kv.cost``.
 
 It owns nothing: it looks at the rows and the prompts, and tells the caches and the prefix cache to give way.
 """

@@ -60,7 +60,7 @@ ABREAST = 3
 
 @dataclass(frozen=True)
 class EngineLimits:
-    rows: int = 32  # sequences decoded together; 1 for a model that ``probe`` finds fault with
+    rows: int = 32  # sequences decoded together; 1 for a model that ``batch_probe`` finds fault with
     chunk: int = 512  # most tokens of a prompt read in one step; of several together, ABREAST times as many
     gap: float = 0.2  # seconds a decoding row may wait for others' prompts
     cache_bytes: int = 1 << 30  # of prompts kept for later requests

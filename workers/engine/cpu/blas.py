@@ -21,6 +21,8 @@ from typing import Literal
 from workers.device import cores
 from workers.engine.cpu.relocations import bind
 
+Invariance = Literal["exact", "rounding"]  # what the BLAS lets a worker promise of sequences in a batch
+
 log = logging.getLogger(__name__)
 
 SONAME = "libopenblas.so.0"

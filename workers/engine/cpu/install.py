@@ -4,10 +4,10 @@ Rule 1: nothing outside of the folder imports another module of it; tests/test_a
 Rule 2: importing this module imports no mlx, because the BLAS must be open before.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from workers.engine.cpu.allocator import give_back_freed_memory, keep_freed_memory
-from workers.engine.cpu.blas import describe_blas, open_blas, share_cores
+from workers.engine.cpu.blas import Invariance, describe_blas, open_blas, share_cores
 
 __all__ = [
     "Invariance",
@@ -19,8 +19,6 @@ __all__ = [
     "open_blas",
     "share_cores",
 ]
-
-Invariance = Literal["exact", "rounding"]
 
 
 def install(model: Any) -> None:

@@ -1,5 +1,5 @@
 """Batch invariance: whether a row's numbers are the same to the last bit whatever is computed beside it, or but for
-rounding. The BLAS's kernels decide (see ``products``), so it is measured once, with weights of the model.
+rounding. The BLAS's kernels decide (see ``matmul``), so it is measured once, with weights of the model.
 
 Rule 1: ``exact`` is promised only of what was compared; everything else is ``rounding``.
 Rule 2: it is compared with each number of threads a worker may come to have.
@@ -15,8 +15,7 @@ from mlx.nn.layers.linear import Linear
 
 from workers.device import has_accelerator
 from workers.engine.cpu.attention import SPAN, attention
-from workers.engine.cpu.blas import thread_counts
-from workers.engine.cpu.install import Invariance
+from workers.engine.cpu.blas import Invariance, thread_counts
 from workers.engine.cpu.lm_head import Head
 from workers.engine.cpu.matmul import linear
 from workers.engine.kv.key_blocks import BLOCK, in_blocks
@@ -45,7 +44,7 @@ LAST = (1, 7)  # tokens of a prompt that are read in its last pass
 
 
 def measure_invariance(model: Any) -> Invariance:
-    """Of a model that computes as ``on_cpu`` and ``head`` have it; tens of milliseconds with OpenBLAS."""
+    """Of a model that computes as ``install`` and ``lm_head`` have it; tens of milliseconds with OpenBLAS."""
     if has_accelerator() or not is_plain(new_cache(model)):
         return "rounding"
     layers: dict[Any, Layer] = {}  # one of each shape

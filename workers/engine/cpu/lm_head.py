@@ -3,7 +3,7 @@
 OpenBLAS copies these weights into an order of its own at every product, which takes longer than the product itself when
 rows are few. Here they are kept in an order it multiplies as it is, in blocks of 64 tokens of the vocabulary, and in
 pieces of a sum that it computes in one go, so that a row's logits do not depend on the number of rows (see
-``products``). Both cores take half of the blocks. There is no second copy: where the model's embedding is tied to the
+``matmul``). Both cores take half of the blocks. There is no second copy: where the model's embedding is tied to the
 head, it is looked up in the blocks.
 """
 

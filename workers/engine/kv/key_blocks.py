@@ -2,7 +2,7 @@
 
 The BLAS multiplies few queries with such a block as it is, with a number of each token in a register, where it would
 reorder the keys of many tokens before every product. Each score is summed in the order of the head's numbers, as in a
-product of many queries: to the last bit the same, see ``products``.
+product of many queries: to the last bit the same, see ``matmul``.
 """
 
 import mlx.core as mx

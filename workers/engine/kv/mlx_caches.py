@@ -46,7 +46,7 @@ def blank(model: Any, tokens: int) -> Cache:
 
 
 def can_merge(model: Any) -> bool:
-    """Whether there is a batch cache for each layer; whether the model knows how to use it, see ``probe``."""
+    """Whether there is a batch cache for each layer; whether the model knows how to use it, see ``batch_probe``."""
     return all(hasattr(layer, "merge") for layer in new_cache(model))
 
 
