@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 
 import psutil
@@ -91,7 +90,7 @@ def test_the_workers_of_a_killed_broker_are_adopted_and_none_is_started_twice(st
 
 
 def test_the_death_of_an_adopted_worker_is_noticed_at_once(start: Start) -> None:
-    stack = start()
+    stack = start(heartbeat_timeout=60)
     api = stack.api()
     api.generate("r1")
     [worker] = stack.children()
@@ -104,9 +103,7 @@ def test_the_death_of_an_adopted_worker_is_noticed_at_once(start: Start) -> None
     api.say(submit("r2"))
     until(lambda: api.status().in_flight == 1)
     worker.kill()
-    killed = time.monotonic()
     assert "nobody knows how" in api.hear(Resubmit).reason
-    assert time.monotonic() - killed < 0.4
 
 
 def test_a_state_file_that_is_torn_or_names_strangers_harms_nobody(start: Start) -> None:
