@@ -1,11 +1,13 @@
-"""Runs supervisord with two changes.
+"""Runs supervisord with three changes.
 
 It checks ten times a second for ended processes; unchanged it takes up to two seconds to restart a killed one.
 A log file that cannot be opened, written or rotated only loses lines; unchanged supervisord ends or starts no process.
+A program that is told to stop before it runs stops; unchanged its signal is lost, and it is killed after stopwaitsecs.
 """
 
 import io
 import os
+import signal
 import time
 from contextlib import suppress
 from typing import Any
@@ -16,6 +18,13 @@ from shared.output import drop_what_cannot_be_written
 
 INTERVAL = 0.1  # seconds
 REOPEN = 1.0  # seconds between attempts to open the file
+HANDLED = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR2,
+}  # by supervisord, and by its forks
 
 
 class PromptPoller(poller.Poller):  # type: ignore[misc]  # untyped there
@@ -99,7 +108,26 @@ def size_of(stream: io.FileIO) -> int:
     return os.fstat(stream.fileno()).st_size
 
 
+def end_forks_by_signals() -> None:
+    """From here on a fork of this process has the default signal actions, and no signal comes before it has them."""
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+    def restore() -> None:
+        for number in HANDLED:
+            signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED),
+        after_in_parent=unblock,
+        after_in_child=restore,
+    )
+
+
 def main() -> None:
+    end_forks_by_signals()
     drop_what_cannot_be_written()
     poller.Poller = PromptPoller
     loggers.FileHandler = loggers.RotatingFileHandler = DroppingFileHandler

@@ -1,5 +1,6 @@
 """The supervisord of ``mlx-server serve``."""
 
+import subprocess
 import sys
 import time
 
@@ -22,3 +23,21 @@ def test_cli_supervisord_runs_supervisord_with_the_prompt_poller(monkeypatch: py
         main()
     assert not ended.value.code
     assert poller.Poller is PromptPoller
+
+
+FORK = """
+import os, signal, time
+from cli.supervisord import end_forks_by_signals
+signal.signal(signal.SIGTERM, lambda number, frame: None)  # as supervisord does, which only notes it
+end_forks_by_signals()
+if not (child := os.fork()):
+    time.sleep(10)  # on its way to exec
+    os._exit(0)
+os.kill(child, signal.SIGTERM)
+print(os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM, signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_a_program_that_is_told_to_stop_between_fork_and_exec_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True)
+    assert done.stdout == "True set()\n"
