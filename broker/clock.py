@@ -1,7 +1,7 @@
-"""The time the broker has been awake.
+"""The broker's clock: monotonic time without the time in which the process was stopped or starved.
 
-While the process is stopped or starved its peers cannot be heard, so that time must not count against them:
-this clock leaves out what a turn took beyond its plan, and with it every deadline moves.
+A stopped broker hears no peer, so that time must not count against its peers: the clock leaves out what a turn took
+beyond its plan, and every deadline moves by that much.
 """
 
 import logging
@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 class AwakeClock:
     def __init__(self, tolerance: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """``tolerance``: a turn that is late by less is an ordinary one."""
+        """``tolerance``: seconds by which a turn may be late and still counts in full."""
         self._clock = clock
         self._tolerance = tolerance
         self._woke = clock()
         self._slept = 0.0
 
     def wake(self, planned: float) -> float:
-        """The time now. Called once a turn; ``planned`` is how long the turn before meant to last at most."""
+        """The time now. Called once a turn; ``planned``: the seconds that the last turn was to wait at most."""
         now = self._clock()
         late = now - self._woke - planned
         if late > self._tolerance:

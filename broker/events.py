@@ -9,7 +9,7 @@ from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, WorkerToBr
 
 @dataclass(frozen=True, slots=True)
 class ApiSaid:
-    """``body``: what came behind a Submit's header; nobody here opens it."""
+    """``body``: of a Submit, unopened."""
 
     api: str
     message: ApiToBroker
@@ -18,7 +18,7 @@ class ApiSaid:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSaid:
-    """With a Forward, the shell holds the body until it has been told what to do with it."""
+    """The server holds the body of a Forward until the core has said what to do with it."""
 
     worker: str
     message: WorkerToBroker
@@ -26,14 +26,14 @@ class WorkerSaid:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """A process of ours ended: ``code`` is its exit code, or minus the signal that ended it.
+    """A worker process ended: ``code`` is its exit code, or minus the signal that ended it.
 
-    None: nobody can know, because it was another broker's child.
+    None: not known, because it was the child of an earlier broker.
     """
 
     worker: str
     code: int | None
-    last_lines: tuple[str, ...] = ()  # of what it printed, unless it left in good order
+    last_lines: tuple[str, ...] = ()  # of its log, unless it left in good order
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,24 @@ class SpawnFailed:
 
 @dataclass(frozen=True, slots=True)
 class PeerGone:
-    """A message to it had nowhere to go, or it reads too slowly: what it was told since is lost."""
+    """The peer is not connected or reads too slowly: messages to it are lost."""
 
     peer: str
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed, and everything said before it has been heard."""
+    """Time has passed, and every message that came before has been handled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """This broker goes; the workers stay for the next one."""
+    """The broker ends; its workers stay for the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopAll:
-    """Workers first, then the broker. A second one does not wait."""
+    """The workers end first, then the broker. A second StopAll does not wait for them."""
 
 
 Event = ApiSaid | WorkerSaid | WorkerExited | SpawnFailed | PeerGone | Tick | Leave | StopAll
@@ -77,7 +77,7 @@ class TellApi:
 
 @dataclass(frozen=True, slots=True)
 class TellWorker:
-    """``body``: of the Submit, behind a Run."""
+    """``body``: of the Submit, after a RunHeader."""
 
     worker: str
     message: BrokerToWorker
@@ -86,7 +86,7 @@ class TellWorker:
 
 @dataclass(frozen=True, slots=True)
 class PassOn:
-    """Send the body that came with the Forward, unopened."""
+    """Send the body of the Forward, unopened."""
 
     api: str
 
@@ -110,7 +110,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Nothing more is sent to this api until it is heard again."""
+    """Drop what is parked for this api."""
 
     api: str
     reason: str = field(default="", compare=False)
@@ -118,7 +118,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Ends it with SIGABRT, so that its stacks are in its log."""
+    """Ends the worker with SIGABRT, which writes its stacks to its log."""
 
     worker: str
     reason: str = field(default="", compare=False)

@@ -1,19 +1,19 @@
 """The life of one worker process, as a table.
 
-Rule 1: a worker changes state here or not at all.
-Rule 2: this module decides nothing; it only says what is legal.
-Rule 3: one way only: who drains or stops never serves again.
+Rule 1: a worker changes its state by ``advance`` only.
+Rule 2: the table says which changes are legal; others decide which of them happen.
+Rule 3: a worker that drains or stops never serves again.
 """
 
 from enum import Enum
 
 
 class State(Enum):
-    SPAWNED = "spawned"  # started, not heard of yet
+    SPAWNED = "spawned"  # started, no message has come yet
     LOADING = "loading"
     READY = "ready"
-    DRAINING = "draining"  # finishes what it has, takes nothing new
-    STOPPING = "stopping"  # answered for already; its process has still to end
+    DRAINING = "draining"  # finishes what it runs, takes nothing new
+    STOPPING = "stopping"  # its requests are answered for; its process has still to end
     GONE = "gone"
 
 
@@ -52,7 +52,7 @@ TRANSITIONS: dict[State, dict[Signal, State]] = {
 
 
 class LifecycleError(Exception):
-    """A bug of ours: the table has no such step."""
+    """The table has no such step, which is a bug."""
 
 
 def advance(state: State, signal: Signal) -> State:

@@ -1,7 +1,7 @@
-"""One ROUTER socket: messages to and from peers by name, never blocking, never losing one in silence.
+"""One ROUTER socket: messages to and from peers by name; it never blocks and never drops a message unreported.
 
 Rule 1: a message for a peer that reads slowly is parked, in order, within bounds; beyond them the peer is lost.
-Rule 2: a message that can never be sent is reported with its peer's name; what that means is decided elsewhere.
+Rule 2: a message that can never be sent is reported with its peer's name.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ class _Parked:
     size: int = 0
 
     def add(self, frames: tuple[bytes, ...]) -> bool:
-        """False: too much."""
+        """Whether it is within the bounds."""
         self.messages.append(frames)
         self.size += sum(map(len, frames))
         return len(self.messages) <= _PARKED_MESSAGES and self.size <= _PARKED_BYTES
@@ -35,22 +35,22 @@ class Mailbox:
 
     @property
     def waits(self) -> bool:
-        """Something is parked: try again soon."""
+        """Whether something is parked and has to be tried again soon."""
         return bool(self._parked)
 
     def receive(self) -> list[bytes] | None:
-        """The sender's name and its frames; None: there is nothing more."""
+        """The sender's name and its frames; None when no message has come."""
         try:
             return self.socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return None
 
     def send(self, peer: str, *frames: bytes) -> bool:
-        """False: the peer is lost, unknown or hopelessly slow, and so is the message."""
+        """False: the message is lost, because the peer is unknown, gone or too slow."""
         return self.send_raw(peer.encode(), *frames)
 
     def send_raw(self, name: bytes, *frames: bytes) -> bool:
-        """For whoever has a name that cannot be text."""
+        """For a peer whose name is not text."""
         if parked := self._parked.get(name):
             return parked.add(frames) or self._drop(name)
         try:
@@ -62,13 +62,13 @@ class Mailbox:
         return True
 
     def forget(self, peer: str) -> None:
-        """What is parked for it is not sent any more."""
+        """Drops what is parked for the peer."""
         self._parked.pop(peer.encode(), None)
 
     def flush(self) -> list[str]:
-        """Sends what can be sent of what is parked; returns who was lost over it.
+        """Sends parked messages as far as possible; returns the names of peers that are lost.
 
-        A peer that left with its queue full is known as lost only after ``receive`` has run dry.
+        A peer that left with its queue full is known as lost only after ``receive`` has returned None.
         """
         return [name.decode(errors="replace") for name in list(self._parked) if not self._flush_one(name)]
 
@@ -89,7 +89,7 @@ class Mailbox:
         return True
 
     def _send_now(self, name: bytes, frames: tuple[bytes, ...]) -> None:
-        """libzmq judges the first frame only: once the name is taken, so is the rest."""
+        """libzmq may refuse the first frame only: once it has taken the name, it takes the rest."""
         self.socket.send_multipart([name, *frames], zmq.NOBLOCK)
 
     def _drop(self, name: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What the system knows of processes that are not our children."""
+"""Facts about processes that are not our children, asked of the operating system."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ _HAS_PROC = Path("/proc/self/stat").exists()
 
 
 def start_of(pid: int) -> str | None:
-    """When it was started, in a form to compare: a pid alone may be somebody else's by now. None: it has ended."""
+    """Its start time, in a form to compare, because a pid may have been used again. None: it has ended."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        if _HAS_PROC:  # in ticks since the boot; psutil's moves with the wall clock
+        if _HAS_PROC:  # in ticks since the boot; the value of psutil moves with the wall clock
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         return f"{process.create_time():.2f}"
     except (psutil.Error, OSError, ValueError):

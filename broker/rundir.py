@@ -1,7 +1,7 @@
-"""The run directory: one broker at a time holds it, and nobody else's process can look into it.
+"""The run directory: one broker at a time holds it, and no other user can read it.
 
-Rule 1: the lock is taken before anything else in it is touched, and held for life: a second bind on a path
-would steal the socket without an error. The kernel frees the lock however its holder ends.
+The lock is taken before anything else in it is touched, and held for life: a second bind on a path would steal the
+socket without an error. The kernel frees the lock however its holder ends.
 """
 
 import fcntl
@@ -16,11 +16,11 @@ from shared.settings import Settings
 
 
 class RunDirError(Exception):
-    """It cannot be used; the message is for the operator."""
+    """The run directory cannot be used; the message is for the operator."""
 
 
 class AlreadyRunningError(RunDirError):
-    """Another broker holds it."""
+    """Another broker holds the run directory."""
 
 
 class RunDir:
@@ -65,7 +65,7 @@ def _remove_stale_socket(path: Path) -> None:
 
 
 def _keep_or_make_token(path: Path) -> str:
-    """Kept from an earlier life, so that its workers may come back."""
+    """The token of an earlier broker is kept, so that its workers may come back."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(file, "r+", encoding="ascii", errors="replace") as stream:
         os.fchmod(file, 0o600)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timeouts:
-    silence: float = 5.0  # of a worker that serves; an api has twice as long
-    recovery: float = 2.0  # nothing is begun so long, while workers of an earlier broker may come back
-    stall: float = 30.0  # of a busy engine, at least; it gets five times its slowest step
+    silence: float = 5.0  # of a serving worker; an api may be silent twice as long
+    recovery: float = 2.0  # for workers of an earlier broker to come back, before anything is dispatched
+    stall: float = 30.0  # of a busy engine; five times its slowest step if that is longer
     load: float = 120.0
     drain: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Survivor:
-    """A worker that an earlier broker had and that still lives; or, of ours, one that the next should know."""
+    """A living worker of an earlier broker; or a worker of this one, as the next broker should know it."""
 
     id: str
     model: str

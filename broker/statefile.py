@@ -1,7 +1,7 @@
-"""``state.json``: the workers of a broker, for the next one. Written whole or not at all.
+"""``state.json``: the workers of a broker, for the next one; written whole or not at all.
 
-A disk without room still lets a file be written over in place: it has its block. Where not even that works, the broker
-goes on without, says so once, and tries again every second.
+On a full disk a file can still be overwritten in place, in the block that it has. Where that fails too, the broker goes
+on without the file, logs it once, and tries again every second.
 """
 
 import contextlib
@@ -27,25 +27,25 @@ class StateFile:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._failed: float | None = None  # when it was last tried in vain
+        self._failed: float | None = None  # when the last attempt failed
         self._written: tuple[Survivor, ...] | None = None
         self._starts: dict[int, str | None] = {}
 
     def read(self) -> tuple[Survivor, ...]:
-        """Those that live still."""
+        """The workers in the file that still live."""
         try:
             entries = json.loads(self._path.read_text())
             return tuple(survivor for entry in entries if (survivor := _survivor(entry)))
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("%s cannot be read, its workers have to come by themselves: %s", self._path, error)
+            log.warning("%s cannot be read, so its workers are not awaited: %s", self._path, error)
             return ()
 
     def write(self, known: Iterable[Survivor], pid_of: Callable[[str], int]) -> None:
-        """Does nothing if nothing has changed. ``pid_of`` knows our own children before they speak; 0: not yet."""
+        """Does nothing if nothing has changed. ``pid_of`` gives the pids of our own children, and 0 for others."""
         known = tuple(replace(one, pid=pid_of(one.id) or one.pid) for one in known)
-        if known == self._written or self._rests():
+        if known == self._written or self._waits_after_failure():
             return
         self._starts = {one.pid: self._starts.get(one.pid) or start_of(one.pid) for one in known}
         entries = [{**asdict(one), "start": self._starts[one.pid]} for one in known]
@@ -53,15 +53,14 @@ class StateFile:
             _write(self._path, json.dumps(entries, indent=1))
         except OSError as error:
             if self._failed is None:
-                log.warning("%s cannot be written, which is tried again: %s", self._path, error)
+                log.warning("%s cannot be written, and is tried again: %s", self._path, error)
             self._failed = self._clock()
             return
         if self._failed is not None:
             log.info("%s is written again", self._path)
         self._written, self._failed = known, None
 
-    def _rests(self) -> bool:
-        """After an attempt in vain."""
+    def _waits_after_failure(self) -> bool:
         return self._failed is not None and self._clock() < self._failed + RETRY
 
 
@@ -96,7 +95,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _overwrite(path: Path, text: str) -> None:
-    """In one call and without shrinking the file: whoever is killed here leaves what was there, or all of this."""
+    """In one call and without shrinking the file: a process killed here leaves the old state or the new one, whole."""
     file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(file)

@@ -1,4 +1,4 @@
-"""What the broker says of its models and workers, in words an operator can read."""
+"""The status of models and workers as the broker reports it."""
 
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures

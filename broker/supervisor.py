@@ -1,7 +1,7 @@
-"""Worker processes: starts them, takes over those of an earlier broker, ends them, learns how they ended.
+"""Worker processes: spawns them, adopts those of an earlier broker, signals them, reaps them.
 
-Rule 1: a signal is sent only to a process that is surely ours: a child not reaped yet, or one held by its pidfd.
-Rule 2: a worker lives in a session of its own: what ends the broker or its terminal does not end it.
+Rule 1: a signal is sent only to a process that is surely a worker of ours: a child not reaped yet, or one held by its
+pidfd. Rule 2: a worker has a session of its own, so that the end of the broker or its terminal does not end it.
 """
 
 import logging
@@ -29,13 +29,13 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def name_worker(model: str) -> str:
-    """A name for a process, a socket's peer and a file; never used before."""
+    """A new name, for a process, its socket and its log file."""
     return f"worker-{_UNSAFE.sub('-', model)[-64:]}-{secrets.token_hex(4)}"
 
 
 class Process(Protocol):
     pid: int
-    code: int | None  # once it has ended; None then: nobody can know
+    code: int | None  # once it has ended; None then: it was not our child
 
     def ended(self) -> bool: ...
 
@@ -57,7 +57,7 @@ class Child:
 
 
 class Adopted:
-    """Another broker's child: held by a pidfd where there are such, else known by its pid and when it was started."""
+    """A child of an earlier broker, held by a pidfd or, where there are none, known by its pid and start time."""
 
     code: int | None = None
 
@@ -95,12 +95,12 @@ class Supervisor:
         return str(self._log_dir / f"{worker}.log")
 
     def pid_of(self, worker: str) -> int:
-        """0: it is none of ours."""
+        """0: the worker is not a process of ours."""
         process = self._processes.get(worker)
         return process.pid if process else 0
 
     def spawn(self, worker: str, model: str) -> str | None:
-        """Returns why it could not be done, if it could not."""
+        """Returns why it failed, if it did."""
         output = self._output(worker)
         try:
             child = subprocess.Popen(
@@ -120,7 +120,7 @@ class Supervisor:
         return None
 
     def _output(self, worker: str) -> int:
-        """A new log, or a place for what nobody will read: a worker is worth more than its log."""
+        """A new log file, or /dev/null when it cannot be opened: a worker without a log is better than none."""
         self.trim_logs(make_room=1)
         path = self.log_of(worker)
         try:
@@ -130,7 +130,7 @@ class Supervisor:
             return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def trim_logs(self, make_room: int = 0) -> None:
-        """Keeps the last logs of workers, and the end of each. Logs of workers that live are not removed."""
+        """Keeps the newest logs of workers, and the end of each. Logs of living workers are not removed."""
         living = [self.log_of(worker) for worker in self._processes]
         keep_newest(self._log_dir.glob("worker-*.log"), KEPT_LOGS - make_room, living)
         for path in living:
@@ -142,7 +142,7 @@ class Supervisor:
             self.watched.append(adopted.fd)
 
     def reap(self) -> list[WorkerExited]:
-        """Those that ended since the last call."""
+        """The workers that ended since the last call."""
         ended = [(worker, process) for worker, process in self._processes.items() if process.ended()]
         for worker, _ in ended:
             del self._processes[worker]
@@ -165,7 +165,7 @@ class Supervisor:
             process.signal(number)
 
     def close(self, patience: float) -> None:
-        """Reaps what was killed; the others live on, and belong to init."""
+        """Reaps killed workers for ``patience`` seconds; the others live on, as children of init."""
         deadline = time.monotonic() + patience
         while self.reap() or (self._processes and time.monotonic() < deadline):
             time.sleep(0.01)

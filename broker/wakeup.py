@@ -1,10 +1,10 @@
-"""Signals as something to poll: each arrives as one byte on a pipe, so no code runs in between."""
+"""Signals as bytes on a pipe that can be polled, so that no code of ours runs in a signal handler."""
 
 import os
 import signal
 from types import FrameType
 
-HEEDED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
 
 class Wakeup:
@@ -13,11 +13,11 @@ class Wakeup:
         os.set_blocking(self.fd, False)
         os.set_blocking(self._end, False)
         signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
-        for number in HEEDED:
+        for number in HANDLED:
             signal.signal(number, _nothing)
 
     def read(self) -> list[int]:
-        """The numbers of the signals since the last call. Many of one kind may be fewer here."""
+        """The numbers of the signals since the last call. Several signals of one number may be merged."""
         try:
             return list(os.read(self.fd, 4096))
         except BlockingIOError:
@@ -30,4 +30,4 @@ class Wakeup:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """A handler has to be there for the byte to be written."""
+    """The byte is written only for signals that have a handler."""

@@ -19,7 +19,7 @@ class Alternative(Part):
 
 
 class TokenLogprob(Alternative):
-    """The chosen token, with the k most likely ones, best first. ``part``: of what, if not of the content."""
+    """The chosen token, with the k most likely ones, best first. ``part``: where it belongs, if not to the content."""
 
     top: list[Alternative] = []
     part: Literal["thinking", "call"] | None = None
@@ -29,17 +29,16 @@ class Start(Part):
     """What is known once the prompt is tokenized; in the first delta of each choice.
 
     ``temperature`` and ``top_p`` are those in use, the model's own where the request left them open.
+    The last three are set when echo was asked; ``prompt_logprobs``, of all ids but the first, with logprobs only.
     """
 
     prompt_tokens: int
     temperature: float | None = None
     top_p: float | None = None
     cached_tokens: int = 0
-    prompt_text: str | None = None  # when echo was asked
-    prompt_ids: Ids | None = None  # when echo was asked
-    prompt_logprobs: list[TokenLogprob] | None = (
-        None  # of the ids behind the first, when echo and logprobs were asked
-    )
+    prompt_text: str | None = None
+    prompt_ids: Ids | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 class CallPiece(Part):
@@ -54,8 +53,8 @@ class CallPiece(Part):
 class Finish(Part):
     reason: FinishReason
     completion_tokens: int
-    reasoning_tokens: int = 0  # of them
-    stop_sequence: str | None = None  # the stop string that ended it, if one did
+    reasoning_tokens: int = 0  # part of completion_tokens
+    stop_sequence: str | None = None  # the stop string that ended the choice, if one did
 
 
 class Delta(Part):
@@ -79,12 +78,15 @@ class Delta(Part):
 
 
 class Failure(Part):
-    """A refusal or an error as the client will see it; ``shared.errors.ServingError`` on the wire."""
+    """A refusal or an error as the client will see it; ``shared.errors.ServingError`` on the wire.
+
+    The last two are set for a prompt that is longer than the context.
+    """
 
     status: int
     code: str
     message: str
     param: str | None = None
     retry_after: int | None = None
-    prompt_tokens: int | None = None  # of a prompt that is too long for
-    context_length: int | None = None  # this
+    prompt_tokens: int | None = None
+    context_length: int | None = None

@@ -1,6 +1,6 @@
-"""What can go wrong for a client, named by whoever refuses.
+"""Every error that a client may see, each with its status and code.
 
-Rule 1: who refuses knows the status; the renderer only renders.
+Rule 1: the code that refuses chooses the error; the renderer only renders it.
 Rule 2: a message says what was wrong, what is allowed and, where it helps, what was probably meant.
 """
 
@@ -10,8 +10,7 @@ from difflib import get_close_matches
 
 from shared.protocol import Failure
 
-_MENDED_BY_WAITING = (408, 409, 429, 500, 502, 504)  # as clients suppose, even without Retry-After
-
+_MENDED_BY_WAITING = (408, 409, 429, 500, 502, 504)  # clients retry these even without Retry-After
 
 MAX_MESSAGE = 2000  # characters: a Failure travels in a header, which is short
 
@@ -28,7 +27,7 @@ def without_folders(text: str) -> str:
 
 
 class ServingError(Exception):
-    """An answer that is not a completion. ``param`` is the field to blame; ``retry_after`` in whole seconds."""
+    """An answer that is not a completion. ``param``: the field at fault; ``retry_after``: whole seconds."""
 
     status = 500
     code = "internal_error"
@@ -43,7 +42,7 @@ class ServingError(Exception):
 
     @property
     def is_final(self) -> bool:
-        """Whether the same request would fail again, however long its client waits."""
+        """Whether the same request would fail again however long its client waits."""
         if self.retry_after is not None:
             return False
         return self.status not in _MENDED_BY_WAITING or self.code == RequestCrashedEngine.code
@@ -81,7 +80,7 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """``prompt_tokens``, at least, are more than ``context_length`` has room for; dialects have words of their own."""
+    """The prompt, of at least ``prompt_tokens``, does not fit ``context_length``; each dialect words it differently."""
 
     code = "context_length_exceeded"
 
@@ -94,11 +93,11 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class CannotBePassedOn(InvalidRequest):
-    """It holds a value that no message can carry."""
+    """The request holds a value that no message can carry."""
 
 
 class ModelChanged(ServingError):
-    """What was begun on a model's weights cannot go on, because they are others now."""
+    """A request that began on other weights of the model cannot go on."""
 
     status = 503
     code = "model_changed"
@@ -128,7 +127,7 @@ class QueueFull(ServingError):
 
 
 class ModelUnavailable(ServingError):
-    """It cannot be loaded; the message says why."""
+    """The model cannot be loaded; the message says why."""
 
     status = 503
     code = "model_unavailable"
@@ -142,13 +141,13 @@ class WorkerLost(ServingError):
 
 
 class RequestCrashedEngine(ServingError):
-    """It ended several workers, the last one alone."""
+    """The request crashed several workers, the last one while it ran alone."""
 
     code = "request_crashed_engine"
 
 
 class RequestRefused(RequestCrashedEngine):
-    """It did so a short while ago."""
+    """The request is quarantined: it crashed workers a short while ago."""
 
     status = 422
 

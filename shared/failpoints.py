@@ -1,9 +1,8 @@
-"""Places where a test makes a process fail. Nothing happens at them unless a ``__main__`` has called ``arm``.
+"""Places where a test makes a process fail; they do nothing unless a ``__main__`` has called ``arm``.
 
-``MLX_SERVER_FAULT=@/a/file``: while the file is there it names one fault, ``point:condition:action``; the process that
-comes to it takes the file away and does it, so each fault happens once. Conditions: nothing; ``17`` or ``submit``, what
-the place says of itself; ``#3``, the third time a process passes. Actions: kill9, stop, abort, hang, raise, exit=N,
-delay=SECONDS.
+``MLX_SERVER_FAULT=@/a/file``: the file names one fault, ``point:condition:action``; the process that reaches the point
+removes the file and acts, so each fault happens once. Conditions: empty; ``17`` or ``submit``, the value at the point;
+``#3``, the third time that a process passes it. Actions: kill9, stop, abort, hang, raise, exit=N, delay=SECONDS.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How many files this process may have open, each connection being one; and a folder that is ours alone."""
+"""The limit on open files, which bounds the connections of a process; and folders that only this user can enter."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ FILES_WANTED, FILES_NEEDED = 8192, 1024
 
 
 def raise_file_limit(wanted: int = FILES_WANTED) -> int:
-    """As far as the system lets us; gives what came of it."""
+    """As far as the system allows; returns the limit that holds then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
@@ -26,7 +26,7 @@ class NotPrivate(Exception):
 
 
 def make_private(path: Path) -> None:
-    """Made if it is not there; 0700 in any case. Raises NotPrivate, OSError."""
+    """Makes the folder if it is missing, and sets its mode to 0700. Raises NotPrivate, OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):

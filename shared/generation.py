@@ -10,7 +10,7 @@ from shared.parts import AsJson, Ids, Part
 class ChatPrompt(Part):
     """Messages for the model's chat template, already in one dialect: roles system, user, assistant, tool.
 
-    ``param``, here and elsewhere: what the client calls it, for who has to refuse it.
+    ``param``, here and elsewhere: the client's name of the field, for the code that has to refuse it.
     """
 
     kind: Literal["chat"] = "chat"
@@ -21,7 +21,7 @@ class ChatPrompt(Part):
 
 
 class TextPrompt(Part):
-    """``suffix``: what is to follow; the model fills in the middle."""
+    """``suffix``: the text after the gap that the model fills in."""
 
     kind: Literal["text"] = "text"
     param: str = "prompt"
@@ -40,13 +40,13 @@ Prompt = Annotated[ChatPrompt | TextPrompt | TokenPrompt, Field(discriminator="k
 
 
 MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-"""What a model may have defaults of its own for."""
+"""The fields of Sampling for which a model may have defaults of its own."""
 
 
 class Sampling(Part):
     """How each next token is chosen. Random numbers are a function of (seed, choice, index) and nothing else.
 
-    ``unsaid``: those of MODELS_OWN that the request left open; the worker puts the model's own in their place.
+    ``unsaid``: the fields of MODELS_OWN that the request left open; the worker puts the model's defaults there.
     """
 
     seed: int
@@ -62,9 +62,10 @@ class Sampling(Part):
 
 
 class Stopping(Part):
-    """When a choice ends. ``max_tokens`` 0: the prompt is read, nothing follows.
+    """When a choice ends.
 
-    ``max_tokens`` None, or more than is left of the context: what is left of it.
+    ``max_tokens`` 0: the prompt is prefilled and no token follows. None, or more than the context has left: as many as
+    it has left.
     """
 
     max_tokens: int | None = None
@@ -75,9 +76,9 @@ class Stopping(Part):
 
 
 class Grammar(Part):
-    """What the text must be, enforced token by token: JSON, unless ``regex`` or ``grammar`` say otherwise.
+    """The language of the text, enforced token by token: JSON, unless ``regex`` or ``grammar`` is set.
 
-    ``json_schema`` None: any JSON object. ``whitespace``: a regular expression of what may stand between its parts.
+    ``json_schema`` None: any JSON object. ``whitespace``: a regular expression of the space between its parts.
     ``grammar`` is in Lark's form, as llguidance reads it, or in llama.cpp's GBNF.
     """
 
@@ -89,7 +90,7 @@ class Grammar(Part):
 
 
 class ToolUse(Part):
-    """Which of the prompt's tools may be called. ``mode`` required: a call of one of ``names`` must come."""
+    """Which of the prompt's tools may be called. ``mode`` required: the answer is a call of one of ``names``."""
 
     mode: Literal["auto", "required"] = "auto"
     names: list[str]
@@ -97,17 +98,21 @@ class ToolUse(Part):
 
 
 class Generation(Part):
-    """One prompt and how to continue it; what every dialect of the api is translated into."""
+    """One prompt and how to continue it.
+
+    ``logprobs`` k: those of each chosen token and of the k best; None: none. ``echo``: the first delta's ``start`` has
+    the prompt's text and, with ``logprobs``, its log-probabilities. ``tool_use`` None: text that looks like a call
+    stays text. ``split_reasoning``: thinking goes to the deltas' ``reasoning``. Prompts of different
+    ``cache_namespace`` never share a cached prefix.
+    """
 
     prompt: Prompt
     sampling: Sampling
     stopping: Stopping = Stopping()
     n: int = 1
-    logprobs: int | None = None  # None: not asked; k: the chosen token's and the k best
-    echo: bool = (
-        False  # the prompt's text (and its log-probabilities, when asked) come in the first delta's start
-    )
+    logprobs: int | None = None
+    echo: bool = False
     grammar: Grammar | None = None
-    tool_use: ToolUse | None = None  # None: what looks like a call is text
-    split_reasoning: bool = False  # thinking goes to the deltas' ``reasoning``
-    cache_namespace: str = ""  # prompts of unlike namespaces never share a cached beginning
+    tool_use: ToolUse | None = None
+    split_reasoning: bool = False
+    cache_namespace: str = ""

@@ -1,6 +1,7 @@
-"""One line per event on standard error; whoever started the process keeps the file. Prompts and keys are never logged.
+"""Log lines on standard error, one per event; the process that started this one keeps them in a file.
 
-Rule: what a client, a model folder or another process can influence never begins a line and never moves a cursor.
+Rule 1: prompts and keys are never logged.
+Rule 2: text of a client, a model folder or another process never begins a line and never moves a cursor.
 """
 
 import logging
@@ -9,7 +10,7 @@ from types import TracebackType
 
 from shared.output import drop_what_cannot_be_written, printable
 
-LONGEST = 4000  # letters of one line
+LONGEST = 4000  # characters of one line
 
 _Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 

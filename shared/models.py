@@ -1,4 +1,4 @@
-"""The registry of models an operator has allowed: names that may be asked for, and where each comes from.
+"""The models that an operator has allowed: their names in requests, and where each comes from.
 
 A name in a request is looked up here and nowhere else; it never becomes a path or a download.
 A model's own name is looked for first, then aliases, then patterns: the one with the most letters, of equals the first.

@@ -1,6 +1,6 @@
 """Standard output and error that cannot fail, and text that is safe on a terminal.
 
-A full disk, a reader that is gone or a limit on file sizes costs the lines that cannot be written, never the process.
+A full disk, a closed pipe or a limit on file sizes costs the lines that cannot be written, never the process.
 """
 
 import io
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# C0, DEL and C1, line separators, marks that turn text around, halves of surrogate pairs.
+# C0, DEL and C1, line separators, marks that reverse the direction of text, single surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Dropping(io.FileIO):
-    """A file descriptor of which every write succeeds. What the system refuses is dropped."""
+    """A file descriptor on which every write succeeds: bytes that the system refuses are dropped."""
 
     def write(self, data: "Buffer", /) -> int:
         try:
@@ -41,5 +41,5 @@ def _dropping(stream: TextIO) -> TextIO:
 
 
 def printable(text: str) -> str:
-    """The same on one line, with ``\\n``, ``\\x1b`` and their like spelled out."""
+    """The text on one line, with ``\\n``, ``\\x1b`` and other control characters as escapes."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

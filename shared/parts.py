@@ -26,12 +26,12 @@ def _to_json(value: Any) -> str | None:
 
 
 def _from_json(value: Any) -> Any:
-    """A peer that sends the value itself is understood too."""
+    """Takes the value itself too."""
     return json.loads(value) if isinstance(value, str) else value
 
 
 def _to_bytes(ids: list[int]) -> bytes | list[int]:
-    """What no token id can be travels as it is, for who has to refuse it."""
+    """Numbers that cannot be token ids travel as they are, for the worker to refuse them."""
     try:
         packed = array("I", ids)
     except (OverflowError, TypeError):
@@ -51,5 +51,5 @@ def _from_bytes(value: Any) -> Any:
     return ids.tolist()
 
 
-AsJson = Annotated[T, BeforeValidator(_from_json), PlainSerializer(_to_json)]  # of what is no str
+AsJson = Annotated[T, BeforeValidator(_from_json), PlainSerializer(_to_json)]  # not of a str
 Ids = Annotated[list[int], BeforeValidator(_from_bytes), PlainSerializer(_to_bytes)]  # four bytes each

@@ -97,18 +97,17 @@ class Ping(Part):
 
 
 class Submit(Part):
-    """Run this request. First try, resume and re-attachment are this one message.
+    """Run this request. First try, resume and re-attachment are this one message, of two frames: header and body.
 
-    It travels as two frames, a SubmitHeader and a SubmitBody. ``held`` has, per choice, the token ids the api already
-    has; generation goes on behind them.
+    ``held``: per choice, the token ids that the api has; generation goes on after them. ``losses``: workers that were
+    lost over the request since it last gained a token.
 
-    ``caller`` is who asks, as far as a request says: the digest of an API key, or empty. ``group`` names the HTTP
-    request it came with, so that the prompts of one list are known as one. Who shares something out between requests
-    takes turns between callers, and between the groups of one caller; of those without a key each group is a caller.
-    (``Generation.cache_namespace`` is something else: an operator may let all callers share it.)
+    ``caller`` is the digest of the request's API key, or empty. ``group`` names the HTTP request that it came with, as
+    the prompts of one list do. Queues and batches take turns between callers, and between the groups of a caller; see
+    ``shared.callers``. (``Generation.cache_namespace`` is something else: an operator may let all callers share it.)
 
-    ``digest`` is that of the weights that gave what is held; on others the request cannot go on. Empty: not known, or
-    nothing is held.
+    ``digest`` is that of the weights that gave the held tokens; on other weights the request cannot go on. Empty: not
+    known, or no token is held.
     """
 
     type: Literal["submit"] = "submit"
@@ -117,17 +116,17 @@ class Submit(Part):
     model: str
     generation: Generation
     held: list[Ids] = []
-    losses: int = 0  # workers that were lost over it since it last gained a token
+    losses: int = 0
     caller: str = ""
     group: str = ""
     digest: str = ""
 
 
 class SubmitHeader(Part):
-    """What the broker reads of a Submit: everything but its words.
+    """What the broker reads of a Submit: everything but its text.
 
-    ``size`` is the prompt's in tokens or, when it is text, in characters; ``lengths`` how many tokens of each choice
-    are held. Two requests that say the same have one ``fingerprint``, whoever sends them and with whatever seed.
+    ``prompt`` is the prompt's kind; ``size`` its length in tokens or, of a text, in characters; ``lengths`` the number
+    of held tokens of each choice. ``fingerprint`` is a digest of the request without caller and seed.
     """
 
     type: Literal["submit"] = "submit"
@@ -138,7 +137,7 @@ class SubmitHeader(Part):
     caller: str = ""
     group: str = ""
     digest: str = ""
-    prompt: str = ""  # its kind
+    prompt: str = ""
     size: int = 0
     max_tokens: int | None = None
     n: int = 1
@@ -147,7 +146,7 @@ class SubmitHeader(Part):
 
 
 class SubmitBody(Part):
-    """Opened by the worker that runs it."""
+    """The second frame of a Submit, which only the worker opens."""
 
     generation: Generation
     held: list[Ids] = []
@@ -163,7 +162,7 @@ class Ack(Part):
 
 
 class Done(Part):
-    """The api has all of it: whoever keeps it may forget it."""
+    """The api has all of it: the worker that retains the request may forget it."""
 
     type: Literal["done"] = "done"
     request_id: str
@@ -185,9 +184,9 @@ class Status(Part):
 
 
 class Pong(Part):
-    """``epoch`` is new in each life of the broker: whoever sees it change tells the broker what it holds.
+    """``epoch`` is new in each life of the broker: a peer that sees it change tells the broker what it holds.
 
-    ``busy``: for workers, how many of them have something to do, and so share the cores.
+    ``busy``: for workers, how many of them have something to do and share the cores.
     """
 
     type: Literal["pong"] = "pong"
@@ -196,7 +195,7 @@ class Pong(Part):
 
 
 class Chunks(Part):
-    """All that one engine step gave to the requests of one api process. ``digest``: of the weights it came from."""
+    """What one engine step gave to the requests of one api process. ``digest``: of the weights."""
 
     type: Literal["chunks"] = "chunks"
     deltas: list[Delta]
@@ -206,7 +205,7 @@ class Chunks(Part):
 class Resubmit(Part):
     """The worker that ran this attempt is lost: submit again with what you hold.
 
-    ``blameless``: it left or was ended from outside, which is no fault of what it ran.
+    ``blameless``: the worker left in good order, so no request of it can be at fault.
     """
 
     type: Literal["resubmit"] = "resubmit"
@@ -229,12 +228,10 @@ class Refused(Part):
 
 
 class Run(Part):
-    """A Submit as the worker prepares it; on its way it is a RunHeader and the Submit's body.
+    """A Submit on its way to a worker, as two frames: a RunHeader and the Submit's body.
 
-    ``api`` is the name of the api process that gets the deltas.
-
-    A worker that has the request already, running or ended, goes on with it under the new attempt and says again what
-    the api does not hold; if it cannot, it runs the request anew.
+    ``api`` is the name of the api process that gets the deltas. A worker that has the request, running or ended, goes
+    on with it under the new attempt and sends again what the api does not hold; if it cannot, it runs it anew.
     """
 
     type: Literal["run"] = "run"
@@ -255,7 +252,7 @@ class Drain(Part):
 
 
 class Goodbye(Part):
-    """The broker does not know this worker, or not any more: leave."""
+    """The broker does not accept this worker: leave."""
 
     type: Literal["goodbye"] = "goodbye"
     reason: str
@@ -265,7 +262,7 @@ class Goodbye(Part):
 
 
 class Loading(Part):
-    """The first word of a worker, repeated as loading goes on. ``token`` proves that it may serve here."""
+    """The first message of a worker, repeated while it loads. ``token`` proves that it may serve here."""
 
     type: Literal["loading"] = "loading"
     token: str
@@ -277,10 +274,10 @@ class Loading(Part):
 
 
 class Register(Part):
-    """The model is loaded. ``held``: the requests this worker runs or keeps, for a broker that does not know.
+    """The model is loaded. ``held``: the requests that this worker runs or retains, for a new broker.
 
-    ``epoch``: of the broker it was said to; empty from a worker that has heard of none, and so holds nothing. What was
-    said to an earlier broker may reach the next one late, and tells nothing then.
+    ``epoch``: of the broker that it was sent to; empty from a worker that has heard no broker and holds nothing. A
+    Register for an earlier broker may reach the next one late, which then asks again.
     """
 
     type: Literal["register"] = "register"
@@ -295,9 +292,9 @@ class Register(Part):
 
 
 class Heartbeat(Part):
-    """Life (from the link thread) and progress (the engine's step counter). ``memory``: resident bytes.
+    """Sent by the link thread, with the engine's step counter as proof of progress. ``memory``: resident bytes.
 
-    ``active`` requests are here and have not ended; ``preparing`` of them wait for the tokenizer and not for a step.
+    ``active``: requests that have not ended; ``preparing`` of them wait for the tokenizer and not for a step.
     """
 
     type: Literal["heartbeat"] = "heartbeat"
@@ -318,7 +315,7 @@ class Forward(Part):
 
 
 class Failed(Part):
-    """This request cannot run or go on here; the worker is well."""
+    """This request cannot run or go on here; the worker itself goes on."""
 
     type: Literal["failed"] = "failed"
     request_id: str

@@ -26,7 +26,7 @@ class WorkerStatus(Part):
     state: str
     since: float  # seconds in this state
     in_flight: int
-    spawned: bool  # by this broker; else started by someone else, who also stops it
+    spawned: bool  # by the broker, which also stops it
     phase: str = ""
     done: int = 0  # bytes, while loading
     total: int = 0
@@ -46,7 +46,7 @@ class ModelStatus(Part):
 
 
 class RequestShape(Part):
-    """A request without its words: ``size`` is the prompt's in tokens or, when it is text, in characters."""
+    """A request without its text: ``size`` is the prompt's in tokens or, of a text, in characters."""
 
     request_id: str
     attempt: int
@@ -83,4 +83,4 @@ class StatusReport(Part):
     workers: list[WorkerStatus]
     in_flight: int
     queued: int
-    deaths: list[CrashReport] = []  # the last ones, the latest first
+    deaths: list[CrashReport] = []  # the last ones, newest first

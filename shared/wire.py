@@ -2,8 +2,8 @@
 
 Rule 1: a socket accepts the messages of its direction and nothing else. No pickle, ever.
 Rule 2: ``encode`` raises CannotBePassedOn and nothing else, ``decode`` ProtocolError and nothing else.
-Rule 3: what UTF-8 cannot hold is made U+FFFD on its way, and an integer beyond 64 bits travels as digits.
-Rule 4: a header is short and has few containers, which is looked at before an object is made.
+Rule 3: text that UTF-8 has no form for becomes U+FFFD, and an integer beyond 64 bits travels as digits.
+Rule 4: a header is short and has few containers; both are checked before an object is made.
 """
 
 import codecs
@@ -49,7 +49,7 @@ _MAX_CONTAINERS = 16 << 10  # of a header; its other values cost little
 _MAX_ITEMS = 1 << 20  # of one container: more than a context has tokens
 _CONTAINERS: Final = bytes(
     [*range(0x80, 0xA0), *range(0xDC, 0xE0)]
-)  # with which maps and arrays begin in msgpack
+)  # the first bytes of maps and arrays in msgpack
 _LONG: Final = (TO_API, BODY)  # directions of messages that may fill a frame
 _REPLACED = "mlx-server.replaced"
 
@@ -58,7 +58,7 @@ class ProtocolError(Exception):
     """The peer sent bytes that are not a message of its direction."""
 
 
-# ---------------------------------------------------------------- what is said
+# ---------------------------------------------------------------- encode
 
 
 def frames(message: BaseModel) -> list[bytes]:
@@ -74,7 +74,7 @@ def frames(message: BaseModel) -> list[bytes]:
 
 
 def encode(message: BaseModel) -> bytes:
-    """Raises CannotBePassedOn: it holds what cannot be said, or is longer than its receiver reads."""
+    """Raises CannotBePassedOn for a value without a form in msgpack, or a message longer than its receiver reads."""
     limit = MAX_FRAME if isinstance(message, SubmitBody | Chunks | StatusReport) else MAX_HEADER
     try:
         packed = _pack(message.model_dump(exclude_none=True))
@@ -105,7 +105,7 @@ def header_of(submit: Submit) -> SubmitHeader:
 
 
 def fingerprint(model: str, generation: Generation) -> bytes:
-    """Of what is asked for, whoever asks and with whatever seed."""
+    """A digest of the request without caller and seed."""
     said = generation.model_dump(exclude_none=True, exclude={"cache_namespace": True, "sampling": {"seed"}})
     return blake2b(_pack([model, said]), digest_size=16).digest()
 
@@ -129,14 +129,14 @@ def _pack(value: object) -> bytes:
 
 
 def _digits(value: object) -> str:
-    """What msgpack has no form for; pydantic reads an int from its digits."""
+    """For integers beyond 64 bits; pydantic reads an int from its digits. Raises TypeError for anything else."""
     if isinstance(value, int):
         return str(value)
     raise TypeError(f"a {type(value).__name__}")
 
 
 def _replaced(error: UnicodeError) -> tuple[bytes, int]:
-    """Two halves of one character become the character, a half alone U+FFFD."""
+    """Two surrogates that belong together become their character, a single one U+FFFD."""
     assert isinstance(error, UnicodeEncodeError)
     halves = error.object[error.start : error.end].encode("utf-16-le", "surrogatepass")
     return halves.decode("utf-16-le", "replace").encode(), error.end
@@ -144,7 +144,7 @@ def _replaced(error: UnicodeError) -> tuple[bytes, int]:
 
 codecs.register_error(_REPLACED, _replaced)
 
-# ---------------------------------------------------------------- what is heard
+# ---------------------------------------------------------------- decode
 
 
 def decode(direction: TypeAdapter[T], data: bytes) -> T:
@@ -168,7 +168,7 @@ def decode(direction: TypeAdapter[T], data: bytes) -> T:
 
 
 def opened(run: RunHeader, body: bytes) -> Run:
-    """What a worker was told, with its words. Raises ProtocolError."""
+    """The Run of a header and its body. Raises ProtocolError."""
     read = decode(BODY, body)
     header = run.submit
     submit = Submit(
@@ -186,7 +186,7 @@ def opened(run: RunHeader, body: bytes) -> Run:
 
 
 def _check_header(data: bytes) -> None:
-    """Bytes that may begin a container are counted: text has some too, but a header has little text."""
+    """Counts the bytes that may begin a container; text has some too, but a header has little text."""
     if len(data) > MAX_HEADER:
         raise ProtocolError(f"a header of {len(data)} bytes; {MAX_HEADER} are allowed")
     if len(data) - len(data.translate(None, _CONTAINERS)) > _MAX_CONTAINERS:
@@ -201,7 +201,7 @@ def _unpack(data: bytes) -> object:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """While many objects are made and none can be garbage, looking for some takes most of the time."""
+    """Without it most of the time goes into collections that find nothing, because every object is in use."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -13,14 +13,14 @@ from tests.broker.plays import ManualClock
         (20.0, 0.5),  # stopped, asleep or starved
     ],
 )
-def test_time_in_which_nobody_could_be_heard_does_not_count(turn: float, now: float) -> None:
+def test_time_in_which_the_broker_was_stopped_does_not_count(turn: float, now: float) -> None:
     manual = ManualClock()
     clock = AwakeClock(tolerance=1.0, clock=manual)
     manual.advance(turn)
     assert clock.wake(planned=0.5) == pytest.approx(now)
 
 
-def test_it_goes_on_from_where_it_was() -> None:
+def test_the_clock_of_a_broker_that_was_stopped_goes_on_from_where_it_was() -> None:
     manual = ManualClock()
     clock = AwakeClock(tolerance=1.0, clock=manual)
     for turn in (0.5, 100.0, 0.5):

@@ -1,4 +1,4 @@
-"""Engines that hang, requests that kill workers, models that never load; and what is told of the dead."""
+"""Engines that hang, requests that crash workers, models that never load; and the crash reports."""
 
 import signal
 
@@ -86,7 +86,7 @@ def test_a_busy_engine_without_a_step_is_aborted_and_its_requests_come_again(bro
     assert play(broker, Tick(), now=81) == [Kill("a#1")]
 
 
-def test_an_idle_engine_may_stand_still(broker: Broker) -> None:
+def test_an_idle_engine_is_never_stalled(broker: Broker) -> None:
     play(broker, ask("r1"), ready("a#1"), beat("a#1", 5, 0))
     play(broker, beat("a#1", 5, 0), ApiSaid(API, Ping()), now=40)
     assert play(broker, Tick(), now=40) == []
@@ -116,13 +116,13 @@ def again(request_id: str) -> Event:
     return ask(request_id, attempt=3)
 
 
-def test_one_crash_makes_nobody_a_suspect(broker: Broker) -> None:
+def test_one_crash_makes_no_request_a_suspect(broker: Broker) -> None:
     crashes(broker, "good", "bad", times=1)
     play(broker, ask("good", attempt=2), ask("bad", attempt=2))
     assert runs(play(broker, ready("a#2"))) == ["good", "bad"]
 
 
-def test_after_two_crashes_suspects_run_one_at_a_time_and_nobody_beside_them(broker: Broker) -> None:
+def test_after_two_crashes_suspects_run_one_at_a_time_and_nothing_beside_them(broker: Broker) -> None:
     crashes(broker, "good", "bad", times=2)
     play(broker, again("good"), again("bad"), ask("new"))
     assert runs(play(broker, ready("a#3"))) == ["good"]
@@ -131,7 +131,9 @@ def test_after_two_crashes_suspects_run_one_at_a_time_and_nobody_beside_them(bro
     assert runs(play(broker, forward("a#3", "good", attempt=3))) == []
 
 
-def test_who_crashes_on_trial_is_convicted_and_the_proven_come_again(broker: Broker) -> None:
+def test_a_request_that_crashes_on_probation_is_quarantined_and_cleared_ones_come_again(
+    broker: Broker,
+) -> None:
     crashes(broker, "good", "bad", times=2)
     play(broker, again("good"), again("bad"), ready("a#3"), ack("good", PROBATION_TOKENS))
     actions = play(broker, crash("a#3"))
@@ -141,7 +143,7 @@ def test_who_crashes_on_trial_is_convicted_and_the_proven_come_again(broker: Bro
     assert runs(play(broker, ready("a#4"))) == ["good"]
 
 
-def test_what_was_convicted_is_refused_at_once_for_ten_minutes(broker: Broker) -> None:
+def test_a_quarantined_request_is_refused_at_once_for_ten_minutes(broker: Broker) -> None:
     crashes(broker, "bad", times=2)
     play(broker, again("bad"), ready("a#3"), crash("a#3"), now=5)
     [action] = play(broker, ask("bad-again"), now=600)
@@ -150,19 +152,19 @@ def test_what_was_convicted_is_refused_at_once_for_ten_minutes(broker: Broker) -
     assert refusals(play(broker, ask("bad-later"), now=606)) == []
 
 
-def test_a_trial_that_ends_in_any_other_way_lets_the_next_one_in(broker: Broker) -> None:
+def test_a_probation_that_ends_in_any_other_way_lets_the_next_suspect_run(broker: Broker) -> None:
     crashes(broker, "good", "bad", times=2)
     play(broker, again("good"), again("bad"), ready("a#3"))
     assert runs(play(broker, forward("a#3", "good", attempt=3))) == ["bad"]
 
 
-def test_nobody_is_convicted_for_what_came_from_outside(broker: Broker) -> None:
+def test_no_request_is_quarantined_for_a_kill_from_outside(broker: Broker) -> None:
     crashes(broker, "bad", times=2)
     play(broker, again("bad"), ready("a#3"))
     assert refusals(play(broker, WorkerExited("a#3", -signal.SIGKILL))) == []
 
 
-def test_a_connection_that_breaks_before_a_crash_is_known_hides_no_crash(broker: Broker) -> None:
+def test_a_connection_that_breaks_before_its_crash_is_known_hides_no_crash(broker: Broker) -> None:
     crashes(broker, "bad", times=2)
     play(broker, again("bad"), ready("a#3"))
     assert refusals(play(broker, PeerGone("a#3"), WorkerExited("a#3", -signal.SIGABRT))) == [
@@ -170,14 +172,14 @@ def test_a_connection_that_breaks_before_a_crash_is_known_hides_no_crash(broker:
     ]
 
 
-def test_the_key_makes_no_other_request_of_it() -> None:
+def test_requests_that_differ_in_their_api_key_have_one_fingerprint() -> None:
     one = submit("r1", caller="a")
     generation = one.generation.model_copy(update={"cache_namespace": "b"})
     other = one.model_copy(update={"generation": generation, "caller": "b"})
     assert header_of(one).fingerprint == header_of(other).fingerprint
 
 
-def test_the_seed_makes_no_other_request_of_it() -> None:
+def test_requests_that_differ_in_their_seed_have_one_fingerprint() -> None:
     one = submit("r1")
     sampling = Sampling(seed=99)
     other = one.model_copy(
@@ -198,7 +200,7 @@ def test_the_seed_makes_no_other_request_of_it() -> None:
         (None, Fault.OUTSIDE),
     ],
 )
-def test_only_crashes_are_charged(code: int | None, fault: Fault) -> None:
+def test_only_crashes_make_suspects(code: int | None, fault: Fault) -> None:
     assert of_exit(code).fault is fault
 
 
@@ -236,31 +238,31 @@ def test_each_minute_one_load_tries_the_open_breaker() -> None:
     assert status(broker, now + 122).models[0].state == "hot"
 
 
-def test_failures_long_ago_open_nothing() -> None:
+def test_failed_loads_of_long_ago_do_not_open_the_breaker() -> None:
     loads = LoadFailures()
     for number in range(10):
         assert not loads.record("a", "no", permanent=False, now=number * 200.0).broken
 
 
-# ---------------------------------------------------------------- what is told of the dead
+# ---------------------------------------------------------------- crash reports
 
 
-def test_the_dead_are_told_of_without_a_word_of_their_requests(broker: Broker) -> None:
+def test_a_crash_report_has_no_text_of_a_request(broker: Broker) -> None:
     play(broker, ask("r1"), ready("a#1"), beat("a#1", 3, 1), crash("a#1"), now=1)
-    [death] = status(broker, now=5).deaths
-    assert (death.signal, death.exit_code, death.ago, death.memory) == ("SIGSEGV", None, 4, 1000)
-    assert (death.phase, death.last_lines) == ("ready, decode", ["Fatal Python error"])
-    [shape] = death.in_flight
+    [report] = status(broker, now=5).deaths
+    assert (report.signal, report.exit_code, report.ago, report.memory) == ("SIGSEGV", None, 4, 1000)
+    assert (report.phase, report.last_lines) == ("ready, decode", ["Fatal Python error"])
+    [shape] = report.in_flight
     assert (shape.request_id, shape.prompt, shape.size) == ("r1", "text", 2)
 
 
-def test_a_stalled_worker_is_told_of_with_what_it_ran_and_how_it_ended(broker: Broker) -> None:
+def test_the_crash_report_of_a_stalled_worker_says_what_it_ran_and_how_it_ended(broker: Broker) -> None:
     play(broker, ask("r1"), ready("a#1"), beat("a#1", 5, 1))
     play(broker, ApiSaid(API, Ping()), beat("a#1", 5, 1), now=31)
     play(broker, Tick(), crash("a#1", -signal.SIGABRT), now=31)
-    [death] = status(broker, 31).deaths
-    assert death.how == "made no step for 31 s"
-    assert (death.signal, len(death.in_flight)) == ("SIGABRT", 1)
+    [report] = status(broker, 31).deaths
+    assert report.how == "made no step for 31 s"
+    assert (report.signal, len(report.in_flight)) == ("SIGABRT", 1)
 
 
 def test_a_worker_that_only_prepares_has_not_stalled_and_one_that_also_runs_may_have(broker: Broker) -> None:
@@ -270,20 +272,20 @@ def test_a_worker_that_only_prepares_has_not_stalled_and_one_that_also_runs_may_
     play(broker, beat("a#1", 5, 2, preparing=1), now=46)
     play(broker, ApiSaid(API, Ping()), beat("a#1", 5, 2, preparing=1), Tick(), now=77)
     play(broker, crash("a#1", -signal.SIGABRT), now=77)
-    assert [death.how for death in status(broker, 77).deaths] == ["made no step for 31 s"]
+    assert [report.how for report in status(broker, 77).deaths] == ["made no step for 31 s"]
 
 
-def test_the_last_twenty_deaths_are_remembered_and_orderly_ends_are_none() -> None:
+def test_the_last_twenty_crash_reports_are_kept_and_an_orderly_exit_makes_none() -> None:
     broker = make_broker()
     for number in range(1, 26):
         play(broker, ready(f"a-{number}"), PeerGone(f"a-{number}"), now=number)
-    deaths = status(broker, 30).deaths
-    assert [death.worker for death in deaths] == [f"a-{number}" for number in range(25, 5, -1)]
+    reports = status(broker, 30).deaths
+    assert [report.worker for report in reports] == [f"a-{number}" for number in range(25, 5, -1)]
     play(broker, ask("r1"), ready("a#1"), WorkerExited("a#1", 0), now=30)
-    assert status(broker, 30).deaths == deaths
+    assert status(broker, 30).deaths == reports
 
 
-def test_what_runs_alone_again_is_run_in_full(broker: Broker) -> None:
+def test_a_suspect_that_runs_alone_is_run_in_full(broker: Broker) -> None:
     crashes(broker, "bad", times=2)
     play(broker, again("bad"))
     assert play(broker, ready("a#3")) == [run("a#3", "bad", attempt=3)]

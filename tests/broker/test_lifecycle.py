@@ -13,12 +13,12 @@ def test_every_living_state_can_end(state: State) -> None:
 
 
 @pytest.mark.parametrize("signal", Signal)
-def test_the_dead_stay_dead(signal: Signal) -> None:
+def test_a_worker_that_is_gone_never_comes_back(signal: Signal) -> None:
     with pytest.raises(LifecycleError, match=f"{signal.name} while GONE"):
         advance(State.GONE, signal)
 
 
-def test_life_goes_one_way() -> None:
+def test_a_workers_life_goes_one_way() -> None:
     order = list(State)
     for state, row in TRANSITIONS.items():
         assert all(order.index(after) > order.index(state) for after in row.values())

@@ -38,7 +38,7 @@ def fill(mailbox: Mailbox, size: int) -> int:
     return sent
 
 
-def test_nothing_there_is_none(mailbox: Mailbox) -> None:
+def test_receive_gives_none_when_nothing_has_come(mailbox: Mailbox) -> None:
     assert mailbox.receive() is None
 
 
@@ -60,7 +60,9 @@ def test_slow_peer_gets_every_frame_in_order_in_the_end(mailbox: Mailbox, peer: 
     assert not mailbox.waits
 
 
-def test_peer_too_slow_for_our_patience_is_lost(mailbox: Mailbox, peer: zmq.Socket[bytes]) -> None:
+def test_a_peer_whose_parked_messages_pass_their_bound_is_lost(
+    mailbox: Mailbox, peer: zmq.Socket[bytes]
+) -> None:
     fill(mailbox, 1 << 20)
     sent = [mailbox.send("p", bytes(1 << 20)) for _ in range(40)]
     assert sent.index(False) == 31

@@ -1,7 +1,8 @@
-"""The broker as a process: what its shell does with sockets, children, signals and the run directory."""
+"""The broker as a process: sockets, children, signals and the run directory."""
 
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -18,11 +19,13 @@ from pydantic import BaseModel
 
 from shared.protocol import (
     Ack,
+    Bye,
     Cancel,
     Chunks,
     Forward,
     Goodbye,
     Heartbeat,
+    LoadFailed,
     Loading,
     Ping,
     Pong,
@@ -90,7 +93,7 @@ def test_request_that_kills_its_worker_three_times_is_given_up(start: Start) -> 
     assert (failure.status, failure.code) == (500, "worker_lost")
 
 
-def test_silence_is_noticed_and_ended(start: Start) -> None:
+def test_a_silent_worker_is_noticed_and_ended(start: Start) -> None:
     stack = start("--silent", heartbeat_timeout=0.5)
     api = stack.api()
     api.say(submit("r1"))
@@ -101,19 +104,21 @@ def test_silence_is_noticed_and_ended(start: Start) -> None:
     until(lambda: not worker.is_running())
 
 
-def test_exit_at_start_is_told_with_its_code_and_its_log(start: Start) -> None:
+def test_an_exit_at_start_is_refused_with_its_code_and_logged_with_its_log(start: Start) -> None:
     stack = start("--exit-on-start", "7")
     api = stack.api()
     api.say(submit("r1"))
     failure = api.hear(Refused).failure
     assert (failure.status, failure.code) == (503, "model_unavailable")
     assert "exited with code 7 before it was ready" in failure.message
-    assert str(stack.run_dir) not in failure.message, "clients need not know the server's folders"
+    assert str(stack.run_dir) not in failure.message
+    [line] = [line for line in stack.printed().splitlines() if "ended: 7" in line]
+    assert str(stack.run_dir / "log") in line
     assert api.model().state == "failed"
     assert stack.children() == []
 
 
-def test_command_that_is_not_there_is_told(start: Start) -> None:
+def test_a_worker_command_that_is_not_there_is_named(start: Start) -> None:
     api = start(worker_command='["/no/such/program"]').api()
     api.say(submit("r1"))
     message = api.hear(Refused).failure.message
@@ -121,7 +126,7 @@ def test_command_that_is_not_there_is_told(start: Start) -> None:
     assert "/no/such" not in message, "clients need not know the server's folders"
 
 
-def test_load_without_a_word_is_given_up(start: Start) -> None:
+def test_a_load_without_a_message_is_given_up(start: Start) -> None:
     stack = start("--never-ready", load_timeout=1.0)
     api = stack.api()
     api.say(submit("r1"))
@@ -161,7 +166,7 @@ def test_api_that_is_gone_has_its_requests_cancelled(start: Start) -> None:
     assert worker.hear(Cancel).request_id == "r1"
 
 
-def test_forward_to_an_api_that_never_was_harms_nobody(start: Start) -> None:
+def test_a_forward_to_an_api_that_never_was_does_no_harm(start: Start) -> None:
     stack = start()
     api, worker = stack.api(), stack.worker()
     worker.say(Forward(api="api-nobody"), b"x")
@@ -227,7 +232,7 @@ def damaged(rng: random.Random, frame: bytes) -> bytes:
     return bytes(data)
 
 
-def test_ten_thousand_damaged_frames_harm_nobody(start: Start) -> None:
+def test_ten_thousand_damaged_frames_do_no_harm(start: Start) -> None:
     stack = start()
     api = stack.api()
     rng = random.Random(36)
@@ -264,8 +269,8 @@ def shakes_hands(peer: Peer) -> None:
     monitor.close()
 
 
-def test_two_workers_of_one_name_get_each_others_messages_never(start: Start) -> None:
-    """The second one is deaf; workers make up a name that nobody has, and leave when no broker answers."""
+def test_two_workers_of_one_name_never_get_each_others_messages(start: Start) -> None:
+    """The second one hears nothing. Real workers have names of their own, and leave when no broker answers."""
     stack = start()
     api, first = stack.api(), stack.worker("worker-twin")
     twin = stack.peer("worker-twin", "worker")
@@ -279,7 +284,7 @@ def test_two_workers_of_one_name_get_each_others_messages_never(start: Start) ->
 
 
 def test_peers_of_other_versions_are_served_or_sent_away(start: Start) -> None:
-    """They say more than we know, less than we could, or what nobody here has heard of."""
+    """They send fields that we do not know, leave out optional ones, or send messages that we do not know."""
     stack = start()
     api = stack.api()
     newer, newest = stack.peer("worker-newer", "worker"), stack.peer("worker-newest", "worker")
@@ -293,16 +298,23 @@ def test_peers_of_other_versions_are_served_or_sent_away(start: Start) -> None:
     assert len(api.status().workers) == 1
 
 
-def test_wrong_token_is_sent_away(start: Start) -> None:
+def test_a_worker_with_a_wrong_token_is_sent_away_and_never_logged_as_ready(start: Start) -> None:
     stack = start()
     api = stack.api()
     liar = stack.peer("worker-liar", "worker")
-    liar.say(Loading(token="guess", model="a", pid=1))
-    assert liar.hear(Goodbye).reason == "wrong token"
+    for word in (
+        Loading(token="guess", model="a", pid=1),
+        Register(token="guess", model="a", pid=1, digest="d", context_length=16),
+    ):
+        liar.say(word)
+        assert liar.hear(Goodbye).reason == "wrong token"
+    liar.say(LoadFailed(reason="lies", permanent=True))
+    liar.say(Bye(reason="lies"))
     assert api.status().workers == []
+    assert not re.search(r"worker-liar (is ready|leaves|cannot load)", stack.printed())
 
 
-def test_slow_api_holds_nobody_up_and_is_dropped_in_the_end(start: Start) -> None:
+def test_a_slow_api_holds_no_other_up_and_is_dropped_in_the_end(start: Start) -> None:
     """It is connected and reads nothing; what is sent to it fills its buffers, ours, and then its patience."""
     stack = start(heartbeat_timeout=20)
     slow, api, worker = stack.api("api-slow"), stack.api(), stack.worker()
@@ -320,7 +332,7 @@ def test_slow_api_holds_nobody_up_and_is_dropped_in_the_end(start: Start) -> Non
     assert worker.hear(Cancel).request_id == "r1"
 
 
-def test_a_worker_that_does_not_read_holds_nobody_up_and_is_given_up_in_the_end(start: Start) -> None:
+def test_a_worker_that_does_not_read_holds_no_other_up_and_is_given_up_in_the_end(start: Start) -> None:
     stack = start(heartbeat_timeout=20)
     api, other, slow = stack.api(), stack.api("api-2"), stack.worker("worker-slow")
     api.say(submit("r1"))
@@ -421,7 +433,7 @@ def test_broker_stays_small(start: Start) -> None:
     assert psutil.Process(stack.process.pid).memory_info().rss < 80 << 20
 
 
-def test_stopped_broker_blames_nobody(start: Start) -> None:
+def test_a_broker_that_was_stopped_judges_no_peer_silent(start: Start) -> None:
     """Its workers and apis spoke in vain while it could not listen."""
     stack = start(heartbeat_timeout=0.5)
     api = stack.api()

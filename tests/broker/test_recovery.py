@@ -1,4 +1,4 @@
-"""A new broker: workers of the earlier one come back with what they keep, and nothing is begun before."""
+"""A new broker: workers of the earlier one come back with what they retain, and nothing is dispatched before."""
 
 from broker.core import Broker
 from broker.events import ApiSaid, Exit, Kill, Spawn, StopAll, TellWorker, Tick, WorkerExited
@@ -27,10 +27,10 @@ def successor(*survivors: Survivor) -> Broker:
     return make_broker(survivors=survivors)
 
 
-# ---------------------------------------------------------------- the window
+# ---------------------------------------------------------------- the time for recovery
 
 
-def test_without_survivors_nothing_is_waited_for() -> None:
+def test_without_survivors_there_is_no_recovery() -> None:
     assert play(successor(), ask("r1"))[-1] == Spawn("a#1", "a")
 
 
@@ -40,14 +40,14 @@ def test_while_workers_may_come_back_requests_wait_and_nothing_is_spawned() -> N
     assert play(broker, Tick(), now=2.1) == [Spawn("b#1", "b")]
 
 
-def test_the_last_one_that_comes_back_ends_the_waiting() -> None:
+def test_the_last_survivor_that_comes_back_ends_the_recovery() -> None:
     broker = successor(OURS, LOADING)
     play(broker, ask("r1"))
     assert play(broker, ready("a#old")) == []
     assert play(broker, loading("b#old"))[-1] == run("a#old", "r1")
 
 
-def test_a_survivor_that_dies_is_not_waited_for_and_no_failed_load() -> None:
+def test_a_survivor_that_dies_is_not_awaited_and_counts_as_no_failed_load() -> None:
     broker = successor(OURS)
     play(broker, ask("r1"))
     assert play(broker, WorkerExited("a#old", None)) == [Spawn("a#1", "a")]
@@ -68,14 +68,14 @@ def test_a_survivor_that_stays_away_is_killed() -> None:
     assert play(broker, WorkerExited("a#old", None), now=5.2) == [Spawn("a#1", "a")]
 
 
-def test_a_survivor_nobody_spawned_is_waited_for_but_never_signalled() -> None:
+def test_a_survivor_that_no_broker_spawned_is_awaited_and_never_signalled() -> None:
     broker = successor(STATIC)
     assert play(broker, ask("r1")) == []
     assert play(broker, ready("static", "a")) == [run("static", "r1")]
     assert not status(broker).workers[0].spawned
 
 
-def test_what_an_earlier_broker_spawned_is_ours_to_stop() -> None:
+def test_a_worker_that_an_earlier_broker_spawned_is_stopped_by_this_one() -> None:
     broker = successor(OURS)
     play(broker, ready("a#old"))
     assert status(broker).workers[0].spawned
@@ -83,7 +83,7 @@ def test_what_an_earlier_broker_spawned_is_ours_to_stop() -> None:
     assert play(broker, WorkerExited("a#old", None)) == [Exit()]
 
 
-def test_the_next_broker_learns_who_is_there() -> None:
+def test_the_next_broker_learns_which_workers_live() -> None:
     broker = successor(OURS)
     play(broker, ready("static", "a"), ask("r1", model="b"), Tick(), now=3)
     assert [(one.id, one.spawned, one.ready) for one in broker.known] == [
@@ -93,24 +93,24 @@ def test_the_next_broker_learns_who_is_there() -> None:
     ]
 
 
-# ---------------------------------------------------------------- what workers keep
+# ---------------------------------------------------------------- what workers retain
 
 
-def test_what_a_worker_holds_goes_on_there_whoever_comes_first() -> None:
+def test_a_retained_request_goes_on_where_it_is_whether_api_or_worker_comes_first() -> None:
     broker = successor(OURS)
     assert play(broker, ask("r1", attempt=2)) == []
     assert play(broker, ready("a#old", held={"r1": 1, "r2": 1})) == [run("a#old", "r1", attempt=2)]
     assert play(broker, ask("r2", attempt=2)) == [run("a#old", "r2", attempt=2)]
 
 
-def test_it_goes_on_inside_the_window_and_beyond_what_a_worker_may_hold() -> None:
+def test_retained_requests_go_on_during_the_recovery_and_beyond_max_in_flight() -> None:
     broker = successor(OURS, LOADING)
     play(broker, ready("a#old", held={"r1": 1, "r2": 1, "r3": 1}))
     for request_id in ("r1", "r2", "r3"):
         assert play(broker, ask(request_id, attempt=2)) == [run("a#old", request_id, attempt=2)]
 
 
-def test_the_newest_attempt_goes_on_and_older_ones_end() -> None:
+def test_the_holder_of_the_newest_attempt_goes_on_and_the_others_are_cancelled() -> None:
     broker = successor(OURS, STATIC)
     play(broker, ready("a#old", held={"r1": 1}), ready("static", "a", held={"r1": 2}))
     assert play(broker, ask("r1", attempt=3)) == [
@@ -119,7 +119,7 @@ def test_the_newest_attempt_goes_on_and_older_ones_end() -> None:
     ]
 
 
-def test_what_no_api_asks_for_ends_when_its_api_counts_as_silent() -> None:
+def test_a_retained_request_that_no_api_claims_is_cancelled_after_the_silence_of_an_api() -> None:
     broker = make_broker()
     play(broker, ready("static", "a", held={"r1": 1}))
     play(broker, forward("static"), now=9.9)
@@ -127,14 +127,14 @@ def test_what_no_api_asks_for_ends_when_its_api_counts_as_silent() -> None:
     assert play(broker, Tick(), now=10.1) == [TellWorker("static", Cancel(request_id="r1"))]
 
 
-def test_what_a_worker_may_still_run_for_others_counts_against_its_room() -> None:
+def test_retained_requests_take_room_of_their_worker() -> None:
     broker = make_broker()
     play(broker, ready("static", "a", held={"r1": 1, "r2": 1}))
     assert play(broker, ask("r3")) == []
     assert play(broker, cancel("r1"))[-1] == run("static", "r3")
 
 
-def test_what_a_worker_said_to_an_earlier_broker_tells_nothing() -> None:
+def test_a_register_that_was_sent_to_an_earlier_broker_is_answered_with_a_pong() -> None:
     """It may have got runs since, so it is asked again."""
     broker = successor(OURS)
     play(broker, ask("r1", attempt=2))
@@ -142,13 +142,13 @@ def test_what_a_worker_said_to_an_earlier_broker_tells_nothing() -> None:
     assert play(broker, ready("a#old", held={"r1": 1}, epoch="e1")) == [run("a#old", "r1", attempt=2)]
 
 
-def test_an_end_that_got_lost_is_said_again_by_who_keeps_it() -> None:
+def test_an_end_that_got_lost_is_sent_again_by_the_worker_that_retains_it() -> None:
     broker = make_broker()
     play(broker, ready("static", "a"), ask("r1"), forward("static", "r1", attempt=1))
     assert play(broker, ask("r1", attempt=2)) == [run("static", "r1", attempt=2)]
 
 
-def test_whoever_keeps_an_end_hears_that_the_api_has_it() -> None:
+def test_the_worker_that_retains_an_end_hears_that_the_api_has_it() -> None:
     broker = make_broker()
     play(broker, ready("static", "a"), ask("r1"), forward("static", "r1", attempt=1))
     done = Done(request_id="r1")

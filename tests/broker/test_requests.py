@@ -33,7 +33,7 @@ def test_first_request_for_a_model_waits_and_spawns_its_worker(broker: Broker) -
     assert play(broker, ask("r1")) == [Spawn("a#1", "a")]
 
 
-def test_second_request_for_a_coming_model_waits_and_spawns_nothing(broker: Broker) -> None:
+def test_second_request_for_a_starting_model_waits_and_spawns_nothing(broker: Broker) -> None:
     assert play(broker, ask("r1"), ask("r2")) == []
     assert play(broker, loading("a#1"), ask("r3")) == []
     assert status(broker).queued == 3
@@ -79,7 +79,7 @@ def told_to_wait(broker: Broker, request_id: str, now: float) -> int:
 
 
 @pytest.mark.parametrize(("waited", "least", "most"), [(0, 1, 2), (7, 7, 9), (99, 60, 60)])
-def test_retry_after_is_at_least_what_the_next_in_line_has_waited(
+def test_retry_after_is_at_least_the_age_of_the_oldest_request(
     broker: Broker, waited: float, least: int, most: int
 ) -> None:
     play(broker, ask("r1"), ask("r2"), ask("r3"))
@@ -92,12 +92,12 @@ def test_retry_after_is_how_long_the_queue_takes_as_fast_as_runs_end(broker: Bro
     assert 20 <= told_to_wait(broker, "r7", now=10) <= 26
 
 
-def test_those_who_are_refused_together_do_not_come_back_together(broker: Broker) -> None:
+def test_requests_that_are_refused_together_do_not_come_back_together(broker: Broker) -> None:
     play(broker, ask("r1"), ask("r2"), ask("r3"))
     assert len({told_to_wait(broker, f"x{number}", now=20) for number in range(50)}) > 3
 
 
-def test_who_resumes_goes_before_who_begins_and_needs_no_room(broker: Broker) -> None:
+def test_requests_that_resume_go_before_those_that_begin_and_need_no_room(broker: Broker) -> None:
     play(broker, ask("r1"), ask("r2"), ask("r3"))
     assert play(broker, ask("x", attempt=2)) == []
     assert play(broker, ask("y", attempt=3)) == []
@@ -124,7 +124,7 @@ def test_time_in_which_the_model_loads_does_not_count(broker: Broker) -> None:
     assert refusals(play(broker, Tick(), now=401)) == [("r3", "queue_full")]
 
 
-def test_second_replica_makes_nobody_younger(broker: Broker) -> None:
+def test_a_second_replica_restarts_no_requests_age(broker: Broker) -> None:
     play(broker, *(ask(f"r{number}") for number in range(3)), ready("a#1"), ask("r3"), ask("r4"))
     play(broker, ready("static", "a"), ask("r5"), now=60)
     play(broker, beat("a#1"), beat("static"), ApiSaid(API, Ping()), now=101)
@@ -143,7 +143,7 @@ def test_cancelling_a_run_tells_its_worker_and_frees_the_slot_at_once(broker: Br
     assert status(broker).in_flight == 2
 
 
-def test_cancelling_the_unknown_is_nothing(broker: Broker) -> None:
+def test_a_cancel_of_an_unknown_request_does_nothing(broker: Broker) -> None:
     assert play(broker, cancel("r9")) == []
 
 
@@ -158,7 +158,7 @@ def test_higher_attempt_replaces_the_waiting_one(broker: Broker) -> None:
     assert play(broker, ready("a#1")) == [run("a#1", "r1", attempt=2)]
 
 
-def test_what_runs_already_goes_on_where_it_runs_under_the_higher_attempt(broker: Broker) -> None:
+def test_a_running_request_goes_on_where_it_runs_under_the_higher_attempt(broker: Broker) -> None:
     play(broker, ask("r1"), ready("a#1"))
     assert play(broker, ask("r1", attempt=2)) == [run("a#1", "r1", attempt=2)]
     assert play(broker, ask("r1", attempt=2)) == []
@@ -179,7 +179,7 @@ def test_ack_is_passed_to_the_worker_that_runs_it(broker: Broker) -> None:
     assert play(broker, forward("a#1", "r1"), ApiSaid(API, ack)) == []
 
 
-def test_what_cannot_run_is_refused_in_the_workers_words(broker: Broker) -> None:
+def test_a_request_that_cannot_run_is_refused_in_the_workers_words(broker: Broker) -> None:
     failure = Failure(status=400, code="context_length_exceeded", message="too long")
     play(broker, ask("r1"), ready("a#1"))
     failed = WorkerSaid("a#1", Failed(request_id="r1", attempt=1, failure=failure))

@@ -37,7 +37,7 @@ def test_sigterm_leaves_the_workers_running_and_they_are_served_by_the_next_brok
     assert api.generate("r2")
 
 
-def test_sigint_stops_everything(start: Start) -> None:
+def test_sigint_stops_the_broker_and_its_workers(start: Start) -> None:
     stack = start()
     api = stack.api()
     api.generate("r1")
@@ -46,7 +46,7 @@ def test_sigint_stops_everything(start: Start) -> None:
     assert all(ended(worker) for worker in stack.orphans)
 
 
-def test_who_asks_while_workers_end_is_refused_and_a_second_sigint_does_not_wait(start: Start) -> None:
+def test_a_request_while_workers_end_is_refused_and_a_second_sigint_does_not_wait(start: Start) -> None:
     stack = start("--stubborn")
     api = stack.api()
     api.generate("r1")
@@ -106,7 +106,7 @@ def test_the_death_of_an_adopted_worker_is_noticed_at_once(start: Start) -> None
     assert "nobody knows how" in api.hear(Resubmit).reason
 
 
-def test_a_state_file_that_is_torn_or_names_strangers_harms_nobody(start: Start) -> None:
+def test_a_state_file_that_is_torn_or_names_other_processes_does_no_harm(start: Start) -> None:
     stack = start()
     stack.api().generate("r1")
     state = stack.run_dir / "state.json"

@@ -21,7 +21,7 @@ def settings(folder: Path) -> Settings:
     return load_settings(run_dir=folder / "run")
 
 
-def test_everything_in_it_is_private(settings: Settings) -> None:
+def test_everything_in_the_run_directory_is_private(settings: Settings) -> None:
     os.close(RunDir(settings).lock)
     run_dir = settings.sockets_dir
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in [run_dir, *run_dir.iterdir()]}
@@ -66,7 +66,7 @@ def test_stale_socket_is_removed(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("way", ["link", "file", "directory"])
-def test_what_is_in_the_way_is_named(settings: Settings, way: str) -> None:
+def test_a_file_in_the_place_of_a_socket_is_named(settings: Settings, way: str) -> None:
     run_dir = settings.sockets_dir
     if way == "link":
         run_dir.symlink_to(run_dir.parent)

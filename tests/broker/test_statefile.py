@@ -38,7 +38,7 @@ def test_on_a_full_disk_the_state_is_written_over_in_place(disk: Path) -> None:
     assert StateFile(disk / "state.json").read() == (me("c"),)
 
 
-def test_what_does_not_fit_leaves_the_last_state_whole_is_said_once_and_tried_again_later(
+def test_a_state_that_does_not_fit_on_the_disk_leaves_the_last_one_whole_and_is_tried_again(
     disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     times = [0.0]

@@ -1,13 +1,16 @@
-"""What becomes of a worker, and of what it held or was awaited for."""
+"""What becomes of a worker, of the requests that it ran, and of those that waited for it."""
 
+import re
 import signal
 
 import pytest
 
+from broker import event_log
 from broker.core import Broker
 from broker.events import (
     Abort,
     ApiSaid,
+    Event,
     Exit,
     Kill,
     Leave,
@@ -25,7 +28,7 @@ from broker.events import (
 )
 from broker.load_failures import backoff
 from shared.errors import Draining
-from shared.protocol import Bye, Drain, Failed, Goodbye, Ping, Pong, Resubmit
+from shared.protocol import Bye, Drain, Failed, Goodbye, LoadFailed, Ping, Pong, Resubmit
 from tests.broker.plays import (
     API,
     ask,
@@ -34,6 +37,7 @@ from tests.broker.plays import (
     load_failed,
     loading,
     make_broker,
+    notes,
     play,
     ready,
     reason,
@@ -78,12 +82,12 @@ def test_requests_of_a_worker_that_died_are_to_come_again_and_another_is_spawned
     ]
 
 
-def test_what_comes_again_runs_before_what_waited(busy: Broker) -> None:
+def test_resubmitted_requests_run_before_those_that_waited(busy: Broker) -> None:
     play(busy, WorkerExited("a#1", -9), ask("r1", attempt=2), ask("r2", attempt=2))
     assert play(busy, ready("a#2")) == [run("a#2", "r1", attempt=2), run("a#2", "r2", attempt=2)]
 
 
-def test_third_loss_without_a_token_between_is_the_last(broker: Broker) -> None:
+def test_a_request_that_lost_three_workers_without_a_token_is_refused(broker: Broker) -> None:
     play(broker, ask("r1", attempt=3, losses=2), ready("a#1"))
     assert refusals(play(broker, WorkerExited("a#1", -11))) == []
     assert refusals(play(broker, ask("r1", attempt=4, losses=3))) == [("r1", "worker_lost")]
@@ -101,19 +105,19 @@ def test_silent_worker_is_killed_once_and_its_requests_do_not_wait_for_its_end(b
     assert play(busy, WorkerExited("a#1", -9), now=5.3) == [Spawn("a#2", "a")]
 
 
-def test_any_word_is_life(busy: Broker) -> None:
+def test_any_message_of_a_worker_proves_that_it_lives(busy: Broker) -> None:
     play(busy, ApiSaid(API, Ping()), now=9)
     assert play(busy, forward("a#1"), Tick(), now=4.9) == []
     assert play(busy, Tick(), now=9.8) == []
 
 
-def test_who_does_not_end_is_killed_again(busy: Broker) -> None:
+def test_a_worker_that_does_not_end_is_killed_again(busy: Broker) -> None:
     play(busy, ApiSaid(API, Ping()), now=11)
     play(busy, Tick(), now=6)
     assert play(busy, Tick(), now=12) == [Kill("a#1")]
 
 
-def test_words_of_a_ghost_are_dropped(busy: Broker) -> None:
+def test_messages_of_a_worker_that_was_given_up_are_dropped(busy: Broker) -> None:
     play(busy, Tick(), now=5.1)
     for word in (forward("a#1", "r1"), ready("a#1"), load_failed("a#1", permanent=True)):
         assert play(busy, word, now=5.2) == []
@@ -121,7 +125,7 @@ def test_words_of_a_ghost_are_dropped(busy: Broker) -> None:
     assert play(busy, WorkerSaid("a#1", Bye(reason="late")), now=5.4) == []
 
 
-def test_buried_worker_that_wakes_up_is_sent_away(broker: Broker) -> None:
+def test_a_removed_worker_that_wakes_up_is_sent_away(broker: Broker) -> None:
     play(broker, ready("static", "a"), Tick(), now=0)
     assert play(broker, Tick(), now=6) == []
     for word in (beat("static"), ready("static", "a")):
@@ -137,12 +141,12 @@ def test_unreachable_worker_of_ours_is_killed_and_answered_for_when_it_has_ended
     assert answer.message.request_id == "r1" and "SIGABRT" in answer.message.reason
 
 
-def test_unreachable_worker_of_nobody_is_lost_at_once(broker: Broker) -> None:
+def test_an_unreachable_worker_that_is_not_our_child_is_lost_at_once(broker: Broker) -> None:
     play(broker, ready("static", "a"), ask("r1"))
     assert play(broker, PeerGone("static"))[0] == resubmit("r1", "lost its connection")
 
 
-def test_worker_of_nobody_that_says_nothing_while_it_runs_is_written_to(broker: Broker) -> None:
+def test_a_busy_worker_that_is_not_our_child_and_says_nothing_is_written_to(broker: Broker) -> None:
     play(broker, ready("static", "a"), now=0)
     assert play(broker, Tick(), now=1) == [], "idle"
     play(broker, ask("r1"), beat("static"), now=2)
@@ -163,13 +167,13 @@ def test_worker_that_refuses_because_it_leaves_gets_nothing_more(busy: Broker) -
     assert play(busy, WorkerSaid("a#1", Bye(reason="done")), WorkerExited("a#1", 0)) == [Spawn("a#2", "a")]
 
 
-def test_idle_death_is_no_matter(broker: Broker) -> None:
+def test_the_end_of_an_idle_worker_starts_no_other(broker: Broker) -> None:
     play(broker, ask("r1"), ready("a#1"), forward("a#1", "r1"))
     assert play(broker, WorkerExited("a#1", -9)) == []
     assert status(broker).models[0].state == "loadable"
 
 
-def test_what_a_worker_has_told_of_its_model_is_known_when_it_is_gone(broker: Broker) -> None:
+def test_details_of_a_model_are_known_when_its_worker_is_gone(broker: Broker) -> None:
     assert status(broker).models[0].context_length is None
     play(broker, ask("r1"), ready("a#1"), forward("a#1", "r1"), WorkerExited("a#1", -9))
     assert status(broker).models[0].context_length == 4096
@@ -178,14 +182,14 @@ def test_what_a_worker_has_told_of_its_model_is_known_when_it_is_gone(broker: Br
 # ---------------------------------------------------------------- loads that fail
 
 
-def test_exit_before_ready_refuses_who_waits_with_how_it_ended(broker: Broker) -> None:
+def test_an_exit_before_ready_refuses_what_waits_and_says_how_it_ended(broker: Broker) -> None:
     play(broker, ask("r1"), ask("r2"), ask("other", model="b"))
     actions = play(broker, WorkerExited("a#1", 3))
     assert refusals(actions) == [("r1", "model_unavailable"), ("r2", "model_unavailable")]
     assert "exited with code 3 before it was ready; the log of a#1 says more" in str(actions[0])
 
 
-def test_a_load_that_is_killed_from_outside_is_tried_four_times_more_before_anybody_is_refused(
+def test_a_load_that_is_killed_from_outside_is_tried_four_times_more_before_a_refusal(
     broker: Broker,
 ) -> None:
     play(broker, ask("r1"), ask("r2", attempt=2), loading("a#1"))
@@ -206,7 +210,7 @@ def test_permanent_failure_refuses_for_ten_seconds_with_the_same_reason(broker: 
     assert play(broker, ask("r3"), now=10)[-1] == Spawn("a#2", "a")
 
 
-def test_worker_that_comes_by_itself_is_waited_for_whatever_failed_before(broker: Broker) -> None:
+def test_a_worker_that_comes_by_itself_is_awaited_whatever_failed_before(broker: Broker) -> None:
     play(broker, ask("r1"), load_failed("a#1", permanent=True), WorkerExited("a#1", 1))
     play(broker, loading("static", model="a"))
     assert refusals(play(broker, ask("r2"))) == []
@@ -222,7 +226,7 @@ def test_failed_model_says_so_until_a_load_works(broker: Broker) -> None:
     assert (status(broker).models[0].state, status(broker).models[0].reason) == ("hot", None)
 
 
-def test_other_failures_are_tried_again_ever_later(broker: Broker) -> None:
+def test_failed_loads_that_are_not_permanent_are_tried_again_ever_later(broker: Broker) -> None:
     play(broker, ask("r1"), WorkerExited("a#1", 1))
     assert play(broker, ask("r2"))[-1] == Spawn("a#2", "a")
     play(broker, WorkerExited("a#2", 1))
@@ -257,7 +261,7 @@ def test_load_that_gets_further_may_take_its_time(broker: Broker) -> None:
         assert play(broker, Tick(), now=now) == []
 
 
-def test_failed_replica_refuses_nobody_while_another_serves(broker: Broker) -> None:
+def test_a_failed_replica_refuses_nothing_while_another_serves(broker: Broker) -> None:
     play(broker, ready("static", "a"), loading("late", model="a"), ask("r1"), ask("r2"), ask("r3"))
     assert play(broker, load_failed("late", permanent=True)) == []
     assert status(broker).models[0].state == "hot"
@@ -266,14 +270,14 @@ def test_failed_replica_refuses_nobody_while_another_serves(broker: Broker) -> N
 # ---------------------------------------------------------------- strangers
 
 
-def test_worker_nobody_spawned_is_served_like_any_other(broker: Broker) -> None:
+def test_a_worker_that_the_broker_did_not_spawn_is_used_like_any_other(broker: Broker) -> None:
     play(broker, loading("static", model="a"))
     assert run("static", "r1") not in play(broker, ask("r1"))
     assert play(broker, ready("static", "a")) == [run("static", "r1")]
     assert not status(broker).workers[0].spawned
 
 
-def test_worker_nobody_spawned_is_never_signalled(broker: Broker) -> None:
+def test_a_worker_that_the_broker_did_not_spawn_is_never_signalled(broker: Broker) -> None:
     play(broker, ready("static", "a"), ask("r1"))
     assert play(broker, Tick(), now=6)[0] == resubmit("r1", "was silent for 5 s")
     assert status(broker).workers == []
@@ -287,7 +291,7 @@ def test_worker_nobody_spawned_is_never_signalled(broker: Broker) -> None:
         (ready("w", "z"), "the model 'z' is not served here"),
     ],
 )
-def test_who_may_not_serve_is_sent_away(broker: Broker, word: WorkerSaid, why: str) -> None:
+def test_a_worker_that_may_not_serve_is_sent_away(broker: Broker, word: WorkerSaid, why: str) -> None:
     assert play(broker, word) == [goodbye("w", why)]
     assert status(broker).workers == []
 
@@ -307,6 +311,37 @@ def test_worker_of_an_earlier_life_learns_the_epoch_and_registers_again(
     assert play(broker, ask("r1", attempt=2))[-1] == run("old", "r1", attempt=2)
 
 
+MESSAGES_OF_A_WORKER_THAT_MAY_NOT_SERVE = [
+    ready("w", "z"),
+    load_failed("w", permanent=True),
+    WorkerSaid("w", Bye(reason="lies")),
+]
+
+
+@pytest.mark.parametrize("word", MESSAGES_OF_A_WORKER_THAT_MAY_NOT_SERVE)
+def test_what_a_worker_that_may_not_serve_claims_is_not_logged(broker: Broker, word: WorkerSaid) -> None:
+    assert notes(broker.handle(word, 0.0)) == []
+    assert event_log.of_event(word, str) is None
+
+
+def test_a_worker_is_logged_as_ready_when_it_is(broker: Broker) -> None:
+    assert notes(broker.handle(ready("a#1", "a"), 0.0)) == ["a#1 is ready: 'a', pid 7, holds 0 requests"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        WorkerExited("a#1", 3),
+        SpawnFailed("a#1", "[Errno 2] No such file: '/opt/some dir/python'"),
+        WorkerSaid("a#1", LoadFailed(reason="cannot read /home/me/models/x/config.json", permanent=True)),
+    ],
+)
+def test_a_refusal_for_a_failed_load_names_no_path_of_this_machine(broker: Broker, event: Event) -> None:
+    play(broker, ask("r1"))
+    assert not re.search(r"/opt|/home|/log|some dir", reason(play(broker, event)))
+    assert not re.search(r"/opt|/home|/log|some dir", str(status(broker).models))
+
+
 def test_heartbeat_is_answered_with_the_epoch(broker: Broker) -> None:
     assert play(broker, ready("static", "a"), beat("static")) == [TellWorker("static", Pong(epoch="e1"))]
 
@@ -324,11 +359,11 @@ def test_a_worker_is_told_how_many_have_something_to_do(busy: Broker) -> None:
 # ---------------------------------------------------------------- leaving
 
 
-def test_leaving_ends_nobody_else(busy: Broker) -> None:
+def test_a_broker_that_leaves_ends_no_worker(busy: Broker) -> None:
     assert play(busy, Leave()) == [Exit()]
 
 
-def test_stopping_refuses_who_waits_and_asks_our_workers_to_end(busy: Broker) -> None:
+def test_a_stop_refuses_what_waits_and_drains_the_spawned_workers(busy: Broker) -> None:
     play(busy, ready("static", "b"))
     actions = play(busy, StopAll())
     assert refusals(actions) == [("r3", "draining")]
@@ -336,13 +371,13 @@ def test_stopping_refuses_who_waits_and_asks_our_workers_to_end(busy: Broker) ->
     assert refusals(play(busy, ask("r4"))) == [("r4", "draining")]
 
 
-def test_what_runs_may_finish_and_the_last_exit_is_ours(busy: Broker) -> None:
+def test_after_a_stop_what_runs_may_finish_and_the_broker_exits_last(busy: Broker) -> None:
     play(busy, StopAll())
     play(busy, forward("a#1", "r1"), forward("a#1", "r2"))
     assert play(busy, WorkerExited("a#1", 0)) == [Exit()]
 
 
-def test_with_no_worker_of_ours_stopping_is_leaving(broker: Broker) -> None:
+def test_a_stop_without_spawned_workers_is_an_exit(broker: Broker) -> None:
     assert play(broker, ready("static", "a"), StopAll()) == [Exit()]
 
 
@@ -370,7 +405,7 @@ def test_loading_worker_does_not_outlive_a_stop(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("second", [StopAll(), Leave()])
-def test_second_word_to_stop_kills(busy: Broker, second: StopAll | Leave) -> None:
+def test_a_second_stop_kills(busy: Broker, second: StopAll | Leave) -> None:
     play(busy, StopAll())
     assert play(busy, second) == [Kill("a#1"), Exit()]
 
@@ -378,7 +413,7 @@ def test_second_word_to_stop_kills(busy: Broker, second: StopAll | Leave) -> Non
 # ---------------------------------------------------------------- status
 
 
-def test_status_says_what_is(busy: Broker) -> None:
+def test_the_status_lists_models_and_workers_as_they_are(busy: Broker) -> None:
     play(busy, ask("x", model="b"), loading("b#2", done=5))
     report = status(busy, now=2)
     assert [(m.id, m.state, m.queued) for m in report.models] == [("a", "hot", 1), ("b", "loading", 1)]

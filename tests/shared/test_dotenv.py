@@ -30,7 +30,7 @@ def test_a_file_of_the_folder_neither_runs_programs_nor_opens_the_server_nor_cho
         ("a/b,c/d", False),
     ],
 )
-def test_it_names_models_but_no_folders(
+def test_a_dotenv_file_names_models_but_no_folders(
     models: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

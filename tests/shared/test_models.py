@@ -13,7 +13,7 @@ def test_a_plain_id_is_a_repository_of_the_hub() -> None:
     )
 
 
-def test_the_embedded_model_comes_from_nowhere() -> None:
+def test_the_embedded_model_has_no_location() -> None:
     assert parse_source(EMBEDDED_MODEL) == ModelSource(EMBEDDED_MODEL, "embedded", "")
 
 
@@ -45,7 +45,7 @@ def test_space_around_an_entry_is_ignored() -> None:
 @pytest.mark.parametrize(
     "entry", ["", " ", "=", "=/models/a", "a b", "-a", "/", "a\nb", "a" * 201, "ä", "a;rm"]
 )
-def test_what_is_no_id_is_refused(entry: str) -> None:
+def test_a_name_that_is_no_model_id_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="is not a model id"):
         parse_source(entry)
 

@@ -153,7 +153,7 @@ def saying(text: str, value: Any) -> Any:
 @pytest.mark.parametrize(("direction", "type"), MESSAGES)
 @settings(max_examples=12)
 @given(data=st.data(), text=TEXT_UTF8_CANNOT_HOLD)
-def test_every_message_is_said_and_heard_whatever_text_it_has(
+def test_every_message_is_encoded_and_decoded_whatever_text_it_has(
     direction: Direction, type: type[Part], data: st.DataObject, text: str
 ) -> None:
     message = saying(text, data.draw(values(type)))
@@ -188,7 +188,7 @@ UNSAYABLE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("value", UNSAYABLE.values(), ids=UNSAYABLE.keys())
-def test_what_cannot_be_said_is_the_requests_own_error(value: Any) -> None:
+def test_a_value_that_cannot_be_encoded_is_the_requests_own_error(value: Any) -> None:
     if value is None:
         for _ in range(100_000):
             value = [value]
@@ -214,13 +214,13 @@ def test_a_worker_gets_the_request_that_the_api_sent_though_the_broker_reads_its
 
 
 @given(body=st.binary(max_size=200))
-def test_a_body_that_is_none_is_a_protocol_error(body: bytes) -> None:
+def test_a_body_that_is_no_message_is_a_protocol_error(body: bytes) -> None:
     header = decode(FROM_API, frames(submit(TextPrompt(text="x")))[0])
     with pytest.raises(ProtocolError):
         opened(RunHeader(api="a", submit=header), body)
 
 
-def test_a_header_has_nothing_of_what_was_said() -> None:
+def test_a_header_has_no_text_of_its_request() -> None:
     header, _ = frames(submit(ChatPrompt(messages=[{"role": "user", "content": "secret"}])))
     assert b"secret" not in header
 
@@ -228,7 +228,7 @@ def test_a_header_has_nothing_of_what_was_said() -> None:
 @pytest.mark.parametrize(
     "ids", [[], [0, 5, 2**32 - 1], [-1], [2**32], [10**30]], ids=["none", "ids", "negative", "large", "huge"]
 )
-def test_ids_arrive_also_those_that_no_model_has(ids: list[int]) -> None:
+def test_token_ids_arrive_whether_a_model_has_them_or_not(ids: list[int]) -> None:
     sent = SubmitBody(generation=Generation(prompt=TokenPrompt(ids=ids), sampling=Sampling(seed=1)))
     assert decode(BODY, encode(sent)) == sent
 
@@ -257,7 +257,7 @@ def test_a_header_of_many_containers_is_refused_before_they_are_built(containers
     assert time.process_time() - begun < 0.5
 
 
-def test_a_peer_that_says_more_in_many_containers_is_understood() -> None:
+def test_unknown_fields_with_many_containers_are_ignored() -> None:
     assert decode(FROM_API, wide(encode(Ping()), 1000)) == Ping()
 
 
@@ -270,7 +270,7 @@ def test_absent_and_null_inside_a_prompt_stay_apart() -> None:
     assert heard.messages == messages
 
 
-def test_a_newer_peer_may_say_more() -> None:
+def test_unknown_fields_of_a_newer_peer_are_ignored() -> None:
     frame = msgpack.packb({"type": "cancel", "request_id": "r", "urgent": True})
     assert decode(wire.FROM_API, frame) == Cancel(request_id="r")
 

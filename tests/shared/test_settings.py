@@ -33,7 +33,7 @@ def from_environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings
 # ---------------------------------------------------------------- the fixed ones
 
 
-def test_defaults() -> None:
+def test_the_defaults_are_those_of_the_specification() -> None:
     settings = Settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.available_models == (LLAMA, EMBEDDED_MODEL)
@@ -42,12 +42,12 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 128, 2.5])
-def test_memory_budget_within_its_bounds(size: float) -> None:
+def test_a_memory_budget_within_its_bounds_is_taken(size: float) -> None:
     assert Settings(max_cache_size_gb=size).max_cache_size_gb == size
 
 
 @pytest.mark.parametrize("size", [0.99, 128.01, float("nan"), float("inf")])
-def test_memory_budget_out_of_bounds(size: float) -> None:
+def test_a_memory_budget_out_of_bounds_is_refused(size: float) -> None:
     with pytest.raises(ValidationError, match="max_cache_size_gb"):
         Settings(max_cache_size_gb=size)
 
@@ -78,7 +78,7 @@ def test_sources_are_in_the_operators_order(tmp_path: Path) -> None:
     assert [source.kind for source in settings.sources.values()] == ["hub", "folder", "embedded"]
 
 
-def test_the_default_model_must_be_one_of_them() -> None:
+def test_the_default_model_must_be_one_of_the_available_models() -> None:
     assert Settings(available_models=["a/b"], default_model="a/b").default_model == "a/b"
     with pytest.raises(ValidationError, match="'c' is not one of available_models"):
         Settings(available_models=["a/b"], default_model="c")
