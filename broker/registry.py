@@ -79,6 +79,7 @@ class Worker:
     def receive(self, signal: Signal, now: float) -> None:
         self.state = advance(self.state, signal)
         self.since = now
+        self.returning = self.returning and self.state in STARTING
 
     def drop(self, request_id: str) -> Running | None:
         if self.on_probation == request_id:

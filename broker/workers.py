@@ -131,7 +131,6 @@ class Workers:
     def _make_ready(self, worker: Worker, message: Register, now: float) -> Iterator[Action]:
         self._awaited.discard(worker.id)
         worker.receive(Signal.READY, now)
-        worker.returning = False
         details = ModelDetails(message.context_length, message.capabilities)
         worker.details = self._registry.details[worker.model] = details
         self._failures.clear(worker.model)
@@ -235,7 +234,6 @@ class Workers:
         self._awaited.discard(worker.id)
         worker.retained.clear()
         if worker.returning:
-            worker.returning = False
             worker.receive(Signal.STOP, now)
         elif worker.state in STARTING:
             tried_again = cause.fault is Fault.OUTSIDE

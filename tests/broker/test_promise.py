@@ -56,7 +56,7 @@ def test_the_plays_reach_every_kind_of_end() -> None:
     reached = set[str]()
     attempts = 0
     for seed in range(20):
-        world = play(seed, 300, (*RARELY, *CRASHES, "stop"))
+        world = play(seed, 300, (*RARELY, "stop") if seed % 2 else CRASHES * 4)
         reached |= set(world.ends)
         attempts = max(attempts, *(attempt for _, attempt in world.answers))
     assert reached == {"served", *CODES}

@@ -1,7 +1,7 @@
 """A new broker: workers of the earlier one come back with what they retain, and nothing is dispatched before."""
 
 from broker.core import Broker
-from broker.events import ApiSaid, Exit, Kill, Spawn, StopAll, TellWorker, Tick, WorkerExited
+from broker.events import ApiSaid, Exit, Kill, Spawn, StopAll, TellWorker, Terminate, Tick, WorkerExited
 from broker.startup import Survivor
 from shared.protocol import Cancel, Done, Drain, Ping, Pong
 from tests.broker.plays import (
@@ -80,6 +80,12 @@ def test_a_worker_that_an_earlier_broker_spawned_is_stopped_by_this_one() -> Non
     play(broker, ready("a#old"))
     assert status(broker).workers[0].spawned
     assert play(broker, StopAll()) == [TellWorker("a#old", Drain())]
+    assert play(broker, WorkerExited("a#old", None)) == [Exit()]
+
+
+def test_a_broker_that_is_told_to_stop_ends_a_worker_that_has_not_come_back_yet() -> None:
+    broker = successor(OURS)
+    assert play(broker, StopAll()) == [Terminate("a#old")]
     assert play(broker, WorkerExited("a#old", None)) == [Exit()]
 
 

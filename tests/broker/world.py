@@ -144,10 +144,12 @@ class World:
         self.alive: dict[str, Process] = {}
         self.dead: list[Process] = []
         self.exits: deque[WorkerExited] = deque()
+        self.caused: deque[Event] = deque()  # not handled yet; the first is being handled
         self.open: dict[str, tuple[str, int]] = {}  # request -> model, attempt
         self.cancelled: set[str] = set()
         self.failed: set[tuple[str, int]] = set()  # by a worker, in its own words
         self.crashed: Counter[str] = Counter()  # how many crashes each request has been in
+        self.crashers: set[str] = set()  # workers that have crashed
         self.unloadable: set[str] = set()  # models of which a load has failed
         self.answers: Counter[tuple[str, int]] = Counter()
         self.ends: Counter[str] = Counter()  # by how a request ended: served, or the code of its refusal
@@ -163,9 +165,16 @@ class World:
     # ---------------------------------------------------------------- between broker and world
 
     def play(self, event: Event) -> None:
-        self.note(event)
-        for action in self.broker.handle(event, self.now):
-            self.act(action, event)
+        """The event, and then, once all its actions are done, the events that they cause."""
+        self.caused.append(event)
+        if len(self.caused) > 1:
+            return
+        while self.caused:
+            cause = self.caused[0]
+            self.note(cause)
+            for action in self.broker.handle(cause, self.now):
+                self.act(action, cause)
+            self.caused.popleft()
 
     def note(self, event: Event) -> None:
         match event:
@@ -188,6 +197,8 @@ class World:
                 self.die(worker, 0)
             case TellWorker(worker, message) if worker in self.alive:
                 self.alive[worker].obey(message)
+            case TellWorker(worker, RunHeader(submit=submit)) if worker in self.crashers:
+                self.crashed[submit.request_id] += 1  # sent before its exit is learned, which then blames it
             case PassOn():
                 assert isinstance(cause, WorkerSaid) and isinstance(cause.message, Forward)
                 self.hear_ends(cause.message)
@@ -247,6 +258,7 @@ class World:
             self.dead.append(process)
             if code in (*CRASHES, -6):
                 self.crashed.update(process.runs)
+                self.crashers.add(worker)
             if process.registered < self.lives:
                 self.unloadable.add(process.model)
             if process.spawned:
