@@ -14,6 +14,8 @@ import zmq
 from broker.clock import AwakeClock
 from broker.core import Broker
 from broker.mailbox import Mailbox
+from broker.memory import MemoryRules
+from broker.memory_decisions import GB
 from broker.rundir import AlreadyRunningError, RunDir, RunDirError
 from broker.scheduler import Limits, Scheduler
 from broker.server import Server
@@ -96,7 +98,19 @@ def make_core(settings: Settings, life: Life) -> Broker:
         load=settings.load_timeout,
         drain=settings.drain_timeout,
     )
-    return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life)
+    return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life, memory_rules(settings))
+
+
+def memory_rules(settings: Settings) -> MemoryRules:
+    tables = {model: settings.table(model) for model in settings.sources}
+    return MemoryRules(
+        budget=int(settings.max_cache_size_gb * GB),
+        lends=True,
+        min_stay=settings.min_stay,
+        max_wait=settings.max_wait,
+        said={model: int(table.memory_gb * GB) for model, table in tables.items() if table.memory_gb},
+        pinned=frozenset(model for model, table in tables.items() if table.pinned),
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from broker.load_failures import FailedLoad, LoadFailures
+from broker.memory_decisions import Never
 from broker.quarantine import Quarantine
 from broker.registry import Registry
 from broker.scheduler import Queued, Scheduler
@@ -64,6 +65,14 @@ def draining() -> Draining:
 
 def outdated_api() -> BrokerLost:
     return BrokerLost("The api process is older than its broker: restart it.")
+
+
+def unaffordable(never: Never) -> ModelUnavailable:
+    """With the figures, and what to set."""
+    return ModelUnavailable(
+        f"The model {never.model!r} cannot be loaded: {never}. MLX_SERVER_MAX_CACHE_SIZE_GB sets the budget, and "
+        "context_length of the model in mlx-server.toml what it needs for keys and values."
+    )
 
 
 def unavailable(model: str, failure: FailedLoad, now: float) -> ModelUnavailable:

@@ -7,7 +7,7 @@ Rule 2: `requests` decides what becomes of a request, `workers` what becomes of 
 from collections.abc import Collection, Iterator
 
 from broker import status
-from broker.admission import Admission, draining
+from broker.admission import Admission, draining, unaffordable
 from broker.events import (
     Action,
     ApiSaid,
@@ -15,6 +15,7 @@ from broker.events import (
     Exit,
     Forget,
     Leave,
+    Note,
     PeerGone,
     Spawn,
     SpawnFailed,
@@ -27,19 +28,39 @@ from broker.events import (
 from broker.exit_causes import ExitCause, Fault
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
+from broker.memory import Memory, MemoryRules
+from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start
 from broker.quarantine import Quarantine
 from broker.registry import SERVING, Api, Registry
 from broker.requests import Requests
 from broker.scheduler import Scheduler
 from broker.startup import Life, Survivor, Timeouts
 from broker.workers import Workers
-from shared.protocol import Ack, ApiToBroker, Cancel, Done, Ping, Pong, Status, StatusReport, SubmitHeader
+from shared.protocol import (
+    Ack,
+    ApiToBroker,
+    Cancel,
+    Done,
+    Forward,
+    Ping,
+    Pong,
+    Status,
+    StatusReport,
+    SubmitHeader,
+)
 
 _APIS_MAY_BE_SILENT = 2  # times as long as workers
 
 
 class Broker:
-    def __init__(self, models: Collection[str], scheduler: Scheduler, timeouts: Timeouts, life: Life) -> None:
+    def __init__(
+        self,
+        models: Collection[str],
+        scheduler: Scheduler,
+        timeouts: Timeouts,
+        life: Life,
+        rules: MemoryRules | None = None,
+    ) -> None:
         self._models = models
         self._scheduler = scheduler
         self._life = life
@@ -49,7 +70,8 @@ class Broker:
         self._api_silence = _APIS_MAY_BE_SILENT * timeouts.silence
         self._admission = Admission(models, scheduler, registry, failures, quarantine)
         self._requests = Requests(registry, scheduler, self._admission, quarantine, self._api_silence)
-        self._workers = Workers(models, registry, scheduler, self._requests, failures, timeouts, life)
+        self._memory = memory = Memory(rules or MemoryRules(), registry, scheduler, failures, life.started)
+        self._workers = Workers(models, registry, scheduler, self._requests, failures, memory, timeouts, life)
         self._lost_apis = 0
 
     @property
@@ -75,7 +97,7 @@ class Broker:
         )
 
     def handle(self, event: Event, now: float) -> list[Action]:
-        return [*self._react(event, now), *self._schedule(now)]
+        return [*self._react(event, now), *self._schedule(now, asks_ledger=not is_frequent(event))]
 
     def _react(self, event: Event, now: float) -> Iterator[Action]:
         match event:
@@ -95,15 +117,34 @@ class Broker:
             case Leave() | StopAll():
                 yield from self._depart(event, now)
 
-    def _schedule(self, now: float) -> Iterator[Action]:
+    def _schedule(self, now: float, *, asks_ledger: bool) -> Iterator[Action]:
         self._workers.end_recovery(now)
         if not self._workers.awaits_survivors:
-            while dispatch := self._scheduler.next_dispatch(self._registry):
-                yield self._requests.dispatch(*dispatch, now)
-            while model := self._scheduler.next_to_load(self._registry, self._failures, now):
-                yield Spawn(self._workers.spawn(model, now).id, model)
+            yield from self._dispatch(now)
+            if asks_ledger:
+                while decision := self._memory.decide(now):
+                    yield from self._arrange(decision, now)
+                yield from map(Note, self._memory.news())
+                yield from self._dispatch(now)  # to workers that get new requests again
         if self.stopping and not any(worker.spawned for worker in self._registry):
             yield Exit()
+
+    def _dispatch(self, now: float) -> Iterator[Action]:
+        while dispatch := self._scheduler.next_dispatch(self._registry):
+            self._memory.needs.note_request(dispatch[1].model, now)
+            yield self._requests.dispatch(*dispatch, now)
+
+    def _arrange(self, decision: Decision, now: float) -> Iterator[Action]:
+        match decision:
+            case Start(model, lease):
+                yield Spawn(self._workers.spawn(model, lease, now).id, model)
+            case Evict(victims):
+                yield from self._workers.drain(victims, now)
+            case Shrink(leases) | Grow(leases):
+                yield from (self._memory.tell(worker, size) for worker, size in leases.items())
+            case Never(model):
+                error = unaffordable(decision)
+                yield from self._requests.refuse_waiting(lambda queued: queued.submit.model == model, error)
 
     # ---------------------------------------------------------------- apis
 
@@ -157,6 +198,7 @@ class Broker:
             in_flight=sum(len(worker.in_flight) for worker in self._registry),
             queued=len(self._scheduler),
             deaths=self._workers.crash_reports.latest(now),
+            memory=self._memory.report(now),
         )
 
     # ---------------------------------------------------------------- time and the end
@@ -178,3 +220,8 @@ class Broker:
             self._admission.closed = True
             yield from self._requests.refuse_waiting(lambda _: True, draining())
             yield from self._workers.stop(now)
+
+
+def is_frequent(event: Event) -> bool:
+    """Whether it comes with each token; what it changes for the ledger is seen at the next Tick."""
+    return isinstance(event, WorkerSaid | ApiSaid) and isinstance(event.message, Forward | Ack | Done | Ping)

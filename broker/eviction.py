@@ -15,6 +15,7 @@ from broker.ledger import COMING, Entry, Ledger, Need
 from broker.lifecycle import State
 from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start, Wait, gb
 
+GRAIN = 50 * 10**6  # bytes; what is left over absorbs small changes of footprints
 _THE_BUDGET = "the budget"
 
 
@@ -46,7 +47,7 @@ def grow(ledger: Ledger, candidates: Iterable[Entry]) -> Grow | None:
     pressed = [
         e for e in candidates if e.state is State.READY and not e.closed and e.usage.wanted > e.lease.size
     ]
-    share = max(0, ledger.free()) // len(pressed) if pressed else 0
+    share = max(0, ledger.free()) // len(pressed) // GRAIN * GRAIN if pressed else 0
     return Grow({e.worker: min(e.usage.wanted, e.lease.size + share) for e in pressed}) if share else None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.lifecycle import Signal, State, advance
-from shared.protocol import Capabilities, Heartbeat, RequestShape
+from shared.protocol import Capabilities, Heartbeat, MemoryUse, RequestShape
 
 STARTING = frozenset({State.SPAWNED, State.LOADING})
 SERVING = frozenset({State.READY, State.DRAINING})
@@ -69,7 +69,14 @@ class Worker:
     active: int = 0
     last_step: float = 0.0  # when the engine last made a step, or got something to do
     slowest_step: float = 0.0  # seconds
-    memory: int = 0  # bytes
+    use: MemoryUse = field(default_factory=MemoryUse)
+    served: int = 0  # requests that have ended here
+    closed: bool = False  # gets nothing new: it is to make room for another model
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its process."""
+        return self.use.footprint
 
     @property
     def load(self) -> int:
@@ -84,6 +91,7 @@ class Worker:
     def drop(self, request_id: str) -> Running | None:
         if self.on_probation == request_id:
             self.on_probation = None
+        self.served += request_id in self.in_flight
         return self.in_flight.pop(request_id, None)
 
     def note_heartbeat(self, beat: Heartbeat, now: float) -> None:
@@ -94,7 +102,7 @@ class Worker:
         if moves or not self.active or not stepping:
             self.last_step = now
         self.step, self.active = beat.step, stepping
-        self.engine, self.memory = beat.engine, beat.memory
+        self.engine, self.use = beat.engine, beat.memory
 
     def is_stalled(self, limit: float, now: float) -> bool:
         """Busy, and without a step for ``limit`` seconds and for five times its slowest step."""

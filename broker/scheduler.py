@@ -17,7 +17,6 @@ from itertools import chain
 from zlib import crc32
 
 from broker.caller_share import may_hold_more
-from broker.load_failures import LoadFailures
 from broker.registry import Registry, Worker
 from shared.callers import Asker, asker_of
 from shared.fair_queue import FairQueue
@@ -152,15 +151,15 @@ class Scheduler:
                 return found
         return None
 
-    def next_to_load(self, registry: Registry, failures: LoadFailures, now: float) -> str | None:
-        """A model that requests wait for and that has no process; one that still ends holds its memory."""
-        return next(
-            (m for m in self._queues if not registry.of_model(m) and failures.may_start(m, now)),
-            None,
-        )
+    def arrivals(self) -> dict[str, tuple[float, ...]]:
+        """By model that requests wait for: since when each of them waits, the oldest first."""
+        return {
+            model: tuple(sorted(queued.since for queued in self.of_model(model))) for model in self._queues
+        }
 
     def _match(self, queue: _Queue, workers: list[Worker]) -> tuple[Queued, Worker] | None:
-        open_to_any = [w for w in workers if not w.on_probation and w.load < self.limits.max_in_flight]
+        size = self.limits.max_in_flight
+        open_to_any = [w for w in workers if not (w.closed or w.on_probation) and w.load < size]
         if not open_to_any:
             return None
         held = {worker.id: Counter(run.caller for run in worker.in_flight.values()) for worker in open_to_any}

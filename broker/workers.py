@@ -15,6 +15,7 @@ from broker.events import Abort, Action, Kill, Note, PassOn, TellWorker, Termina
 from broker.exit_causes import ExitCause, Fault, left, of_exit
 from broker.lifecycle import Signal, State
 from broker.load_failures import LoadFailures
+from broker.memory import Memory
 from broker.registry import SERVING, STARTING, ModelDetails, Registry, Worker
 from broker.requests import Requests
 from broker.scheduler import Scheduler
@@ -47,6 +48,7 @@ class Workers:
         scheduler: Scheduler,
         requests: Requests,
         failures: LoadFailures,
+        memory: Memory,
         timeouts: Timeouts,
         life: Life,
     ) -> None:
@@ -55,6 +57,7 @@ class Workers:
         self._scheduler = scheduler
         self._requests = requests
         self._failures = failures
+        self._memory = memory
         self._timeouts = timeouts
         self._life = life
         self.crash_reports = CrashReports()
@@ -73,8 +76,10 @@ class Workers:
         """Workers of an earlier broker may still come back."""
         return bool(self._awaited)
 
-    def spawn(self, model: str, now: float) -> Worker:
-        return self._registry.add(self._life.name_worker(model), model, now, spawned=True)
+    def spawn(self, model: str, lease: int, now: float) -> Worker:
+        worker = self._registry.add(self._life.name_worker(model), model, now, spawned=True)
+        self._memory.note_start(worker, lease, now)
+        return worker
 
     # ---------------------------------------------------------------- what a worker says
 
@@ -95,6 +100,7 @@ class Workers:
                 yield PassOn(api)
             case Heartbeat():
                 worker.note_heartbeat(message, now)
+                self._memory.note_use(worker)
                 yield self._pong(worker.id)
             case Failed():
                 yield from self._fail_run(worker, message, now)
@@ -139,6 +145,7 @@ class Workers:
         yield Note(
             f"{worker.id} is ready: {worker.model!r}, pid {worker.pid}, holds {len(message.held)} requests"
         )
+        yield from self._memory.first_lease(worker, message, now)
         yield from self._requests.retain(worker, message.held, now)
 
     def _pong(self, worker_id: str) -> Action:
@@ -214,6 +221,12 @@ class Workers:
             elif not worker.spawned and worker.in_flight and now - worker.last_heard > PROBE:
                 yield self._pong(worker.id)  # fails at once when its connection is gone
 
+    def drain(self, names: Collection[str], now: float) -> Iterator[Action]:
+        for worker in self._registry:
+            if worker.id in names:
+                worker.receive(Signal.DRAIN, now)
+                yield TellWorker(worker.id, Drain())
+
     def stop(self, now: float) -> Iterator[Action]:
         """Only those of ours: what was started by someone else is stopped by them."""
         for worker in self._registry:
@@ -270,6 +283,7 @@ class Workers:
         exited = exited or WorkerExited(worker.id, None)
         worker.receive(Signal.EXIT, now)
         self._registry.remove(worker)
+        self._memory.forget(worker.id)
         if loss := self._losses.pop(worker.id, None):
             self.crash_reports.record(worker, loss, exited.code, exited.last_lines)
 

@@ -12,11 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 NOT_BUILT = frozenset(
     {
-        "pinned",
         "ttl",
         "preload",
         "replicas",
-        "memory_gb",
         "chat_template",
         "python",
         "allow_code",
@@ -66,6 +64,15 @@ class ModelTable(BaseModel):
         description="other names that may be asked for: `gpt-4o`, or a pattern in which `*` is any text: `claude-*`",
     )
     context_length: int | None = Field(None, ge=16, description="upper bound on its context, in tokens")
+    pinned: bool = Field(
+        False, description="never makes room for another model; its memory is reserved before it is loaded"
+    )
+    memory_gb: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="memory it needs, in place of what is measured and learned",
+    )
     defaults: SamplingDefaults = Field(
         SamplingDefaults(),
         description=f"table of {', '.join(f'`{name}`' for name in SamplingDefaults.model_fields)} for requests that do "

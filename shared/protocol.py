@@ -28,7 +28,16 @@ from shared.generation import (
     ToolUse,
 )
 from shared.parts import AsJson, Ids, Part
-from shared.reports import Capabilities, CrashReport, ModelStatus, RequestShape, StatusReport, WorkerStatus
+from shared.reports import (
+    Capabilities,
+    CrashReport,
+    MemoryDecision,
+    MemoryStatus,
+    ModelStatus,
+    RequestShape,
+    StatusReport,
+    WorkerStatus,
+)
 
 __all__ = [
     "MODELS_OWN",
@@ -58,8 +67,12 @@ __all__ = [
     "Grammar",
     "Heartbeat",
     "Ids",
+    "Lease",
     "LoadFailed",
     "Loading",
+    "MemoryDecision",
+    "MemoryStatus",
+    "MemoryUse",
     "ModelStatus",
     "Part",
     "Ping",
@@ -245,6 +258,14 @@ class RunHeader(Part):
     submit: SubmitHeader
 
 
+class Lease(Part):
+    """So many bytes may keys and values take from now on. ``serial`` is larger in each lease of a worker."""
+
+    type: Literal["lease"] = "lease"
+    size: int
+    serial: int
+
+
 class Drain(Part):
     """Finish what is running, accept nothing new, exit 0."""
 
@@ -287,12 +308,30 @@ class Register(Part):
     pid: int
     digest: str
     context_length: int
+    context_bytes: int = 0  # keys and values of one sequence so long
+    lease: int = 0  # that it keeps to; 0: it never had one
     capabilities: Capabilities | None = None
     held: dict[str, int] = {}  # request id -> attempt
 
 
+class MemoryUse(Part):
+    """Bytes, of one moment. ``footprint``: of the whole process, as the system counts it.
+
+    ``serial`` is of the lease that the worker keeps to; ``obeyed`` what its keys and values may take, which is more
+    than the lease while running answers hold more. ``kv``: what of the footprint is for keys and values. ``committed``:
+    what running answers may come to hold; ``kept``: of prompts that are kept.
+    """
+
+    footprint: int = 0
+    serial: int = 0
+    obeyed: int = 0
+    kv: int = 0
+    committed: int = 0
+    kept: int = 0
+
+
 class Heartbeat(Part):
-    """Sent by the link thread, with the engine's step counter as proof of progress. ``memory``: resident bytes.
+    """Sent by the link thread, with the engine's step counter as proof of progress.
 
     ``active``: requests that have not ended; ``preparing`` of them wait for the tokenizer and not for a step.
     """
@@ -302,7 +341,7 @@ class Heartbeat(Part):
     step: int
     active: int
     preparing: int = 0
-    memory: int = 0
+    memory: MemoryUse = MemoryUse()
     engine: dict[str, float | int | str] = {}
 
 
@@ -339,7 +378,7 @@ class Bye(Part):
 ApiToBroker = Annotated[Ping | SubmitHeader | Ack | Done | Cancel | Status, Field(discriminator="type")]
 BrokerToApi = Annotated[Pong | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")]
 BrokerToWorker = Annotated[
-    RunHeader | Ack | Done | Cancel | Drain | Pong | Goodbye, Field(discriminator="type")
+    RunHeader | Ack | Done | Cancel | Lease | Drain | Pong | Goodbye, Field(discriminator="type")
 ]
 WorkerToBroker = Annotated[
     Loading | Register | Heartbeat | Forward | Failed | LoadFailed | Bye, Field(discriminator="type")

@@ -73,6 +73,25 @@ class CrashReport(Part):
     in_flight: list[RequestShape] = []
 
 
+class MemoryDecision(Part):
+    """What was done about memory, and why, in one line. ``age``: seconds since."""
+
+    age: float
+    line: str
+
+
+class MemoryStatus(Part):
+    """Bytes. ``used``: what all workers are charged with: what they have or may come to use.
+
+    ``leases``: by worker, for keys and values. ``decisions``: the last ones, the latest first.
+    """
+
+    budget: int = 0
+    used: int = 0
+    leases: dict[str, int] = {}
+    decisions: list[MemoryDecision] = []
+
+
 class StatusReport(Part):
     type: Literal["status_report"] = "status_report"
     query: str
@@ -84,3 +103,4 @@ class StatusReport(Part):
     in_flight: int
     queued: int
     deaths: list[CrashReport] = []  # the last ones, newest first
+    memory: MemoryStatus = MemoryStatus()

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     default_model: str | None = Field(None, description="serves requests that name no model")
     max_cache_size_gb: float = Field(8.0, ge=1, le=128, description="memory budget of all workers together")
 
+    min_stay: float = Field(
+        10.0, ge=0, description="how long a model stays loaded at least before it makes room for another"
+    )
+    max_wait: float = Field(
+        30.0, gt=0, description="how long requests wait at most until the turn of a model in their way ends"
+    )
+
     run_dir: Path | None = Field(
         None, description="sockets, locks and logs; by default one per user and port"
     )

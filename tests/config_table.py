@@ -10,7 +10,14 @@ from tests.module_list import ROOT
 
 GUIDE = ROOT / "docs" / "operators.md"
 BEGIN, END = "<!-- models -->", "<!-- /models -->"
-_WORDS = {str: "text", int: "whole number", SamplingDefaults: "table", tuple: "list of texts"}
+_WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    SamplingDefaults: "table",
+    tuple: "list of texts",
+}
 
 
 def kind(annotation: Any) -> str:

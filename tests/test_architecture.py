@@ -21,6 +21,7 @@ LAYERS = (
     "core",
     "workers",
     "requests",
+    "memory",
     "admission",
     "scheduler",
     "registry",

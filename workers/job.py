@@ -56,6 +56,21 @@ class Output:
     delta: Delta
 
 
+@dataclass(frozen=True)
+class KvUse:
+    """Bytes for keys and values, of one moment. Replaced, never changed: another thread reads it.
+
+    ``obeyed``: the most it may hold: its lease, or what running answers hold beyond that. ``held``: the most that its
+    memory had since it last gave any back. ``committed``: what running answers may come to hold; ``kept``: of prompts
+    that are kept.
+    """
+
+    obeyed: int = 0
+    held: int = 0
+    committed: int = 0
+    kept: int = 0
+
+
 class Engine(Protocol):
     """One thread calls all of it."""
 
@@ -67,6 +82,15 @@ class Engine(Protocol):
     @property
     def report(self) -> dict[str, float | int | str]:
         """Figures for the heartbeat; read by another thread, so it must be cheap and must not wait."""
+        ...
+
+    @property
+    def kv_use(self) -> KvUse:
+        """As of the last step; for the heartbeat, like ``report``."""
+        ...
+
+    def lend(self, size: int) -> None:
+        """So many bytes may keys and values take from now on: kept prompts give way, then what has to be read again."""
         ...
 
     def add(self, job: Job) -> None: ...
@@ -96,3 +120,4 @@ class Served:
     digest: str
     context_length: int
     capabilities: Capabilities | None = None
+    context_bytes: int = 0  # keys and values of one sequence as long as the context

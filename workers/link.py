@@ -12,8 +12,6 @@ import time
 from collections import deque
 from types import FrameType
 
-import psutil
-
 from shared import exits, wire
 from shared.errors import CannotBePassedOn, Draining, ServingError
 from shared.failpoints import failpoint
@@ -29,8 +27,10 @@ from shared.protocol import (
     Forward,
     Goodbye,
     Heartbeat,
+    Lease,
     LoadFailed,
     Loading,
+    MemoryUse,
     Part,
     Pong,
     Register,
@@ -39,11 +39,13 @@ from shared.protocol import (
 from shared.settings import Settings
 from workers.accepted import AcceptedRequests, Batch
 from workers.broker_socket import BrokerSocket, Identity
+from workers.footprint import footprint
 from workers.job import Job
-from workers.loop import Add, Cancelled, Inbox, ShareCores, StopWhenIdle
+from workers.loop import Add, Cancelled, Inbox, SetLease, ShareCores, StopWhenIdle
 from workers.posted import (
     CannotRun,
     EngineDone,
+    LeaseObeyed,
     Loaded,
     LoadingFailed,
     LoadingProgress,
@@ -76,7 +78,6 @@ class Link:
         self._drain_until: float | None = None
         self._finishing = False
         self._exit: int | None = None
-        self._process = psutil.Process()
         self._socket = BrokerSocket(who, settings.worker_socket)
 
     def post(self, item: Posted) -> None:
@@ -131,6 +132,8 @@ class Link:
                 if epoch != self._epoch:
                     self._epoch = epoch
                     self._introduce()
+            case Lease(size=size, serial=serial):
+                self._inbox.put(SetLease(size, serial))
             case Drain():
                 self._drain("the broker asked for it")
             case Goodbye(reason=reason):
@@ -162,6 +165,8 @@ class Link:
                 pid=os.getpid(),
                 digest=self._loaded.served.digest,
                 context_length=self._loaded.served.context_length,
+                context_bytes=self._loaded.served.context_bytes,
+                lease=self._loaded.served.engine.kv_use.obeyed if self._loaded.lease() else 0,
                 capabilities=self._loaded.served.capabilities,
                 held=self._requests.attempts,
             )
@@ -181,9 +186,22 @@ class Link:
                 step=self._loaded.steps(),
                 active=self._requests.active,
                 preparing=self._being_prepared,
-                memory=self._process.memory_info().rss,
+                memory=self._memory(),
                 engine=self._loaded.served.engine.report,
             )
+        )
+
+    def _memory(self) -> MemoryUse:
+        """The serial number first: what is read after it is of the same lease, or of a later one."""
+        assert self._loaded
+        serial, use = self._loaded.lease(), self._loaded.served.engine.kv_use
+        return MemoryUse(
+            footprint=footprint(),
+            serial=serial,
+            obeyed=use.obeyed,
+            kv=use.held,
+            committed=use.committed,
+            kept=use.kept,
         )
 
     # ------------------------------------------------------------ requests
@@ -249,11 +267,9 @@ class Link:
                 if self._requests.running(job.request_id, job.attempt):
                     self._inbox.put(Add(job))
                 self.preparing -= 1
-            case CannotRun(request_id, attempt, failure):
+            case CannotRun():
                 self.preparing -= 1
-                if entry := self._requests.running(request_id, attempt):
-                    self._requests.remove(request_id)
-                    self._socket.send(Failed(request_id=request_id, attempt=entry.attempt, failure=failure))
+                self._refuse(item)
             case LoadingProgress():
                 news = item.phase != self._loading.phase
                 self._loading = item
@@ -264,11 +280,19 @@ class Link:
                 limit = self._settings.prepare_timeout
                 self._pool = PreparationPool(served.prepare, self._prepared, limit)
                 self._introduce()
+            case LeaseObeyed():
+                self._next_beat = 0.0
             case LoadingFailed(reason, permanent):
                 self._socket.send(LoadFailed(reason=reason, permanent=permanent))
                 self._exit = exits.MISCONFIGURED if permanent else exits.LOAD_MAY_WORK
             case EngineDone():
                 self._exit = 0
+
+    def _refuse(self, item: CannotRun) -> None:
+        if entry := self._requests.running(item.request_id, item.attempt):
+            self._requests.remove(item.request_id)
+            failed = Failed(request_id=item.request_id, attempt=entry.attempt, failure=item.failure)
+            self._socket.send(failed)
 
     def _send_batch(self, batch: Batch) -> None:
         """One message with all deltas of a step for one api process."""

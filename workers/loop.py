@@ -37,7 +37,15 @@ class ShareCores:
     workers: int
 
 
-Command = Add | Cancelled | StopWhenIdle | ShareCores
+@dataclass(frozen=True)
+class SetLease:
+    """``size``: bytes for keys and values; ``serial``: the broker's number of this lease."""
+
+    size: int
+    serial: int
+
+
+Command = Add | Cancelled | StopWhenIdle | ShareCores | SetLease
 Inbox = SimpleQueue[Command]
 
 
@@ -50,16 +58,22 @@ class Loop:
         share: Callable[[int], None] = lambda workers: None,
         preparing: Callable[[], int] = lambda: 0,
         rest_after: float = REST,
+        obeyed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``preparing``: how many requests have arrived and are not in the inbox yet."""
+        """``preparing``: how many requests have arrived and are not in the inbox yet.
+
+        ``obeyed`` is called when the engine keeps to a new lease.
+        """
         self._engine = engine
         self._inbox = inbox
         self._emit = emit
         self._share = share
         self._preparing = preparing
         self._rest_after = rest_after
+        self._obeyed = obeyed
         self._finishing = False
         self._worked, self._rested = time.monotonic(), False
+        self.lease = 0  # the serial number of the lease that the engine keeps to; read by the link thread
         self.steps = 0  # read by the link thread for its heartbeat, as proof of progress
 
     def run(self) -> None:
@@ -116,3 +130,7 @@ class Loop:
                 self._finishing = True
             case ShareCores(workers):
                 self._share(workers)
+            case SetLease(size, serial):
+                self._engine.lend(size)
+                self.lease = serial
+                self._obeyed()

@@ -9,10 +9,19 @@ from workers.job import Job, Output, Served
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model can serve. ``steps`` returns how many steps the engine has made, for the heartbeat."""
+    """The model can serve.
+
+    For the heartbeat: ``steps`` returns how many steps the engine has made, ``lease`` the serial number of its lease.
+    """
 
     served: Served
     steps: Callable[[], int]
+    lease: Callable[[], int] = lambda: 0
+
+
+@dataclass(frozen=True)
+class LeaseObeyed:
+    """The engine keeps to a new lease; the broker waits for this word."""
 
 
 @dataclass(frozen=True)
@@ -50,4 +59,4 @@ class EngineDone:
     """The engine thread has completed all requests and returned."""
 
 
-Posted = Loaded | LoadingProgress | LoadingFailed | Outputs | Prepared | CannotRun | EngineDone
+Posted = Loaded | LeaseObeyed | LoadingProgress | LoadingFailed | Outputs | Prepared | CannotRun | EngineDone

@@ -20,7 +20,7 @@ from workers.job import Served
 from workers.link import Link
 from workers.loop import Command, Loop
 from workers.model.load_error import LoadError, Progress, explained
-from workers.posted import EngineDone, Loaded, LoadingFailed, LoadingProgress, Outputs
+from workers.posted import EngineDone, LeaseObeyed, Loaded, LoadingFailed, LoadingProgress, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,14 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
         link.post(LoadingFailed(error.reason.removesuffix("."), error.permanent))
         return
     loop = Loop(
-        served.engine, inbox, lambda outputs: link.post(Outputs(outputs)), share_cores, lambda: link.preparing
+        served.engine,
+        inbox,
+        lambda outputs: link.post(Outputs(outputs)),
+        share_cores,
+        preparing=lambda: link.preparing,
+        obeyed=lambda: link.post(LeaseObeyed()),
     )
-    link.post(Loaded(served, lambda: loop.steps))
+    link.post(Loaded(served, lambda: loop.steps, lambda: loop.lease))
     try:
         loop.run()
     except BaseException:

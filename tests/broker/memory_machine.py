@@ -286,6 +286,8 @@ class Machine:
         for model, queue in self.queues.items():
             if queue and model not in serving:
                 self.unserved.setdefault(model, self.now)
-                self.longest_wait = max(self.longest_wait, self.now - self.unserved[model])
+                waited = self.now - self.unserved[model]
+                self.longest_wait = max(self.longest_wait, waited)
+                assert not self.needs[model].pinned or waited <= EXIT, "its reserve was given away"
             else:
                 self.unserved.pop(model, None)

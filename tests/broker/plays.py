@@ -5,6 +5,7 @@ from itertools import count
 
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Event, Note, TellApi, TellWorker, WorkerSaid
+from broker.memory import MemoryRules
 from broker.scheduler import Limits, Scheduler
 from broker.startup import Life, Survivor, Timeouts
 from shared.protocol import (
@@ -41,6 +42,7 @@ def make_broker(
     epoch: str = "e1",
     numbers: Iterator[int] | None = None,
     started: float = 0.0,
+    rules: MemoryRules | None = None,
 ) -> Broker:
     """Its workers are called a#1, b#2 …"""
     numbers = numbers or count(1)
@@ -53,7 +55,8 @@ def make_broker(
         survivors=survivors,
     )
     limits = limits or Limits(max_in_flight=2, queue_per_model=3, queue_total=5, queue_age=100)
-    return Broker(models, Scheduler(limits), timeouts or Timeouts(silence=5, load=30, drain=60), life)
+    timeouts = timeouts or Timeouts(silence=5, load=30, drain=60)
+    return Broker(models, Scheduler(limits), timeouts, life, rules)
 
 
 def submit(

@@ -23,7 +23,7 @@ from broker.exit_causes import Fault, of_exit
 from broker.load_failures import LoadFailures
 from broker.quarantine import PROBATION_TOKENS
 from broker.startup import Timeouts
-from shared.protocol import Ack, Heartbeat, Ping, Refused, Resubmit, RunHeader, Sampling
+from shared.protocol import Ack, Heartbeat, MemoryUse, Ping, Refused, Resubmit, RunHeader, Sampling
 from shared.wire import header_of
 from tests.broker.plays import (
     API,
@@ -50,7 +50,14 @@ def broker() -> Broker:
 
 def beat(worker: str, step: int, active: int, preparing: int = 0) -> WorkerSaid:
     engine: dict[str, float | int | str] = {"phase": "decode"}
-    said = Heartbeat(epoch="e1", step=step, active=active, preparing=preparing, memory=1000, engine=engine)
+    said = Heartbeat(
+        epoch="e1",
+        step=step,
+        active=active,
+        preparing=preparing,
+        memory=MemoryUse(footprint=1000),
+        engine=engine,
+    )
     return WorkerSaid(worker, said)
 
 

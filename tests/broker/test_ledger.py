@@ -127,6 +127,9 @@ def test_a_pinned_model_has_its_memory_before_it_is_loaded_and_after_its_worker_
     assert plan(pinned, ledger(budget=11, pinned=(pinned,)), 0.0) == Start(
         "a", GB, "it needs 6.0 GB, 11.0 GB are free"
     )
+    assert plan_b(worker(C), budget=16, pinned=(pinned,)) == Evict(
+        ("c#1",), "b", "2.0 GB are missing, and these save the least by staying"
+    )
     dying = worker(pinned, state=State.STOPPING)
     assert ledger(dying, budget=12, pinned=(pinned,)).free() == 6 * GB
 

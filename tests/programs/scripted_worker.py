@@ -4,6 +4,7 @@
 """
 
 import argparse
+import mmap
 import os
 import sys
 import time
@@ -18,6 +19,14 @@ from workers.scripted.engine import CONTEXT_LENGTH, Script, ScriptedEngine, prep
 from workers.serve import serve
 
 
+def take(size: int) -> mmap.mmap:
+    """So many bytes of memory that is really there, and at no moment more."""
+    taken = mmap.mmap(-1, max(1, size))
+    for at in range(0, size, mmap.PAGESIZE):
+        taken[at] = 1
+    return taken
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
@@ -30,6 +39,7 @@ def main() -> int:
     parser.add_argument("--load", type=float, default=0.0, help="seconds the model takes to load")
     parser.add_argument("--poison", help="a prompt with this in it ends the process")
     parser.add_argument("--exit-if", type=Path, help="exits 1 if this file is there and names the model")
+    parser.add_argument("--weights", type=int, default=0, help="bytes that the process takes besides")
     parser.add_argument("--tokens", type=int, help="length of every completion; without it, max_tokens")
     options = parser.parse_args()
     if options.exit_if and options.exit_if.exists() and options.model in options.exit_if.read_text().split():
@@ -38,6 +48,7 @@ def main() -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure(f"scripted worker {options.model}", settings.log_level)
+    weights: list[mmap.mmap] = []  # as long as the process lives
     script = Script(options.tokens, options.step, options.prefill, options.poison)
 
     def prepare(run: Run) -> Job:
@@ -49,6 +60,7 @@ def main() -> int:
     def load(progress: Progress) -> Served:
         progress("script", 0, 1)
         time.sleep(options.load)
+        weights.append(take(options.weights))
         progress("script", 1, 1)
         return Served(ScriptedEngine(script), prepare, "scripted", CONTEXT_LENGTH)
 

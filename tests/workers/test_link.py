@@ -24,6 +24,7 @@ from shared.protocol import (
     Forward,
     Goodbye,
     Heartbeat,
+    Lease,
     Loading,
     Part,
     Pong,
@@ -340,3 +341,15 @@ def test_the_link_thread_resumes_a_request_without_decoding_its_body(broker: Bro
     broker.socket.send_multipart([broker.worker, header, b"\xc1 no msgpack"])
     while not any(delta.attempt == 2 and delta.finish for delta in broker.bodies):
         assert not isinstance(broker.hear(), Failed)
+
+
+def test_a_lease_is_confirmed_at_once_by_its_serial_number_and_told_to_the_next_broker(
+    broker: Broker, worker: object
+) -> None:
+    broker.wait_for(Register)
+    broker.say(Lease(size=1000, serial=7))
+    beat = broker.wait_for(Heartbeat, lambda beat: beat.memory.serial == 7)
+    assert beat.memory.obeyed == 1000
+    assert beat.memory.footprint > 10_000_000
+    broker.say(Pong(epoch="another"))
+    assert broker.wait_for(Register, lambda word: word.epoch == "another").lease == 1000

@@ -49,7 +49,7 @@ from workers.engine.prefix_reuse import Keeping
 from workers.engine.sampling.logit_processors import adjustment_for
 from workers.engine.sampling.logprobs import score_one
 from workers.engine.sampling.sampler import RowParameters
-from workers.job import Job, Output
+from workers.job import Job, KvUse, Output
 from workers.sequence import LogprobsOf, Row, TokenRules
 
 HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
@@ -111,6 +111,8 @@ class BatchEngine:
         self._read_last = False  # whether the last step read something
         self._tokens = 0  # generated
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
+        self._cache_bytes = limits.cache_bytes
+        self._held_most = 0  # bytes of keys and values since the last rest
         self._figures = Figures()
         self._tally()
 
@@ -147,6 +149,14 @@ class BatchEngine:
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
         )
+        self._kv_use = self._kv_use_now()
+
+    def _kv_use_now(self) -> KvUse:
+        held, kept = self._admission.held, self._prefixes.bytes
+        self._held_most = max(self._held_most, held + kept)
+        jobs = [row.job for rows in self._rows.values() for row in rows if not row.ended]
+        committed = sum(self.budget.cost.bytes(len(job.prompt) + job.max_tokens) for job in jobs)
+        return KvUse(max(self.budget.size, held), self._held_most, committed, kept)
 
     @property
     def _phase(self) -> str:
@@ -166,6 +176,16 @@ class BatchEngine:
     @property
     def rows_at_most(self) -> int:
         return self._rows_at_most
+
+    @property
+    def kv_use(self) -> KvUse:
+        return self._kv_use
+
+    def lend(self, size: int) -> None:
+        self.budget.size = size
+        self._prefixes.budget = min(self._cache_bytes, size)
+        self._admission.cap_kept()
+        self._tally()
 
     def add(self, job: Job) -> None:
         """One reading for the choices that begin with the prompt, one for each that goes on behind held ids."""
@@ -191,6 +211,8 @@ class BatchEngine:
     def rest(self) -> None:
         mx.clear_cache()
         give_back_freed_memory()
+        self._held_most = 0
+        self._tally()
 
     def step(self) -> list[Output]:
         self._steps += 1

@@ -91,6 +91,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
             finds_checkpoints=not is_plain(new_cache(loaded.model)),
             own_sampling=own,
         ),
+        context_bytes=engine.budget.cost.bytes(context),
         digest=_digest(loaded.facts.digest, table.defaults.said()),
         context_length=context,
         capabilities=Capabilities(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from shared.protocol import ChatPrompt, Run, TextPrompt, TokenPrompt
-from workers.job import Job, Output
+from workers.job import Job, KvUse, Output
 from workers.request.infill import no_infill
 from workers.sequence import LogprobsOf, Row, TokenRules
 
@@ -74,6 +74,7 @@ class ScriptedEngine:
         self._rows: dict[str, list[Row]] = {}
         self._new: list[Job] = []
         self._steps = 0
+        self._kv_use = KvUse()
 
     @property
     def active(self) -> int:
@@ -82,6 +83,14 @@ class ScriptedEngine:
     @property
     def report(self) -> dict[str, float | int | str]:
         return {"step": self._steps, "phase": "decode" if self._rows else "idle", "rows": len(self._rows)}
+
+    @property
+    def kv_use(self) -> KvUse:
+        """Its rows hold nothing."""
+        return self._kv_use
+
+    def lend(self, size: int) -> None:
+        self._kv_use = KvUse(obeyed=size)
 
     def add(self, job: Job) -> None:
         self._rows[job.request_id] = [Row(job, choice, RULES) for choice in range(job.generation.n)]

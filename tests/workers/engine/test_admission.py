@@ -1,5 +1,6 @@
 """The engine when memory is short: nothing is held above the budget, and every request ends as if alone."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -279,3 +280,27 @@ def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
 
 def test_a_request_alone_is_served_even_if_it_seems_too_large(make_engine: MakeEngine) -> None:
     assert len(ids(play(make_engine(kv_bytes=1), [job("a", max_tokens=9, ignore_eos=True)])["a", 0])) == 9
+
+
+def test_a_lease_that_changes_between_steps_is_kept_to_and_changes_no_answer(make_engine: MakeEngine) -> None:
+    jobs = [
+        job(str(i), LONG[: 10 * i + 10], max_tokens=30, temperature=0.9, seed=i, ignore_eos=True)
+        for i in range(4)
+    ]
+    cost = make_engine().budget.cost
+    sizes = cost.bytes(512, 4), cost.bytes(512, 1)
+    engine = make_engine(kv_bytes=sizes[0], cache_bytes=sizes[0])
+    for each in jobs:
+        engine.add(each)
+    answers: dict[str, list[int]] = {each.request_id: [] for each in jobs}
+    for step in itertools.count():
+        if step % 5 == 0:
+            engine.lend(size := sizes[step // 5 % 2])
+        for output in engine.step():
+            answers[output.delta.request_id] += output.delta.ids
+        assert int(engine.report["kv_bytes"]) + int(engine.report["cache_bytes"]) <= size
+        assert engine.kv_use.obeyed == size
+        if not engine.active:
+            break
+    assert engine.kv_use.committed == 0 < engine.kv_use.held
+    assert answers == {j.request_id: ids(play(make_engine(), [j])[j.request_id, 0]) for j in jobs}

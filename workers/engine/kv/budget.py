@@ -12,9 +12,9 @@ from workers.engine.kv.mlx_caches import GROWTH
 from workers.engine.kv.row_caches import Decoding
 
 
-@dataclass(frozen=True)
+@dataclass
 class Budget:
-    """``size`` in bytes. ``chunk``: most tokens of a prompt that are read in one step."""
+    """``size`` in bytes; it may change between steps. ``chunk``: most tokens of a prompt that are read in one step."""
 
     size: int
     cost: Cost

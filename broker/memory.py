@@ -1,0 +1,155 @@
+"""The ledger of this broker: what its registry and queues say, as entries and demands; and the leases of its workers.
+
+Rule 1: it decides and remembers; `core` does what it says.
+Rule 2: a worker is told its first lease before its first request; one that an earlier broker gave goes on.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from broker.events import Action, TellWorker
+from broker.ledger import Entry, Lease, Ledger, Usage
+from broker.lifecycle import State
+from broker.load_failures import LoadFailures
+from broker.memory_decisions import Decision, Grow, Wait
+from broker.needs import Needs
+from broker.registry import Registry, Worker
+from broker.scheduler import Scheduler
+from broker.swaps import Demand, Turns
+from shared import protocol
+from shared.protocol import MemoryDecision, MemoryStatus, Register
+
+_ALL = 1 << 62
+_REMEMBERED = 50  # decisions
+
+
+@dataclass(frozen=True)
+class MemoryRules:
+    """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model."""
+
+    budget: int = _ALL
+    lends: bool = False
+    min_stay: float = 10.0
+    max_wait: float = 30.0
+    said: Mapping[str, int] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+
+
+class Memory:
+    def __init__(
+        self,
+        rules: MemoryRules,
+        registry: Registry,
+        scheduler: Scheduler,
+        failures: LoadFailures,
+        started: float,
+    ) -> None:
+        self._rules = rules
+        self._registry = registry
+        self._scheduler = scheduler
+        self._failures = failures
+        self.needs = Needs(rules.budget, rules.said, rules.pinned)
+        self._turns = Turns(rules.max_wait)
+        # The first serial number: larger in each life of a broker since the machine started.
+        self._first = int(started * 1000)
+        self._leases: dict[str, Lease] = {}
+        self._starts: dict[str, float] = {}  # of workers that load
+        self._decisions: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
+        self._news: list[str] = []
+        self._last = ""  # the last decision without its figures, so that a wait is noted once
+
+    def decide(self, now: float) -> Decision | None:
+        """The next thing to do; to be asked again until it is nothing."""
+        decision = self._turns.decide(self._demands(now), self._ledger(now), now)
+        for worker in self._registry:
+            worker.closed = worker.id in self._turns.closed
+        if isinstance(decision, Grow) and not self._rules.lends:
+            return None
+        self._note(decision, now)
+        return None if isinstance(decision, Wait) else decision
+
+    def news(self) -> list[str]:
+        """Lines for the log about what was decided since it was last asked."""
+        news, self._news = self._news, []
+        return news if self._rules.lends else []
+
+    def report(self, now: float) -> MemoryStatus:
+        ledger = self._ledger(now)
+        return MemoryStatus(
+            budget=self._rules.budget,
+            used=ledger.charged,
+            leases={entry.worker: entry.lease.size for entry in ledger.entries},
+            decisions=[MemoryDecision(age=now - at, line=line) for at, line in self._decisions],
+        )
+
+    def _ledger(self, now: float) -> Ledger:
+        entries = tuple(self._entry(worker, now) for worker in self._registry)
+        return Ledger(self._rules.budget, self._rules.min_stay, entries, self.needs.pinned(now))
+
+    def _entry(self, worker: Worker, now: float) -> Entry:
+        need = self.needs.of(worker.model, now, worker.total if worker.state is State.LOADING else 0)
+        use = worker.use
+        wanted = _ALL if worker.state is State.READY and self._rules.lends else 0
+        return Entry(
+            worker.id,
+            need,
+            worker.state,
+            worker.since,
+            self._leases.get(worker.id) or Lease.first(need.least_kv),
+            Usage(use.footprint, use.kv, use.committed, use.kept, wanted),
+            running=worker.load,
+            waiting=len(self._scheduler.of_model(worker.model)),
+            served=worker.served,
+            static=not worker.spawned,
+            closed=worker.closed,
+        )
+
+    def _demands(self, now: float) -> list[Demand]:
+        """Of models without any process: one that is ending has to end first."""
+        return [
+            Demand(self.needs.of(model, now), arrivals)
+            for model, arrivals in self._scheduler.arrivals().items()
+            if self._failures.may_start(model, now) and not self._registry.of_model(model)
+        ]
+
+    def _note(self, decision: Decision | None, now: float) -> None:
+        line = str(decision) if decision else ""
+        about = line.partition(":")[0] if isinstance(decision, Wait) else line
+        if decision and about != self._last:
+            self._decisions.appendleft((now, line))
+            self._news.append(line)
+        self._last = about
+
+    # ---- what happens to workers
+
+    def note_start(self, worker: Worker, lease: int, now: float) -> None:
+        self._leases[worker.id] = Lease(lease, lease, self._first)
+        self._starts[worker.id] = now
+
+    def first_lease(self, worker: Worker, said: Register, now: float) -> Iterator[Action]:
+        weights = said.capabilities.bytes if said.capabilities else 0
+        self.needs.note_load(worker.model, said.digest, weights, said.context_bytes)
+        if (start := self._starts.pop(worker.id, None)) is not None:
+            self.needs.note_load_seconds(worker.model, now - start)
+        if not self._rules.lends:
+            return
+        if said.lease:
+            self._leases[worker.id] = Lease(said.lease, said.lease, self._first)
+        yield self.tell(worker.id, said.lease or self.needs.of(worker.model, now).least_kv)
+
+    def tell(self, worker_id: str, size: int) -> Action:
+        lease = self._leases.get(worker_id) or Lease(0, 0, self._first)
+        self._leases[worker_id] = lease = lease.tell(size)
+        return TellWorker(worker_id, protocol.Lease(size=lease.size, serial=lease.serial))
+
+    def note_use(self, worker: Worker) -> None:
+        if lease := self._leases.get(worker.id):
+            self._leases[worker.id] = lease.confirm(worker.use.serial, worker.use.obeyed)
+        if worker.use.footprint and worker.state is State.READY:
+            self.needs.note_base(worker.model, worker.use.footprint - worker.use.kv)
+
+    def forget(self, worker_id: str) -> None:
+        self._leases.pop(worker_id, None)
+        self._starts.pop(worker_id, None)
+        self._turns.closed.pop(worker_id, None)

@@ -1,0 +1,82 @@
+"""What models need of this machine: learned from their workers, or said by the operator. Pure.
+
+Rule 1: what is learned is the base: the footprint less keys and values. A model that once had the machine to itself
+    would else never share it again.
+Rule 2: what is learned holds for one digest: other weights are another model.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from broker.ledger import Need
+from broker.memory_decisions import GB
+
+OVERHEAD = GB // 2  # of a worker process beside its weights, until it is measured
+SMALLEST_LEASE = GB // 4
+_UNKNOWN_LOAD = 5.0  # seconds
+_HALF_LIFE = 600.0  # seconds, of what is remembered of requests
+
+
+@dataclass(slots=True)
+class Learned:
+    digest: str = ""
+    base: int = 0
+    context_bytes: int = 0  # keys and values of one sequence as long as the context
+    loads: deque[float] = field(default_factory=lambda: deque(maxlen=5))
+
+
+@dataclass(slots=True)
+class _Requests:
+    count: float = 0.0
+    at: float = 0.0
+
+    def decayed(self, now: float) -> float:
+        return self.count * float(0.5 ** ((now - self.at) / _HALF_LIFE))
+
+
+class Needs:
+    """``said``: bytes that an operator has set for a model, in place of what is learned; ``pinned``: models."""
+
+    def __init__(self, budget: int, said: Mapping[str, int], pinned: frozenset[str]) -> None:
+        self._budget = budget
+        self._said = said
+        self._pinned = pinned
+        self._learned: dict[str, Learned] = {}
+        self._requests: dict[str, _Requests] = {}
+
+    def of(self, model: str, now: float, reading: int = 0) -> Need:
+        """``reading``: bytes of weights that its worker has found to load."""
+        known = self._learned.get(model, Learned())
+        base = max(known.base, reading + OVERHEAD if reading else OVERHEAD)
+        least = min(known.context_bytes, max(SMALLEST_LEASE, (self._budget - base) // 2))
+        if model in self._said:
+            least = min(least, self._said[model] // 2)
+            base = self._said[model] - least
+        elif known.base:
+            base = known.base
+        load_seconds = median(known.loads) if known.loads else _UNKNOWN_LOAD
+        rate = self._requests[model].decayed(now) / _HALF_LIFE if model in self._requests else 0.0
+        return Need(model, base, least, load_seconds, rate, pinned=model in self._pinned)
+
+    def pinned(self, now: float) -> tuple[Need, ...]:
+        return tuple(self.of(model, now) for model in sorted(self._pinned))
+
+    def note_request(self, model: str, now: float) -> None:
+        before = self._requests.setdefault(model, _Requests(at=now))
+        self._requests[model] = _Requests(before.decayed(now) + 1, now)
+
+    def note_load(self, model: str, digest: str, weights: int, context_bytes: int) -> None:
+        """``weights``: bytes; 0 if the worker does not tell."""
+        known = self._learned.setdefault(model, Learned())
+        if known.digest != digest:
+            known = self._learned[model] = Learned(digest, weights + OVERHEAD if weights else 0)
+        known.context_bytes = context_bytes
+
+    def note_load_seconds(self, model: str, seconds: float) -> None:
+        self._learned.setdefault(model, Learned()).loads.append(seconds)
+
+    def note_base(self, model: str, base: int) -> None:
+        known = self._learned.setdefault(model, Learned())
+        known.base = max(known.base, base)
