@@ -8,10 +8,12 @@ from shared.parts import Part
 class Capabilities(Part):
     """What a loaded model can do.
 
-    ``bytes`` is the size of its weights, ``sampling`` how tokens are chosen where a request does not say.
+    ``tools``: native, as the model learned them, or described in our words; ``content``: what the chat template reads a
+    message as. ``bytes`` is the size of its weights, ``sampling`` how tokens are chosen where a request does not say.
     """
 
-    tools: bool = False
+    tools: Literal["native", "described", "none"] = "none"
+    content: Literal["text", "parts"] = "text"
     reasoning: bool = False
     json_schema: bool = False
     infill: bool = False

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
 from workers.job import Job, Output
 from workers.output.choice import ChoiceFilter, Shown
+from workers.output.derived_calls import call_filter
 from workers.output.detokenizer import as_vocabulary
 from workers.output.reasoning import ReasoningFilter
 from workers.output.text import Piece, TextFilter
-from workers.output.tool_calls import CallFilter
 
 
 @dataclass(frozen=True)
@@ -223,5 +223,5 @@ def choice_filter(job: Job, choice: int) -> ChoiceFilter | None:
         return None
     return ChoiceFilter(
         ReasoningFilter(job.thinking) if job.thinking else None,
-        CallFilter(job.tool_policy, f"{job.request_id}|{choice}") if job.tool_policy else None,
+        call_filter(job.tool_policy, f"{job.request_id}|{choice}") if job.tool_policy else None,
     )

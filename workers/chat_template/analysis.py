@@ -58,6 +58,12 @@ class TemplateAnalysis:
         return "parts" if self.demands.text != "kept" and self.demands.parts == "kept" else "text"
 
 
+UNKNOWN = TemplateAnalysis(
+    Demands(thoughts="reasoning_content", thoughts_shown=True), reason="it was not analysed"
+)
+"""Of a template that nothing is known of: it gets a conversation as it is."""
+
+
 def analyse(template: str, added_tokens: Collection[str] = ()) -> TemplateAnalysis:
     """``added_tokens``: those of the tokenizer, where marks are looked for that the template does not show."""
     return _analyse(template, tuple(sorted(added_tokens)))
@@ -69,9 +75,9 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
     try:
         answers = [rendering.render([user()], tools, prompt=True) for tools in (None, [], tools_for(PLAIN))]
     except TemplateError as error:
-        return TemplateAnalysis(reason=f"the template cannot be parsed ({type(error).__name__})")
+        return replace(UNKNOWN, reason=f"the template cannot be parsed ({type(error).__name__})")
     if all(isinstance(answer, Raised) for answer in answers):
-        return TemplateAnalysis(reason="the template refuses a single message")
+        return replace(UNKNOWN, reason="the template refuses a single message")
     found = find_format(rendering)
     if isinstance(found, Found):
         found = replace(found, format=completed(found.format, template, added_tokens))

@@ -155,11 +155,14 @@ def _arguments(turn: Message, demands: Demands) -> Message:
 
 
 def _systems(turns: list[Message], demands: Demands) -> list[Message]:
-    """Messages of the system where the template shows them, else in the first one or in a user's turn."""
+    """Messages of the system where the template shows them, else in the first one, or in a user's turn."""
     front = 0
     while front < len(turns) and turns[front]["role"] == "system":
         front += 1
     leading, rest = turns[:front], turns[front:]
+    if demands.late != "kept" and demands.system == "kept":
+        leading += [turn for turn in rest if turn["role"] == "system"]
+        rest = [turn for turn in rest if turn["role"] != "system"]
     if len(leading) > 1 and demands.second != "kept":
         leading = [{**leading[0], "content": _joined(turn["content"] for turn in leading)}]
     if demands.system != "kept":

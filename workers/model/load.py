@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from shared.models import ModelSource
+from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis
 from workers.device import has_accelerator
 from workers.model.config_check import refuse_implausible
 from workers.model.context_length import DEFAULT_CONTEXT_LENGTH, as_length, stated_context
@@ -30,7 +31,7 @@ from workers.model.hub import download, local_copy
 from workers.model.load_error import IncompleteError, LoadError, Progress, explained, first_line
 from workers.model.safetensors_headers import MAX_TENSORS_IN_ALL, Span, check_header, read_header, samples
 from workers.model.tokenizer import refuse_code_only, tokenizer_options
-from workers.model.trial_process import trial
+from workers.model.trial_process import analysis_of, trial
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -88,6 +89,7 @@ class LoadedModel:
     facts: ModelFacts
     context_length: int
     own_sampling: Mapping[str, float] = field(default_factory=dict)  # from its generation_config.json
+    analysis: TemplateAnalysis = UNKNOWN  # of its chat template
 
 
 # Locate
@@ -230,12 +232,16 @@ def load(
     progress("import", 0, 0)
     with explained(f"The model (of type {facts.model_type})"):
         if trusted:
-            return _load(folder, facts, progress, accelerator)
+            loaded = _load(folder, facts, progress, accelerator)
+            loaded.analysis = analysis_of(loaded.tokenizer)
+            return loaded
         with trial(folder) as await_trial:
             import mlx_lm.utils  # noqa: F401 (takes a second, during which the trial runs)
 
-            await_trial(progress)
-        return _load(folder, facts, progress, accelerator)
+            analysis = await_trial(progress)
+        loaded = _load(folder, facts, progress, accelerator)
+        loaded.analysis = analysis
+        return loaded
 
 
 def _weights_of(folder: Path, facts: ModelFacts) -> "tuple[Module, dict[str, Any]]":

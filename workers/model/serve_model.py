@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 from mlx.utils import tree_reduce
@@ -22,7 +22,8 @@ from workers.grammars.grammar import grammars_for
 from workers.job import Served
 from workers.model.load import LoadedModel, inspect, load, locate
 from workers.model.load_error import Progress, explained
-from workers.output.tool_formats import output_format_of
+from workers.output.derived_format import with_analysis
+from workers.output.tool_formats import OutputFormat, output_format_of
 from workers.output.vocabulary import token_bytes
 from workers.request.infill import infill_of
 from workers.request.prompt import Preparation
@@ -52,7 +53,8 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
     bounds = (loaded.context_length, settings.context_length, table.context_length)
     context = min(bound for bound in bounds if bound is not None)
-    output_format, grammars = output_format_of(tokenizer), grammars_for(tokenizer, vocabulary_size)
+    output_format = with_analysis(output_format_of(tokenizer), tokenizer, loaded.analysis)
+    grammars = grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
     own = {**(loaded.own_sampling if settings.model_sampling else {}), **table.defaults.said()}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), output_format.special)
@@ -90,12 +92,14 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
             special_tokens_in_text=settings.special_tokens_in_text,
             finds_checkpoints=not is_plain(new_cache(loaded.model)),
             own_sampling=own,
+            analysis=loaded.analysis,
         ),
         context_bytes=engine.budget.cost.bytes(context),
         digest=_digest(loaded.facts.digest, table.defaults.said()),
         context_length=context,
         capabilities=Capabilities(
-            tools=tokenizer.has_chat_template,
+            tools=_tools(tokenizer, output_format),
+            content=loaded.analysis.content,
             reasoning=output_format.thinking is not None,
             json_schema=grammars is not None,
             infill=infill is not None,
@@ -103,6 +107,12 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
             sampling=own,
         ),
     )
+
+
+def _tools(tokenizer: Any, output_format: OutputFormat) -> Literal["native", "described", "none"]:
+    if not tokenizer.has_chat_template:
+        return "none"
+    return "described" if output_format.tools is None else "native"
 
 
 def _digest(weights: str, defaults: Mapping[str, float]) -> str:

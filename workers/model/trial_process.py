@@ -16,9 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis, analyse, from_json, to_json
 from workers.model.load_error import LoadError, Progress, first_line, load_error
 
 WALL_SECONDS = 600.0  # in all, also on a crowded machine; a process that waits uses no processor time
@@ -26,6 +28,8 @@ READ_SECONDS = 15  # of processor time, like those below; the largest known toke
 ENCODE_SECONDS = 3
 RENDER_SECONDS = 2  # one chat
 MEMORY = 12 << 30  # bytes of address space, most of which are never touched
+ANALYSE_SECONDS = 5  # some 500 renderings; the longest known templates take 0.3
+ANALYSIS = "Analysing the chat template"
 MOST_TOKENS = 1_000_000  # the largest known vocabularies have 262,000
 
 SAMPLE = (
@@ -54,8 +58,13 @@ CHATS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
 
 
 @contextmanager
-def trial(folder: Path, wall_seconds: float = WALL_SECONDS) -> Iterator[Callable[[Progress], None]]:
-    """Starts the child at once; the yielded function waits for its end and raises LoadError."""
+def trial(
+    folder: Path, wall_seconds: float = WALL_SECONDS
+) -> Iterator[Callable[[Progress], TemplateAnalysis]]:
+    """Starts the child at once; the yielded function waits for its end and raises LoadError.
+
+    A template that cannot be analysed in time is no error: nothing is known of it then.
+    """
     began = time.monotonic()
     with tempfile.TemporaryFile() as said:
         command = [sys.executable, "-m", "workers.model.trial_process", str(folder)]
@@ -67,7 +76,7 @@ def trial(folder: Path, wall_seconds: float = WALL_SECONDS) -> Iterator[Callable
             child.wait()
 
 
-def _wait(child: subprocess.Popen[bytes], deadline: float, said: Any, progress: Progress) -> None:
+def _wait(child: subprocess.Popen[bytes], deadline: float, said: Any, progress: Progress) -> TemplateAnalysis:
     while (left := deadline - time.monotonic()) > 0:
         progress("check", 0, 0)
         try:
@@ -78,8 +87,18 @@ def _wait(child: subprocess.Popen[bytes], deadline: float, said: Any, progress: 
     said.seek(0)
     lines = said.read().decode("utf-8", "replace").splitlines() or [""]
     if child.returncode == 0 and lines[-1] == "{}":
-        return
-    raise _failure(lines[-1], child.returncode)
+        return _analysis(lines)
+    failure = _failure(lines[-1], child.returncode)
+    if ANALYSIS in lines[-1]:
+        return replace(UNKNOWN, reason=failure.reason)
+    raise failure
+
+
+def _analysis(lines: list[str]) -> TemplateAnalysis:
+    for line in reversed(lines):
+        if found := json.loads(line).get("analysis"):
+            return from_json(found) or UNKNOWN
+    return UNKNOWN
 
 
 def _failure(line: str, code: int | None) -> LoadError:
@@ -99,6 +118,15 @@ def _failure(line: str, code: int | None) -> LoadError:
     how = "did not end in time" if code == -signal.SIGXCPU else f"ended the process that tried it ({code})"
     advice = "the folder is damaged or made to do harm; fetch the model again"
     return LoadError(f"{step} {how}: {advice}.", permanent=True)
+
+
+def analysis_of(tokenizer: Any) -> TemplateAnalysis:
+    """In the child, or of a template that is our own."""
+    if not isinstance(tokenizer.chat_template, str):
+        return UNKNOWN
+    return analyse(
+        tokenizer.chat_template, [token.content for token in tokenizer.added_tokens_decoder.values()]
+    )
 
 
 # In the child
@@ -130,6 +158,14 @@ def _try(folder: Path) -> None:
         for messages, tools in CHATS:
             _bounded(RENDER_SECONDS)
             _render(tokenizer, messages, tools)
+        _analyse(tokenizer)
+
+
+def _analyse(tokenizer: Any) -> None:
+    """The last step, and the only one without which the model is still served."""
+    _say(step=ANALYSIS)
+    _bounded(ANALYSE_SECONDS)
+    _say(analysis=to_json(analysis_of(tokenizer)))
 
 
 def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> None:

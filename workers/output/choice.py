@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.protocol import CallPiece
+from workers.output.derived_calls import DerivedCallFilter
 from workers.output.reasoning import ReasoningFilter, Split
 from workers.output.tool_calls import CallFilter
 
@@ -21,7 +22,9 @@ class Shown:
 
 
 class ChoiceFilter:
-    def __init__(self, reasoning: ReasoningFilter | None, calls: CallFilter | None) -> None:
+    def __init__(
+        self, reasoning: ReasoningFilter | None, calls: CallFilter | DerivedCallFilter | None
+    ) -> None:
         self._reasoning = reasoning
         self._calls = calls
 

@@ -5,17 +5,31 @@ Rule 2: a model thinks once: all text behind the end of its thinking is answer.
 Rule 3: whitespace right behind a delimiter belongs to the delimiter.
 """
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
 class Thinking:
-    """The delimiters of thinking. ``open``: the prompt ends inside the thinking; ``over``: it ends behind it."""
+    """The delimiters of thinking. ``open``: the prompt ends inside the thinking; ``over``: it ends behind it.
+
+    ``answer``: what opens the answer, in templates that delimit the answer too. ``calls``: what begins a call; at the
+    beginning of a line it ends thinking that was not closed.
+    """
 
     start: str
     end: str
     open: bool = False
     over: bool = False
+    answer: str = ""
+    calls: tuple[str, ...] = ()
+
+    @cached_property
+    def leads(self) -> tuple[str, ...]:
+        """What may open the answer: all of its mark, or its end where the prompt holds the beginning."""
+        starts = [found.start() for found in re.finditer(r"<", self.answer)]
+        return tuple(self.answer[at:] for at in ([0, *starts] if self.answer else []))
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class ReasoningFilter:
         self._blank = thinking.open  # only whitespace since the last delimiter
         self.inside = thinking.open
         self._over = False
+        self._new_line = True  # what comes begins a line of the thinking
+        self._lead: str | None = ""  # what may yet open the answer; None: that is decided
 
     @property
     def apart(self) -> bool:
@@ -41,32 +57,71 @@ class ReasoningFilter:
 
     def push(self, text: str) -> Split:
         if self._over:
-            return Split("", self._behind_delimiter(text))
+            return Split("", self._answered(text))
         before, found = self._to_delimiter(text)
         gained = self._gained(before)
         if not found:
             return gained
         rest, self._held = self._held, ""
         self._over, self.inside, self._blank = self.inside, not self.inside, True
+        self._new_line = True
         more = self.push(rest)
         return Split(gained.reasoning + more.reasoning, gained.text + more.text)
 
     def flush(self) -> Split:
         rest, self._held = self._held, ""
-        return self._gained(rest)
+        gained = self._gained(rest)
+        lead, self._lead = self._lead, None
+        return Split(gained.reasoning, gained.text + (lead or ""))
 
     def _to_delimiter(self, text: str) -> tuple[str, bool]:
-        """The decided text, and whether a delimiter follows it; undecided text is held back."""
+        """The decided text, and whether a delimiter or a call follows it; undecided text is held back."""
         delimiter = self._thinking.end if self.inside else self._thinking.start
-        before, found, self._held = (self._held + text).partition(delimiter)
+        calls = self._thinking.calls if self.inside else ()
+        text = self._held + text
+        before, found, self._held = text.partition(delimiter)
+        call = min((at for word in calls if (at := self._on_a_line(before, word)) >= 0), default=-1)
+        if call >= 0:
+            before, self._held = text[:call], text[call:]
+            return before, True
         if not found:
-            keep = overlap(before, delimiter)
+            keep = max(overlap(before, word) for word in (delimiter, *calls))
             before, self._held = before[: len(before) - keep], before[len(before) - keep :]
+        if before:
+            self._new_line = before.endswith("\n")
         return before, bool(found)
 
+    def _on_a_line(self, text: str, word: str) -> int:
+        """Where the word begins a line; -1 if it does not."""
+        at = text.find(word)
+        while at > 0 and text[at - 1] != "\n":
+            at = text.find(word, at + 1)
+        return at if at != 0 or self._new_line else self._on_a_later_line(text, word)
+
+    def _on_a_later_line(self, text: str, word: str) -> int:
+        at = text.find("\n" + word)
+        return at + 1 if at >= 0 else -1
+
     def _gained(self, text: str) -> Split:
-        shown = self._behind_delimiter(text)
-        return Split(shown, "") if self.inside else Split("", shown)
+        if self.inside:
+            return Split(self._behind_delimiter(text), "")
+        return Split("", self._answered(text))
+
+    def _answered(self, text: str) -> str:
+        """Without the mark that opens the answer."""
+        text = self._behind_delimiter(text)
+        if self._lead is None or not self._thinking.leads:
+            return text
+        self._lead += text
+        lead = self._lead.lstrip()
+        for mark in self._thinking.leads:
+            if lead.startswith(mark):
+                self._lead, self._blank = None, True
+                return self._behind_delimiter(lead[len(mark) :])
+        if any(mark.startswith(lead) for mark in self._thinking.leads):
+            return ""
+        shown, self._lead = self._lead, None
+        return shown
 
     def _behind_delimiter(self, text: str) -> str:
         if self._blank and text:
@@ -83,7 +138,8 @@ def overlap(text: str, delimiter: str) -> int:
     return 0
 
 
-def thinking_of(start: str, end: str, prompt: str) -> Thinking:
+def thinking_of(start: str, end: str, prompt: str, answer: str = "", calls: tuple[str, ...] = ()) -> Thinking:
     """Whether ``prompt`` opens or ends the thinking: then only whitespace follows the delimiter in it."""
     tail = prompt.rstrip()
-    return Thinking(start, end, open=tail.endswith(start), over=tail.endswith(end))
+    over = tail.endswith(end) or bool(answer and tail.endswith(answer))
+    return Thinking(start, end, tail.endswith(start), over, answer, calls)

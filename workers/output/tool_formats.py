@@ -7,9 +7,11 @@ Rule 3: a family without a syntax here can still be parsed, but its model cannot
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from workers.chat_template.call_format import CallFormat
 
 Parse = Callable[[str, Any], Any]  # (text between the delimiters, tools) -> calls; may raise any exception
 
@@ -49,10 +51,11 @@ class ToolFormat:
     syntax: CallSyntax | None = None
     stream: ArgumentStream | None = None
     inner: tuple[str, ...] = ()  # delimiters inside a call that may be special tokens
+    format: CallFormat | None = None  # derived from the template: it reads the calls instead of ``parse``
 
     @property
     def delimiters(self) -> tuple[str, ...]:
-        return (self.start, self.end, *self.inner)
+        return tuple(delimiter for delimiter in (self.start, self.end, *self.inner) if delimiter)
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,14 @@ class OutputFormat:
     """How a model delimits tool calls and thinking in its output, read from its tokenizer and chat template.
 
     ``tools`` None: the template knows no tools, so the system message describes them and PLAIN is the format.
+    ``answer``: what opens the answer behind the thinking, in templates that delimit the answer too.
     ``think_id``: the token that opens the thinking, where one token does.
     ``special``: the ids of the special tokens that delimit calls or thinking, by their text.
     """
 
     tools: ToolFormat | None = None
     thinking: tuple[str, str] | None = None
+    answer: str = ""
     think_id: int | None = None
     special: Mapping[str, int] = field(default_factory=dict)
 
@@ -208,11 +213,17 @@ def output_format_of(tokenizer: Any) -> OutputFormat:
             name = "mistral_list"
         tools = tool_format_named(name, tokenizer.tool_call_start, tokenizer.tool_call_end, parse)
     thinking = (tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else None
-    delimiters = [*(thinking or ()), *(tools.delimiters if tools else ())]
-    special = {
+    special = special_in(tokenizer, [*(thinking or ()), *(tools.delimiters if tools else ())])
+    opening: tuple[int, ...] = tokenizer.think_start_tokens or ()
+    think_id = opening[0] if len(opening) == 1 else None
+    return OutputFormat(tools, thinking, think_id=think_id, special=special)
+
+
+def special_in(tokenizer: Any, delimiters: Iterable[str]) -> dict[str, int]:
+    """The ids of the special tokens that are part of any of these delimiters, by their text."""
+    delimiters = list(delimiters)
+    return {
         token.content: int(id)
         for id, token in tokenizer.added_tokens_decoder.items()
         if token.special and any(token.content in delimiter for delimiter in delimiters)
     }
-    opening: tuple[int, ...] = tokenizer.think_start_tokens or ()
-    return OutputFormat(tools, thinking, opening[0] if len(opening) == 1 else None, special)

@@ -4,16 +4,14 @@ Runs on a preparing thread beside the engine, so a long prompt does not delay de
 with a request is found here, before the engine sees it.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from jinja2 import TemplateError
-
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import ChatPrompt, Generation, Run, Stopping, TextPrompt, TokenPrompt
+from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis
 from workers.grammars.grammar import CompiledGrammar, Grammars
 from workers.job import Job
 from workers.model.default_sampling import filled
@@ -21,13 +19,11 @@ from workers.output.reasoning import Thinking, thinking_of
 from workers.output.text import characters_in, well_formed
 from workers.output.tool_calls import ToolPolicy
 from workers.output.tool_formats import PLAIN, OutputFormat
+from workers.request.chat_rendering import ChatRendering
 from workers.request.checkpoints import checkpoints_of
 from workers.request.encoding import Encoder
 from workers.request.infill import Infill, behind, no_infill
-from workers.request.tools_in_prose import in_plain_words
 
-SAID = 200  # characters of a template's error that are passed to the client
-SHORT = 12  # characters that such an error and a message may share
 TAIL = 16  # last ids of the prompt, in which the delimiters of thinking are looked for
 
 
@@ -49,11 +45,17 @@ class Preparation:
         default_factory=dict
     )  # for parameters that a request leaves out
     special_tokens_in_text: bool = False
+    analysis: TemplateAnalysis = UNKNOWN  # of the chat template
     encoder: Encoder = field(init=False)
+    chat: ChatRendering = field(init=False)
 
     def __post_init__(self) -> None:
         encoder = Encoder(self.tokenizer, self.context_length, self.vocabulary_size)
         object.__setattr__(self, "encoder", encoder)
+        literals = None if self.special_tokens_in_text else encoder.literals
+        format = self.output_format
+        chat = ChatRendering(self.tokenizer, self.analysis, format.tools is not None, literals, format.special)
+        object.__setattr__(self, "chat", chat)
 
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
@@ -65,7 +67,8 @@ class Preparation:
         for held in submit.held:
             self.encoder.check_ids(held, param, "What was held of the answer has")
         self.encoder.check_ids(generation.sampling.logit_bias, "logit_bias", "logit_bias names")
-        thinking, policy = self._thinking(text, ids), self._tool_policy(generation)
+        policy = self._tool_policy(generation)
+        thinking = self._thinking(text, ids, policy)
         split = thinking if generation.split_reasoning else None
         return Job(
             request_id=submit.request_id,
@@ -102,11 +105,12 @@ class Preparation:
         self.encoder.check_ids([bos], param)
         return [bos]
 
-    def _thinking(self, text: str | None, ids: list[int]) -> Thinking | None:
+    def _thinking(self, text: str | None, ids: list[int], policy: ToolPolicy | None) -> Thinking | None:
         if self.output_format.thinking is None:
             return None
         tail = self.tokenizer.decode(ids[-TAIL:]) if text is None else text
-        return thinking_of(*self.output_format.thinking, tail)
+        begins = (policy.format.start,) if policy and policy.format.start else ()
+        return thinking_of(*self.output_format.thinking, tail, self.output_format.answer, begins)
 
     def _tool_policy(self, generation: Generation) -> ToolPolicy | None:
         use, prompt = generation.tool_use, generation.prompt
@@ -178,46 +182,7 @@ class Preparation:
                 "This model has no chat template; use /v1/completions with a prompt.", param=prompt.param
             )
         self.encoder.refuse_long(characters_in([prompt.messages, prompt.tools]), prompt.param)
-        try:
-            prompt = self._shown(prompt)
-        except RecursionError:
-            raise InvalidRequest("The messages are nested too deep.", param=prompt.param) from None
-        try:
-            return well_formed(self._apply(prompt.messages, prompt))
-        except Exception:  # noqa: BLE001, S110 - a template is a program and may raise any exception
-            # Some templates accept only one leading system message, or only alternating turns.
-            pass
-        try:
-            return well_formed(self._apply(_alternating(prompt.messages), prompt))
-        except Exception as error:  # noqa: BLE001
-            raise InvalidRequest(
-                f"This model's chat template refuses these messages{_words_of(error, prompt)}.",
-                param=prompt.param,
-            ) from None
-
-    def _shown(self, prompt: ChatPrompt) -> ChatPrompt:
-        """The prompt as the template receives it."""
-        messages, tools, more = prompt.messages, prompt.tools, prompt.template_kwargs
-        if self.output_format.tools:
-            messages = _parsed_arguments(messages)
-        if not self.special_tokens_in_text:
-            literals = self.encoder.literals
-            messages = literals.escaped_messages(messages, self.output_format.special)
-            tools, more = literals.escaped(tools), literals.escaped(more)
-        shown = prompt.model_copy(update={"messages": messages, "tools": tools, "template_kwargs": more})
-        return shown if self.output_format.tools else in_plain_words(shown)
-
-    def _apply(self, messages: list[dict[str, Any]], prompt: ChatPrompt) -> str:
-        continues = messages[-1]["role"] == "assistant"
-        text: str = self.tokenizer.apply_chat_template(
-            messages,
-            tools=prompt.tools,
-            tokenize=False,
-            add_generation_prompt=not continues,
-            continue_final_message=continues,
-            **prompt.template_kwargs,
-        )
-        return text
+        return self.chat(prompt)
 
     def _checkpoints(self, prompt: ChatPrompt | TextPrompt | TokenPrompt, ids: list[int]) -> list[int]:
         if not (self.finds_checkpoints and isinstance(prompt, ChatPrompt)):
@@ -252,64 +217,3 @@ class Preparation:
 
 def _fills_in(prompt: ChatPrompt | TextPrompt | TokenPrompt) -> bool:
     return not isinstance(prompt, ChatPrompt) and prompt.suffix is not None
-
-
-def _parsed_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Parses the arguments of calls: templates iterate over them, and clients send them as a JSON string."""
-    return [
-        {**message, "tool_calls": [_parsed_call(call) for call in message["tool_calls"]]}
-        if message.get("tool_calls")
-        else message
-        for message in messages
-    ]
-
-
-def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    try:
-        function["arguments"] = json.loads(function.get("arguments") or "{}")
-    except (TypeError, ValueError, RecursionError):
-        pass  # not JSON, or too deeply nested for Python: the template receives the text unchanged
-    return {**call, "function": function}
-
-
-def _alternating(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same contents as one system message and alternating turns, for templates that accept nothing else."""
-    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system" and m.get("content"))
-    turns: list[dict[str, Any]] = []
-    for message in messages:
-        if message["role"] == "system":
-            continue
-        plain = message["role"] in ("user", "assistant") and not message.get("tool_calls")
-        if plain and turns and turns[-1]["role"] == message["role"] and not turns[-1].get("tool_calls"):
-            joined = "\n\n".join(filter(None, [turns[-1].get("content"), message.get("content")]))
-            turns[-1] = {**turns[-1], "content": joined}
-        else:
-            turns.append(message)
-    if system:
-        turns.insert(0, {"role": "system", "content": system})
-    return turns
-
-
-def _words_of(error: Exception, prompt: ChatPrompt) -> str:
-    """The template's own error message, unless it quotes the client's text."""
-    if not isinstance(error, TemplateError) or not error.message:
-        return f" ({type(error).__name__})"
-    said = error.message[:SAID]
-    for text in sorted(_strings_in([prompt.messages, prompt.tools]), key=len, reverse=True):
-        # Short strings, such as a role's name, may be the template's own.
-        if len(text) > SHORT and (text[:SHORT] in said or text[-SHORT:] in said):
-            return ""
-    return f": {said}"
-
-
-def _strings_in(value: Any) -> Iterator[str]:
-    left = [value]
-    while left:
-        match left.pop():
-            case str(text):
-                yield text
-            case dict(items):
-                left += items.values()
-            case list(items):
-                left += items

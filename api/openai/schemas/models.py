@@ -6,7 +6,8 @@ from api.generation.schemas import Response
 
 
 class ModelCapabilities(Response):
-    tools: bool
+    tools: Literal["native", "described", "none"]
+    content: Literal["text", "parts"]
     reasoning: bool
     json_schema: bool
     infill: bool

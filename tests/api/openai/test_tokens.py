@@ -45,14 +45,15 @@ def test_tokenize_and_its_kin_name_a_missing_field(stack: Stack, path: str, body
 
 
 def test_a_listed_model_has_its_capabilities_or_the_reason_of_its_failure(stack: Stack) -> None:
-    can = Capabilities(tools=True, reasoning=True, json_schema=True, bytes=123)
+    can = Capabilities(tools="native", reasoning=True, json_schema=True, bytes=123)
     stack.broker.models = [
         ModelStatus(id="tiny", state="hot", context_length=2048, capabilities=can),
         ModelStatus(id="org/name", state="failed", reason="no such folder"),
     ]
     hot, failed = stack.client.get("/v1/models").json()["data"]
     assert hot["capabilities"] == {
-        "tools": True,
+        "tools": "native",
+        "content": "text",
         "reasoning": True,
         "json_schema": True,
         "infill": False,
