@@ -446,14 +446,12 @@ def test_an_exception_of_the_template_refuses_without_quoting_the_client(
     assert "secret" not in str(refused.value)
 
 
-def test_a_continued_answer_that_the_template_drops_is_refused_without_quoting_it(
+def test_a_continued_answer_that_the_template_drops_stands_behind_the_prompt(
     prepare: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     monkeypatch.setattr(prepare.tokenizer._tokenizer, "chat_template", template)
-    with pytest.raises(InvalidRequest) as refused:
-        prepare(ask(chat(("user", "the prompt's secret"), ("assistant", "Well"))))
-    assert "secret" not in str(refused.value) and "Well" not in str(refused.value)
+    assert rendered(prepare, chat(("user", "a question. "), ("assistant", "Well"))) == "a question. Well"
 
 
 def test_lone_surrogates_in_a_prompt_are_replaced(prepare: Preparation) -> None:
