@@ -1,30 +1,35 @@
-"""A call format that was derived from a template, as the formats of the table are: to be read, and to be demanded."""
+"""Joins what the chat template tells of a model's output with the table of tool formats.
 
+Rule 1: a derived call format that is proved comes before the table, whose readers stay only where they read the same.
+Rule 2: a call is demanded only in a syntax that the reader reads; this is tried with a sample when the model loads.
+"""
+
+import json
 from dataclasses import replace
 from typing import Any
 
 from workers.chat_template.analysis import TemplateAnalysis
 from workers.chat_template.call_format import COUNT_HOLE, ID_HOLE, KEY_HOLE, NAME_HOLE, CallFormat
 from workers.chat_template.marks import is_strong, tokens_of
+from workers.output.derived_calls import call_filter
+from workers.output.tool_calls import ToolPolicy
 from workers.output.tool_formats import CallSyntax, OutputFormat, ToolFormat, special_in
 
 _FILLED = {NAME_HOLE: "{name}", KEY_HOLE: "{key}", COUNT_HOLE: "0", ID_HOLE: "call00000"}
 
 
-def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: TemplateAnalysis) -> OutputFormat:
-    """What the table says of a model, completed by what its template tells.
+_SAMPLE: dict[str, Any] = {"text": "a b", "n": 3}
+_SCHEMA = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}, "n": {"type": "integer"}},
+    "required": ["text", "n"],
+}
+_TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": _SCHEMA}}]
 
-    A family of the table that streams arguments keeps its reader; others are read by a form that is proved.
-    """
-    tools, format = output_format.tools, analysis.format
-    if not analysis.demands.shows_tools:
-        tools = None  # they are described in our words
-    elif format is not None and tools is None:
-        tools = tool_format_of(format)
-    elif format is not None and tools is not None and tools.stream is None and analysis.proved:
-        derived = tool_format_of(format)
-        syntax, inner = tools.syntax or derived.syntax, (*derived.inner, *tools.delimiters)
-        tools = replace(derived, syntax=syntax, inner=inner)
+
+def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: TemplateAnalysis) -> OutputFormat:
+    """``output_format``: by the table; ``analysis``: of the tokenizer's chat template."""
+    tools = _tools(output_format.tools, analysis)
     thinking, answer = output_format.thinking, ""
     if (marks := analysis.thinking) is not None and thinking in (None, (marks.open, marks.close)):
         thinking, answer = (marks.open, marks.close), marks.answer
@@ -33,6 +38,59 @@ def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: Templat
     return OutputFormat(
         tools, thinking, answer, _token(tokenizer, thinking) if think_id is None else think_id, special
     )
+
+
+def _tools(table: ToolFormat | None, analysis: TemplateAnalysis) -> ToolFormat | None:
+    if not analysis.demands.shows_tools:
+        return None  # they are described in our words
+    if analysis.format is None:
+        return table
+    derived = tool_format_of(analysis.format)
+    if table is not None and (not analysis.proved or _streams(table, derived.syntax)):
+        return replace(table, syntax=_demandable(table, table.syntax, derived.syntax))
+    inner = (*derived.inner, *(table.delimiters if table else ()))
+    syntax = _demandable(derived, derived.syntax, table.syntax if table else None)
+    return replace(derived, inner=inner, syntax=syntax)
+
+
+def _streams(table: ToolFormat, syntax: CallSyntax | None) -> bool:
+    """Whether the table's reader streams arguments, and reads what the model's template shows."""
+    if table.stream is None or syntax is None or not table.stream.head.search(_written(syntax)):
+        return False
+    return _is_read(table, syntax)
+
+
+def _demandable(tools: ToolFormat, *candidates: CallSyntax | None) -> CallSyntax | None:
+    return next((syntax for syntax in candidates if syntax and _is_read(tools, syntax)), None)
+
+
+def _is_read(tools: ToolFormat, syntax: CallSyntax) -> bool:
+    filter = call_filter(ToolPolicy(tools, frozenset({"look_up"}), _TOOLS), "sample")
+    found = [filter.push(_written(syntax)), filter.flush(closed=True)]
+    calls = [piece for each in found for piece in each.calls]
+    try:
+        return [piece.name for piece in calls if piece.name] == ["look_up"] and (
+            json.loads("".join(piece.arguments for piece in calls)) == _SAMPLE
+        )
+    except ValueError:
+        return False
+
+
+def _written(syntax: CallSyntax) -> str:
+    """The sample call in this syntax."""
+    if syntax.key is None:
+        body = json.dumps(_SAMPLE)
+    else:
+        values = [_value(syntax, key, value) for key, value in _SAMPLE.items()]
+        body = syntax.comma.join(values)
+    call = syntax.opening.replace("{name}", "look_up") + body + syntax.closing
+    return syntax.outer[0] + call + syntax.outer[1]
+
+
+def _value(syntax: CallSyntax, key: str, value: Any) -> str:
+    before, behind = syntax.quotes or ('"', '"')
+    text = before + value + behind if isinstance(value, str) else json.dumps(value)
+    return (syntax.key or "").replace("{key}", key) + text + syntax.after
 
 
 def _token(tokenizer: Any, thinking: tuple[str, str] | None) -> int | None:

@@ -54,7 +54,9 @@ class Preparation:
         object.__setattr__(self, "encoder", encoder)
         literals = None if self.special_tokens_in_text else encoder.literals
         format = self.output_format
-        chat = ChatRendering(self.tokenizer, self.analysis, format.tools is not None, literals, format.special)
+        chat = ChatRendering(
+            self.tokenizer, self.analysis, format.tools is not None, literals, format.special
+        )
         object.__setattr__(self, "chat", chat)
 
     def __call__(self, run: Run) -> Job:

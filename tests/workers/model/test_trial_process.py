@@ -9,7 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.tiny_model import make_tiny_llama
+from tests.tiny_model import SPECIAL, make_tiny_llama
+from tests.workers.chat_template.formats import CALLS, template
+from workers.chat_template.analysis import UNKNOWN, analyse
 from workers.model.load import inspect, load
 from workers.model.load_error import LoadError
 from workers.model.trial_process import trial
@@ -39,15 +41,15 @@ def refused(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "template",
+    "written",
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'a' * 10**11 }}",
         "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     ],
 )
-def test_a_chat_template_that_does_not_end_is_refused(folder: Path, template: str) -> None:
-    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
+def test_a_chat_template_that_does_not_end_is_refused(folder: Path, written: str) -> None:
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=written))
     assert "chat template" in refused(folder)
 
 
@@ -61,8 +63,8 @@ def test_a_trial_that_waits_without_processor_time_is_no_reason_to_refuse_the_fo
 
 @pytest.mark.slow
 def test_a_hostile_folder_costs_seconds_of_processor_time_however_long_it_has_to_wait(folder: Path) -> None:
-    template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=endless))
     with trial(folder) as await_trial:
         (child,) = [each for each in psutil.Process().children() if str(folder) in each.cmdline()]
         child.suspend()
@@ -72,11 +74,31 @@ def test_a_hostile_folder_costs_seconds_of_processor_time_however_long_it_has_to
     assert "did not end in time" in caught.value.reason and caught.value.permanent
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}"])
-def test_a_model_whose_template_refuses_all_sample_chats_loads(folder: Path, template: str) -> None:
-    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=template))
+@pytest.mark.parametrize("written", ["{{ raise_exception('no') }}", "{% if %}"])
+def test_a_model_whose_template_refuses_all_sample_chats_loads(folder: Path, written: str) -> None:
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=written))
     with trial(folder) as await_trial:
         await_trial(silent)
+
+
+def test_the_trial_brings_back_what_the_chat_template_tells(folder: Path) -> None:
+    shows = template(CALLS["json, name as key"])
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=shows))
+    with trial(folder) as await_trial:
+        analysis = await_trial(silent)
+    assert analysis == analyse(shows, SPECIAL)
+    assert (analysis.tools, analysis.proved) == ("native", True)
+
+
+@pytest.mark.slow
+def test_a_template_whose_analysis_does_not_end_is_used_as_if_nothing_were_known_of_it(folder: Path) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    slow = "{% for m in messages %}{{ m.content }}{% if m.tool_calls %}" + endless + "{% endif %}{% endfor %}"
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=slow))
+    with trial(folder) as await_trial:
+        analysis = await_trial(silent)
+    assert (analysis.tools, analysis.demands) == ("described", UNKNOWN.demands)
+    assert "did not end in time" in analysis.reason
 
 
 @pytest.mark.slow

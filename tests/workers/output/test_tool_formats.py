@@ -62,5 +62,6 @@ def test_special_tokens_that_delimit_calls_are_known_by_their_ids(tmp_path: Path
 def test_a_loaded_model_says_what_it_can_do(tmp_path: Path) -> None:
     served = serve_model(loaded_with(tmp_path, TEMPLATE, plain=("<think>", "</think>")), Settings())
     assert served.capabilities is not None
-    assert served.capabilities.tools and served.capabilities.reasoning and served.capabilities.json_schema
+    assert (served.capabilities.tools, served.capabilities.content) == ("described", "text")
+    assert served.capabilities.reasoning and served.capabilities.json_schema
     assert served.capabilities.bytes > 10_000
