@@ -33,6 +33,7 @@ class Job:
     prompt_text: str | None = None  # when echo was asked
     grammar: CompiledGrammar | None = None
     thinking: Thinking | None = None  # when it is to be split off
+    opened: str | None = None  # the message that the prompt opens, where answers are messages with headers
     tool_policy: ToolPolicy | None = None  # None: text that looks like a call is text
     checkpoints: list[int] = field(default_factory=list)  # prefix lengths worth storing, ascending
     ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
 from workers.job import Job, Output
+from workers.output.channels import ChannelFilter
 from workers.output.choice import ChoiceFilter, Shown
 from workers.output.derived_calls import call_filter
 from workers.output.detokenizer import as_vocabulary
@@ -148,7 +149,7 @@ class Row:
         return None
 
     def _split(
-        self, filter: ChoiceFilter, text: str, reason: FinishReason | None
+        self, filter: ChoiceFilter | ChannelFilter, text: str, reason: FinishReason | None
     ) -> tuple[Shown, FinishReason | None]:
         """The text as thinking, calls and answer; a call may be what the choice ends with."""
         thinking = filter.thinking
@@ -217,11 +218,14 @@ class Row:
         return self.rules.vocabulary[id] if id < len(self.rules.vocabulary) else b""
 
 
-def choice_filter(job: Job, choice: int) -> ChoiceFilter | None:
+def choice_filter(job: Job, choice: int) -> ChoiceFilter | ChannelFilter | None:
     """None for a choice whose text is shown as it is."""
+    key = f"{job.request_id}|{choice}"
+    if job.opened is not None:
+        return ChannelFilter(job.opened, job.tool_policy, key)
     if job.thinking is None and job.tool_policy is None:
         return None
     return ChoiceFilter(
         ReasoningFilter(job.thinking) if job.thinking else None,
-        call_filter(job.tool_policy, f"{job.request_id}|{choice}") if job.tool_policy else None,
+        call_filter(job.tool_policy, key) if job.tool_policy else None,
     )

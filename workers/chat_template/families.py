@@ -129,13 +129,6 @@ FAMILIES = (
     ),
 )
 
-_HARMONY = "<|channel|>commentary to=functions." + N
-_HARMONY_HEADS = tuple(
-    f"{lead}{_HARMONY}{constraint}<|message|>"
-    for lead in ("<|start|>assistant", "")
-    for constraint in ("<|constrain|>json", "json", "")
-)
-
 
 def family_format(template: str, added_tokens: Collection[str]) -> CallFormat | None:
     """For a template that shows tools and no calls."""
@@ -148,10 +141,6 @@ def family_format(template: str, added_tokens: Collection[str]) -> CallFormat | 
 
 def completed(format: CallFormat, template: str, added_tokens: Collection[str]) -> CallFormat:
     """With what models write beside what their template shows."""
-    if format.kind == "name_json" and "to=functions." in format.opening and "<|channel|>" in format.opening:
-        return replace(
-            format, also=_HARMONY_HEADS
-        )  # gpt-oss: the channel comes first, and a constraint behind it
     if format.kind == "json" and not format.marks and "<|python_tag|>" in {*added_tokens, *_in(template)}:
         return replace(format, also=("<|python_tag|>",), between=";")  # Llama 3, which joins calls so
     if format.kind == "name_json" and format.opening.startswith(N) and len(format.between.strip()) > 1:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CACHED = 64  # compiled grammars
+LONGEST_HEADER = 128  # bytes that the end of thinking may have
 THREADS = 4  # compile at once, so that a slow grammar does not use up the time of the next one
 SECONDS = 5.0  # per compilation
 SCHEMA_BYTES = 64 << 10
@@ -48,13 +49,15 @@ class CompiledGrammar:
     """A compiled grammar, shared by the guides of all choices.
 
     ``after``: the bytes that end the thinking; the grammar applies behind them. ``unless``: the token that opens the
-    thinking; if the first token is another one, the grammar applies from that token on.
+    thinking; if the first token is another one, the grammar applies from that token on. ``header``: what to wait for
+    in place of ``after``, where it may be written in several ways.
     """
 
     matcher: LLMatcher
     eos: Sequence[int] = ()
     after: bytes = b""
     unless: int | None = None
+    header: re.Pattern[bytes] | None = None
 
     def guide(self, vocabulary: Sequence[bytes]) -> "Guide":
         return Guide(self, vocabulary)
@@ -67,10 +70,10 @@ class Guide:
         self._matcher = compiled.matcher.deep_copy()
         self._eos = compiled.eos
         self._vocabulary = vocabulary
-        self._after = compiled.after
+        self._after = compiled.header or re.compile(re.escape(compiled.after))
         self._unless = compiled.unless  # None from the first token on
         self._tail = b""
-        self.sleeping = bool(compiled.after) and compiled.unless is None
+        self.sleeping = bool(compiled.after or compiled.header) and compiled.unless is None
         self.failed = False
 
     @property
@@ -104,12 +107,13 @@ class Guide:
 
     def _listen(self, id: int) -> None:
         raw = self._vocabulary[id] if id < len(self._vocabulary) else b""
-        head, found, rest = (self._tail + raw).partition(self._after)
-        if not found:
-            self._tail = head[-len(self._after) :]
+        heard = self._tail + raw
+        found = self._after.search(heard)
+        if found is None:
+            self._tail = heard[-LONGEST_HEADER:]
             return
         self.sleeping = False
-        if rest.strip():  # the text began inside this token, where no mask could constrain it
+        if heard[found.end() :].strip():  # the text began inside this token, where no mask could constrain it
             self._fail()
 
     def _fail(self) -> None:

@@ -45,8 +45,14 @@ class ToolGrammar:
         calls = [self._call(tool, f"c{i}") for i, tool in enumerate(tools)]
         more = f" ({self._literal(syntax.between)} call)*" if parallel else ""
         start = f"{self._literal(syntax.outer[0])} call{more} {self._literal(syntax.outer[1])}"
+        if syntax.thinking is not None:
+            start = f"{self._thinking(*syntax.thinking)} {start}"
         text = "" if instead is None else f" | {_json(instead, self.text_options)}"
         return "\n".join([f"start: {start}{text}", f"call: {' | '.join(calls)}", *self.rules])
+
+    def _thinking(self, opening: str, closing: str) -> str:
+        thought = f"{self._literal(opening)} {self._text_to(closing, 'thought')}"
+        return f"({self._rule('thinking', thought)})?"
 
     def _call(self, tool: Tool, rule: str) -> str:
         opening = self._literal(self.syntax.opening.replace("{name}", tool.name))

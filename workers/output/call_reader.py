@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from workers.chat_template.call_format import CallFormat
-from workers.output.call_bodies import Body, Call, ListBody, ObjectBody
+from workers.output.call_bodies import Body, ListBody, ObjectBody
 from workers.output.call_marks import Matched, Mismatch, More, Names, Piece, Text, pieces_of
 from workers.output.reasoning import overlap
 from workers.output.tagged_body import TaggedBody
@@ -174,7 +174,7 @@ class CallReader:
         assert self._body is not None
         try:
             end, calls = self._body.read(text, self._follows)
-            named = [(call.name, _as_json(call)) for call in calls]
+            named = [(call.name, as_json(call.arguments)) for call in calls]
             if not named or any(call.name not in self._grammar.schemas for call in calls):
                 raise Mismatch
         except (Mismatch, ValueError, RecursionError):
@@ -249,9 +249,9 @@ class CallReader:
         self._rest = self._rest[size:]
 
 
-def _as_json(call: Call) -> str:
+def as_json(arguments: dict[str, Any]) -> str:
     """Raises ValueError."""
-    text = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     return _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 

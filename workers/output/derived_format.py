@@ -11,9 +11,10 @@ from typing import Any
 from workers.chat_template.analysis import TemplateAnalysis
 from workers.chat_template.call_format import COUNT_HOLE, ID_HOLE, KEY_HOLE, NAME_HOLE, CallFormat
 from workers.chat_template.marks import is_strong, tokens_of
+from workers.output.channels import MARKS, ChannelFilter, channels_of
 from workers.output.derived_calls import call_filter
 from workers.output.tool_calls import ToolPolicy
-from workers.output.tool_formats import CallSyntax, OutputFormat, ToolFormat, special_in
+from workers.output.tool_formats import CallSyntax, Channels, OutputFormat, ToolFormat, special_in
 
 _FILLED = {NAME_HOLE: "{name}", KEY_HOLE: "{key}", COUNT_HOLE: "0", ID_HOLE: "call00000"}
 
@@ -29,15 +30,19 @@ _TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": _SC
 
 def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: TemplateAnalysis) -> OutputFormat:
     """``output_format``: by the table; ``analysis``: of the tokenizer's chat template."""
-    tools = _tools(output_format.tools, analysis)
+    channels = channels_of(getattr(tokenizer, "chat_template", None))
+    tools = _tools(output_format.tools, analysis) if channels is None else _in_channels(channels, analysis)
     thinking, answer = output_format.thinking, ""
     if (marks := analysis.thinking) is not None and thinking in (None, (marks.open, marks.close)):
         thinking, answer = (marks.open, marks.close), marks.answer
-    special = special_in(tokenizer, [*(thinking or ()), answer, *(tools.delimiters if tools else ())])
-    think_id = output_format.think_id
-    return OutputFormat(
-        tools, thinking, answer, _token(tokenizer, thinking) if think_id is None else think_id, special
-    )
+    delimiters = [
+        *(thinking or ()),
+        answer,
+        *(tools.delimiters if tools else ()),
+        *(MARKS if channels else ()),
+    ]
+    think_id = _token(tokenizer, thinking) if output_format.think_id is None else output_format.think_id
+    return OutputFormat(tools, thinking, answer, think_id, special_in(tokenizer, delimiters), channels)
 
 
 def _tools(table: ToolFormat | None, analysis: TemplateAnalysis) -> ToolFormat | None:
@@ -53,6 +58,17 @@ def _tools(table: ToolFormat | None, analysis: TemplateAnalysis) -> ToolFormat |
     return replace(derived, inner=inner, syntax=syntax)
 
 
+def _in_channels(channels: Channels, analysis: TemplateAnalysis) -> ToolFormat | None:
+    """Read by ``ChannelFilter``."""
+    if not analysis.demands.shows_tools or analysis.format is None:
+        return None
+    tools = tool_format_of(analysis.format)
+    syntax = channels.call or tools.syntax
+    if syntax is None or not _is_read(tools, syntax, channels=True):
+        return replace(tools, syntax=None)
+    return replace(tools, syntax=replace(syntax, thinking=channels.thinking))
+
+
 def _streams(table: ToolFormat, syntax: CallSyntax | None) -> bool:
     """Whether the table's reader streams arguments, and reads what the model's template shows."""
     if table.stream is None or syntax is None or not table.stream.head.search(_written(syntax)):
@@ -64,8 +80,9 @@ def _demandable(tools: ToolFormat, *candidates: CallSyntax | None) -> CallSyntax
     return next((syntax for syntax in candidates if syntax and _is_read(tools, syntax)), None)
 
 
-def _is_read(tools: ToolFormat, syntax: CallSyntax) -> bool:
-    filter = call_filter(ToolPolicy(tools, frozenset({"look_up"}), _TOOLS), "sample")
+def _is_read(tools: ToolFormat, syntax: CallSyntax, *, channels: bool = False) -> bool:
+    policy = ToolPolicy(tools, frozenset({"look_up"}), _TOOLS)
+    filter = ChannelFilter("assistant", policy) if channels else call_filter(policy, "sample")
     found = [filter.push(_written(syntax)), filter.flush(closed=True)]
     calls = [piece for each in found for piece in each.calls]
     try:

@@ -31,6 +31,7 @@ class CallSyntax:
     after: str = ""  # behind each value
     comma: str = ""  # between two arguments
     quotes: tuple[str, str] | None = None
+    thinking: tuple[str, str] | None = None  # around thinking that may precede a call in the same grammar
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,21 @@ class ToolFormat:
 
 
 @dataclass(frozen=True)
+class Channels:
+    """``answer`` matches the header of an answer; ``thinking``: what opens thinking, and what closes it and goes on."""
+
+    answer: re.Pattern[bytes]
+    thinking: tuple[str, str]
+    call: CallSyntax | None = None  # as models write it, where their template shows something else
+
+
+@dataclass(frozen=True)
 class OutputFormat:
     """How a model delimits tool calls and thinking in its output, read from its tokenizer and chat template.
 
     ``tools`` None: the template knows no tools, so the system message describes them and PLAIN is the format.
     ``answer``: what opens the answer behind the thinking, in templates that delimit the answer too.
+    ``channels``: where answers are messages with headers (see ``channels.py``).
     ``think_id``: the token that opens the thinking, where one token does.
     ``special``: the ids of the special tokens that delimit calls or thinking, by their text.
     """
@@ -73,6 +84,7 @@ class OutputFormat:
     answer: str = ""
     think_id: int | None = None
     special: Mapping[str, int] = field(default_factory=dict)
+    channels: Channels | None = None
 
 
 _JSON_HEAD = r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'

@@ -15,6 +15,7 @@ from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis
 from workers.grammars.grammar import CompiledGrammar, Grammars
 from workers.job import Job
 from workers.model.default_sampling import filled
+from workers.output.channels import answers_in, opened_by
 from workers.output.reasoning import Thinking, thinking_of
 from workers.output.text import characters_in, well_formed
 from workers.output.tool_calls import ToolPolicy
@@ -72,6 +73,7 @@ class Preparation:
         policy = self._tool_policy(generation)
         thinking = self._thinking(text, ids, policy)
         split = thinking if generation.split_reasoning else None
+        opened = opened_by(text or "") if self._has_channels(generation) else None
         return Job(
             request_id=submit.request_id,
             attempt=submit.attempt,
@@ -81,8 +83,9 @@ class Preparation:
             max_tokens=self._max_tokens(len(ids), generation.stopping, param),
             held=submit.held,
             prompt_text=self._echo(generation, text, ids),
-            grammar=self._grammar(generation, policy, split),
+            grammar=self._grammar(generation, policy, split, opened),
             thinking=split,
+            opened=opened,
             tool_policy=policy,
             checkpoints=self._checkpoints(generation.prompt, ids),
             ends=self._ends(generation),
@@ -114,6 +117,10 @@ class Preparation:
         begins = (policy.format.start,) if policy and policy.format.start else ()
         return thinking_of(*self.output_format.thinking, tail, self.output_format.answer, begins)
 
+    def _has_channels(self, generation: Generation) -> bool:
+        chats = isinstance(generation.prompt, ChatPrompt)
+        return self.output_format.channels is not None and generation.split_reasoning and chats
+
     def _tool_policy(self, generation: Generation) -> ToolPolicy | None:
         use, prompt = generation.tool_use, generation.prompt
         if use is None or not isinstance(prompt, ChatPrompt):
@@ -124,7 +131,7 @@ class Preparation:
         return ToolPolicy(format, frozenset(use.names), prompt.tools or [], parallel)
 
     def _grammar(
-        self, generation: Generation, policy: ToolPolicy | None, split: Thinking | None
+        self, generation: Generation, policy: ToolPolicy | None, split: Thinking | None, opened: str | None
     ) -> CompiledGrammar | None:
         """The grammar of the text or of the required calls. It applies behind the thinking, where that is split off."""
         must_call = policy is not None and generation.tool_use and generation.tool_use.mode == "required"
@@ -140,7 +147,14 @@ class Preparation:
                 self.output_format.special.values(), "tool_choice", "A call of this model's kind has"
             )
         text = None if must_call else generation.grammar
-        matcher = self.grammars.matcher(text, policy, self.output_format.special)
+        special, channels = self.output_format.special, self.output_format.channels
+        if opened is not None and channels is not None:
+            matcher = self.grammars.matcher(text, policy if must_call else None, special)
+            if must_call or answers_in(opened):
+                return CompiledGrammar(matcher, self.grammars.eos)
+            ends = () if policy else self.grammars.eos  # a call may end the turn before any answer
+            return CompiledGrammar(matcher, ends, header=channels.answer)
+        matcher = self.grammars.matcher(text, policy, special)
         if split is None or split.over or not (split.open or self.output_format.think_id is not None):
             return CompiledGrammar(matcher, self.grammars.eos)
         unless = None if split.open else self.output_format.think_id
