@@ -25,6 +25,7 @@ from broker.supervisor import Supervisor, name_worker
 from broker.wakeup import Wakeup
 from shared import exits, failpoints, logs
 from shared.files import FILES_NEEDED, raise_file_limit
+from shared.model_table import ModelTable
 from shared.settings import Settings, load_settings
 
 log = logging.getLogger("broker")
@@ -110,7 +111,16 @@ def memory_rules(settings: Settings) -> MemoryRules:
         max_wait=settings.max_wait,
         said={model: int(table.memory_gb * GB) for model, table in tables.items() if table.memory_gb},
         pinned=frozenset(model for model, table in tables.items() if table.pinned),
+        ttl={model: _ttl(table, settings) for model, table in tables.items()},
+        preload=tuple(model for model, table in tables.items() if table.preload),
+        aliases={model: tuple(settings.registry.aliases_of(model)) for model in tables},
     )
+
+
+def _ttl(table: ModelTable, settings: Settings) -> float:
+    if table.pinned:
+        return 0.0
+    return settings.ttl if table.ttl is None else table.ttl
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from broker.events import (
     Leave,
     Note,
     PeerGone,
-    Spawn,
     SpawnFailed,
     StopAll,
     TellApi,
@@ -30,11 +29,13 @@ from broker.lifecycle import State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory, MemoryRules
 from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start
+from broker.orders import Orders
 from broker.quarantine import Quarantine
 from broker.registry import SERVING, Api, Registry
 from broker.requests import Requests
 from broker.scheduler import Scheduler
 from broker.startup import Life, Survivor, Timeouts
+from broker.unwanted import expire_unwanted
 from broker.workers import Workers
 from shared.protocol import (
     Ack,
@@ -42,6 +43,7 @@ from shared.protocol import (
     Cancel,
     Done,
     Forward,
+    Order,
     Ping,
     Pong,
     Status,
@@ -72,6 +74,7 @@ class Broker:
         self._requests = Requests(registry, scheduler, self._admission, quarantine, self._api_silence)
         self._memory = memory = Memory(rules or MemoryRules(), registry, scheduler, failures, life.started)
         self._workers = Workers(models, registry, scheduler, self._requests, failures, memory, timeouts, life)
+        self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
         self._lost_apis = 0
 
     @property
@@ -126,6 +129,8 @@ class Broker:
                     yield from self._arrange(decision, now)
                 yield from map(Note, self._memory.news())
                 yield from self._dispatch(now)  # to workers that get new requests again
+        if asks_ledger:
+            yield from self._orders.settle(now)
         if self.stopping and not any(worker.spawned for worker in self._registry):
             yield Exit()
 
@@ -137,12 +142,13 @@ class Broker:
     def _arrange(self, decision: Decision, now: float) -> Iterator[Action]:
         match decision:
             case Start(model, lease):
-                yield Spawn(self._workers.spawn(model, lease, now).id, model)
+                yield self._workers.spawn(model, lease, now)
             case Evict(victims):
-                yield from self._workers.drain(victims, now)
+                yield from self._workers.end(victims, now)
             case Shrink(leases) | Grow(leases):
                 yield from (self._memory.tell(worker, size) for worker, size in leases.items())
             case Never(model):
+                self._memory.refuse(decision)
                 error = unaffordable(decision)
                 yield from self._requests.refuse_waiting(lambda queued: queued.submit.model == model, error)
 
@@ -161,6 +167,8 @@ class Broker:
                 yield from self._requests.finish(message)
             case Cancel():
                 yield from self._requests.cancel(message)
+            case Order():
+                yield from self._orders.take(api, message, now)
             case Status(query=query):
                 yield TellApi(api, self._report(query, now))
 
@@ -182,6 +190,7 @@ class Broker:
     def _lose_api(self, api: str, why: str) -> Iterator[Action]:
         yield Forget(api, why)
         del self._registry.apis[api]
+        self._orders.forget(api)
         self._lost_apis += 1
         yield from self._requests.cancel_all_of(api)
 
@@ -192,7 +201,8 @@ class Broker:
             pid=self._life.pid,
             uptime=now - self._life.started,
             models=[
-                status.of_model(id, self._registry, self._scheduler, self._failures) for id in self._models
+                status.of_model(id, self._registry, self._scheduler, self._failures, self._memory)
+                for id in self._models
             ],
             workers=[status.of_worker(worker, now) for worker in self._registry],
             in_flight=sum(len(worker.in_flight) for worker in self._registry),
@@ -208,6 +218,7 @@ class Broker:
         for api in silent:
             yield from self._lose_api(api, f"was silent for {self._api_silence:g} s")
         yield from self._workers.expire(now)
+        yield from expire_unwanted(self._registry, self._memory, self._workers, now)
         yield from self._requests.expire(now)
 
     def _depart(self, event: Leave | StopAll, now: float) -> Iterator[Action]:

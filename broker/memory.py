@@ -12,7 +12,7 @@ from broker.events import Action, TellWorker
 from broker.ledger import Entry, Lease, Ledger, Usage
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
-from broker.memory_decisions import Decision, Grow, Wait
+from broker.memory_decisions import Decision, Grow, Never, Wait
 from broker.needs import Needs
 from broker.registry import Registry, Worker
 from broker.scheduler import Scheduler
@@ -34,6 +34,17 @@ class MemoryRules:
     max_wait: float = 30.0
     said: Mapping[str, int] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
+    ttl: Mapping[str, float] = field(default_factory=dict)
+    preload: tuple[str, ...] = ()
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """That a model be loaded without a request. ``yields``: only into memory that is free anyway."""
+
+    since: float
+    yields: bool = False
 
 
 class Memory:
@@ -45,12 +56,14 @@ class Memory:
         failures: LoadFailures,
         started: float,
     ) -> None:
-        self._rules = rules
+        self.rules = rules
         self._registry = registry
         self._scheduler = scheduler
         self._failures = failures
         self.needs = Needs(rules.budget, rules.said, rules.pinned)
         self._turns = Turns(rules.max_wait)
+        self.wishes = {model: Wish(started, yields=True) for model in rules.preload}
+        self.nevers: dict[str, Never] = {}  # by model, why its last wish cannot be had
         # The first serial number: larger in each life of a broker since the machine started.
         self._first = int(started * 1000)
         self._leases: dict[str, Lease] = {}
@@ -61,10 +74,11 @@ class Memory:
 
     def decide(self, now: float) -> Decision | None:
         """The next thing to do; to be asked again until it is nothing."""
-        decision = self._turns.decide(self._demands(now), self._ledger(now), now)
+        ledger = self._ledger(now)
+        decision = self._turns.decide(self._demands(ledger, now), ledger, now)
         for worker in self._registry:
             worker.closed = worker.id in self._turns.closed
-        if isinstance(decision, Grow) and not self._rules.lends:
+        if isinstance(decision, Grow) and not self.rules.lends:
             return None
         self._note(decision, now)
         return None if isinstance(decision, Wait) else decision
@@ -72,12 +86,12 @@ class Memory:
     def news(self) -> list[str]:
         """Lines for the log about what was decided since it was last asked."""
         news, self._news = self._news, []
-        return news if self._rules.lends else []
+        return news if self.rules.lends else []
 
     def report(self, now: float) -> MemoryStatus:
         ledger = self._ledger(now)
         return MemoryStatus(
-            budget=self._rules.budget,
+            budget=self.rules.budget,
             used=ledger.charged,
             leases={entry.worker: entry.lease.size for entry in ledger.entries},
             decisions=[MemoryDecision(age=now - at, line=line) for at, line in self._decisions],
@@ -85,12 +99,12 @@ class Memory:
 
     def _ledger(self, now: float) -> Ledger:
         entries = tuple(self._entry(worker, now) for worker in self._registry)
-        return Ledger(self._rules.budget, self._rules.min_stay, entries, self.needs.pinned(now))
+        return Ledger(self.rules.budget, self.rules.min_stay, entries, self.needs.pinned(now))
 
     def _entry(self, worker: Worker, now: float) -> Entry:
         need = self.needs.of(worker.model, now, worker.total if worker.state is State.LOADING else 0)
         use = worker.use
-        wanted = _ALL if worker.state is State.READY and self._rules.lends else 0
+        wanted = _ALL if worker.state is State.READY and self.rules.lends else 0
         return Entry(
             worker.id,
             need,
@@ -105,13 +119,35 @@ class Memory:
             closed=worker.closed,
         )
 
-    def _demands(self, now: float) -> list[Demand]:
+    def _demands(self, ledger: Ledger, now: float) -> list[Demand]:
         """Of models without any process: one that is ending has to end first."""
+        arrivals = self._scheduler.arrivals()
+        for model, wish in self.wishes.items():
+            if not wish.yields or self.needs.of(model, now).total <= ledger.free(model):
+                arrivals[model] = tuple(sorted((wish.since, *arrivals.get(model, ()))))
         return [
-            Demand(self.needs.of(model, now), arrivals)
-            for model, arrivals in self._scheduler.arrivals().items()
+            Demand(self.needs.of(model, now), waiting)
+            for model, waiting in arrivals.items()
             if self._failures.may_start(model, now) and not self._registry.of_model(model)
         ]
+
+    def has_room_for_another(self, model: str, now: float) -> bool:
+        """Beside the worker that the model has. Leases that hold nothing are cut as it starts."""
+        ledger = self._ledger(now)
+        unused = sum(entry.unused for entry in ledger.entries)
+        return self.needs.of(model, now).total <= ledger.free(model) + unused
+
+    def is_wanted(self, model: str) -> bool:
+        wish = self.wishes.get(model)
+        return bool(self._scheduler.of_model(model)) or (wish is not None and not wish.yields)
+
+    def wish(self, model: str, now: float) -> None:
+        self.nevers.pop(model, None)
+        self.wishes[model] = Wish(now)
+
+    def refuse(self, never: Never) -> None:
+        if self.wishes.pop(never.model, None):
+            self.nevers[never.model] = never
 
     def _note(self, decision: Decision | None, now: float) -> None:
         line = str(decision) if decision else ""
@@ -128,11 +164,12 @@ class Memory:
         self._starts[worker.id] = now
 
     def first_lease(self, worker: Worker, said: Register, now: float) -> Iterator[Action]:
+        self.wishes.pop(worker.model, None)
         weights = said.capabilities.bytes if said.capabilities else 0
         self.needs.note_load(worker.model, said.digest, weights, said.context_bytes)
         if (start := self._starts.pop(worker.id, None)) is not None:
             self.needs.note_load_seconds(worker.model, now - start)
-        if not self._rules.lends:
+        if not self.rules.lends:
             return
         if said.lease:
             self._leases[worker.id] = Lease(said.lease, said.lease, self._first)

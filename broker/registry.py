@@ -72,6 +72,8 @@ class Worker:
     use: MemoryUse = field(default_factory=MemoryUse)
     served: int = 0  # requests that have ended here
     closed: bool = False  # gets nothing new: it is to make room for another model
+    wanted_at: float = 0.0  # when it last ran a request, or one waited for it
+    replaces: tuple[str, ...] = ()  # workers of its model, which leave when it is ready
 
     @property
     def memory(self) -> int:

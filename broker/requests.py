@@ -95,6 +95,7 @@ class Requests:
             run = replace(run, fingerprint=submit.fingerprint)
             worker.on_probation = submit.request_id
         worker.in_flight[submit.request_id] = run
+        worker.wanted_at = now
         return TellWorker(worker.id, RunHeader(api=queued.api, submit=submit), queued.body)
 
     def retain(self, worker: Worker, held: dict[str, int], now: float) -> Iterator[Action]:

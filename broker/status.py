@@ -2,6 +2,7 @@
 
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
+from broker.memory import Memory
 from broker.registry import Registry, Worker
 from broker.scheduler import Scheduler
 from shared.protocol import ModelStatus, WorkerStatus
@@ -24,24 +25,35 @@ def of_worker(worker: Worker, now: float) -> WorkerStatus:
     )
 
 
-def of_model(model: str, registry: Registry, scheduler: Scheduler, failures: LoadFailures) -> ModelStatus:
-    ready = registry.ready(model)
-    failure = failures.of(model)
+def state_of(model: str, registry: Registry, failures: LoadFailures, memory: Memory) -> str:
+    if registry.ready(model):
+        return "hot"
+    if registry.starting(model):
+        return "loading"
+    if failures.of(model):
+        return "failed"
+    return "queued" if memory.is_wanted(model) else "loadable"
+
+
+def of_model(
+    model: str, registry: Registry, scheduler: Scheduler, failures: LoadFailures, memory: Memory
+) -> ModelStatus:
+    state = state_of(model, registry, failures, memory)
+    failure = failures.of(model) if state == "failed" else None
     details = registry.details.get(model)
-    reason = None
-    if ready:
-        state = "hot"
-    elif registry.starting(model):
-        state = "loading"
-    elif failure:
-        state, reason = "failed", failure.reason
-    else:
-        state = "loadable"
+    loading = next((w for w in registry.of_model(model) if w.state is State.LOADING), None)
+    rules = memory.rules
     return ModelStatus(
         id=model,
         state=state,
         queued=len(scheduler.of_model(model)),
-        reason=reason,
+        phase=loading.phase if loading else "",
+        done=loading.done if loading else 0,
+        total=loading.total if loading else 0,
+        aliases=list(rules.aliases.get(model, ())),
+        pinned=model in rules.pinned,
+        ttl=rules.ttl.get(model, 0.0),
+        reason=failure.reason if failure else None,
         context_length=details.context_length if details else None,
         capabilities=details.capabilities if details else None,
     )

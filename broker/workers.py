@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 from broker.admission import unavailable
 from broker.crash_reports import CrashReports, Loss, phase_of
-from broker.events import Abort, Action, Kill, Note, PassOn, TellWorker, Terminate, WorkerExited
+from broker.events import Abort, Action, Kill, Note, PassOn, Spawn, TellWorker, Terminate, WorkerExited
 from broker.exit_causes import ExitCause, Fault, left, of_exit
 from broker.lifecycle import Signal, State
 from broker.load_failures import LoadFailures
@@ -62,6 +62,7 @@ class Workers:
         self._life = life
         self.crash_reports = CrashReports()
         self._losses: dict[str, Loss] = {}  # by id, of workers whose process has still to end
+        self.failed_replacements: dict[str, str] = {}  # the reason by model, until it is reloaded again
         self._awaited = {survivor.id for survivor in life.survivors}
         for survivor in life.survivors:
             if survivor.spawned:
@@ -76,10 +77,12 @@ class Workers:
         """Workers of an earlier broker may still come back."""
         return bool(self._awaited)
 
-    def spawn(self, model: str, lease: int, now: float) -> Worker:
+    def spawn(self, model: str, lease: int, now: float, replaces: tuple[str, ...] = ()) -> Spawn:
+        """``replaces``: workers of the model that leave when this one is ready."""
         worker = self._registry.add(self._life.name_worker(model), model, now, spawned=True)
+        worker.replaces = replaces
         self._memory.note_start(worker, lease, now)
-        return worker
+        return Spawn(worker.id, model)
 
     # ---------------------------------------------------------------- what a worker says
 
@@ -146,6 +149,7 @@ class Workers:
             f"{worker.id} is ready: {worker.model!r}, pid {worker.pid}, holds {len(message.held)} requests"
         )
         yield from self._memory.first_lease(worker, message, now)
+        yield from self.end(worker.replaces, now)
         yield from self._requests.retain(worker, message.held, now)
 
     def _pong(self, worker_id: str) -> Action:
@@ -221,21 +225,20 @@ class Workers:
             elif not worker.spawned and worker.in_flight and now - worker.last_heard > PROBE:
                 yield self._pong(worker.id)  # fails at once when its connection is gone
 
-    def drain(self, names: Collection[str], now: float) -> Iterator[Action]:
+    def end(self, names: Collection[str], now: float) -> Iterator[Action]:
+        """Those that are ready finish what they run. Only those of ours: an operator's are stopped by the operator."""
         for worker in self._registry:
-            if worker.id in names:
-                worker.receive(Signal.DRAIN, now)
-                yield TellWorker(worker.id, Drain())
-
-    def stop(self, now: float) -> Iterator[Action]:
-        """Only those of ours: what was started by someone else is stopped by them."""
-        for worker in self._registry:
-            if worker.spawned and worker.state is State.READY:
+            if worker.id not in names or not worker.spawned:
+                continue
+            if worker.state is State.READY:
                 worker.receive(Signal.DRAIN, now)
                 yield TellWorker(worker.id, Drain())  # a signal would overtake its last Run
-            elif worker.spawned and worker.state in STARTING:
+            elif worker.state in STARTING:
                 worker.receive(Signal.STOP, now)
                 yield Terminate(worker.id)
+
+    def stop(self, now: float) -> Iterator[Action]:
+        yield from self.end([worker.id for worker in self._registry], now)
 
     def kill(self) -> Iterator[Action]:
         yield from (Kill(worker.id, "told to stop twice") for worker in self._registry if worker.spawned)
@@ -262,9 +265,12 @@ class Workers:
         worker.receive(Signal.STOP, now)
         model = worker.model
         if self._registry.ready(model) or self._registry.starting(model):
+            if worker.replaces:
+                self.failed_replacements[model] = reason
             return
         failure = self._failures.record(model, reason, permanent, now)
         if not tried_again or failure.broken:
+            self._memory.wishes.pop(model, None)
             error = unavailable(model, failure, now)
             yield from self._requests.refuse_waiting(lambda queued: queued.submit.model == model, error)
 

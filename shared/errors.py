@@ -109,6 +109,13 @@ class ModelChanged(ServingError):
         )
 
 
+class ModelConflict(ServingError):
+    """An operator's order that the model's settings, or who started its worker, are against."""
+
+    status = 409
+    code = "model_conflict"
+
+
 class ModelNotFound(ServingError):
     status = 404
     code = "model_not_found"

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NOT_BUILT = frozenset(
     {
-        "ttl",
-        "preload",
         "replicas",
         "chat_template",
         "python",
@@ -67,6 +65,16 @@ class ModelTable(BaseModel):
     pinned: bool = Field(
         False, description="never makes room for another model; its memory is reserved before it is loaded"
     )
+    ttl: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds without a request after which it is unloaded, 0: never; else `MLX_SERVER_TTL`",
+    )
+    preload: bool = Field(
+        False,
+        description="loaded when the server starts, if there is memory for it without unloading another",
+    )
     memory_gb: float | None = Field(
         None,
         gt=0,
@@ -78,6 +86,12 @@ class ModelTable(BaseModel):
         description=f"table of {', '.join(f'`{name}`' for name in SamplingDefaults.model_fields)} for requests that do "
         "not say them; they win over the model's `generation_config.json`",
     )
+
+    @model_validator(mode="after")
+    def _pinned_stays(self) -> "ModelTable":
+        if self.pinned and self.ttl:
+            raise ValueError("a pinned model stays loaded, so it has no ttl: leave one of the two out")
+        return self
 
     @field_validator("aliases", mode="before")
     @classmethod

@@ -74,6 +74,8 @@ __all__ = [
     "MemoryStatus",
     "MemoryUse",
     "ModelStatus",
+    "Order",
+    "OrderReply",
     "Part",
     "Ping",
     "Pong",
@@ -186,6 +188,20 @@ class Cancel(Part):
     request_id: str
 
 
+class Order(Part):
+    """What an operator wants of a model. ``wait``: the reply comes when it is done, else at once.
+
+    ``force``: of a pinned model too.
+    """
+
+    type: Literal["order"] = "order"
+    query: str
+    action: Literal["load", "unload", "reload"]
+    model: str
+    wait: bool = False
+    force: bool = False
+
+
 class Status(Part):
     """Asks for a StatusReport with the same ``query``."""
 
@@ -213,6 +229,16 @@ class Chunks(Part):
     type: Literal["chunks"] = "chunks"
     deltas: list[Delta]
     digest: str = ""
+
+
+class OrderReply(Part):
+    """``state``: of the model now; ``done``: whether it is as was ordered; ``failure``: why it never will be."""
+
+    type: Literal["order_reply"] = "order_reply"
+    query: str
+    state: str = ""
+    done: bool = False
+    failure: Failure | None = None
 
 
 class Resubmit(Part):
@@ -375,8 +401,12 @@ class Bye(Part):
     reason: str
 
 
-ApiToBroker = Annotated[Ping | SubmitHeader | Ack | Done | Cancel | Status, Field(discriminator="type")]
-BrokerToApi = Annotated[Pong | Chunks | Resubmit | Refused | StatusReport, Field(discriminator="type")]
+ApiToBroker = Annotated[
+    Ping | SubmitHeader | Ack | Done | Cancel | Order | Status, Field(discriminator="type")
+]
+BrokerToApi = Annotated[
+    Pong | Chunks | Resubmit | Refused | OrderReply | StatusReport, Field(discriminator="type")
+]
 BrokerToWorker = Annotated[
     RunHeader | Ack | Done | Cancel | Lease | Drain | Pong | Goodbye, Field(discriminator="type")
 ]

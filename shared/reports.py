@@ -37,11 +37,20 @@ class WorkerStatus(Part):
 
 
 class ModelStatus(Part):
-    """``state``: hot, loading, loadable or failed; ``reason`` says why it failed."""
+    """``state``: hot, loading, queued (for memory), loadable or failed; ``reason`` says why it failed.
+
+    ``phase``, and ``done`` of ``total`` bytes, while it loads. ``ttl``: seconds without a request, 0: for ever.
+    """
 
     id: str
     state: str
     queued: int = 0
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    aliases: list[str] = []
+    pinned: bool = False
+    ttl: float = 0.0
     reason: str | None = None
     context_length: int | None = None
     capabilities: Capabilities | None = None

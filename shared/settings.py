@@ -73,6 +73,8 @@ class Settings(BaseSettings):
         30.0, gt=0, description="how long requests wait at most until the turn of a model in their way ends"
     )
 
+    ttl: float = Field(0.0, ge=0, description="a model without a request for so long is unloaded; 0: none is")
+
     run_dir: Path | None = Field(
         None, description="sockets, locks and logs; by default one per user and port"
     )
