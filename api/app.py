@@ -21,6 +21,7 @@ from api.openai.models import Models
 from api.openai.tokens import ApplyTemplate, Detokenize, Tokenize
 from api.ops.admin import Admin
 from api.ops.health import Health, Ready, Root
+from api.ops.models import AdminModels
 from api.responses.answer import PREFIX
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
@@ -66,6 +67,7 @@ def make_routes(
     app.add_route("/health", Health())
     app.add_route("/ready", Ready(broker))
     app.add_route("/admin/status", Admin(broker))
+    app.add_route("/admin/models/{id:path}", AdminModels(catalog, broker))
     app.add_route("/openapi.json", OpenApi())
     app.add_route("/docs", Docs())
     app.add_route("/", Root())

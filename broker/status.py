@@ -21,6 +21,8 @@ def of_worker(worker: Worker, now: float) -> WorkerStatus:
         done=worker.done,
         total=worker.total,
         context_length=worker.details.context_length if worker.details else None,
+        memory=worker.memory,
+        idle=0.0 if worker.load else now - max(worker.since, worker.wanted_at),
         engine=worker.engine,
     )
 

@@ -13,8 +13,7 @@ INSTEAD = {
     "download": f"a model is downloaded when it is first asked for: {_SERVE}",
     "list": f"what a running server has: {_STATUS}",
     "ls": f"what a running server has: {_STATUS}",
-    "ps": f"what a running server does: {_STATUS}",
-    "stop": "Ctrl-C where `{command} serve` runs stops it",
+    "stop": "`{command} unload MODEL` frees a model's memory; Ctrl-C where `{command} serve` runs stops the server",
     "start": "{command} serve",
     "chat": f"serve it, and ask it with curl or any client: {_SERVE}",
 }
@@ -131,6 +130,50 @@ def status(
     from cli.status import status
 
     raise typer.Exit(status(_only_given({"host": host, "port": port}), as_json))
+
+
+@app.command()
+def ps(host: Host = None, port: Port = None) -> None:
+    """Show the models that are in memory, and how much of it they take."""
+    from cli.status import ps
+
+    raise typer.Exit(ps(_only_given({"host": host, "port": port})))
+
+
+Model = Annotated[str, typer.Argument(help="A model's name or alias.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")]
+
+
+@app.command()
+def load(model: Model, no_wait: NoWait = False, host: Host = None, port: Port = None) -> None:
+    """Load a model of a running server into memory."""
+    _order("load", model, host, port, wait=not no_wait)
+
+
+@app.command()
+def unload(
+    model: Model,
+    no_wait: NoWait = False,
+    force: Annotated[bool, typer.Option("--force", help="Also a pinned model.")] = False,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Free the memory of a model, once it has answered what it runs."""
+    _order("unload", model, host, port, wait=not no_wait, force=force)
+
+
+@app.command()
+def reload(model: Model, no_wait: NoWait = False, host: Host = None, port: Port = None) -> None:
+    """Load a model anew, for instance after its files were changed."""
+    _order("reload", model, host, port, wait=not no_wait)
+
+
+def _order(
+    action: str, model: str, host: str | None, port: int | None, *, wait: bool, force: bool = False
+) -> None:
+    from cli.orders import order
+
+    raise typer.Exit(order(action, model, _only_given({"host": host, "port": port}), wait=wait, force=force))
 
 
 def _only_given(options: dict[str, Any]) -> dict[str, Any]:

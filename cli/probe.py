@@ -1,6 +1,8 @@
-"""One GET request to the api of a running server, on this machine or another."""
+"""One request to the api of a running server, on this machine or another."""
 
 import http.client
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -12,9 +14,19 @@ class Answer:
 
 def get(host: str, port: int, path: str, timeout: float = 5.0) -> Answer | None:
     """Returns None if no HTTP server answers in time."""
+    return _ask(host, port, timeout, "GET", path, None)
+
+
+def post(host: str, port: int, path: str, body: Mapping[str, object], timeout: float) -> Answer | None:
+    """Sends JSON. Returns None if no HTTP server answers in time."""
+    return _ask(host, port, timeout, "POST", path, json.dumps(body))
+
+
+def _ask(host: str, port: int, timeout: float, method: str, path: str, body: str | None) -> Answer | None:
     connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
+    headers = {} if body is None else {"content-type": "application/json"}
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         return Answer(response.status, response.read())
     except (OSError, http.client.HTTPException):

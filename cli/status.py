@@ -12,30 +12,47 @@ from rich.table import Column, Table
 
 from cli import probe
 from shared.commands import typed
-from shared.protocol import StatusReport
+from shared.protocol import ModelStatus, StatusReport, WorkerStatus
 from shared.settings import load_settings
 
 NO_ANSWER = 1
 
 
 def status(options: Mapping[str, Any], as_json: bool) -> int:
+    where, answer, report = _ask(options)
+    if report is None:
+        return NO_ANSWER
+    if as_json:
+        print(answer.decode())
+    else:
+        _print_tables(report, where)
+    return 0
+
+
+def ps(options: Mapping[str, Any]) -> int:
+    _, _, report = _ask(options)
+    if report is None:
+        return NO_ANSWER
+    Console(highlight=False, markup=False).print(_loaded(report))
+    return 0
+
+
+def _ask(options: Mapping[str, Any]) -> tuple[str, bytes, StatusReport | None]:
+    """The server's address, its answer and what that says; None after a sentence for the operator."""
     settings = load_settings(**options)
     where = f"http://{probe.reachable(settings.host)}:{settings.port}"
     answer = probe.get(settings.host, settings.port, "/admin/status")
     if answer is None:
-        return _refuse(f"Nothing answers at {where}. `{typed('mlx-server')} serve` starts a server.")
-    if answer.status != HTTPStatus.OK:
+        _complain(f"Nothing answers at {where}. `{typed('mlx-server')} serve` starts a server.")
+    elif answer.status != HTTPStatus.OK:
         body = answer.body[:500].decode(errors="replace")
-        return _refuse(f"{where}/admin/status answers {answer.status}: {body}")
-    try:
-        report = _read(answer.body)
-    except (ValueError, ValidationError):
-        return _refuse(f"What answers at {where} is not an mlx-server, or one of another version.")
-    if as_json:
-        print(answer.body.decode())
+        _complain(f"{where}/admin/status answers {answer.status}: {body}")
     else:
-        _print_tables(report, where)
-    return 0
+        try:
+            return where, answer.body, _read(answer.body)
+        except (ValueError, ValidationError):
+            _complain(f"What answers at {where} is not an mlx-server, or one of another version.")
+    return where, b"", None
 
 
 def _read(body: bytes) -> StatusReport:
@@ -45,9 +62,8 @@ def _read(body: bytes) -> StatusReport:
     return StatusReport.model_validate({"query": "", **raw})
 
 
-def _refuse(sentence: str) -> int:
+def _complain(sentence: str) -> None:
     print(f"mlx-server: {sentence}", file=sys.stderr)
-    return NO_ANSWER
 
 
 def _print_tables(report: StatusReport, where: str) -> None:
@@ -69,10 +85,42 @@ def _models(report: StatusReport) -> Table:
     return table
 
 
+def _loaded(report: StatusReport) -> Table:
+    table = _table("model", "state", "memory", "in flight", "idle", "until")
+    models = {model.id: model for model in report.models}
+    for worker in report.workers:
+        known = models.get(worker.model)
+        table.add_row(
+            worker.model,
+            _progress(worker) or worker.state,
+            f"{worker.memory / 1e9:.1f} GB" if worker.memory else "",
+            str(worker.in_flight),
+            "" if worker.in_flight or worker.state != "ready" else _span(worker.idle),
+            _until(worker, known) if known else "",
+        )
+    return table
+
+
+def _progress(worker: WorkerStatus) -> str:
+    if not worker.phase:
+        return ""
+    share = f" {100 * worker.done // worker.total} %" if worker.total else ""
+    return f"{worker.state} ({worker.phase}{share})"
+
+
+def _until(worker: WorkerStatus, model: ModelStatus) -> str:
+    """When an idle worker is unloaded."""
+    if model.pinned:
+        return "pinned"
+    if not model.ttl:
+        return "others need its memory"
+    return f"{_span(max(0.0, model.ttl - worker.idle))} from now"
+
+
 def _workers(report: StatusReport) -> Table:
     table = _table("worker", "model", "pid", "state", "since", "in flight")
     for worker in report.workers:
-        state = f"{worker.state} ({worker.phase})" if worker.phase else worker.state
+        state = _progress(worker) or worker.state
         since, in_flight = _span(worker.since), str(worker.in_flight)
         table.add_row(worker.id, worker.model, str(worker.pid), state, since, in_flight)
     return table

@@ -33,6 +33,8 @@ class WorkerStatus(Part):
     done: int = 0  # bytes, while loading
     total: int = 0
     context_length: int | None = None
+    memory: int = 0  # bytes of its process, as the system counts them
+    idle: float = 0.0  # seconds since its last request
     engine: dict[str, float | int | str] = {}
 
 

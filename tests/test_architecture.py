@@ -19,6 +19,8 @@ PACKAGES = ("api", "broker", "workers", "shared", "cli")
 LAYERS = (
     "server",
     "core",
+    "orders",
+    "unwanted",
     "workers",
     "requests",
     "memory",

@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json
 from api.messages import schemas as anthropic
 from api.openai import schemas as openai
 from api.ops.admin import AdminStatus
+from api.ops.models import ModelOrder, ModelOrdered
 from api.responses import schemas as responses
 
 VERSION = "3.1.0"
@@ -119,6 +120,13 @@ OPERATIONS = (
     Operation("get", "/health", "Whether this process turns"),
     Operation("get", "/ready", "Whether it could serve now"),
     Operation("get", "/admin/status", "Models, workers and queues", AdminStatus),
+    Operation(
+        "post",
+        "/admin/models/{id}",
+        "Loads, unloads or reloads a model: the path ends in /load, /unload or /reload",
+        ModelOrdered,
+        ModelOrder,
+    ),
     Operation("get", "/", "What this is"),
     Operation("get", "/openapi.json", "This document"),
     Operation("get", "/docs", "This document, to be read"),

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from typing import Literal
 
 import zmq
 from pydantic import BaseModel
@@ -37,6 +38,8 @@ from shared.protocol import (
     Chunks,
     Done,
     Generation,
+    Order,
+    OrderReply,
     Ping,
     Pong,
     Refused,
@@ -56,6 +59,8 @@ UNREAD_FRAMES = 1000  # beyond them the broker holds what is for this process, w
 MAX_UNREAD = 2048  # tokens; beyond, the request is parked
 LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
+ORDER_WITHIN = 5.0  # seconds for the answer to an order that does not wait
+Action = Literal["load", "unload", "reload"]
 LINGER = 200  # milliseconds in which the last Cancels are sent
 
 
@@ -66,7 +71,7 @@ class BrokerClient:
         self._settings = settings
         self._live: dict[str, tuple[Received, Replies]] = {}
         self._parked: set[str] = set()
-        self._queries: dict[str, asyncio.Future[StatusReport]] = {}
+        self._queries: dict[str, asyncio.Future[StatusReport | OrderReply]] = {}
         self._encoding: set[asyncio.Task[None]] = set()
         self._epoch: str | None = None
         self._draining = False
@@ -132,19 +137,32 @@ class BrokerClient:
 
     async def status(self, within: float) -> StatusReport:
         """Raises BrokerLost; at once when no broker is seen."""
+        report = await self._ask(Status(query=secrets.token_hex(8)), within)
+        assert isinstance(report, StatusReport)
+        return report
+
+    async def order(self, action: Action, model: str, *, wait: bool, force: bool) -> OrderReply:
+        """Raises the broker's refusal; BrokerLost also when another broker comes meanwhile, which knows no orders."""
+        order = Order(query=secrets.token_hex(8), action=action, model=model, wait=wait, force=force)
+        reply = await self._ask(order, None if wait else ORDER_WITHIN)
+        assert isinstance(reply, OrderReply)
+        if reply.failure:
+            raise FailureFromElsewhere(reply.failure)
+        return reply
+
+    async def _ask(self, question: Status | Order, within: float | None) -> StatusReport | OrderReply:
         if not self.seen:
             raise self._lost()
-        query = secrets.token_hex(8)
-        answer: asyncio.Future[StatusReport] = self._loop.create_future()
-        self._queries[query] = answer
+        answer: asyncio.Future[StatusReport | OrderReply] = self._loop.create_future()
+        self._queries[question.query] = answer
         try:
-            self._send(Status(query=query))
+            self._send(question)
             async with asyncio.timeout(within):
                 return await answer
         except TimeoutError:
             raise self._lost() from None
         finally:
-            del self._queries[query]
+            del self._queries[question.query]
 
     async def _broker_seen(self) -> None:
         try:
@@ -189,7 +207,7 @@ class BrokerClient:
                 self._pong(message.epoch)
             case Resubmit() | Refused():
                 self._end_attempt(message)
-            case StatusReport():
+            case StatusReport() | OrderReply():
                 if (answer := self._queries.get(message.query)) and not answer.done():
                     answer.set_result(message)
 
@@ -247,10 +265,16 @@ class BrokerClient:
             return
         if self._epoch is not None:
             log.info("a new broker; %d requests are submitted again", len(self._live))
+            self._fail_queries()
         self._epoch = epoch
         for request, _ in list(self._live.values()):
             if request.request_id not in self._parked:
                 self._submit(request)
+
+    def _fail_queries(self) -> None:
+        for answer in self._queries.values():
+            if not answer.done():
+                answer.set_exception(self._lost())
 
     # ---- what the broker is told
 
@@ -329,6 +353,7 @@ class BrokerClient:
         if silence > self._settings.heartbeat_timeout:
             self._seen.clear()
         if silence > self._settings.resume_timeout:
+            self._fail_queries()
             for request, _ in list(self._live.values()):
                 self._end(request, self._lost())
 

@@ -3,20 +3,21 @@
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from falcon.asgi import Request, Response
 
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.http.respond import respond_json
-from api.openai.schemas import ModelCapabilities, ModelInfo, ModelListResponse
+from api.openai.schemas import Loading, ModelCapabilities, ModelInfo, ModelListResponse
 from shared.errors import BrokerLost
 from shared.protocol import ModelStatus
 
 ASK_WITHIN = 1.0  # seconds; without an answer, every model is shown as loadable
 
-_ORDER = ("hot", "loading", "loadable", "failed")
+Known = Literal["hot", "loading", "queued", "loadable", "failed"]
+_ORDER = get_args(Known)
 
 
 class Models:
@@ -65,6 +66,9 @@ def _known(state: ModelStatus | None) -> dict[str, Any]:
     can = state.capabilities
     return {
         "reason": state.reason,
+        "loading": Loading(phase=state.phase, bytes=state.done, of=state.total) if state.phase else None,
+        "pinned": state.pinned,
+        "ttl": state.ttl,
         "context_length": state.context_length,
         "max_input_tokens": state.context_length,
         "capabilities": None
@@ -75,13 +79,5 @@ def _known(state: ModelStatus | None) -> dict[str, Any]:
     }
 
 
-def _status(state: ModelStatus | None) -> Literal["hot", "loading", "loadable", "failed"]:
-    match state.state if state else None:
-        case "hot":
-            return "hot"
-        case "loading":
-            return "loading"
-        case "failed":
-            return "failed"
-        case _:
-            return "loadable"
+def _status(state: ModelStatus | None) -> Known:
+    return next((known for known in _ORDER if state and state.state == known), "loadable")

@@ -23,6 +23,8 @@ from shared.protocol import (
     Finish,
     FinishReason,
     ModelStatus,
+    Order,
+    OrderReply,
     Ping,
     Pong,
     RunHeader,
@@ -138,6 +140,11 @@ def logprob(index: int, k: int) -> TokenLogprob:
     return TokenLogprob(id=100 + index, bytes=WORDS[index].encode(), logprob=-0.25, top=top)
 
 
+def obey(order: Order) -> OrderReply:
+    """Done at once for whoever waits."""
+    return OrderReply(query=order.query, state="hot" if order.wait else "queued", done=order.wait)
+
+
 def answer(submit: Submit) -> Iterable[BaseModel]:
     for delta in deltas(submit):
         yield Chunks(deltas=[delta])
@@ -151,6 +158,7 @@ class FakeBroker:
     def __init__(self, path: Path) -> None:
         self.epoch = secrets.token_hex(8)
         self.script: Script = answer
+        self.reply: Callable[[Order], OrderReply] = obey
         self.deaf = False  # reads and answers nothing; only ``say`` sends
         self.models: list[ModelStatus] = []
         self.received: list[BaseModel] = []
@@ -179,7 +187,7 @@ class FakeBroker:
         self.epoch = secrets.token_hex(8)
 
     def reset(self) -> None:
-        self.script, self.deaf, self.models = answer, False, []
+        self.script, self.deaf, self.models, self.reply = answer, False, [], obey
         with self._news:
             self.received.clear()
 
@@ -237,6 +245,8 @@ class FakeBroker:
             case Submit():
                 for reply in self.script(message):
                     self._send(wire.encode(reply))
+            case Order():
+                self._send(wire.encode(self.reply(message)))
             case Status():
                 self._send(wire.encode(self._report(message.query)))
 

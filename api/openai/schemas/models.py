@@ -13,12 +13,21 @@ class ModelCapabilities(Response):
     infill: bool
 
 
+class Loading(Response):
+    """How far a load is: its phase, and how many of how many bytes; 0 of 0 where nothing is counted."""
+
+    phase: str
+    bytes: int
+    of: int
+
+
 class ModelInfo(Response):
     """One object for OpenAI's and Anthropic's clients, with this server's own fields.
 
     ``capabilities``, ``size`` (bytes of the weights) and ``default_sampling`` (generation_config.json) are known after
     the model was loaded once. ``alias_of`` is the model that an alias stands for; ``aliases`` are those of a model,
-    with patterns, in which ``*`` is any text.
+    with patterns, in which ``*`` is any text. ``queued``: it waits for memory. ``pinned``: it never makes room for
+    another model; ``ttl``: it is unloaded after so many seconds without a request, 0: never.
     """
 
     id: str
@@ -32,7 +41,10 @@ class ModelInfo(Response):
     capabilities: ModelCapabilities | None = None
     max_tokens: None = None
     max_input_tokens: int | None = None
-    status: Literal["hot", "loading", "loadable", "failed"]
+    status: Literal["hot", "loading", "queued", "loadable", "failed"]
+    loading: Loading | None = None
+    pinned: bool = False
+    ttl: float = 0.0
     aliases: list[str] = []
     alias_of: str | None = None
     reason: str | None = None

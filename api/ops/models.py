@@ -1,0 +1,50 @@
+"""POST /admin/models/{id}/load, /unload and /reload: what an operator orders of a model, by its name or an alias."""
+
+from typing import get_args
+
+from falcon.asgi import Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from api.generation.broker_client import Action, BrokerClient
+from api.generation.catalog import Catalog
+from api.http.errors import RequestError
+from api.http.parse import parse
+from api.http.respond import respond_json
+
+ACTIONS = get_args(Action)
+
+
+class ModelOrder(BaseModel):
+    """``wait``: the answer comes when it is done, else at once with 202. ``force``: of a pinned model too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: bool = False
+    force: bool = False
+
+
+class ModelOrdered(BaseModel):
+    """``status``: of the model now, as in /v1/models; ``done``: whether it is as was ordered."""
+
+    model: str
+    action: Action
+    done: bool
+    status: str
+
+
+class AdminModels:
+    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response, id: str) -> None:
+        """``id`` has the action behind its last slash, as Falcon's paths of any length stand last in a route."""
+        name, _, word = id.rpartition("/")
+        action = next((known for known in ACTIONS if known == word), None)
+        if action is None or not name:
+            raise RequestError(404, f"POST /admin/models/MODEL/ACTION, where ACTION is {', '.join(ACTIONS)}.")
+        order = parse(await req.stream.read() or b"{}", ModelOrder)
+        model = self._catalog.model(name)
+        reply = await self._broker.order(action, model, wait=order.wait, force=order.force)
+        resp.status = 200 if reply.done else 202
+        respond_json(resp, ModelOrdered(model=model, action=action, done=reply.done, status=reply.state))

@@ -1,0 +1,106 @@
+"""``mlx-server load``, ``unload``, ``reload`` and ``ps`` against an api that answers what it is told to."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from shared.protocol import ModelStatus, StatusReport, WorkerStatus
+from tests.cli.command import free_port, run
+
+
+@contextmanager
+def answering(status: int, said: object) -> Iterator[tuple[str, list[tuple[str, object]]]]:
+    """Yields the port and what is asked of it: paths and bodies."""
+    asked: list[tuple[str, object]] = []
+
+    class Api(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            asked.append((self.path, json.loads(body)))
+            self._answer()
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(said).encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield str(server.server_port), asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_load_waits_until_the_model_is_there_and_says_so() -> None:
+    said = {"model": "org/name", "action": "load", "done": True, "status": "hot"}
+    with answering(200, said) as (port, asked):
+        done = run("load", "org/name", "--port", port)
+    assert (done.returncode, done.stdout) == (0, "org/name is loaded.\n")
+    assert asked == [("/admin/models/org/name/load", {"wait": True})]
+
+
+def test_unload_without_waiting_says_what_will_be() -> None:
+    with answering(202, {"model": "a", "done": False}) as (port, asked):
+        done = run("unload", "a", "--no-wait", "--force", "--port", port)
+    assert (done.returncode, done.stdout) == (0, "a will be unloaded.\n")
+    assert asked == [("/admin/models/a/unload", {"wait": False, "force": True})]
+
+
+def test_a_refusal_is_one_sentence_on_stderr() -> None:
+    with answering(409, {"error": {"message": "'a' is pinned."}}) as (port, _):
+        done = run("reload", "a", "--port", port)
+    assert (done.returncode, done.stderr) == (1, "mlx-server: 'a' is pinned.\n")
+
+
+@pytest.mark.parametrize("said", [[], "hello", {}, {"error": "x"}])
+def test_another_server_is_not_taken_for_an_mlx_server(said: object) -> None:
+    with answering(200, said) as (port, _):
+        done = run("load", "a", "--port", port)
+    assert done.returncode == 1
+    assert "is not an mlx-server" in done.stderr
+
+
+def test_an_order_without_a_server_is_one_sentence() -> None:
+    done = run("load", "a", MLX_SERVER_PORT=str(free_port()))
+    assert done.returncode == 1
+    assert "Nothing answers at" in done.stderr
+
+
+def test_ps_shows_what_is_in_memory_and_until_when() -> None:
+    report = StatusReport(
+        query="q",
+        epoch="e",
+        pid=1,
+        uptime=1.0,
+        models=[ModelStatus(id="a", state="hot", ttl=300.0), ModelStatus(id="b", state="loading", pinned=True)],
+        workers=[
+            WorkerStatus(
+                id="w1", model="a", pid=2, state="ready", since=9.0, in_flight=0, spawned=True,
+                memory=2_340_000_000, idle=61.0,
+            ),
+            WorkerStatus(
+                id="w2", model="b", pid=3, state="loading", since=9.0, in_flight=0, spawned=True,
+                phase="weights", done=1, total=4,
+            ),
+        ],
+        in_flight=0,
+        queued=0,
+    )  # fmt: skip
+    with answering(200, report.model_dump(mode="json")) as (port, _):
+        done = run("ps", "--port", port)
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "a ready 2.3 GB 0 1 min 3 min from now" in lines
+    assert "b loading (weights 25 %) 0 pinned" in lines
