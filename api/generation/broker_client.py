@@ -143,6 +143,7 @@ class BrokerClient:
 
     async def order(self, action: Action, model: str, *, wait: bool, force: bool) -> OrderReply:
         """Raises the broker's refusal; BrokerLost also when another broker comes meanwhile, which knows no orders."""
+        await self._broker_seen()
         order = Order(query=secrets.token_hex(8), action=action, model=model, wait=wait, force=force)
         reply = await self._ask(order, None if wait else ORDER_WITHIN)
         assert isinstance(reply, OrderReply)
