@@ -21,7 +21,7 @@ from api.openai.models import Models
 from api.openai.tokens import ApplyTemplate, Detokenize, Tokenize
 from api.ops.admin import Admin
 from api.ops.health import Health, Ready, Root
-from api.ops.models import AdminModels
+from api.ops.models import AdminModels, AdminReload
 from api.responses.answer import PREFIX
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
@@ -44,6 +44,7 @@ def make_routes(
     settings: Settings, broker: BrokerClient, routes: Routes | None = None
 ) -> falcon.asgi.App[Any, Any]:
     catalog = Catalog(settings)
+    broker.on_new_settings(catalog.use)
     models = Models(catalog, broker)
     app = falcon.asgi.App(middleware=[Lifespan(broker)], router=routes or Routes())
     app.router_options.converters["response"] = ResponseId
@@ -67,6 +68,7 @@ def make_routes(
     app.add_route("/health", Health())
     app.add_route("/ready", Ready(broker))
     app.add_route("/admin/status", Admin(broker))
+    app.add_route("/admin/reload", AdminReload(broker))
     app.add_route("/admin/models/{id:path}", AdminModels(catalog, broker))
     app.add_route("/openapi.json", OpenApi())
     app.add_route("/docs", Docs())

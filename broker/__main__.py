@@ -1,5 +1,7 @@
 """``python -m broker``. SIGTERM: leave, the workers stay. SIGINT: stop them first; a second signal: at once.
 
+SIGHUP: read the settings anew.
+
 Exit codes: 0 told to end, 70 a bug, 75 another broker runs here, 78 it cannot run here: the run directory, or the limit
 on open files.
 """
@@ -12,10 +14,10 @@ import sys
 import zmq
 
 from broker.clock import AwakeClock
+from broker.configuration import changes, memory_rules
 from broker.core import Broker
 from broker.mailbox import Mailbox
-from broker.memory import MemoryRules
-from broker.memory_decisions import GB
+from broker.rules import Changes
 from broker.rundir import AlreadyRunningError, RunDir, RunDirError
 from broker.scheduler import Limits, Scheduler
 from broker.server import Server
@@ -25,8 +27,7 @@ from broker.supervisor import Supervisor, name_worker
 from broker.wakeup import Wakeup
 from shared import exits, failpoints, logs
 from shared.files import FILES_NEEDED, raise_file_limit
-from shared.model_table import ModelTable
-from shared.settings import Settings, load_settings
+from shared.settings import Settings, load_settings, read_settings
 
 log = logging.getLogger("broker")
 
@@ -80,7 +81,8 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     if settings.config:
         log.info("settings and models are from %s", settings.config)
     core = make_core(settings, life)
-    Server(core, apis, workers, supervisor, state_file, wakeup, clock).run()
+    reread = Configuration(settings).reread
+    Server(core, apis, workers, supervisor, state_file, wakeup, clock, reread).run()
     context.term()
     wakeup.close()
     log.info("left")
@@ -102,25 +104,16 @@ def make_core(settings: Settings, life: Life) -> Broker:
     return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life, memory_rules(settings))
 
 
-def memory_rules(settings: Settings) -> MemoryRules:
-    tables = {model: settings.table(model) for model in settings.sources}
-    return MemoryRules(
-        budget=int(settings.max_cache_size_gb * GB),
-        lends=True,
-        min_stay=settings.min_stay,
-        max_wait=settings.max_wait,
-        said={model: int(table.memory_gb * GB) for model, table in tables.items() if table.memory_gb},
-        pinned=frozenset(model for model, table in tables.items() if table.pinned),
-        ttl={model: _ttl(table, settings) for model, table in tables.items()},
-        preload=tuple(model for model, table in tables.items() if table.preload),
-        aliases={model: tuple(settings.registry.aliases_of(model)) for model in tables},
-    )
+class Configuration:
+    """The settings in force, and how to read them anew."""
 
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
-def _ttl(table: ModelTable, settings: Settings) -> float:
-    if table.pinned:
-        return 0.0
-    return settings.ttl if table.ttl is None else table.ttl
+    def reread(self) -> Changes:
+        """Raises SettingsError, and leaves what is in force."""
+        before, self._settings = self._settings, read_settings()
+        return changes(before, self._settings)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from broker.events import (
     Leave,
     Note,
     PeerGone,
+    ReadSettings,
+    SettingsRead,
     SpawnFailed,
     StopAll,
     TellApi,
@@ -27,16 +29,18 @@ from broker.events import (
 from broker.exit_causes import ExitCause, Fault
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
-from broker.memory import Memory, MemoryRules
+from broker.memory import Memory
 from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start
 from broker.orders import Orders
 from broker.quarantine import Quarantine
 from broker.registry import SERVING, Api, Registry
 from broker.requests import Requests
+from broker.rules import Changes, MemoryRules
 from broker.scheduler import Scheduler
 from broker.startup import Life, Survivor, Timeouts
 from broker.unwanted import expire_unwanted
 from broker.workers import Workers
+from shared.errors import InvalidSettings, ModelNotFound
 from shared.protocol import (
     Ack,
     ApiToBroker,
@@ -46,6 +50,8 @@ from shared.protocol import (
     Order,
     Ping,
     Pong,
+    Reload,
+    Reloaded,
     Status,
     StatusReport,
     SubmitHeader,
@@ -63,7 +69,7 @@ class Broker:
         life: Life,
         rules: MemoryRules | None = None,
     ) -> None:
-        self._models = models
+        self._models = models = list(models)  # all that decide read this list, and only the core changes it
         self._scheduler = scheduler
         self._life = life
         self._registry = registry = Registry()
@@ -117,6 +123,8 @@ class Broker:
                 yield from self._lose_peer(peer, now)
             case Tick():
                 yield from self._expire(now)
+            case SettingsRead():
+                yield from self._configure(event, now)
             case Leave() | StopAll():
                 yield from self._depart(event, now)
 
@@ -150,7 +158,7 @@ class Broker:
             case Never(model):
                 self._memory.refuse(decision)
                 error = unaffordable(decision)
-                yield from self._requests.refuse_waiting(lambda queued: queued.submit.model == model, error)
+                yield from self._requests.refuse_model(model, error)
 
     # ---------------------------------------------------------------- apis
 
@@ -169,6 +177,8 @@ class Broker:
                 yield from self._requests.cancel(message)
             case Order():
                 yield from self._orders.take(api, message, now)
+            case Reload(query=query):
+                yield ReadSettings(api, query)
             case Status(query=query):
                 yield TellApi(api, self._report(query, now))
 
@@ -210,6 +220,31 @@ class Broker:
             deaths=self._workers.crash_reports.latest(now),
             memory=self._memory.report(now),
         )
+
+    # ---------------------------------------------------------------- settings
+
+    def _configure(self, read: SettingsRead, now: float) -> Iterator[Action]:
+        if not isinstance(read.outcome, Changes):
+            yield from (
+                Note(f"the settings cannot be used and stay as they are: {line}") for line in read.outcome
+            )
+            if read.api:
+                wrong = InvalidSettings("; ".join(read.outcome))
+                yield TellApi(read.api, Reloaded(query=read.query, failure=wrong.to_failure()))
+            return
+        gone = [model for model in self._models if model not in read.outcome.models]
+        self._models[:] = read.outcome.models
+        self._memory.configure(read.outcome.rules, self._models)
+        yield from (Note(f"settings: {line}") for line in read.outcome.lines)
+        for model in gone:
+            error = ModelNotFound(model, self._models)
+            yield from self._requests.refuse_model(model, error)
+            yield from self._workers.end([worker.id for worker in self._registry.of_model(model)], now)
+        for model in read.outcome.again:
+            yield from self._orders.renew(model, now)
+        for api in self._registry.apis:
+            query = read.query if api == read.api else ""
+            yield TellApi(api, Reloaded(query=query, lines=list(read.outcome.lines)))
 
     # ---------------------------------------------------------------- time and the end
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from broker.rules import Changes
 from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, WorkerToBroker
 
 # ---------------------------------------------------------------- events
@@ -64,7 +65,16 @@ class StopAll:
     """The workers end first, then the broker. A second StopAll does not wait for them."""
 
 
-Event = ApiSaid | WorkerSaid | WorkerExited | SpawnFailed | PeerGone | Tick | Leave | StopAll
+@dataclass(frozen=True, slots=True)
+class SettingsRead:
+    """``outcome``: what has changed, or what is wrong with the settings. ``api``: the one that asked, if any did."""
+
+    outcome: Changes | tuple[str, ...]
+    api: str = ""
+    query: str = ""
+
+
+Event = ApiSaid | WorkerSaid | WorkerExited | SpawnFailed | PeerGone | Tick | Leave | StopAll | SettingsRead
 
 # ---------------------------------------------------------------- actions
 
@@ -132,8 +142,18 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """SettingsRead follows."""
+
+    api: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     pass
 
 
-Action = TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Abort | Forget | Note | Exit
+Action = (
+    TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Abort | Forget | Note | ReadSettings | Exit
+)

@@ -1,12 +1,13 @@
 """The ledger of this broker: what its registry and queues say, as entries and demands; and the leases of its workers.
 
 Rule 1: it decides and remembers; `core` does what it says.
-Rule 2: a worker is told its first lease before its first request; one that an earlier broker gave goes on.
+Rule 2: a worker is told its first lease before its first request; one that an earlier broker gave goes on. Only a
+    worker that has confirmed a lease gets a larger one.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from broker.events import Action, TellWorker
 from broker.ledger import Entry, Lease, Ledger, Usage
@@ -15,28 +16,13 @@ from broker.load_failures import LoadFailures
 from broker.memory_decisions import Decision, Grow, Never, Wait
 from broker.needs import Needs
 from broker.registry import Registry, Worker
+from broker.rules import UNBOUNDED, MemoryRules
 from broker.scheduler import Scheduler
 from broker.swaps import Demand, Turns
 from shared import protocol
 from shared.protocol import MemoryDecision, MemoryStatus, Register
 
-_ALL = 1 << 62
 _REMEMBERED = 50  # decisions
-
-
-@dataclass(frozen=True)
-class MemoryRules:
-    """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model."""
-
-    budget: int = _ALL
-    lends: bool = False
-    min_stay: float = 10.0
-    max_wait: float = 30.0
-    said: Mapping[str, int] = field(default_factory=dict)
-    pinned: frozenset[str] = frozenset()
-    ttl: Mapping[str, float] = field(default_factory=dict)
-    preload: tuple[str, ...] = ()
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +90,8 @@ class Memory:
     def _entry(self, worker: Worker, now: float) -> Entry:
         need = self.needs.of(worker.model, now, worker.total if worker.state is State.LOADING else 0)
         use = worker.use
-        wanted = _ALL if worker.state is State.READY and self.rules.lends else 0
+        keeps_to_leases = worker.use.serial > self._first  # one that does not could never be cut again
+        wanted = UNBOUNDED if worker.state is State.READY and keeps_to_leases else 0
         return Entry(
             worker.id,
             need,
@@ -156,6 +143,15 @@ class Memory:
             self._decisions.appendleft((now, line))
             self._news.append(line)
         self._last = about
+
+    def configure(self, rules: MemoryRules, models: Collection[str]) -> None:
+        """What has been learned stays. New models that are to be preloaded are."""
+        fresh = set(rules.preload) - set(self.rules.preload)
+        self.rules = rules
+        self.needs.configure(rules.budget, rules.said, rules.pinned)
+        self._turns.max_wait = rules.max_wait
+        self.wishes = {model: wish for model, wish in self.wishes.items() if model in models}
+        self.wishes |= {model: Wish(0.0, yields=True) for model in rules.preload if model in fresh}
 
     # ---- what happens to workers
 

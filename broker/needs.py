@@ -46,6 +46,9 @@ class Needs:
         self._learned: dict[str, Learned] = {}
         self._requests: dict[str, _Requests] = {}
 
+    def configure(self, budget: int, said: Mapping[str, int], pinned: frozenset[str]) -> None:
+        self._budget, self._said, self._pinned = budget, said, pinned
+
     def of(self, model: str, now: float, reading: int = 0) -> Need:
         """``reading``: bytes of weights that its worker has found to load."""
         known = self._learned.get(model, Learned())

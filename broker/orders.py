@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from broker.admission import Admission, draining, unaffordable, unavailable
-from broker.events import Action, TellApi
+from broker.events import Action, Note, TellApi
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
 from broker.registry import Registry
@@ -105,6 +105,18 @@ class Orders:
             case "reload":
                 yield from self._workers.end(pending.before, now)
                 self._want(model, now, again=True)
+
+    def renew(self, model: str, now: float) -> Iterator[Action]:
+        """Of its own accord: the model's settings have changed. What is not in memory is left there."""
+        workers = self._registry.of_model(model)
+        if any(worker.spawned and not worker.returning for worker in workers):
+            order = Order(query="", action="reload", model=model)
+            yield from self._begin(_Pending("", order, tuple(worker.id for worker in workers)), now)
+        for worker in workers:
+            if not worker.spawned:
+                yield Note(
+                    f"{worker.id} was not started by this server; restart it, so that it reads the settings"
+                )
 
     def _want(self, model: str, now: float, *, again: bool = False) -> None:
         """An operator's word is worth a try, whatever has failed before."""

@@ -152,6 +152,9 @@ class Requests:
         for queued in self._scheduler.withdraw(chosen):
             yield refuse(queued, error)
 
+    def refuse_model(self, model: str, error: ServingError) -> Iterator[Action]:
+        yield from self.refuse_waiting(lambda queued: queued.submit.model == model, error)
+
     def expire(self, now: float) -> Iterator[Action]:
         for worker in self._registry:
             for request_id in [id for id, retained in worker.retained.items() if retained.until < now]:

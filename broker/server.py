@@ -28,6 +28,8 @@ from broker.events import (
     Leave,
     PassOn,
     PeerGone,
+    ReadSettings,
+    SettingsRead,
     Spawn,
     SpawnFailed,
     StopAll,
@@ -38,12 +40,14 @@ from broker.events import (
     WorkerSaid,
 )
 from broker.mailbox import Mailbox
+from broker.rules import Changes
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor
 from broker.wakeup import Wakeup
 from shared.errors import CannotBePassedOn
 from shared.failpoints import failpoint
 from shared.protocol import Forward, Goodbye, Part, SubmitHeader
+from shared.settings_errors import SettingsError
 from shared.wire import FROM_API, FROM_WORKER, ProtocolError, decode, encode
 
 log = logging.getLogger(__name__)
@@ -72,7 +76,10 @@ class Server:
         state_file: StateFile,
         wakeup: Wakeup,
         clock: AwakeClock,
+        reread: Callable[[], Changes],
     ) -> None:
+        """``reread`` raises SettingsError."""
+        self._reread = reread
         self._core = core
         self._apis = apis
         self._workers = workers
@@ -144,6 +151,8 @@ class Server:
                     self._handle(Leave())
                 case signal.SIGINT:
                     self._handle(StopAll())
+                case signal.SIGHUP:
+                    self._handle(self._read_settings())
 
     # ---------------------------------------------------------------- what arrives
 
@@ -240,8 +249,16 @@ class Server:
                 self._supervisor.signal(worker, _SIGNALS[type(action)])
             case Forget(api):
                 self._apis.forget(api)
+            case ReadSettings(api, query):
+                self._pending.append(self._read_settings(api, query))
             case Exit():
                 self._running = False
+
+    def _read_settings(self, api: str = "", query: str = "") -> SettingsRead:
+        try:
+            return SettingsRead(self._reread(), api, query)
+        except SettingsError as error:
+            return SettingsRead(error.lines, api, query)
 
     def _tell(self, mailbox: Mailbox, peer: str, message: Part, *body: bytes) -> None:
         """A message that cannot be encoded is logged and dropped: it is no reason to end."""

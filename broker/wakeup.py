@@ -4,7 +4,7 @@ import os
 import signal
 from types import FrameType
 
-HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Wakeup:

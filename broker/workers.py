@@ -272,7 +272,7 @@ class Workers:
         if not tried_again or failure.broken:
             self._memory.wishes.pop(model, None)
             error = unavailable(model, failure, now)
-            yield from self._requests.refuse_waiting(lambda queued: queued.submit.model == model, error)
+            yield from self._requests.refuse_model(model, error)
 
     def _give_up(self, worker: Worker, cause: ExitCause, now: float) -> Iterator[Action]:
         first = worker.state is not State.STOPPING

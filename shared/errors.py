@@ -109,6 +109,13 @@ class ModelChanged(ServingError):
         )
 
 
+class InvalidSettings(ServingError):
+    """An operator's file that was changed and cannot be used; what was in force goes on."""
+
+    status = 400
+    code = "invalid_settings"
+
+
 class ModelConflict(ServingError):
     """An operator's order that the model's settings, or who started its worker, are against."""
 

@@ -82,6 +82,8 @@ __all__ = [
     "Prompt",
     "Refused",
     "Register",
+    "Reload",
+    "Reloaded",
     "RequestShape",
     "Resubmit",
     "Run",
@@ -202,6 +204,13 @@ class Order(Part):
     force: bool = False
 
 
+class Reload(Part):
+    """Read the settings anew."""
+
+    type: Literal["reload"] = "reload"
+    query: str
+
+
 class Status(Part):
     """Asks for a StatusReport with the same ``query``."""
 
@@ -238,6 +247,18 @@ class OrderReply(Part):
     query: str
     state: str = ""
     done: bool = False
+    failure: Failure | None = None
+
+
+class Reloaded(Part):
+    """To every api: the broker has read the settings anew. ``query``: of the api that asked; the others get none.
+
+    ``lines``: what has changed. ``failure``: they cannot be used, and only the api that asked is told.
+    """
+
+    type: Literal["reloaded"] = "reloaded"
+    query: str = ""
+    lines: list[str] = []
     failure: Failure | None = None
 
 
@@ -402,10 +423,10 @@ class Bye(Part):
 
 
 ApiToBroker = Annotated[
-    Ping | SubmitHeader | Ack | Done | Cancel | Order | Status, Field(discriminator="type")
+    Ping | SubmitHeader | Ack | Done | Cancel | Order | Reload | Status, Field(discriminator="type")
 ]
 BrokerToApi = Annotated[
-    Pong | Chunks | Resubmit | Refused | OrderReply | StatusReport, Field(discriminator="type")
+    Pong | Chunks | Resubmit | Refused | OrderReply | Reloaded | StatusReport, Field(discriminator="type")
 ]
 BrokerToWorker = Annotated[
     RunHeader | Ack | Done | Cancel | Lease | Drain | Pong | Goodbye, Field(discriminator="type")

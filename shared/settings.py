@@ -12,7 +12,7 @@ from collections.abc import Collection
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -31,7 +31,7 @@ from shared.models import (
     names_a_folder,
     parse_source,
 )
-from shared.settings_errors import explain
+from shared.settings_errors import SettingsError, explain
 
 ENV_FILE = ".env"
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
@@ -310,15 +310,29 @@ def _temporary_folder() -> Path:
 
 def load_settings(**overrides: Any) -> Settings:
     """For a ``__main__``: prints what is wrong, by key, and exits 2; names that are no setting get a warning."""
+    try:
+        settings = read_settings(**overrides)
+    except SettingsError as error:
+        print("mlx-server: these settings cannot be used:", *error.lines, sep="\n", file=sys.stderr)
+        raise SystemExit(2) from None
+    for unknown in unknown_names(_named(), Settings.model_fields):
+        print(f"mlx-server: {unknown}", file=sys.stderr)
+    return settings
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Also later, when the file may have changed. Raises SettingsError."""
     path = Path(ENV_FILE)
     lines = read_dotenv(path)
     if refused := [line.refused(path) for line in lines if _may_not(line)]:
-        _refuse(refused)
-    named = [*os.environ, *(PREFIX + line.setting for line in lines)]
-    for unknown in unknown_names(named, Settings.model_fields):
-        print(f"mlx-server: {unknown}", file=sys.stderr)
-    elsewhere = {*overrides, *(name.upper().removeprefix(PREFIX).lower() for name in named if _is_ours(name))}
-    return _settings(_config_file(overrides), elsewhere, overrides)
+        raise SettingsError(*refused)
+    ours = (name.upper().removeprefix(PREFIX).lower() for name in _named() if _is_ours(name))
+    return _settings(_config_file(overrides), {*overrides, *ours}, overrides)
+
+
+def _named() -> list[str]:
+    """The variables of the environment and of ``.env``."""
+    return [*os.environ, *(PREFIX + line.setting for line in read_dotenv(Path(ENV_FILE)))]
 
 
 def _is_ours(name: str) -> bool:
@@ -332,9 +346,9 @@ def _config_file(overrides: dict[str, Any]) -> ConfigFile | None:
     try:
         file = find(named if named is None else str(named), Path(), Path(home) if home else None)
     except ConfigError as error:
-        _refuse(list(error.lines))
+        raise SettingsError(*error.lines) from error
     if file and (wrong := list(file.objections(Settings.model_fields))):
-        _refuse(wrong)
+        raise SettingsError(*wrong)
     return file
 
 
@@ -350,7 +364,7 @@ def _settings(file: ConfigFile | None, elsewhere: Collection[str], overrides: di
     try:
         return Settings(**values)
     except ValidationError as error:
-        _refuse(explain(error, file, elsewhere))
+        raise SettingsError(*explain(error, file, elsewhere)) from error
 
 
 def _may_not(line: Line) -> bool:
@@ -366,8 +380,3 @@ def _may_not(line: Line) -> bool:
                 return line.setting in NOT_FROM_A_FOLDER
     except ValueError:  # which Settings refuses, too
         return False
-
-
-def _refuse(lines: list[str]) -> NoReturn:
-    print("mlx-server: these settings cannot be used:", *lines, sep="\n", file=sys.stderr)
-    raise SystemExit(2)

@@ -10,6 +10,14 @@ from shared.dotenv import PREFIX
 from shared.model_table import Key, WrongTable, known_keys, unknown_key
 
 
+class SettingsError(Exception):
+    """``lines``: one for each setting that is wrong."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
 def explain(
     error: ValidationError, file: ConfigFile | None = None, elsewhere: Collection[str] = ()
 ) -> list[str]:

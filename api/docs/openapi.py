@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json
 from api.messages import schemas as anthropic
 from api.openai import schemas as openai
 from api.ops.admin import AdminStatus
-from api.ops.models import ModelOrder, ModelOrdered
+from api.ops.models import ModelOrder, ModelOrdered, SettingsReloaded
 from api.responses import schemas as responses
 
 VERSION = "3.1.0"
@@ -127,6 +127,7 @@ OPERATIONS = (
         ModelOrdered,
         ModelOrder,
     ),
+    Operation("post", "/admin/reload", "Reads mlx-server.toml anew", SettingsReloaded),
     Operation("get", "/", "What this is"),
     Operation("get", "/openapi.json", "This document"),
     Operation("get", "/docs", "This document, to be read"),

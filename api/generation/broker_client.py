@@ -12,7 +12,7 @@ A raw socket with ``add_reader`` costs 5 us a message, ``zmq.asyncio`` costs 24.
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import zmq
@@ -43,12 +43,15 @@ from shared.protocol import (
     Ping,
     Pong,
     Refused,
+    Reload,
+    Reloaded,
     Resubmit,
     Status,
     StatusReport,
     Submit,
 )
-from shared.settings import Settings
+from shared.settings import Settings, read_settings
+from shared.settings_errors import SettingsError
 from shared.sockets import dealer
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ MAX_UNREAD = 2048  # tokens; beyond, the request is parked
 LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
 ORDER_WITHIN = 5.0  # seconds for the answer to an order that does not wait
+Answer = StatusReport | OrderReply | Reloaded
 Action = Literal["load", "unload", "reload"]
 LINGER = 200  # milliseconds in which the last Cancels are sent
 
@@ -69,9 +73,11 @@ class BrokerClient:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._registry = settings.registry
+        self._use: list[Callable[[Settings], None]] = []
         self._live: dict[str, tuple[Received, Replies]] = {}
         self._parked: set[str] = set()
-        self._queries: dict[str, asyncio.Future[StatusReport | OrderReply]] = {}
+        self._queries: dict[str, asyncio.Future[Answer]] = {}
         self._encoding: set[asyncio.Task[None]] = set()
         self._epoch: str | None = None
         self._draining = False
@@ -108,7 +114,7 @@ class BrokerClient:
         ``model`` may be an alias. All generations have the same ``n``; choice i of prompt p is p * n + i in the
         replies. Only requests of the same ``caller`` share a prefix in the cache, unless the operator allows all.
         """
-        model = self._settings.registry.resolve(model) or model
+        model = self._registry.resolve(model) or model
         await self._broker_seen()
         namespace = {"cache_namespace": ANONYMOUS if self._settings.prompt_cache_shared else caller}
         group = secrets.token_hex(8)
@@ -151,10 +157,22 @@ class BrokerClient:
             raise FailureFromElsewhere(reply.failure)
         return reply
 
-    async def _ask(self, question: Status | Order, within: float | None) -> StatusReport | OrderReply:
+    async def reload(self) -> list[str]:
+        """All processes read the settings anew; what has changed, in lines. Raises what is wrong with them."""
+        await self._broker_seen()
+        reply = await self._ask(Reload(query=secrets.token_hex(8)), ORDER_WITHIN)
+        assert isinstance(reply, Reloaded)
+        if reply.failure:
+            raise FailureFromElsewhere(reply.failure)
+        return reply.lines
+
+    def on_new_settings(self, use: Callable[[Settings], None]) -> None:
+        self._use.append(use)
+
+    async def _ask(self, question: Status | Order | Reload, within: float | None) -> Answer:
         if not self.seen:
             raise self._lost()
-        answer: asyncio.Future[StatusReport | OrderReply] = self._loop.create_future()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
         self._queries[question.query] = answer
         try:
             self._send(question)
@@ -208,9 +226,27 @@ class BrokerClient:
                 self._pong(message.epoch)
             case Resubmit() | Refused():
                 self._end_attempt(message)
+            case Reloaded():
+                self._reread(message)
             case StatusReport() | OrderReply():
-                if (answer := self._queries.get(message.query)) and not answer.done():
-                    answer.set_result(message)
+                self._answer(message)
+
+    def _reread(self, message: Reloaded) -> None:
+        """The broker has new settings: this process reads them too, before it answers whoever asked for it."""
+        if message.failure is None:
+            try:
+                settings = read_settings()
+            except SettingsError as error:  # the file was changed again
+                log.error("the settings cannot be used and stay as they are: %s", error)
+            else:
+                self._registry = settings.registry
+                for use in self._use:
+                    use(settings)
+        self._answer(message)
+
+    def _answer(self, message: Answer) -> None:
+        if (answer := self._queries.get(message.query)) and not answer.done():
+            answer.set_result(message)
 
     def _end_attempt(self, message: Resubmit | Refused) -> None:
         request, _ = self._live.get(message.request_id, (None, None))

@@ -8,6 +8,10 @@ class Catalog:
     """An answer carries the name that was asked for; the broker knows models by their own names only."""
 
     def __init__(self, settings: Settings) -> None:
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Also later: an operator may change models and their names while the server runs."""
         self.registry = settings.registry
         self.ids = tuple(settings.sources)
         self._default = settings.default_model

@@ -1,4 +1,7 @@
-"""POST /admin/models/{id}/load, /unload and /reload: what an operator orders of a model, by its name or an alias."""
+"""POST /admin/models/{id}/load, /unload and /reload, and POST /admin/reload: what an operator orders.
+
+A model is named by its name or an alias. ``/admin/reload`` reads the settings anew.
+"""
 
 from typing import get_args
 
@@ -30,6 +33,20 @@ class ModelOrdered(BaseModel):
     action: Action
     done: bool
     status: str
+
+
+class SettingsReloaded(BaseModel):
+    """What has changed, in lines."""
+
+    changes: list[str]
+
+
+class AdminReload:
+    def __init__(self, broker: BrokerClient) -> None:
+        self._broker = broker
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        respond_json(resp, SettingsReloaded(changes=await self._broker.reload()))
 
 
 class AdminModels:

@@ -20,6 +20,7 @@ from shared.protocol import (
     CallPiece,
     Chunks,
     Delta,
+    Failure,
     Finish,
     FinishReason,
     ModelStatus,
@@ -27,6 +28,8 @@ from shared.protocol import (
     OrderReply,
     Ping,
     Pong,
+    Reload,
+    Reloaded,
     RunHeader,
     Start,
     Status,
@@ -247,6 +250,9 @@ class FakeBroker:
                     self._send(wire.encode(reply))
             case Order():
                 self._send(wire.encode(self.reply(message)))
+            case Reload():
+                failure = Failure(status=400, code="invalid_settings", message="line 3: no such key")
+                self._send(wire.encode(Reloaded(query=message.query, failure=failure)))
             case Status():
                 self._send(wire.encode(self._report(message.query)))
 

@@ -87,3 +87,10 @@ def test_models_show_how_far_their_load_is_and_what_the_operator_said_of_them(st
     assert tiny["loading"] == {"phase": "weights", "bytes": 3, "of": 9}
     other = stack.client.get("/v1/models/org/name").json()
     assert (other["status"], other["ttl"], other["loading"]) == ("queued", 60.0, None)
+
+
+def test_a_reload_of_settings_that_cannot_be_used_is_answered_with_what_is_wrong(stack: Stack) -> None:
+    answer = stack.client.post("/admin/reload")
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["message"]) == ("invalid_settings", "line 3: no such key")

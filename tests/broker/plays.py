@@ -5,7 +5,7 @@ from itertools import count
 
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Event, Note, TellApi, TellWorker, WorkerSaid
-from broker.memory import MemoryRules
+from broker.rules import MemoryRules
 from broker.scheduler import Limits, Scheduler
 from broker.startup import Life, Survivor, Timeouts
 from shared.protocol import (

@@ -4,8 +4,8 @@ from typing import Any
 
 from broker.core import Broker
 from broker.events import Action, Spawn, TellWorker, Tick, WorkerExited, WorkerSaid
-from broker.memory import MemoryRules
 from broker.memory_decisions import GB
+from broker.rules import MemoryRules
 from shared.protocol import Drain, Heartbeat, Lease, MemoryUse, Register
 from tests.broker.plays import (
     TOKEN,
@@ -83,12 +83,19 @@ def test_a_lease_is_told_before_the_first_request_and_grows_into_what_is_free() 
     first, *_ = actions
     assert isinstance(first, TellWorker)
     assert first.message == Lease(size=0, serial=1)
-    assert leases(actions)["a#1"] == Lease(size=3 * GB, serial=2)
+    assert leases(play(broker, beat("a#1", serial=1), now=1.0))["a#1"] == Lease(size=3 * GB, serial=2)
+
+
+def test_a_worker_that_confirms_no_lease_gets_no_larger_one_so_that_others_need_not_wait_for_it() -> None:
+    broker = two_models_and_room_for_one(budget=11 * GB)
+    play(broker, ask("r1"), ready("a#1"), beat("a#1"), Tick())
+    assert Spawn("b#2", "b") in play(broker, ask("r2", "b"))
 
 
 def test_a_grown_lease_is_cut_for_another_model_and_its_start_waits_for_the_confirmation() -> None:
     broker = two_models_and_room_for_one(budget=11 * GB)
-    play(broker, ask("r1"), ready("a#1"), beat("a#1", serial=2, obeyed=6 * GB, footprint=5 * GB))
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", serial=1))
+    play(broker, beat("a#1", serial=2, obeyed=6 * GB, footprint=5 * GB))
     actions = play(broker, ask("r2", "b"), now=1.0)
     assert leases(actions) == {"a#1": Lease(size=GB, serial=3)}
     assert play(broker, beat("a#1", serial=2, obeyed=6 * GB), Tick(), now=2.0) == []
@@ -110,7 +117,7 @@ def test_a_pinned_model_stays_and_its_memory_is_not_given_away() -> None:
 
 def test_the_report_has_budget_use_leases_and_decisions_with_their_reasons() -> None:
     broker = two_models_and_room_for_one()
-    play(broker, ask("r1"), ready("a#1"), forward("a#1", "r1"), ask("r2", "b"))
+    play(broker, ask("r1"), ready("a#1"), beat("a#1", serial=1), forward("a#1", "r1"), ask("r2", "b"))
     play(broker, Tick(), now=4.0)
     memory = status(broker, now=5.0).memory
     assert (memory.budget, memory.used, memory.leases) == (8 * GB, 8 * GB, {"a#1": 3 * GB})

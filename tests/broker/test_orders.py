@@ -7,8 +7,8 @@ import pytest
 from broker.core import Broker
 from broker.events import Action, ApiSaid, PeerGone, Spawn, StopAll, TellApi, TellWorker, Terminate, Tick
 from broker.events import WorkerExited as Exited
-from broker.memory import MemoryRules
 from broker.memory_decisions import GB
+from broker.rules import MemoryRules
 from shared.protocol import Drain, Order, OrderReply
 from tests.broker.plays import (
     API,

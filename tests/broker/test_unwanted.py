@@ -6,8 +6,8 @@ import pytest
 
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Spawn, TellWorker, Terminate, Tick, WorkerExited
-from broker.memory import MemoryRules
 from broker.memory_decisions import GB
+from broker.rules import MemoryRules
 from shared.protocol import Drain, Ping
 from tests.broker.plays import (
     API,

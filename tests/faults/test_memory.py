@@ -42,7 +42,9 @@ def test_three_models_with_room_for_two_take_turns_and_every_answer_is_whole(cro
 def test_eight_clients_of_three_models_with_room_for_two_all_get_whole_answers_within_the_bound_of_a_wait() -> (
     None
 ):
-    with fault_stack("--step", "0.01", "--load", "0.2", "--weights", str(WEIGHTS), **rules("/none")) as stack:
+    with fault_stack(
+        "--step", "0.01", "--load", "0.2", "--weights", str(WEIGHTS), **rules("/none", need=0.45, budget=1.0)
+    ) as stack:
         outcome = swaps(stack, 40)
         assert outcome.right, f"{outcome}: {outcome.wrong[:3]}"
         stack.check()

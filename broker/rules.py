@@ -1,0 +1,31 @@
+"""What an operator's settings say to a broker: the rules of memory and of models' lives, and what changes in them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+UNBOUNDED = 1 << 62  # bytes
+
+
+@dataclass(frozen=True)
+class MemoryRules:
+    """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model."""
+
+    budget: int = UNBOUNDED
+    lends: bool = False
+    min_stay: float = 10.0
+    max_wait: float = 30.0
+    said: Mapping[str, int] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+    ttl: Mapping[str, float] = field(default_factory=dict)
+    preload: tuple[str, ...] = ()
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """``models``: all that there are now. ``again``: those that are to be loaded anew. ``lines``: for the operator."""
+
+    models: tuple[str, ...]
+    rules: MemoryRules
+    again: tuple[str, ...] = ()
+    lines: tuple[str, ...] = field(default=("nothing has changed",))
