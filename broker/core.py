@@ -39,6 +39,7 @@ from broker.rules import Changes, MemoryRules
 from broker.scheduler import Scheduler
 from broker.startup import Life, Survivor, Timeouts
 from broker.unwanted import expire_unwanted
+from broker.waiting import positions
 from broker.workers import Workers
 from shared.errors import InvalidSettings, ModelNotFound
 from shared.protocol import (
@@ -58,6 +59,7 @@ from shared.protocol import (
 )
 
 _APIS_MAY_BE_SILENT = 2  # times as long as workers
+_TELL_POSITIONS = 1.0  # seconds between messages about places in queues
 
 
 class Broker:
@@ -82,6 +84,7 @@ class Broker:
         self._workers = Workers(models, registry, scheduler, self._requests, failures, memory, timeouts, life)
         self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
         self._lost_apis = 0
+        self._told_at = life.started
 
     @property
     def stopping(self) -> bool:
@@ -255,6 +258,9 @@ class Broker:
         yield from self._workers.expire(now)
         yield from expire_unwanted(self._registry, self._memory, self._workers, now)
         yield from self._requests.expire(now)
+        if now >= self._told_at + _TELL_POSITIONS:
+            self._told_at = now
+            yield from positions(self._scheduler, self._registry, self._failures, self._memory)
 
     def _depart(self, event: Leave | StopAll, now: float) -> Iterator[Action]:
         if self.stopping:

@@ -72,6 +72,7 @@ class Worker:
     use: MemoryUse = field(default_factory=MemoryUse)
     served: int = 0  # requests that have ended here
     closed: bool = False  # gets nothing new: it is to make room for another model
+    added: float = 0.0  # when its process was started, or first heard
     wanted_at: float = 0.0  # when it last ran a request, or one waited for it
     replaces: tuple[str, ...] = ()  # workers of its model, which leave when it is ready
 
@@ -138,7 +139,7 @@ class Registry:
         return iter(self._workers.values())
 
     def add(self, id: str, model: str, now: float, *, spawned: bool) -> Worker:
-        worker = Worker(id, model, spawned, since=now, last_heard=now, last_progress=now)
+        worker = Worker(id, model, spawned, since=now, last_heard=now, last_progress=now, added=now)
         self._workers[id] = worker
         return worker
 

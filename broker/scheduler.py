@@ -6,7 +6,8 @@ Rule 3: no caller fills a worker or a queue: places stay free for other callers,
 Rule 4: a suspect goes to a worker that runs nothing but cleared requests, and nothing joins it during its probation. It
 holds its queue up.
 Rule 5: a request's age counts only while something could serve it, so not while its model loads.
-Rule 6: a refused request is told to come back when the queue would be through, at the pace at which runs ended lately.
+Rule 6: a refused request is told to come back when the queue would be through, at the pace at which runs ended lately,
+    behind what is left of its model's load.
 """
 
 import math
@@ -73,6 +74,7 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._queues: dict[str, _Queue] = {}  # by model, none of them empty
+        self._loads: dict[str, float] = {}  # seconds that the last load of each model took
         self._durations: dict[str, float] = {}  # seconds, by model: moving average of finished runs
 
     def __iter__(self) -> Iterator[Queued]:
@@ -83,6 +85,14 @@ class Scheduler:
 
     def of_model(self, model: str) -> list[Queued]:
         return list(self._queues.get(model, ()))
+
+    def positions(self) -> Iterator[tuple[str, list[Queued]]]:
+        """By model, all that wait in the order in which they will run if nothing else comes."""
+        for model, queue in self._queues.items():
+            yield model, [*queue.resumed.in_order(), *queue.fresh.in_order()]
+
+    def note_load(self, model: str, seconds: float) -> None:
+        self._loads[model] = seconds
 
     def find(self, request_id: str) -> Queued | None:
         return next((queued for queued in self if queued.submit.request_id == request_id), None)
@@ -111,11 +121,17 @@ class Scheduler:
         slots = self.limits.max_in_flight * max(1, len(registry.ready(model)))
         ahead = (len(waiting) + 1) * self._durations.get(model, 0.0) / slots
         oldest = min((queued.since for queued in waiting), default=now)
-        seconds = math.ceil(
-            max(ahead, now - oldest)
-        )  # a queue that has slowed down shows in its oldest request
+        # A queue that has slowed down shows in its oldest request.
+        seconds = math.ceil(max(ahead + self._left_of_load(model, registry, now), now - oldest))
         spread = crc32(refused.request_id.encode()) % (seconds // 4 + 2)
         return max(1, min(60, seconds + spread))
+
+    def _left_of_load(self, model: str, registry: Registry, now: float) -> float:
+        """Seconds, as long as its last load took; none of a model that is ready or has never been loaded."""
+        if registry.ready(model):
+            return 0.0
+        begun = min((worker.added for worker in registry.of_model(model)), default=now)
+        return max(0.0, self._loads.get(model, 0.0) - (now - begun))
 
     def add(self, queued: Queued) -> None:
         self._queues.setdefault(queued.submit.model, _Queue()).part_of(queued).put(queued)

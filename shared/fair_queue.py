@@ -5,8 +5,8 @@ Rule 2: a caller, or a group, that has had its turn goes behind all others that 
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
 from typing import Generic, Protocol, TypeVar
 
 from shared.callers import Asker
@@ -20,6 +20,12 @@ class Asked(Protocol):
 T = TypeVar("T", bound=Asked)
 
 
+def _in_turns(queues: Sequence[Iterable[T]]) -> Iterator[T]:
+    """The first of each, then the second of each."""
+    for turn in zip_longest(*queues):
+        yield from (item for item in turn if item is not None)
+
+
 class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._callers: OrderedDict[str, OrderedDict[str, deque[T]]] = OrderedDict()  # nothing in it is empty
@@ -30,6 +36,11 @@ class FairQueue(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         groups = chain.from_iterable(groups.values() for groups in self._callers.values())
         return chain.from_iterable(groups)
+
+    def in_order(self) -> Iterator[T]:
+        """As they will be taken if nothing else comes."""
+        callers = [list(_in_turns(list(groups.values()))) for groups in self._callers.values()]
+        return _in_turns(callers)
 
     def put(self, item: T) -> None:
         caller, group = item.asker

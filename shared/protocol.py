@@ -100,6 +100,7 @@ __all__ = [
     "TokenLogprob",
     "TokenPrompt",
     "ToolUse",
+    "Waiting",
     "WorkerStatus",
     "WorkerToBroker",
 ]
@@ -260,6 +261,21 @@ class Reloaded(Part):
     query: str = ""
     lines: list[str] = []
     failure: Failure | None = None
+
+
+class Waiting(Part):
+    """Requests of one model that wait in its queue. ``positions``: by request id, of ``total``; the first is 1.
+
+    ``state``: of the model, as in a ModelStatus; ``phase`` and ``percent`` while it loads.
+    """
+
+    type: Literal["waiting"] = "waiting"
+    model: str
+    state: str
+    phase: str = ""
+    percent: int = 0
+    total: int
+    positions: dict[str, int]
 
 
 class Resubmit(Part):
@@ -426,7 +442,8 @@ ApiToBroker = Annotated[
     Ping | SubmitHeader | Ack | Done | Cancel | Order | Reload | Status, Field(discriminator="type")
 ]
 BrokerToApi = Annotated[
-    Pong | Chunks | Resubmit | Refused | OrderReply | Reloaded | StatusReport, Field(discriminator="type")
+    Pong | Chunks | Resubmit | Refused | OrderReply | Reloaded | Waiting | StatusReport,
+    Field(discriminator="type"),
 ]
 BrokerToWorker = Annotated[
     RunHeader | Ack | Done | Cancel | Lease | Drain | Pong | Goodbye, Field(discriminator="type")

@@ -49,6 +49,7 @@ from shared.protocol import (
     Status,
     StatusReport,
     Submit,
+    Waiting,
 )
 from shared.settings import Settings, read_settings
 from shared.settings_errors import SettingsError
@@ -226,10 +227,17 @@ class BrokerClient:
                 self._pong(message.epoch)
             case Resubmit() | Refused():
                 self._end_attempt(message)
+            case Waiting():
+                self._note_waiting(message)
             case Reloaded():
                 self._reread(message)
             case StatusReport() | OrderReply():
                 self._answer(message)
+
+    def _note_waiting(self, message: Waiting) -> None:
+        for request_id, position in message.positions.items():
+            if live := self._live.get(request_id):
+                live[1].waiting = in_words(message, position)
 
     def _reread(self, message: Reloaded) -> None:
         """The broker has new settings: this process reads them too, before it answers whoever asked for it."""
@@ -393,6 +401,15 @@ class BrokerClient:
             self._fail_queries()
             for request, _ in list(self._live.values()):
                 self._end(request, self._lost())
+
+
+def in_words(waiting: Waiting, position: int) -> str:
+    """``queued, 3 of 7 for 'a', loading (weights 40 %)``"""
+    progress = (
+        f" ({waiting.phase}{f' {waiting.percent} %' if waiting.percent else ''})" if waiting.phase else ""
+    )
+    state = {"loading": f", loading{progress}", "queued": ", which waits for memory"}.get(waiting.state, "")
+    return f"queued, {position} of {waiting.total} for {waiting.model!r}{state}"
 
 
 def _encoded(submit: Submit) -> list[bytes] | CannotBePassedOn:

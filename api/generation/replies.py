@@ -24,6 +24,7 @@ class Replies:
         self._last_batch = self._loop.time()
         self._keepalive_timer = self._loop.call_later(keepalive, self._keepalive_due)
         self._closed = False
+        self.waiting = ""  # in words, while the request is in a queue
 
     # ---- the side of the broker client
 
@@ -31,6 +32,7 @@ class Replies:
         if delta.finish is not None:
             self._open_choices -= 1
         self._arrived.append(delta)
+        self.waiting = ""
         self._wake()
 
     def fail(self, failure: ServingError) -> None:

@@ -34,7 +34,8 @@ class Messages:
             raise anthropic_error(error) from error
         identity = Identity.new("msg_", model)
         if request.stream:
-            respond_stream(resp, server_sent(MessageEvents(identity), with_anthropic_errors(replies)))
+            batches = with_anthropic_errors(replies)
+            respond_stream(resp, server_sent(MessageEvents(identity), batches, lambda: replies.waiting))
         else:
             [blocks] = await gather(with_anthropic_errors(replies))
             respond_json(resp, message(identity, blocks))

@@ -28,6 +28,6 @@ class ChatCompletions:
         identity = Identity.new("chatcmpl-", model)
         if request.stream:
             events = ChatEvents(identity, request.n, request.include_usage, request.legacy)
-            respond_stream(resp, server_sent(events, replies))
+            respond_stream(resp, server_sent(events, replies, lambda: replies.waiting))
         else:
             respond_json(resp, chat_completion(identity, await gather(replies, n=request.n), request))

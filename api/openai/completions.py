@@ -29,7 +29,7 @@ class Completions:
         identity = Identity.new("cmpl-", model)
         if request.stream:
             events = CompletionEvents(identity, request.n, request.include_usage)
-            respond_stream(resp, server_sent(events, replies))
+            respond_stream(resp, server_sent(events, replies, lambda: replies.waiting))
         else:
             choices = await gather(replies, len(generations), request.choices)
             respond_json(resp, completion(identity, choices, request))

@@ -7,7 +7,9 @@ from falcon.asgi import Request, Response
 from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.event_streams import idle_comment
 from api.generation.prompt_reading import prompt_as_read
+from api.generation.replies import Replies
 from api.generation.usage import Identity, now
 from api.http.caller import caller
 from api.http.parse import read
@@ -66,7 +68,11 @@ class Responses:
         """A response is stored before the client reads that it is complete: its next request may continue it."""
         try:
             async for batch in replies:
-                yield events.render(batch) if batch else events.idle()
+                if batch:
+                    yield events.render(batch)
+                else:
+                    waiting = replies.waiting if isinstance(replies, Replies) else ""
+                    yield idle_comment(waiting) + events.idle()
         except ServingError as error:
             yield events.fail(error)
             return

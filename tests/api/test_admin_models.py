@@ -1,12 +1,13 @@
 """POST /admin/models/{id}/load, /unload and /reload: what is asked of the broker, and what a client reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
+from pydantic import BaseModel
 
 from shared.errors import ModelConflict
 from shared.model_table import ModelTable
-from shared.protocol import ModelStatus, Order, OrderReply
+from shared.protocol import ModelStatus, Order, OrderReply, Submit, Waiting
 from tests.api.conftest import Stack, run_stack
 
 
@@ -94,3 +95,21 @@ def test_a_reload_of_settings_that_cannot_be_used_is_answered_with_what_is_wrong
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["code"], error["message"]) == ("invalid_settings", "line 3: no such key")
+
+
+def test_a_stream_that_waits_says_in_comments_what_for(stack: Stack) -> None:
+    def wait(submit: Submit) -> Iterable[BaseModel]:
+        yield Waiting(
+            model="tiny",
+            state="loading",
+            phase="weights",
+            percent=40,
+            total=7,
+            positions={submit.request_id: 3},
+        )
+
+    stack.broker.script = wait
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with stack.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        comment = next(line for line in answer.iter_lines() if line.startswith(": queued"))
+    assert comment == ": queued, 3 of 7 for 'tiny', loading (weights 40 %)"

@@ -25,6 +25,7 @@ from shared.protocol import (
     Submit,
     SubmitHeader,
     TextPrompt,
+    Waiting,
 )
 from shared.wire import header_of
 
@@ -135,11 +136,15 @@ def load_failed(worker: str, permanent: bool) -> WorkerSaid:
 
 
 def play(broker: Broker, *events: Event, now: float = 0.0) -> list[Action]:
-    """What came of the last one, without lines for the log."""
+    """What came of the last one, without lines for the log and places in queues."""
     actions: list[Action] = []
     for event in events:
         actions = broker.handle(event, now)
-    return [action for action in actions if not isinstance(action, Note)]
+    return [action for action in actions if not (isinstance(action, Note) or tells_places(action))]
+
+
+def tells_places(action: Action) -> bool:
+    return isinstance(action, TellApi) and isinstance(action.message, Waiting)
 
 
 def notes(actions: list[Action]) -> list[str]:

@@ -75,3 +75,18 @@ def test_each_caller_has_one_turn_before_any_caller_has_two(callers: list[str]) 
             assert len(between) == len(set(between))
             left = {whose for whose, _ in taken[after:]}
             assert left - {caller} <= set(between) | {caller}
+
+
+@given(st.lists(CALLERS, max_size=40), st.integers(0, 10))
+def test_the_order_that_is_told_is_the_order_in_which_they_are_taken(askers: list[Asker], taken: int) -> None:
+    queue = FairQueue[Item]()
+    for number, asker in enumerate(askers):
+        queue.put(Item(number, asker))
+    for _ in range(min(taken, len(askers))):
+        queue.take(next(queue.heads()))
+    told = list(queue.in_order())
+    came: list[Item] = []
+    while queue:
+        came.append(next(queue.heads()))
+        queue.take(came[-1])
+    assert told == came

@@ -1,0 +1,30 @@
+"""What apis are told of the requests that wait: their places in the queue of their model, and how far its load is."""
+
+from collections.abc import Iterator
+
+from broker.events import Action, TellApi
+from broker.load_failures import LoadFailures
+from broker.memory import Memory
+from broker.registry import STARTING, Registry
+from broker.scheduler import Scheduler
+from broker.status import state_of
+from shared.protocol import Waiting
+
+
+def positions(
+    scheduler: Scheduler, registry: Registry, failures: LoadFailures, memory: Memory
+) -> Iterator[Action]:
+    """One message for each api and model."""
+    for model, waiting in scheduler.positions():
+        of_api: dict[str, dict[str, int]] = {}
+        for position, queued in enumerate(waiting, 1):
+            of_api.setdefault(queued.api, {})[queued.submit.request_id] = position
+        loading = next((w for w in registry.of_model(model) if w.state in STARTING and w.phase), None)
+        phase = loading.phase if loading else ""
+        percent = 100 * loading.done // loading.total if loading and loading.total else 0
+        state = state_of(model, registry, failures, memory)
+        for api, places in of_api.items():
+            told = Waiting(
+                model=model, state=state, phase=phase, percent=percent, total=len(waiting), positions=places
+            )
+            yield TellApi(api, told)
