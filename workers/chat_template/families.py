@@ -49,13 +49,13 @@ FAMILIES = (
     Family(
         "Phi-4-mini",
         ("<|tool_call|>", "<|/tool_call|>"),
-        CallFormat("json_list", outer=("<|tool_call|>", "<|/tool_call|>")),
-        "past calls are dropped",
+        CallFormat("json_list", outer=("<|tool_call|>", "<|/tool_call|>"), also=("functools",)),
+        "past calls are dropped; vLLM's template for it has ``functools``",
     ),
     Family(
         "Granite 3",
         ("<|tool_call|>",),
-        CallFormat("json_list", outer=("<|tool_call|>", "")),
+        CallFormat("json_list", outer=("<|tool_call|>", ""), also=("<tool_call>",)),
         "past calls are refused or dropped",
     ),
     Family(

@@ -39,12 +39,13 @@ _CLOSING = re.compile(r"</[\w:]*(?:think|thought|reason)[\w:]*>|\[/THINK\]")
 
 @dataclass(frozen=True)
 class ThinkingMarks:
-    """``answer``: what opens the answer behind the thinking, where that is marked too."""
+    """``answer``, ``answer_end``: what opens and closes the answer behind the thinking, where that is marked too."""
 
     open: str
     close: str
     answer: str = ""
     evidence: Evidence = "rendered"
+    answer_end: str = ""
 
 
 def find_thinking(
@@ -92,7 +93,8 @@ def _around(
     close = _close(close_tokens, tokens_of(opened))
     if not opened or not close:
         return None
-    return ThinkingMarks(opened, close, between.strip().removeprefix(close).strip() if answer == TEXT else "")
+    opens = between.strip().removeprefix(close).strip() if answer == TEXT else ""
+    return ThinkingMarks(opened, close, opens, answer_end=_closing_of(opens, rest.partition(answer)[2]))
 
 
 def _mirrored(before: str, close: Sequence[str]) -> str:
@@ -108,6 +110,19 @@ def _mirrored(before: str, close: Sequence[str]) -> str:
         ):
             return "".join(opened)
     return ""
+
+
+def _closing_of(answer: str, behind: str) -> str:
+    """What closes the answer: the words of its opening mark once more, or the tag with a slash."""
+    opened = tokens_of(answer)
+    if not opened:
+        return ""
+    tokens = tokens_of(behind.strip())
+    closed = tokens[: len(opened)]
+    if len(opened) > 1 and len(closed) == len(opened) and is_strong(closed[0]) and closed[1:] == opened[1:]:
+        return "".join(closed)
+    tag = opened[-1].replace("<", "</", 1)
+    return tag if tokens and tokens[0] == tag else ""
 
 
 def _opened(rendering: Rendering, tools: Sequence[Json] | None, before: str) -> str:

@@ -68,6 +68,29 @@ class Grammar:
         return pieces_of(self.format.outer[1])
 
     @cached_property
+    def ends(self) -> list[tuple[Piece, ...]]:
+        """What may end all calls: tokens that end the turn are no text, so last marks may be missing."""
+        strong = [i + 1 for i, piece in enumerate(self.outer_end) if piece.strong]
+        return [
+            self.outer_end,
+            *(self.outer_end[:size] for size in reversed(strong) if size < len(self.outer_end)),
+        ]
+
+    @cached_property
+    def spare(self) -> frozenset[str]:
+        """Marks of an end that may be written once more behind it."""
+        pieces = (*pieces_of(self.format.closing), *self.outer_end)
+        return frozenset(piece.parts[0] for piece in pieces if piece.strong and len(piece.parts) == 1)
+
+    def is_cut_end(self, text: str) -> bool:
+        """Whether this is the beginning of what stands behind a call."""
+        pieces = (*pieces_of(self.format.closing), *self.outer_end)
+        words = ["".join(piece.parts) for piece in pieces]
+        cut = "".join(text.split())
+        rests = ["".join("".join(words[i:]).split()) for i in range(len(words))]
+        return bool(cut) and any(rest.startswith(cut) for rest in rests)
+
+    @cached_property
     def starts(self) -> dict[str, list[tuple[Piece, ...]]]:
         """The first words of what may begin a call, and what must follow from there."""
         found: dict[str, list[tuple[Piece, ...]]] = {}
@@ -196,13 +219,30 @@ class CallReader:
                 return True
             except Mismatch:
                 pass
-        try:
-            end = text.pieces(self._grammar.outer_end, 0, Names(), Names()).end
-            self._rest = self._rest[end:]
-        except Mismatch:
-            pass
+        self._rest = self._rest[self._outer_end(text) :]
         self._state = self._outside
         return True
+
+    def _outer_end(self, text: Text) -> int:
+        """Behind what ends all calls, as far as it is there. Raises More."""
+        if text.whole and self._grammar.is_cut_end(text.text):
+            return len(text.text)
+        end = 0
+        for pieces in self._grammar.ends:
+            try:
+                end = text.pieces(pieces, 0, Names(), Names()).end
+                break
+            except Mismatch:
+                pass
+        begin = text.skip_blanks(end)
+        for mark in self._grammar.spare:
+            if text.whole and begin < len(text.text) and mark.startswith(text.text[begin:]):
+                return len(text.text)
+            try:
+                return text.literal(mark, begin)
+            except Mismatch:
+                pass
+        return end
 
     # ------------------------------------------------------------ calls
 
@@ -229,10 +269,17 @@ class CallReader:
             if text.whole:
                 return not (weak and grammar.outer_end)
             raise More
-        for pieces in (*grammar.next_heads, grammar.outer_end):
+        for pieces in grammar.next_heads:
             try:
                 if pieces:
-                    text.pieces(pieces, at, grammar.names, Names(), lenient=pieces is not grammar.outer_end)
+                    text.pieces(pieces, at, grammar.names, Names(), lenient=True)
+                    return True
+            except Mismatch:
+                pass
+        for pieces in grammar.ends:
+            try:
+                if pieces:
+                    text.pieces(pieces, at, Names(), Names())
                     return True
             except Mismatch:
                 pass
@@ -253,6 +300,23 @@ def as_json(arguments: dict[str, Any]) -> str:
     """Raises ValueError."""
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     return _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def starts_of(format: CallFormat) -> tuple[str, ...]:
+    """What begins a call and nothing else: the strong marks before a name, with the weak ones right before them."""
+    grammar, found = Grammar(format, {}), []
+    for head in grammar.heads:
+        word = ""
+        for piece in head:
+            if piece.has_name_first:
+                break
+            word += piece.parts[0]
+            if piece.strong:
+                found.append(word)
+                word = ""
+            if piece.has_name:
+                break
+    return tuple(dict.fromkeys(found))
 
 
 def read(format: CallFormat, tools: Sequence[dict[str, Any]]) -> CallReader:

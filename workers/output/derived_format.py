@@ -10,7 +10,7 @@ from typing import Any
 
 from workers.chat_template.analysis import TemplateAnalysis
 from workers.chat_template.call_format import COUNT_HOLE, ID_HOLE, KEY_HOLE, NAME_HOLE, CallFormat
-from workers.chat_template.marks import is_strong, tokens_of
+from workers.output.call_reader import starts_of
 from workers.output.channels import MARKS, ChannelFilter, channels_of
 from workers.output.derived_calls import call_filter
 from workers.output.tool_calls import ToolPolicy
@@ -32,12 +32,12 @@ def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: Templat
     """``output_format``: by the table; ``analysis``: of the tokenizer's chat template."""
     channels = channels_of(getattr(tokenizer, "chat_template", None))
     tools = _tools(output_format.tools, analysis) if channels is None else _in_channels(channels, analysis)
-    thinking, answer = output_format.thinking, ""
+    thinking, answer = output_format.thinking, ("", "")
     if (marks := analysis.thinking) is not None and thinking in (None, (marks.open, marks.close)):
-        thinking, answer = (marks.open, marks.close), marks.answer
+        thinking, answer = (marks.open, marks.close), (marks.answer, marks.answer_end)
     delimiters = [
         *(thinking or ()),
-        answer,
+        *answer,
         *(tools.delimiters if tools else ()),
         *(MARKS if channels else ()),
     ]
@@ -122,10 +122,8 @@ def _token(tokenizer: Any, thinking: tuple[str, str] | None) -> int | None:
 
 def tool_format_of(format: CallFormat) -> ToolFormat:
     """Its calls are read by ``CallReader``, which needs no parser of whole calls."""
-    marks = [token for mark in format.marks for token in tokens_of(_filled(mark)) if is_strong(token)]
-    return ToolFormat(
-        marks[0] if marks else "", "", _no_parser, syntax_of(format), inner=format.marks, format=format
-    )
+    inner = tuple(map(_filled, format.marks))
+    return ToolFormat("", "", _no_parser, syntax_of(format), None, inner, format, starts_of(format))
 
 
 def syntax_of(format: CallFormat) -> CallSyntax | None:

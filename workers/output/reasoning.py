@@ -14,8 +14,8 @@ from functools import cached_property
 class Thinking:
     """The delimiters of thinking. ``open``: the prompt ends inside the thinking; ``over``: it ends behind it.
 
-    ``answer``: what opens the answer, in templates that delimit the answer too. ``calls``: what begins a call; at the
-    beginning of a line it ends thinking that was not closed.
+    ``answer``, ``answer_end``: what opens and closes the answer, in templates that delimit the answer too.
+    ``calls``: what begins a call; at the beginning of a line it ends thinking that was not closed.
     """
 
     start: str
@@ -24,12 +24,23 @@ class Thinking:
     over: bool = False
     answer: str = ""
     calls: tuple[str, ...] = ()
+    answer_end: str = ""
+
+    @cached_property
+    def call_starts(self) -> tuple[str, ...]:
+        """A word that the end of thinking begins with says nothing."""
+        return tuple(word for word in self.calls if not self.end.startswith(word))
 
     @cached_property
     def leads(self) -> tuple[str, ...]:
-        """What may open the answer: all of its mark, or its end where the prompt holds the beginning."""
+        """What may open the answer: all of its delimiter, its end where the prompt has the beginning, or its beginning
+        where a call follows in place of an answer.
+        """
+        if not self.answer:
+            return ()
         starts = [found.start() for found in re.finditer(r"<", self.answer)]
-        return tuple(self.answer[at:] for at in ([0, *starts] if self.answer else []))
+        beginning = [self.answer[: starts[-1]]] if len(starts) > 1 else []
+        return (*(self.answer[at:] for at in [0, *starts]), *beginning)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class ReasoningFilter:
         self._blank = thinking.open  # only whitespace since the last delimiter
         self.inside = thinking.open
         self._over = False
+        self._ending = ""  # text that may close the answer
         self._new_line = True  # what comes begins a line of the thinking
         self._lead: str | None = ""  # what may yet open the answer; None: that is decided
 
@@ -56,6 +68,19 @@ class ReasoningFilter:
         return self.inside or (self._over and self._blank)
 
     def push(self, text: str) -> Split:
+        split = self._split(text)
+        return Split(split.reasoning, self._before_end(split.text)) if self._thinking.answer_end else split
+
+    def _before_end(self, text: str) -> str:
+        """Without what may yet turn out to close the answer."""
+        text, end = self._ending + text, self._thinking.answer_end
+        stripped = text.rstrip()
+        size = len(stripped) - len(end) if stripped.endswith(end) else len(text) - overlap(text, end)
+        shown = text[:size].rstrip()
+        self._ending = text[len(shown) :]
+        return shown
+
+    def _split(self, text: str) -> Split:
         if self._over:
             return Split("", self._answered(text))
         before, found = self._to_delimiter(text)
@@ -65,19 +90,23 @@ class ReasoningFilter:
         rest, self._held = self._held, ""
         self._over, self.inside, self._blank = self.inside, not self.inside, True
         self._new_line = True
-        more = self.push(rest)
+        more = self._split(rest)
         return Split(gained.reasoning + more.reasoning, gained.text + more.text)
 
     def flush(self) -> Split:
         rest, self._held = self._held, ""
         gained = self._gained(rest)
         lead, self._lead = self._lead, None
-        return Split(gained.reasoning, gained.text + (lead or ""))
+        text = gained.text + (lead or "")
+        if not self._thinking.answer_end:
+            return Split(gained.reasoning, text)
+        text, ending = self._before_end(text), self._ending
+        return Split(gained.reasoning, text + ("" if ending.strip() == self._thinking.answer_end else ending))
 
     def _to_delimiter(self, text: str) -> tuple[str, bool]:
         """The decided text, and whether a delimiter or a call follows it; undecided text is held back."""
         delimiter = self._thinking.end if self.inside else self._thinking.start
-        calls = self._thinking.calls if self.inside else ()
+        calls = self._thinking.call_starts if self.inside else ()
         text = self._held + text
         before, found, self._held = text.partition(delimiter)
         call = min((at for word in calls if (at := self._on_a_line(before, word)) >= 0), default=-1)
@@ -114,12 +143,12 @@ class ReasoningFilter:
             return text
         self._lead += text
         lead = self._lead.lstrip()
+        if any(mark.startswith(lead) and mark != lead for mark in self._thinking.leads):
+            return ""
         for mark in self._thinking.leads:
             if lead.startswith(mark):
                 self._lead, self._blank = None, True
                 return self._behind_delimiter(lead[len(mark) :])
-        if any(mark.startswith(lead) for mark in self._thinking.leads):
-            return ""
         shown, self._lead = self._lead, None
         return shown
 
@@ -138,8 +167,10 @@ def overlap(text: str, delimiter: str) -> int:
     return 0
 
 
-def thinking_of(start: str, end: str, prompt: str, answer: str = "", calls: tuple[str, ...] = ()) -> Thinking:
+def thinking_of(
+    start: str, end: str, prompt: str, answer: tuple[str, str] = ("", ""), calls: tuple[str, ...] = ()
+) -> Thinking:
     """Whether ``prompt`` opens or ends the thinking: then only whitespace follows the delimiter in it."""
     tail = prompt.rstrip()
-    over = tail.endswith(end) or bool(answer and tail.endswith(answer))
-    return Thinking(start, end, tail.endswith(start), over, answer, calls)
+    over = tail.endswith(end) or bool(answer[0] and tail.endswith(answer[0]))
+    return Thinking(start, end, tail.endswith(start), over, answer[0], calls, answer[1])

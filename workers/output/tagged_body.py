@@ -65,6 +65,14 @@ class TaggedBody:
         """Whether the end is one mark, which a text that was cut off inside of a string may end with too."""
         return sum(piece.strong for piece in self._closing) < 2
 
+    @cached_property
+    def _shared(self) -> int:
+        """How many pieces the call's end begins with that may begin another argument too."""
+        keys = [pieces for _, pieces in self._keys]
+        if self._comma:
+            keys = [self._comma]
+        return max(_common(self._closing, pieces) for pieces in keys)
+
     def _key(self, text: Text, at: int, *, first: bool, known: bool = False) -> tuple[Matched, str]:
         """``known``: only keys of the schema. Raises More, Mismatch."""
         if not first:
@@ -86,7 +94,7 @@ class TaggedBody:
                 return end
         except Mismatch:
             pass
-        for size in range(len(self._closing) - 1, 0, -1):
+        for size in range(len(self._closing) - 1, self._shared, -1):
             try:
                 end = text.pieces(self._closing[:size], at, _NOBODY, _NOBODY).end
             except Mismatch:
@@ -205,6 +213,12 @@ class TaggedBody:
             opens, closes = (tuple(mark.split(KEY_HOLE)) for mark in (self._format.key, self._format.after))
             return tagged_value(text, (opens[0], opens[-1]), (closes[0], closes[-1]), schema, self._schema)
         return value_of(text, schema, self._schema)
+
+
+def _common(one: Pieces, other: Pieces) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def _without_blanks(text: str, format: CallFormat) -> str:

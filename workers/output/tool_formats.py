@@ -53,6 +53,11 @@ class ToolFormat:
     stream: ArgumentStream | None = None
     inner: tuple[str, ...] = ()  # delimiters inside a call that may be special tokens
     format: CallFormat | None = None  # derived from the template: it reads the calls instead of ``parse``
+    also_starts: tuple[str, ...] = ()  # other words that begin a call
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        return (self.start, *self.also_starts) if self.start else self.also_starts
 
     @property
     def delimiters(self) -> tuple[str, ...]:
@@ -73,7 +78,7 @@ class OutputFormat:
     """How a model delimits tool calls and thinking in its output, read from its tokenizer and chat template.
 
     ``tools`` None: the template knows no tools, so the system message describes them and PLAIN is the format.
-    ``answer``: what opens the answer behind the thinking, in templates that delimit the answer too.
+    ``answer``: what opens and closes the answer behind the thinking, in templates that delimit the answer too.
     ``channels``: where answers are messages with headers (see ``channels.py``).
     ``think_id``: the token that opens the thinking, where one token does.
     ``special``: the ids of the special tokens that delimit calls or thinking, by their text.
@@ -81,7 +86,7 @@ class OutputFormat:
 
     tools: ToolFormat | None = None
     thinking: tuple[str, str] | None = None
-    answer: str = ""
+    answer: tuple[str, str] = ("", "")
     think_id: int | None = None
     special: Mapping[str, int] = field(default_factory=dict)
     channels: Channels | None = None

@@ -114,7 +114,7 @@ class Preparation:
         if self.output_format.thinking is None:
             return None
         tail = self.tokenizer.decode(ids[-TAIL:]) if text is None else text
-        begins = (policy.format.start,) if policy and policy.format.start else ()
+        begins = policy.format.starts if policy else ()
         return thinking_of(*self.output_format.thinking, tail, self.output_format.answer, begins)
 
     def _has_channels(self, generation: Generation) -> bool:

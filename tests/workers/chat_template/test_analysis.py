@@ -97,6 +97,7 @@ THINKS = """\
 {% endif %}{%- endif -%}"""
 CHANNELS = THINKS.replace("<think>\n", "<|channel>thought\n").replace("\n</think>\n\n", "<channel|>")
 PROMPTED = CONTENT + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+ANSWERS = THINKS.replace("{% endif %}{{ m.content }}", "{% endif %}<response>{{ m.content }}</response>")
 SPLIT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}"
 
 
@@ -105,6 +106,7 @@ SPLIT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-
     [
         (THINKS, [], ThinkingMarks("<think>", "</think>", evidence="rendered")),
         (CHANNELS, [], ThinkingMarks("<|channel>thought", "<channel|>", evidence="rendered")),
+        (ANSWERS, [], ThinkingMarks("<think>", "</think>", "<response>", "rendered", "</response>")),
         (PROMPTED, [], ThinkingMarks("<think>", "</think>", evidence="prompt")),
         (SPLIT, [], ThinkingMarks("<think>", "</think>", evidence="split")),
         (CONTENT, ["[THINK]", "[/THINK]"], ThinkingMarks("[THINK]", "[/THINK]", evidence="vocabulary")),

@@ -7,6 +7,9 @@ import pytest
 from workers.output.reasoning import ReasoningFilter, Thinking, thinking_of
 
 CLOSED, OPEN = Thinking("<think>", "</think>"), Thinking("<think>", "</think>", open=True)
+ANSWER = Thinking("<think>", "</think>", answer="<response>", answer_end="</response>")
+TURNS = Thinking("<|think|>", "<|end|>", answer="<|begin|>assistant<|content|>")
+LINES = Thinking("<think>", "</think>", open=True, calls=("<call>", "</"))
 
 
 def play(parts: list[str], thinking: Thinking = CLOSED) -> tuple[str, str]:
@@ -25,6 +28,14 @@ CASES = [
     (CLOSED, "a<think>b</think>c<think>d", ("b", "ac<think>d")),
     (CLOSED, "<think>a<think>b</think>c", ("a<think>b", "c")),
     (CLOSED, "<<think>a<</think>", ("a<", "<")),
+    (ANSWER, "<think>a</think>\n<response>\nb\n</response>\n", ("a", "b")),
+    (ANSWER, "<think>a</think>\nb </response> c", ("a", "b </response> c")),
+    (ANSWER, "<think>a</think><response>b</respon", ("a", "b</respon")),
+    (ANSWER, "<response>b</response></response>", ("", "b</response>")),
+    (TURNS, "<|think|>a<|end|><|begin|>assistant<|content|>b", ("a", "b")),
+    (TURNS, "<|think|>a<|end|><|begin|>assistant<|calls|>b", ("a", "<|calls|>b")),
+    (LINES, "a\n<call>b", ("a\n", "<call>b")),
+    (LINES, "a <call>b</think>\n<call>", ("a <call>b", "<call>")),
 ]
 
 
