@@ -75,7 +75,12 @@ FAMILIES = (
     Family(
         "InternLM2, InternLM3",
         ("<|action_start|>", "<|plugin|>"),
-        CallFormat("json", opening="<|action_start|><|plugin|>", closing="<|action_end|>"),
+        CallFormat(
+            "json",
+            opening="<|action_start|><|plugin|>",
+            closing="<|action_end|>",
+            arguments=("parameters",),
+        ),
         "past calls are dropped",
     ),
     Family(

@@ -98,7 +98,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
         digest=_digest(loaded.facts.digest, table.defaults.said()),
         context_length=context,
         capabilities=Capabilities(
-            tools=_tools(tokenizer, output_format),
+            tools=tools_of(tokenizer, output_format),
             content=loaded.analysis.content,
             reasoning=output_format.thinking is not None,
             json_schema=grammars is not None,
@@ -109,7 +109,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     )
 
 
-def _tools(tokenizer: Any, output_format: OutputFormat) -> Literal["native", "described", "none"]:
+def tools_of(tokenizer: Any, output_format: OutputFormat) -> Literal["native", "described", "none"]:
     if not tokenizer.has_chat_template:
         return "none"
     return "described" if output_format.tools is None else "native"

@@ -39,6 +39,9 @@ def scripted_token(job: Job, choice: int, index: int, script: Script) -> int:
     return int.from_bytes(blake2b(text, digest_size=4).digest()) % WORDS
 
 
+Token = Callable[[Job, int, int], int]  # (job, choice, index) -> id; a function of these alone
+
+
 def prepare_scripted(run: Run) -> Job:
     """The prompt's bytes are its token ids."""
     generation = run.submit.generation
@@ -66,11 +69,22 @@ def prepare_scripted(run: Run) -> Job:
 
 
 class ScriptedEngine:
-    """Fulfils the contract of ``workers.job.Engine``; every sequence gains one token per step."""
+    """Fulfils the contract of ``workers.job.Engine``; every sequence gains one token per step.
 
-    def __init__(self, script: Script, sleep: Callable[[float], None] = time.sleep) -> None:
+    ``token``, ``rules``: what it says, and the tokenizer's rules for it; without them, words that mean nothing.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        sleep: Callable[[float], None] = time.sleep,
+        token: Token | None = None,
+        rules: TokenRules = RULES,
+    ) -> None:
         self._script = script
         self._sleep = sleep
+        self._token = token or (lambda job, choice, index: scripted_token(job, choice, index, script))
+        self._rules = rules
         self._rows: dict[str, list[Row]] = {}
         self._new: list[Job] = []
         self._steps = 0
@@ -93,7 +107,7 @@ class ScriptedEngine:
         self._kv_use = KvUse(obeyed=size)
 
     def add(self, job: Job) -> None:
-        self._rows[job.request_id] = [Row(job, choice, RULES) for choice in range(job.generation.n)]
+        self._rows[job.request_id] = [Row(job, choice, self._rules) for choice in range(job.generation.n)]
         self._new.append(job)
 
     def cancel(self, request_id: str) -> None:
@@ -129,7 +143,7 @@ class ScriptedEngine:
         return outputs
 
     def _advance(self, row: Row) -> Output:
-        id = scripted_token(row.job, row.choice, len(row.ids), self._script)
+        id = self._token(row.job, row.choice, len(row.ids))
         asked = row.job.generation.logprobs is not None
         return row.push(id, LogprobsOf(-0.5, [(id, -0.5), ((id + 1) % WORDS, -1.5)]) if asked else None)
 

@@ -1,29 +1,26 @@
 """Each family's calls as its models write them, with thinking around, cut anywhere and broken."""
 
 import json
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from tests.marks import quick_and_slow
+from tests.workers.output.family_templates import FAMILIES, HARMONY, format_of, template_of
 from tests.workers.output.test_call_reader import CALL, calls_of, cut, read_in, wanted
 from tests.workers.output.written import write
-from workers.chat_template.call_format import CallFormat
-from workers.chat_template.probes import tools_for
+from workers.chat_template.analysis import analyse
+from workers.chat_template.environment import Rendering
+from workers.chat_template.probes import Call, calling, tools_for, user
 from workers.output.choice import ChoiceFilter, Shown
 from workers.output.derived_calls import call_filter
 from workers.output.derived_format import tool_format_of
 from workers.output.reasoning import ReasoningFilter, Thinking
 from workers.output.tool_calls import ToolPolicy
 
-FAMILIES: dict[str, Any] = {
-    each["family"]: each for each in json.loads((Path(__file__).parent / "families.json").read_text())
-}
 FIRST = ("get_weather", {"city": "Paris", "days": 2})
 SECOND = ("write_file", {"path": "a.py", "content": 'if a < b:\n    print("ä")'})
 STRING = {"type": "string"}
@@ -48,11 +45,6 @@ THINKING = [family for family, each in FAMILIES.items() if each["thinking"]]
 SEVERAL = [family for family, each in FAMILIES.items() if each["two"]]
 QUICK = ("DeepSeek V4", "Gemma 4", "Kimi K2", "LFM2.5 8B", "Llama 3.1, 3.2, 3.3, 4", "Mistral Small 3.2")
 ALL = quick_and_slow(QUICK, tuple(family for family in FAMILIES if family not in QUICK))
-
-
-@cache
-def format_of(family: str) -> CallFormat:
-    return TypeAdapter(CallFormat).validate_python(FAMILIES[family]["format"])
 
 
 def thinking_of(family: str, *, opened: bool = False) -> Thinking | None:
@@ -150,3 +142,34 @@ def test_any_calls_are_read_as_they_were_written_however_they_are_cut(
         read_in(cut(text, data.draw(st.lists(st.integers(0, len(text)), max_size=12))), format, tools)
         == whole
     )
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_template_that_writes_calls_as_the_family_does_tells_its_form(family: str) -> None:
+    analysis = analyse(template_of(family))
+    assert (analysis.tools, analysis.source, analysis.proved) == ("native", "template", True)
+    assert analysis.format is not None
+    hidden: dict[str, Any] = {"between": ""} if family.startswith("Llama") else {}
+    assert analysis.format == replace(format_of(family), also=analysis.format.also, id=None, **hidden)
+    if marks := FAMILIES[family]["thinking"]:
+        assert analysis.thinking is not None
+        assert [analysis.thinking.open, analysis.thinking.close, analysis.thinking.answer] == marks
+
+
+# Models that write an id of their own, other quotes or another end than the history shows.
+NOT_AS_RENDERED = {"Command R7B, Command A", "Kimi K3", "LFM2.5 8B", "Mistral Small 3.2", "Solar Open"}
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - NOT_AS_RENDERED))
+def test_a_history_is_rendered_as_the_family_writes_it(family: str) -> None:
+    history = [user(), calling([Call(*FIRST)], ids=["call00000"])]
+    rendered = Rendering(template_of(family)).render(history, TOOLS)
+    assert isinstance(rendered, str)
+    assert "".join(FAMILIES[family]["one"].split()) in "".join(rendered.split())
+
+
+def test_a_harmony_template_tells_its_form_and_its_channels() -> None:
+    analysis = analyse(template_of(HARMONY))
+    assert (analysis.tools, analysis.proved, analysis.demands.thoughts) == ("native", True, "thinking")
+    assert analysis.thinking is not None
+    assert analysis.thinking.open == "<|channel|>analysis<|message|>"

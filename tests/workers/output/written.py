@@ -47,7 +47,7 @@ def _object(format: CallFormat, call: Call) -> Any:
 
 def _argument(format: CallFormat, key: str, value: Any) -> str:
     mark = format.key_by_type.get(_TYPES.get(type(value), ""), format.key)
-    return (mark + _value(format, value) + format.after).replace(KEY_HOLE, key)
+    return mark.replace(KEY_HOLE, key) + _value(format, value) + format.after.replace(KEY_HOLE, key)
 
 
 def _value(format: CallFormat, value: Any) -> str:
@@ -92,7 +92,8 @@ def _tags(format: CallFormat, value: Any) -> str:
         case _:
             return _as_json(value)
     return "".join(
-        (format.key + _tags(format, each) + format.after).replace(KEY_HOLE, key) for key, each in items
+        format.key.replace(KEY_HOLE, key) + _tags(format, each) + format.after.replace(KEY_HOLE, key)
+        for key, each in items
     )
 
 
