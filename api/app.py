@@ -8,6 +8,7 @@ import falcon.asgi
 from falcon.routing import BaseConverter
 
 from api.docs.reference import Docs, OpenApi
+from api.embeddings.resource import Embeddings, Rerank
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.http.errors import ErrorDialect, OpenAIErrors, from_falcon
@@ -52,6 +53,9 @@ def make_routes(
     app.add_route("/v1/models/{id:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
     app.add_route("/v1/completions", Completions(catalog, broker))
+    app.add_route("/v1/embeddings", Embeddings(catalog, broker))
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
+        app.add_route(path, Rerank(catalog, broker))
     conversations = Conversations(Store(settings.responses_file, settings.response_store_bytes))
     responses, stored = Responses(catalog, broker, conversations), StoredResponses(conversations)
     app.add_route("/v1/responses", responses)

@@ -86,7 +86,7 @@ def main(folder: Path, workload: str, side: str, seed: str) -> Played:
     return play(plan, seed)
 
 
-def close_the_loop(served: Served, plan: ClosedLoop, seed: str) -> Played:
+def close_the_loop(served: Served[Job], plan: ClosedLoop, seed: str) -> Played:
     """``clients`` requests are in the engine at any time, until all are made."""
     engine, tokens = served.engine, 0
     waiting = deque(served.prepare(run_of(ask, i)) for i, ask in enumerate(closed_loop_asks(plan, seed)))
@@ -98,7 +98,7 @@ def close_the_loop(served: Served, plan: ClosedLoop, seed: str) -> Played:
     return Played(time.perf_counter() - began, tokens)
 
 
-def decode(served: Served, plan: Decode, seed: str) -> Played:
+def decode(served: Served[Job], plan: Decode, seed: str) -> Played:
     """The clock runs once every sequence decodes, and until before any of them ends."""
     engine, jobs = served.engine, decode_jobs(served, plan, seed)
     for job in jobs:
@@ -115,7 +115,7 @@ def decode(served: Served, plan: Decode, seed: str) -> Played:
     return Played(seconds, tokens)
 
 
-def decode_bare(model: Any, served: Served, plan: Decode, seed: str) -> Played:
+def decode_bare(model: Any, served: Served[Job], plan: Decode, seed: str) -> Played:
     """The least that decoding can cost: mlx-lm's model and batch cache, argmax, and the next pass launched ahead."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
@@ -144,7 +144,7 @@ def decode_bare(model: Any, served: Served, plan: Decode, seed: str) -> Played:
     return Played(time.perf_counter() - began, plan.rows * plan.steps)
 
 
-def decode_jobs(served: Served, plan: Decode, seed: str) -> list[Job]:
+def decode_jobs(served: Served[Job], plan: Decode, seed: str) -> list[Job]:
     asks = closed_loop_asks(ClosedLoop(plan.rows, plan.rows), seed)
     return [served.prepare(run_of(ask, i, endless=True)) for i, ask in enumerate(asks)]
 
@@ -155,7 +155,7 @@ def run_of(ask: Ask, number: int, *, endless: bool = False) -> Run:
         sampling=Sampling(seed=ask.seed or 0, temperature=ask.temperature, top_p=ask.top_p),
         stopping=Stopping(max_tokens=ENDLESS if endless else ask.max_tokens, ignore_eos=endless),
     )
-    submit = Submit(request_id=str(number), attempt=1, model="bench", generation=generation)
+    submit = Submit(request_id=str(number), attempt=1, model="bench", task=generation)
     return Run(api="bench", submit=submit)
 
 

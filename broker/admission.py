@@ -18,6 +18,8 @@ from shared.errors import (
     ServingError,
     WorkerLost,
 )
+from shared.kinds import asked_of, wrong_kind
+from shared.protocol import SubmitHeader
 
 MAX_LOSSES = 3  # of workers, over a request that gains no token between them
 _DRAINING_RETRY = 10  # seconds
@@ -38,6 +40,8 @@ class Admission:
             return draining()
         if submit.model not in self.models:
             return ModelNotFound(submit.model, self.models)
+        if refusal := self._wrong_kind(submit):
+            return refusal
         if submit.losses >= MAX_LOSSES:
             return WorkerLost(f"{MAX_LOSSES} workers were lost over this request, one after the other.")
         if not queued.resumes and self.quarantine.is_quarantined(submit.fingerprint, now):
@@ -48,6 +52,13 @@ class Admission:
         if not queued.resumes and not self.scheduler.has_room(queued):
             return self._queue_full(queued, now)
         return None
+
+    def _wrong_kind(self, submit: SubmitHeader) -> ServingError | None:
+        """As far as it is known; of a model that was never loaded its worker knows it first."""
+        details = self.registry.details.get(submit.model)
+        if details is None or details.capabilities is None:
+            return None
+        return wrong_kind(submit.model, details.capabilities.kind, asked_of(submit.prompt, submit.max_tokens))
 
     def _queue_full(self, queued: Queued, now: float) -> QueueFull:
         caller, waiting = queued.asker.caller, self.scheduler.of_model(queued.submit.model)

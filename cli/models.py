@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from shared.models import EMBEDDED_MODEL, ModelSource
+from shared.models import EMBEDDED, ModelSource
 from shared.settings import PREFIX, Settings
 
 
@@ -51,9 +51,9 @@ def _why_not_hub(name: str) -> str | None:
         return f"name the model, not its address: {'/'.join(name.rstrip('/').split('/')[-2:])}"
     if name.count("/") == 1 and ":" not in name:
         return None
-    if get_close_matches(name, [EMBEDDED_MODEL], 1):
-        return f"the embedded model is called {EMBEDDED_MODEL}"
+    if near := get_close_matches(name, EMBEDDED, 1):
+        return f"the embedded model is called {near[0]}"
     return (
         "a model of the hub is called ORGANIZATION/NAME, as mlx-community/Llama-3.2-3B-Instruct-4bit; "
-        f"a folder is NAME=/path/to/it; the embedded one {EMBEDDED_MODEL}"
+        f"a folder is NAME=/path/to/it; the embedded ones are {' and '.join(EMBEDDED)}"
     )

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
+from shared.encoding import Scores, Vectors
 from shared.parts import Ids, Part
 
 
@@ -75,6 +76,8 @@ class Delta(Part):
     logprobs: list[TokenLogprob] | None = None
     start: Start | None = None
     finish: Finish | None = None
+    vectors: Vectors | None = None  # these two are all of an encoder's answer, in one delta without ids
+    scores: Scores | None = None
 
 
 class Failure(Part):

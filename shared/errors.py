@@ -92,6 +92,12 @@ class ContextLengthExceeded(InvalidRequest):
         self.context_length = context_length
 
 
+class WrongKind(InvalidRequest):
+    """The model is of a kind that cannot do what is asked."""
+
+    code = "model_kind"
+
+
 class CannotBePassedOn(InvalidRequest):
     """The request holds a value that no message can carry."""
 

@@ -116,3 +116,8 @@ class Generation(Part):
     tool_use: ToolUse | None = None
     split_reasoning: bool = False
     cache_namespace: str = ""
+
+    @property
+    def param(self) -> str:
+        """The field of the request that holds the prompt."""
+        return self.prompt.param

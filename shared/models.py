@@ -14,6 +14,8 @@ from typing import Any, Literal
 from shared.model_table import Key, ModelTable, WrongTable
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
+EMBEDDED_EMBEDDER = "all-minilm-l6-v2"
+EMBEDDED = (EMBEDDED_MODEL, EMBEDDED_EMBEDDER)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@:-]{0,199}")
 _ALIAS = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._/@:*-]{0,199}")
@@ -22,7 +24,7 @@ _LETTERS = "letters, digits and . _ / @ : - only, 200 at most"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """``location``: a folder's path or a hub repository's id; empty for the embedded model.
+    """``location``: a folder's path or a hub repository's id; empty for an embedded model.
 
     ``revision``: of a hub repository; None is its main branch.
     """
@@ -47,7 +49,7 @@ def parse_source(entry: str) -> ModelSource:
         return ModelSource(name, "folder", _folder(location))
     if equals:
         raise ValueError(f"{entry!r} names no folder after '='")
-    if name == EMBEDDED_MODEL:
+    if name in EMBEDDED:
         return ModelSource(name, "embedded", "")
     return ModelSource(name, "hub", name)
 

@@ -1,7 +1,7 @@
 """Every message that crosses a socket, and, imported from here, every part that a message has.
 
-Rule 1: nothing travels between processes unless it is defined here or in the four modules whose names this one
-re-exports: `parts`, `generation`, `deltas`, `reports`. Import all of them from here.
+Rule 1: nothing travels between processes unless it is defined here or in the five modules whose names this one
+re-exports: `parts`, `generation`, `encoding`, `deltas`, `reports`. Import all of them from here.
 Rule 2: this module knows no sockets, no models and no HTTP.
 Rule 3: each Submit is answered by deltas that end every choice, or by exactly one Refused.
 Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,
@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.deltas import Alternative, CallPiece, Delta, Failure, Finish, FinishReason, Start, TokenLogprob
+from shared.encoding import Embedding, Encoding, Ranking, Scores, Vectors
 from shared.generation import (
     MODELS_OWN,
     ChatPrompt,
@@ -57,6 +58,8 @@ __all__ = [
     "Delta",
     "Done",
     "Drain",
+    "Embedding",
+    "EncodingBody",
     "Failed",
     "Failure",
     "Finish",
@@ -80,6 +83,7 @@ __all__ = [
     "Ping",
     "Pong",
     "Prompt",
+    "Ranking",
     "Refused",
     "Register",
     "Reload",
@@ -89,6 +93,7 @@ __all__ = [
     "Run",
     "RunHeader",
     "Sampling",
+    "Scores",
     "Start",
     "Status",
     "StatusReport",
@@ -96,14 +101,19 @@ __all__ = [
     "Submit",
     "SubmitBody",
     "SubmitHeader",
+    "Task",
     "TextPrompt",
     "TokenLogprob",
     "TokenPrompt",
     "ToolUse",
     "Waiting",
+    "Vectors",
     "WorkerStatus",
     "WorkerToBroker",
 ]
+
+Task = Generation | Embedding | Ranking
+"""What a request asks for; a model's kind says which of them it can do."""
 
 # ---------------------------------------------------------------- api -> broker
 
@@ -132,18 +142,24 @@ class Submit(Part):
     request_id: str
     attempt: int
     model: str
-    generation: Generation
+    task: Task
     held: list[Ids] = []
     losses: int = 0
     caller: str = ""
     group: str = ""
     digest: str = ""
 
+    @property
+    def generation(self) -> Generation:
+        """The task, where nothing but a Generation comes."""
+        assert isinstance(self.task, Generation)
+        return self.task
+
 
 class SubmitHeader(Part):
     """What the broker reads of a Submit: everything but its text.
 
-    ``prompt`` is the prompt's kind; ``size`` its length in tokens or, of a text, in characters; ``lengths`` the number
+    ``prompt`` is the kind of the prompt, or of what an encoder is asked; ``size`` its length in tokens or, of a text, in characters; ``lengths`` the number
     of held tokens of each choice. ``fingerprint`` is a digest of the request without caller and seed.
     """
 
@@ -168,6 +184,21 @@ class SubmitBody(Part):
 
     generation: Generation
     held: list[Ids] = []
+
+    @property
+    def task(self) -> Task:
+        return self.generation
+
+
+class EncodingBody(Part):
+    """A SubmitBody of what an encoder is asked for; nothing of its answer is ever held."""
+
+    encoding: Encoding
+    held: list[Ids] = []
+
+    @property
+    def task(self) -> Task:
+        return self.encoding
 
 
 class Ack(Part):

@@ -22,6 +22,7 @@ from shared.dotenv import NOT_FROM_A_FOLDER, Line, read_dotenv, unknown_names
 from shared.dotenv import PREFIX as PREFIX
 from shared.model_table import ModelTable, decoded
 from shared.models import (
+    EMBEDDED_EMBEDDER,
     EMBEDDED_MODEL,
     ModelSource,
     Registry,
@@ -56,7 +57,7 @@ class Settings(BaseSettings):
     )
     port: int = Field(8000, ge=1, le=65535, description="port the api listens on")
     available_models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("mlx-community/Llama-3.2-3B-Instruct-4bit", EMBEDDED_MODEL),
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", EMBEDDED_MODEL, EMBEDDED_EMBEDDER),
         description="models that may be asked for: ID, /folder or ID=/folder, comma-separated or a JSON list",
     )
     models: Annotated[dict[str, ModelTable], NoDecode] = Field(

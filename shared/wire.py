@@ -22,6 +22,7 @@ from shared.protocol import (
     BrokerToApi,
     BrokerToWorker,
     Chunks,
+    EncodingBody,
     Generation,
     Prompt,
     Run,
@@ -30,6 +31,7 @@ from shared.protocol import (
     Submit,
     SubmitBody,
     SubmitHeader,
+    Task,
     TextPrompt,
     TokenPrompt,
     WorkerToBroker,
@@ -41,7 +43,7 @@ FROM_API: Final[TypeAdapter[Any]] = TypeAdapter(ApiToBroker)
 TO_API: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToApi)
 TO_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToWorker)
 FROM_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(WorkerToBroker)
-BODY: Final[TypeAdapter[SubmitBody]] = TypeAdapter(SubmitBody)
+BODY: Final[TypeAdapter[SubmitBody | EncodingBody]] = TypeAdapter(SubmitBody | EncodingBody)
 
 MAX_FRAME = 64 << 20  # bytes; the sockets refuse larger frames
 MAX_HEADER = 1 << 20  # of a message that the broker or a worker's link reads
@@ -65,17 +67,19 @@ def frames(message: BaseModel) -> list[bytes]:
     """The message as it is sent: a Submit and a Run are two frames, all else is one. Raises CannotBePassedOn."""
     match message:
         case Submit():
-            body = encode(SubmitBody(generation=message.generation, held=message.held))
+            body = encode(_body_of(message))
             return [encode(header_of(message)), body]
         case Run(api=api, submit=submit):
-            body = encode(SubmitBody(generation=submit.generation, held=submit.held))
+            body = encode(_body_of(submit))
             return [encode(RunHeader(api=api, submit=header_of(submit))), body]
     return [encode(message)]
 
 
 def encode(message: BaseModel) -> bytes:
     """Raises CannotBePassedOn for a value without a form in msgpack, or a message longer than its receiver reads."""
-    limit = MAX_FRAME if isinstance(message, SubmitBody | Chunks | StatusReport) else MAX_HEADER
+    limit = (
+        MAX_FRAME if isinstance(message, SubmitBody | EncodingBody | Chunks | StatusReport) else MAX_HEADER
+    )
     try:
         packed = _pack(message.model_dump(exclude_none=True))
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
@@ -85,8 +89,14 @@ def encode(message: BaseModel) -> bytes:
     return packed
 
 
+def _body_of(submit: Submit) -> SubmitBody | EncodingBody:
+    if isinstance(submit.task, Generation):
+        return SubmitBody(generation=submit.task, held=submit.held)
+    return EncodingBody(encoding=submit.task, held=submit.held)
+
+
 def header_of(submit: Submit) -> SubmitHeader:
-    generation = submit.generation
+    task = submit.task
     return SubmitHeader(
         request_id=submit.request_id,
         attempt=submit.attempt,
@@ -95,19 +105,24 @@ def header_of(submit: Submit) -> SubmitHeader:
         caller=submit.caller,
         group=submit.group,
         digest=submit.digest,
-        prompt=generation.prompt.kind,
-        size=prompt_size(generation.prompt),
-        max_tokens=generation.stopping.max_tokens,
-        n=generation.n,
+        prompt=task.prompt.kind if isinstance(task, Generation) else task.kind,
+        size=task_size(task),
+        max_tokens=task.stopping.max_tokens if isinstance(task, Generation) else None,
+        n=task.n,
         lengths=[len(ids) for ids in submit.held],
-        fingerprint=fingerprint(submit.model, generation),
+        fingerprint=fingerprint(submit.model, task),
     )
 
 
-def fingerprint(model: str, generation: Generation) -> bytes:
+def fingerprint(model: str, task: Task) -> bytes:
     """A digest of the request without caller and seed."""
-    said = generation.model_dump(exclude_none=True, exclude={"cache_namespace": True, "sampling": {"seed"}})
+    said = task.model_dump(exclude_none=True, exclude={"cache_namespace": True, "sampling": {"seed"}})
     return blake2b(_pack([model, said]), digest_size=16).digest()
+
+
+def task_size(task: Task) -> int:
+    """Of its words, in token ids or in characters."""
+    return prompt_size(task.prompt) if isinstance(task, Generation) else task.size
 
 
 def prompt_size(prompt: Prompt) -> int:
@@ -175,7 +190,7 @@ def opened(run: RunHeader, body: bytes) -> Run:
         request_id=header.request_id,
         attempt=header.attempt,
         model=header.model,
-        generation=read.generation,
+        task=read.task,
         held=read.held,
         losses=header.losses,
         caller=header.caller,

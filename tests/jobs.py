@@ -71,7 +71,7 @@ def run(
     generation = Generation(
         prompt=TextPrompt(text=text), sampling=Sampling(seed=1), stopping=Stopping(max_tokens=max_tokens), n=n
     )
-    submit = Submit(request_id=request_id, attempt=attempt, model="m", generation=generation, held=held or [])
+    submit = Submit(request_id=request_id, attempt=attempt, model="m", task=generation, held=held or [])
     return Run(api="api-1", submit=submit)
 
 

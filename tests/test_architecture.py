@@ -45,7 +45,7 @@ EXCEPTIONS = {
 NOT_SHARED_BY_TWO = {
     "openai",  # the first specification has the schemas under this name
 }
-DIALECTS = ("openai", "responses", "messages")
+DIALECTS = ("openai", "responses", "messages", "embeddings")
 MAX_LINES = 500
 STILL_LONG = {
     "tests/workers/model/test_load.py",
@@ -54,6 +54,12 @@ STILL_LONG = {
 SEAM = {f"workers.{name}" for name in ("job", "sequence", "device", "token_ids")}  # below the engine
 CPU_DOOR = "workers.engine.cpu.install"
 USE_THE_CPU_DOOR = {"workers/__main__.py", "workers/serve.py", "cli/messages.py"}
+ENGINES = ("workers/engine/", "workers/encoders/")
+ENCODERS_SHARE = {
+    CPU_DOOR,
+    "workers.engine.fairness",
+    "workers.engine.figures",
+}  # with the engine of chat models
 
 ASKS_MLX = {"workers/device.py"}  # where it computes
 LOADERS = {f"workers/model/{name}.py" for name in ("load", "embedded", "serve_model")}
@@ -248,11 +254,16 @@ def test_the_seam_does_not_import_the_engine() -> None:
 def test_only_serve_model_imports_the_engine_and_others_only_the_door_of_its_cpu_folder() -> None:
     for path in sources(*PACKAGES):
         name = file_id(path)
-        if name == "workers/model/serve_model.py" or name.startswith("workers/engine/"):
+        if name == "workers/model/serve_model.py" or name.startswith(ENGINES):
             continue
         names = modules_of(path, "workers.engine")
         assert all(within(each, {CPU_DOOR}) for each in names), f"{name}: {names}"
         assert not names or name in USE_THE_CPU_DOOR, name
+
+
+@pytest.mark.parametrize("path", sources("workers/encoders"), ids=file_id)
+def test_encoders_share_with_the_engine_only_turns_figures_and_the_door_of_its_cpu_folder(path: Path) -> None:
+    assert all(within(name, ENCODERS_SHARE) for name in modules_of(path, "workers.engine"))
 
 
 def test_the_cpu_folder_has_one_door() -> None:
@@ -273,7 +284,7 @@ def test_exit_codes_are_named_in_one_place() -> None:
 
 def test_mlx_stays_in_the_engine_and_the_loaders() -> None:
     users = {file_id(path) for path in sources(*PACKAGES) if tops(path) & MLX}
-    assert {file for file in users if not file.startswith("workers/engine/")} <= LOADERS | ASKS_MLX
+    assert {file for file in users if not file.startswith(ENGINES)} <= LOADERS | ASKS_MLX
 
 
 def test_settings_come_from_one_place() -> None:

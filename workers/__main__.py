@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from shared import failpoints, logs
 from shared.settings import Settings, load_settings
@@ -39,7 +40,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _load(settings: Settings, model: str, progress: Progress) -> Served:
+def _load(settings: Settings, model: str, progress: Progress) -> Served[Any]:
     """Runs on the engine thread. MLX is first imported here, after OpenBLAS was opened."""
     source = settings.sources.get(model)
     if source is None:

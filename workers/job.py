@@ -6,7 +6,7 @@ one, ``workers.scripted.engine`` one without a model; a test that holds for one 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from shared.callers import Asker, asker_of
 from shared.protocol import Capabilities, Delta, Generation, Run
@@ -72,7 +72,20 @@ class KvUse:
     kept: int = 0
 
 
-class Engine(Protocol):
+class Runnable(Protocol):
+    """What is known of every request that can run, whatever it asks for."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+J = TypeVar("J", bound=Runnable)
+Taken = TypeVar("Taken", bound=Runnable, contravariant=True)
+
+
+class Engine(Protocol[Taken]):
     """One thread calls all of it."""
 
     @property
@@ -94,7 +107,7 @@ class Engine(Protocol):
         """So many bytes may keys and values take from now on: kept prompts give way, then what has to be read again."""
         ...
 
-    def add(self, job: Job) -> None: ...
+    def add(self, job: Taken) -> None: ...
 
     def cancel(self, request_id: str) -> None:
         """Forgets the request; it gives nothing more. Unknown ids are ignored."""
@@ -109,15 +122,15 @@ class Engine(Protocol):
         ...
 
 
-Prepare = Callable[[Run], Job]  # raises ServingError; called on a thread beside the engine's
+Prepare = Callable[[Run], Runnable]  # raises ServingError; called on a thread beside the engine's
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model that can serve."""
+class Served(Generic[J]):
+    """A model that can serve, and what its requests become."""
 
-    engine: Engine
-    prepare: Prepare
+    engine: Engine[J]
+    prepare: Callable[[Run], J]
     digest: str
     context_length: int
     capabilities: Capabilities | None = None

@@ -40,7 +40,7 @@ from shared.settings import Settings
 from workers.accepted import AcceptedRequests, Batch
 from workers.broker_socket import BrokerSocket, Identity
 from workers.footprint import footprint
-from workers.job import Job
+from workers.job import Runnable
 from workers.loop import Add, Cancelled, Inbox, SetLease, ShareCores, StopWhenIdle
 from workers.posted import (
     CannotRun,
@@ -223,12 +223,12 @@ class Link:
         self.preparing += 1
         self._pool.submit(header, body)
 
-    def _prepared(self, header: RunHeader, outcome: Job | Failure) -> None:
+    def _prepared(self, header: RunHeader, outcome: Runnable | Failure) -> None:
         """Runs on a preparing thread."""
-        if isinstance(outcome, Job):
-            self.post(Prepared(outcome))
-        else:
+        if isinstance(outcome, Failure):
             self.post(CannotRun(header.submit.request_id, header.submit.attempt, outcome))
+        else:
+            self.post(Prepared(outcome))
 
     def _give_up_overdue(self, now: float) -> None:
         """A preparation that exceeds its time fails only its own request."""

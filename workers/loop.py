@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from shared.failpoints import failpoint
-from workers.job import Engine, Job, Output
+from workers.job import Engine, Output, Runnable
 
 GATHER = 0.03  # seconds to wait for more requests when idle; a prompt costs half as much in a batch
 REST = 10.0  # seconds without a step, after which the engine gives back memory
@@ -17,7 +18,7 @@ REST = 10.0  # seconds without a step, after which the engine gives back memory
 
 @dataclass(frozen=True)
 class Add:
-    job: Job
+    job: Runnable
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ Inbox = SimpleQueue[Command]
 class Loop:
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine[Any],
         inbox: Inbox,
         emit: Callable[[list[Output]], None],
         share: Callable[[int], None] = lambda workers: None,

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from shared.protocol import Failure
-from workers.job import Job, Output, Served
+from workers.job import Output, Runnable, Served
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Loaded:
     For the heartbeat: ``steps`` returns how many steps the engine has made, ``lease`` the serial number of its lease.
     """
 
-    served: Served
+    served: Served[Any]
     steps: Callable[[], int]
     lease: Callable[[], int] = lambda: 0
 
@@ -44,7 +45,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Prepared:
-    job: Job
+    job: Runnable
 
 
 @dataclass(frozen=True)

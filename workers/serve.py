@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 from shared import exits
 from shared.failpoints import failpoint
@@ -24,7 +25,7 @@ from workers.posted import EngineDone, LeaseObeyed, Loaded, LoadingFailed, Loadi
 
 log = logging.getLogger(__name__)
 
-Load = Callable[[Progress], Served]  # raises LoadError
+Load = Callable[[Progress], Served[Any]]  # raises LoadError
 
 
 def new_worker_id() -> str:

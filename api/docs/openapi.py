@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
+from api.embeddings import schemas as embeddings
 from api.messages import schemas as anthropic
 from api.openai import schemas as openai
 from api.ops.admin import AdminStatus
@@ -21,7 +22,7 @@ from api.responses import schemas as responses
 
 VERSION = "3.1.0"
 REFS = "#/components/schemas/"
-_QUALIFIED = re.compile(r"api\.(openai|messages|responses)\.schemas(?:\.[a-z]+)?\.(\w+)")
+_QUALIFIED = re.compile(r"api\.(openai|messages|responses|embeddings)\.schemas(?:\.[a-z]+)?\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,23 @@ OPERATIONS = (
         "Counts what a message would read",
         anthropic.CountTokensResponse,
         anthropic.CountTokensRequest,
+    ),
+    Operation(
+        "post",
+        "/v1/embeddings",
+        "Vectors of texts",
+        embeddings.EmbeddingsResponse,
+        embeddings.EmbeddingsRequest,
+    ),
+    *(
+        Operation(
+            "post",
+            path,
+            "Documents by how well they answer a query, the best first",
+            embeddings.RerankResponse,
+            embeddings.RerankRequest,
+        )
+        for path in ("/v1/rerank", "/v2/rerank", "/rerank")
     ),
     Operation("get", "/v1/models", "What may be asked for, the hot models first", openai.ModelListResponse),
     Operation("get", "/v1/models/{id}", "One model", openai.ModelInfo),

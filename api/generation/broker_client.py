@@ -50,6 +50,7 @@ from shared.protocol import (
     StatusReport,
     Submit,
     Waiting,
+    Task,
 )
 from shared.settings import Settings, read_settings
 from shared.settings_errors import SettingsError
@@ -109,28 +110,28 @@ class BrokerClient:
         """Whether the broker was heard within ``heartbeat_timeout``."""
         return self._seen.is_set()
 
-    async def generate(self, model: str, generations: Sequence[Generation], caller: str) -> Replies:
+    async def generate(self, model: str, tasks: Sequence[Task], caller: str) -> Replies:
         """Returns at the first delta, or after ``first_token_silence`` without one. Raises refusals.
 
-        ``model`` may be an alias. All generations have the same ``n``; choice i of prompt p is p * n + i in the
+        ``model`` may be an alias. All tasks have the same ``n``; choice i of task p is p * n + i in the
         replies. Only requests of the same ``caller`` share a prefix in the cache, unless the operator allows all.
         """
         model = self._registry.resolve(model) or model
         await self._broker_seen()
-        namespace = {"cache_namespace": ANONYMOUS if self._settings.prompt_cache_shared else caller}
+        namespace = ANONYMOUS if self._settings.prompt_cache_shared else caller
         group = secrets.token_hex(8)
         requests = [
             Received(
                 secrets.token_hex(16),
                 model,
-                generation.model_copy(update=namespace),
-                prompt * generation.n,
+                in_namespace(task, namespace),
+                number * task.n,
                 caller,
                 group,
             )
-            for prompt, generation in enumerate(generations)
+            for number, task in enumerate(tasks)
         ]
-        choices = sum(generation.n for generation in generations)
+        choices = sum(task.n for task in tasks)
         replies = Replies(choices, self._settings.keepalive, lambda: self._cancel(requests))
         owner = asyncio.current_task()
         assert owner is not None
@@ -325,7 +326,7 @@ class BrokerClient:
 
     def _submit(self, request: Received) -> None:
         submit = request.submit()
-        if wire.prompt_size(submit.generation.prompt) <= LARGE:
+        if wire.task_size(submit.task) <= LARGE:
             self._send_submit(request, submit, _encoded(submit))
             return
         task = self._loop.create_task(self._encode_in_side_thread(request, submit))
@@ -417,3 +418,8 @@ def _encoded(submit: Submit) -> list[bytes] | CannotBePassedOn:
         return wire.frames(submit)
     except CannotBePassedOn as error:
         return error
+
+
+def in_namespace(task: Task, namespace: str) -> Task:
+    """Only a prompt's beginning is shared between requests."""
+    return task.model_copy(update={"cache_namespace": namespace}) if isinstance(task, Generation) else task

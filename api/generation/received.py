@@ -6,7 +6,7 @@ is submitted again with the ids received, and the answer continues exactly there
 """
 
 from shared.errors import ModelChanged
-from shared.protocol import Ack, Delta, Generation, Submit
+from shared.protocol import Ack, Delta, Submit, Task
 
 ACK_TOKENS = 8  # an Ack costs every process more than keeping a few tokens costs the worker
 MAX_REPAIRS = 8  # beyond, the peer is broken
@@ -26,7 +26,7 @@ class Received:
         self,
         request_id: str,
         model: str,
-        generation: Generation,
+        task: Task,
         first_choice: int = 0,
         caller: str = "",
         group: str = "",
@@ -37,13 +37,13 @@ class Received:
         self._losses = 0
         self._gained = False  # whether a token came since a worker was last lost
         self._model = model
-        self._generation = generation
+        self._task = task
         self._first_choice = first_choice
         self._caller, self._group = caller, group
         self._digest = ""  # of the weights that made the tokens received
-        self._held: list[list[int]] = [[] for _ in range(generation.n)]
-        self._acked = [0] * generation.n
-        self._open = set(range(generation.n))
+        self._held: list[list[int]] = [[] for _ in range(task.n)]
+        self._acked = [0] * task.n
+        self._open = set(range(task.n))
         self._started: set[int] = set()
 
     @property
@@ -57,7 +57,7 @@ class Received:
             request_id=self.request_id,
             attempt=self.attempt,
             model=self._model,
-            generation=self._generation,
+            task=self._task,
             held=self._held if any(self._held) else [],
             losses=self._losses,
             caller=self._caller,

@@ -136,6 +136,26 @@ Stop = Annotated[
 ]
 
 
+def _kind_of_prompt(value: Any) -> str:
+    first = value[0] if isinstance(value, list) and value else value
+    match first:
+        case int() | float():
+            return "ids"
+        case list():
+            return "lists of ids"
+    return "strings" if isinstance(value, list) else "string"
+
+
+MANY = Field(min_length=1, max_length=MAX_ITEMS)
+TextOrTokens = Annotated[
+    Annotated[str, Tag("string")]
+    | Annotated[list[str], Tag("strings"), MANY]
+    | Annotated[TokenIds, Tag("ids")]
+    | Annotated[list[TokenIds], Tag("lists of ids"), MANY],
+    Discriminator(_kind_of_prompt),
+]
+
+
 class Sampled(Request):
     """The sampling and stopping parameters that all dialects accept."""
 

@@ -21,6 +21,11 @@ def respond_json(resp: Response, model: BaseModel, *, exclude_unset: bool = Fals
     _json(resp, model.model_dump_json(exclude_unset=exclude_unset).encode())
 
 
+def respond_with(resp: Response, data: bytes) -> None:
+    """The same of what is JSON already."""
+    _json(resp, data)
+
+
 def respond_object(resp: Response, fields: object) -> None:
     """As ``respond_json``, for plain values."""
     _json(resp, to_json(fields))

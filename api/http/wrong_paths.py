@@ -8,9 +8,16 @@ from collections.abc import Collection
 from difflib import get_close_matches
 
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+EMBEDDINGS = "/v1/embeddings"
 _ELSEWHERE = {
     "/api/chat": ("Ollama's", CHAT),
     "/api/generate": ("Ollama's", "/v1/completions"),
+    "/api/embed": ("Ollama's", EMBEDDINGS),
+    "/api/embeddings": ("Ollama's", EMBEDDINGS),
+    "/embed": ("TEI's", EMBEDDINGS),
+    "/embedding": ("llama.cpp's", EMBEDDINGS),
+    "/v1/embed": ("Cohere's", EMBEDDINGS),
+    "/v2/embed": ("Cohere's", EMBEDDINGS),
     "/api/tags": ("Ollama's", "/v1/models"),
     "/api/ps": ("Ollama's", "/v1/models"),
     "/api/show": ("Ollama's", "/v1/models/{id}"),
@@ -33,9 +40,6 @@ _ELSEWHERE = {
     "/invocations": ("SageMaker's", CHAT),
 }
 _NOT_HERE = {
-    "embedding": "embeddings are not served yet",
-    "embed": "embeddings are not served yet",
-    "rerank": "reranking is not served",
     "moderations": "moderation is not served",
     "images": "images are not served",
     "audio": "audio is not served",
@@ -70,13 +74,16 @@ def _meant(path: str, words: list[str], known: Collection[str]) -> str | None:
         ending = path.split("/", 3)[3]
         right = {"chat": CHAT, "models": "/v1/models"}.get(ending, f"/v1/{ending}")
         return f"LM Studio's paths are here as OpenAI's: {right}." if right in known else None
-    for ending in (CHAT, "/completions", MESSAGES, RESPONSES, "/models", "/chat", "/messages/count_tokens"):
+    endings = (CHAT, "/completions", MESSAGES, RESPONSES, EMBEDDINGS, "/models", "/chat", "/messages/count_tokens")
+    for ending in (*endings, "/rerank"):
         bare = ending.removeprefix("/v1")
         right = CHAT if bare == "/chat" else "/v1" + bare
         if path.endswith(bare) and right in known:
             return f"it is {right}: the base URL ends with /v1, or before it for Anthropic's clients."
     if ":generatecontent" in path.lower() or ":streamgeneratecontent" in path.lower():
         return f"Google's dialect is not served: ask {CHAT}."
+    if "embedcontent" in path.lower():
+        return f"Google's dialect is not served: ask {EMBEDDINGS}."
     if path.startswith("/api/"):
         return f"Ollama's API is not served: ask {CHAT}, with a base URL that ends with /v1."
     near = get_close_matches(path, [one for one in known if "{" not in one], n=1, cutoff=0.75)
@@ -84,5 +91,5 @@ def _meant(path: str, words: list[str], known: Collection[str]) -> str | None:
 
 
 def _aliases(words: list[str]) -> list[str]:
-    """The words of a path as ``_NOT_HERE`` has them: Google's ``embedContent`` and Ollama's ``embed`` among them."""
-    return [one for word in words for one in (word, word.removesuffix("s"), word.removesuffix("content"))]
+    """The words of a path as ``_NOT_HERE`` has them."""
+    return [one for word in words for one in (word, word.removesuffix("s"))]

@@ -74,7 +74,7 @@ def submit(
         request_id=request_id,
         attempt=attempt,
         model=model,
-        generation=GENERATION,
+        task=GENERATION,
         losses=losses,
         caller=caller,
         group=group,

@@ -182,7 +182,7 @@ def test_a_connection_that_breaks_before_its_crash_is_known_hides_no_crash(broke
 def test_requests_that_differ_in_their_api_key_have_one_fingerprint() -> None:
     one = submit("r1", caller="a")
     generation = one.generation.model_copy(update={"cache_namespace": "b"})
-    other = one.model_copy(update={"generation": generation, "caller": "b"})
+    other = one.model_copy(update={"task": generation, "caller": "b"})
     assert header_of(one).fingerprint == header_of(other).fingerprint
 
 
@@ -190,7 +190,7 @@ def test_requests_that_differ_in_their_seed_have_one_fingerprint() -> None:
     one = submit("r1")
     sampling = Sampling(seed=99)
     other = one.model_copy(
-        update={"generation": one.generation.model_copy(update={"sampling": sampling}), "request_id": "r2"}
+        update={"task": one.generation.model_copy(update={"sampling": sampling}), "request_id": "r2"}
     )
     assert header_of(one).fingerprint == header_of(other).fingerprint
     assert header_of(one).fingerprint != header_of(submit("r1", model="b")).fingerprint

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from shared import failpoints, logs
 from shared.protocol import Run
@@ -57,7 +58,7 @@ def main() -> int:
             time.sleep(options.prepare)  # like a library that never looks up
         return job
 
-    def load(progress: Progress) -> Served:
+    def load(progress: Progress) -> Served[Any]:
         progress("script", 0, 1)
         time.sleep(options.load)
         weights.append(take(options.weights))

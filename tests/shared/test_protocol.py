@@ -21,6 +21,7 @@ from shared.protocol import (
     ChatPrompt,
     Chunks,
     Delta,
+    EncodingBody,
     Generation,
     Part,
     Ping,
@@ -60,7 +61,7 @@ DIRECTIONS: list[tuple[str, Direction, tuple[type[Part], ...]]] = [
     ("to an api", wire.TO_API, members(BrokerToApi)),
     ("to a worker", wire.TO_WORKER, members(BrokerToWorker)),
     ("from a worker", wire.FROM_WORKER, members(WorkerToBroker)),
-    ("behind a header", wire.BODY, (SubmitBody,)),
+    ("behind a header", wire.BODY, (SubmitBody, EncodingBody)),
 ]
 
 
@@ -199,7 +200,7 @@ def test_a_value_that_cannot_be_encoded_is_the_requests_own_error(value: Any) ->
 
 def submit(prompt: Any, **fields: Any) -> Submit:
     generation = Generation(prompt=prompt, sampling=Sampling(seed=1))
-    return Submit(request_id="r", attempt=1, model="m", generation=generation, **fields)
+    return Submit(request_id="r", attempt=1, model="m", task=generation, **fields)
 
 
 @given(data=st.data())
@@ -265,9 +266,9 @@ def test_absent_and_null_inside_a_prompt_stay_apart() -> None:
     """A template may ask whether a key is there."""
     messages = [{"role": "assistant", "content": None}]
     _, body = frames(submit(ChatPrompt(messages=messages)))
-    heard = decode(BODY, body).generation.prompt
-    assert isinstance(heard, ChatPrompt)
-    assert heard.messages == messages
+    heard = decode(BODY, body)
+    assert isinstance(heard, SubmitBody) and isinstance(prompt := heard.generation.prompt, ChatPrompt)
+    assert prompt.messages == messages
 
 
 def test_unknown_fields_of_a_newer_peer_are_ignored() -> None:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from shared.models import EMBEDDED_MODEL
+from shared.models import EMBEDDED_EMBEDDER, EMBEDDED_MODEL
 from shared.settings import PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def from_environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings
 def test_the_defaults_are_those_of_the_specification() -> None:
     settings = Settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
-    assert settings.available_models == (LLAMA, EMBEDDED_MODEL)
+    assert settings.available_models == (LLAMA, EMBEDDED_MODEL, EMBEDDED_EMBEDDER)
     assert settings.default_model is None
     assert settings.max_cache_size_gb == 8.0
 

@@ -21,12 +21,12 @@ CONNECT_SECONDS = 6.0
 SILENT_SECONDS = 60.0  # without a byte
 
 _DOWNLOADED = [
-    *("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.tiktoken"),
+    *("model*.safetensors", "[0-9]_*/model.safetensors", "*.json", "*.jinja", "*.txt", "*.tiktoken"),
     *("tokenizer.model", "tiktoken.model", "spiece.model"),
 ]
 # fnmatch's * also matches "/", so these exclude folders with other formats (original/, onnx/). Names that begin with
-# "ad" are kept for additional_chat_templates/.
-_NOT_DOWNLOADED = ["[!a]*/*", "a[!d]*/*"]
+# "ad" are kept for additional_chat_templates/, those that begin with a digit for sentence-transformers' 1_Pooling/.
+_NOT_DOWNLOADED = ["[!a0-9]*/*", "a[!d]*/*"]
 
 
 def local_copy(repository: str, revision: str | None = None) -> Path | None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
-from shared.models import ModelSource
+from shared.models import EMBEDDED_EMBEDDER, ModelSource
 from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis
 from workers.device import has_accelerator
+from workers.encoders.loading.embedded import minilm_folder
 from workers.model.config_check import refuse_implausible
 from workers.model.context_length import DEFAULT_CONTEXT_LENGTH, as_length, stated_context
 from workers.model.default_sampling import own_sampling
@@ -101,6 +102,8 @@ def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
     Models from the hub are in Hugging Face's own cache (HF_HOME), shared with every other tool.
     """
     match source.kind:
+        case "embedded" if source.id == EMBEDDED_EMBEDDER:
+            return minilm_folder(progress)
         case "embedded":
             return convert_once(cache_dir, progress)
         case "folder":

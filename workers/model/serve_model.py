@@ -14,12 +14,14 @@ from shared.models import ModelSource
 from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.device import has_accelerator
+from workers.encoders.loading.kinds import kind_of
+from workers.encoders.serve import serve_encoder
 from workers.engine.batch_probe import readable_ids, why_alone
 from workers.engine.cpu.install import install, invariance_of
 from workers.engine.engine import BatchEngine, EngineLimits
 from workers.engine.kv.mlx_caches import is_plain, new_cache
 from workers.grammars.grammar import grammars_for
-from workers.job import Served
+from workers.job import Job, Served
 from workers.model.load import LoadedModel, inspect, load, locate
 from workers.model.load_error import Progress, explained
 from workers.output.derived_format import with_analysis
@@ -39,16 +41,20 @@ CPU_CHUNK, GPU_CHUNK = (
 SMALLEST_KV = GB // 4  # also when the weights alone exceed the budget
 
 
-def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> Served:
+def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> Served[Any]:
     """Raises LoadError."""
     folder = locate(source, settings.cache_dir, progress)
     log.info("%s is in %s", source.id, folder)
-    loaded = load(folder, inspect(folder), progress, trusted=source.kind == "embedded")
+    facts, trusted = inspect(folder), source.kind == "embedded"
+    if (kind := kind_of(folder, source.id)) != "chat":
+        with explained(f"The {kind} model (of type {facts.model_type})"):
+            return serve_encoder(folder, facts, kind, source.id, settings, progress, trusted=trusted)
+    loaded = load(folder, facts, progress, trusted=trusted)
     with explained(f"The model (of type {loaded.facts.model_type})"):
         return serve_model(loaded, settings, settings.table(source.id))
 
 
-def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | None = None) -> Served:
+def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | None = None) -> Served[Job]:
     table = table or ModelTable()
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
     bounds = (loaded.context_length, settings.context_length, table.context_length)

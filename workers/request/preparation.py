@@ -18,8 +18,9 @@ from shared import wire
 from shared.callers import Asker, asker_of
 from shared.errors import InvalidRequest, ServingError
 from shared.fair_queue import FairQueue
-from shared.protocol import Failure, RunHeader
-from workers.job import Job, Prepare
+from shared.kinds import wrong_kind
+from shared.protocol import Failure, Generation, Run, RunHeader
+from workers.job import Prepare, Runnable
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ THREADS = 4
 LONG_AT_ONCE = 2  # of these threads; the others serve short requests
 LONG = 64 << 10  # bytes of a body; a shorter one is decoded and tokenized in milliseconds
 
-Answer = Callable[[RunHeader, Job | Failure], None]  # called on a preparing thread
+Answer = Callable[[RunHeader, Runnable | Failure], None]  # called on a preparing thread
 
 
 class Overrun(BaseException):
@@ -136,7 +137,7 @@ class PreparationPool:
             return self._short
         return self._long if self._long and long_running < LONG_AT_ONCE else None
 
-    def _finish(self, task: Task, outcome: Job | Failure) -> bool:
+    def _finish(self, task: Task, outcome: Runnable | Failure) -> bool:
         """Answers the request and returns True, or returns False if it was given up meanwhile."""
         with self._changed:
             if self._running.pop(task, None) is None:
@@ -150,12 +151,12 @@ class PreparationPool:
         return self._long if task.long else self._short
 
 
-def outcome_of(prepare: Prepare, task: Task) -> Job | Failure:
+def outcome_of(prepare: Prepare, task: Task) -> Runnable | Failure:
     """Any exception but ServingError is a bug; it fails this request and no other."""
     request_id = task.header.submit.request_id
     try:
         run = wire.opened(task.header, task.body)
-        task.param = run.submit.generation.prompt.param
+        task.param = run.submit.task.param
         return prepare(run)
     except ServingError as error:
         return error.to_failure()
@@ -178,6 +179,16 @@ def overrun_failure(param: str | None, limit: float) -> Failure:
         f"This model's chat template and tokenizer did not get through this prompt in {limit:g} s: shorten it.",
         param=param,
     ).to_failure()
+
+
+def generation_of(run: Run) -> Generation:
+    """The task of a chat model. Raises WrongKind."""
+    task = run.submit.task
+    if isinstance(task, Generation):
+        return task
+    refusal = wrong_kind(run.submit.model, "chat", task.kind)
+    assert refusal is not None
+    raise refusal
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:

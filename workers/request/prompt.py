@@ -24,6 +24,7 @@ from workers.request.chat_rendering import ChatRendering
 from workers.request.checkpoints import checkpoints_of
 from workers.request.encoding import Encoder
 from workers.request.infill import Infill, behind, no_infill
+from workers.request.preparation import generation_of
 
 TAIL = 16  # last ids of the prompt, in which the delimiters of thinking are looked for
 
@@ -63,7 +64,7 @@ class Preparation:
     def __call__(self, run: Run) -> Job:
         """Raises InvalidRequest or ContextLengthExceeded."""
         submit = run.submit
-        generation = filled(submit.generation, self.own_sampling)
+        generation = filled(generation_of(run), self.own_sampling)
         param = generation.prompt.param
         text, ids = self._tokenize(generation.prompt)
         ids = ids or self._bos(param)

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from shared.protocol import ChatPrompt, Run, TextPrompt, TokenPrompt
 from workers.job import Job, KvUse, Output
 from workers.request.infill import no_infill
+from workers.request.preparation import generation_of
 from workers.sequence import LogprobsOf, Row, TokenRules
 
 WORDS = 1000
@@ -44,7 +45,7 @@ Token = Callable[[Job, int, int], int]  # (job, choice, index) -> id; a function
 
 def prepare_scripted(run: Run) -> Job:
     """The prompt's bytes are its token ids."""
-    generation = run.submit.generation
+    generation = generation_of(run)
     match generation.prompt:
         case ChatPrompt(messages=messages):
             text = "\n".join(str(message.get("content")) for message in messages)

@@ -6,11 +6,16 @@ from api.generation.schemas import Response
 
 
 class ModelCapabilities(Response):
+    """``dimensions`` and ``ranking`` (by the cosine of vectors, or by scores) are of models that are no chat models."""
+
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
     tools: Literal["native", "described", "none"]
     content: Literal["text", "parts"]
     reasoning: bool
     json_schema: bool
     infill: bool
+    dimensions: int | None = None
+    ranking: Literal["cosine", "scores"] | None = None
 
 
 class Loading(Response):

@@ -3,9 +3,9 @@
 Fields that are not supported are checked here as well; ``api.openai.request`` refuses them by name.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
 from api.generation.constraint_schemas import Constrained, Text
@@ -18,7 +18,7 @@ from api.generation.schemas import (
     ModelName,
     Request,
     Sampled,
-    TokenIds,
+    TextOrTokens,
     TopLogprobs,
     whole_numbers,
 )
@@ -138,26 +138,6 @@ class ChatCompletionRequest(_GenerationRequest):
     def legacy(self) -> bool:
         """Whether the request uses ``functions``, the older name of tools; then its calls are ``function_call``."""
         return bool(self.functions) and not self.tools
-
-
-def _kind_of_prompt(value: Any) -> str:
-    first = value[0] if isinstance(value, list) and value else value
-    match first:
-        case int() | float():
-            return "ids"
-        case list():
-            return "lists of ids"
-    return "strings" if isinstance(value, list) else "string"
-
-
-_Many = Field(min_length=1, max_length=MAX_ITEMS)
-TextOrTokens = Annotated[
-    Annotated[str, Tag("string")]
-    | Annotated[list[str], Tag("strings"), _Many]
-    | Annotated[TokenIds, Tag("ids")]
-    | Annotated[list[TokenIds], Tag("lists of ids"), _Many],
-    Discriminator(_kind_of_prompt),
-]
 
 
 class CompletionRequest(_GenerationRequest):

@@ -46,7 +46,7 @@ def test_each_submit_is_a_new_attempt_with_the_token_ids_received() -> None:
 
 
 def test_a_first_submit_has_no_token_ids() -> None:
-    assert Received("r", "tiny", received()._generation).submit().held == []
+    assert Received("r", "tiny", received()._task).submit().held == []
 
 
 def test_a_delta_of_another_attempt_is_dropped() -> None:
@@ -130,7 +130,7 @@ def test_deltas_under_way_to_a_paused_request_are_dropped() -> None:
 
 
 def test_each_submit_has_the_caller_and_the_group_of_its_request() -> None:
-    asked = Received("r", "tiny", received()._generation, caller="key", group="list")
+    asked = Received("r", "tiny", received()._task, caller="key", group="list")
     assert [(each.caller, each.group) for each in (asked.submit(), asked.submit())] == [("key", "list")] * 2
 
 

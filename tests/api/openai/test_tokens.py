@@ -52,11 +52,14 @@ def test_a_listed_model_has_its_capabilities_or_the_reason_of_its_failure(stack:
     ]
     hot, failed = stack.client.get("/v1/models").json()["data"]
     assert hot["capabilities"] == {
+        "kind": "chat",
         "tools": "native",
         "content": "text",
         "reasoning": True,
         "json_schema": True,
         "infill": False,
+        "dimensions": None,
+        "ranking": None,
     }
     assert (hot["size"], hot["max_input_tokens"]) == (123, 2048)
     assert (failed["status"], failed["reason"], failed["capabilities"]) == ("failed", "no such folder", None)

@@ -79,7 +79,7 @@ def test_a_worker_draws_with_the_models_own_parameters_unless_a_setting_says_no(
     (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.25, "top_k": 7}))
     loaded = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
     served = serve_model(loaded, Settings(model_sampling=on))
-    submit = Submit(request_id="r", attempt=1, model="m", generation=said(top_k=3))
+    submit = Submit(request_id="r", attempt=1, model="m", task=said(top_k=3))
     drawn: Sampling = served.prepare(Run(api="a", submit=submit)).generation.sampling
     assert (drawn.temperature, drawn.top_k, drawn.seed) == (0.25 if on else 1.0, 3, 1)
     assert served.capabilities is not None

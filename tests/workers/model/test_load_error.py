@@ -42,7 +42,7 @@ class Heard:
 
 @pytest.mark.parametrize("error", [*FOR_GOOD, *FOR_NOW], ids=repr)
 def test_any_exception_while_loading_is_reported_to_the_broker(error: BaseException) -> None:
-    def load(progress: Progress) -> Served:
+    def load(progress: Progress) -> Served[Any]:
         raise error
 
     link: Any = Heard()

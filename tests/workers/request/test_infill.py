@@ -24,7 +24,7 @@ from shared.settings import Settings
 from tests.jobs import run
 from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import play
-from workers.job import Served
+from workers.job import Job, Served
 from workers.model.load import inspect, load
 from workers.model.serve_model import serve_model
 from workers.output.tool_formats import output_format_of
@@ -55,7 +55,7 @@ def model(folder: Path, *special: str, opens: bool = False) -> Path:
     return folder
 
 
-def served(folder: Path) -> Served:
+def served(folder: Path) -> Served[Job]:
     return serve_model(
         load(folder, inspect(folder), lambda phase, done, total: None, trusted=True), Settings()
     )
@@ -65,7 +65,7 @@ def ask(prompt: Prompt, **sampling: Any) -> Run:
     generation = Generation(
         prompt=prompt, sampling=Sampling(seed=0, **sampling), stopping=Stopping(max_tokens=9)
     )
-    return Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    return Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -81,9 +81,7 @@ def preparation(kind: str, template: str = CHAT_TEMPLATE, **options: Any) -> Pre
 def ids_of(prepare: Preparation, *messages: dict[str, Any], tools: Any = None, **more: Any) -> list[int]:
     prompt = ChatPrompt(messages=list(messages), tools=tools, template_kwargs=more)
     generation = Generation(prompt=prompt, sampling=Sampling(seed=0), tool_use=ToolUse(names=[]))
-    return prepare(
-        Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
-    ).prompt
+    return prepare(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation))).prompt
 
 
 def specials(ids: Iterable[int]) -> list[int]:

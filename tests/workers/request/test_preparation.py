@@ -15,10 +15,10 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from shared.errors import InvalidRequest
 from shared.protocol import Failure, Run
 from tests.jobs import job, run, sent
-from workers.job import Job
+from workers.job import Job, Runnable
 from workers.request.preparation import LONG, LONG_AT_ONCE, THREADS, PreparationPool, Task, outcome_of
 
-Answers = SimpleQueue[tuple[str, Job | Failure]]
+Answers = SimpleQueue[tuple[str, Runnable | Failure]]
 
 
 class Gate:

@@ -54,7 +54,7 @@ def ask(prompt: Prompt, *, max_tokens: int | None = None, echo: bool = False, **
         stopping=Stopping(max_tokens=max_tokens),
         echo=echo,
     )
-    return Run(api="api-1", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    return Run(api="api-1", submit=Submit(request_id="r", attempt=1, model="m", task=generation))
 
 
 def chat(*messages: tuple[str, str]) -> ChatPrompt:
@@ -114,7 +114,7 @@ def test_token_ids_may_end_an_answer_if_they_are_the_models(prepare: Preparation
         generation = Generation(
             prompt=TextPrompt(text="a"), sampling=Sampling(seed=0), stopping=Stopping(stop_token_ids=ids)
         )
-        submit = Submit(request_id="r", attempt=1, model="m", generation=generation)
+        submit = Submit(request_id="r", attempt=1, model="m", task=generation)
         return prepare(Run(api="a", submit=submit)).ends
 
     assert ends([7, 9]) == {7, 9}
@@ -153,7 +153,7 @@ def test_max_tokens_beyond_the_context_shrink_to_the_rest_of_it(prepare: Prepara
         asked = ask(TokenPrompt(ids=[5] * size))
         stopping = Stopping(max_tokens=max_tokens)
         generation = asked.submit.generation.model_copy(update={"stopping": stopping})
-        submit = asked.submit.model_copy(update={"generation": generation})
+        submit = asked.submit.model_copy(update={"task": generation})
         return prepare(asked.model_copy(update={"submit": submit})).max_tokens
 
     assert (limit(12, 32_000), limit(12, 7)) == (CONTEXT_LENGTH - 12, 7)
@@ -168,7 +168,7 @@ def test_a_refused_grammar_is_named_by_the_field_of_its_dialect(whole: Preparati
     for prompt, param in [(long, "input"), (short, "text.format.schema")]:
         generation = Generation(prompt=prompt, sampling=Sampling(seed=0), grammar=wrong)
         with pytest.raises(InvalidRequest) as refused:
-            whole(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation)))
+            whole(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation)))
         assert refused.value.param == param
 
 
@@ -196,7 +196,7 @@ def with_tools(*messages: dict[str, Any], mode: Literal["auto", "required"] = "a
         sampling=Sampling(seed=0),
         tool_use=ToolUse(mode=mode, names=["look"]),
     )
-    return Run(api="api-1", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    return Run(api="api-1", submit=Submit(request_id="r", attempt=1, model="m", task=generation))
 
 
 def test_a_template_without_tool_support_gets_tools_in_the_system_message(whole: Preparation) -> None:
@@ -236,7 +236,7 @@ def test_a_schema_or_grammar_that_cannot_be_enforced_is_refused_by_name(
         prompt=TextPrompt(text="a"), sampling=Sampling(seed=0), grammar=Grammar(json_schema={"not": {}})
     )
     with pytest.raises(InvalidRequest) as refused:
-        whole(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation)))
+        whole(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation)))
     assert refused.value.param == "response_format"
 
 
@@ -247,7 +247,7 @@ def test_a_prompt_that_opens_the_thinking_is_seen(
 ) -> None:
     prompt: Prompt = TokenPrompt(ids=whole.tokenizer.encode(text)) if as_ids else TextPrompt(text=text)
     generation = Generation(prompt=prompt, sampling=Sampling(seed=0), split_reasoning=True, grammar=Grammar())
-    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation))
     job = replace(whole, output_format=REASONING)(run)
     assert job.thinking is not None and job.thinking.open is inside
     assert job.grammar is not None and job.grammar.after == (b"</think>" if inside else b"")
@@ -260,7 +260,7 @@ def test_a_model_that_opens_its_thinking_itself_may_do_so_before_a_grammar(
     generation = Generation(
         prompt=TextPrompt(text=text), sampling=Sampling(seed=0), split_reasoning=True, grammar=Grammar()
     )
-    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation))
     job = replace(whole, output_format=replace(REASONING, think_id=77))(run)
     assert job.grammar is not None and job.grammar.unless == unless
 

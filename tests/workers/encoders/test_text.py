@@ -1,0 +1,59 @@
+"""Texts as token ids: nothing is cut in silence, and refusals name the text."""
+
+import pytest
+
+from shared.errors import ContextLengthExceeded, InvalidRequest
+from tests.workers.encoders.folders import word_tokenizer
+from workers.encoders.text import TextEncoder
+
+CLS, SEP = 2, 3
+
+
+@pytest.fixture
+def encoder() -> TextEncoder:
+    return TextEncoder(word_tokenizer(), max_length=8, ids=30)
+
+
+def test_a_text_that_is_too_long_is_refused_with_its_number_of_tokens(encoder: TextEncoder) -> None:
+    assert encoder.text("a b c d e f", "input").tokens == 8
+    with pytest.raises(
+        ContextLengthExceeded, match=r"input\[3\] has 9 tokens, and this model reads 8"
+    ) as caught:
+        encoder.text("a b c d e f g", "input[3]")
+    assert (caught.value.param, caught.value.prompt_tokens, caught.value.context_length) == ("input[3]", 9, 8)
+
+
+def test_a_text_that_no_tokens_can_hold_is_refused_before_it_is_read(encoder: TextEncoder) -> None:
+    with pytest.raises(ContextLengthExceeded, match="has 1000000 characters"):
+        encoder.text("a" * 1_000_000, "input")
+
+
+@pytest.mark.parametrize("ids", [[0, 30], [-1], [2**40]])
+def test_an_id_beyond_the_vocabulary_is_refused(encoder: TextEncoder, ids: list[int]) -> None:
+    with pytest.raises(InvalidRequest, match="ids are 0 to 29"):
+        encoder.tokens(ids, "input[0]")
+
+
+def test_ids_are_taken_as_they_are(encoder: TextEncoder) -> None:
+    assert encoder.tokens([5, 6], "input").ids == [5, 6]
+    with pytest.raises(InvalidRequest, match="has no tokens"):
+        encoder.tokens([], "input")
+
+
+def test_words_that_spell_a_special_token_stay_words(encoder: TextEncoder) -> None:
+    assert encoder.text("[SEP]", "input").ids.count(SEP) == 1
+
+
+def test_the_prompts_tokens_are_those_that_are_not_pooled(encoder: TextEncoder) -> None:
+    prompted = encoder.text("b c", "input", "a ", counts_prompt=False)
+    assert (prompted.ids[0], prompted.tokens, prompted.skipped) == (CLS, 5, 2)
+    assert encoder.text("b c", "input", "a ").skipped == 0
+
+
+def test_a_text_is_lower_cased_where_its_makers_did_so() -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.normalizer = None
+    cased = TextEncoder(tokenizer, max_length=8, ids=30)
+    assert cased.text("A", "input").ids != cased.text("a", "input").ids
+    lower = TextEncoder(tokenizer, max_length=8, ids=30, lower_case=True)
+    assert lower.text("A", "input").ids == lower.text("a", "input").ids
