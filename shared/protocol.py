@@ -159,8 +159,9 @@ class Submit(Part):
 class SubmitHeader(Part):
     """What the broker reads of a Submit: everything but its text.
 
-    ``prompt`` is the kind of the prompt, or of what an encoder is asked; ``size`` its length in tokens or, of a text, in characters; ``lengths`` the number
-    of held tokens of each choice. ``fingerprint`` is a digest of the request without caller and seed.
+    ``prompt`` is the kind of the prompt, or of what an encoder is asked for; ``size`` its length in tokens or, of a
+    text, in characters; ``lengths`` the number of held tokens of each choice. ``fingerprint`` is a digest of the
+    request without caller and seed.
     """
 
     type: Literal["submit"] = "submit"

@@ -74,7 +74,16 @@ def _meant(path: str, words: list[str], known: Collection[str]) -> str | None:
         ending = path.split("/", 3)[3]
         right = {"chat": CHAT, "models": "/v1/models"}.get(ending, f"/v1/{ending}")
         return f"LM Studio's paths are here as OpenAI's: {right}." if right in known else None
-    endings = (CHAT, "/completions", MESSAGES, RESPONSES, EMBEDDINGS, "/models", "/chat", "/messages/count_tokens")
+    endings = (
+        CHAT,
+        "/completions",
+        MESSAGES,
+        RESPONSES,
+        EMBEDDINGS,
+        "/models",
+        "/chat",
+        "/messages/count_tokens",
+    )
     for ending in (*endings, "/rerank"):
         bare = ending.removeprefix("/v1")
         right = CHAT if bare == "/chat" else "/v1" + bare
