@@ -106,8 +106,8 @@ __all__ = [
     "TokenLogprob",
     "TokenPrompt",
     "ToolUse",
-    "Waiting",
     "Vectors",
+    "Waiting",
     "WorkerStatus",
     "WorkerToBroker",
 ]

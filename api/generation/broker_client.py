@@ -49,8 +49,8 @@ from shared.protocol import (
     Status,
     StatusReport,
     Submit,
-    Waiting,
     Task,
+    Waiting,
 )
 from shared.settings import Settings, read_settings
 from shared.settings_errors import SettingsError

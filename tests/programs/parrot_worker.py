@@ -77,7 +77,7 @@ def tokenizer_of(family: str) -> Any:
         return load_tokenizer(Path(folder), eos_token_ids=[tokenizer.token_to_id(EOS)])
 
 
-def load(name: str, step: float) -> Served:
+def load(name: str, step: float) -> Served[Job]:
     family = NAMES[int(name)]
     tokenizer = tokenizer_of(family)
     analysis = analysis_of(tokenizer)
@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("--step", type=float, default=0.0, help="seconds a step takes")
     options = parser.parse_args()
 
-    def begin(progress: Progress) -> Served:
+    def begin(progress: Progress) -> Served[Job]:
         return load(options.model, options.step)
 
     return serve(load_settings(), options.model, options.id, begin)
