@@ -16,6 +16,7 @@ import zmq
 from broker.clock import AwakeClock
 from broker.configuration import changes, memory_rules
 from broker.core import Broker
+from broker.learned_file import LearnedFile
 from broker.mailbox import Mailbox
 from broker.rules import Changes
 from broker.rundir import AlreadyRunningError, RunDir, RunDirError
@@ -60,6 +61,7 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     supervisor = Supervisor(settings.worker_command, settings.log_dir)
     state_file = StateFile(settings.state_file)
     survivors = state_file.read()
+    learned_file = LearnedFile(settings.learned_file)
     for survivor in survivors:
         if survivor.spawned:
             supervisor.adopt(survivor.id, survivor.pid)
@@ -71,6 +73,7 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
         started=clock.wake(0.0),
         name_worker=name_worker,
         survivors=survivors,
+        learned=learned_file.read(),
     )
     context = zmq.Context()
     apis = Mailbox(context, settings.api_socket)
@@ -82,7 +85,7 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
         log.info("settings and models are from %s", settings.config)
     core = make_core(settings, life)
     reread = Configuration(settings).reread
-    Server(core, apis, workers, supervisor, state_file, wakeup, clock, reread).run()
+    Server(core, apis, workers, supervisor, state_file, wakeup, clock, reread, learned_file).run()
     context.term()
     wakeup.close()
     log.info("left")

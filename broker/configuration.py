@@ -21,6 +21,7 @@ def memory_rules(settings: Settings) -> MemoryRules:
     return MemoryRules(
         budget=int(settings.max_cache_size_gb * GB),
         lends=True,
+        inspects=settings.worker_command == Settings.model_fields["worker_command"].default,
         min_stay=settings.min_stay,
         max_wait=settings.max_wait,
         said={model: int(table.memory_gb * GB) for model, table in tables.items() if table.memory_gb},

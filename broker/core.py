@@ -5,15 +5,18 @@ Rule 2: `requests` decides what becomes of a request, `workers` what becomes of 
 """
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from broker import status
-from broker.admission import Admission, draining, unaffordable
+from broker.admission import Admission, draining, unaffordable, unavailable
 from broker.events import (
     Action,
     ApiSaid,
     Event,
     Exit,
     Forget,
+    Inspect,
+    Inspected,
     Leave,
     Note,
     PeerGone,
@@ -48,6 +51,7 @@ from shared.protocol import (
     Cancel,
     Done,
     Forward,
+    Inspection,
     Order,
     Ping,
     Pong,
@@ -83,6 +87,7 @@ class Broker:
         self._memory = memory = Memory(rules or MemoryRules(), registry, scheduler, failures, life.started)
         self._workers = Workers(models, registry, scheduler, self._requests, failures, memory, timeouts, life)
         self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
+        self._memory.needs.restore(life.learned)
         self._lost_apis = 0
         self._told_at = life.started
 
@@ -98,6 +103,11 @@ class Broker:
             for w in self._registry
             if w.state is not State.STOPPING
         )
+
+    @property
+    def learned(self) -> dict[str, dict[str, Any]]:
+        """What models need, for the next broker."""
+        return self._memory.needs.saved()
 
     @property
     def idle(self) -> bool:
@@ -126,6 +136,8 @@ class Broker:
                 yield from self._lose_peer(peer, now)
             case Tick():
                 yield from self._expire(now)
+            case Inspected(model, found):
+                yield from self._note_inspection(model, found, now)
             case SettingsRead():
                 yield from self._configure(event, now)
             case Leave() | StopAll():
@@ -133,6 +145,8 @@ class Broker:
 
     def _schedule(self, now: float, *, asks_ledger: bool) -> Iterator[Action]:
         self._workers.end_recovery(now)
+        if asks_ledger and not self.stopping and (model := self._memory.next_to_inspect(self._models)):
+            yield Inspect(model)
         if not self._workers.awaits_survivors:
             yield from self._dispatch(now)
             if asks_ledger:
@@ -224,6 +238,16 @@ class Broker:
             memory=self._memory.report(now),
         )
 
+    def _note_inspection(self, model: str, found: Inspection | None, now: float) -> Iterator[Action]:
+        self._memory.note_inspection(model, found)
+        if found and found.reason and not self._registry.of_model(model):
+            yield Note(
+                f"{model!r} cannot be loaded: {found.reason!r}{' (for good)' if found.permanent else ''}"
+            )
+            failure = self._failures.record(model, found.reason, found.permanent, now)
+            self._memory.wishes.pop(model, None)
+            yield from self._requests.refuse_model(model, unavailable(model, failure, now))
+
     # ---------------------------------------------------------------- settings
 
     def _configure(self, read: SettingsRead, now: float) -> Iterator[Action]:
@@ -243,6 +267,7 @@ class Broker:
             error = ModelNotFound(model, self._models)
             yield from self._requests.refuse_model(model, error)
             yield from self._workers.end([worker.id for worker in self._registry.of_model(model)], now)
+        self._memory.inspections.repeat(read.outcome.again)
         for model in read.outcome.again:
             yield from self._orders.renew(model, now)
         for api in self._registry.apis:

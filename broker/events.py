@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from broker.rules import Changes
-from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, WorkerToBroker
+from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, Inspection, WorkerToBroker
 
 # ---------------------------------------------------------------- events
 
@@ -74,7 +74,26 @@ class SettingsRead:
     query: str = ""
 
 
-Event = ApiSaid | WorkerSaid | WorkerExited | SpawnFailed | PeerGone | Tick | Leave | StopAll | SettingsRead
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """None: nothing was found out."""
+
+    model: str
+    found: Inspection | None
+
+
+Event = (
+    ApiSaid
+    | WorkerSaid
+    | WorkerExited
+    | SpawnFailed
+    | PeerGone
+    | Tick
+    | Leave
+    | StopAll
+    | SettingsRead
+    | Inspected
+)
 
 # ---------------------------------------------------------------- actions
 
@@ -142,6 +161,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """Inspected follows."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReadSettings:
     """SettingsRead follows."""
 
@@ -155,5 +181,16 @@ class Exit:
 
 
 Action = (
-    TellApi | TellWorker | PassOn | Spawn | Terminate | Kill | Abort | Forget | Note | ReadSettings | Exit
+    TellApi
+    | TellWorker
+    | PassOn
+    | Spawn
+    | Terminate
+    | Kill
+    | Abort
+    | Forget
+    | Note
+    | Inspect
+    | ReadSettings
+    | Exit
 )

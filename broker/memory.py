@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from broker.events import Action, TellWorker
+from broker.inspections import Inspections
 from broker.ledger import Entry, Lease, Ledger, Usage
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
@@ -20,7 +21,7 @@ from broker.rules import UNBOUNDED, MemoryRules
 from broker.scheduler import Scheduler
 from broker.swaps import Demand, Turns
 from shared import protocol
-from shared.protocol import MemoryDecision, MemoryStatus, Register
+from shared.protocol import Inspection, MemoryDecision, MemoryStatus, Register
 
 _REMEMBERED = 50  # decisions
 
@@ -47,6 +48,7 @@ class Memory:
         self._scheduler = scheduler
         self._failures = failures
         self.needs = Needs(rules.budget, rules.said, rules.pinned)
+        self.inspections = Inspections(rules.inspects)
         self._turns = Turns(rules.max_wait)
         self.wishes = {model: Wish(started, yields=True) for model in rules.preload}
         self.nevers: dict[str, Never] = {}  # by model, why its last wish cannot be had
@@ -115,8 +117,18 @@ class Memory:
         return [
             Demand(self.needs.of(model, now), waiting)
             for model, waiting in arrivals.items()
-            if self._failures.may_start(model, now) and not self._registry.of_model(model)
+            if self._failures.may_start(model, now)
+            and not self._registry.of_model(model)
+            and not self.inspections.awaits(model)
         ]
+
+    def next_to_inspect(self, models: Collection[str]) -> str | None:
+        return self.inspections.next(models, [*self._scheduler.arrivals(), *self.wishes])
+
+    def note_inspection(self, model: str, found: Inspection | None) -> None:
+        self.inspections.finish(model)
+        if found and found.weights:
+            self.needs.note_weights(model, found.weights)
 
     def has_room_for_another(self, model: str, now: float) -> bool:
         """Beside the worker that the model has. Leases that hold nothing are cut as it starts."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from broker.ledger import Need
 from broker.memory_decisions import GB
@@ -22,6 +23,7 @@ _HALF_LIFE = 600.0  # seconds, of what is remembered of requests
 @dataclass(slots=True)
 class Learned:
     digest: str = ""
+    weights: int = 0  # as its files say; 0: not inspected, or not on this disk yet
     base: int = 0
     context_bytes: int = 0  # keys and values of one sequence as long as the context
     loads: deque[float] = field(default_factory=lambda: deque(maxlen=5))
@@ -52,13 +54,13 @@ class Needs:
     def of(self, model: str, now: float, reading: int = 0) -> Need:
         """``reading``: bytes of weights that its worker has found to load."""
         known = self._learned.get(model, Learned())
-        base = max(known.base, reading + OVERHEAD if reading else OVERHEAD)
+        base = max(known.base, OVERHEAD + max(reading, known.weights))
         least = min(known.context_bytes, max(SMALLEST_LEASE, (self._budget - base) // 2))
         if model in self._said:
             least = min(least, self._said[model] // 2)
             base = self._said[model] - least
         elif known.base:
-            base = known.base
+            base = max(known.base, known.weights)
         load_seconds = median(known.loads) if known.loads else _UNKNOWN_LOAD
         rate = self._requests[model].decayed(now) / _HALF_LIFE if model in self._requests else 0.0
         return Need(model, base, least, load_seconds, rate, pinned=model in self._pinned)
@@ -74,8 +76,34 @@ class Needs:
         """``weights``: bytes; 0 if the worker does not tell."""
         known = self._learned.setdefault(model, Learned())
         if known.digest != digest:
-            known = self._learned[model] = Learned(digest, weights + OVERHEAD if weights else 0)
+            base = weights + OVERHEAD if weights else 0
+            known = self._learned[model] = Learned(digest, known.weights, base)
         known.context_bytes = context_bytes
+
+    def note_weights(self, model: str, weights: int) -> None:
+        """Bytes, as an inspection of its files found."""
+        self._learned.setdefault(model, Learned()).weights = weights
+
+    def saved(self) -> dict[str, dict[str, Any]]:
+        """What the next broker may go on with, as plain values."""
+        return {
+            model: {
+                "digest": known.digest,
+                "base": known.base,
+                "context_bytes": known.context_bytes,
+                "loads": [round(seconds, 1) for seconds in known.loads],
+            }
+            for model, known in self._learned.items()
+            if known.digest
+        }
+
+    def restore(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raises ValueError, TypeError or KeyError for what ``saved`` did not make."""
+        for model, said in saved.items():
+            loads = deque((float(seconds) for seconds in said["loads"]), maxlen=5)
+            self._learned[model] = Learned(
+                str(said["digest"]), 0, int(said["base"]), int(said["context_bytes"]), loads
+            )
 
     def note_load_seconds(self, model: str, seconds: float) -> None:
         self._learned.setdefault(model, Learned()).loads.append(seconds)

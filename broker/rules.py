@@ -8,7 +8,8 @@ UNBOUNDED = 1 << 62  # bytes
 
 @dataclass(frozen=True)
 class MemoryRules:
-    """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model."""
+    """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model.
+    ``inspects``: whether workers' program can be asked what a model would take."""
 
     budget: int = UNBOUNDED
     lends: bool = False
@@ -16,6 +17,7 @@ class MemoryRules:
     max_wait: float = 30.0
     said: Mapping[str, int] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
+    inspects: bool = False
     ttl: Mapping[str, float] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

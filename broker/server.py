@@ -24,6 +24,7 @@ from broker.events import (
     Event,
     Exit,
     Forget,
+    Inspect,
     Kill,
     Leave,
     PassOn,
@@ -39,6 +40,7 @@ from broker.events import (
     Tick,
     WorkerSaid,
 )
+from broker.learned_file import LearnedFile
 from broker.mailbox import Mailbox
 from broker.rules import Changes
 from broker.statefile import StateFile
@@ -77,9 +79,11 @@ class Server:
         wakeup: Wakeup,
         clock: AwakeClock,
         reread: Callable[[], Changes],
+        learned_file: LearnedFile,
     ) -> None:
         """``reread`` raises SettingsError."""
         self._reread = reread
+        self._learned_file = learned_file
         self._core = core
         self._apis = apis
         self._workers = workers
@@ -118,6 +122,7 @@ class Server:
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
             self._ticked = self._now
             self._handle(Tick())
+            self._reap()  # also an inspection that takes too long
             if self._now >= self._trimmed + _TRIM:
                 self._trimmed = self._now
                 self._supervisor.trim_logs()
@@ -141,6 +146,7 @@ class Server:
 
     def _write_state(self) -> None:
         self._state_file.write(self._core.known, self._supervisor.pid_of)
+        self._learned_file.write(self._core.learned)
 
     def _handle_signals(self) -> None:
         for number in self._wakeup.read():
@@ -249,6 +255,8 @@ class Server:
                 self._supervisor.signal(worker, _SIGNALS[type(action)])
             case Forget(api):
                 self._apis.forget(api)
+            case Inspect(model):
+                self._supervisor.inspect(model)
             case ReadSettings(api, query):
                 self._pending.append(self._read_settings(api, query))
             case Exit():

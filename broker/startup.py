@@ -1,7 +1,8 @@
 """What the core is told once, at the start: timeouts, and the identity of this life of the broker."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,6 @@ class Life:
     started: float
     name_worker: Callable[[str], str]  # a model's id -> a name never used before
     survivors: tuple[Survivor, ...] = ()
+    learned: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # of earlier brokers: what models need

@@ -50,7 +50,7 @@ class StateFile:
         self._starts = {one.pid: self._starts.get(one.pid) or start_of(one.pid) for one in known}
         entries = [{**asdict(one), "start": self._starts[one.pid]} for one in known]
         try:
-            _write(self._path, json.dumps(entries, indent=1))
+            write_whole(self._path, json.dumps(entries, indent=1))
         except OSError as error:
             if self._failed is None:
                 log.warning("%s cannot be written, and is tried again: %s", self._path, error)
@@ -73,7 +73,8 @@ def _survivor(entry: dict[str, Any]) -> Survivor | None:
     return Survivor(entry["id"], entry["model"], pid, entry["spawned"], entry["ready"])
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Raises OSError, and leaves what was there."""
     try:
         _replace(path, text)
     except OSError:

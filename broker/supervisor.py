@@ -16,13 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from broker.events import WorkerExited
+from broker.events import Inspected, WorkerExited
 from broker.log_files import keep_end, keep_newest
 from broker.processes import start_of
+from shared.protocol import Inspection
 
 log = logging.getLogger(__name__)
 
 KEPT_LOGS = 20
+INSPECTION = 30.0  # seconds that one may take
 LOG_BYTES = 10 << 20  # of each
 _TAIL_BYTES, _TAIL_LINES, _LINE = 8192, 12, 500
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -89,6 +91,8 @@ class Supervisor:
         self._command = list(command)
         self._log_dir = log_dir
         self._processes: dict[str, Process] = {}
+        self._inspections: dict[str, tuple[subprocess.Popen[bytes], float]] = {}  # by model, and until when
+        self._not_inspected: list[Inspected] = []  # that could not begin
         self.watched: list[int] = []  # readable when an adopted process has ended
 
     def log_of(self, worker: str) -> str:
@@ -119,6 +123,29 @@ class Supervisor:
         self._processes[worker] = Child(child)
         return None
 
+    def inspect(self, model: str) -> None:
+        """Begins; ``reap`` returns what was found."""
+        command = [*self._command, "--model", model, "--inspect"]
+        try:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            log.warning("%s cannot be inspected: %s", model, error)
+            self._not_inspected.append(Inspected(model, None))
+        else:
+            self._inspections[model] = child, time.monotonic() + INSPECTION
+
+    def _reap_inspections(self) -> list[Inspected]:
+        found, self._not_inspected = self._not_inspected, []
+        for model, (child, until) in list(self._inspections.items()):
+            if time.monotonic() > until:
+                child.kill()
+            if child.poll() is not None:
+                del self._inspections[model]
+                found.append(Inspected(model, _read(model, child)))
+        return found
+
     def _output(self, worker: str) -> int:
         """A new log file, or /dev/null when it cannot be opened: a worker without a log is better than none."""
         self.trim_logs(make_room=1)
@@ -141,15 +168,16 @@ class Supervisor:
         if adopted.fd is not None:
             self.watched.append(adopted.fd)
 
-    def reap(self) -> list[WorkerExited]:
-        """The workers that ended since the last call."""
+    def reap(self) -> list[WorkerExited | Inspected]:
+        """The workers and the inspections that ended since the last call."""
         ended = [(worker, process) for worker, process in self._processes.items() if process.ended()]
         for worker, _ in ended:
             del self._processes[worker]
-        return [
+        exits = [
             WorkerExited(worker, process.code, () if process.code == 0 else self._last_lines(worker))
             for worker, process in ended
         ]
+        return [*exits, *self._reap_inspections()]
 
     def _last_lines(self, worker: str) -> tuple[str, ...]:
         try:
@@ -166,6 +194,20 @@ class Supervisor:
 
     def close(self, patience: float) -> None:
         """Reaps killed workers for ``patience`` seconds; the others live on, as children of init."""
+        for child, _ in self._inspections.values():
+            child.kill()
         deadline = time.monotonic() + patience
         while self.reap() or (self._processes and time.monotonic() < deadline):
             time.sleep(0.01)
+
+
+def _read(model: str, child: "subprocess.Popen[bytes]") -> Inspection | None:
+    """What it printed is little, so it is in the pipe."""
+    assert child.stdout
+    with child.stdout as pipe:
+        said = pipe.read(1 << 16)
+    try:
+        return Inspection.model_validate_json(said)
+    except ValueError:
+        log.warning("the inspection of %s failed with exit code %s", model, child.returncode)
+        return None

@@ -70,6 +70,7 @@ __all__ = [
     "Grammar",
     "Heartbeat",
     "Ids",
+    "Inspection",
     "Lease",
     "LoadFailed",
     "Loading",
@@ -235,6 +236,17 @@ class Order(Part):
     model: str
     wait: bool = False
     force: bool = False
+
+
+class Inspection(Part):
+    """What a child process of the broker prints of a model, as JSON.
+
+    ``weights``: bytes in memory; 0: not known, because it is not on this disk yet. ``reason``: why it cannot be loaded.
+    """
+
+    weights: int = 0
+    reason: str = ""
+    permanent: bool = False
 
 
 class Reload(Part):

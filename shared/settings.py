@@ -293,6 +293,11 @@ class Settings(BaseSettings):
         return self.sockets_dir / "state.json"
 
     @property
+    def learned_file(self) -> Path:
+        """What models were found to need of this machine."""
+        return self.sockets_dir / "learned.json"
+
+    @property
     def log_dir(self) -> Path:
         return self.sockets_dir / "log"
 

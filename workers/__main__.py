@@ -8,10 +8,12 @@ import argparse
 import gc
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from shared import failpoints, logs
+from shared import exits, failpoints, logs
+from shared.protocol import Inspection
 from shared.settings import Settings, load_settings
 from workers.engine.cpu.install import describe_blas, keep_freed_memory, open_blas
 from workers.job import Served
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
     logs.configure(f"worker {options.model}", settings.log_level)
+    if options.inspect:
+        return _inspect(settings, options.model)
     log.info("%s", describe_blas(open_blas(settings.blas)))
     return serve(
         settings, options.model, options.id, lambda progress: _load(settings, options.model, progress)
@@ -37,7 +41,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers", description="Serve one model.")
     parser.add_argument("--model", required=True, help="one of MLX_SERVER_AVAILABLE_MODELS")
     parser.add_argument("--id", help="name of this worker, given by the broker that starts it")
+    parser.add_argument(
+        "--inspect", action="store_true", help="load nothing; print what the model would take, as JSON"
+    )
     return parser.parse_args(arguments)
+
+
+def _inspect(settings: Settings, model: str) -> int:
+    """Standard output has one Inspection and nothing else."""
+    from workers.model.inspection import inspected
+
+    source = settings.sources.get(model)
+    found = inspected(source, settings.cache_dir) if source else Inspection()
+    sys.stdout.write(found.model_dump_json() + "\n")
+    return exits.STOPPED
 
 
 def _load(settings: Settings, model: str, progress: Progress) -> Served[Any]:

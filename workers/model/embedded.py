@@ -62,7 +62,7 @@ class Gguf(NamedTuple):
 
 def convert_once(cache_dir: Path, progress: Progress) -> Path:
     """The model's folder. The first process converts it, the others wait. Raises LoadError."""
-    folder = cache_dir / f"{EMBEDDED_MODEL}-{GGUF_SHA256[:12]}-v{FORMAT}"
+    folder = _folder(cache_dir)
     try:
         if is_whole(folder):
             return folder
@@ -77,6 +77,16 @@ def convert_once(cache_dir: Path, progress: Progress) -> Path:
             permanent=False,
         ) from error
     return folder
+
+
+def converted(cache_dir: Path) -> Path | None:
+    """The model's folder, if an earlier process has made it."""
+    folder = _folder(cache_dir)
+    return folder if is_whole(folder) else None
+
+
+def _folder(cache_dir: Path) -> Path:
+    return cache_dir / f"{EMBEDDED_MODEL}-{GGUF_SHA256[:12]}-v{FORMAT}"
 
 
 def is_whole(folder: Path) -> bool:

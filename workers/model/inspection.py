@@ -1,0 +1,95 @@
+"""What can be known of a model before it is loaded: how much memory its weights take, or why it can never be loaded.
+
+Rule 1: a child process of the broker calls it (``python -m workers --inspect``): a folder is untrusted data.
+Rule 2: nothing is fetched, converted or loaded. What is not on this disk yet is not known, which is no failure.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from shared.models import ModelSource
+from shared.protocol import Inspection
+from workers.device import has_accelerator
+from workers.model.embedded import converted
+from workers.model.hub import local_copy
+from workers.model.load import WEIGHTS, inspect
+from workers.model.load_error import IncompleteError, LoadError
+from workers.model.safetensors_headers import read_header
+
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
+_FLOAT32 = 4  # bytes
+
+
+def inspected(source: ModelSource, cache_dir: Path) -> Inspection:
+    try:
+        folder = _on_this_disk(source, cache_dir)
+        if folder is None:
+            return Inspection()
+        facts = inspect(folder)
+        if source.kind == "hub" and facts.missing:
+            return Inspection()
+        config = json.loads((folder / "config.json").read_bytes())
+        headers = [json.loads(read_header(file)) for file in sorted(folder.glob(WEIGHTS))]
+        tensors = {tensor.name: tensor for header in headers for tensor in _tensors(header)}
+        return Inspection(weights=weights_in_memory(tensors, config, has_accelerator()))
+    except IncompleteError as error:
+        return Inspection() if source.kind == "hub" else Inspection(reason=error.reason, permanent=True)
+    except LoadError as error:
+        return Inspection(reason=error.reason, permanent=error.permanent)
+
+
+def _on_this_disk(source: ModelSource, cache_dir: Path) -> Path | None:
+    match source.kind:
+        case "embedded":
+            return converted(cache_dir)
+        case "folder":
+            return Path(source.location)
+        case _:
+            return local_copy(source.location, source.revision)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """``count`` of elements, ``size`` in bytes in its file."""
+
+    name: str
+    dtype: str
+    count: int
+    size: int
+
+
+def _tensors(header: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Of a header that ``inspect`` has checked."""
+    for name, said in header.items():
+        if name != "__metadata__":
+            start, end = said["data_offsets"]
+            yield Tensor(name, said["dtype"], prod(said["shape"]), end - start)
+
+
+def weights_in_memory(tensors: Mapping[str, Tensor], config: Mapping[str, Any], accelerator: bool) -> int:
+    """Bytes. A GPU computes on the weights as they are; without one they become float32, dequantized."""
+    if accelerator:
+        return sum(tensor.size for tensor in tensors.values())
+    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    return sum(_as_float32(tensor, tensors, quantization) for tensor in tensors.values())
+
+
+def _as_float32(tensor: Tensor, tensors: Mapping[str, Tensor], quantization: Mapping[str, Any]) -> int:
+    layer, _, part = tensor.name.rpartition(".")
+    quantized = f"{layer}.scales" in tensors
+    if quantized and part in ("scales", "biases"):
+        return 0  # they are gone once their layer is dequantized
+    if quantized and part == "weight" and tensor.dtype == "U32":
+        return tensor.count * 32 // _bits(layer, quantization) * _FLOAT32
+    return tensor.count * _FLOAT32 if tensor.dtype in _FLOATS else tensor.size
+
+
+def _bits(layer: str, quantization: Mapping[str, Any]) -> int:
+    """Of one weight; some models have layers with bits of their own."""
+    own = quantization.get(layer)
+    said = (own if isinstance(own, dict) else quantization).get("bits", 4)
+    return said if isinstance(said, int) and 1 <= said <= 32 else 4
