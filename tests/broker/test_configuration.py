@@ -23,9 +23,9 @@ from tests.broker.plays import API, ask, forward, make_broker, notes, play, read
 
 
 def settings(**models: dict[str, Any]) -> Settings:
-    return Settings(
-        models={name: ModelTable(**{"source": "/none", **table}) for name, table in models.items()}
-    )
+    """Of a program of workers that cannot be asked about models."""
+    tables = {name: ModelTable(**{"source": "/none", **table}) for name, table in models.items()}
+    return Settings(worker_command=("any",), models=tables)
 
 
 A_AND_B = settings(a={}, b={})
