@@ -93,7 +93,8 @@ class Memory:
         need = self.needs.of(worker.model, now, worker.total if worker.state is State.LOADING else 0)
         use = worker.use
         keeps_to_leases = worker.use.serial > self._first  # one that does not could never be cut again
-        wanted = UNBOUNDED if worker.state is State.READY and keeps_to_leases else 0
+        grows = worker.state is State.READY and keeps_to_leases and has_kv(worker)
+        wanted = UNBOUNDED if grows else 0
         return Entry(
             worker.id,
             need,
@@ -198,3 +199,9 @@ class Memory:
         self._leases.pop(worker_id, None)
         self._starts.pop(worker_id, None)
         self._turns.closed.pop(worker_id, None)
+
+
+def has_kv(worker: Worker) -> bool:
+    """An encoder keeps no keys and values, so it has no use for a lease."""
+    can = worker.details.capabilities if worker.details else None
+    return can is None or can.kind == "chat"

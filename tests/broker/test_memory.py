@@ -6,7 +6,7 @@ from broker.core import Broker
 from broker.events import Action, Spawn, TellWorker, Tick, WorkerExited, WorkerSaid
 from broker.memory_decisions import GB
 from broker.rules import MemoryRules
-from shared.protocol import Drain, Heartbeat, Lease, MemoryUse, Register
+from shared.protocol import Capabilities, Drain, Heartbeat, Lease, MemoryUse, Register
 from tests.broker.plays import (
     TOKEN,
     ask,
@@ -84,6 +84,15 @@ def test_a_lease_is_told_before_the_first_request_and_grows_into_what_is_free() 
     assert isinstance(first, TellWorker)
     assert first.message == Lease(size=0, serial=1)
     assert leases(play(broker, beat("a#1", serial=1), now=1.0))["a#1"] == Lease(size=3 * GB, serial=2)
+
+
+def test_an_encoder_keeps_no_keys_and_values_and_leaves_what_is_free_to_others() -> None:
+    broker = two_models_and_room_for_one()
+    play(broker, ask("r1"))
+    can = Capabilities(kind="embedding")
+    word = Register(token=TOKEN, model="a", pid=7, digest="d", context_length=512, capabilities=can)
+    play(broker, WorkerSaid("a#1", word))
+    assert leases(play(broker, beat("a#1", serial=1), now=1.0)) == {}
 
 
 def test_a_worker_that_confirms_no_lease_gets_no_larger_one_so_that_others_need_not_wait_for_it() -> None:

@@ -11,9 +11,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from shared.models import ModelSource
+from shared.models import EMBEDDED_EMBEDDER, ModelSource
 from shared.protocol import Inspection
 from workers.device import has_accelerator
+from workers.encoders.loading.embedded import minilm_folder
 from workers.model.embedded import converted
 from workers.model.hub import local_copy
 from workers.model.load import WEIGHTS, inspect
@@ -44,6 +45,8 @@ def inspected(source: ModelSource, cache_dir: Path) -> Inspection:
 
 def _on_this_disk(source: ModelSource, cache_dir: Path) -> Path | None:
     match source.kind:
+        case "embedded" if source.id == EMBEDDED_EMBEDDER:
+            return minilm_folder(lambda phase, done, total: None)
         case "embedded":
             return converted(cache_dir)
         case "folder":
