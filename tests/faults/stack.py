@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -63,6 +64,14 @@ class FaultStack(Stack):
         self.until(lambda: len(self.workers(model)) == 1, f"one worker of {model}")
         pid: int = self.workers(model)[0]["pid"]
         return pid
+
+    def workers_in(self, state: str) -> list[dict[str, Any]]:
+        """As the broker has them; none while there is no broker."""
+        try:
+            workers: list[dict[str, Any]] = self.status()["workers"]
+        except (httpx.TransportError, KeyError):
+            return []
+        return [worker for worker in workers if worker["state"] == state]
 
     # -------- what is done
 

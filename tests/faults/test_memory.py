@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,12 +16,22 @@ MODELS = {name: {"source": "/none", "memory_gb": 0.45} for name in "abc"} | {
 }
 
 
-@pytest.fixture
-def crowded() -> Iterator[FaultStack]:
-    options = ("--step", "0.01", "--load", "0.2", "--weights", str(WEIGHTS))
+@contextmanager
+def crowd(load: str = "0.2") -> Iterator[FaultStack]:
+    options = ("--step", "0.01", "--load", load, "--weights", str(WEIGHTS))
     settings = {"models": json.dumps(MODELS), "available_models": "a,b,c,d", "max_cache_size_gb": 1}
     with fault_stack(*options, min_stay=0.3, max_wait=1.0, **settings) as stack:
         yield stack
+
+
+@pytest.fixture
+def crowded() -> Iterator[FaultStack]:
+    with crowd() as stack:
+        yield stack
+
+
+def pids(stack: FaultStack) -> set[int]:
+    return {process.pid for process in stack.worker_processes()}
 
 
 def test_three_models_with_room_for_two_take_turns_and_every_answer_is_whole(crowded: FaultStack) -> None:
@@ -58,3 +69,34 @@ def test_a_model_that_can_never_fit_is_refused_at_once_with_the_figures(crowded:
     assert error["code"] == "model_unavailable"
     assert "it needs 1.5 GB, and of the budget of 1.0 GB" in error["message"]
     assert crowded.status()["workers"] == []
+
+
+def test_a_broker_killed_in_the_middle_of_loads_starts_none_twice_and_keeps_to_the_budget() -> None:
+    with crowd(load="1.5") as stack:
+        watch = Watch(stack)
+        streams = [stack.stream(seed, 10, "abc"[seed % 3]) for seed in range(6)]
+        stack.until(lambda: len(stack.workers_in("loading")) == 2, "two models loading")
+        started = pids(stack)
+        stack.kill_broker()
+        stack.until(lambda: stack.log("broker").count(" serving ") == 2, "another broker")
+        stack.until(lambda: len(stack.workers_in("ready")) == 2, "two models ready")
+        assert {worker["pid"] for worker in stack.workers_in("ready")} == started
+        all_right(streams)
+        assert watch.close() <= 1000 * MB
+        stack.check()
+
+
+@pytest.mark.parametrize("moment", ["decided", "draining"])
+def test_a_broker_killed_while_a_worker_makes_room_for_another_keeps_to_the_budget(moment: str) -> None:
+    with crowd() as stack:
+        watch = Watch(stack)
+        streams = [stack.stream(seed, 150, "ab"[seed % 2]) for seed in range(4)]
+        stack.until(lambda: stack.in_flight() == 4, "four streams")
+        streams += [stack.stream(seed, 10, "c") for seed in range(4, 7)]
+        stack.until(lambda: "c waits" in stack.log("broker"), "a third model that waits")
+        if moment == "draining":
+            stack.until(lambda: " evict " in stack.log("broker"), "an eviction")
+        stack.kill_broker()
+        all_right(streams)
+        assert watch.close() <= 1000 * MB
+        stack.check()
