@@ -21,6 +21,7 @@ from api.openai.completions import Completions
 from api.openai.models import Models
 from api.openai.tokens import ApplyTemplate, Detokenize, Tokenize
 from api.ops.admin import Admin
+from api.ops.events import AdminEvents
 from api.ops.health import Health, Ready, Root
 from api.ops.models import AdminModels, AdminReload
 from api.responses.answer import PREFIX
@@ -72,6 +73,7 @@ def make_routes(
     app.add_route("/health", Health())
     app.add_route("/ready", Ready(broker))
     app.add_route("/admin/status", Admin(broker))
+    app.add_route("/admin/events", AdminEvents(settings, broker))
     app.add_route("/admin/reload", AdminReload(broker))
     app.add_route("/admin/models/{id:path}", AdminModels(catalog, broker))
     app.add_route("/openapi.json", OpenApi())

@@ -30,6 +30,7 @@ from broker.events import (
     WorkerSaid,
 )
 from broker.exit_causes import ExitCause, Fault
+from broker.history import History
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
@@ -49,7 +50,9 @@ from shared.protocol import (
     Ack,
     ApiToBroker,
     Cancel,
+    ChangesReport,
     Done,
+    Follow,
     Forward,
     Inspection,
     Order,
@@ -89,6 +92,7 @@ class Broker:
         self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
         self._memory.needs.restore(life.learned)
         self._lost_apis = 0
+        self._history = History()
         self._told_at = life.started
 
     @property
@@ -152,10 +156,16 @@ class Broker:
             if asks_ledger:
                 while decision := self._memory.decide(now):
                     yield from self._arrange(decision, now)
-                yield from map(Note, self._memory.news())
+                for line in self._memory.news():
+                    self._history.note("memory", line)
+                    yield Note(line)
                 yield from self._dispatch(now)  # to workers that get new requests again
         if asks_ledger:
             yield from self._orders.settle(now)
+            self._history.look(
+                status.states_of_models(self._models, self._registry, self._failures, self._memory),
+                {worker.id: (worker.state.value, worker.model) for worker in self._registry},
+            )
         if self.stopping and not any(worker.spawned for worker in self._registry):
             yield Exit()
 
@@ -194,6 +204,8 @@ class Broker:
                 yield from self._requests.cancel(message)
             case Order():
                 yield from self._orders.take(api, message, now)
+            case Follow():
+                yield TellApi(api, self._changes_since(message))
             case Reload(query=query):
                 yield ReadSettings(api, query)
             case Status(query=query):
@@ -228,8 +240,8 @@ class Broker:
             pid=self._life.pid,
             uptime=now - self._life.started,
             models=[
-                status.of_model(id, self._registry, self._scheduler, self._failures, self._memory)
-                for id in self._models
+                status.of_model(model, self._registry, self._scheduler, self._failures, self._memory)
+                for model in self._models
             ],
             workers=[status.of_worker(worker, now) for worker in self._registry],
             in_flight=sum(len(worker.in_flight) for worker in self._registry),
@@ -248,6 +260,15 @@ class Broker:
             self._memory.wishes.pop(model, None)
             yield from self._requests.refuse_model(model, unavailable(model, failure, now))
 
+    def _changes_since(self, asked: Follow) -> ChangesReport:
+        ours = asked.epoch == self._life.epoch
+        return ChangesReport(
+            query=asked.query,
+            epoch=self._life.epoch,
+            latest=self._history.latest,
+            changes=self._history.since(asked.since) if ours else None,
+        )
+
     # ---------------------------------------------------------------- settings
 
     def _configure(self, read: SettingsRead, now: float) -> Iterator[Action]:
@@ -262,7 +283,9 @@ class Broker:
         gone = [model for model in self._models if model not in read.outcome.models]
         self._models[:] = read.outcome.models
         self._memory.configure(read.outcome.rules, self._models)
-        yield from (Note(f"settings: {line}") for line in read.outcome.lines)
+        for line in read.outcome.lines:
+            self._history.note("settings", line)
+            yield Note(f"settings: {line}")
         for model in gone:
             error = ModelNotFound(model, self._models)
             yield from self._requests.refuse_model(model, error)

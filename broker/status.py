@@ -1,5 +1,7 @@
 """The status of models and workers as the broker reports it."""
 
+from collections.abc import Collection
+
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
@@ -35,6 +37,19 @@ def state_of(model: str, registry: Registry, failures: LoadFailures, memory: Mem
     if failures.of(model):
         return "failed"
     return "queued" if memory.is_wanted(model) else "loadable"
+
+
+def states_of_models(
+    models: Collection[str], registry: Registry, failures: LoadFailures, memory: Memory
+) -> dict[str, tuple[str, str]]:
+    """The state of each, and what there is to say of it."""
+    phases = {worker.model: worker.phase for worker in registry if worker.state is State.LOADING}
+    found: dict[str, tuple[str, str]] = {}
+    for model in models:
+        state = state_of(model, registry, failures, memory)
+        failure = failures.of(model) if state == "failed" else None
+        found[model] = state, failure.reason if failure else phases.get(model, "")
+    return found
 
 
 def of_model(

@@ -28,6 +28,16 @@ from shared.generation import (
     TokenPrompt,
     ToolUse,
 )
+from shared.operations import (
+    Change,
+    ChangesReport,
+    Follow,
+    Inspection,
+    Order,
+    OrderReply,
+    Reload,
+    Reloaded,
+)
 from shared.parts import AsJson, Ids, Part
 from shared.reports import (
     Capabilities,
@@ -52,6 +62,8 @@ __all__ = [
     "CallPiece",
     "Cancel",
     "Capabilities",
+    "Change",
+    "ChangesReport",
     "ChatPrompt",
     "Chunks",
     "CrashReport",
@@ -64,6 +76,7 @@ __all__ = [
     "Failure",
     "Finish",
     "FinishReason",
+    "Follow",
     "Forward",
     "Generation",
     "Goodbye",
@@ -224,38 +237,6 @@ class Cancel(Part):
     request_id: str
 
 
-class Order(Part):
-    """What an operator wants of a model. ``wait``: the reply comes when it is done, else at once.
-
-    ``force``: of a pinned model too.
-    """
-
-    type: Literal["order"] = "order"
-    query: str
-    action: Literal["load", "unload", "reload"]
-    model: str
-    wait: bool = False
-    force: bool = False
-
-
-class Inspection(Part):
-    """What a child process of the broker prints of a model, as JSON.
-
-    ``weights``: bytes in memory; 0: not known, because it is not on this disk yet. ``reason``: why it cannot be loaded.
-    """
-
-    weights: int = 0
-    reason: str = ""
-    permanent: bool = False
-
-
-class Reload(Part):
-    """Read the settings anew."""
-
-    type: Literal["reload"] = "reload"
-    query: str
-
-
 class Status(Part):
     """Asks for a StatusReport with the same ``query``."""
 
@@ -283,28 +264,6 @@ class Chunks(Part):
     type: Literal["chunks"] = "chunks"
     deltas: list[Delta]
     digest: str = ""
-
-
-class OrderReply(Part):
-    """``state``: of the model now; ``done``: whether it is as was ordered; ``failure``: why it never will be."""
-
-    type: Literal["order_reply"] = "order_reply"
-    query: str
-    state: str = ""
-    done: bool = False
-    failure: Failure | None = None
-
-
-class Reloaded(Part):
-    """To every api: the broker has read the settings anew. ``query``: of the api that asked; the others get none.
-
-    ``lines``: what has changed. ``failure``: they cannot be used, and only the api that asked is told.
-    """
-
-    type: Literal["reloaded"] = "reloaded"
-    query: str = ""
-    lines: list[str] = []
-    failure: Failure | None = None
 
 
 class Waiting(Part):
@@ -483,10 +442,10 @@ class Bye(Part):
 
 
 ApiToBroker = Annotated[
-    Ping | SubmitHeader | Ack | Done | Cancel | Order | Reload | Status, Field(discriminator="type")
+    Ping | SubmitHeader | Ack | Done | Cancel | Order | Reload | Follow | Status, Field(discriminator="type")
 ]
 BrokerToApi = Annotated[
-    Pong | Chunks | Resubmit | Refused | OrderReply | Reloaded | Waiting | StatusReport,
+    Pong | Chunks | Resubmit | Refused | OrderReply | Reloaded | Waiting | ChangesReport | StatusReport,
     Field(discriminator="type"),
 ]
 BrokerToWorker = Annotated[

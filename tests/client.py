@@ -19,10 +19,11 @@ READ = 1 << 16  # bytes
 
 
 class Event(NamedTuple):
-    """``name`` is empty where the server gave none."""
+    """``name`` and ``id`` are empty where the server gave none."""
 
     name: str
     data: bytes
+    id: str = ""
 
     def json(self) -> Any:
         return json.loads(self.data)
@@ -40,15 +41,17 @@ class EventReader:
         return [event for block in blocks if (event := self._event(block))]
 
     def _event(self, block: bytes) -> Event | None:
-        name, data = b"", []
+        name, id, data = b"", b"", []
         for line in block.split(b"\n"):
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
             elif line.startswith(b"event:"):
                 name = line[6:].strip()
+            elif line.startswith(b"id:"):
+                id = line[3:].strip()
             elif line.startswith(b":"):
                 self.comments += 1
-        return Event(name.decode(), b"\n".join(data)) if data else None
+        return Event(name.decode(), b"\n".join(data), id.decode()) if data else None
 
 
 def events(body: bytes) -> list[Event]:

@@ -145,6 +145,7 @@ OPERATIONS = (
         ModelOrdered,
         ModelOrder,
     ),
+    Operation("get", "/admin/events", "Follows what changes in models, workers and memory", streams=True),
     Operation("post", "/admin/reload", "Reads mlx-server.toml anew", SettingsReloaded),
     Operation("get", "/", "What this is"),
     Operation("get", "/openapi.json", "This document"),

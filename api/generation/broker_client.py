@@ -35,8 +35,10 @@ from shared.failpoints import failpoint
 from shared.protocol import (
     BrokerToApi,
     Cancel,
+    ChangesReport,
     Chunks,
     Done,
+    Follow,
     Generation,
     Order,
     OrderReply,
@@ -65,7 +67,7 @@ MAX_UNREAD = 2048  # tokens; beyond, the request is parked
 LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
 ORDER_WITHIN = 5.0  # seconds for the answer to an order that does not wait
-Answer = StatusReport | OrderReply | Reloaded
+Answer = StatusReport | OrderReply | Reloaded | ChangesReport
 Action = Literal["load", "unload", "reload"]
 LINGER = 200  # milliseconds in which the last Cancels are sent
 
@@ -168,10 +170,17 @@ class BrokerClient:
             raise FailureFromElsewhere(reply.failure)
         return reply.lines
 
+    async def changes(self, epoch: str, since: int, within: float) -> ChangesReport:
+        """Raises BrokerLost, as ``status`` does."""
+        question = Follow(query=secrets.token_hex(8), epoch=epoch, since=since)
+        report = await self._ask(question, within)
+        assert isinstance(report, ChangesReport)
+        return report
+
     def on_new_settings(self, use: Callable[[Settings], None]) -> None:
         self._use.append(use)
 
-    async def _ask(self, question: Status | Order | Reload, within: float | None) -> Answer:
+    async def _ask(self, question: Status | Order | Reload | Follow, within: float | None) -> Answer:
         if not self.seen:
             raise self._lost()
         answer: asyncio.Future[Answer] = self._loop.create_future()
@@ -232,7 +241,7 @@ class BrokerClient:
                 self._note_waiting(message)
             case Reloaded():
                 self._reread(message)
-            case StatusReport() | OrderReply():
+            case StatusReport() | OrderReply() | ChangesReport():
                 self._answer(message)
 
     def _note_waiting(self, message: Waiting) -> None:
