@@ -5,9 +5,11 @@ for minutes.
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from fnmatch import fnmatch
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -17,7 +19,8 @@ from workers.model.load_error import LoadError, Progress, first_line
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 6.0
+CONNECT_SECONDS = 2.0
+FLOOR = 1 << 30  # bytes of the disk that a download leaves free
 SILENT_SECONDS = 60.0  # without a byte
 
 _DOWNLOADED = [
@@ -48,7 +51,12 @@ def download(repository: str, progress: Progress, revision: str | None = None) -
     progress("connect", 0, 0)
     _reach(repository)
     counter = _DownloadCounter()
-    future: Future[Path] = _in_thread(lambda: _snapshot(repository, revision, bar=counter.bar_class()))
+
+    def fetch() -> Path:
+        _require_space(repository, revision)
+        return _snapshot(repository, revision, bar=counter.bar_class())
+
+    future: Future[Path] = _in_thread(fetch)
     heard, seen = time.monotonic(), -1
     while wait([future], timeout=0.5).not_done:
         progress("download", counter.done, counter.total)
@@ -96,6 +104,48 @@ def _ask(endpoint: str) -> None:
 
     with httpx.Client(timeout=CONNECT_SECONDS, follow_redirects=False) as client:
         client.head(endpoint)
+
+
+def _require_space(repository: str, revision: str | None) -> None:
+    """Raises LoadError. A hub that refuses is left to the download, which says why."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.hf_api import RepoFile
+
+    try:
+        tree = list(HfApi().list_repo_tree(repository, recursive=True, revision=revision))
+    except HfHubHTTPError:
+        return
+    needed = sum(file.size for file in tree if isinstance(file, RepoFile) and _is_downloaded(file.path))
+    folder = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(_existing(folder)).free
+    if needed - _held(folder, repository) + FLOOR > free:
+        raise LoadError(
+            f"The hub repository {repository} has {_gb(needed)} to fetch, and the disk of Hugging Face's cache has "
+            f"{_gb(free)} free, of which {_gb(FLOOR)} stay free. Free some, or name another disk in HF_HOME.",
+            permanent=False,
+        )
+
+
+def _is_downloaded(name: str) -> bool:
+    """As the hub library reads the patterns."""
+    return any(fnmatch(name, pattern) for pattern in _DOWNLOADED) and not any(
+        fnmatch(name, pattern) for pattern in _NOT_DOWNLOADED
+    )
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _held(cache: Path, repository: str) -> int:
+    """Bytes of the repository that are on this disk already."""
+    blobs = cache / f"models--{repository.replace('/', '--')}" / "blobs"
+    return sum(file.stat().st_size for file in blobs.glob("*") if file.is_file())
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def _unreachable(repository: str, why: str) -> LoadError:
@@ -172,6 +222,8 @@ def _download_failure(repository: str, error: BaseException) -> LoadError:
             return LoadError(
                 f"The hub repository {repository} {reason} ({first_line(error)}).", permanent=False
             )
+        case LoadError():
+            return error
         case OSError():
             reason = "Check the network and the space on the disk; what has arrived is kept"
         case _:

@@ -96,6 +96,9 @@ class Hub:
                 return 200, {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT}, body
             case ["api", "models", "org", "gated", *_]:
                 return 403, {"X-Error-Code": "GatedRepo"}, b""
+            case ["api", "models", "org", "huge", "tree", _]:
+                huge = {"type": "file", "path": "model.safetensors", "size": 10**16, "oid": "x"}
+                return 200, {}, json.dumps([huge]).encode()
             case ["api", "models", "org", "broken", *_]:
                 return 500, {}, b""
             case _:
@@ -156,6 +159,7 @@ def test_a_download_that_lost_a_file_is_completed(hub: Hub) -> None:
         ("org/broken", {}, "hub cannot be reached", False),
         ("org/tiny", {"HF_HUB_OFFLINE": "1"}, "hf download org/tiny", False),
         ("org/tiny", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "hub cannot be reached", False),
+        ("org/huge", {}, "has 10000000.0 GB to fetch", False),
         ("not a name", {}, "not the name of a hub repository", True),
     ],
 )
