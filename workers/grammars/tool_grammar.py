@@ -75,8 +75,26 @@ class ToolGrammar:
         return first
 
     def _argument(self, key: str, schema: Any, root: Schema, rule: str) -> str:
-        opening = self._literal((self.syntax.key or "").replace("{key}", key))
-        return f"{opening} {self._value(schema, root, rule)}"
+        typed = self._typed(resolved(schema, root))
+        marks = {(mark or "").replace("{key}", key): each for mark, each in typed}
+        return " | ".join(
+            f"{self._literal(mark)} {self._value(each, root, f'{rule}_{i}' if i else rule)}"
+            for i, (mark, each) in enumerate(marks.items())
+        )
+
+    def _typed(self, schema: Schema) -> list[tuple[str | None, Schema]]:
+        """The marks that may lead to the value, each with the schema of the values that it leads to."""
+        by_type = self.syntax.key_by_type
+        if not by_type or _is_text(schema):
+            return [(self.syntax.key, schema)]
+        kinds: dict[str, list[str]] = {}
+        for kind in _kinds(schema):
+            kinds.setdefault(
+                by_type.get("number" if kind == "integer" else kind, self.syntax.key or ""), []
+            ).append(kind)
+        if len(kinds) == 1:
+            return [(next(iter(kinds)), schema)]
+        return [(mark, {**schema, "type": types}) for mark, types in kinds.items()]
 
     def _value(self, schema: Any, root: Schema, rule: str) -> str:
         schema = resolved(schema, root)
@@ -156,6 +174,31 @@ def _is_text(schema: Schema) -> bool:
         return "string" in ([kinds] if isinstance(kinds, str) else kinds)
     either = schema.get("anyOf") or schema.get("oneOf")
     return not either or any(_is_text(each) for each in either if isinstance(each, dict))
+
+
+def _kinds(schema: Schema) -> list[str]:
+    """The types of the values that a schema which is no text allows."""
+    if choices := _choices(schema):
+        return list(dict.fromkeys(_kind(choice) for choice in choices))
+    if kinds := schema.get("type"):
+        return [kinds] if isinstance(kinds, str) else list(kinds)
+    either = [each for each in schema.get("anyOf") or schema.get("oneOf") or () if isinstance(each, dict)]
+    return list(dict.fromkeys(kind for each in either for kind in _kinds(each)))
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+    return "object"
 
 
 def tool_of(tool: Mapping[str, Any]) -> Tool:

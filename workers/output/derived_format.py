@@ -107,7 +107,8 @@ def _written(syntax: CallSyntax) -> str:
 def _value(syntax: CallSyntax, key: str, value: Any) -> str:
     before, behind = syntax.quotes or ('"', '"')
     text = before + value + behind if isinstance(value, str) else json.dumps(value)
-    return (syntax.key or "").replace("{key}", key) + text + syntax.after
+    mark = syntax.key if isinstance(value, str) else syntax.key_by_type.get("number", syntax.key)
+    return (mark or "").replace("{key}", key) + text + syntax.after
 
 
 def _token(tokenizer: Any, thinking: tuple[str, str] | None) -> int | None:
@@ -137,8 +138,10 @@ def syntax_of(format: CallFormat) -> CallSyntax | None:
     if format.kind == "name_json":
         return CallSyntax(opening, closing, outer, between)
     if format.kind == "tagged":
-        if format.values in ("tags", "loose") or format.key_by_type or format.escaped:
-            return None if format.key_by_type or format.values == "tags" else _keyed(format, outer, None)
+        if format.values == "tags":
+            return None
+        if format.values == "loose" or format.escaped:
+            return _keyed(format, outer, None)
         return _keyed(format, outer, format.quotes)
     if format.name_is_key:
         return CallSyntax(opening + '{"{name}": ', "}" + closing, outer, between)
@@ -159,6 +162,7 @@ def _keyed(format: CallFormat, outer: tuple[str, str], quotes: tuple[str, str] |
         outer,
         _filled(format.between),
         key=_filled(format.key),
+        key_by_type={kind: _filled(mark) for kind, mark in format.key_by_type.items()},
         after=_filled(format.after),
         comma=format.comma,
         quotes=quotes,

@@ -20,7 +20,8 @@ Parse = Callable[[str, Any], Any]  # (text between the delimiters, tools) -> cal
 class CallSyntax:
     """The text of a call. ``{name}`` stands for the tool's name, ``{key}`` for the argument's.
 
-    ``key`` None: the arguments are one JSON object. ``quotes``: delimiters of strings; None: strings are JSON.
+    ``key`` None: the arguments are one JSON object. ``key_by_type``: what stands in place of ``key`` before a number,
+    boolean, null, object or array. ``quotes``: delimiters of strings; None: strings are JSON.
     """
 
     opening: str
@@ -28,6 +29,7 @@ class CallSyntax:
     outer: tuple[str, str] = ("", "")  # before the first call, behind the last
     between: str = ""  # between two calls
     key: str | None = None
+    key_by_type: Mapping[str, str] = field(default_factory=dict)
     after: str = ""  # behind each value
     comma: str = ""  # between two arguments
     quotes: tuple[str, str] | None = None

@@ -1,6 +1,7 @@
 """Required tool calls: a tiny random model keeps to every tool format, and the format's own parser reads the call."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -13,12 +14,16 @@ from tests.jobs import job
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play, text
+from tests.workers.output.family_templates import FAMILIES as BY_TEMPLATE
+from tests.workers.output.family_templates import format_of
 from tests.workers.schemas import DIGIT, record
 from workers.engine.engine import BatchEngine, EngineLimits
 from workers.grammars.grammar import CompiledGrammar, Grammars, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
+from workers.output.channels import HARMONY
+from workers.output.derived_format import tool_format_of
 from workers.output.reasoning import Thinking
 from workers.output.tool_calls import ToolPolicy
 from workers.output.tool_formats import PLAIN, ToolFormat
@@ -26,6 +31,8 @@ from workers.output.vocabulary import token_bytes
 from workers.sequence import TokenRules
 
 FAMILIES = {name: family(name) for name in GOLDEN} | {"plain": PLAIN}
+DERIVED = {name: tool_format_of(format_of(name)) for name in BY_TEMPLATE}
+QUICK = ("DeepSeek V4", "Kimi K3", "Apertus", "Solar Open")
 LOOK: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -100,6 +107,42 @@ def test_a_required_tool_call_is_generated_in_the_models_tool_format(
     jobs = [must_call(grammars, str(seed), calling(FAMILIES[name]), seed=seed) for seed in range(6)]
     for deltas in play(engine, jobs).values():
         check(deltas)
+
+
+@pytest.mark.parametrize("name", quick_and_slow(QUICK, tuple(name for name in DERIVED if name not in QUICK)))
+def test_a_required_tool_call_is_generated_in_the_form_that_the_template_shows(
+    engine: BatchEngine, grammars: Grammars, name: str
+) -> None:
+    if DERIVED[name].syntax is None:
+        with pytest.raises(InvalidRequest, match="use auto"):
+            must_call(grammars, "refused", calling(DERIVED[name]))
+        return
+    jobs = [must_call(grammars, str(seed), calling(DERIVED[name]), seed=seed) for seed in range(4)]
+    for deltas in play(engine, jobs).values():
+        check(deltas)
+
+
+@pytest.mark.parametrize(
+    ("before", "complete"),
+    [
+        ("<|channel|>commentary to=functions.say", True),
+        (
+            "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.say",
+            True,
+        ),
+        ("<|channel|>final", False),
+    ],
+)
+def test_a_required_call_of_gpt_oss_is_a_message_to_the_tool_behind_thinking_or_without(
+    loaded: LoadedModel, grammars: Grammars, before: str, complete: bool
+) -> None:
+    assert HARMONY.call is not None
+    thinks = replace(HARMONY.call, thinking=HARMONY.thinking)
+    asked = calling(ToolFormat("", "", PLAIN.parse, thinks))
+    guide = CompiledGrammar(grammars.calls(asked, {}), grammars.eos).guide(token_bytes(loaded.tokenizer))
+    for id in spelled(loaded, before + ' <|constrain|>json<|message|>{"kind": "a"}'):
+        guide.take(id)
+    assert (guide.complete, guide.failed) == (complete, not complete)
 
 
 @pytest.mark.parametrize("name", ["json_tools", "qwen3_coder", "pythonic"])

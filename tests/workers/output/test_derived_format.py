@@ -54,7 +54,7 @@ def demanded(tools: ToolFormat) -> str:
     return opening + body + tools.syntax.closing + tools.syntax.outer[1]
 
 
-UNDEMANDABLE = {"json, arguments as text", "tagged, typed", "tags in tags"}
+UNDEMANDABLE = {"json, arguments as text", "tags in tags"}
 
 
 @pytest.mark.parametrize("kind", CALLS)
