@@ -33,7 +33,7 @@ def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: Templat
     channels = channels_of(getattr(tokenizer, "chat_template", None))
     tools = _tools(output_format.tools, analysis) if channels is None else _in_channels(channels, analysis)
     thinking, answer = output_format.thinking, ("", "")
-    if (marks := analysis.thinking) is not None and thinking in (None, (marks.open, marks.close)):
+    if (marks := analysis.thinking) is not None and (thinking is None or marks.evidence != "vocabulary"):
         thinking, answer = (marks.open, marks.close), (marks.answer, marks.answer_end)
     delimiters = [
         *(thinking or ()),

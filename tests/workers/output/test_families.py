@@ -173,3 +173,34 @@ def test_a_harmony_template_tells_its_form_and_its_channels() -> None:
     assert (analysis.tools, analysis.proved, analysis.demands.thoughts) == ("native", True, "thinking")
     assert analysis.thinking is not None
     assert analysis.thinking.open == "<|channel|>analysis<|message|>"
+
+
+LLAMA = "Llama 3.1, 3.2, 3.3, 4"
+PYTHON = 'get_weather(city="Paris", days=2)'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"[{PYTHON}]", ("", "", [FIRST])),
+        (f"<|python_start|>[{PYTHON}, write_file(path='a.py', content='x')]", None),
+        (f"[{PYTHON}", ("", f"[{PYTHON}", [])),
+        ("[put(a=1)]", ("", "[put(a=1)]", [])),
+        ("[1, 2] and more", ("", "[1, 2] and more", [])),
+        ("[get_we", ("", "[get_we", [])),
+        (PYTHON, ("", PYTHON, [])),
+        (
+            '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Paris", "days": 2}}',
+            ("", "", [FIRST]),
+        ),
+        (
+            '{"type": "function", "name": "get_weather", "parameters": {"city": "Paris", "days": 2}}',
+            ("", "", [FIRST]),
+        ),
+        ('{"answer": 4}', ("", '{"answer": 4}', [])),
+        ("The answer is 4.", ("", "The answer is 4.", [])),
+    ],
+)
+def test_llama_s_calls_are_read_as_json_or_as_python(text: str, expected: Any) -> None:
+    two = ("", "", [FIRST, ("write_file", {"path": "a.py", "content": "x"})])
+    assert cut_everywhere(LLAMA, text) == (expected or two)
