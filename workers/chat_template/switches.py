@@ -12,6 +12,8 @@ from workers.chat_template.thinking import ThinkingMarks
 State = Literal["open", "closed", "free"]  # how a prompt leaves the thinking
 
 _ABOUT = re.compile("think|reason|effort|budget")
+_STRENGTH = re.compile("effort|strength")
+BUDGETS = {"low": 512, "medium": 2048}  # tokens; more effort has no budget
 VALUES: tuple[Json, ...] = (
     True,
     False,
@@ -59,7 +61,7 @@ def find_switches(rendering: Rendering, marks: ThinkingMarks | None) -> tuple[St
         ]
         if changed:
             off = _first(changed, "closed", marks) if state != "closed" else None
-            on = _first(changed, "open", marks)
+            on = _first(changed, "open", marks) if state != "open" else None
             if off is None and state == "open":
                 off = _first(changed, "free", marks)
             if on is None and state == "closed":
@@ -84,23 +86,35 @@ def _first(prompts: Sequence[tuple[Json, str]], state: State, marks: ThinkingMar
 def heard(said: Mapping[str, Json], switches: Mapping[str, Switch]) -> dict[str, Json]:
     """What a request says of its thinking, under the names that the template listens to.
 
-    ``said``: template arguments as clients name them. What the template knows itself goes through as it is; else on and
-    off are said by the switch that has them, and an effort by the switch that takes it.
+    ``said``: template arguments as clients name them. What the template knows itself goes through as it is. Else an
+    effort is said by the switch that takes it, then on and off by the switch that has them, and off by the least
+    effort where nothing turns thinking off.
     """
-    known = {name: value for name, value in said.items() if name in switches}
-    rest = dict(said)
+    told = {**said, **_effort(said.get("reasoning_effort"), switches)}
     wish = _wish(said)
-    if wish is not None and not set(ONES) & set(known):
-        for name, switch in switches.items():
-            value = switch.on if wish else switch.off
-            if value is not None:
-                return {**rest, name: value}
-    effort = said.get("reasoning_effort")
-    if isinstance(effort, str) and "reasoning_effort" not in switches:
-        for name, switch in switches.items():
-            if "effort" in name and effort in switch.changes:
-                return {**rest, name: effort}
-    return rest
+    if wish is None or any(name in switches for name in ("enable_thinking", "thinking") if name in said):
+        return told
+    for name, switch in switches.items():
+        value = switch.on if wish else switch.off
+        if value is None and name in ONES and wish in switch.changes:
+            value = wish
+        if value is not None and name not in told:
+            return {**told, name: value}
+    lessens = {name: switch for name, switch in switches.items() if switch.on is None}
+    return told if wish else {**told, **_effort("low", lessens)}
+
+
+def _effort(effort: Json, switches: Mapping[str, Switch]) -> dict[str, Json]:
+    if not isinstance(effort, str):
+        return {}
+    if "reasoning_effort" in switches:
+        return {"reasoning_effort": effort}
+    for name, switch in switches.items():
+        if _STRENGTH.search(name) and effort in switch.changes:
+            return {name: effort}
+        if "budget" in name and effort in BUDGETS and any(type(value) is int for value in switch.changes):
+            return {name: BUDGETS[effort]}
+    return {}
 
 
 def _wish(said: Mapping[str, Json]) -> bool | None:

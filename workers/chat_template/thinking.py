@@ -1,7 +1,7 @@
 """What opens and closes a model's thinking, found in its template.
 
 Looked for in this order, the best evidence first: past thinking that the template renders, a generation prompt that
-ends in a mark, an answer whose text before a mark is cut off, and marks that are tokens of the vocabulary.
+ends in a mark, an answer whose text before a mark is cut off, and marks that are only named.
 """
 
 import re
@@ -34,6 +34,7 @@ PAIRS = (
     *(("◁think▷", "◁/think▷"), ("<|inner_prefix|>", "<|inner_suffix|>"), ("<|think|>", "<|/think|>")),
     *(("<thought>", "</thought>"), ("<reasoning>", "</reasoning>"), ("<|think_start|>", "<|think_end|>")),
 )
+_RESPONSE = ("<response>", "</response>")  # around the answer, of Granite and ERNIE
 _CLOSING = re.compile(r"</[\w:]*(?:think|thought|reason)[\w:]*>|\[/THINK\]")
 
 
@@ -55,11 +56,17 @@ def find_thinking(
         _rendered(rendering, demands.thoughts)
         or _from_prompt(rendering)
         or _split(rendering)
-        or next(
-            (ThinkingMarks(*pair, evidence="vocabulary") for pair in PAIRS if set(pair) <= set(added_tokens)),
-            None,
-        )
+        or _named(rendering.template, set(added_tokens))
     )
+
+
+def _named(template: str, words: Collection[str]) -> ThinkingMarks | None:
+    """Marks that are tokens of the vocabulary, or that the template speaks of."""
+    for pair in PAIRS:
+        if set(pair) <= set(words) or all(mark in template for mark in pair):
+            answer = _RESPONSE if all(mark in template for mark in _RESPONSE) else ("", "")
+            return ThinkingMarks(*pair, answer[0], "vocabulary", answer[1])
+    return None
 
 
 def _rendered(rendering: Rendering, name: str) -> ThinkingMarks | None:

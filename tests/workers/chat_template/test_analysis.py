@@ -12,7 +12,7 @@ from workers.chat_template.analysis import TemplateAnalysis, analyse, digest_of,
 from workers.chat_template.call_format import NAME_HOLE, CallFormat
 from workers.chat_template.families import FAMILIES
 from workers.chat_template.proof import prove
-from workers.chat_template.switches import heard
+from workers.chat_template.switches import Switch, heard
 from workers.chat_template.thinking import ThinkingMarks
 
 AMBIGUOUS = {"whole end"}  # tags without escapes
@@ -142,6 +142,44 @@ def test_a_wish_reaches_the_switch_that_the_template_has(said: dict[str, Any], g
     )
     listens = listens.replace("start_thinking", "thinking_mode == 'enabled'")
     assert heard(said, analyse(listens).switches).get("thinking_mode") == given
+
+
+EFFORTS = ("low", "medium", "high")
+
+
+@pytest.mark.parametrize(
+    ("said", "switches", "given"),
+    [
+        ({"enable_thinking": False}, {"reasoning_effort": Switch(EFFORTS)}, {"reasoning_effort": "low"}),
+        ({"enable_thinking": False}, {"reasoning_effort": Switch(EFFORTS, on="low")}, {}),
+        (
+            {"enable_thinking": True, "reasoning_effort": "high"},
+            {"thinking": Switch((False,), False), "thinking_effort": Switch(EFFORTS, on="low")},
+            {"thinking_effort": "high"},
+        ),
+        (
+            {"enable_thinking": True, "reasoning_effort": "low"},
+            {"reasoning_strength": Switch(EFFORTS)},
+            {"reasoning_strength": "low"},
+        ),
+        (
+            {"enable_thinking": True, "reasoning_effort": "medium"},
+            {"thinking_budget": Switch((False, 0, 1024), False)},
+            {"thinking_budget": 2048},
+        ),
+        (
+            {"enable_thinking": False},
+            {"thinking_budget": Switch((False, 0, 1024), 0)},
+            {"thinking_budget": 0},
+        ),
+        ({"enable_thinking": True}, {"thinking": Switch((True,))}, {"thinking": True}),
+        ({"thinking": True, "enable_thinking": True}, {"thinking": Switch((True,))}, {}),
+    ],
+)
+def test_an_effort_reaches_what_the_template_listens_to(
+    said: dict[str, Any], switches: dict[str, Switch], given: dict[str, Any]
+) -> None:
+    assert heard(said, switches) == {**said, **given}
 
 
 # ---------------------------------------------------------------- hostile templates
