@@ -112,18 +112,25 @@ def test_a_call_ends_thinking_that_was_not_closed(family: str) -> None:
     assert cut_everywhere(family, text, opened=True) == ("hm, 1 < 2\n", "", [FIRST])
 
 
+def as_text(family: str, text: str) -> str:
+    """Text that is no call; a mark that begins an answer's message too is not shown."""
+    marks = FAMILIES[family]["thinking"] or ["", "", ""]
+    begins = marks[2][: marks[2].rfind("<")]
+    return text.removeprefix(begins) if begins and text != begins else text
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_call_that_is_cut_off_is_the_same_call_or_text(family: str) -> None:
     text = FAMILIES[family]["one"]
     for end in range(len(text)):
         _, shown, calls = play(family, [text[:end]])
-        assert (shown, calls) in ((text[:end], []), ("", [FIRST])), end
+        assert (shown, calls) in ((as_text(family, text[:end]), []), ("", [FIRST])), end
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_call_of_another_name_is_text(family: str) -> None:
     text = FAMILIES[family]["one"]
-    assert play(family, [text], names=frozenset({"write_file"})) == ("", text, [])
+    assert play(family, [text], names=frozenset({"write_file"})) == ("", as_text(family, text), [])
 
 
 @pytest.mark.parametrize("family", ALL)
