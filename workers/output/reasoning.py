@@ -97,7 +97,7 @@ class ReasoningFilter:
         rest, self._held = self._held, ""
         gained = self._gained(rest)
         lead, self._lead = self._lead, None
-        text = gained.text + (lead or "")
+        text = gained.text + self._without_lead(lead or "")
         if not self._thinking.answer_end:
             return Split(gained.reasoning, text)
         text, ending = self._before_end(text), self._ending
@@ -151,6 +151,13 @@ class ReasoningFilter:
                 return self._behind_delimiter(lead[len(mark) :])
         shown, self._lead = self._lead, None
         return shown
+
+    def _without_lead(self, lead: str) -> str:
+        """A lead that nothing follows any more."""
+        for mark in self._thinking.leads:
+            if lead.lstrip().startswith(mark):
+                return lead.lstrip()[len(mark) :]
+        return lead
 
     def _behind_delimiter(self, text: str) -> str:
         if self._blank and text:

@@ -116,7 +116,7 @@ def as_text(family: str, text: str) -> str:
     """Text that is no call; a mark that begins an answer's message too is not shown."""
     marks = FAMILIES[family]["thinking"] or ["", "", ""]
     begins = marks[2][: marks[2].rfind("<")]
-    return text.removeprefix(begins) if begins and text != begins else text
+    return text.removeprefix(begins) if begins else text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
