@@ -33,6 +33,8 @@ class Job:
     prompt_text: str | None = None  # when echo was asked
     grammar: CompiledGrammar | None = None
     thinking: Thinking | None = None  # when it is to be split off
+    thinking_budget: int | None = None  # tokens after which thinking is closed
+    thinking_end: list[int] = field(default_factory=list)  # ids that close it
     opened: str | None = None  # the message that the prompt opens, where answers are messages with headers
     tool_policy: ToolPolicy | None = None  # None: text that looks like a call is text
     checkpoints: list[int] = field(default_factory=list)  # prefix lengths worth storing, ascending

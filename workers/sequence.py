@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
+from workers.grammars.grammar import Guide
+from workers.grammars.thinking_budget import ThinkingBudget
 from workers.job import Job, Output
 from workers.output.channels import ChannelFilter
 from workers.output.choice import ChoiceFilter, Shown
@@ -74,7 +76,16 @@ class Row:
         self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
         self._reasoning_tokens = 0
         self._started = False
-        self.guide = job.grammar.guide(self.rules.marked) if job.grammar else None
+        guide = job.grammar.guide(self.rules.marked) if job.grammar else None
+        self.guide: Guide | ThinkingBudget | None = guide
+        if job.thinking_budget is not None:
+            self.guide = ThinkingBudget(
+                guide, self._thought_enough, job.thinking_end, len(self.rules.vocabulary)
+            )
+
+    def _thought_enough(self) -> bool:
+        thinks = self._filter is not None and self._filter.thinking
+        return thinks and self._reasoning_tokens >= (self.job.thinking_budget or 0)
 
     @property
     def held(self) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 from api.generation.refusals import unsupported, wrong
 from api.http.errors import MAX_KEY
 
-ALLOWED = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+ALLOWED = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str, "thinking_budget": int}
 _KNOWN_TO_TEMPLATES = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
@@ -30,6 +30,8 @@ def checked_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
         wanted = ALLOWED.get(key)
         if wanted is None:
             raise unsupported(param, f"allowed: {', '.join(ALLOWED)}")
+        if wanted is int and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise wrong(param, "it must be a number of tokens")
         if not isinstance(value, wanted):
             raise wrong(param, f"it must be a {wanted.__name__}")
     return given

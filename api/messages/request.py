@@ -70,6 +70,8 @@ def _template_kwargs(request: CountTokensRequest) -> dict[str, Any]:
     kwargs = effort_kwargs(request.output_config.effort)
     if request.thinking is not None:
         kwargs["enable_thinking"] = request.thinking.type != "disabled"
+        if request.thinking.type == "enabled" and request.thinking.budget_tokens is not None:
+            kwargs["thinking_budget"] = request.thinking.budget_tokens
     return kwargs
 
 

@@ -167,6 +167,7 @@ class ToolChoice(Request):
 
 class Thinking(Request):
     type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: int | None = Field(default=None, ge=1)
 
 
 class OutputFormat(Request):

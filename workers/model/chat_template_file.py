@@ -35,7 +35,7 @@ def _from_files(folder: Path) -> dict[str, str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"{file.name} cannot be read: {first_line(error)}.", permanent=True) from error
 

@@ -26,6 +26,7 @@ from workers.request.encoding import Encoder
 from workers.request.infill import Infill, behind, no_infill
 from workers.request.preparation import generation_of
 
+BUDGET = "thinking_budget"  # among the variables of a template
 TAIL = 16  # last ids of the prompt, in which the delimiters of thinking are looked for
 
 
@@ -86,6 +87,7 @@ class Preparation:
             prompt_text=self._echo(generation, text, ids),
             grammar=self._grammar(generation, policy, split, opened),
             thinking=split,
+            **self._thinking_budget(generation, split),
             opened=opened,
             tool_policy=policy,
             checkpoints=self._checkpoints(generation.prompt, ids),
@@ -117,6 +119,15 @@ class Preparation:
         tail = self.tokenizer.decode(ids[-TAIL:]) if text is None else text
         begins = policy.format.starts if policy else ()
         return thinking_of(*self.output_format.thinking, tail, self.output_format.answer, begins)
+
+    def _thinking_budget(self, generation: Generation, split: Thinking | None) -> dict[str, Any]:
+        """The budget that the engine keeps, where the template does not listen to it."""
+        prompt = generation.prompt
+        budget = prompt.template_kwargs.get(BUDGET) if isinstance(prompt, ChatPrompt) else None
+        if split is None or not isinstance(budget, int) or BUDGET in self.analysis.switches:
+            return {}
+        end = list(self.tokenizer.encode(split.end, add_special_tokens=False))
+        return {"thinking_budget": budget, "thinking_end": end}
 
     def _has_channels(self, generation: Generation) -> bool:
         chats = isinstance(generation.prompt, ChatPrompt)

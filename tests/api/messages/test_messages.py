@@ -140,6 +140,10 @@ def test_an_anthropic_tool_choice_without_its_tool_is_refused(choice: Any) -> No
     [
         ({}, {}),
         ({"thinking": {"type": "adaptive"}}, {"enable_thinking": True}),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+            {"enable_thinking": True, "thinking_budget": 1024},
+        ),
         ({"thinking": {"type": "disabled"}}, {"enable_thinking": False}),
         ({"output_config": {"effort": "max"}}, {"enable_thinking": True, "reasoning_effort": "high"}),
     ],

@@ -121,6 +121,9 @@ def test_template_kwargs_are_a_short_list_of_typed_names() -> None:
     assert prompt.template_kwargs == {"enable_thinking": False, "reasoning_effort": "low"}
     with pytest.raises(InvalidRequest):
         chat(chat_template_kwargs={"enable_thinking": "yes"})
+    for budget in (-1, True, 1.5, "1024"):
+        with pytest.raises(InvalidRequest, match="number of tokens"):
+            chat(chat_template_kwargs={"thinking_budget": budget})
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,11 @@ def test_chat_template_json_is_used_where_there_is_no_other_template(folder: Pat
     assert chat_template_of(folder, {"chat_template": "mine"}) == "mine"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xef\xbb\xbf" + PLAIN.encode())
+    assert chat_template_of(folder, {}) == PLAIN
+
+
 def test_a_folder_without_a_chat_template_has_none(folder: Path) -> None:
     assert not loaded(folder).tokenizer.has_chat_template
 

@@ -22,6 +22,8 @@ from shared.protocol import (
     ToolUse,
 )
 from tests.tiny_model import CONTEXT_LENGTH, make_tiny_llama
+from workers.chat_template.analysis import UNKNOWN
+from workers.chat_template.switches import Switch
 from workers.grammars.grammar import grammars_for
 from workers.model.load import LoadedModel, inspect, load
 from workers.output.tool_formats import PLAIN, OutputFormat, plain_parse, tool_format_named
@@ -263,6 +265,19 @@ def test_a_model_that_opens_its_thinking_itself_may_do_so_before_a_grammar(
     run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation))
     job = replace(whole, output_format=replace(REASONING, think_id=77))(run)
     assert job.grammar is not None and job.grammar.unless == unless
+
+
+@pytest.mark.parametrize(("listens", "budget"), [(False, 64), (True, None)])
+def test_the_engine_keeps_a_budget_of_thinking_that_the_template_does_not_listen_to(
+    whole: Preparation, listens: bool, budget: int | None
+) -> None:
+    analysis = replace(UNKNOWN, switches={"thinking_budget": Switch((0, 1024))} if listens else {})
+    prompt = chat(("user", "hi")).model_copy(update={"template_kwargs": {"thinking_budget": 64}})
+    generation = Generation(prompt=prompt, sampling=Sampling(seed=0), split_reasoning=True)
+    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    job = replace(whole, output_format=REASONING, analysis=analysis)(run)
+    assert job.thinking_budget == budget
+    assert bytes(whole.tokenizer.decode(job.thinking_end), "utf-8") == (b"" if listens else b"</think>")
 
 
 def test_thinking_is_split_only_when_asked(whole: Preparation) -> None:
