@@ -25,6 +25,7 @@ from shared.errors import InvalidRequest
 from shared.protocol import Grammar
 from workers.grammars.tool_grammar import ANYTHING, ToolGrammar, tool_of
 from workers.output.tool_calls import ToolPolicy
+from workers.output.tool_formats import CallSyntax, Channels
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -183,6 +184,16 @@ class Grammars:
                 refusal = refusal or error
         assert refusal
         raise refusal
+
+    def message(self, text: Grammar, channels: Channels, special: Mapping[str, int]) -> LLMatcher | None:
+        """Compiles the grammar of a whole answer with its headers; None where the text is not JSON."""
+        if not is_json(text):
+            return None
+        schema = schema_of(text)
+        checked_schema(schema, text.param)
+        written = ToolGrammar(CallSyntax("", ""), special, _JSON_OPTIONS)
+        lark = written.answer(schema, channels.thinking, channels.final)
+        return self.compiled(lark, LLMatcher.grammar_from_lark, text.param)
 
     def compiled(self, text: str, build: Callable[[str], str], param: str) -> LLMatcher:
         """``build`` turns ``text`` into llguidance's form; the name of ``build`` and ``text`` are the cache key."""

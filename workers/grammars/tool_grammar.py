@@ -50,6 +50,10 @@ class ToolGrammar:
         text = "" if instead is None else f" | {_json(instead, self.text_options)}"
         return "\n".join([f"start: {start}{text}", f"call: {' | '.join(calls)}", *self.rules])
 
+    def answer(self, schema: Schema, thinking: tuple[str, str], header: str) -> str:
+        start = f"start: {self._thinking(*thinking)} {self._literal(header)} {self._json(schema)}"
+        return "\n".join([start, *self.rules])
+
     def _thinking(self, opening: str, closing: str) -> str:
         thought = f"{self._literal(opening)} {self._text_to(closing, 'thought')}"
         return f"({self._rule('thinking', thought)})?"

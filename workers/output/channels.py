@@ -37,11 +37,14 @@ Kind = Literal["thinking", "text", "call"]
 
 HARMONY = Channels(
     re.compile(rb"<\|channel\|>final\s*(?:<\|constrain\|>)?\w*\s*<\|message\|>"),
+    "<|channel|>final<|message|>",
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
     CallSyntax("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>", ""),
 )
 RECIPIENTS = Channels(
-    re.compile(rb"to=user\s*<\|message\|>"), (" to=self<|message|>", "<|eom|><|start|>assistant")
+    re.compile(rb"to=user\s*<\|message\|>"),
+    " to=user<|message|>",
+    (" to=self<|message|>", "<|eom|><|start|>assistant"),
 )
 
 

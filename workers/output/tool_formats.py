@@ -68,9 +68,13 @@ class ToolFormat:
 
 @dataclass(frozen=True)
 class Channels:
-    """``answer`` matches the header of an answer; ``thinking``: what opens thinking, and what closes it and goes on."""
+    """``answer`` matches the header of an answer, of which ``final`` is the plainest form.
+
+    ``thinking``: what opens thinking, and what closes it and opens the next message.
+    """
 
     answer: re.Pattern[bytes]
+    final: str
     thinking: tuple[str, str]
     call: CallSyntax | None = None  # as models write it, where their template shows something else
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
-from shared.protocol import ChatPrompt, Generation, Run, Stopping, TextPrompt, TokenPrompt
+from shared.protocol import ChatPrompt, Generation, Grammar, Run, Stopping, TextPrompt, TokenPrompt
 from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis
 from workers.grammars.grammar import CompiledGrammar, Grammars
 from workers.job import Job
@@ -19,7 +19,7 @@ from workers.output.channels import answers_in, opened_by
 from workers.output.reasoning import Thinking, thinking_of
 from workers.output.text import characters_in, well_formed
 from workers.output.tool_calls import ToolPolicy
-from workers.output.tool_formats import PLAIN, OutputFormat
+from workers.output.tool_formats import PLAIN, Channels, OutputFormat
 from workers.request.chat_rendering import ChatRendering
 from workers.request.checkpoints import checkpoints_of
 from workers.request.encoding import Encoder
@@ -161,16 +161,33 @@ class Preparation:
         text = None if must_call else generation.grammar
         special, channels = self.output_format.special, self.output_format.channels
         if opened is not None and channels is not None:
-            matcher = self.grammars.matcher(text, policy if must_call else None, special)
-            if must_call or answers_in(opened):
-                return CompiledGrammar(matcher, self.grammars.eos)
-            ends = () if policy else self.grammars.eos  # a call may end the turn before any answer
-            return CompiledGrammar(matcher, ends, header=channels.answer)
+            return self._in_channels(self.grammars, channels, text, policy, answers_in(opened))
         matcher = self.grammars.matcher(text, policy, special)
         if split is None or split.over or not (split.open or self.output_format.think_id is not None):
             return CompiledGrammar(matcher, self.grammars.eos)
         unless = None if split.open else self.output_format.think_id
         return CompiledGrammar(matcher, self.grammars.eos, split.end.encode(), unless)
+
+    def _in_channels(
+        self,
+        grammars: Grammars,
+        channels: Channels,
+        text: Grammar | None,
+        policy: ToolPolicy | None,
+        answers: bool,
+    ) -> CompiledGrammar:
+        """Of answers that are messages with headers; ``text`` None: of a required call. ``answers``: the prompt ends
+        in an answer.
+        """
+        special = self.output_format.special
+        if text is None:
+            return CompiledGrammar(grammars.matcher(None, policy, special), grammars.eos)
+        if answers:
+            return CompiledGrammar(grammars.matcher(text, None, special), grammars.eos)
+        if policy is None and (message := grammars.message(text, channels, special)) is not None:
+            return CompiledGrammar(message, grammars.eos)
+        ends = () if policy else grammars.eos  # a call may end the turn before any answer
+        return CompiledGrammar(grammars.matcher(text, None, special), ends, header=channels.answer)
 
     def _tokenize(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> tuple[str | None, list[int]]:
         """The prompt's text, unless it was given as ids, and its ids."""

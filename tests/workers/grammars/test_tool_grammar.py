@@ -145,6 +145,32 @@ def test_a_required_call_of_gpt_oss_is_a_message_to_the_tool_behind_thinking_or_
     assert (guide.complete, guide.failed) == (complete, not complete)
 
 
+@pytest.mark.parametrize(
+    ("written", "complete"),
+    [
+        ('<|channel|>final<|message|>{"kind": "a"}', True),
+        (
+            (
+                "<|channel|>analysis<|message|>hm<|end|><|start|>assistant"
+                '<|channel|>final<|message|>{"kind": "a"}'
+            ),
+            True,
+        ),
+        ('<|channel|>final<|message|>{"kind": "c"}', False),
+        ('{"kind": "a"}', False),
+    ],
+)
+def test_json_of_gpt_oss_is_in_its_final_message(
+    loaded: LoadedModel, grammars: Grammars, written: str, complete: bool
+) -> None:
+    matcher = grammars.message(Grammar(json_schema=SAY), HARMONY, {})
+    assert matcher is not None
+    guide = CompiledGrammar(matcher, grammars.eos).guide(token_bytes(loaded.tokenizer))
+    for id in spelled(loaded, written):
+        guide.take(id)
+    assert (guide.complete, guide.failed) == (complete, not complete)
+
+
 @pytest.mark.parametrize("name", ["json_tools", "qwen3_coder", "pythonic"])
 def test_a_named_tool_is_the_one_that_is_called(engine: BatchEngine, grammars: Grammars, name: str) -> None:
     jobs = [must_call(grammars, str(seed), calling(FAMILIES[name], "say"), seed=seed) for seed in range(4)]

@@ -274,7 +274,7 @@ def test_the_engine_keeps_a_budget_of_thinking_that_the_template_does_not_listen
     analysis = replace(UNKNOWN, switches={"thinking_budget": Switch((0, 1024))} if listens else {})
     prompt = chat(("user", "hi")).model_copy(update={"template_kwargs": {"thinking_budget": 64}})
     generation = Generation(prompt=prompt, sampling=Sampling(seed=0), split_reasoning=True)
-    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", generation=generation))
+    run = Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=generation))
     job = replace(whole, output_format=REASONING, analysis=analysis)(run)
     assert job.thinking_budget == budget
     assert bytes(whole.tokenizer.decode(job.thinking_end), "utf-8") == (b"" if listens else b"</think>")
