@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command import ROOT
-from tests.clients.conftest import SMOLLM
+from tests.clients.conftest import MINILM, SMOLLM
 from tests.e2e.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -34,11 +34,12 @@ Said = Mapping[str, Any]
 def ask(stack: Stack) -> Callable[[str], Said]:
     @cache
     def ask(client: str) -> Said:
+        model = MINILM if client == "embeddings" else SMOLLM
         if not PYTHON.exists():
             pytest.skip("the clients are not installed: `make .venv/clients/stamp`")
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         program = subprocess.run(
-            [PYTHON, "-P", PROGRAMS / f"with_{client}.py", f"http://127.0.0.1:{stack.port}/v1", SMOLLM],
+            [PYTHON, "-P", PROGRAMS / f"with_{client}.py", f"http://127.0.0.1:{stack.port}/v1", model],
             env={**environment, **ALONE},
             cwd=stack.folder,
             capture_output=True,
@@ -155,3 +156,34 @@ def test_llm_gets_an_object_for_its_schema(ask: Callable[[str], Said]) -> None:
 
 def test_llm_goes_on_with_a_tools_result(ask: Callable[[str], Said]) -> None:
     assert ask("llm")["after"]
+
+
+@pytest.mark.parametrize("client", ["LangChain", "LlamaIndex", "litellm"])
+def test_a_client_gets_the_vectors_that_openais_gets(
+    ask: Callable[[str], Said], stack: Stack, client: str
+) -> None:
+    texts = ["The cat sleeps.", "A cat is asleep.", "Shares fell on Monday."]
+    expected = [item.embedding for item in stack.openai.embeddings.create(model=MINILM, input=texts).data]
+    assert ask("embeddings")["vectors"][client] == expected
+
+
+@pytest.mark.parametrize("client", ["LangChain", "LlamaIndex"])
+def test_a_query_has_the_vector_of_the_same_text(ask: Callable[[str], Said], client: str) -> None:
+    said = ask("embeddings")
+    assert said["query"][client] == said["vectors"][client][0]
+
+
+@pytest.mark.parametrize(
+    ("client", "count"), [("litellm", 2), ("Cohere 1", 3), ("Cohere 2", 2)], ids=["litellm", "v1", "v2"]
+)
+def test_a_client_gets_documents_ranked(ask: Callable[[str], Said], client: str, count: int) -> None:
+    ranked = ask("embeddings")["ranked"][client]
+    assert set(ranked[:2]) == {0, 1} and len(ranked) == count
+
+
+def test_openais_client_gets_the_same_numbers_as_base64_and_as_json(stack: Stack) -> None:
+    create = stack.openai.embeddings.create
+    as_base64 = create(model=MINILM, input=["The cat sleeps.", "Shares fell."])
+    as_json = create(model=MINILM, input=["The cat sleeps.", "Shares fell."], encoding_format="float")
+    assert [item.embedding for item in as_base64.data] == [item.embedding for item in as_json.data]
+    assert as_base64.usage == as_json.usage and as_json.usage.prompt_tokens > 4
