@@ -114,6 +114,7 @@ class EncoderPreparation:
     def _pairs(self, task: Ranking) -> list[Text]:
         if self.template is None and task.instruction is not None:
             raise self._no_instruction()
+        self._pair(task, "", "query")  # one that is too long by itself is no document's fault
         return [self._pair(task, text, f"documents[{i}]") for i, text in enumerate(task.documents)]
 
     def _pair(self, task: Ranking, document: str, param: str) -> Text:

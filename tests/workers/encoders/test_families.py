@@ -9,7 +9,9 @@ import pytest
 from mlx_lm.models.qwen3 import Model, ModelArgs
 from safetensors.numpy import save_file
 
+from shared.errors import ContextLengthExceeded
 from shared.kinds import Kind
+from shared.protocol import Ranking, Run, Submit
 from tests.workers.encoders import folders
 from tests.workers.encoders.encode import encode
 from tests.workers.encoders.reference import bert, linear, modernbert, norm, sigmoid, unit
@@ -18,6 +20,7 @@ from workers.encoders.engine import EncoderLimits
 from workers.encoders.loading.kinds import kind_of
 from workers.encoders.loading.load import LoadedEncoder, load_encoder
 from workers.encoders.loading.qwen3 import AFTER, BEFORE
+from workers.encoders.preparation import EncoderPreparation
 from workers.encoders.text import Text
 from workers.model.load import inspect
 
@@ -90,6 +93,22 @@ def test_xlm_roberta_as_a_classifier_of_pairs(tmp_path: Path, limits: EncoderLim
         inner = np.tanh(linear(hidden[0], wide(weights), "classifier.dense"))
         expected = sigmoid(linear(inner, wide(weights), "classifier.out_proj")[0])
         assert abs(score - expected) < TOLERANCE
+
+
+def test_a_query_that_is_too_long_for_any_document_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    config = folders.XLM_R | {"vocab_size": folders.word_tokenizer().get_vocab_size()}
+    weights = folders.random_weights(folders.xlm_r_classifier_shapes(config))
+    encoder = load(folders.write_folder(tmp_path / "reranker", config, weights))
+    prepare = EncoderPreparation("m", encoder.kind, encoder.text, encoder.recipe, encoder.size)
+    long = " ".join("a" * (encoder.text.max_length + 1))
+
+    def refused(query: str, document: str) -> str | None:
+        task = Ranking(query=query, documents=["a", document])
+        with pytest.raises(ContextLengthExceeded) as error:
+            prepare(Run(api="a", submit=Submit(request_id="r", attempt=1, model="m", task=task)))
+        return error.value.param
+
+    assert (refused(long, "b"), refused("b", long)) == ("query", "documents[1]")
 
 
 def test_bert_as_a_classifier_tells_the_second_text_from_the_first(tmp_path: Path) -> None:
