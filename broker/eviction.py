@@ -35,9 +35,18 @@ def refusal(need: Need, ledger: Ledger) -> Never | None:
 
 
 def relieve(ledger: Ledger, now: float) -> Decision | None:
-    """For what no plan foresaw: a worker that outgrew its base, or an operator's that came by itself."""
+    """For what no plan foresaw: a worker that outgrew its base, or an operator's that came by itself.
+
+    A worker that is alone and still too large only gives its lease back: it would be as large again after a restart.
+    """
     over = -ledger.free()
-    return make_room(over, _THE_BUDGET, ledger, now, turn_ends=now) if over > 0 else None
+    if over <= 0:
+        return None
+    staying = [entry for entry in ledger.entries if not entry.leaving]
+    if len(staying) == 1 and not cuts(staying, over):
+        leases = cuts(staying, staying[0].spare) if staying[0].spare else {}
+        return Shrink(leases, _THE_BUDGET, f"{gb(over)} are missing") if leases else None
+    return make_room(over, _THE_BUDGET, ledger, now, turn_ends=now)
 
 
 def grow(ledger: Ledger, candidates: Iterable[Entry]) -> Grow | None:

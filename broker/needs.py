@@ -17,6 +17,7 @@ from broker.memory_decisions import GB
 OVERHEAD = GB // 2  # of a worker process beside its weights, until it is measured
 SMALLEST_LEASE = GB // 4
 _UNKNOWN_LOAD = 5.0  # seconds
+_DECAY = 0.95  # of a learned base at each load, so that one bad day is forgotten
 _HALF_LIFE = 600.0  # seconds, of what is remembered of requests
 
 
@@ -60,7 +61,8 @@ class Needs:
             least = min(least, self._said[model] // 2)
             base = self._said[model] - least
         elif known.base:
-            base = max(known.base, known.weights)
+            alone = max(self._budget - least, OVERHEAD + known.weights)
+            base = max(min(known.base, alone), known.weights)  # what has run alone can run alone again
         load_seconds = median(known.loads) if known.loads else _UNKNOWN_LOAD
         rate = self._requests[model].decayed(now) / _HALF_LIFE if model in self._requests else 0.0
         return Need(model, base, least, load_seconds, rate, pinned=model in self._pinned)
@@ -78,6 +80,8 @@ class Needs:
         if known.digest != digest:
             base = weights + OVERHEAD if weights else 0
             known = self._learned[model] = Learned(digest, known.weights, base)
+        else:
+            known.base = int(known.base * _DECAY)
         known.context_bytes = context_bytes
 
     def note_weights(self, model: str, weights: int) -> None:

@@ -86,6 +86,22 @@ def test_other_weights_under_the_same_name_are_measured_anew() -> None:
     assert needs.of("a", 0.0).base == GB + OVERHEAD
 
 
+def test_a_model_that_once_took_more_than_the_budget_can_still_be_loaded_alone() -> None:
+    needs = Needs(8 * GB, {}, frozenset())
+    needs.note_load("a", "digest", 3 * GB, 2 * GB)
+    needs.note_base("a", 20 * GB)
+    assert needs.of("a", 0.0).total == 8 * GB
+
+
+def test_a_learned_size_is_forgotten_a_little_with_each_load() -> None:
+    needs = Needs(8 * GB, {}, frozenset())
+    needs.note_load("a", "digest", GB, 0)
+    needs.note_base("a", 4 * GB)
+    for _ in range(5):
+        needs.note_load("a", "digest", GB, 0)
+    assert 3 * GB < needs.of("a", 0.0).base < 3.2 * GB
+
+
 def test_the_file_is_written_when_something_changed_and_not_more_often_than_every_ten_seconds(
     tmp_path: Any,
 ) -> None:

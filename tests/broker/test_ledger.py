@@ -114,6 +114,19 @@ def test_a_worker_that_outgrew_its_base_is_relieved_like_any_other_want() -> Non
     assert relieve(ledger(worker()), 100.0) is None
 
 
+def test_a_worker_that_is_alone_and_too_large_gives_its_lease_back_and_is_not_restarted() -> None:
+    large = worker(lease=4 * GB, footprint=16 * GB, kv=2 * GB)
+    decision = relieve(ledger(large), 100.0)
+    assert isinstance(decision, Shrink)
+    assert decision.leases == {"a#1": GB}
+    assert relieve(ledger(replace(large, lease=Lease.first(GB))), 100.0) is None
+
+
+def test_a_worker_that_is_alone_and_too_large_makes_room_for_another_model_like_any_other() -> None:
+    large = worker(footprint=16 * GB, kv=GB)
+    assert isinstance(plan_b(large), Evict)
+
+
 def test_free_memory_is_lent_in_equal_shares_and_not_while_memory_is_on_its_way() -> None:
     greedy, modest = worker(wanted=9 * GB), worker(C, wanted=2 * GB)
     assert grow(ledger(greedy, modest, budget=18), [greedy, modest]) == Grow({"a#1": 4 * GB, "c#1": 2 * GB})
