@@ -17,7 +17,8 @@ PATIENCE = 10.0  # seconds that a load goes on which nobody waits for
 
 def expire_unwanted(registry: Registry, memory: Memory, workers: Workers, now: float) -> Iterator[Action]:
     for worker in list(registry):
-        if worker.load or worker.replaces or worker.returning or memory.is_wanted(worker.model):
+        awaited = memory.is_wanted(worker.model) or worker.model in memory.wishes
+        if awaited or worker.load or worker.replaces or worker.returning:
             worker.wanted_at = now
         elif worker.spawned and (why := _why_unwanted(worker, memory.rules.ttl.get(worker.model, 0.0), now)):
             yield Note(f"unload {worker.model!r}: {why}")

@@ -101,6 +101,14 @@ def test_a_load_that_somebody_waits_for_again_goes_on() -> None:
     assert play(broker, ApiSaid(API, Ping()), Tick(), now=18.0) == []
 
 
+def test_a_preload_may_take_as_long_as_it_takes() -> None:
+    broker = broker_with(preload=("a",))
+    play(broker, Tick(), loading("a#1"))
+    for now in range(1, 30):
+        assert play(broker, loading("a#1", done=now), Tick(), now=now) == []
+    assert status(broker, 30.0).models[0].state == "loading"
+
+
 def test_models_are_preloaded_in_order_as_far_as_there_is_memory() -> None:
     broker = broker_with(preload=("a", "b", "c"))
     assert play(broker, Tick()) == [Spawn("a#1", "a"), Spawn("b#2", "b")]
