@@ -10,7 +10,7 @@ from typing import Any
 
 from workers.chat_template.analysis import TemplateAnalysis
 from workers.chat_template.call_format import COUNT_HOLE, ID_HOLE, KEY_HOLE, NAME_HOLE, CallFormat
-from workers.output.call_reader import starts_of
+from workers.output.call_grammar import starts_of
 from workers.output.channels import MARKS, ChannelFilter, channels_of
 from workers.output.derived_calls import call_filter
 from workers.output.tool_calls import ToolPolicy
