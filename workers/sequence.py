@@ -21,7 +21,7 @@ from workers.output.choice import ChoiceFilter, Shown
 from workers.output.derived_calls import call_filter
 from workers.output.detokenizer import as_vocabulary
 from workers.output.reasoning import ReasoningFilter
-from workers.output.text import Piece, TextFilter
+from workers.output.text import Piece, StopStrings, TextFilter
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Row:
         self._filter = choice_filter(job, self.choice)
         vocabulary = self.rules.marked if self._filter else self.rules.vocabulary
         continues = not isinstance(job.generation.prompt, ChatPrompt)
-        self._text = TextFilter(vocabulary, job.generation.stopping.stop, continues=continues)
+        stops = job.generation.stopping.stop
+        self._text = TextFilter(vocabulary, () if self._filter else stops, continues=continues)
+        self._stops = StopStrings(stops)  # of the answer, where thinking or calls are split off
         self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
         self._reasoning_tokens = 0
         self._started = False
@@ -132,7 +134,19 @@ class Row:
         if self._filter is None:
             shown = Shown(piece.text)
         else:
-            shown, reason = self._split(self._filter, piece.text, reason)
+            return self._stopped(*self._split(self._filter, piece.text, reason))
+        return shown, self._end(reason, piece.stopped) if reason else None
+
+    def _stopped(self, shown: Shown, reason: FinishReason | None) -> tuple[Shown, Finish | None]:
+        """Stop strings are looked for in the answer, and not in thinking or in calls."""
+        may_stop = len(self.ids) > self.job.generation.stopping.min_tokens
+        piece = self._stops.push(shown.text, may_stop=may_stop)
+        if reason and not piece.stopped:
+            rest = self._stops.flush()
+            piece = Piece(piece.text + rest.text, rest.stopped)
+        shown = Shown(piece.text, shown.reasoning, [] if piece.stopped else shown.calls)
+        if piece.stopped:
+            reason = FinishReason.STOP
         return shown, self._end(reason, piece.stopped) if reason else None
 
     def _read(self, id: int) -> tuple[Piece, FinishReason | None]:

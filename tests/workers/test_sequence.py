@@ -71,3 +71,39 @@ def test_the_first_delta_tells_the_temperature_in_use() -> None:
     first, second = (row.push(PIECES.index("hm"), LogprobsOf(-1.0, [])).delta for _ in range(2))
     assert first.start is not None and second.start is None
     assert (first.start.temperature, first.start.top_p) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "reasoning", "called"),
+    [
+        ("hm", "Yes.", "hm", True),
+        ('"name"', "Yes.", "hm", True),
+        ("Yes", "", "hm", False),
+        ("s.", "Ye", "hm", False),
+        (".", "Yes", "hm", False),
+    ],
+)
+def test_a_stop_string_ends_the_answer_and_neither_thinking_nor_a_call(
+    stop: str, text: str, reasoning: str, called: bool
+) -> None:
+    policy = ToolPolicy(family("json_tools"), frozenset({"f"}))
+    asked = job(max_tokens=40, thinking=Thinking("<think>", "</think>"), tool_policy=policy, stop=[stop])
+    row = Row(asked, 0, RULES)
+    shown = []
+    for piece in [*TEXT, PIECES[0]]:
+        shown.append(row.push(PIECES.index(piece), None).delta)
+        if row.ended:
+            break
+    assert "".join(delta.text for delta in shown) == text
+    assert "".join(delta.reasoning for delta in shown) == reasoning
+    assert bool([call for delta in shown for call in delta.calls]) is called
+    finish = shown[-1].finish
+    assert finish is not None
+    assert finish.stop_sequence == (None if called else stop)
+
+
+def test_text_that_may_become_a_stop_string_is_shown_at_the_end_of_an_answer_with_thinking() -> None:
+    asked = job(max_tokens=5, thinking=Thinking("<think>", "</think>"), stop=["Yes!"])
+    row = Row(asked, 0, RULES)
+    shown = [row.push(PIECES.index(piece), None).delta for piece in ("<think>", "hm", "</think>", "Yes", ".")]
+    assert "".join(delta.text for delta in shown) == "Yes."

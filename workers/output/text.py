@@ -20,31 +20,16 @@ class Piece:
     stopped: str | None = None
 
 
-class TextFilter:
-    """``vocabulary[id]`` holds the bytes that a token adds to the text; unknown ids add nothing.
+class StopStrings:
+    """Ends a text at the earliest of these strings."""
 
-    ``continues``: the text continues a prompt, so a space before its first word is kept.
-    """
-
-    def __init__(
-        self, vocabulary: Sequence[bytes], stops: Sequence[str] = (), *, continues: bool = False
-    ) -> None:
-        self._detokenizer = as_vocabulary(vocabulary).detokenizer(continues)
+    def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
         self._held = ""
 
-    def push(self, token: int, *, may_stop: bool = True) -> Piece:
+    def push(self, new: str, *, may_stop: bool = True) -> Piece:
         """``may_stop`` False: stop strings are not looked for yet (min_tokens)."""
-        return self._release(self._detokenizer.push(token), may_stop)
-
-    def flush(self) -> Piece:
-        """Ends the choice: text that was held back is shown, unless it completes a stop string."""
-        piece = self._release(self._detokenizer.flush(), may_stop=True)
-        rest, self._held = self._held, ""
-        return piece if piece.stopped else Piece(piece.text + rest)
-
-    def _release(self, new: str, may_stop: bool) -> Piece:
         if not self._stops:
             return Piece(new)
         text = self._held + new
@@ -55,6 +40,12 @@ class TextFilter:
         keep = self._undecided(text)
         self._held = text[len(text) - keep :]
         return Piece(text[: len(text) - keep])
+
+    def flush(self) -> Piece:
+        """Ends the text: what was held back is shown, unless it completes a stop string."""
+        piece = self.push("")
+        rest, self._held = self._held, ""
+        return piece if piece.stopped else Piece(piece.text + rest)
 
     def _find(self, text: str) -> tuple[int, str] | None:
         """Position and text of the stop string that begins first; the shorter of two that begin together."""
@@ -71,6 +62,31 @@ class TextFilter:
             if any(stop.startswith(tail) for stop in self._stops):
                 return size
         return 0
+
+
+class TextFilter:
+    """``vocabulary[id]`` holds the bytes that a token adds to the text; unknown ids add nothing.
+
+    ``continues``: the text continues a prompt, so a space before its first word is kept.
+    """
+
+    def __init__(
+        self, vocabulary: Sequence[bytes], stops: Sequence[str] = (), *, continues: bool = False
+    ) -> None:
+        self._detokenizer = as_vocabulary(vocabulary).detokenizer(continues)
+        self._stops = StopStrings(stops)
+
+    def push(self, token: int, *, may_stop: bool = True) -> Piece:
+        """``may_stop`` False: stop strings are not looked for yet (min_tokens)."""
+        return self._stops.push(self._detokenizer.push(token), may_stop=may_stop)
+
+    def flush(self) -> Piece:
+        """Ends the choice: text that was held back is shown, unless it completes a stop string."""
+        piece = self._stops.push(self._detokenizer.flush())
+        if piece.stopped:
+            return piece
+        rest = self._stops.flush()
+        return Piece(piece.text + rest.text, rest.stopped)
 
 
 def well_formed(text: str) -> str:
