@@ -2,6 +2,8 @@
 
 import pytest
 
+from broker.memory_decisions import GB
+from broker.rules import MemoryRules
 from tests.broker.plays import status
 from tests.broker.world import MODELS, World
 
@@ -14,8 +16,8 @@ CRASHES = ("crash", "hang")
 CODES = {"c", "draining", "queue_full", "model_unavailable", "request_crashed_engine"}
 
 
-def play(seed: int, steps: int, rarely: tuple[str, ...]) -> World:
-    world = World(seed)
+def play(seed: int, steps: int, rarely: tuple[str, ...], rules: MemoryRules | None = None) -> World:
+    world = World(seed, rules)
     for _ in range(steps):
         world.now += world.rng.random()
         world.do(world.rng.choice(OFTEN * 4 + rarely))
@@ -28,6 +30,27 @@ def play(seed: int, steps: int, rarely: tuple[str, ...]) -> World:
 @pytest.mark.parametrize("seed", range(80))
 def test_each_attempt_is_answered_once_and_every_request_ends(seed: int, faults: tuple[str, ...]) -> None:
     world = play(seed, 160, faults)
+    world.settle()
+    assert not world.open
+    world.do("tick")
+    report = status(world.broker, world.now)
+    assert (report.queued, report.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_models_that_do_not_fit_together_answer_every_request_whatever_happens_to_their_workers(
+    seed: int,
+) -> None:
+    rules = MemoryRules(
+        8 * GB,
+        lends=True,
+        min_stay=1.0,
+        max_wait=4.0,
+        said=dict.fromkeys(MODELS, 5 * GB),
+        ttl=dict.fromkeys(MODELS, 6.0 * (seed % 2)),
+    )
+    ours = tuple(what for what in RARELY if what != "start_foreign")  # whose memory nobody could have back
+    world = play(seed, 160, (*ours, *CRASHES), rules)
     world.settle()
     assert not world.open
     world.do("tick")

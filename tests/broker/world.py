@@ -34,6 +34,7 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
+from broker.rules import MemoryRules
 from broker.scheduler import Limits
 from broker.startup import Survivor, Timeouts
 from shared.errors import Draining
@@ -133,8 +134,9 @@ class Process:
 
 
 class World:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, rules: MemoryRules | None = None) -> None:
         self.rng = random.Random(seed)
+        self.rules = rules
         self.lives = 0
         self.numbers = count(1)
         self.now = 0.0
@@ -160,7 +162,9 @@ class World:
         self.born = self.now
         self.stopping = self.exited = False
         epoch = f"e{self.lives}"
-        return make_broker(MODELS, LIMITS, TIMEOUTS, survivors, epoch, self.numbers, started=self.now)
+        return make_broker(
+            MODELS, LIMITS, TIMEOUTS, survivors, epoch, self.numbers, started=self.now, rules=self.rules
+        )
 
     # ---------------------------------------------------------------- between broker and world
 
@@ -272,6 +276,8 @@ class World:
         What survivors of an earlier broker still run may take their room, for as long as no api claims it; a request
         that was in a crash may be a suspect, which has a worker for itself.
         """
+        if self.rules:  # a worker that is to make room for another gets nothing new
+            return False
         recovered = self.now > self.born + 2 * TIMEOUTS.silence + 1 or self.lives == 1
         if not recovered or any(self.crashed[request_id] for request_id in self.open):
             return False
@@ -422,6 +428,7 @@ class World:
             for _ in range(self.rng.randrange(len(process.words) + 1)):
                 process.words.popleft()
         self.exits.clear()
+        self.dead.clear()  # what they said is lost with the broker that would have read it
         self.broker = self.next_broker(survivors)
 
     def lose_worker(self) -> None:

@@ -62,9 +62,11 @@ DIALECTS = {
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     tiny = make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
     stack = Stack({"available_models": f"tiny={tiny}"})
-    stack.http.post("/v1/completions", json={"model": "tiny", "prompt": "a", "max_tokens": 1})
-    yield stack
-    stack.close()
+    try:
+        stack.http.post("/v1/completions", json={"model": "tiny", "prompt": "a", "max_tokens": 1}, timeout=90)
+        yield stack
+    finally:
+        stack.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
