@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from workers.engine.cpu.exp import LOG2_E
 from workers.engine.cpu.invariance import invariance, linear_of
-from workers.engine.cpu.lm_head import Head
+from workers.engine.cpu.lm_head import LmHead
 
 # (inner, outputs), as in the embedded model: queries and what goes out of attention, keys and values, the MLP's way up
 # and down.
@@ -25,7 +25,7 @@ def random(*shape: int) -> mx.array:
 @cache
 def exact() -> bool:
     layers = [linear_of(random(outputs, inner)) for inner, outputs in SHAPES]
-    return invariance([*layers, Head(random(512, 576))]) == "exact"
+    return invariance([*layers, LmHead(random(512, 576))]) == "exact"
 
 
 def rounding(products: int, size: float | mx.array) -> mx.array:

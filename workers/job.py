@@ -1,6 +1,6 @@
 """What a worker needs from an engine: take a job, step, give what each choice gained.
 
-The engine knows tokens, rows and caches; it knows no sockets and no HTTP. ``workers.engine.engine`` is the real
+The engine knows tokens, sequences and caches; it knows no sockets and no HTTP. ``workers.engine.engine`` is the real
 one, ``workers.scripted.engine`` one without a model; a test that holds for one holds for the other.
 """
 

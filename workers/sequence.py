@@ -1,6 +1,6 @@
-"""A row: one choice of one request, from its first token to its finish.
+"""A sequence: one choice of one request, from its first token to its finish.
 
-The row turns token ids into deltas; it alone decides that a choice has ended. Held ids of an earlier attempt go
+The sequence turns token ids into deltas; it alone decides that a choice has ended. Held ids of an earlier attempt go
 through the same path, muted.
 """
 
@@ -58,7 +58,7 @@ class LogprobsOf:
 
 
 @dataclass
-class Row:
+class TokenSequence:
     job: Job
     choice: int
     rules: TokenRules

@@ -8,7 +8,7 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_model
 from tests.workers.engines import MakeEngine
 from workers.engine.engine import BatchEngine, EngineLimits
-from workers.engine.kv.mlx_caches import is_plain, new_cache
+from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.vocabulary import token_bytes
@@ -41,4 +41,4 @@ def make_engine(loaded: LoadedModel, request: pytest.FixtureRequest) -> MakeEngi
 @pytest.fixture
 def unread(loaded: LoadedModel) -> int:
     """Tokens that are left of a prompt for the pass that gives the first token."""
-    return 0 if is_plain(new_cache(loaded.model)) else 1
+    return 0 if is_full_attention(new_cache(loaded.model)) else 1

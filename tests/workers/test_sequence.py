@@ -6,7 +6,7 @@ from tests.golden.test_calls import family
 from tests.jobs import job
 from workers.output.reasoning import Thinking
 from workers.output.tool_calls import ToolPolicy
-from workers.sequence import LogprobsOf, Row, TokenRules
+from workers.sequence import LogprobsOf, TokenRules, TokenSequence
 
 PIECES = [
     "",
@@ -31,7 +31,7 @@ def parts(text: list[str], held: int = 0, *, open: bool = False) -> list[str | N
     policy = ToolPolicy(family("json_tools"), frozenset({"f"}))
     thinking = Thinking("<think>", "</think>", open=open)
     asked = job(max_tokens=40, logprobs=0, thinking=thinking, tool_policy=policy, held=[ids[:held]])
-    row = Row(asked, 0, RULES)
+    row = TokenSequence(asked, 0, RULES)
     row.replay()
     scores = [row.push(id, LogprobsOf(-1.0, [])).delta.logprobs for id in ids[held:]]
     return [entry.part for entries in scores for entry in entries or []]
@@ -67,7 +67,7 @@ def test_an_answer_without_thinking_is_content() -> None:
 
 
 def test_the_first_delta_tells_the_temperature_in_use() -> None:
-    row = Row(job(max_tokens=2, temperature=0.25, top_p=0.5), 0, RULES)
+    row = TokenSequence(job(max_tokens=2, temperature=0.25, top_p=0.5), 0, RULES)
     first, second = (row.push(PIECES.index("hm"), LogprobsOf(-1.0, [])).delta for _ in range(2))
     assert first.start is not None and second.start is None
     assert (first.start.temperature, first.start.top_p) == (0.25, 0.5)

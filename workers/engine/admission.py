@@ -1,6 +1,6 @@
-"""Admission by memory for keys and values: who may join the rows that decode, and what gives way; see ``kv.cost``.
+"""Admission by memory for keys and values: which prompts may be prefilled, and what gives way; see ``kv.cost``.
 
-It owns nothing: it looks at the rows and the prompts, and tells the caches and the prefix cache to give way.
+It owns no state: it looks at the batch and the queue, and tells the caches and the prefix cache to shrink.
 """
 
 from collections.abc import Sequence
@@ -9,31 +9,31 @@ from functools import partial
 from workers.engine.batch import Batch
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.prefill import Reading, Waiting, width_of
-from workers.engine.prefix_reuse import Keeping
+from workers.engine.prefill import PrefillQueue, PrefillTask, width_of
+from workers.engine.prefix_reuse import PrefixReuse
 
 
 class Admission:
     def __init__(
-        self, budget: Budget, batch: Batch, waiting: Waiting, prefixes: PrefixCache, keeping: Keeping
+        self, budget: Budget, batch: Batch, waiting: PrefillQueue, prefixes: PrefixCache, reuse: PrefixReuse
     ) -> None:
         self._budget = budget
         self._batch = batch
         self._waiting = waiting
         self._prefixes = prefixes
-        self._keeping = keeping
+        self._reuse = reuse
 
     @property
     def held(self) -> int:
-        """Bytes of the rows, their reserve included, and of the prompts that are read half-way."""
+        """Bytes of the rows, their reserve included, and of the prompts that are prefilled in part."""
         return self._batch.nbytes + self._waiting.bytes
 
-    def admits(self, reading: Reading, besides: Sequence[Reading] = ()) -> bool:
-        """Whether it, and ``besides`` it others, can be read and seated beside all rows; the kept prompts give way.
+    def admits(self, task: PrefillTask, besides: Sequence[PrefillTask] = ()) -> bool:
+        """Whether it and the tasks ``besides`` it fit beside all sequences; the prefix cache gives way.
 
-        One always fits: when nobody decodes, what others have read half-way gives way too.
+        One always fits: when no sequence decodes, partly prefilled tasks give way too.
         """
-        together = [*besides, reading]
+        together = [*besides, task]
         if self._fits(together):
             return True
         if besides or len(self._batch):
@@ -41,8 +41,8 @@ class Admission:
         self._squeeze(together)
         return True
 
-    def rows_fit(self) -> bool:
-        """Whether those that decode can have their next pass; the last one always can."""
+    def sequences_fit(self) -> bool:
+        """Whether the decoding sequences can have their next pass; the last one always can."""
         if self._fits():
             return True
         if len(self._batch) > 1:
@@ -51,29 +51,29 @@ class Admission:
         return True
 
     def cap_kept(self) -> None:
-        """Kept prompts may have what nobody else holds."""
+        """The prefix cache may have what sequences and tasks leave."""
         self._prefixes.shrink(max(0, self._budget.size - self.held))
 
-    def _fits(self, reading: Sequence[Reading] = ()) -> bool:
-        """Kept prompts give way first, then the reserve of the rows' caches; neither for what will not fit anyway."""
-        free = self._budget.size - self._waiting.bytes + sum(each.bytes for each in reading)
-        joining = [len(each.ids) for each in reading for _ in each.rows]
-        needed_when = partial(self._budget.needed, joining, len(reading), width_of(reading))
-        needed = needed_when(tight=False)
-        if tight := needed > free:
-            needed = needed_when(tight=True)
+    def _fits(self, task: Sequence[PrefillTask] = ()) -> bool:
+        """The prefix cache gives way first, then the headroom; neither for what would not fit anyway."""
+        free = self._budget.size - self._waiting.bytes + sum(each.bytes for each in task)
+        joining = [len(each.ids) for each in task for _ in each.sequences]
+        needed_when = partial(self._budget.needed, joining, len(task), width_of(task))
+        needed = needed_when(compact=False)
+        if compact := needed > free:
+            needed = needed_when(compact=True)
         if needed > free:
             return False
-        self._budget.caches.tight = tight
+        self._budget.caches.compact = compact
         self._prefixes.shrink(free - needed)
         return True
 
-    def _squeeze(self, reading: Sequence[Reading] = ()) -> None:
-        """For the one that always fits: the half-read give way, and if need be all that is kept."""
-        for other in self._waiting.half_read():
-            if other not in reading:
-                self._keeping.half_read(other)
+    def _squeeze(self, task: Sequence[PrefillTask] = ()) -> None:
+        """For the one that always fits: partly prefilled tasks give way, then the whole prefix cache."""
+        for other in self._waiting.half_prefilled():
+            if other not in task:
+                self._reuse.half_prefilled(other)
                 other.restart()
-        if not self._fits(reading):
-            self._budget.caches.tight = True
+        if not self._fits(task):
+            self._budget.caches.compact = True
             self._prefixes.shrink(0)

@@ -1,10 +1,9 @@
-"""The rows that decode together, and the one forward pass a step gives all of them.
+"""The sequences that decode together, and the one forward pass that a step gives all of them.
 
-A row joins with its first token, if its prompt was read to the end, or gets it from its first pass.
-``launch`` may start the next pass before the last one's tokens have been looked at, so that the host's work on tokens
-hides behind the model's. A row that turns out to have ended rides along in one pass more, which nobody reads. Beside a
-row with a grammar the pass is only started: its last token is looked at, and its mask made, while the model runs; then
-``draw`` gives the pass its tokens.
+A sequence joins with its first token if its prompt was prefilled with last logits, else it gets it from its first pass.
+``launch`` may start a pass before the tokens of the last one were read, so that host and model work at the same time.
+A sequence that turns out to have ended takes part in one more pass, whose token is dropped. Beside a sequence with a
+grammar ``start`` runs the model, its last token makes the mask meanwhile, and ``draw`` gives the pass its tokens.
 """
 
 from collections.abc import Callable
@@ -16,62 +15,62 @@ import mlx.core as mx
 import numpy as np
 
 from shared.callers import Asker
-from workers.engine.kv.mlx_caches import Cache, Place
-from workers.engine.kv.row_caches import Decoding
-from workers.engine.sampling.sampler import Drawn, RowParameters, Sampler
-from workers.sequence import LogprobsOf, Row, TokenMask
+from workers.engine.kv.decode_caches import DecodeCaches
+from workers.engine.kv.mlx_caches import Cache, TokenSpan
+from workers.engine.sampling.sampler import Drawn, Sampler, SequenceParameters
+from workers.sequence import LogprobsOf, TokenMask, TokenSequence
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
-Guided = tuple[int, TokenMask]  # the place of a row with a grammar
+Guided = tuple[int, TokenMask]  # the place of a sequence with a grammar
 
 
 @dataclass
-class Seat:
-    """A row in the batch. ``drawn`` is the index of its next draw, ahead of ``row.ids`` by what is in flight."""
+class BatchSlot:
+    """A sequence in the batch. ``drawn``: index of its next draw, ahead of ``sequence.ids`` by the pending steps."""
 
-    row: Row
-    parameters: RowParameters
+    sequence: TokenSequence
+    parameters: SequenceParameters
     drawn: int
     token: int  # the last known one; the first input, if the cache does not hold it yet
-    launched: bool = False  # a pass with it was
+    launched: bool = False  # a pass had it
 
     @property
     def begun(self) -> bool:
-        """Its client has tokens, or some are on their way that wait for nobody."""
-        return self.launched or bool(self.row.ids)
+        """Whether its client has tokens, or a launched pass will give some."""
+        return self.launched or bool(self.sequence.ids)
 
     @property
     def length(self) -> int:
         """Tokens in its cache."""
-        return len(self.row.job.prompt) - 1 + self.drawn
+        return len(self.sequence.job.prompt) - 1 + self.drawn
 
     @property
     def fed(self) -> list[int]:
         """The ids its cache holds."""
-        known = [*self.row.job.prompt, *self.row.ids]
+        known = [*self.sequence.job.prompt, *self.sequence.ids]
         return known[: self.length]
 
     @property
     def done(self) -> bool:
-        return self.row.ended or self.drawn >= self.row.job.max_tokens
+        return self.sequence.ended or self.drawn >= self.sequence.job.max_tokens
 
 
 @dataclass
-class Flight:
-    """A pass that was launched: who was aboard, and the tokens it will give."""
+class PendingStep:
+    """A pass that was launched: its batch slots, and the tokens it will give."""
 
-    seats: list[Seat]
+    slots: list[BatchSlot]
     drawn: Drawn
 
-    def land(self) -> list[tuple[Row, int, LogprobsOf | None]]:
-        """Waits for the tokens; leaves out the rows that have ended meanwhile."""
+    def collect(self) -> list[tuple[TokenSequence, int, LogprobsOf | None]]:
+        """Waits for the tokens; leaves out sequences that have ended meanwhile."""
         mx.eval(self.drawn.arrays)
         ids = cast(list[int], self.drawn.tokens.tolist())
         logprobs = self._logprobs()
         return [
-            (seat.row, id, logprobs.get(i))
-            for i, (seat, id) in enumerate(zip(self.seats, ids, strict=True))
-            if not seat.row.ended
+            (slot.sequence, id, logprobs.get(i))
+            for i, (slot, id) in enumerate(zip(self.slots, ids, strict=True))
+            if not slot.sequence.ended
         ]
 
     def _logprobs(self) -> dict[int, LogprobsOf]:
@@ -80,31 +79,34 @@ class Flight:
 
 
 class Batch:
-    """``leaving`` gets each row that ends, with its cache; what it does not keep is gone."""
+    """``leaving`` gets each sequence that ends, with a function that gives its cache."""
 
     def __init__(
-        self, forward: Forward, caches: Decoding, leaving: Callable[[Seat, Callable[[int], Cache]], None]
+        self,
+        forward: Forward,
+        caches: DecodeCaches,
+        leaving: Callable[[BatchSlot, Callable[[int], Cache]], None],
     ) -> None:
         self._forward = forward
         self._caches = caches
         self._leaving = leaving
-        self._seats: list[Seat] = []
+        self._slots: list[BatchSlot] = []
         self._inputs = mx.array([], dtype=mx.uint32)
         self._sampler = Sampler([])
         self._guided: list[Guided] = []
 
     def __len__(self) -> int:
-        return sum(not seat.done for seat in self._seats)
+        return sum(not slot.done for slot in self._slots)
 
     @property
     def occupied(self) -> bool:
-        """Also by rows that have ended and are still to be put away."""
-        return bool(self._seats)
+        """Also by sequences that have ended and were not dropped yet."""
+        return bool(self._slots)
 
     @property
     def fresh(self) -> bool:
-        """Nobody has heard of any row here yet."""
-        return not any(seat.begun for seat in self._seats if not seat.done)
+        """Whether no sequence here has emitted a token."""
+        return not any(slot.begun for slot in self._slots if not slot.done)
 
     @property
     def nbytes(self) -> int:
@@ -112,50 +114,50 @@ class Batch:
 
     @property
     def askers(self) -> list[Asker]:
-        """One for each row."""
-        return [seat.row.job.asker for seat in self._seats if not seat.done]
+        """One for each sequence."""
+        return [slot.sequence.job.asker for slot in self._slots if not slot.done]
 
-    def evict_youngest(self, caller: str | None = None) -> Row:
-        """Takes out the row, or the caller's row, with the fewest generated tokens; nothing may be in flight."""
+    def evict_youngest(self, caller: str | None = None) -> TokenSequence:
+        """Takes out the sequence, of this caller if given, with fewest generated tokens. No step may be pending."""
         self.drop_done()
-        theirs = [seat for seat in self._seats if caller in (None, seat.row.job.asker.caller)]
-        youngest = min(theirs, key=lambda seat: seat.drawn)
-        self._keep_seats([i for i, seat in enumerate(self._seats) if seat is not youngest])
-        return youngest.row
+        theirs = [slot for slot in self._slots if caller in (None, slot.sequence.job.asker.caller)]
+        youngest = min(theirs, key=lambda slot: slot.drawn)
+        self._keep_slots([i for i, slot in enumerate(self._slots) if slot is not youngest])
+        return youngest.sequence
 
     @property
     def waits(self) -> bool:
-        """Whether a draw must see its logits, or a mask the last token: then land between start and draw."""
+        """Whether a draw needs its logits on the host, or a mask the last token: then collect before ``draw``."""
         return self._sampler.waits or bool(self._guided)
 
     def join(
-        self, seats: list[Seat], read: Cache, places: list[Place], logits: mx.array | None = None
-    ) -> Flight | None:
-        """``places`` are those of the seats' tokens in what was read.
+        self, slots: list[BatchSlot], read: Cache, spans: list[TokenSpan], logits: mx.array | None = None
+    ) -> PendingStep | None:
+        """``spans`` are those of the batch slots' tokens in what was read.
 
-        ``logits`` (seats, vocabulary) if it was read to its end: then the flight has the seats' first tokens.
+        ``logits`` (slots, vocabulary) if the prompts were prefilled with them; the pending step has the first tokens.
         """
         self.drop_done()
-        order = self._caches.join(read, places)
-        tokens = mx.array([seat.token for seat in seats], dtype=mx.uint32)
+        order = self._caches.join(read, spans)
+        tokens = mx.array([slot.token for slot in slots], dtype=mx.uint32)
         first = None
         if logits is not None:
-            first = _draw(seats, _sampler(seats), _guided(seats), logits, tokens)
+            first = _draw(slots, _sampler(slots), _guided(slots), logits, tokens)
             tokens = first.drawn.tokens
         self._inputs = mx.concatenate([self._inputs, tokens])
-        self._seats = [*self._seats, *seats]
+        self._slots = [*self._slots, *slots]
         self._set_order(order)
         return first
 
-    def launch(self) -> Flight | None:
-        """The pass that gives each row its next token; None when no row needs one."""
+    def launch(self) -> PendingStep | None:
+        """The pass that gives each sequence its next token; None when no sequence needs one."""
         logits = self.start()
         return None if logits is None else self.draw(logits)
 
     def start(self) -> mx.array | None:
-        """Its logits (rows, vocabulary); those of a batch that waits are on their way."""
+        """Logits (sequences, vocabulary); MLX computes them at once if ``waits``."""
         self.drop_done()
-        if not self._seats:
+        if not self._slots:
             return None
         self._caches.begin()
         logits = self._forward(self._inputs[:, None], self._caches.layers)[:, -1, :]
@@ -163,57 +165,57 @@ class Batch:
             mx.async_eval(logits)
         return logits
 
-    def draw(self, logits: mx.array) -> Flight:
-        """``logits`` as ``start`` gave them; rows that ended since ride along."""
-        flight = _draw(self._seats, self._sampler, self._guided, logits, self._inputs)
-        self._inputs = flight.drawn.tokens
-        for seat in self._seats:
-            seat.launched = True
-        return flight
+    def draw(self, logits: mx.array) -> PendingStep:
+        """``logits`` as ``start`` gave them; sequences that ended since still take part."""
+        pending = _draw(self._slots, self._sampler, self._guided, logits, self._inputs)
+        self._inputs = pending.drawn.tokens
+        for slot in self._slots:
+            slot.launched = True
+        return pending
 
     def drop_done(self) -> None:
-        """Puts away the rows that have ended."""
-        keep = [i for i, seat in enumerate(self._seats) if not seat.done]
-        if len(keep) == len(self._seats):
+        """Takes out the sequences that have ended."""
+        keep = [i for i, slot in enumerate(self._slots) if not slot.done]
+        if len(keep) == len(self._slots):
             return
-        for i, seat in enumerate(self._seats):
-            if seat.done:
-                self._leaving(seat, partial(self._caches.cache_of, i))
-        self._keep_seats(keep)
+        for i, slot in enumerate(self._slots):
+            if slot.done:
+                self._leaving(slot, partial(self._caches.cache_of, i))
+        self._keep_slots(keep)
 
-    def _keep_seats(self, keep: list[int]) -> None:
+    def _keep_slots(self, keep: list[int]) -> None:
         self._set_order(self._caches.keep(keep))
 
     def _set_order(self, order: list[int]) -> None:
         self._inputs = self._inputs[mx.array(order, dtype=mx.uint32)]
-        self._seats = [self._seats[i] for i in order]
-        self._sampler, self._guided = _sampler(self._seats), _guided(self._seats)
+        self._slots = [self._slots[i] for i in order]
+        self._sampler, self._guided = _sampler(self._slots), _guided(self._slots)
 
 
-def _sampler(seats: list[Seat]) -> Sampler:
-    return Sampler([seat.parameters for seat in seats])
+def _sampler(slots: list[BatchSlot]) -> Sampler:
+    return Sampler([slot.parameters for slot in slots])
 
 
-def _guided(seats: list[Seat]) -> list[Guided]:
-    return [(i, seat.row.guide) for i, seat in enumerate(seats) if seat.row.guide]
+def _guided(slots: list[BatchSlot]) -> list[Guided]:
+    return [(i, slot.sequence.guide) for i, slot in enumerate(slots) if slot.sequence.guide]
 
 
 def _draw(
-    seats: list[Seat], sampler: Sampler, guided: list[Guided], logits: mx.array, last: mx.array
-) -> Flight:
-    """``last`` (seats,): the tokens before."""
-    guided = [(i, guide) for i, guide in guided if not seats[i].row.ended]
+    slots: list[BatchSlot], sampler: Sampler, guided: list[Guided], logits: mx.array, last: mx.array
+) -> PendingStep:
+    """``last`` (slots,): the tokens before."""
+    guided = [(i, guide) for i, guide in guided if not slots[i].sequence.ended]
     mask = _allowed(guided, *logits.shape) if guided else None
-    drawn = sampler.draw(logits, [seat.drawn for seat in seats], mask, last)
+    drawn = sampler.draw(logits, [slot.drawn for slot in slots], mask, last)
     mx.async_eval(drawn.arrays)
-    for seat in seats:
-        seat.drawn += 1
-    return Flight(list(seats), drawn)
+    for slot in slots:
+        slot.drawn += 1
+    return PendingStep(list(slots), drawn)
 
 
-def _allowed(guided: list[Guided], rows: int, vocabulary: int) -> mx.array:
+def _allowed(guided: list[Guided], sequences: int, vocabulary: int) -> mx.array:
     """Shape (rows, vocabulary), bool; made on the host while the forward pass runs."""
-    flags = np.ones((rows, vocabulary), dtype=np.bool_)
-    for row, guide in guided:
-        flags[row] = np.unpackbits(guide.mask(), count=vocabulary, bitorder="little")
+    flags = np.ones((sequences, vocabulary), dtype=np.bool_)
+    for sequence, guide in guided:
+        flags[sequence] = np.unpackbits(guide.mask(), count=vocabulary, bitorder="little")
     return mx.array(flags)

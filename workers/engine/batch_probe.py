@@ -16,6 +16,7 @@ from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.quantized import QuantizedEmbedding
 from mlx.utils import tree_flatten
 
+from workers.engine.kv.decode_caches import caches_for
 from workers.engine.kv.mlx_caches import (
     Cache,
     can_merge,
@@ -23,12 +24,11 @@ from workers.engine.kv.mlx_caches import (
     feed,
     feed_one,
     fork,
-    is_plain,
+    is_full_attention,
     merge,
     new_cache,
-    places,
+    spans,
 )
-from workers.engine.kv.row_caches import caches_for
 from workers.engine.last_logits import logits_at
 from workers.engine.probe_spans import few_tokens, span_reads
 
@@ -68,7 +68,7 @@ def why_alone(model: Any, vocabulary_size: int) -> str | None:
     return None
 
 
-def shows_ends(model: Any, vocabulary_size: int) -> bool:
+def gives_last_logits(model: Any, vocabulary_size: int) -> bool:
     """Whether ``last_logits`` finds its way through the model; tried at a position that is not the last one."""
     ids, position = mx.array([_below(readable_ids(model, vocabulary_size), PREFIXES[0])]), 3
     try:
@@ -114,12 +114,12 @@ class _Probe:
 
     def _together(self, caches: list[Cache]) -> mx.array:
         """Logits (sequences, steps, vocabulary) of the batch."""
-        plain = is_plain(caches[0])
+        full_attention = is_full_attention(caches[0])
         read = merge(caches)
         feed(self._model, read, self._rests)
-        decoding = caches_for(plain)
+        decoding = caches_for(full_attention)
         done, more = (list(map(len, group)) for group in (self._prefixes, self._rests))
-        decoding.join(read, places(done, more, plain=plain))
+        decoding.join(read, spans(done, more, full_attention=full_attention))
         logits = []
         for tokens in zip(*self._steps, strict=True):
             decoding.begin()

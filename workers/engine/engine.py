@@ -1,14 +1,13 @@
-"""The engine: every request of a model in one batch.
+"""The engine: every request of a model in one batch, served step by step.
 
-One step, to be recited:
-1. read: the next piece of the prompts that wait, as much as keeps the pause of the decoding rows under the target;
-2. seat: a prompt that is read becomes a row for each of its choices, with its first token, drawn from what the pass
-   that read it gave; rows that nobody has heard of yet wait a moment for prompts that could still come with them, and
-   then land with what they have;
-3. launch: the forward pass that draws every row's next token;
-4. land: its tokens, as text, log-probabilities and finishes; on an accelerator those of the pass before, so that the
-   next one is under way meanwhile. On a CPU a launch takes as long as its pass, as MLX lets the host run no more than a
-   hundred operations ahead: there, tokens would only lie about for a step, and rows that end ride along in one more.
+One step:
+1. preempt: sequences leave the batch when memory is short or when a caller without one has waited too long.
+2. prefill: one pass over prompts, as many tokens as keep the stall of decoding sequences below ``max_stall``.
+3. join: a prefilled prompt becomes one sequence per choice, each with its first token. Sequences without an emitted
+   token are held up to ``HOLD`` stalls, so that more prompts share their first step.
+4. launch: the forward pass that draws the next token of every sequence.
+5. collect: its tokens become text, log-probabilities and finishes. An accelerator collects the pass before, while the
+   next one runs. On a CPU MLX lets the host run at most a hundred operations ahead, so each pass is collected at once.
 """
 
 import time
@@ -20,55 +19,57 @@ import mlx.core as mx
 
 from workers.device import has_accelerator
 from workers.engine.admission import Admission
-from workers.engine.batch import Batch, Flight, Seat
-from workers.engine.batch_probe import shows_ends
+from workers.engine.batch import Batch, BatchSlot, PendingStep
+from workers.engine.batch_probe import gives_last_logits
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
 from workers.engine.figures import Figures, Report
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.cost import measure_cost
+from workers.engine.kv.decode_caches import Alone, caches_for
 from workers.engine.kv.mlx_caches import (
     Cache,
-    Place,
+    TokenSpan,
     blank,
     can_merge,
     can_pad,
     feed,
     feed_one,
-    is_plain,
+    is_full_attention,
     merge,
     new_cache,
-    places,
+    spans,
 )
 from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.kv.row_caches import Alone, caches_for
-from workers.engine.last_logits import read_to_ends
+from workers.engine.last_logits import prefill_with_last_logits
 from workers.engine.preemption import Preemption
-from workers.engine.prefill import PASSED, Reading, Waiting
-from workers.engine.prefill_budget import Pace
-from workers.engine.prefix_reuse import Keeping
-from workers.engine.sampling.logit_processors import adjustment_for
+from workers.engine.prefill import PASSED, PrefillQueue, PrefillTask
+from workers.engine.prefill_budget import PrefillBudget
+from workers.engine.prefix_reuse import PrefixReuse
+from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.logprobs import score_one
-from workers.engine.sampling.sampler import RowParameters
+from workers.engine.sampling.sampler import SequenceParameters
 from workers.job import Job, KvUse, Output
-from workers.sequence import LogprobsOf, Row, TokenRules
+from workers.sequence import LogprobsOf, TokenRules, TokenSequence
 
-HOLD = 15  # gaps that rows wait with their first token for prompts to be read beside theirs
-# Chunks of several prompts in a pass that keeps nobody waiting: attention does not cost more for them. A prompt of more
-# is long: nobody waits for it.
-ABREAST = 3
+HOLD = 15  # times ``max_stall`` that sequences are held with their first token
+# Chunks in a pass over several prompts that stalls no sequence: attention does not cost more for them. A longer prompt
+# holds no sequences.
+PROMPTS_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    rows: int = 32  # sequences decoded together; 1 for a model that ``batch_probe`` finds fault with
-    chunk: int = 512  # most tokens of a prompt read in one step; of several together, ABREAST times as many
-    gap: float = 0.2  # seconds a decoding row may wait for others' prompts
-    cache_bytes: int = 1 << 30  # of prompts kept for later requests
-    kv_bytes: int = 1 << 40  # of all keys and values, kept prompts included
+    rows: int = 32  # sequences decoded together; 1 for a model that ``batch_probe`` keeps alone
+    chunk: int = (
+        512  # most tokens of a prompt in one pass; a pass over several has PROMPTS_AT_ONCE times as many
+    )
+    max_stall: float = 0.2  # seconds that a prefill pass may stall the decoding sequences
+    cache_bytes: int = 1 << 30  # of the prefix cache
+    kv_bytes: int = 1 << 40  # of all keys and values, the prefix cache included
 
 
 class BatchEngine:
-    """``launches_ahead``: as an accelerator wants it, see step 4."""
+    """``launches_ahead``: collect a pass while the next one runs, as an accelerator wants it."""
 
     def __init__(
         self,
@@ -86,29 +87,29 @@ class BatchEngine:
         self._vocabulary_size = vocabulary_size
         self._batches = limits.rows > 1 and can_merge(model)
         self._pads = can_pad(model)
-        self._rows_at_most = limits.rows if self._batches else 1
-        self._pace = Pace(limits.chunk, limits.gap)
-        self._gap = limits.gap
+        self._most_sequences = limits.rows if self._batches else 1
+        self._prefill_budget = PrefillBudget(limits.chunk, limits.max_stall)
+        self._max_stall = limits.max_stall
         self._fresh_since: float | None = None
-        self._plain = is_plain(new_cache(model))
-        self._reads_to_ends = self._plain and shows_ends(model, vocabulary_size)
-        self._prefixes = PrefixCache(min(limits.cache_bytes, limits.kv_bytes), plain=self._plain)
-        self._caches = caches_for(self._plain) if self._batches else Alone()
-        self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
-        self._keeping = Keeping(self._prefixes, plain=self._plain, batches=self._batches)
-        self._batch = Batch(
-            lambda tokens, cache: model(tokens, cache=cache), self._caches, self._keeping.ended
+        self._full_attention = is_full_attention(new_cache(model))
+        self._gives_last_logits = self._full_attention and gives_last_logits(model, vocabulary_size)
+        self._prefixes = PrefixCache(
+            min(limits.cache_bytes, limits.kv_bytes), full_attention=self._full_attention
         )
-        self._waiting = Waiting()
-        self._admission = Admission(self.budget, self._batch, self._waiting, self._prefixes, self._keeping)
-        self._preemption = Preemption(self._admission, self._batch, self._waiting, self._rows_at_most)
+        self._caches = caches_for(self._full_attention) if self._batches else Alone()
+        self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
+        self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
+        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
+        self._waiting = PrefillQueue()
+        self._admission = Admission(self.budget, self._batch, self._waiting, self._prefixes, self._reuse)
+        self._preemption = Preemption(self._admission, self._batch, self._waiting, self._most_sequences)
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._decode = self._decode_ahead if ahead else self._decode_in_turn
-        self._flights: list[Flight] = []  # to land, the oldest first
-        self._rows: dict[str, list[Row]] = {}  # by request: its rows that have not ended
+        self._pending: list[PendingStep] = []  # to collect, the oldest first
+        self._sequences: dict[str, list[TokenSequence]] = {}  # by request: its sequences that have not ended
         self._finished: list[Output] = []  # of choices that ended without a token drawn here
         self._steps = 0
-        self._read_last = False  # whether the last step read something
+        self._prefilled_last = False  # whether the last step had a prefill pass
         self._tokens = 0  # generated
         self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
         self._cache_bytes = limits.cache_bytes
@@ -118,12 +119,12 @@ class BatchEngine:
 
     @property
     def active(self) -> int:
-        """The last step may be one in which only what has ended is put away."""
-        return len(self._rows) + len(self._finished) or int(self._unsettled)
+        """Counts a step as well that only puts ended sequences away."""
+        return len(self._sequences) + len(self._finished) or int(self._unsettled)
 
     @property
     def _unsettled(self) -> bool:
-        return bool(self._flights) or self._batch.occupied or len(self._waiting) > 0
+        return bool(self._pending) or self._batch.occupied or len(self._waiting) > 0
 
     @property
     def report(self) -> Report:
@@ -137,8 +138,8 @@ class BatchEngine:
             phase=self._phase,
             invariance=self._invariance,
             rows=len(self._batch),
-            prefilling=self._waiting.rows(half_read=True),
-            waiting=self._waiting.rows(half_read=False),
+            prefilling=self._waiting.sequences(half_prefilled=True),
+            waiting=self._waiting.sequences(half_prefilled=False),
             waiting_tokens=self._waiting.tokens,
             tokens=self._tokens,
             tokens_read=self._tokens_read,
@@ -162,20 +163,20 @@ class BatchEngine:
     def _phase(self) -> str:
         if not self.active:
             return "idle"
-        return "prefill" if self._read_last or not len(self._batch) else "decode"
+        return "prefill" if self._prefilled_last or not len(self._batch) else "decode"
 
     def calibrate(self) -> None:
-        """Measures what reading costs here; before the first request."""
-        read = read_to_ends if self._reads_to_ends else feed
-        self._pace.calibrate(
+        """Measures the cost of prefill on this machine; to be called before the first request."""
+        read = prefill_with_last_logits if self._gives_last_logits else feed
+        self._prefill_budget.calibrate(
             lambda behind: blank(self._model, behind) if behind else new_cache(self._model),
             lambda cache, tokens: read(self._model, cache, [[0] * tokens]),
-            plain=self._plain,
+            full_attention=self._full_attention,
         )
 
     @property
-    def rows_at_most(self) -> int:
-        return self._rows_at_most
+    def most_sequences(self) -> int:
+        return self._most_sequences
 
     @property
     def kv_use(self) -> KvUse:
@@ -188,24 +189,26 @@ class BatchEngine:
         self._tally()
 
     def add(self, job: Job) -> None:
-        """One reading for the choices that begin with the prompt, one for each that goes on behind held ids."""
-        rows = [Row(job, choice, self._rules) for choice in range(job.generation.n)]
-        self._rows[job.request_id] = rows
-        self._finished += [finished for row in rows if (finished := row.replay())]
+        """One prefill task for all choices without held ids, one more for each choice with them."""
+        sequences = [TokenSequence(job, choice, self._rules) for choice in range(job.generation.n)]
+        self._sequences[job.request_id] = sequences
+        self._finished += [finished for sequence in sequences if (finished := sequence.replay())]
         if not job.max_tokens and not job.scores_prompt:
-            self._finish_unbegun(rows)
-        fresh = [row for row in rows if not row.ids and not row.ended]
-        readings = [[row] for row in rows if row.ids and not row.ended] + ([fresh] if fresh else [])
-        for together in readings:
+            self._finish_unbegun(sequences)
+        fresh = [sequence for sequence in sequences if not sequence.ids and not sequence.ended]
+        tasks = [[sequence] for sequence in sequences if sequence.ids and not sequence.ended] + (
+            [fresh] if fresh else []
+        )
+        for together in tasks:
             ids = [*job.prompt, *together[0].ids]
-            for some in self._seatable(together, len(ids)):
-                self._waiting.add(Reading(ids, some, self._steps))
+            for some in self._fitting_batches(together, len(ids)):
+                self._waiting.add(PrefillTask(ids, some, self._steps))
         self._forget_ended(job.request_id)
         self._tally()
 
     def cancel(self, request_id: str) -> None:
-        for row in self._rows.pop(request_id, []):
-            row.ended = True
+        for sequence in self._sequences.pop(request_id, []):
+            sequence.ended = True
         self._tally()
 
     def rest(self) -> None:
@@ -216,279 +219,292 @@ class BatchEngine:
 
     def step(self) -> list[Output]:
         self._steps += 1
-        outputs = self._preemption.for_memory(self._steps, self._land_all)
-        outputs += self._preemption.for_callers(self._steps, self._land_all)
+        outputs = self._preemption.for_memory(self._steps, self._collect_all)
+        outputs += self._preemption.for_callers(self._steps, self._collect_all)
         if not len(self._batch):
-            outputs += self._land_all()  # last tokens, which would wait for a pass over somebody's prompt
-        read = self._read_last = self._read()
+            outputs += self._collect_all()  # else the last tokens would wait for a prefill pass
+        read = self._prefilled_last = self._prefill()
         finished, self._finished = self._finished, []
         outputs += finished
         began = time.perf_counter()
         if not (read and self._holds(began)):
             self._fresh_since = None
             decoding = self._decoding
-            landed = self._decode()
-            outputs += landed
-            if landed and decoding:
-                self._pace.decoded(time.perf_counter() - began)
+            collected = self._decode()
+            outputs += collected
+            if collected and decoding:
+                self._prefill_budget.decoded(time.perf_counter() - began)
         self._admission.cap_kept()
         self._tally()
         return outputs
 
     @property
     def _decoding(self) -> int:
-        """Rows that a pass over prompts would keep waiting; not those whose first token nobody has seen."""
+        """How many sequences a prefill pass would stall; a batch without an emitted token counts none."""
         return 0 if self._batch.fresh else len(self._batch)
 
     def _holds(self, now: float) -> bool:
-        """Whether the rows should begin together with prompts that wait or came while these were read.
+        """Whether sequences without an emitted token are held, so that waiting prompts share their first step.
 
-        Prompts are read faster side by side, and rows that begin together end together. Nobody waits for a prompt of
-        many chunks.
+        Prompts are prefilled faster in one pass, and sequences that begin together end together.
         """
         if self._decoding or not len(self._batch) or self._long_is_next:
             return False
         self._fresh_since = self._fresh_since or now
-        return now - self._fresh_since < HOLD * self._gap
+        return now - self._fresh_since < HOLD * self._max_stall
 
     @property
     def _long_is_next(self) -> bool:
         order = self._order()
-        return bool(order) and order[0].left > ABREAST * self._pace.budget(beside_decode=False)
+        return bool(order) and order[0].left > PROMPTS_AT_ONCE * self._prefill_budget.budget(
+            beside_decode=False
+        )
 
     def _decode_in_turn(self) -> list[Output]:
-        """Rows that begin alone land with their first tokens, and have their next pass in the next step."""
+        """A batch without an emitted token emits the first ones; its next pass is in the next step."""
         fresh = self._batch.fresh
-        outputs = self._land_all()
+        outputs = self._collect_all()
         if fresh and not self._batch.fresh:
             return outputs
-        self._fly(self._batch.launch())
-        return outputs + self._land_all()
+        self._add_pending(self._batch.launch())
+        return outputs + self._collect_all()
 
     def _decode_ahead(self) -> list[Output]:
-        """Launches the next pass, then lands those before; in the middle of the launch if the draw has to wait."""
+        """Launches the next pass, then collects those before; between start and draw if the draw needs their tokens."""
         if self._batch.waits:
             logits = self._batch.start()
-            outputs = self._land_all()
-            self._fly(None if logits is None else self._batch.draw(logits))
+            outputs = self._collect_all()
+            self._add_pending(None if logits is None else self._batch.draw(logits))
             return outputs
-        before, self._flights = self._flights, []
-        self._fly(self._batch.launch())
-        return self._land(before)
+        before, self._pending = self._pending, []
+        self._add_pending(self._batch.launch())
+        return self._collect(before)
 
-    def _fly(self, flight: Flight | None) -> None:
-        if flight:
-            self._flights.append(flight)
+    def _add_pending(self, pending: PendingStep | None) -> None:
+        if pending:
+            self._pending.append(pending)
 
-    def _finish_unbegun(self, rows: list[Row]) -> None:
-        """Of choices that want no token."""
-        self._finished += [row.finish_unbegun() for row in rows if not row.ended]
-        for request_id in {row.job.request_id for row in rows}:
+    def _finish_unbegun(self, sequences: list[TokenSequence]) -> None:
+        """Finishes choices that want no token."""
+        self._finished += [sequence.finish_unbegun() for sequence in sequences if not sequence.ended]
+        for request_id in {sequence.job.request_id for sequence in sequences}:
             self._forget_ended(request_id)
 
-    def _seatable(self, rows: list[Row], tokens: int) -> Iterator[list[Row]]:
-        """No more rows of so many tokens together than the batch and the memory can ever hold, but one."""
-        size = self.budget.rows(tokens, self._rows_at_most)
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]
+    def _fitting_batches(self, sequences: list[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]:
+        """Groups of sequences of this length that batch and memory can hold; at least one in each."""
+        size = self.budget.rows(tokens, self._most_sequences)
+        for start in range(0, len(sequences), size):
+            yield sequences[start : start + size]
 
-    # ------------------------------------------------------------ reading
+    # ------------------------------------------------------------ prefill
 
-    def _read(self) -> bool:
-        """At most one pass: a chunk of one prompt, or the rest of several. Whether there was one."""
+    def _prefill(self) -> bool:
+        """Runs at most one pass: a chunk of one prompt, or the rest of several. Gives whether it ran."""
         for dropped in self._waiting.drop_ended():
-            self._keeping.half_read(dropped)
-        self._batch.drop_done()  # what they hold is not counted below
-        seats = self._rows_at_most - len(self._batch)
-        order = self._fitting(self._order(), seats)
+            self._reuse.half_prefilled(dropped)
+        self._batch.drop_done()  # their memory is not counted below
+        slots = self._most_sequences - len(self._batch)
+        order = self._fitting(self._order(), slots)
         if not order or self._waits_for_more(order):
             return False
         first = order[0]
-        self._keeping.look_up(first)
+        self._reuse.match(first)
         self._waiting.lead(first)
         budget = self._chunk_behind(first.done)
         if first.stop - first.done > budget or first.stops or (first.scores and first.left):
             self._caches.resize()
-            self._read_on(first, min(budget, first.stop - first.done))
+            self._prefill_chunk(first, min(budget, first.stop - first.done))
         else:
-            together = self._together(order, seats)
+            together = self._together(order, slots)
             self._caches.resize()
-            self._read_out(together)
+            self._finish_prefill(together)
         return True
 
-    def _order(self) -> list[Reading]:
+    def _order(self) -> list[PrefillTask]:
         return self._waiting.in_order(self._steps, self._batch.askers)
 
     def _chunk_behind(self, tokens: int) -> int:
-        """Most tokens that a pass may read which looks back at so many."""
-        return self._pace.budget(beside_decode=self._decoding > 0, behind=tokens)
+        """Most tokens of a pass behind a context of so many."""
+        return self._prefill_budget.budget(beside_decode=self._decoding > 0, behind=tokens)
 
-    def _fitting(self, order: list[Reading], seats: int) -> list[Reading]:
-        """From the first that fits on; see rule 4 of ``prefill``."""
-        if not seats:
+    def _fitting(self, order: list[PrefillTask], slots: int) -> list[PrefillTask]:
+        """The order from the first task that fits; see rule 4 of ``prefill``."""
+        if not slots:
             return []
-        refused: Reading | None = None
-        for place, reading in enumerate(order):
-            if refused is None or reading.may_fit_before(refused):
-                if len(reading.rows) <= seats and self._admission.admits(reading):
-                    return order[place:]
-                refused = reading
-            if self._steps - reading.since >= PASSED:
+        refused: PrefillTask | None = None
+        for position, task in enumerate(order):
+            if refused is None or task.may_fit_before(refused):
+                if len(task.sequences) <= slots and self._admission.admits(task):
+                    return order[position:]
+                refused = task
+            if self._steps - task.since >= PASSED:
                 return []
         return []
 
-    def _waits_for_more(self, order: list[Reading]) -> bool:
-        if any(reading.done for reading in order):
+    def _waits_for_more(self, order: list[PrefillTask]) -> bool:
+        if any(task.done for task in order):
             return False
-        oldest = self._steps - min(reading.since for reading in order)
-        return self._pace.waits_for_more(self._decoding, len(order), oldest)
+        oldest = self._steps - min(task.since for task in order)
+        return self._prefill_budget.waits_for_more(self._decoding, len(order), oldest)
 
-    def _together(self, order: list[Reading], seats: int) -> list[Reading]:
-        """The readings whose rest fits into one pass, padded to one width. What refuses most costs least."""
+    def _together(self, order: list[PrefillTask], slots: int) -> list[PrefillTask]:
+        """The tasks whose rest fits into one padded pass. The cheapest refusals are tried first."""
 
-        def rest(reading: Reading) -> int:
-            return reading.left + (1 if self._reads_to_ends else 0)
+        def rest(task: PrefillTask) -> int:
+            return task.left + (1 if self._gives_last_logits else 0)
 
-        chosen, rows, width = [order[0]], len(order[0].rows), rest(order[0])
-        refused: Reading | None = None
+        chosen, sequences, width = [order[0]], len(order[0].sequences), rest(order[0])
+        refused: PrefillTask | None = None
 
         def full(width: int, behind: int) -> bool:
-            most = self._chunk_behind(behind) * (1 if self._decoding else ABREAST)
+            most = self._chunk_behind(behind) * (1 if self._decoding else PROMPTS_AT_ONCE)
             return width * (len(chosen) + 1) > most
 
-        def in_pass(reading: Reading) -> bool:
-            behind = max(reading.done, *(each.done for each in chosen))
-            return not full(max(width, rest(reading)), behind) and (self._pads or rest(reading) == width)
+        def in_pass(task: PrefillTask) -> bool:
+            behind = max(task.done, *(each.done for each in chosen))
+            return not full(max(width, rest(task)), behind) and (self._pads or rest(task) == width)
 
-        for reading in order[1:] if self._batches else ():
-            if rows == seats or full(width, behind=0):
+        for task in order[1:] if self._batches else ():
+            if sequences == slots or full(width, behind=0):
                 break
-            # One before it in this loop may block it.
+            # A task that was chosen before may block it.
             if (
-                reading.blocked
-                or rows + len(reading.rows) > seats
-                or (reading.looked_up and not in_pass(reading))
+                task.blocked
+                or sequences + len(task.sequences) > slots
+                or (task.matched and not in_pass(task))
             ):
                 continue
-            if refused and not reading.may_fit_before(refused):
+            if refused and not task.may_fit_before(refused):
                 continue
-            if not self._admission.admits(reading, chosen):
-                refused = reading
+            if not self._admission.admits(task, chosen):
+                refused = task
                 continue
-            self._keeping.look_up(reading)
-            if not in_pass(reading) or not self._admission.admits(reading, chosen):
+            self._reuse.match(task)
+            if not in_pass(task) or not self._admission.admits(task, chosen):
                 continue
-            self._waiting.lead(reading)
-            if reading.stops or (reading.scores and reading.left):
+            self._waiting.lead(task)
+            if task.stops or (task.scores and task.left):
                 continue
-            chosen.append(reading)
-            rows, width = rows + len(reading.rows), max(width, rest(reading))
+            chosen.append(task)
+            sequences, width = sequences + len(task.sequences), max(width, rest(task))
         return chosen
 
-    def _read_on(self, reading: Reading, size: int) -> None:
-        """A chunk of one prompt."""
-        cache = reading.cache if reading.cache is not None else new_cache(self._model)
-        stop, stops = reading.stop, reading.stops
-        with self._pace.timing(size, reading.done):
-            self._feed(reading, cache, reading.ids[reading.done : reading.done + size])
-        reading.advance(cache, size)
+    def _prefill_chunk(self, task: PrefillTask, size: int) -> None:
+        """Prefills a chunk of one prompt."""
+        cache = task.cache if task.cache is not None else new_cache(self._model)
+        stop, stops = task.stop, task.stops
+        with self._prefill_budget.timing(size, task.done):
+            self._feed(task, cache, task.ids[task.done : task.done + size])
+        task.advance(cache, size)
         self._tokens_read += size
-        if stops and reading.done == stop:
-            self._keeping.half_read(reading)
-        if reading.done == reading.pause:
-            reading.pause = None
+        if stops and task.done == stop:
+            self._reuse.half_prefilled(task)
+        if task.done == task.pause:
+            task.pause = None
 
-    def _feed(self, reading: Reading, cache: Cache, tokens: list[int]) -> None:
-        if not reading.scores:
+    def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
+        if not task.scores:
             feed_one(self._model, cache, tokens)
             return
-        following = reading.ids[reading.done + 1 : reading.done + 1 + len(tokens)]
-        depth = reading.rows[0].job.generation.logprobs or 0
-        self._score(reading.rows, score_one(self._model, cache, tokens, following, depth))
+        following = task.ids[task.done + 1 : task.done + 1 + len(tokens)]
+        depth = task.sequences[0].job.generation.logprobs or 0
+        self._score(task.sequences, score_one(self._model, cache, tokens, following, depth))
 
-    def _score(self, rows: list[Row], scores: list[LogprobsOf]) -> None:
-        """Rows of one prompt share the entries: there may be a hundred thousand."""
-        rows[0].score_prompt(scores)
-        for row in rows[1:]:
-            row.prompt_logprobs = rows[0].prompt_logprobs
+    def _score(self, sequences: list[TokenSequence], scores: list[LogprobsOf]) -> None:
+        """The sequences of one prompt share the entries, which may be a hundred thousand."""
+        sequences[0].score_prompt(scores)
+        for sequence in sequences[1:]:
+            sequence.prompt_logprobs = sequences[0].prompt_logprobs
 
-    def _read_out(self, readings: list[Reading]) -> None:
-        """The rest of these prompts; their rows join the batch."""
-        read = self._read_rest(readings)
-        for reading in readings:
-            reading.done = len(reading.read)
-        self._waiting.remove(readings)
-        for reading in readings:
-            if reading.scores:
-                self._score(reading.rows, [])  # a prompt of one token had nothing to score
-        self._finish_unbegun([row for reading in readings for row in reading.rows if not row.job.max_tokens])
-        self._seat(readings, *read)
+    def _finish_prefill(self, tasks: list[PrefillTask]) -> None:
+        """Prefills the rest of these prompts; their sequences join the batch."""
+        read = self._prefill_rest(tasks)
+        for task in tasks:
+            task.done = len(task.read)
+        self._waiting.remove(tasks)
+        for task in tasks:
+            if task.scores:
+                self._score(task.sequences, [])  # a prompt of one token had nothing to score
+        self._finish_unbegun(
+            [sequence for task in tasks for sequence in task.sequences if not sequence.job.max_tokens]
+        )
+        self._fill_slots(tasks, *read)
 
-    def _read_rest(self, readings: list[Reading]) -> tuple[Cache, list[Place], mx.array | None]:
-        """A cache with one row for each reading, where each is, and the logits (rows, vocabulary) behind their ends.
+    def _prefill_rest(self, tasks: list[PrefillTask]) -> tuple[Cache, list[TokenSpan], mx.array | None]:
+        """A cache of all tasks, the span of each in it, and the last logits (tasks, vocabulary).
 
-        Who is read alone is copied into no batch. None of the last ids is read where that would need a pass of its own.
+        A task alone is not copied into a batch cache. The last ids are left out, and so the logits, where they would
+        need a pass of their own.
         """
-        caches = [r.cache if r.cache is not None else new_cache(self._model) for r in readings]
-        to_ends = self._reads_to_ends and any(reading.left for reading in readings)
-        rest = [reading.ids[reading.done : None if to_ends else -1] for reading in readings]
+        caches = [r.cache if r.cache is not None else new_cache(self._model) for r in tasks]
+        to_ends = self._gives_last_logits and any(task.left for task in tasks)
+        rest = [task.ids[task.done : None if to_ends else -1] for task in tasks]
         tokens = max(map(len, rest)) * len(rest)  # padding included
         self._tokens_read += sum(map(len, rest))
-        where = places([reading.done for reading in readings], [len(ids) for ids in rest], plain=self._plain)
-        alone = len(readings) == 1 and (self._plain or not self._batches)
+        where = spans(
+            [task.done for task in tasks], [len(ids) for ids in rest], full_attention=self._full_attention
+        )
+        alone = len(tasks) == 1 and (self._full_attention or not self._batches)
         cache = caches[0] if alone else merge(caches)
         logits = None
         if tokens:
-            with self._pace.timing(tokens, max(reading.done for reading in readings)):
+            with self._prefill_budget.timing(tokens, max(task.done for task in tasks)):
                 if to_ends:
-                    logits = read_to_ends(self._model, cache, rest)
+                    logits = prefill_with_last_logits(self._model, cache, rest)
                 else:
                     feed(self._model, cache, rest)
-        for reading, ids, place in zip(readings, rest, where, strict=True):
-            self._keeping.read_out(reading, cache, place, len(ids))
+        for task, ids, span in zip(tasks, rest, where, strict=True):
+            self._reuse.prefilled(task, cache, span, len(ids))
         return cache, where, logits
 
-    def _seat(
-        self, readings: list[Reading], cache: Cache, where: list[Place], logits: mx.array | None
+    def _fill_slots(
+        self, tasks: list[PrefillTask], cache: Cache, where: list[TokenSpan], logits: mx.array | None
     ) -> None:
-        rows = [(i, row) for i, reading in enumerate(readings) for row in reading.rows if not row.ended]
-        if not rows:
+        sequences = [
+            (i, sequence) for i, task in enumerate(tasks) for sequence in task.sequences if not sequence.ended
+        ]
+        if not sequences:
             return
-        seats = [Seat(row, self._parameters(row), len(row.ids), readings[i].ids[-1]) for i, row in rows]
+        slots = [
+            BatchSlot(sequence, self._parameters(sequence), len(sequence.ids), tasks[i].ids[-1])
+            for i, sequence in sequences
+        ]
         if logits is not None:
-            logits = logits[mx.array([i for i, _ in rows])]
-        self._fly(self._batch.join(seats, cache, [where[i] for i, _ in rows], logits))
+            logits = logits[mx.array([i for i, _ in sequences])]
+        self._add_pending(self._batch.join(slots, cache, [where[i] for i, _ in sequences], logits))
 
-    def _parameters(self, row: Row) -> RowParameters:
-        generation = row.job.generation
-        return RowParameters(
+    def _parameters(self, sequence: TokenSequence) -> SequenceParameters:
+        generation = sequence.job.generation
+        return SequenceParameters(
             sampling=generation.sampling,
-            choice=row.choice,
+            choice=sequence.choice,
             logprobs=generation.logprobs,
-            adjustment=adjustment_for(generation, row.job.prompt, row.ids, row.ending, self._vocabulary_size),
+            processor=logit_processor_for(
+                generation, sequence.job.prompt, sequence.ids, sequence.ending, self._vocabulary_size
+            ),
         )
 
-    # ------------------------------------------------------------ landing
+    # ------------------------------------------------------------ collect
 
-    def _land_all(self) -> list[Output]:
-        """With nothing launched behind them."""
-        flights, self._flights = self._flights, []
-        return self._land(flights)
+    def _collect_all(self) -> list[Output]:
+        """Collects every pending step."""
+        pending_steps, self._pending = self._pending, []
+        return self._collect(pending_steps)
 
-    def _land(self, flights: list[Flight]) -> list[Output]:
+    def _collect(self, pending_steps: list[PendingStep]) -> list[Output]:
         outputs = []
-        for flight in flights:
-            for row, id, logprobs in flight.land():
-                outputs.append(row.push(id, logprobs))
-                if row.ended:
-                    self._forget_ended(row.job.request_id)
+        for pending in pending_steps:
+            for sequence, id, logprobs in pending.collect():
+                outputs.append(sequence.push(id, logprobs))
+                if sequence.ended:
+                    self._forget_ended(sequence.job.request_id)
         self._tokens += len(outputs)
         self._figures.count(len(outputs), time.monotonic())
         return outputs
 
     def _forget_ended(self, request_id: str) -> None:
-        left = [row for row in self._rows.get(request_id, []) if not row.ended]
+        left = [sequence for sequence in self._sequences.get(request_id, []) if not sequence.ended]
         if left:
-            self._rows[request_id] = left
+            self._sequences[request_id] = left
         else:
-            self._rows.pop(request_id, None)
+            self._sequences.pop(request_id, None)

@@ -1,9 +1,9 @@
-"""Prompts read to their ends: keys and values of all tokens, and the logits behind the last of each prompt.
+"""Prefill with last logits: keys and values of all tokens, and the logits of each prompt's last token only.
 
-The product with the vocabulary is the largest of a pass, and a prompt's last logits are all that a first token needs.
-So the body of a model is asked for all positions, its head for one of each row. mlx-lm's models have both in one call:
-for that time the body is one that shows the head these positions only. Where logits are not asked for, MLX computes
-keys and values only, so this costs what the last layer does behind them, instead of a pass for the first token.
+The product with the vocabulary is the largest of a pass, and a first token needs the last logits only. So the model's
+body computes all positions and its lm_head one per sequence. In mlx-lm's models one call has both: during it, the body
+is replaced by one that gives the lm_head these positions only. The cost is the last layer's, instead of a pass for the
+first token.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from workers.engine.kv.mlx_caches import Cache, evaluate, padded
 from workers.engine.pass_memo import begin_pass
 
 
-def read_to_ends(model: Any, cache: Cache, rows: list[list[int]]) -> mx.array:
-    """(rows, vocabulary). The cache is of plain keys and values, see ``caches.feed``; no row is empty."""
+def prefill_with_last_logits(model: Any, cache: Cache, rows: list[list[int]]) -> mx.array:
+    """(rows, vocabulary). The cache is of full-attention keys and values, see ``caches.feed``; no row is empty."""
     begin_pass()
     logits = logits_at(model, padded(rows), cache, [len(row) - 1 for row in rows])
     evaluate(cache, logits)

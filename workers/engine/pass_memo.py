@@ -20,7 +20,7 @@ def _passes() -> int:
     return getattr(_own, "passes", 0)
 
 
-class LastMade(threading.local, Generic[T]):
+class PassMemo(threading.local, Generic[T]):
     """By key the last value, with what it was made from, in this pass."""
 
     def __init__(self) -> None:

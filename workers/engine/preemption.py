@@ -8,21 +8,23 @@ from collections.abc import Callable
 
 from workers.engine.admission import Admission
 from workers.engine.batch import Batch
-from workers.engine.prefill import Reading, Waiting
+from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.job import Output
-from workers.sequence import Row
+from workers.sequence import TokenSequence
 
-YIELD = 16  # steps that a caller without a row waits for one to end
+YIELD = 16  # steps that a caller without a sequence waits for one to end
 
 Collect = Callable[[], list[Output]]  # the outputs of all passes that were launched
 
 
 class Preemption:
-    def __init__(self, admission: Admission, batch: Batch, waiting: Waiting, rows_at_most: int) -> None:
+    def __init__(
+        self, admission: Admission, batch: Batch, waiting: PrefillQueue, most_sequences: int
+    ) -> None:
         self._admission = admission
         self._batch = batch
         self._waiting = waiting
-        self._rows_at_most = rows_at_most
+        self._most_sequences = most_sequences
 
     def for_memory(self, step: int, collect: Collect) -> list[Output]:
         """The youngest sequences leave until the others can have their next pass."""
@@ -43,15 +45,15 @@ class Preemption:
         outputs = collect()
         while not self._has_room_for(first):
             (richest, most), *_ = self._shares().most_common(1) or [("", 0)]
-            if most <= len(first.rows):
+            if most <= len(first.sequences):
                 break
             self._wait_again(self._batch.evict_youngest(richest), step)
         return outputs
 
     def _fits(self) -> bool:
-        return not len(self._batch) or self._admission.rows_fit()
+        return not len(self._batch) or self._admission.sequences_fit()
 
-    def _waits_in_vain(self, step: int) -> Reading | None:
+    def _waits_in_vain(self, step: int) -> PrefillTask | None:
         """The next prompt, if its caller has no sequence in the batch and sequences of others are in its way."""
         shares = self._shares()
         if not len(self._waiting) or max(shares.values(), default=0) < 2:
@@ -61,13 +63,13 @@ class Preemption:
             return None
         return None if self._has_room_for(first) else first
 
-    def _has_room_for(self, reading: Reading) -> bool:
-        free = self._rows_at_most - len(self._batch)
-        return len(reading.rows) <= free and self._admission.admits(reading)
+    def _has_room_for(self, task: PrefillTask) -> bool:
+        free = self._most_sequences - len(self._batch)
+        return len(task.sequences) <= free and self._admission.admits(task)
 
     def _shares(self) -> Counter[str]:
         """Sequences of each caller in the batch."""
         return Counter(asker.caller for asker in self._batch.askers)
 
-    def _wait_again(self, row: Row, step: int) -> None:
-        self._waiting.add(Reading([*row.job.prompt, *row.ids], [row], step))
+    def _wait_again(self, sequence: TokenSequence, step: int) -> None:
+        self._waiting.add(PrefillTask([*sequence.job.prompt, *sequence.ids], [sequence], step))

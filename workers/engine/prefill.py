@@ -1,13 +1,12 @@
-"""Prompts that wait to be read, and what is read in the next step.
+"""Prompts that wait for prefill, and which of them the next pass takes.
 
-Rule 1: shortest remaining first, so that a long prompt does not keep short ones from starting; a prompt that waits
-counts as shorter (ageing), so that short ones cannot keep a long one out for ever.
-Rule 2: short prompts are read in one pass together, long ones alone and in chunks.
-Rule 3: what several waiting prompts begin with is read once: the first reads up to there and leaves it in the prefix
-cache, the others wait for that. It does so at a prompt's boundaries as well, which others will come to.
-Rule 4: who does not fit beside the rows that decode, for want of seats or memory, is passed by those who do. When it
-has waited so long that it would be next, and ``PASSED`` steps, nobody passes it any more: rows end until it fits.
-Rule 5: callers take turns, before all that: who has fewer rows is next.
+Rule 1: shortest remaining first. Waiting makes a prompt count as shorter (ageing), so that none starves.
+Rule 2: short prompts share a pass; a long one has passes of its own, in chunks.
+Rule 3: a prefix that several waiting prompts share is prefilled once: one task stops at its end and stores it in the
+prefix cache, the others wait and match it. A task stops at its prompt's checkpoints too.
+Rule 4: a task that does not fit, for want of batch slots or memory, is passed by tasks that do. After ``PASSED`` steps
+at the head of the order it is passed no more: sequences end until it fits.
+Rule 5: callers take turns before all that: the caller with fewer sequences is next.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,31 +16,31 @@ from shared.callers import Asker
 from workers.engine.fairness import in_turns
 from workers.engine.kv.mlx_caches import Cache, nbytes
 from workers.engine.kv.prefix_cache import SMALLEST
-from workers.sequence import Row
+from workers.sequence import TokenSequence
 from workers.token_ids import Ids, as_ids, common_prefix
 
 AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
 PASSED = 100  # steps
-WORTH = 64  # tokens that must be saved for a shared beginning to get a pass of its own
+WORTH = 64  # tokens that must be saved before a shared prefix gets a pass of its own
 
 
 @dataclass(eq=False)
-class Reading:
-    """A run of ids on its way into a cache, for rows that all begin with it.
+class PrefillTask:
+    """Ids to be prefilled for the sequences that all begin with them.
 
-    ``read`` leaves the last id out: its logits give the rows' first tokens, so a kept prompt needs it again. ``ids`` is
-    the prompt, and behind it what an earlier attempt or a row that had to leave the batch has already generated.
+    ``ids``: the prompt, then the tokens that an earlier attempt or a preempted sequence has generated. ``read`` lacks the
+    last id: its logits give the first token, so it is never taken from the prefix cache.
     """
 
     ids: list[int]
-    rows: list[Row]
+    sequences: list[TokenSequence]
     since: int  # the step it came in
     cache: Cache | None = None  # of the first ``done`` ids
     done: int = 0
-    looked_up: bool = False  # in the prefix cache
-    kept: int = 0  # so many of the ids the prefix cache has
-    pause: int | None = None  # where to stop, to leave a shared beginning in the prefix cache
-    leader: "Reading | None" = None  # reads our beginning just now
+    matched: bool = False  # in the prefix cache
+    kept: int = 0  # ids that the prefix cache has
+    pause: int | None = None  # length of the shared prefix to be stored
+    leader: "PrefillTask | None" = None  # the task that prefills the shared prefix
 
     def __post_init__(self) -> None:
         self.read: Ids = as_ids(self.ids[:-1])
@@ -52,32 +51,32 @@ class Reading:
 
     @property
     def stop(self) -> int:
-        """Where to leave what was read in the prefix cache, before the rest is read; all of it if nowhere."""
+        """Length at which to stop and store the prefix; that of ``read`` if nowhere."""
         least, end = max(self.done + 1, self.kept + WORTH), len(self.read)
-        ahead = (length for length in self.rows[0].job.checkpoints if least <= length < end)
+        ahead = (length for length in self.sequences[0].job.checkpoints if least <= length < end)
         return min(self.pause or end, next(ahead, end))
 
     @property
     def stops(self) -> bool:
-        """Also at its end, if others wait for what it has read."""
+        """Whether it stops to store a prefix; at its end too, if others wait for that."""
         return self.pause is not None or self.stop < len(self.read)
 
     @property
     def scores(self) -> bool:
-        """Whether the log-probabilities of the prompt are wanted: then all of it is read, alone."""
-        return self.rows[0].job.scores_prompt and not self.rows[0].ids
+        """Whether the prompt's log-probabilities are asked for: then all of it is prefilled, alone."""
+        return self.sequences[0].job.scores_prompt and not self.sequences[0].ids
 
     @property
     def namespace(self) -> str:
-        return self.rows[0].job.generation.cache_namespace
+        return self.sequences[0].job.generation.cache_namespace
 
     @property
     def asker(self) -> Asker:
-        return self.rows[0].job.asker
+        return self.sequences[0].job.asker
 
     @property
     def ended(self) -> bool:
-        return all(row.ended for row in self.rows)
+        return all(sequence.ended for sequence in self.sequences)
 
     @property
     def blocked(self) -> bool:
@@ -88,93 +87,95 @@ class Reading:
     def bytes(self) -> int:
         return nbytes(self.cache) if self.cache is not None else 0
 
-    def may_fit_before(self, refused: "Reading") -> bool:
-        """Hundreds may wait for memory: who asks for no less than one that does not fit is not looked at."""
+    def may_fit_before(self, refused: "PrefillTask") -> bool:
+        """Whether it asks for less than ``refused``, which did not fit: hundreds may wait for memory."""
         return (
-            self.cache is not None or len(self.ids) < len(refused.ids) or len(self.rows) < len(refused.rows)
+            self.cache is not None
+            or len(self.ids) < len(refused.ids)
+            or len(self.sequences) < len(refused.sequences)
         )
 
     def restart(self) -> None:
-        """Forgets what was read; it is looked up again, as it may have been kept."""
-        self.cache, self.done, self.looked_up, self.kept, self.pause = None, 0, False, 0, None
-        for row in self.rows:
-            row.prompt_logprobs = None
+        """Drops its cache; the prefix cache is asked again."""
+        self.cache, self.done, self.matched, self.kept, self.pause = None, 0, False, 0, None
+        for sequence in self.sequences:
+            sequence.prompt_logprobs = None
 
     def advance(self, cache: Cache, tokens: int) -> None:
         self.cache = cache
         self.done += tokens
-        self.looked_up = True
+        self.matched = True
 
 
-def width_of(readings: Sequence[Reading]) -> int:
-    """Tokens of a cache they are read into together: each rest begins behind the longest beginning."""
-    done = max((reading.done for reading in readings), default=0)
-    return done + max((len(reading.ids) - reading.done for reading in readings), default=0)
+def width_of(tasks: Sequence[PrefillTask]) -> int:
+    """Tokens of the padded cache of these tasks: each rest begins behind the longest ``done``."""
+    done = max((task.done for task in tasks), default=0)
+    return done + max((len(task.ids) - task.done for task in tasks), default=0)
 
 
-class Waiting:
+class PrefillQueue:
     def __init__(self) -> None:
-        self._readings: list[Reading] = []
+        self._tasks: list[PrefillTask] = []
 
     def __len__(self) -> int:
-        return len(self._readings)
+        return len(self._tasks)
 
-    def rows(self, *, half_read: bool) -> int:
-        """Of the prompts that are read half-way, or of those not begun."""
-        return sum(len(r.rows) for r in self._readings if (r.cache is not None) == half_read)
+    def sequences(self, *, half_prefilled: bool) -> int:
+        """How many sequences wait for tasks that are prefilled in part, or for those not begun."""
+        return sum(len(r.sequences) for r in self._tasks if (r.cache is not None) == half_prefilled)
 
     @property
     def tokens(self) -> int:
-        return sum(reading.left for reading in self._readings)
+        return sum(task.left for task in self._tasks)
 
     @property
     def bytes(self) -> int:
-        """Of the prompts that are read half-way."""
-        return sum(reading.bytes for reading in self._readings)
+        """Of the tasks that are prefilled in part."""
+        return sum(task.bytes for task in self._tasks)
 
-    def half_read(self) -> list[Reading]:
-        return [reading for reading in self._readings if reading.cache is not None]
+    def half_prefilled(self) -> list[PrefillTask]:
+        return [task for task in self._tasks if task.cache is not None]
 
-    def add(self, reading: Reading) -> None:
-        self._readings.append(reading)
+    def add(self, task: PrefillTask) -> None:
+        self._tasks.append(task)
 
-    def remove(self, readings: list[Reading]) -> None:
-        self._readings = [reading for reading in self._readings if reading not in readings]
+    def remove(self, tasks: list[PrefillTask]) -> None:
+        self._tasks = [task for task in self._tasks if task not in tasks]
 
-    def drop_ended(self) -> list[Reading]:
-        """Takes out the readings nobody waits for any more."""
-        ended = [reading for reading in self._readings if reading.ended]
+    def drop_ended(self) -> list[PrefillTask]:
+        """Takes out the tasks whose sequences have all ended."""
+        ended = [task for task in self._tasks if task.ended]
         if ended:
             self.remove(ended)
         return ended
 
-    def in_order(self, step: int, held: Iterable[Asker] = ()) -> list[Reading]:
-        """Those that may be read now, who is next first; ``held``: the askers of the rows that decode."""
-        free = [reading for reading in self._readings if not reading.blocked]
+    def in_order(self, step: int, held: Iterable[Asker] = ()) -> list[PrefillTask]:
+        """The tasks that may run now, the next one first; ``held``: the askers of the decoding sequences."""
+        free = [task for task in self._tasks if not task.blocked]
         urgent = sorted(free, key=lambda r: (r.left - AGEING * (step - r.since), r.since))
-        return in_turns(urgent, lambda r: r.asker, lambda r: len(r.rows), held)
+        return in_turns(urgent, lambda r: r.asker, lambda r: len(r.sequences), held)
 
-    def lead(self, reading: Reading) -> None:
-        """Sets the pause at which others can go on from what ``reading`` has read; they wait for it, and look it up."""
-        if reading.pause is not None:
+    def lead(self, task: PrefillTask) -> None:
+        """Sets the pause where others can go on from ``task``; they wait for it, then match it."""
+        if task.pause is not None:
             return
         followers = [
-            (common_prefix(reading.read, other.read), other)
-            for other in self._readings
-            if other is not reading
+            (common_prefix(task.read, other.read), other)
+            for other in self._tasks
+            if other is not task
             and not other.done
             and not other.blocked
-            and other.namespace == reading.namespace
+            and other.namespace == task.namespace
         ]
         saved = {
-            length: (length - reading.done) * sum(shared >= length for shared, _ in followers)
+            length: (length - task.done) * sum(shared >= length for shared, _ in followers)
             for length, _ in followers
-            if length >= SMALLEST and length > reading.done
+            if length >= SMALLEST and length > task.done
         }
         best = max(saved, key=lambda length: saved[length], default=0)
         if not best or saved[best] < WORTH:
             return
-        reading.pause = best
+        task.pause = best
         for shared, other in followers:
             if shared >= best:
-                other.leader, other.looked_up = reading, False
+                other.leader, other.matched = task, False

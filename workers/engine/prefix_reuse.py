@@ -1,52 +1,52 @@
-"""What the engine leaves in the prefix cache, of prompts and of rows that have ended, and finds there again."""
+"""What the engine stores in the prefix cache, of prompts and of ended sequences, and matches there again."""
 
 from collections.abc import Callable
 from functools import partial
 
-from workers.engine.batch import Seat
-from workers.engine.kv.mlx_caches import Cache, Place, cut_out, extract, fork, set_out
+from workers.engine.batch import BatchSlot
+from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, fork, set_out
 from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.prefill import Reading
+from workers.engine.prefill import PrefillTask
 
-WORTH_KEEPING = 64  # tokens read; a shorter prompt is read again faster than it is copied for every request
+WORTH_KEEPING = 64  # prefilled tokens; a shorter prompt is prefilled faster than copied
 
 
-class Keeping:
-    """``plain``: the model's caches are keys and values, token by token; ``batches``: those of many rows are one."""
+class PrefixReuse:
+    """``full_attention``: of every layer; ``batches``: the caches of many sequences are one."""
 
-    def __init__(self, prefixes: PrefixCache, *, plain: bool, batches: bool) -> None:
+    def __init__(self, prefixes: PrefixCache, *, full_attention: bool, batches: bool) -> None:
         self._prefixes = prefixes
-        self._plain = plain
+        self._full_attention = full_attention
         self._batches = batches
 
-    def look_up(self, reading: Reading) -> None:
-        """It goes on behind what is kept of its beginning."""
-        if reading.looked_up:
+    def match(self, task: PrefillTask) -> None:
+        """Advances the task behind the longest prefix that the cache has."""
+        if task.matched:
             return
-        reading.looked_up = True
-        hit = None if reading.scores else self._prefixes.find(reading.namespace, reading.read)
+        task.matched = True
+        hit = None if task.scores else self._prefixes.find(task.namespace, task.read)
         if hit:
-            reading.advance(hit.cache, hit.length)
-            reading.kept = hit.length
-            for row in reading.rows:
-                row.cached_tokens = min(hit.length, len(row.job.prompt))
+            task.advance(hit.cache, hit.length)
+            task.kept = hit.length
+            for sequence in task.sequences:
+                sequence.cached_tokens = min(hit.length, len(sequence.job.prompt))
 
-    def half_read(self, reading: Reading) -> None:
-        """What it has read so far; also of one that was cancelled, so that a retry goes on there."""
-        if reading.cache is not None:
-            reading.kept = reading.done
-            cache, place = reading.cache, Place(0, 0, reading.done)
-            cut = partial(self._cut_out, cache, place) if self._plain else lambda start: fork(cache)
-            self._keep(reading.namespace, reading.ids[: reading.done], cut)
+    def half_prefilled(self, task: PrefillTask) -> None:
+        """Stores what it has prefilled so far; also of a cancelled task, so that a retry goes on there."""
+        if task.cache is not None:
+            task.kept = task.done
+            cache, span = task.cache, TokenSpan(0, 0, task.done)
+            cut = partial(self._cut_out, cache, span) if self._full_attention else lambda start: fork(cache)
+            self._keep(task.namespace, task.ids[: task.done], cut)
 
-    def read_out(self, reading: Reading, cache: Cache, place: Place, tokens: int) -> None:
-        """What it has read with its last ``tokens``; less than is worth it is soon kept with its answer."""
+    def prefilled(self, task: PrefillTask, cache: Cache, span: TokenSpan, tokens: int) -> None:
+        """Stores a prompt whose last pass had ``tokens``; a short one is stored with its answer."""
         if tokens >= WORTH_KEEPING or not self._batches:
-            self._keep(reading.namespace, reading.ids[: place.length], partial(self._cut_out, cache, place))
+            self._keep(task.namespace, task.ids[: span.length], partial(self._cut_out, cache, span))
 
-    def ended(self, seat: Seat, cache: Callable[[int], Cache]) -> None:
-        """The prompt and the answer: what the conversation's next turn begins with."""
-        self._keep(seat.row.job.generation.cache_namespace, seat.fed, cache)
+    def ended(self, slot: BatchSlot, cache: Callable[[int], Cache]) -> None:
+        """Stores prompt and answer, the prefix of the conversation's next turn."""
+        self._keep(slot.sequence.job.generation.cache_namespace, slot.fed, cache)
 
     def _keep(self, namespace: str, ids: list[int], cache: Callable[[int], Cache]) -> None:
         """``cache`` from a token on, or all of it, is made only if it is missing."""
@@ -57,8 +57,8 @@ class Keeping:
         set_out(own)
         self._prefixes.keep(namespace, ids, own)
 
-    def _cut_out(self, cache: Cache, place: Place, start: int) -> Cache:
-        """A row's, of its tokens from ``start`` on if it is plain."""
-        if self._plain:
-            return cut_out(cache, Place(place.row, place.start + start, place.length - start))
-        return extract(cache, place.row) if self._batches else fork(cache)
+    def _cut_out(self, cache: Cache, span: TokenSpan, start: int) -> Cache:
+        """The cache of one sequence; from token ``start`` on for full attention."""
+        if self._full_attention:
+            return cut_out(cache, TokenSpan(span.row, span.start + start, span.length - start))
+        return extract(cache, span.row) if self._batches else fork(cache)

@@ -19,7 +19,7 @@ from workers.encoders.serve import serve_encoder
 from workers.engine.batch_probe import readable_ids, why_alone
 from workers.engine.cpu.install import install, invariance_of
 from workers.engine.engine import BatchEngine, EngineLimits
-from workers.engine.kv.mlx_caches import is_plain, new_cache
+from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served
 from workers.model.load import LoadedModel, inspect, load, locate
@@ -81,7 +81,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     log.info(
         "%d tokens of context, at most %d sequences in a batch; batch invariance: %s",
         context,
-        engine.rows_at_most,
+        engine.most_sequences,
         invariance,
     )
     return Served(
@@ -96,7 +96,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
                 infill,
             ),
             special_tokens_in_text=settings.special_tokens_in_text,
-            finds_checkpoints=not is_plain(new_cache(loaded.model)),
+            finds_checkpoints=not is_full_attention(new_cache(loaded.model)),
             own_sampling=own,
             analysis=loaded.analysis,
         ),
@@ -141,7 +141,7 @@ def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
     return EngineLimits(
         rows=rows,
         chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),
-        gap=settings.decode_gap,
+        max_stall=settings.decode_gap,
         kv_bytes=max(budget - weight_bytes(loaded), SMALLEST_KV),
         cache_bytes=int(settings.prompt_cache_gb * GB),
     )

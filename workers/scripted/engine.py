@@ -14,7 +14,7 @@ from shared.protocol import ChatPrompt, Run, TextPrompt, TokenPrompt
 from workers.job import Job, KvUse, Output
 from workers.request.infill import no_infill
 from workers.request.preparation import generation_of
-from workers.sequence import LogprobsOf, Row, TokenRules
+from workers.sequence import LogprobsOf, TokenRules, TokenSequence
 
 WORDS = 1000
 EOS = WORDS
@@ -86,7 +86,7 @@ class ScriptedEngine:
         self._sleep = sleep
         self._token = token or (lambda job, choice, index: scripted_token(job, choice, index, script))
         self._rules = rules
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, list[TokenSequence]] = {}
         self._new: list[Job] = []
         self._steps = 0
         self._kv_use = KvUse()
@@ -108,7 +108,7 @@ class ScriptedEngine:
         self._kv_use = KvUse(obeyed=size)
 
     def add(self, job: Job) -> None:
-        self._rows[job.request_id] = [Row(job, choice, self._rules) for choice in range(job.generation.n)]
+        self._rows[job.request_id] = [TokenSequence(job, choice, self._rules) for choice in range(job.generation.n)]
         self._new.append(job)
 
     def cancel(self, request_id: str) -> None:
@@ -143,7 +143,7 @@ class ScriptedEngine:
             self._forget_ended(job.request_id)
         return outputs
 
-    def _advance(self, row: Row) -> Output:
+    def _advance(self, row: TokenSequence) -> Output:
         id = self._token(row.job, row.choice, len(row.ids))
         asked = row.job.generation.logprobs is not None
         return row.push(id, LogprobsOf(-0.5, [(id, -0.5), ((id + 1) % WORDS, -1.5)]) if asked else None)

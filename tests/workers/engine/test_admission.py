@@ -9,14 +9,14 @@ from tests.jobs import job
 from tests.marks import quick_and_slow
 from tests.workers.engines import LONG, MakeEngine, ids, play
 from workers.engine.engine import BatchEngine
-from workers.engine.kv.mlx_caches import is_plain, nbytes, new_cache
+from workers.engine.kv.mlx_caches import is_full_attention, nbytes, new_cache
 from workers.engine.prefill import PASSED
 from workers.model.load import LoadedModel
 
 
 def most_rows(engine: BatchEngine, tokens: int) -> int:
     """So many of a prompt of so many tokens fit when nobody else is there."""
-    return engine.budget.rows(tokens, engine.rows_at_most)
+    return engine.budget.rows(tokens, engine.most_sequences)
 
 
 def bytes_of(engine: BatchEngine, tokens: int) -> int:
@@ -45,12 +45,12 @@ def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(mak
     engine = make_engine()
     size = bytes_of(engine, 300)
     alone = play(make_engine(chunk=16), [job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True)])
-    tight = make_engine(chunk=16, kv_bytes=size, cache_bytes=size)
+    compact = make_engine(chunk=16, kv_bytes=size, cache_bytes=size)
     jobs = [
         job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True),
         job("other", list(range(239, 2, -1)), max_tokens=3, ignore_eos=True),
     ]
-    deltas = play(tight, jobs, steps_between=3)
+    deltas = play(compact, jobs, steps_between=3)
     assert ids(deltas["long", 0]) == ids(alone["long", 0])
     assert len(ids(deltas["other", 0])) == 3
 
@@ -86,15 +86,15 @@ def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int)
 
 def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes behind each pass over the rests of prompts, before these are kept and their rows seated."""
-    held, read_rest = list[int](), engine._read_rest
+    held, prefill_rest = list[int](), engine._prefill_rest
 
-    def measured(readings: Any) -> Any:
+    def measured(tasks: Any) -> Any:
         kept = engine._prefixes.bytes
-        read = read_rest(readings)
-        held.append(engine._admission.held - sum(r.bytes for r in readings) + nbytes(read[0]) + kept)
+        read = prefill_rest(tasks)
+        held.append(engine._admission.held - sum(task.bytes for task in tasks) + nbytes(read[0]) + kept)
         return read
 
-    monkeypatch.setattr(engine, "_read_rest", measured)
+    monkeypatch.setattr(engine, "_prefill_rest", measured)
     return held
 
 
@@ -228,7 +228,7 @@ def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: Mak
 def test_a_long_request_takes_no_more_memory_than_its_own_length(
     make_engine: MakeEngine, loaded: LoadedModel
 ) -> None:
-    if not is_plain(new_cache(loaded.model)):
+    if not is_full_attention(new_cache(loaded.model)):
         pytest.skip("mlx-lm's batch caches are as wide as the longest row")
     size = make_engine().budget.cost.bytes(3000)
     engine = make_engine(kv_bytes=size, cache_bytes=0, chunk=128)
@@ -258,7 +258,7 @@ def test_a_kept_prompt_is_put_where_it_was_promised_room(make_engine: MakeEngine
 
 def test_room_of_rows_that_have_ended_is_given_back_before_others_are_read(make_engine: MakeEngine) -> None:
     size = make_engine().budget.cost.bytes(5120)
-    engine = make_engine(kv_bytes=size, rows=64, gap=1000.0, cache_bytes=0)
+    engine = make_engine(kv_bytes=size, rows=64, max_stall=1000.0, cache_bytes=0)
     engine.add(job("many", [7] * 20, n=19, max_tokens=1, ignore_eos=True))
     engine.add(job("one", [8] * 20, max_tokens=50, ignore_eos=True))
     engine.step()

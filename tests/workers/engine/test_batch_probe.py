@@ -49,7 +49,7 @@ def test_what_is_served_gives_what_the_model_gives(tmp_path: Path, kind: Kind) -
     here = loaded(tmp_path / "m", kind)
     engine = serve_model(here, Settings()).engine
     assert isinstance(engine, BatchEngine)
-    assert engine.rows_at_most == (Settings().max_batch_rows if kind in TOGETHER else 1)
+    assert engine.most_sequences == (Settings().max_batch_rows if kind in TOGETHER else 1)
     jobs = [job(name, prompt, temperature=0.0, ignore_eos=True) for name, prompt in PROMPTS.items()]
     played = play(engine, jobs)
     for name, prompt in PROMPTS.items():
@@ -199,7 +199,7 @@ READS: dict[str, Any] = {
 def test_a_model_is_probed_twice_only_if_its_forward_pass_reads_a_context_length(
     llama: Any, read: str
 ) -> None:
-    class Reading(Counted):
+    class PrefillTask(Counted):
         def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
             assert READS[read](self.part)
             return super().__call__(tokens, cache)
@@ -212,7 +212,7 @@ def test_a_model_is_probed_twice_only_if_its_forward_pass_reads_a_context_length
 
     assert llama.args.max_position_embeddings > 4  # which is for its construction only
     once = passes(Counted)
-    assert passes(Reading) == 2 * once
+    assert passes(PrefillTask) == 2 * once
 
 
 @pytest.mark.parametrize("vocabulary", [1, 3, 41, 60])

@@ -250,7 +250,7 @@ def test_prompts_that_arrive_together_begin_together(make_engine: MakeEngine) ->
 
 def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: MakeEngine) -> None:
     """Each time: how long rows have waited is counted anew."""
-    engine = make_engine(rows=8, chunk=64, gap=1.0)
+    engine = make_engine(rows=8, chunk=64, max_stall=1.0)
     for _ in range(3):
         engine.add(job("first", [5] * 30, max_tokens=6, ignore_eos=True))
         engine.step()
@@ -262,7 +262,7 @@ def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: M
 
 def test_rows_do_not_wait_for_a_prompt_that_is_read_in_chunks(make_engine: MakeEngine) -> None:
     """Of many chunks: they decode beside it, though nobody has heard of them yet."""
-    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    engine = make_engine(rows=8, chunk=20, max_stall=10.0)
     for number in range(2):
         engine.add(job(f"short{number}", [number + 3] * 9, max_tokens=3, ignore_eos=True))
     engine.add(job("long", list(range(3, 243)), max_tokens=3))
@@ -272,7 +272,7 @@ def test_rows_do_not_wait_for_a_prompt_that_is_read_in_chunks(make_engine: MakeE
 
 
 def test_rows_do_not_wait_for_a_chunk_of_a_prompt_that_came_later(make_engine: MakeEngine) -> None:
-    engine = make_engine(rows=8, chunk=20, gap=10.0)
+    engine = make_engine(rows=8, chunk=20, max_stall=10.0)
     engine.add(job("short", [3] * 9, max_tokens=3, ignore_eos=True))
     engine.step()
     engine.add(job("long", list(range(3, 243)), max_tokens=3))
@@ -306,7 +306,7 @@ def test_a_first_token_may_be_the_last(make_engine: MakeEngine, options: dict[st
 
 def test_first_tokens_that_are_last_ones_hold_nobody_back(make_engine: MakeEngine) -> None:
     """A row whose prompt was kept joins without a first token, and is due when its wait for others is over."""
-    engine = make_engine(gap=0.001)
+    engine = make_engine(max_stall=0.001)
     play(engine, [job("before", LONG)])
     engine.add(job("kept", LONG))
     assert engine.step() == []  # seats it

@@ -11,7 +11,7 @@ from workers.engine.fairness import in_turns
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PrefillQueue:
     asker: Asker
     place: int
     rows: int = 1
@@ -20,7 +20,7 @@ class Waiting:
 Askers = st.builds(Asker, st.sampled_from("abc"), st.sampled_from("xyz"))
 
 
-def turns(waiting: list[Waiting], held: list[Asker] | None = None) -> list[Waiting]:
+def turns(waiting: list[PrefillQueue], held: list[Asker] | None = None) -> list[PrefillQueue]:
     return in_turns(waiting, lambda each: each.asker, lambda each: each.rows, held or [])
 
 
@@ -28,7 +28,7 @@ def turns(waiting: list[Waiting], held: list[Asker] | None = None) -> list[Waiti
 def test_whoever_is_next_has_no_more_rows_than_any_caller_that_waits(
     askers: list[Asker], held: list[Asker]
 ) -> None:
-    waiting = [Waiting(asker, place) for place, asker in enumerate(askers)]
+    waiting = [PrefillQueue(asker, place) for place, asker in enumerate(askers)]
     order = turns(waiting, held)
     assert sorted(order, key=lambda each: each.place) == waiting
     callers, groups = Counter(asker.caller for asker in held), Counter(held)
@@ -43,7 +43,7 @@ def test_whoever_is_next_has_no_more_rows_than_any_caller_that_waits(
 
 @given(st.lists(st.integers(1, 9), max_size=20))
 def test_what_one_group_waits_for_stays_in_its_order(rows: list[int]) -> None:
-    waiting = [Waiting(Asker("a", "x"), place, size) for place, size in enumerate(rows)]
+    waiting = [PrefillQueue(Asker("a", "x"), place, size) for place, size in enumerate(rows)]
     assert turns(waiting) == waiting
 
 
@@ -54,6 +54,6 @@ def test_requests_of_clients_without_a_key_are_callers_of_their_own() -> None:
 
 
 def test_many_rows_at_once_count_as_many() -> None:
-    wide = [Waiting(Asker("a", "x"), 0, rows=32), Waiting(Asker("a", "x"), 1, rows=32)]
-    other = Waiting(Asker("b", "y"), 2)
+    wide = [PrefillQueue(Asker("a", "x"), 0, rows=32), PrefillQueue(Asker("a", "x"), 1, rows=32)]
+    other = PrefillQueue(Asker("b", "y"), 2)
     assert turns([*wide, other]) == [wide[0], other, wide[1]]

@@ -8,9 +8,9 @@ import pytest
 from mlx.nn.layers.base import Module
 
 from tests.tiny_model import VOCABULARY, Kind, make_tiny_model
-from workers.engine.batch_probe import shows_ends
+from workers.engine.batch_probe import gives_last_logits
 from workers.engine.kv.mlx_caches import feed_one, merge, new_cache
-from workers.engine.last_logits import logits_at, read_to_ends
+from workers.engine.last_logits import logits_at, prefill_with_last_logits
 from workers.model.load import inspect, load
 
 SHOWN: list[Kind] = ["llama", "sliding", "gpt2", "internlm3", "dynamic", "experts"]
@@ -38,7 +38,7 @@ def test_a_position_s_logits_are_the_model_s(tmp_path: Path, kind: Kind) -> None
 @pytest.mark.parametrize("kind", [*SHOWN, *HIDDEN])
 def test_a_model_that_hides_its_body_is_found_out(tmp_path: Path, kind: Kind) -> None:
     model = model_of(tmp_path / "m", kind)
-    assert shows_ends(model, VOCABULARY) == (kind in SHOWN)
+    assert gives_last_logits(model, VOCABULARY) == (kind in SHOWN)
 
 
 class Around(Module):
@@ -56,8 +56,8 @@ class Around(Module):
 
 def test_a_model_that_looks_at_other_positions_behind_its_body_is_found_out(tmp_path: Path) -> None:
     inner = model_of(tmp_path / "m", "llama")
-    assert shows_ends(Around(inner, shifts=False), VOCABULARY)
-    assert not shows_ends(Around(inner, shifts=True), VOCABULARY)
+    assert gives_last_logits(Around(inner, shifts=False), VOCABULARY)
+    assert not gives_last_logits(Around(inner, shifts=True), VOCABULARY)
 
 
 def test_the_way_to_the_logits_is_tried_with_ids_that_the_model_has(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_way_to_the_logits_is_tried_with_ids_that_the_model_has(tmp_path: Pa
             assert int(mx.max(ids)) < 30
             return super().__call__(ids, cache)
 
-    assert shows_ends(Bounded(model_of(tmp_path / "m", "llama"), shifts=False), 30)
+    assert gives_last_logits(Bounded(model_of(tmp_path / "m", "llama"), shifts=False), 30)
 
 
 class Within(Module):
@@ -82,7 +82,7 @@ class Within(Module):
 
 
 def test_a_language_model_within_another_shows_its_ends(tmp_path: Path) -> None:
-    assert shows_ends(Within(model_of(tmp_path / "m", "llama")), VOCABULARY)
+    assert gives_last_logits(Within(model_of(tmp_path / "m", "llama")), VOCABULARY)
 
 
 def test_prompts_of_unlike_length_end_each_at_its_own(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_prompts_of_unlike_length_end_each_at_its_own(tmp_path: Path) -> None:
     begun = [new_cache(model) for _ in rests]
     feed_one(model, begun[1], [40, 41])
     cache = merge(begun)
-    logits = read_to_ends(model, cache, rests)
+    logits = prefill_with_last_logits(model, cache, rests)
     for row, ids in enumerate([[5, 6, 7], [40, 41, 8], [9, 10]]):
         assert close(logits[row], model(mx.array([ids]))[0, -1])
     assert cache[0].keys.shape[2] == 5

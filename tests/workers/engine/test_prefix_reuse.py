@@ -88,7 +88,7 @@ def test_beside_a_long_kept_beginning_a_pass_is_as_short_as_if_all_looked_back_s
     while engine.report["phase"] != "decode":
         engine.step()
     most = {0: 200, 899: 100, 900: 100}
-    monkeypatch.setattr(engine._pace, "budget", lambda *, beside_decode, behind: most[behind])
+    monkeypatch.setattr(engine._prefill_budget, "budget", lambda *, beside_decode, behind: most[behind])
     engine.add(job("new", [6] * 90))
     engine.add(job("on", [*beginning, *([7] * 85)]))
     engine.step()

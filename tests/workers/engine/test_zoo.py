@@ -103,7 +103,7 @@ def test_an_architecture_of_mlx_lm_is_served_as_mlx_lm_computes_it(
         return
     engine = serve_model(here, Settings(max_batch_rows=4)).engine
     assert isinstance(engine, BatchEngine)
-    assert known.outcome == (TOGETHER if engine.rows_at_most > 1 else ALONE), caplog.text
+    assert known.outcome == (TOGETHER if engine.most_sequences > 1 else ALONE), caplog.text
     assert known.said in caplog.text
     _check_costs(here.model)
     with pytest.raises(AssertionError, match=known.breaks) if known.breaks else nullcontext():

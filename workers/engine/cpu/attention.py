@@ -20,26 +20,28 @@ from mlx_lm.models.cache import KVCache
 
 from workers.engine.cpu.exp import LOG2_E, exp2
 from workers.engine.cpu.matmul import times_transposed
-from workers.engine.cpu.two_cores import in_halves
+from workers.engine.cpu.two_cores import on_two_cores
 from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.key_blocks import scores as scores_in
-from workers.engine.kv.length_groups import Run
-from workers.engine.kv.prefill_batch import Abreast
-from workers.engine.kv.slab import Shown
+from workers.engine.kv.length_groups import LengthGroup
+from workers.engine.kv.prefill_batch import PaddedPrefillLayer
+from workers.engine.kv.slab import SlabView
 from workers.engine.kv.slots import SlotLayer
-from workers.engine.pass_memo import LastMade
+from workers.engine.pass_memo import PassMemo
 
 NOTHING = -3e38  # finite: a query that may look at nothing, as before padding, looks at everything alike
-WORTH_HALVES = 4_000_000  # queries times keys times their size; below, handing over costs more than it saves
+WORTH_TWO_CORES = (
+    4_000_000  # queries times keys times their size; below, handing over costs more than it saves
+)
 
 SPAN = 256  # keys that are summed at once: a multiple of BLOCK, and not more than the BLAS sums in one go
-PLAIN = (KVCache, Abreast, SlotLayer, type(None))
+FULL_ATTENTION = (KVCache, PaddedPrefillLayer, SlotLayer, type(None))
 
 Mask = mx.array | str | None
 Scores = Callable[[mx.array, mx.array, slice], mx.array]
 
 _theirs = base.scaled_dot_product_attention
-_made_last: LastMade[mx.array] = LastMade()
+_made_last: PassMemo[mx.array] = PassMemo()
 
 
 def attention(
@@ -55,25 +57,25 @@ def attention(
     if sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32 or keys.dtype != mx.float32:
         return _theirs(queries, keys, values, cache, scale, mask, sinks)  # type: ignore[arg-type]
     scaled = queries * (scale * LOG2_E)
-    find: Callable[[mx.array, mx.array], list[Shown] | None] | None = getattr(cache, "in_blocks", None)
-    shelves = find(keys, values) if find else None
-    if shelves is None:
-        exact = queries.shape[2] > 1 or type(cache) in PLAIN
+    find: Callable[[mx.array, mx.array], list[SlabView] | None] | None = getattr(cache, "in_blocks", None)
+    slabs = find(keys, values) if find else None
+    if slabs is None:
+        exact = queries.shape[2] > 1 or type(cache) in FULL_ATTENTION
         bias = _bias(mask, queries.shape[2], keys.shape[2])
         return _attend_rows(scaled, partial(_scores, exact=exact), keys, values, bias)
     bias = _bias(mask, 1, keys.shape[2], blocks_for(keys.shape[2]) * BLOCK)
-    runs = [(shelf, run) for shelf in shelves for run in shelf.runs]
-    if len(runs) == 1:
-        return _attend_rows(scaled, _scores_in_blocks, shelves[0].blocks, shelves[0].values, bias)
-    return mx.concatenate([_attend_run(shelf, run, scaled, bias) for shelf, run in runs])
+    groups = [(slab, group) for slab in slabs for group in slab.groups]
+    if len(groups) == 1:
+        return _attend_rows(scaled, _scores_in_blocks, slabs[0].blocks, slabs[0].values, bias)
+    return mx.concatenate([_attend_group(slab, group, scaled, bias) for slab, group in groups])
 
 
-def _attend_run(shelf: Shown, run: Run, queries: mx.array, bias: mx.array | None) -> mx.array:
-    slots, near = run.rows, blocks_for(run.width)
-    rows, there = slice(shelf.first + slots.start, shelf.first + slots.stop), slice(near * BLOCK)
+def _attend_group(slab: SlabView, group: LengthGroup, queries: mx.array, bias: mx.array | None) -> mx.array:
+    slots, near = group.rows, blocks_for(group.width)
+    rows, there = slice(slab.first + slots.start, slab.first + slots.stop), slice(near * BLOCK)
     if bias is not None:
         bias = _of(bias, rows)[..., there]
-    keys, values = shelf.blocks[slots, :, :near], shelf.values[slots, :, there]
+    keys, values = slab.blocks[slots, :, :near], slab.values[slots, :, there]
     return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias)
 
 
@@ -82,14 +84,14 @@ def _attend_rows(
 ) -> mx.array:
     """In halves where that is worth it."""
     rows, _, tokens, _ = queries.shape
-    if rows < 2 or tokens > 1 or queries.size * values.shape[2] < WORTH_HALVES:
+    if rows < 2 or tokens > 1 or queries.size * values.shape[2] < WORTH_TWO_CORES:
         return _attend(queries, scores_of, keys, values, bias)
 
     def attend_some(some: slice) -> mx.array:
         part = bias if bias is None else _of(bias, some)
         return _attend(queries[some], scores_of, keys[some], values[some], part)
 
-    return in_halves(attend_some, rows)
+    return on_two_cores(attend_some, rows)
 
 
 def _attend(

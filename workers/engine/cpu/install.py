@@ -31,12 +31,12 @@ __all__ = [
 def install(model: Any = None) -> None:
     """Makes this model, and every later one of mlx-lm or of ``mlx.nn``'s linear layers, compute with this folder's
     kernels. None: a model without a product with a vocabulary."""
-    from workers.engine.cpu.lm_head import keep_head_in_blocks
+    from workers.engine.cpu.lm_head import install_lm_head
     from workers.engine.cpu.model_patches import patch_models
 
     patch_models()
     if model is not None:
-        keep_head_in_blocks(model)
+        install_lm_head(model)
 
 
 def invariance_of(model: Any) -> Invariance:

@@ -16,14 +16,14 @@ from mlx.nn.layers.linear import Linear
 from workers.device import has_accelerator
 from workers.engine.cpu.attention import SPAN, attention
 from workers.engine.cpu.blas import Invariance, thread_counts
-from workers.engine.cpu.lm_head import Head
+from workers.engine.cpu.lm_head import LmHead
 from workers.engine.cpu.matmul import linear
 from workers.engine.kv.key_blocks import BLOCK, in_blocks
-from workers.engine.kv.length_groups import runs_of
-from workers.engine.kv.mlx_caches import is_plain, new_cache
-from workers.engine.kv.slab import Shown
+from workers.engine.kv.length_groups import length_groups_of
+from workers.engine.kv.mlx_caches import is_full_attention, new_cache
+from workers.engine.kv.slab import SlabView
 
-Layer = Linear | Head
+Layer = Linear | LmHead
 
 ROWS = (
     1,
@@ -45,12 +45,12 @@ LAST = (1, 7)  # tokens of a prompt that are read in its last pass
 
 def measure_invariance(model: Any) -> Invariance:
     """Of a model that computes as ``install`` and ``lm_head`` have it; tens of milliseconds with OpenBLAS."""
-    if has_accelerator() or not is_plain(new_cache(model)):
+    if has_accelerator() or not is_full_attention(new_cache(model)):
         return "rounding"
     layers: dict[Any, Layer] = {}  # one of each shape
     for _, module in model.named_modules():
-        if type(module) is Head:
-            layers[Head, module.pieces[0].shape] = Head(module.first(WEIGHTS // module.inner))
+        if type(module) is LmHead:
+            layers[LmHead, module.pieces[0].shape] = LmHead(module.first(WEIGHTS // module.inner))
         elif type(module) in (Linear, Embedding):  # an embedding may make logits too
             outputs, inner = module.weight.shape
             layers[outputs, inner] = linear_of(module.weight[: WEIGHTS // inner])
@@ -73,10 +73,10 @@ def linear_of(weight: mx.array) -> Linear:
 
 def _layer_is_exact(layer: Layer) -> bool:
     """Whether some rows of many get what they get among all of them."""
-    x = _random(MOST_ROWS, layer.inner if isinstance(layer, Head) else layer.weight.shape[1])
+    x = _random(MOST_ROWS, layer.inner if isinstance(layer, LmHead) else layer.weight.shape[1])
 
     def compute(rows: int) -> mx.array:
-        return layer.as_linear(x[:rows]) if isinstance(layer, Head) else linear(layer, x[:rows])
+        return layer.as_linear(x[:rows]) if isinstance(layer, LmHead) else linear(layer, x[:rows])
 
     among_all = compute(MOST_ROWS)
     with thread_counts() as counts:
@@ -99,8 +99,8 @@ def _attends_alike(tokens: int) -> bool:
     read = attention(queries, keys, values, None, scale, "causal")
     alone = attention(queries[one], keys[one], values[one], None, scale, "causal")
     padded = mx.pad(values, [(0, 0), (0, 0), (0, -tokens % BLOCK), (0, 0)])
-    shown = Shown(0, mx.contiguous(in_blocks(keys)), padded, runs_of([tokens, tokens]))
-    cache = SimpleNamespace(in_blocks=lambda keys, values: [shown])
+    view = SlabView(0, mx.contiguous(in_blocks(keys)), padded, length_groups_of([tokens, tokens]))
+    cache = SimpleNamespace(in_blocks=lambda keys, values: [view])
     decoded = attention(queries[:, :, last], keys, values, cache, scale, None)
     in_passes = [
         attention(queries[one, :, tokens - few :], keys[one], values[one], None, scale, "causal")[:, :, -1:]

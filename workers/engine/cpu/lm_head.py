@@ -17,24 +17,24 @@ from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 from mlx.utils import tree_unflatten
 
-from workers.engine.cpu.two_cores import in_halves
+from workers.engine.cpu.two_cores import on_two_cores
 from workers.engine.kv.mlx_caches import new_cache
 
 BLOCK = 64  # outputs
 PIECE = 320  # of the sum, at most
-ABREAST = 16  # rows; more at once spill out of the processor's cache
+ROWS_AT_ONCE = 16  # rows; more at once spill out of the processor's cache
 LEAST = 8192  # outputs; with fewer OpenBLAS's way costs little
 
 
-def keep_head_in_blocks(model: Any) -> None:
+def install_lm_head(model: Any) -> None:
     """Replaces the layer of ``model`` that makes its logits, if it is one of those known here, in float32."""
-    makes_logits = _heads(model)
+    makes_logits = _lm_heads(model)
     for path, layer in model.named_modules():
         if id(layer) in makes_logits and layer.weight.dtype == mx.float32 and layer.weight.shape[0] >= LEAST:
-            model.update_modules(tree_unflatten([(path, Head(layer.weight, layer.get("bias")))]))
+            model.update_modules(tree_unflatten([(path, LmHead(layer.weight, layer.get("bias")))]))
 
 
-def _heads(model: Any) -> set[int]:
+def _lm_heads(model: Any) -> set[int]:
     """By id: layers that give as many numbers as there are logits, and an embedding that is asked for them."""
     found = set()
     theirs = Embedding.as_linear
@@ -52,7 +52,7 @@ def _heads(model: Any) -> set[int]:
     return found | {id(layer) for layer in linear if layer.weight.shape[0] == logits.shape[-1]}
 
 
-class Head(Module):
+class LmHead(Module):
     """In place of an ``nn.Linear``, or of an ``nn.Embedding`` whose weights make logits as well."""
 
     def __init__(self, weight: mx.array, bias: mx.array | None = None) -> None:
@@ -81,7 +81,10 @@ class Head(Module):
 
     def as_linear(self, x: mx.array) -> mx.array:
         rows = x.reshape(-1, x.shape[-1])
-        some = [self._logits(rows[start : start + ABREAST]) for start in range(0, rows.shape[0], ABREAST)]
+        some = [
+            self._logits(rows[start : start + ROWS_AT_ONCE])
+            for start in range(0, rows.shape[0], ROWS_AT_ONCE)
+        ]
         logits = some[0] if len(some) == 1 else mx.concatenate(some)
         if "bias" in self:
             logits = logits + self.bias
@@ -97,7 +100,7 @@ class Head(Module):
         def of(blocks: slice) -> mx.array:
             return reduce(add, [part @ piece[blocks] for part, piece in zip(parts, self.pieces, strict=True)])
 
-        by_block = in_halves(of, self.pieces[0].shape[0])
+        by_block = on_two_cores(of, self.pieces[0].shape[0])
         return by_block.swapaxes(0, 1).reshape(x.shape[0], -1)[:, : self._outputs]
 
     def _embed(self, ids: mx.array) -> mx.array:

@@ -10,9 +10,9 @@ from workers.engine.cpu.attention import attention
 from workers.engine.cpu.exp import swiglu
 from workers.engine.cpu.matmul import linear
 from workers.engine.cpu.rope import rope
-from workers.engine.cpu.two_cores import in_halves
+from workers.engine.cpu.two_cores import on_two_cores
 
-WORTH_HALVES = 200_000  # elements of an activation; with fewer, the BLAS has not left the other core yet
+WORTH_TWO_CORES = 200_000  # elements of an activation; with fewer, the BLAS has not left the other core yet
 
 _swiglu = activations.swiglu
 
@@ -33,10 +33,10 @@ def patch_models() -> None:
 
 
 def activation(gate: mx.array, x: mx.array) -> mx.array:
-    """SwiGLU of equal shapes, in halves if it is large."""
+    """SwiGLU of equal shapes, on two cores if it is large."""
     if gate.dtype != mx.float32 or x.dtype != mx.float32:
         return _swiglu(gate, x)  # type: ignore[no-any-return]
-    if gate.size < WORTH_HALVES or gate.shape != x.shape:
+    if gate.size < WORTH_TWO_CORES or gate.shape != x.shape:
         return swiglu(gate, x)
     gates, xs = gate.reshape(-1, gate.shape[-1]), x.reshape(-1, x.shape[-1])
-    return in_halves(lambda some: swiglu(gates[some], xs[some]), gates.shape[0]).reshape(gate.shape)
+    return on_two_cores(lambda some: swiglu(gates[some], xs[some]), gates.shape[0]).reshape(gate.shape)

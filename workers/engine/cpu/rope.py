@@ -11,10 +11,10 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from workers.engine.pass_memo import LastMade
+from workers.engine.pass_memo import PassMemo
 
 _theirs = mx.fast.rope
-_tables: LastMade["tuple[mx.array, mx.array]"] = LastMade()
+_tables: PassMemo["tuple[mx.array, mx.array]"] = PassMemo()
 
 
 class Plane(NamedTuple):

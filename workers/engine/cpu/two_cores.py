@@ -1,9 +1,9 @@
-"""Two cores for what MLX computes on one: on a CPU only its matrix products use all of them, through the BLAS.
+"""Computes on two cores what MLX computes on one: on a CPU only its matrix products use all cores, through the BLAS.
 
-One half of the rows is computed on a stream, and so a thread, of its own.
-Rule 1: a half computes for each row what the whole would.
-Rule 2: who has one core, because another model computes on the other, computes the whole on it.
-Rule 3: what is too small to be worth handing over stays whole; the callers know.
+Half of the rows is computed on a stream, and so on a thread, of its own.
+Rule 1: each row's result is the same as in one piece.
+Rule 2: with one core, because another model computes on the other, all is computed in one piece.
+Rule 3: callers do not split what is too small to be worth it.
 """
 
 import threading
@@ -16,7 +16,7 @@ from workers.engine.cpu.blas import threads
 _own = threading.local()
 
 
-def in_halves(compute: Callable[[slice], mx.array], rows: int) -> mx.array:
+def on_two_cores(compute: Callable[[slice], mx.array], rows: int) -> mx.array:
     """``compute`` gives some of the rows, which are the first axis of the result."""
     if rows < 2 or threads() < 2:
         return compute(slice(None))

@@ -1,15 +1,15 @@
-"""What rows and prompts would take of the memory for keys and values, by what their caches hold. Pure.
+"""Bytes that sequences and prompts would take, by what their caches hold. Pure.
 
-``tight``: the caches of the rows hold nothing in reserve.
+``compact``: the caches hold no headroom.
 """
 
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.engine.kv.cost import RESERVE, Cost
+from workers.engine.kv.cost import HEADROOM, Cost
+from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.mlx_caches import GROWTH
-from workers.engine.kv.row_caches import Decoding
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Budget:
 
     size: int
     cost: Cost
-    caches: Decoding
+    caches: DecodeCaches
     chunk: int
 
     @property
@@ -30,24 +30,24 @@ class Budget:
     def rows(self, tokens: int, most: int) -> int:
         """How many rows of so many tokens fit by themselves, ``most`` at the most; one always does."""
         numbers = range(1, most + 1)
-        fitting = bisect(numbers, False, key=lambda n: self._alone(tokens + RESERVE, n) > self.size)
+        fitting = bisect(numbers, False, key=lambda n: self._alone(tokens + HEADROOM, n) > self.size)
         return max(1, fitting)
 
-    def needed(self, joining: Sequence[int], reads: int, width: int, *, tight: bool) -> int:
-        """The most bytes held on the way from the rows that decode to those that do when prompts are read.
+    def needed(self, joining: Sequence[int], reads: int, width: int, *, compact: bool) -> int:
+        """The most bytes held on the way from the sequences that decode to those that do when prompts are read.
 
-        ``joining``: tokens of each row that does then, or one more than it has, as not every pass reads a prompt's last
-        one; ``width`` is of the longest of ``reads`` prompts.
+        ``joining``: tokens of each sequence that joins, maybe one too many, as not every pass reads a prompt's last one.
+        ``width``: tokens of the longest of ``reads`` prompts.
         """
-        before = self._held((), 1, tight=tight)
+        before = self._held((), 1, compact=compact)
         if not reads:
             return before
         joins = joining, [tokens - 1 for tokens in joining]
-        after = (self._held(each, more, tight=tight) for each in joins for more in (1, RESERVE))
+        after = (self._held(each, more, compact=compact) for each in joins for more in (1, HEADROOM))
         return max(before + self.cost.bytes(width + GROWTH, reads, chunk=self.chunk), *after)
 
-    def _held(self, joining: Sequence[int], more: int, *, tight: bool) -> int:
-        arrays = self.caches.room(joining, more, tight=tight)
+    def _held(self, joining: Sequence[int], more: int, *, compact: bool) -> int:
+        arrays = self.caches.footprint(joining, more, compact=compact)
         return sum(self.cost.bytes(tokens, rows) for rows, tokens in arrays)
 
     def _serves_alone(self, tokens: int) -> bool:
@@ -55,5 +55,5 @@ class Budget:
         return max(read, self._alone(tokens)) <= self.size
 
     def _alone(self, tokens: int, rows: int = 1) -> int:
-        """Bytes of rows of so many tokens by themselves, without any reserve."""
+        """Bytes of rows of so many tokens by themselves, without any headroom."""
         return self.cost.bytes(self.caches.least(tokens), rows)

@@ -20,7 +20,7 @@ class Ends:
         self._numbers: dict[tuple[int, ...], mx.array] = {}
 
     def numbers(self, shape: tuple[int, ...]) -> mx.array:
-        """Where in all of ``Blocks`` of that shape its numbers are, in the order of (slots, heads, size)."""
+        """Where in all of ``BlockBuffer`` of that shape its numbers are, in the order of (slots, heads, size)."""
         if shape not in self._numbers:
             _, heads, blocks, size, _ = shape
             offsets = self.offsets
@@ -33,7 +33,7 @@ class Ends:
         return self._numbers[shape]
 
 
-class Room(Protocol):
+class KVBuffer(Protocol):
     """``array`` has slots and heads as its first axes. Tokens come and go as (rows, heads, tokens, size)."""
 
     array: mx.array
@@ -51,7 +51,7 @@ class Room(Protocol):
     def first(self, slots: slice, tokens: int) -> mx.array: ...
 
 
-class Tokens:
+class TokenBuffer:
     """(slots, heads, tokens, size)."""
 
     def __init__(self, like: mx.array) -> None:
@@ -73,7 +73,7 @@ class Tokens:
         return self.array[slots, :, :tokens]
 
 
-class Blocks:
+class BlockBuffer:
     """(slots, heads, blocks, size, BLOCK)."""
 
     def __init__(self, like: mx.array) -> None:

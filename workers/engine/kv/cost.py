@@ -1,9 +1,8 @@
-"""What keys and values cost, and whether there is room for more.
+"""What keys and values cost in bytes, per sequence and layer.
 
-Rule 1: the prefix cache gives way first, then new prompts wait, then the youngest row leaves the batch and is read
+Rule 1: the prefix cache gives way first, then new prompts wait, then the youngest sequence is preempted and prefilled
 again later. A request is never ended for lack of memory.
-Rule 2: rows that share an array cost as much as the longest of them, each; what their caches hold in reserve counts,
-and is given back when it does not fit.
+Rule 2: each sequence of an array costs as much as the longest one; headroom counts, and is given back when short.
 """
 
 from collections import Counter
@@ -16,7 +15,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache,
 
 from workers.engine.kv.mlx_caches import GROWTH, Cache, feed_one, new_cache
 
-RESERVE = 128  # tokens a row is expected to grow by before it is asked again whether there is room
+HEADROOM = 128  # tokens a sequence is expected to grow by before it is asked again whether there is room
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
-"""Rows of like lengths beside each other, so that short ones do not pay for a long one in their batch.
+"""Length groups: neighbours of like lengths in a batch, so that short sequences do not pay for a long one.
 
-The keys of rows that share an array are as many as the longest has. A CPU takes as long for keys that are masked as for
-others; of a run of rows it computes only as much as the longest of them has.
+Sequences that share an array have as many keys as the longest. A CPU takes as long for masked keys as for others, so of
+a length group it computes only as many keys as its longest sequence has.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WORTH = 512  # keys, over all rows, that take as long as the operations of a run more
+WORTH = 512  # keys, over all rows, that take as long as the operations of one more group
 
 
 @dataclass(frozen=True)
-class Run:
+class LengthGroup:
     """``rows`` of the batch, of which no one looks at more than the first ``width`` keys."""
 
     rows: slice
@@ -23,9 +23,9 @@ class Run:
         return int(self.rows.stop - self.rows.start)
 
 
-def runs_of(widths: Sequence[int]) -> list[Run]:
-    """All rows in their order, in the runs that cost least."""
-    cost, begins = [0], [0]  # of the first so many rows, and where the last run of them begins
+def length_groups_of(widths: Sequence[int]) -> list[LengthGroup]:
+    """All rows in their order, in the length groups that cost least."""
+    cost, begins = [0], [0]  # of the first so many rows, and where the last group of them begins
     for end in range(1, len(widths) + 1):
         width, least, begin = 0, math.inf, 0
         for start in reversed(range(end)):
@@ -35,9 +35,9 @@ def runs_of(widths: Sequence[int]) -> list[Run]:
                 least, begin = total, start
         cost.append(int(least))
         begins.append(begin)
-    runs: list[Run] = []
+    groups: list[LengthGroup] = []
     end = len(widths)
     while end:
-        runs.append(Run(slice(begins[end], end), max(widths[begins[end] : end])))
+        groups.append(LengthGroup(slice(begins[end], end), max(widths[begins[end] : end])))
         end = begins[end]
-    return runs[::-1]
+    return groups[::-1]

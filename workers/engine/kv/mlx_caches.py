@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
-from workers.engine.kv.prefill_batch import Abreast, abreast
+from workers.engine.kv.prefill_batch import PaddedPrefillLayer, padded_prefill_batch
 from workers.engine.pass_memo import begin_pass
 
 Cache = list[Any]
@@ -19,7 +19,7 @@ GROWTH = KVCache.step  # tokens; mlx-lm's caches make room for so many at a time
 
 
 @dataclass(frozen=True)
-class Place:
+class TokenSpan:
     """Where the tokens of a row are in a batch cache: ``length`` of them, from ``start``."""
 
     row: int
@@ -55,8 +55,8 @@ def can_pad(model: Any) -> bool:
     return all(type(layer) in (KVCache, RotatingKVCache) for layer in new_cache(model))
 
 
-def is_plain(cache: Cache) -> bool:
-    """Keys and values, token by token: then the cache of a sequence also serves the sequence's beginnings."""
+def is_full_attention(cache: Cache) -> bool:
+    """Keys and values, token by token: then the cache of a sequence also serves the sequence's prefixes."""
     return all(type(layer) is KVCache for layer in cache)
 
 
@@ -67,9 +67,9 @@ def fork(cache: Cache) -> Cache:
 
 def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
     """The first ``at`` tokens of a plain one, and the others, each compact."""
-    first = cut_out(cache, Place(0, 0, at))
+    first = cut_out(cache, TokenSpan(0, 0, at))
     return first, [
-        cut_out_layer(layer.keys, layer.values, Place(0, at, layer.offset - at)) for layer in cache
+        cut_out_layer(layer.keys, layer.values, TokenSpan(0, at, layer.offset - at)) for layer in cache
     ]
 
 
@@ -96,8 +96,8 @@ def _in_a_row(arrays: list[mx.array], length: int) -> mx.array:
 
 def merge(caches: list[Cache]) -> Cache:
     """One batch cache for sequences of unlike length."""
-    if all(map(is_plain, caches)):
-        return abreast(caches)
+    if all(map(is_full_attention, caches)):
+        return padded_prefill_batch(caches)
     return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
 
 
@@ -106,16 +106,16 @@ def extract(batch: Cache, row: int) -> Cache:
     return [layer.extract(row) for layer in batch]
 
 
-def cut_out(batch: Cache, place: Place) -> Cache:
-    """The same for plain keys and values, wherever they end."""
-    return [cut_out_layer(layer.keys, layer.values, place) for layer in batch]
+def cut_out(batch: Cache, span: TokenSpan) -> Cache:
+    """The same for full-attention keys and values, wherever they end."""
+    return [cut_out_layer(layer.keys, layer.values, span) for layer in batch]
 
 
-def cut_out_layer(keys: mx.array, values: mx.array, place: Place) -> KVCache:
-    tokens = slice(place.start, place.start + place.length)
+def cut_out_layer(keys: mx.array, values: mx.array, span: TokenSpan) -> KVCache:
+    tokens = slice(span.start, span.start + span.length)
     layer = KVCache()
-    parts = (mx.contiguous(array[place.row : place.row + 1, :, tokens]) for array in (keys, values))
-    layer.state = *parts, place.length
+    parts = (mx.contiguous(array[span.row : span.row + 1, :, tokens]) for array in (keys, values))
+    layer.state = *parts, span.length
     return layer
 
 
@@ -135,12 +135,12 @@ def take_rows(batch: Cache, rows: list[int]) -> None:
 def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
     """Reads tokens into a batch cache, as many as each row has. Logits are not asked for, so not computed.
 
-    Rows of plain keys and values begin together; others are shifted so that all end together.
+    Rows of full-attention keys and values begin together; others are shifted so that all end together.
     """
     lengths = [len(row) for row in rows]
     width = max(lengths)
     padding = [width - length for length in lengths]
-    shifts = any(padding) and not all(type(layer) is Abreast for layer in cache)
+    shifts = any(padding) and not all(type(layer) is PaddedPrefillLayer for layer in cache)
     if shifts:
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
@@ -159,11 +159,13 @@ def padded(rows: list[list[int]]) -> mx.array:
     return mx.array([row + [0] * (width - len(row)) for row in rows])
 
 
-def places(done: list[int], rest: list[int], *, plain: bool) -> list[Place]:
+def spans(done: list[int], rest: list[int], *, full_attention: bool) -> list[TokenSpan]:
     """Where the rows are after a ``feed`` of ``rest`` tokens each to merged caches of ``done`` tokens each."""
     lengths = [before + more for before, more in zip(done, rest, strict=True)]
     width = max(done) + max(rest)
-    return [Place(row, 0 if plain else width - length, length) for row, length in enumerate(lengths)]
+    return [
+        TokenSpan(row, 0 if full_attention else width - length, length) for row, length in enumerate(lengths)
+    ]
 
 
 def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:

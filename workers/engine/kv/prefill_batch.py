@@ -1,7 +1,7 @@
-"""The caches of prompts that are read in one pass: plain keys and values, and each row from its own beginning.
+"""The padded prefill batch: full-attention keys and values of prompts in one pass, all aligned at their starts.
 
-mlx-lm's batch cache lines rows up at their ends. Where they begin together, as they do in ``slots``, what a row sums up
-at once does not depend on how much of the others was read before (rule 1 of ``attention``).
+mlx-lm's batch cache aligns sequences at their ends. Aligned at their starts, as in ``slots``, the sums of a sequence do
+not depend on how many tokens of the others were prefilled before (rule 1 of ``attention``).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 
-class Abreast:
+class PaddedPrefillLayer:
     """One layer's, for one pass. ``keys`` and ``values``: (rows, heads, tokens, size), None while there are none."""
 
     def __init__(self, offset: mx.array, done: list[int], begun: Sequence[KVCache]) -> None:
@@ -52,11 +52,11 @@ class Abreast:
         return sum(array.nbytes for array in self.state)
 
 
-def abreast(caches: list[list[KVCache]]) -> list[Abreast]:
+def padded_prefill_batch(caches: list[list[KVCache]]) -> list[PaddedPrefillLayer]:
     """Of sequences of unlike length."""
     done = [cache[0].offset for cache in caches]
     offset = mx.array(done, dtype=mx.int32)
-    return [Abreast(offset, done, layers) for layers in zip(*caches, strict=True)]
+    return [PaddedPrefillLayer(offset, done, layers) for layers in zip(*caches, strict=True)]
 
 
 def _side_by_side(

@@ -1,11 +1,10 @@
-"""Prompts that were read before, kept in memory under a byte budget, so that a shared beginning is read once.
+"""The prefix cache: prefilled prompts in memory under a byte budget, so that a shared prefix is prefilled once.
 
-They are in a trie over token ids, one for each namespace. Plain keys and values are held by the edges, each its own
-ids' only: what many conversations begin with is there once, a turn adds what is new in it, and every beginning of what
-is kept can be used. A rotating or recurrent cache is right only as a whole: it is held where its ids end, and serves
-only who goes on from there. Nothing here is ever written to: who uses it gets arrays of its own.
-
-When bytes are short, what was not used for longest goes: ends of the trie, and whole caches anywhere.
+There is a trie over token ids for each namespace. Full-attention keys and values are held by the edges, each for its
+own ids: a shared prefix is there once, and every prefix of an entry can be used. A rotating or recurrent cache is right
+only as a whole: it is held where its ids end, and serves only prompts that go on from there. Entries are never written
+to: a match gives arrays of its own. When bytes are short, the least recently used leaves of the trie go first; whole
+caches may go anywhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from workers.engine.kv.mlx_caches import Cache, divide, fork, join, nbytes, set_
 from workers.engine.kv.radix import Node, Path, drop, grow, walk
 from workers.token_ids import Ids, as_ids
 
-SMALLEST = 16  # tokens; less is read faster than it is looked up and kept
+SMALLEST = 16  # tokens; fewer are prefilled faster than matched and stored
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Hit:
 
 
 class PrefixCache:
-    """``plain``: the model's caches are keys and values, token by token, in all layers."""
+    """``full_attention``: of all layers."""
 
-    def __init__(self, budget: int, *, plain: bool) -> None:
+    def __init__(self, budget: int, *, full_attention: bool) -> None:
         self.budget = budget
-        self._plain = plain
+        self._full_attention = full_attention
         self._roots: dict[str, Node[Cache]] = {}
         self._uses = 0
         self.entries = 0
@@ -45,7 +44,7 @@ class PrefixCache:
         return self._found / self._asked if self._asked else 0.0
 
     def find(self, namespace: str, ids: Sequence[int] | Ids) -> Hit | None:
-        """The longest known beginning of ``ids``."""
+        """Matches the longest prefix of ``ids`` that is stored."""
         self._asked += len(ids)
         nodes, length = self._usable(self._walk(namespace, ids))
         if length < SMALLEST:
@@ -53,12 +52,12 @@ class PrefixCache:
         self._touch(nodes)
         self._found += length
         held = [node.held for node in nodes if node.held is not None]
-        return Hit(join(held, length) if self._plain else fork(held[-1]), length)
+        return Hit(join(held, length) if self._full_attention else fork(held[-1]), length)
 
     def missing(self, namespace: str, ids: Sequence[int]) -> int | None:
-        """How many ids at the beginning need not be kept as they are; None when nothing of them needs to.
+        """Length of the prefix that is stored already; None when all of ``ids`` are, or none should be.
 
-        What there is counts as used.
+        The entries found count as used.
         """
         if len(ids) < SMALLEST or self.budget <= 0:
             return None
@@ -66,10 +65,10 @@ class PrefixCache:
         self._touch(nodes)
         if length == len(ids):
             return None
-        return length if self._plain else 0
+        return length if self._full_attention else 0
 
     def keep(self, namespace: str, ids: Sequence[int], cache: Cache) -> None:
-        """``cache``, of the ids that are ``missing`` or of all, becomes the trie's own."""
+        """``cache``, of the ids that are ``missing`` or of all, becomes the trie's own: do not write to it."""
         size = nbytes(cache)
         if size > self.budget:
             return
@@ -82,7 +81,7 @@ class PrefixCache:
         self.shrink(self.budget)
 
     def shrink(self, size: int) -> None:
-        """Forgets what was not used for longest until at most ``size`` bytes are kept."""
+        """Drops the least recently used entries until at most ``size`` bytes are stored."""
         while self.bytes > size and (ends := [node for node in self._holding() if self._may_go(node)]):
             oldest = min(ends, key=lambda node: node.used)
             assert oldest.held is not None
@@ -97,7 +96,7 @@ class PrefixCache:
 
     def _usable(self, path: Path[Cache]) -> tuple[list[Node[Cache]], int]:
         """Nodes whose caches together, or the last of which, serve so many ids."""
-        if self._plain:
+        if self._full_attention:
             return path.nodes, path.length
         nodes = list(path.whole)
         while nodes and nodes[-1].held is None:
@@ -105,10 +104,10 @@ class PrefixCache:
         return nodes, sum(len(node.ids) for node in nodes)
 
     def _may_go(self, node: Node[Cache]) -> bool:
-        return not (self._plain and node.children)
+        return not (self._full_attention and node.children)
 
     def _cut(self, cache: Cache, at: int) -> tuple[Cache | None, Cache]:
-        if not self._plain:
+        if not self._full_attention:
             return None, cache
         first, rest = divide(cache, at)
         set_out([*first, *rest])

@@ -1,9 +1,8 @@
-"""Rows of like lengths in one array a layer, each in a slot of its own: no row moves for another's sake.
+"""A slab: sequences of like lengths in one array a layer, each in a slot of its own.
 
-A row's tokens begin at the start of its slot; its next one goes behind its last. So a row joins with one write, while
-there is a free slot, and leaves with at most one row moved into its place. mlx-lm's batch cache lines rows up at their
-ends instead, which copies everybody's tokens whenever anybody joins or leaves: 70 ms each with 32 rows of a 135M model
-on two cores, half a step.
+A sequence's tokens begin at the start of its slot, so it joins with one write while a slot is free, and leaves with at
+most one other sequence moved into its slot. mlx-lm's batch cache aligns sequences at their ends, which copies all
+tokens whenever one joins or leaves: 70 ms each with 32 sequences of a 135M model on two cores, half a step.
 """
 
 import math
@@ -13,36 +12,36 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from workers.engine.kv.buffers import Blocks, Ends, Room, Tokens
+from workers.engine.kv.buffers import BlockBuffer, Ends, KVBuffer, TokenBuffer
 from workers.engine.kv.key_blocks import BLOCK, blocks_for
-from workers.engine.kv.length_groups import Run, runs_of
-from workers.engine.kv.mlx_caches import Place, cut_out_layer
+from workers.engine.kv.length_groups import LengthGroup, length_groups_of
+from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer
 
 TOKENS, ROWS = 128, 4  # slots grow by so many at a time
-SMALL = 512  # tokens; rows longer than this are too large to be kept in reserve
+SMALL = 512  # tokens; sequences longer than this are too large to be kept as headroom
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a pass looks at of a shelf's keys and values, if the keys are in blocks."""
+class SlabView:
+    """The keys and values of a slab that a pass attends to, if the keys are in blocks."""
 
-    first: int  # the batch's row in the first slot
+    first: int  # the batch's sequence in the first slot
     blocks: mx.array  # (rows, heads, blocks, size, BLOCK)
     values: mx.array  # (rows, heads, blocks * BLOCK, size)
-    runs: list[Run]  # of its slots
+    groups: list[LengthGroup]  # of its slots
 
 
-class Shelf:
-    """``lengths``: by slot, the tokens in it; those of ``rows`` slots of ``tokens`` have room."""
+class Slab:
+    """``lengths``: by slot, the tokens in it; those of ``sequences`` slots of ``tokens`` have room."""
 
     def __init__(self, layers: int, *, in_blocks: bool) -> None:
         self.lengths: list[int] = []
         self.rows = self.tokens = 0
-        self._layers: list[tuple[Room, Room] | None] = [None] * layers  # room for keys, for values
+        self._layers: list[tuple[KVBuffer, KVBuffer] | None] = [None] * layers  # room for keys, for values
         self._in_blocks = in_blocks
-        self._stale: dict[int, int] = {}  # by slot: tokens of rows that have left it
+        self._stale: dict[int, int] = {}  # by slot: tokens of sequences that have left it
         self._ends = Ends([])
-        self._runs: list[Run] | None = None  # of this pass, when somebody has asked
+        self._groups: list[LengthGroup] | None = None  # of this pass, when somebody has asked
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -52,14 +51,14 @@ class Shelf:
         return max(self.lengths)
 
     @property
-    def runs(self) -> list[Run]:
-        """Of the rows in this pass."""
-        if self._runs is None:
-            self._runs = runs_of(self.lengths)
-        return self._runs
+    def groups(self) -> list[LengthGroup]:
+        """Of the sequences in this pass."""
+        if self._groups is None:
+            self._groups = length_groups_of(self.lengths)
+        return self._groups
 
     def state(self, layer: int) -> list[mx.array]:
-        return [room.array for room in self._layers[layer] or ()]
+        return [buffer.array for buffer in self._layers[layer] or ()]
 
     @property
     def nbytes(self) -> int:
@@ -67,37 +66,37 @@ class Shelf:
 
     # ---- room
 
-    def make_room(self, *, tight: bool) -> bool:
-        """For one token more in every row; whether each layer has to be resized to it."""
+    def make_room(self, *, compact: bool) -> bool:
+        """For one token more in every sequence; whether each layer has to be resized to it."""
         before = self.rows, self.tokens
-        self.rows, self.tokens = room_for(before, len(self), self.width + 1, tight=tight)
+        self.rows, self.tokens = capacity_for(before, len(self), self.width + 1, compact=compact)
         return before != (self.rows, self.tokens)
 
     def resize(self, layer: int) -> None:
-        for room in self._layers[layer] or ():
-            room.resize(self.rows, self.tokens)
+        for buffer in self._layers[layer] or ():
+            buffer.resize(self.rows, self.tokens)
         mx.eval(self.state(layer))
 
-    # ---- rows come and go
+    # ---- sequences come and go
 
     def write(
-        self, layer: int, first: int, keys: mx.array, values: mx.array, places: Sequence[Place]
+        self, layer: int, first: int, keys: mx.array, values: mx.array, spans: Sequence[TokenSpan]
     ) -> None:
-        """From ``places`` of other arrays to the slots from ``first`` on.
+        """From ``spans`` of other arrays to the slots from ``first`` on.
 
-        What an earlier row has left behind them is cleared: a mask gives it no weight, but no weight of NaN is NaN.
+        Tokens that an earlier sequence left behind them are cleared: masked NaN is still NaN.
         """
-        for room, tokens in zip(self._rooms_like(layer, keys, values), (keys, values), strict=True):
-            for slot, place in enumerate(places, first):
-                there = slice(place.start, place.start + place.length)
-                room.fill(slot, tokens[place.row : place.row + 1, :, there], self._stale.get(slot, 0))
+        for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
+            for slot, span in enumerate(spans, first):
+                there = slice(span.start, span.start + span.length)
+                buffer.fill(slot, tokens[span.row : span.row + 1, :, there], self._stale.get(slot, 0))
 
     def begin_empty(self, layer: int, first: int) -> None:
         """For rows of which nothing was read."""
-        if rooms := self._layers[layer]:
-            keys, values = (room.first(slice(1), 0) for room in rooms)
+        if buffers := self._layers[layer]:
+            keys, values = (buffer.first(slice(1), 0) for buffer in buffers)
             for slot in range(first, len(self)):
-                self.write(layer, slot, keys, values, [Place(0, 0, 0)])
+                self.write(layer, slot, keys, values, [TokenSpan(0, 0, 0)])
 
     def written(self, slots: Iterable[int]) -> None:
         """In all layers."""
@@ -118,63 +117,70 @@ class Shelf:
 
     def _move(self, moves: Sequence[tuple[int, int]]) -> None:
         """All copies are on their way before anything is written, so that the writes may happen in place."""
-        layers = [layer for layer, rooms in enumerate(self._layers) if rooms]  # none if nothing was read yet
+        layers = [
+            layer for layer, buffers in enumerate(self._layers) if buffers
+        ]  # none if nothing was read yet
         taken = [(layer, to, self.copy_of(layer, slot)) for slot, to in moves for layer in layers]
         mx.async_eval([copy.state[:2] for _, _, copy in taken])
         for layer, to, copy in taken:
             keys, values, length = copy.state
-            self.write(layer, to, keys, values, [Place(0, 0, length)])
+            self.write(layer, to, keys, values, [TokenSpan(0, 0, length)])
         self.written(to for _, to in moves)
 
     def copy_of(self, layer: int, slot: int, start: int = 0) -> KVCache:
         """The tokens of a slot from ``start`` on, as a sequence's own."""
-        rooms, length = self._layers[layer], self.lengths[slot]
-        assert rooms
-        keys, values = (room.first(slice(slot, slot + 1), length) for room in rooms)
-        return cut_out_layer(keys, values, Place(0, start, length - start))
+        buffers, length = self._layers[layer], self.lengths[slot]
+        assert buffers
+        keys, values = (buffer.first(slice(slot, slot + 1), length) for buffer in buffers)
+        return cut_out_layer(keys, values, TokenSpan(0, start, length - start))
 
     # ---- a pass
 
     def begin(self) -> None:
-        """Every row gets one token more."""
+        """Every sequence gets one token more."""
         self._ends = Ends(self.lengths)
         self.lengths = [length + 1 for length in self.lengths]
-        self._runs = None
+        self._groups = None
 
     def put(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """(rows, heads, 1, size): these tokens."""
-        for room, tokens in zip(self._rooms_like(layer, keys, values), (keys, values), strict=True):
-            room.put(self._ends, tokens)
+        for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
+            buffer.put(self._ends, tokens)
 
     def keys_and_values(self, layer: int, tokens: int) -> tuple[mx.array, mx.array]:
-        """(rows, heads, tokens, size), of rows with room for fewer as many as there is room for."""
-        rooms = self._layers[layer]
-        assert rooms
-        keys, values = (room.first(slice(len(self)), min(tokens, self.tokens)) for room in rooms)
+        """(rows, heads, tokens, size), of sequences with room for fewer as many as there is room for."""
+        buffers = self._layers[layer]
+        assert buffers
+        keys, values = (buffer.first(slice(len(self)), min(tokens, self.tokens)) for buffer in buffers)
         return keys, values
 
-    def shown(self, layer: int, first: int) -> Shown | None:
-        rooms = self._layers[layer]
-        if not rooms or not isinstance(rooms[0], Blocks):
+    def view(self, layer: int, first: int) -> SlabView | None:
+        buffers = self._layers[layer]
+        if not buffers or not isinstance(buffers[0], BlockBuffer):
             return None
-        keys, values = rooms
+        keys, values = buffers
         slots, blocks = slice(len(self)), blocks_for(self.width)
-        return Shown(first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK), self.runs)
+        return SlabView(
+            first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK), self.groups
+        )
 
-    def _rooms_like(self, layer: int, keys: mx.array, values: mx.array) -> tuple[Room, Room]:
+    def _buffers_like(self, layer: int, keys: mx.array, values: mx.array) -> tuple[KVBuffer, KVBuffer]:
         """Ours, made like those when there are none yet."""
-        rooms = self._layers[layer]
-        if rooms is None:
-            rooms = self._layers[layer] = (Blocks if self._in_blocks else Tokens)(keys), Tokens(values)
-            for room in rooms:
-                room.resize(self.rows, self.tokens)
-        return rooms
+        buffers = self._layers[layer]
+        if buffers is None:
+            buffers = self._layers[layer] = (
+                (BlockBuffer if self._in_blocks else TokenBuffer)(keys),
+                TokenBuffer(values),
+            )
+            for buffer in buffers:
+                buffer.resize(self.rows, self.tokens)
+        return buffers
 
 
-def room_for(there: tuple[int, int], rows: int, tokens: int, *, tight: bool) -> tuple[int, int]:
-    """Of rows and tokens, what there is stays, unless it is too little or far too much; nothing more if ``tight``."""
+def capacity_for(there: tuple[int, int], rows: int, tokens: int, *, compact: bool) -> tuple[int, int]:
+    """Sequences and tokens: what there is, unless it is too little or far too much; no headroom if ``compact``."""
     least = rows, rounded(tokens, TOKENS)
-    if tight:
+    if compact:
         return least
     ample = rounded(rows, ROWS) if least[1] <= SMALL else rows, least[1]
     enough = rows <= there[0] and tokens <= there[1]

@@ -1,7 +1,7 @@
-"""The keys and values of the rows that decode together, on shelves: rows of like lengths share an array.
+"""The keys and values of the sequences that decode together, in slabs: sequences of like lengths share an array.
 
-So a long row costs the short ones beside it neither memory nor the time in which room for it is made: eight rows of a
-135M model had to wait for up to two seconds when one of 2,000 tokens joined them in one array, as wide as it.
+A long sequence then costs the short ones beside it neither memory nor the time to grow their buffers: eight sequences
+of a 135M model waited up to two seconds when one of 2,000 tokens joined them in one array as wide as it.
 """
 
 import math
@@ -11,28 +11,28 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 
 from workers.device import has_accelerator
-from workers.engine.kv.mlx_caches import Cache, Place
-from workers.engine.kv.slab import TOKENS, Shelf, Shown, room_for, rounded
+from workers.engine.kv.mlx_caches import Cache, TokenSpan
+from workers.engine.kv.slab import TOKENS, Slab, SlabView, capacity_for, rounded
 from workers.engine.pass_memo import begin_pass
 
 ALIKE = 256  # tokens: what is shorter counts as so long
-APART = 2  # times as long as another is too long for one shelf
+APART = 2  # times as long as another is too long for one slab
 WIDENED = 1.25  # times what two arrays take is too much for one
-SHELVES = 8  # at most, as each costs a pass a few operations a layer
+SLABS = 8  # at most, as each costs a pass a few operations a layer
 
 
 class Slots:
-    """For models all of whose layers keep plain keys and values. The rows of a shelf stand beside each other.
+    """For models all of whose layers keep full-attention keys and values. The rows of a slab stand beside each other.
 
     ``in_blocks``: so a CPU wants its keys, see ``key_blocks``. An accelerator wants one array: its attention is one
-    operation for all rows.
+    operation for all sequences.
     """
 
     def __init__(self, *, in_blocks: bool | None = None) -> None:
         self._in_blocks = not has_accelerator() if in_blocks is None else in_blocks
-        self._most = SHELVES if self._in_blocks else 1
-        self.tight = False
-        self._shelves: list[Shelf] = []
+        self._most = SLABS if self._in_blocks else 1
+        self.compact = False
+        self._slabs: list[Slab] = []
         self._layers: list[SlotLayer] = []
         self.offset = mx.array([], dtype=mx.int32)
         self._uneven = False
@@ -44,72 +44,70 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
-        return sum(shelf.nbytes for shelf in self._shelves)
+        return sum(slab.nbytes for slab in self._slabs)
 
     @property
-    def shelves(self) -> Iterator[tuple[int, Shelf]]:
-        """With the first row of each."""
+    def slabs(self) -> Iterator[tuple[int, Slab]]:
+        """With the first sequence of each."""
         first = 0
-        for shelf in self._shelves:
-            yield first, shelf
-            first += len(shelf)
+        for slab in self._slabs:
+            yield first, slab
+            first += len(slab)
 
-    def join(self, read: Cache, places: Sequence[Place]) -> list[int]:
+    def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
         self._layers = self._layers or [SlotLayer(self, number) for number in range(len(read))]
-        before = {shelf: list(range(first, first + len(shelf))) for first, shelf in self.shelves}
+        before = {slab: list(range(first, first + len(slab))) for first, slab in self.slabs}
         rows = sum(map(len, before.values()))
-        joining: dict[Shelf, list[Place]] = {}
-        for row, place in enumerate(places, rows):
-            shelf = self._shelf_for(place.length)
-            shelf.lengths.append(place.length)
-            joining.setdefault(shelf, []).append(place)
-            before.setdefault(shelf, []).append(row)
-        grown = {shelf for shelf in joining if shelf.make_room(tight=self.tight)}
+        joining: dict[Slab, list[TokenSpan]] = {}
+        for row, span in enumerate(spans, rows):
+            slab = self._slab_for(span.length)
+            slab.lengths.append(span.length)
+            joining.setdefault(slab, []).append(span)
+            before.setdefault(slab, []).append(row)
+        grown = {slab for slab in joining if slab.make_room(compact=self.compact)}
         for layer, source in enumerate(read):
-            for shelf, some in joining.items():
-                if shelf in grown:
-                    shelf.resize(layer)
-                first = len(shelf) - len(some)
+            for slab, some in joining.items():
+                if slab in grown:
+                    slab.resize(layer)
+                first = len(slab) - len(some)
                 if source.keys is not None:
-                    shelf.write(layer, first, source.keys, source.values, some)
+                    slab.write(layer, first, source.keys, source.values, some)
                 else:
-                    shelf.begin_empty(layer, first)
+                    slab.begin_empty(layer, first)
             source.keys = source.values = None
-            mx.eval([shelf.state(layer) for shelf in joining])
-        for shelf in joining:
-            shelf.written(range(len(shelf)))
-        return [row for shelf in self._shelves for row in before[shelf]]
+            mx.eval([slab.state(layer) for slab in joining])
+        for slab in joining:
+            slab.written(range(len(slab)))
+        return [row for slab in self._slabs for row in before[slab]]
 
-    def _shelf_for(self, length: int) -> Shelf:
-        at = shelf_for([(len(shelf), shelf.width) for shelf in self._shelves], length, self._most)
-        if at == len(self._shelves):
-            self._shelves.append(Shelf(len(self._layers), in_blocks=self._in_blocks))
-        return self._shelves[at]
+    def _slab_for(self, length: int) -> Slab:
+        at = slab_for([(len(slab), slab.width) for slab in self._slabs], length, self._most)
+        if at == len(self._slabs):
+            self._slabs.append(Slab(len(self._layers), in_blocks=self._in_blocks))
+        return self._slabs[at]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """On each shelf the last rows that stay fill the gaps."""
+        """On each slab the last sequences that stay fill the gaps."""
         order = []
-        for first, shelf in list(self.shelves):
-            end = first + len(shelf)
-            order += [
-                first + slot for slot in shelf.keep([row - first for row in rows if first <= row < end])
-            ]
-        self._shelves = [shelf for shelf in self._shelves if len(shelf)]
+        for first, slab in list(self.slabs):
+            end = first + len(slab)
+            order += [first + slot for slot in slab.keep([row - first for row in rows if first <= row < end])]
+        self._slabs = [slab for slab in self._slabs if len(slab)]
         return order
 
     def begin(self) -> None:
         """Its offsets are where the pass writes."""
         begin_pass()
         self.resize()
-        lengths = [length for shelf in self._shelves for length in shelf.lengths]
+        lengths = [length for slab in self._slabs for length in slab.lengths]
         self.offset = mx.array(lengths, dtype=mx.int32)
         self.width = max(lengths) + 1
         self._uneven = min(lengths) + 1 < self.width
-        for shelf in self._shelves:
-            shelf.begin()
+        for slab in self._slabs:
+            slab.begin()
 
     def mask(self, window: int | None, *, wanted: bool) -> mx.array | None:
-        """What each row may look at, (rows, 1, 1, width); None where that is everything, unless one is wanted."""
+        """What each sequence may look at, (rows, 1, 1, width); None where that is everything, unless one is wanted."""
         window = self.width if window is None else window
         if not (self._uneven or window < self.width or wanted):
             return None
@@ -118,21 +116,21 @@ class Slots:
         return seen[:, None, None, :]
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        first, shelf = next((at, shelf) for at, shelf in self.shelves if row < at + len(shelf))
-        return [shelf.copy_of(layer, row - first, start) for layer in range(len(self._layers))]
+        first, slab = next((at, slab) for at, slab in self.slabs if row < at + len(slab))
+        return [slab.copy_of(layer, row - first, start) for layer in range(len(self._layers))]
 
-    def room(self, joining: Sequence[int], more: int, *, tight: bool) -> list[tuple[int, int]]:
-        there = [(shelf.rows, shelf.tokens) for shelf in self._shelves]
-        then = [(len(shelf), shelf.width) for shelf in self._shelves]
+    def footprint(self, joining: Sequence[int], more: int, *, compact: bool) -> list[tuple[int, int]]:
+        there = [(slab.rows, slab.tokens) for slab in self._slabs]
+        then = [(len(slab), slab.width) for slab in self._slabs]
         for length in joining:
-            at = shelf_for(then, length, self._most)
+            at = slab_for(then, length, self._most)
             if at == len(then):
                 there.append((0, 0))
                 then.append((0, 0))
             rows, width = then[at]
             then[at] = rows + 1, max(width, length)
         return [
-            room_for(size, rows, width + more, tight=tight)
+            capacity_for(size, rows, width + more, compact=compact)
             for size, (rows, width) in zip(there, then, strict=True)
         ]
 
@@ -140,10 +138,10 @@ class Slots:
         return rounded(tokens, TOKENS)
 
     def resize(self) -> None:
-        for shelf in self._shelves:
-            if shelf.make_room(tight=self.tight):
+        for slab in self._slabs:
+            if slab.make_room(compact=self.compact):
                 for layer in range(len(self._layers)):
-                    shelf.resize(layer)
+                    slab.resize(layer)
 
 
 class SlotLayer:
@@ -159,16 +157,16 @@ class SlotLayer:
     def offset(self) -> mx.array:
         return self._slots.offset
 
-    def in_blocks(self, keys: mx.array, values: mx.array) -> list[Shown] | None:
-        """All rows' keys, shelf by shelf: if they are in blocks, and these are the arrays that the model was given.
+    def in_blocks(self, keys: mx.array, values: mx.array) -> list[SlabView] | None:
+        """All sequences' keys, slab by slab: if they are in blocks, and these are the arrays that the model was given.
 
         A model may attend to something else than what its cache keeps, as multi-head latent attention does.
         """
         given = [array() for array in self._given]
         if len(given) != 2 or given[0] is not keys or given[1] is not values:
             return None
-        shown = [shelf.shown(self._number, first) for first, shelf in self._slots.shelves]
-        return [each for each in shown if each is not None] or None
+        view = [slab.view(self._number, first) for first, slab in self._slots.slabs]
+        return [each for each in view if each is not None] or None
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
@@ -177,17 +175,17 @@ class SlotLayer:
         return self._slots.mask(window_size, wanted=return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """One token more for every row; gives those of all, see ``keys_and_values``."""
-        for first, shelf in self._slots.shelves:
-            rows = slice(first, first + len(shelf))
-            shelf.put(self._number, keys[rows], values[rows])
+        """One token more for every sequence; gives those of all, see ``keys_and_values``."""
+        for first, slab in self._slots.slabs:
+            rows = slice(first, first + len(slab))
+            slab.put(self._number, keys[rows], values[rows])
         given = self.keys_and_values()
         self._given = [weakref.ref(array) for array in given]
         return given
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """(rows, heads, width, size), shorter rows padded; also for a layer that shares this one's."""
-        parts = [shelf.keys_and_values(self._number, self._slots.width) for _, shelf in self._slots.shelves]
+        """(rows, heads, width, size), shorter sequences padded; also for a layer that shares this one's."""
+        parts = [slab.keys_and_values(self._number, self._slots.width) for _, slab in self._slots.slabs]
         all_keys, all_values = (self._beside_each_other(some) for some in zip(*parts, strict=True))
         return all_keys, all_values
 
@@ -201,17 +199,17 @@ class SlotLayer:
 
     @property
     def state(self) -> list[mx.array]:
-        return [array for _, shelf in self._slots.shelves for array in shelf.state(self._number)]
+        return [array for _, slab in self._slots.slabs for array in slab.state(self._number)]
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.state)
 
 
-def shelf_for(shelves: Sequence[tuple[int, int]], length: int, most: int) -> int:
-    """Which of the shelves is for one more row; a new one behind the last.
+def slab_for(slabs: Sequence[tuple[int, int]], length: int, most: int) -> int:
+    """Which of the slabs is for one more sequence; a new one behind the last.
 
-    Of each shelf there are its rows, and the tokens of the longest.
+    Of each slab there are its rows, and the tokens of the longest.
     """
 
     def apart(width: int) -> float:
@@ -223,10 +221,10 @@ def shelf_for(shelves: Sequence[tuple[int, int]], length: int, most: int) -> int
         wider = _size(rows + 1, max(width, length))
         return apart(width) <= APART and wider <= WIDENED * (_size(rows, width) + _size(1, length))
 
-    nearest = sorted(range(len(shelves)), key=lambda at: apart(shelves[at][1]))
-    found = next((at for at in nearest if takes_in(*shelves[at])), len(shelves))
-    return nearest[0] if found == len(shelves) >= most else found
+    nearest = sorted(range(len(slabs)), key=lambda at: apart(slabs[at][1]))
+    found = next((at for at in nearest if takes_in(*slabs[at])), len(slabs))
+    return nearest[0] if found == len(slabs) >= most else found
 
 
 def _size(rows: int, tokens: int) -> int:
-    return math.prod(room_for((0, 0), rows, tokens + 1, tight=False))
+    return math.prod(capacity_for((0, 0), rows, tokens + 1, compact=False))

@@ -19,7 +19,7 @@ ID, COUNT, BIAS, PROMPT, EOS = range(
 )  # the lines of a table; all are exact in float32, ids up to 16 million
 
 
-class Adjustment:
+class LogitProcessor:
     """One row's. The presence and frequency penalties count generated tokens, the repetition penalty the prompt too.
 
     ``generated`` grows while the row lives; the last token may be missing, as it is still being computed.
@@ -65,27 +65,27 @@ class Adjustment:
         self._table[COUNT, place] += 1
 
 
-def adjustment_for(
+def logit_processor_for(
     generation: Generation,
     prompt: Sequence[int],
     generated: Sequence[int],
     eos: Iterable[int],
     vocabulary: int,
-) -> Adjustment | None:
+) -> LogitProcessor | None:
     """None for a row whose logits are taken as they are."""
     s = generation.sampling
     asks = s.logit_bias or s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1
     if not asks and not generation.stopping.min_tokens:
         return None
-    return Adjustment(generation, prompt, generated, eos, vocabulary)
+    return LogitProcessor(generation, prompt, generated, eos, vocabulary)
 
 
-class Adjustments:
+class LogitProcessors:
     """Those of all rows of a batch, in one pass."""
 
-    def __init__(self, rows: Sequence[Adjustment | None]) -> None:
+    def __init__(self, rows: Sequence[LogitProcessor | None]) -> None:
         """A row without one gets its logits back."""
-        neutral = Adjustment(_NOTHING, [], [], [], 1)
+        neutral = LogitProcessor(_NOTHING, [], [], [], 1)
         self._rows = [row or neutral for row in rows]
         samplings = [row.sampling for row in self._rows]
         self._repetition = mx.array([[s.repetition_penalty] for s in samplings])

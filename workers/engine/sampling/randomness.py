@@ -19,7 +19,7 @@ from workers.device import has_accelerator
 
 Array = Any  # mx.array or np.ndarray
 
-LOUDEST = 16.64  # a little more than any noise: 23 bits are as near to 1 as 1 - 2^-24
+NOISE_BOUND = 16.64  # a little more than any noise: 23 bits are as near to 1 as 1 - 2^-24
 
 _MASK64 = (1 << 64) - 1
 

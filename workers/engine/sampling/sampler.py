@@ -16,7 +16,7 @@ import numpy as np
 
 from shared.protocol import Sampling
 from workers.engine.sampling import dense, sparse, sparse_cuts
-from workers.engine.sampling.logit_processors import Adjustment, Adjustments
+from workers.engine.sampling.logit_processors import LogitProcessor, LogitProcessors
 from workers.engine.sampling.logprobs import Best, Unscored
 from workers.engine.sampling.randomness import Array, keys_array, library, library_of, row_key
 
@@ -24,13 +24,13 @@ Draw = Callable[[Array, Array, Sequence[Sampling]], Array]  # scaled logits, key
 
 
 @dataclass(frozen=True)
-class RowParameters:
+class SequenceParameters:
     """What sampling knows of a row."""
 
     sampling: Sampling
     choice: int = 0
     logprobs: int | None = None
-    adjustment: Adjustment | None = None
+    processor: LogitProcessor | None = None
 
     @property
     def greedy(self) -> bool:
@@ -57,7 +57,7 @@ class Drawn:
 class Sampler:
     """The parameters of the rows of a batch, as arrays; made anew when rows join or leave."""
 
-    def __init__(self, rows: Sequence[RowParameters], xp: ModuleType | None = None) -> None:
+    def __init__(self, rows: Sequence[SequenceParameters], xp: ModuleType | None = None) -> None:
         self._rows = rows
         self._xp = xp or library()
         self._draw_open: Draw = sparse.draw_open if self._xp is np else dense.draw_open
@@ -67,8 +67,8 @@ class Sampler:
         self._cut = [i for i, row in enumerate(rows) if not row.greedy and row.needs_cut]
         self._asking = [i for i, row in enumerate(rows) if row.logprobs is not None]
         self._depth = max((row.logprobs or 0 for row in rows), default=0)
-        adjusted = any(row.adjustment for row in rows)
-        self._adjustments = Adjustments([row.adjustment for row in rows]) if adjusted else None
+        adjusted = any(row.processor for row in rows)
+        self._processors = LogitProcessors([row.processor for row in rows]) if adjusted else None
 
     @property
     def waits(self) -> bool:
@@ -89,7 +89,7 @@ class Sampler:
         ``last`` (rows,): each row's token at the index before, maybe not computed yet.
         """
         raw = logits.astype(mx.float32)
-        logits = raw if self._adjustments is None else self._adjustments.apply(raw, indices, last)
+        logits = raw if self._processors is None else self._processors.apply(raw, indices, last)
         if allowed is not None:
             logits = mx.where(allowed, logits, -mx.inf)
         tokens = (

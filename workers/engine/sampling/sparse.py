@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shared.protocol import Sampling
 from workers.engine.sampling.candidates import Candidates, Floats, Ids, greatest, listed, nearest
-from workers.engine.sampling.randomness import LOUDEST, gumbel, hashed, least_bits
+from workers.engine.sampling.randomness import NOISE_BOUND, gumbel, hashed, least_bits
 
 TOGETHER = 40_000  # tokens
 NEAR, MOST = 6.0, 256  # below the best logit, and so many: some dozen tokens as a rule
@@ -48,7 +48,7 @@ def search(scaled: Floats, best: Floats, keys: Ids, floors: Floats) -> OpenDraw:
     """From all tokens at or above their row's of ``floors``."""
     near, end = nearest(scaled, np.maximum(best - np.float32(NEAR), floors), MOST)
     tokens, sums = near.winners(near.values + noise_of(near, keys))
-    owners, ids = _rivals(scaled, keys, end, floors, sums)
+    owners, ids = _contenders(scaled, keys, end, floors, sums)
     if len(ids):
         last = listed(scaled, np.append(np.arange(len(tokens)), owners), np.append(tokens, ids))
         tokens, _ = last.winners(last.values + noise_of(last, keys))
@@ -60,18 +60,18 @@ def noise_of(tokens: Candidates, keys: Ids) -> Floats:
     return noise
 
 
-def _rivals(
+def _contenders(
     scaled: Floats, keys: Ids, end: Floats, floors: Floats, sums: Floats
 ) -> tuple[NDArray[np.intp], Ids]:
     """The tokens below ``end`` whose noise may be loud enough to reach ``sums``, and maybe more; and whose they are."""
     rounding = 1e-3 + 1e-6 * np.abs(sums)
-    least = np.maximum(sums - np.float32(LOUDEST) - rounding, floors)
+    least = np.maximum(sums - np.float32(NOISE_BOUND) - rounding, floors)
     found = [_reaching(row, *to) for row, *to in zip(scaled, least, end, strict=True)]
     bits = least_bits(sums - end - rounding)
-    louder = [_louder(rows, found, keys, bits) for rows in _groups([len(some) for some in found])]
-    owners, ids = (np.concatenate(parts) for parts in zip(*louder, strict=True))
-    let_in = scaled[owners, ids] >= floors[owners]
-    return owners[let_in], ids[let_in]
+    noisy = [_noisy_enough(rows, found, keys, bits) for rows in _groups([len(some) for some in found])]
+    owners, ids = (np.concatenate(parts) for parts in zip(*noisy, strict=True))
+    kept = scaled[owners, ids] >= floors[owners]
+    return owners[kept], ids[kept]
 
 
 def _reaching(row: Floats, least: np.float32, end: np.float32) -> NDArray[np.generic]:
@@ -84,15 +84,15 @@ def _reaching(row: Floats, least: np.float32, end: np.float32) -> NDArray[np.gen
     return np.flatnonzero(reach)
 
 
-def _louder(
+def _noisy_enough(
     rows: NDArray[np.intp], found: Sequence[NDArray[np.generic]], keys: Ids, bits: Ids
 ) -> tuple[NDArray[np.intp], Ids]:
     """Of the tokens ``found`` those with so many ``bits``, and whose they are."""
     owners = np.repeat(rows, [len(found[i]) for i in rows])
     of_tokens = owners if len(rows) > 1 else rows
     ids = np.concatenate([found[i] for i in rows]).astype(np.uint32, copy=False)
-    loud = np.flatnonzero(hashed(ids, keys[of_tokens, 0], keys[of_tokens, 1]) >= bits[of_tokens])
-    return owners[loud], ids[loud]
+    noisy = np.flatnonzero(hashed(ids, keys[of_tokens, 0], keys[of_tokens, 1]) >= bits[of_tokens])
+    return owners[noisy], ids[noisy]
 
 
 @cache

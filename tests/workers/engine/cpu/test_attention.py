@@ -12,11 +12,11 @@ from tests.exactness import rounding_of_attention, same
 from tests.marks import quick_and_slow
 from workers.engine.cpu import attention as module
 from workers.engine.cpu import two_cores
-from workers.engine.cpu.attention import WORTH_HALVES, attention
+from workers.engine.cpu.attention import WORTH_TWO_CORES, attention
 from workers.engine.kv.key_blocks import in_blocks
-from workers.engine.kv.length_groups import Run
-from workers.engine.kv.mlx_caches import Place
-from workers.engine.kv.slab import Shown
+from workers.engine.kv.length_groups import LengthGroup
+from workers.engine.kv.mlx_caches import TokenSpan
+from workers.engine.kv.slab import SlabView
 from workers.engine.kv.slots import Slots
 
 Mask = Callable[[int, int, int], mx.array | str | None]
@@ -72,19 +72,22 @@ def test_it_is_mlx_s(rows: int, tokens: int, keys: int, mask: str) -> None:
 def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_cores, "threads", lambda: 2)
     keys, values, queries = random(rows, 3, 1500, 64), random(rows, 3, 1500, 64), random(rows, 9, 1, 64)
-    assert queries.size * keys.shape[2] >= WORTH_HALVES
+    assert queries.size * keys.shape[2] >= WORTH_TWO_CORES
     made = MASKS[mask](rows, 1, keys.shape[2])
     halved = attention(queries, keys, values, None, 0.125, made)
     mx.eval(halved)
-    monkeypatch.setattr(module, "WORTH_HALVES", 1 << 60)
+    monkeypatch.setattr(module, "WORTH_TWO_CORES", 1 << 60)
     assert mx.array_equal(halved, attention(queries, keys, values, None, 0.125, made))
 
 
 @pytest.mark.parametrize("shelves", [1, 2])
 @pytest.mark.parametrize("kind", ["a mask", "a bias", "a bias of each head"])
-def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str, shelves: int) -> None:
+def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str, slabs: int) -> None:
     """But for what fills its last block; be the runs of one shelf, or the last of another one, with room for less."""
-    lengths, runs = [40, 38, 70, 30, 22], [Run(slice(0, 2), 40), Run(slice(2, 3), 70), Run(slice(3, 5), 30)]
+    lengths, runs = (
+        [40, 38, 70, 30, 22],
+        [LengthGroup(slice(0, 2), 40), LengthGroup(slice(2, 3), 70), LengthGroup(slice(3, 5), 30)],
+    )
     queries, k, v = random(5, 9, 1, 64), random(5, 3, 70, 64), random(5, 3, 128, 64)
     made = mx.arange(70)[None, None, None] < mx.array(lengths)[:, None, None, None]
     if kind != "a mask":
@@ -93,12 +96,12 @@ def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str
     beyond = mx.array([64, 64, 128, 64, 64])[:, None, None, None]
     keys, values = (mx.where(mx.arange(each.shape[2])[:, None] >= beyond, mx.nan, each) for each in (k, v))
     blocks = mx.contiguous(in_blocks(keys))
-    one = [Shown(0, blocks, values, runs)]
+    one = [SlabView(0, blocks, values, runs)]
     two = [
-        Shown(0, blocks[:3], values[:3], runs[:2]),
-        Shown(3, blocks[3:, :, :1], values[3:, :, :64], [Run(slice(0, 2), 30)]),
+        SlabView(0, blocks[:3], values[:3], runs[:2]),
+        SlabView(3, blocks[3:, :, :1], values[3:, :, :64], [LengthGroup(slice(0, 2), 30)]),
     ]
-    cache = SimpleNamespace(in_blocks=lambda keys, values: one if shelves == 1 else two)
+    cache = SimpleNamespace(in_blocks=lambda keys, values: one if slabs == 1 else two)
     together = attention(queries, keys, values[:, :, :70], cache, 0.125, made)
     for row, length in enumerate(lengths):
         its, there = slice(row, row + 1), slice(length)
@@ -130,7 +133,7 @@ def test_a_row_attends_to_what_the_model_gives_be_it_what_the_cache_holds_or_not
     begun.update_and_fetch(
         random(len(lengths), 3, max(lengths), 64), random(len(lengths), 3, max(lengths), 64)
     )
-    slots.join([begun], [Place(row, 0, length) for row, length in enumerate(lengths)])
+    slots.join([begun], [TokenSpan(row, 0, length) for row, length in enumerate(lengths)])
     slots.begin()
     [layer] = slots.layers
     mask = layer.make_mask(1, return_array=True)

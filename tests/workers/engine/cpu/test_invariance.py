@@ -14,7 +14,7 @@ from tests.tiny_model import Kind, make_tiny_model
 from workers.engine.cpu import invariance as module
 from workers.engine.cpu.install import Invariance
 from workers.engine.cpu.invariance import Layer, invariance, linear_of, measure_invariance
-from workers.engine.cpu.lm_head import Head
+from workers.engine.cpu.lm_head import LmHead
 from workers.engine.cpu.model_patches import patch_models
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import serve_model
@@ -71,4 +71,4 @@ def test_the_engine_reports_what_was_measured_of_its_model(
 
 
 def test_the_tests_ask_for_what_the_product_measures() -> None:
-    assert exact() == (invariance([linear_of(random(576, 576)), Head(random(512, 576))]) == "exact")
+    assert exact() == (invariance([linear_of(random(576, 576)), LmHead(random(512, 576))]) == "exact")

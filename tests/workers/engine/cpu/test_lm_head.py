@@ -9,7 +9,7 @@ from mlx.nn.layers.linear import Linear
 from mlx_lm.models.llama import Model, ModelArgs
 
 from tests.exactness import random, rounding_of_product, same
-from workers.engine.cpu.lm_head import BLOCK, LEAST, Head, keep_head_in_blocks
+from workers.engine.cpu.lm_head import BLOCK, LEAST, LmHead, install_lm_head
 
 
 def close(one: mx.array, other: mx.array) -> bool:
@@ -20,16 +20,16 @@ def close(one: mx.array, other: mx.array) -> bool:
 @pytest.mark.parametrize("inner", [16, 320, 321, 576, 1000])
 def test_it_is_a_linear_layer_and_an_embedding(outputs: int, inner: int) -> None:
     weight, bias, x = random(outputs, inner), random(outputs), random(2, 20, inner)
-    assert close(Head(weight).as_linear(x), x @ weight.T)
-    assert close(Head(weight, bias)(x), x @ weight.T + bias)
+    assert close(LmHead(weight).as_linear(x), x @ weight.T)
+    assert close(LmHead(weight, bias)(x), x @ weight.T + bias)
     ids = mx.array([[0, 1, BLOCK, outputs - 1]])
-    assert mx.array_equal(Head(weight)(ids), weight[ids])
-    assert mx.array_equal(Head(weight).weight, weight)
+    assert mx.array_equal(LmHead(weight)(ids), weight[ids])
+    assert mx.array_equal(LmHead(weight).weight, weight)
 
 
 def test_a_row_s_logits_do_not_depend_on_the_number_of_rows() -> None:
     weight, x = random(12_288, 576), random(100, 576)
-    head, within = Head(weight), rounding_of_product(x, weight)
+    head, within = LmHead(weight), rounding_of_product(x, weight)
     every = head.as_linear(x)
     for rows in [*range(1, 36), 64]:
         assert same(head.as_linear(x[:rows]), every[:rows], within[:rows])
@@ -48,10 +48,10 @@ def test_a_model_s_head_is_replaced_and_its_logits_stay(tied: bool) -> None:
     model, ids = llama(LEAST, tied=tied), mx.array([[5, 6, 7]])
     before = model(ids)
     size = sum(array.nbytes for array in model.parameters()["model"]["embed_tokens"].values())
-    keep_head_in_blocks(model)
+    install_lm_head(model)
     assert close(model(ids), before)
     head = model.model.embed_tokens if tied else model.lm_head
-    assert isinstance(head, Head)
+    assert isinstance(head, LmHead)
     assert sum(piece.nbytes for piece in head.pieces) == size
     assert tied or type(model.model.embed_tokens) is Embedding
 
@@ -59,7 +59,7 @@ def test_a_model_s_head_is_replaced_and_its_logits_stay(tied: bool) -> None:
 def test_a_small_or_a_coarser_head_stays() -> None:
     small, half = llama(LEAST - 1, tied=False), llama(LEAST, tied=True)
     half.set_dtype(mx.float16)
-    keep_head_in_blocks(small)
-    keep_head_in_blocks(half)
+    install_lm_head(small)
+    install_lm_head(half)
     assert type(small.lm_head) is Linear
     assert type(half.model.embed_tokens) is Embedding

@@ -10,8 +10,8 @@ from tests.exactness import SHAPES, random, rounding_of_attention, rounding_of_p
 from workers.engine.cpu.attention import SPAN, attention
 from workers.engine.cpu.matmul import linear, rows_for
 from workers.engine.kv.key_blocks import BLOCK, in_blocks, out_of_blocks
-from workers.engine.kv.length_groups import runs_of
-from workers.engine.kv.slab import Shown
+from workers.engine.kv.length_groups import length_groups_of
+from workers.engine.kv.slab import SlabView
 
 
 @pytest.mark.parametrize(("inner", "columns"), SHAPES)
@@ -51,7 +51,7 @@ def test_a_token_that_is_decoded_attends_as_one_that_is_read(lengths: list[int])
     last = mx.concatenate([queries[i : i + 1, :, n - 1 : n] for i, n in enumerate(lengths)])
     seen = mx.arange(longest)[None] < mx.array(lengths)[:, None]
     wider = mx.pad(values, [(0, 0), (0, 0), (0, -longest % BLOCK), (0, 0)])
-    shown = Shown(0, mx.contiguous(in_blocks(keys)), wider, runs_of(lengths))
+    shown = SlabView(0, mx.contiguous(in_blocks(keys)), wider, length_groups_of(lengths))
     cache = SimpleNamespace(in_blocks=lambda keys, values: [shown])
     decoded = attention(last, keys, values, cache, 0.125, seen[:, None, None])
     within = rounding_of_attention(queries, keys, values, 0.125)

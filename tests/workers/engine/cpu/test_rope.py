@@ -6,8 +6,8 @@ import mlx.core as mx
 import pytest
 
 from workers.engine.cpu.rope import _theirs, rope
-from workers.engine.kv.row_caches import Alone, Merged
-from workers.engine.pass_memo import LastMade, begin_pass
+from workers.engine.kv.decode_caches import Alone, Merged
+from workers.engine.pass_memo import PassMemo, begin_pass
 
 
 def random(*shape: int) -> mx.array:
@@ -65,7 +65,7 @@ def test_other_types_and_shapes_are_left_to_mlx() -> None:
 
 @pytest.mark.parametrize("caches", [Merged, Alone])
 def test_batches_say_when_a_pass_begins(caches: Any) -> None:
-    made: LastMade[object] = LastMade()
+    made: PassMemo[object] = PassMemo()
     first = made.get("a key", (), object)
     assert made.get("a key", (), object) is first
     caches().begin()

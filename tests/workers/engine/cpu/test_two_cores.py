@@ -7,8 +7,8 @@ import pytest
 
 from workers.engine.cpu import two_cores as halves
 from workers.engine.cpu.exp import swiglu
-from workers.engine.cpu.model_patches import WORTH_HALVES, activation
-from workers.engine.cpu.two_cores import in_halves
+from workers.engine.cpu.model_patches import WORTH_TWO_CORES, activation
+from workers.engine.cpu.two_cores import on_two_cores
 
 
 def random(*shape: int) -> mx.array:
@@ -23,7 +23,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("shape", [(171, 1, 1536), (1, 331, 1536), (3, 77, 1000), (1, 1, 200_000)])
 def test_an_activation_in_halves_is_the_activation(shape: tuple[int, ...]) -> None:
     gate, x = random(*shape), random(*shape) * 3
-    assert gate.size >= WORTH_HALVES
+    assert gate.size >= WORTH_TWO_CORES
     assert mx.array_equal(activation(gate, x), swiglu(gate, x))
 
 
@@ -36,7 +36,7 @@ def test_one_core_computes_the_whole(cores: int, parts: int, monkeypatch: pytest
         computed.append(some)
         return mx.arange(5)[some]
 
-    assert in_halves(compute, 5).tolist() == [0, 1, 2, 3, 4]
+    assert on_two_cores(compute, 5).tolist() == [0, 1, 2, 3, 4]
     assert len(computed) == parts
 
 
@@ -45,7 +45,7 @@ def test_each_thread_has_a_stream_of_its_own() -> None:
 
     def compute() -> None:
         x = random(20, 1536)
-        answers.append(bool(mx.array_equal(in_halves(lambda some: x[some] + 1, 20), x + 1)))
+        answers.append(bool(mx.array_equal(on_two_cores(lambda some: x[some] + 1, 20), x + 1)))
 
     for _ in range(2):
         thread = threading.Thread(target=compute)

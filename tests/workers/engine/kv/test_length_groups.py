@@ -5,19 +5,23 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from workers.engine.kv.length_groups import WORTH, Run, runs_of
+from workers.engine.kv.length_groups import WORTH, LengthGroup, length_groups_of
 
 
 def test_rows_of_like_lengths_are_one_run() -> None:
-    assert runs_of([30, 50, 40, 35]) == [Run(slice(0, 4), 50)]
+    assert length_groups_of([30, 50, 40, 35]) == [LengthGroup(slice(0, 4), 50)]
 
 
 def test_a_long_row_is_a_run_of_its_own_wherever_it_stands() -> None:
-    assert runs_of([30, 40, 2000, 50]) == [Run(slice(0, 2), 40), Run(slice(2, 3), 2000), Run(slice(3, 4), 50)]
+    assert length_groups_of([30, 40, 2000, 50]) == [
+        LengthGroup(slice(0, 2), 40),
+        LengthGroup(slice(2, 3), 2000),
+        LengthGroup(slice(3, 4), 50),
+    ]
 
 
 def test_no_rows_are_no_runs() -> None:
-    assert runs_of([]) == []
+    assert length_groups_of([]) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -29,7 +33,7 @@ def test_no_other_runs_of_the_rows_in_their_order_cost_less(seed: int) -> None:
         parts = [widths[start:end] for start, end in pairwise((0, *ends, len(widths)))]
         return sum(len(part) * max(part) + WORTH for part in parts)
 
-    runs = runs_of(widths)
-    assert all(run.width == max(widths[run.rows]) for run in runs)
+    groups = length_groups_of(widths)
+    assert all(group.width == max(widths[group.rows]) for group in groups)
     every = (ends for count in range(8) for ends in combinations(range(1, 8), count))
-    assert cost(tuple(run.rows.start for run in runs[1:])) == min(map(cost, every))
+    assert cost(tuple(group.rows.start for group in groups[1:])) == min(map(cost, every))

@@ -15,7 +15,7 @@ BYTES = 2 * 4  # of a token here: one key, one value, each one float32
 Sequences = st.lists(st.integers(0, 1), max_size=12)  # of two ids only, so that they have much in common
 
 
-def plain(ids: list[int], start: int) -> Cache:
+def full_attention(ids: list[int], start: int) -> Cache:
     """Keys and values that tell which ids they are of."""
     layer = KVCache()
     array = mx.array(ids[start:], dtype=mx.float32).reshape(1, 1, -1, 1)
@@ -40,7 +40,7 @@ def long(ids: list[int]) -> list[int]:
 def keep(cache: PrefixCache, ids: list[int], namespace: str = "", *, as_whole: bool = False) -> None:
     start = cache.missing(namespace, ids)
     if start is not None:
-        cache.keep(namespace, ids, whole(ids) if as_whole else plain(ids, start))
+        cache.keep(namespace, ids, whole(ids) if as_whole else full_attention(ids, start))
 
 
 def found(cache: PrefixCache, ids: list[int], namespace: str = "") -> int:
@@ -66,7 +66,7 @@ def shared(one: list[int], other: list[int]) -> int:
 @settings(max_examples=200)
 @given(st.lists(Sequences, max_size=12), Sequences)
 def test_the_longest_beginning_that_was_kept_is_found(kept: list[list[int]], asked: list[int]) -> None:
-    cache = PrefixCache(1 << 20, plain=True)
+    cache = PrefixCache(1 << 20, full_attention=True)
     for ids in kept:
         keep(cache, long(ids))
     wanted = long(asked)
@@ -80,7 +80,7 @@ def test_the_longest_beginning_that_was_kept_is_found(kept: list[list[int]], ask
 @settings(max_examples=200)
 @given(st.lists(Sequences, max_size=12), Sequences)
 def test_a_whole_cache_serves_only_who_goes_on_behind_it(kept: list[list[int]], asked: list[int]) -> None:
-    cache = PrefixCache(1 << 20, plain=False)
+    cache = PrefixCache(1 << 20, full_attention=False)
     for ids in kept:
         keep(cache, long(ids), as_whole=True)
     wanted = long(asked)
@@ -95,7 +95,7 @@ def test_a_whole_cache_serves_only_who_goes_on_behind_it(kept: list[list[int]], 
 def test_it_never_holds_more_than_its_bytes_and_knows_how_many_it_holds(
     steps: list[tuple[list[int], int]], as_whole: bool
 ) -> None:
-    cache = PrefixCache(BYTES * 50, plain=not as_whole)
+    cache = PrefixCache(BYTES * 50, full_attention=not as_whole)
     for ids, tokens in steps:
         keep(cache, long(ids), as_whole=as_whole)
         assert cache.bytes <= cache.budget
@@ -109,7 +109,7 @@ def test_it_never_holds_more_than_its_bytes_and_knows_how_many_it_holds(
 
 
 def test_what_was_not_used_for_longest_goes_and_what_others_begin_with_stays() -> None:
-    system, cache = list(range(100, 120)), PrefixCache(BYTES * 30, plain=True)
+    system, cache = list(range(100, 120)), PrefixCache(BYTES * 30, full_attention=True)
     keep(cache, [*system, 1, 2, 3, 4, 5])
     keep(cache, [*system, 6, 7, 8, 9, 10])
     assert cache.bytes == BYTES * 30
@@ -121,7 +121,7 @@ def test_what_was_not_used_for_longest_goes_and_what_others_begin_with_stays() -
 
 
 def test_a_use_of_the_beginning_is_no_use_of_the_rest() -> None:
-    system, cache = list(range(100, 120)), PrefixCache(BYTES * 1000, plain=True)
+    system, cache = list(range(100, 120)), PrefixCache(BYTES * 1000, full_attention=True)
     keep(cache, [*system, 1])
     keep(cache, [*system, 2])
     found(cache, [*system, 1])
@@ -130,13 +130,13 @@ def test_a_use_of_the_beginning_is_no_use_of_the_rest() -> None:
 
 
 def test_nobody_finds_what_is_another_namespace_s() -> None:
-    cache = PrefixCache(1 << 20, plain=True)
+    cache = PrefixCache(1 << 20, full_attention=True)
     keep(cache, list(range(30)), "a")
     assert (found(cache, list(range(30)), "b"), found(cache, list(range(30)), "a")) == (0, 30)
 
 
 def test_what_was_found_may_be_written_to() -> None:
-    cache, ids = PrefixCache(1 << 20, plain=True), list(range(40))
+    cache, ids = PrefixCache(1 << 20, full_attention=True), list(range(40))
     keep(cache, ids)
     for length in (40, 30):
         hit = cache.find("", ids[:length])

@@ -10,12 +10,12 @@ from mlx_lm.models.cache import KVCache
 
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
-from workers.engine.kv.buffers import Blocks, Tokens
-from workers.engine.kv.length_groups import Run
-from workers.engine.kv.mlx_caches import Cache, Place, evaluate, feed, feed_one, merge, new_cache, places
-from workers.engine.kv.row_caches import Merged
-from workers.engine.kv.slab import ROWS, TOKENS, Shelf
-from workers.engine.kv.slots import SHELVES, Slots, shelf_for
+from workers.engine.kv.buffers import BlockBuffer, TokenBuffer
+from workers.engine.kv.decode_caches import Merged
+from workers.engine.kv.length_groups import LengthGroup
+from workers.engine.kv.mlx_caches import Cache, TokenSpan, evaluate, feed, feed_one, merge, new_cache, spans
+from workers.engine.kv.slab import ROWS, TOKENS, Slab
+from workers.engine.kv.slots import SLABS, Slots, slab_for
 from workers.model.load import inspect, load
 
 
@@ -30,11 +30,11 @@ def slots(request: pytest.FixtureRequest) -> Slots:
     return Slots(in_blocks=request.param == "blocks")
 
 
-def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[Place]]:
+def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[TokenSpan]]:
     cache = merge([new_cache(model) for _ in prompts])
     if any(prompts):
         feed(model, cache, prompts)
-    return cache, places([0] * len(prompts), [len(prompt) for prompt in prompts], plain=True)
+    return cache, spans([0] * len(prompts), [len(prompt) for prompt in prompts], full_attention=True)
 
 
 def alone(model: Any, ids: list[int]) -> mx.array:
@@ -108,23 +108,23 @@ def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(slots: Slots, m
 def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> None:
     slots = Slots(in_blocks=False)  # all on one shelf
     slots.join(*read(model, [[5] * 20, [6] * 1000]))
-    [(_, shelf)] = slots.shelves
+    [(_, slab)] = slots.slabs
     for width in (21, 22):
         step(model, slots, [7, 7])
-        assert shelf.runs == [Run(slice(0, 1), width), Run(slice(1, 2), width + 980)]
+        assert slab.groups == [LengthGroup(slice(0, 1), width), LengthGroup(slice(1, 2), width + 980)]
     slots.keep([0])
     step(model, slots, [7])
-    assert shelf.runs == [Run(slice(0, 1), 23)]
+    assert slab.groups == [LengthGroup(slice(0, 1), 23)]
 
 
 def test_rows_of_unlike_length_are_on_shelves_of_their_own_and_beside_their_like(model: Any) -> None:
     slots = Slots(in_blocks=True)
     assert slots.join(*read(model, [[5] * 20, [6] * 1000])) == [0, 1]
     assert slots.join(*read(model, [[7] * 700, [8] * 30])) == [0, 3, 1, 2]
-    assert [shelf.lengths for _, shelf in slots.shelves] == [[20, 30], [1000, 700]]
+    assert [slab.lengths for _, slab in slots.slabs] == [[20, 30], [1000, 700]]
     assert slots.keep([1, 2, 3]) == [1, 2, 3]
     assert slots.keep([1, 2]) == [1, 2]
-    assert [shelf.lengths for _, shelf in slots.shelves] == [[1000, 700]]
+    assert [slab.lengths for _, slab in slots.slabs] == [[1000, 700]]
 
 
 @pytest.mark.parametrize(
@@ -139,17 +139,17 @@ def test_rows_of_unlike_length_are_on_shelves_of_their_own_and_beside_their_like
     ],
 )
 def test_a_row_goes_where_none_is_twice_as_long_or_as_short(widths: list[int], length: int, at: int) -> None:
-    assert shelf_for([(1, width) for width in widths], length, SHELVES) == at
+    assert slab_for([(1, width) for width in widths], length, SLABS) == at
 
 
 @pytest.mark.parametrize(("rows", "length", "at"), [(2, 200, 0), (31, 120, 0), (31, 200, 1)])
 def test_nor_where_many_had_to_grow_for_it(rows: int, length: int, at: int) -> None:
-    assert shelf_for([(rows, 100)], length, SHELVES) == at
+    assert slab_for([(rows, 100)], length, SLABS) == at
 
 
 def test_when_there_are_no_more_shelves_it_goes_to_the_nearest() -> None:
-    assert shelf_for([(9, 100), (9, 10_000)], 1000, 2) == 0
-    assert shelf_for([(9, 100), (9, 10_000)], 3000, 2) == 1
+    assert slab_for([(9, 100), (9, 10_000)], 1000, 2) == 0
+    assert slab_for([(9, 100), (9, 10_000)], 3000, 2) == 1
 
 
 def test_a_long_row_costs_short_ones_neither_time_nor_memory(model: Any) -> None:
@@ -171,7 +171,7 @@ def test_of_what_was_read_only_the_rows_with_a_seat_join(tmp_path: Path, row: in
     cache = merge([new_cache(model) for _ in prompts])
     feed(model, cache, prompts)
     merged = Merged()
-    merged.join(cache, [places([0, 0], [4, 4], plain=False)[row]])
+    merged.join(cache, [spans([0, 0], [4, 4], full_attention=False)[row]])
     logits = model(mx.array([[13]]), cache=merged.layers)
     assert logits.shape[0] == 1
     assert mx.allclose(logits[0, -1], alone(model, [*prompts[row], 13]), atol=1e-4)
@@ -186,17 +186,17 @@ def spoilt(model: Any, tokens: int) -> Cache:
     return cache
 
 
-@pytest.mark.parametrize("layout", [Tokens, Blocks])
+@pytest.mark.parametrize("layout", [TokenBuffer, BlockBuffer])
 @pytest.mark.parametrize("length", [0, 5, 64, 100])
 def test_of_what_a_slot_held_nothing_is_left_behind_what_it_holds(
-    layout: type[Tokens | Blocks], length: int
+    layout: type[TokenBuffer | BlockBuffer], length: int
 ) -> None:
     new, old = mx.ones((1, 2, length, 8)), mx.full((1, 2, 170, 8), mx.nan)
-    room = layout(new)
-    room.resize(2, 256)
-    room.fill(1, old, 0)
-    room.fill(1, new, 170)
-    held = room.first(slice(1, 2), 256)
+    footprint = layout(new)
+    footprint.resize(2, 256)
+    footprint.fill(1, old, 0)
+    footprint.fill(1, new, 170)
+    held = footprint.first(slice(1, 2), 256)
     assert (held[:, :, :length] == 1).all()
     assert (held[:, :, length:] == 0).all()
 
@@ -209,7 +209,7 @@ def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
     """Though it looks at as many as the longest row has."""
     longest = list(range(10, 160))
     slots.join(*read(model, [longest]))
-    slots.join(spoilt(model, 170), [Place(0, 0, 170)])
+    slots.join(spoilt(model, 170), [TokenSpan(0, 0, 170)])
     if mover:
         slots.join(*read(model, [joined]))
     slots.keep([0, 2] if mover else [0])
@@ -221,10 +221,10 @@ def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
 
 
 def test_leaving_moves_no_row_but_the_last_ones() -> None:
-    shelf = Shelf(0, in_blocks=True)
-    shelf.lengths = [1] * 6
-    assert shelf.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
-    assert shelf.keep([0, 1, 2]) == [0, 1, 2]
+    slab = Slab(0, in_blocks=True)
+    slab.lengths = [1] * 6
+    assert slab.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
+    assert slab.keep([0, 1, 2]) == [0, 1, 2]
 
 
 def capacity(slots: Slots) -> list[tuple[int, int]]:
@@ -237,21 +237,21 @@ def capacity(slots: Slots) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("tight", [False, True])
 @pytest.mark.parametrize("seed", quick_and_slow((0,), (1, 2)))
-def test_what_room_is_said_to_be_held_is_held(slots: Slots, model: Any, seed: int, tight: bool) -> None:
+def test_what_room_is_said_to_be_held_is_held(slots: Slots, model: Any, seed: int, compact: bool) -> None:
     rng = random.Random(seed)
-    rows, slots.tight = 0, tight
+    rows, slots.compact = 0, compact
     for _ in range(12):
         joining = [rng.choice([3, 130, 300, 600]) for _ in range(rng.randrange(1, 4))]
-        promised = slots.room(joining, 1, tight=tight)
+        promised = slots.footprint(joining, 1, compact=compact)
         slots.join(*read(model, [[5] * length for length in joining]))
         rows += len(joining)
         step(model, slots, [6] * rows)
         assert capacity(slots) == promised
-        shelves = [shelf for _, shelf in slots.shelves]
-        assert not tight or promised == [(len(shelf), slots.least(shelf.width)) for shelf in shelves]
+        slabs = [slab for _, slab in slots.slabs]
+        assert not compact or promised == [(len(slab), slots.least(slab.width)) for slab in slabs]
         rows = len(slots.keep([row for row in range(rows) if rng.random() < 0.6]))
         if rows:
-            promised = slots.room([], 1, tight=tight)
+            promised = slots.footprint([], 1, compact=compact)
             step(model, slots, [6] * rows)
             assert capacity(slots) == promised
 
@@ -267,18 +267,18 @@ def some_keys(layers: int, tokens: int) -> Cache:
 def test_who_joins_is_taken_in_layer_by_layer(slots: Slots) -> None:
     """Never all of what was read besides all that there is then."""
     layers, tokens = 16, 8 * TOKENS - 1
-    slots.join(some_keys(layers, tokens), [Place(0, 0, tokens)])
+    slots.join(some_keys(layers, tokens), [TokenSpan(0, 0, tokens)])
     read = some_keys(layers, tokens)
     others = mx.get_active_memory() - 2 * slots.nbytes
     mx.reset_peak_memory()
-    slots.join(read, [Place(0, 0, tokens)])
+    slots.join(read, [TokenSpan(0, 0, tokens)])
     assert mx.get_peak_memory() - others < (1 + 4 / layers) * slots.nbytes
 
 
 def test_room_grows_layer_by_layer(slots: Slots, model: Any) -> None:
     """Never two copies of all of it."""
     layers = 16
-    slots.join(some_keys(layers, TOKENS - 1), [Place(0, 0, TOKENS - 1)])
+    slots.join(some_keys(layers, TOKENS - 1), [TokenSpan(0, 0, TOKENS - 1)])
     slots.begin()
     mx.reset_peak_memory()
     held, others = slots.nbytes, mx.get_active_memory() - slots.nbytes

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shared.protocol import Sampling
 from workers.engine.sampling import sparse, sparse_cuts
 from workers.engine.sampling.candidates import Floats
-from workers.engine.sampling.randomness import LOUDEST, gumbel, hashed, keys_array, least_bits, row_key
-from workers.engine.sampling.sampler import RowParameters, Sampler
+from workers.engine.sampling.randomness import NOISE_BOUND, gumbel, hashed, keys_array, least_bits, row_key
+from workers.engine.sampling.sampler import Sampler, SequenceParameters
 
 INDEX = 5
 ROUNDING = 1e-5  # of a mass
@@ -21,7 +21,7 @@ LIBRARIES = pytest.mark.parametrize("xp", [mx, np], ids=["mlx", "numpy"])
 PLENTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def plain(row: Floats, parameters: RowParameters, xp: ModuleType, top_p: float) -> int:
+def full_attention(row: Floats, parameters: SequenceParameters, xp: ModuleType, top_p: float) -> int:
     """What is let in is known when all are in order; then the greatest sum wins, of equal ones the lower id."""
     sampling = parameters.sampling
     if parameters.greedy:
@@ -30,24 +30,24 @@ def plain(row: Floats, parameters: RowParameters, xp: ModuleType, top_p: float) 
     order = np.argsort(-scaled, kind="stable")
     shares = np.exp((scaled[order] - scaled[order[0]]).astype(np.float64))
     above = np.cumsum(shares) - shares
-    let_in = scaled[order] >= scaled[order[0]] + np.log(np.float32(max(sampling.min_p, 1e-37)))
+    kept = scaled[order] >= scaled[order[0]] + np.log(np.float32(max(sampling.min_p, 1e-37)))
     if sampling.top_p < 1:
-        let_in &= above < top_p * shares.sum()
+        kept &= above < top_p * shares.sum()
     if sampling.top_k:
-        let_in &= np.arange(len(row)) < sampling.top_k
-    let_in[0] = True
+        kept &= np.arange(len(row)) < sampling.top_k
+    kept[0] = True
     keys = keys_array([row_key(sampling.seed, parameters.choice, INDEX)], xp)
     sums = scaled + np.array(gumbel(keys, xp.arange(len(row), dtype=xp.uint32)[None]))[0]
-    return int(min(order[let_in], key=lambda id: (-sums[id], id)))
+    return int(min(order[kept], key=lambda id: (-sums[id], id)))
 
 
-def plainly(row: Floats, parameters: RowParameters, xp: ModuleType) -> set[int]:
+def plainly(row: Floats, parameters: SequenceParameters, xp: ModuleType) -> set[int]:
     """More than one where rounding decides."""
     top_p = parameters.sampling.top_p
-    return {plain(row, parameters, xp, top_p + error) for error in (-ROUNDING, 0.0, ROUNDING)}
+    return {full_attention(row, parameters, xp, top_p + error) for error in (-ROUNDING, 0.0, ROUNDING)}
 
 
-def drawn(rows: list[RowParameters], values: Floats, xp: ModuleType, allowed: Any = None) -> list[int]:
+def drawn(rows: list[SequenceParameters], values: Floats, xp: ModuleType, allowed: Any = None) -> list[int]:
     mask = None if allowed is None else mx.array(allowed)
     tokens = Sampler(rows, xp).draw(mx.array(values), [INDEX] * len(rows), mask).tokens
     return cast(list[int], tokens.tolist())
@@ -61,7 +61,7 @@ samplings = st.builds(
     top_k=st.sampled_from([0, 0, 1, 2, 7, 40, 300, 1500]),
     min_p=st.sampled_from([0.0, 0.0, 0.013, 0.31]),
 )
-parameters = st.builds(RowParameters, samplings, choice=st.integers(0, 3))
+parameters = st.builds(SequenceParameters, samplings, choice=st.integers(0, 3))
 
 
 @st.composite
@@ -119,7 +119,7 @@ def test_a_bounded_draw_is_to_the_bit_the_draw_from_all(temperature: float) -> N
 @pytest.mark.parametrize("sampling", [{"min_p": 0.31}, {"min_p": 0.31, "top_p": 0.99}])
 def test_min_p_holds_where_very_many_could_win(xp: ModuleType, sampling: dict[str, Any]) -> None:
     values = np.random.default_rng(1).normal(size=(1, 5000)).astype(np.float32) / 3
-    rows = [RowParameters(Sampling(seed=seed, **sampling)) for seed in range(80)]
+    rows = [SequenceParameters(Sampling(seed=seed, **sampling)) for seed in range(80)]
     tokens = drawn(rows, np.repeat(values, 80, axis=0), xp)
     assert len(set(tokens)) > 70
     assert min(values[0, tokens]) >= np.max(values) + np.log(0.31)
@@ -143,7 +143,7 @@ def test_no_noise_of_a_level_is_missed_by_its_bits(level: float) -> None:
         keys = keys_array([row_key(0, 0, index)], np)
         noise = gumbel(keys, ids[None])[0]
         found = hashed(ids, *keys[0]) >= least_bits(np.array([level]))
-        assert np.all(found[noise >= level]) and np.all(noise < LOUDEST)
+        assert np.all(found[noise >= level]) and np.all(noise < NOISE_BOUND)
         assert np.count_nonzero(found) <= 1.01 * np.count_nonzero(noise >= level) + 2
 
 
@@ -153,10 +153,10 @@ def test_no_noise_of_a_level_is_missed_by_its_bits(level: float) -> None:
     [({"top_k": 3}, {0, 1, 2}), ({"top_p": 0.0015}, {0, 1, 2}), ({"top_p": 0.0, "top_k": 9}, {0})],
 )
 def test_of_equal_logits_the_lower_ids_are_let_in(
-    xp: ModuleType, sampling: dict[str, Any], let_in: set[int]
+    xp: ModuleType, sampling: dict[str, Any], kept: set[int]
 ) -> None:
-    rows = [RowParameters(Sampling(seed=seed, **sampling)) for seed in range(60)]
-    assert set(drawn(rows, np.zeros((60, 2000), dtype=np.float32), xp)) == let_in
+    rows = [SequenceParameters(Sampling(seed=seed, **sampling)) for seed in range(60)]
+    assert set(drawn(rows, np.zeros((60, 2000), dtype=np.float32), xp)) == kept
 
 
 @LIBRARIES
@@ -165,7 +165,7 @@ def test_of_equal_logits_at_the_end_of_the_cut_the_lower_ids_are_let_in(xp: Modu
     values = np.full((60, 3000), -3.0, dtype=np.float32)
     values[:, 2999] = 0.5
     values[:, 500:2500:7] = 0.0
-    rows = [RowParameters(Sampling(seed=seed, top_k=4)) for seed in range(60)]
+    rows = [SequenceParameters(Sampling(seed=seed, top_k=4)) for seed in range(60)]
     assert set(drawn(rows, values, xp)) == {2999, 500, 507, 514}
 
 
@@ -174,10 +174,10 @@ def test_a_cut_that_ends_among_very_many_equal_logits_lets_the_lower_ids_in(xp: 
     """300 are best, 1,700 second; the cut lets 1,000 in."""
     values = np.zeros(2000, dtype=np.float32)
     values[::-1][:300] = 0.5
-    rows = [RowParameters(Sampling(seed=seed, top_k=1000)) for seed in range(60)]
+    rows = [SequenceParameters(Sampling(seed=seed, top_k=1000)) for seed in range(60)]
     mass = 300 * np.exp(0.5)
     top_p = float((mass + 699.5) / (mass + 1700))
-    rows += [RowParameters(Sampling(seed=seed, top_p=top_p)) for seed in range(60)]
+    rows += [SequenceParameters(Sampling(seed=seed, top_p=top_p)) for seed in range(60)]
     tokens = drawn(rows, np.repeat(values[None], 120, axis=0), xp)
     assert all(token < 700 or token >= 1700 for token in tokens)
     assert sum(token < 700 for token in tokens) > 30
@@ -190,7 +190,7 @@ def test_a_mask_lets_nothing_else_win(xp: ModuleType) -> None:
     allowed[4] = False
     allowed[4, 77] = True
     settings: list[dict[str, Any]] = [{}, {"top_p": 0.9}, {"top_k": 50}, {"temperature": 0.0}, {"top_p": 0.9}]
-    rows = [RowParameters(Sampling(seed=3, **each)) for each in settings]
+    rows = [SequenceParameters(Sampling(seed=3, **each)) for each in settings]
     tokens = drawn(rows, random.normal(size=(5, 3000)).astype(np.float32), xp, allowed)
     assert all(allowed[i, token] for i, token in enumerate(tokens)) and tokens[4] == 77
 
@@ -200,7 +200,7 @@ def test_a_mask_lets_nothing_else_win(xp: ModuleType) -> None:
 @pytest.mark.parametrize("sampling", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}])
 def test_a_row_without_a_number_disturbs_no_other(wrong: float, sampling: dict[str, Any]) -> None:
     values = np.random.default_rng(1).normal(size=(3, 3000)).astype(np.float32)
-    rows = [RowParameters(Sampling(seed=seed, **sampling)) for seed in range(3)]
+    rows = [SequenceParameters(Sampling(seed=seed, **sampling)) for seed in range(3)]
     expected = drawn(rows, values, np)
     values[1] = wrong
     values[2, 5] = wrong
@@ -215,5 +215,5 @@ def test_a_nucleus_needs_the_whole_mass_only_where_it_ends(monkeypatch: pytest.M
     monkeypatch.setattr(sparse_cuts._Cuts, "_sum", lambda self, i: summed.append(i))
     values = np.random.default_rng(1).normal(size=(32, 20_000)).astype(np.float32)
     values[:, :10] += 12
-    drawn([RowParameters(Sampling(seed=seed, top_p=0.999)) for seed in range(32)], values, np)
+    drawn([SequenceParameters(Sampling(seed=seed, top_p=0.999)) for seed in range(32)], values, np)
     assert len(summed) < 4

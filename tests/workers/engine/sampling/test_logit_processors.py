@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.protocol import Generation, Sampling, Stopping, TokenPrompt
 from workers.engine.sampling.candidates import Floats
-from workers.engine.sampling.logit_processors import Adjustment, Adjustments, adjustment_for
+from workers.engine.sampling.logit_processors import LogitProcessor, LogitProcessors, logit_processor_for
 
 VOCABULARY = 40
 EOS = [3, 7, 99]
@@ -26,11 +26,11 @@ def adjusted(
     asked: Generation, prompt: list[int], generated: list[int], values: list[float], index: int
 ) -> list[float]:
     """``generated`` are known but for the last, which the device knows."""
-    adjustment = adjustment_for(asked, prompt, generated[:-1], eos=[3], vocabulary=4)
-    assert adjustment is not None
+    processor = logit_processor_for(asked, prompt, generated[:-1], eos=[3], vocabulary=4)
+    assert processor is not None
     last = mx.array(generated[-1:] or [0], dtype=mx.uint32)
     logits = mx.array([values], dtype=mx.float32)
-    return cast(list[list[float]], Adjustments([adjustment]).apply(logits, [index], last).tolist())[0]
+    return cast(list[list[float]], LogitProcessors([processor]).apply(logits, [index], last).tolist())[0]
 
 
 def test_presence_and_frequency_penalties_count_generated_tokens_only() -> None:
@@ -50,7 +50,7 @@ def test_logit_bias_is_added_and_the_end_is_out_of_reach_before_min_tokens() -> 
 
 
 def test_a_row_that_asks_for_nothing_has_no_adjustment() -> None:
-    assert adjustment_for(generation(), [0], [], [3], 4) is None
+    assert logit_processor_for(generation(), [0], [], [3], 4) is None
 
 
 def test_what_the_model_forbids_stays_forbidden() -> None:
@@ -61,7 +61,7 @@ def test_what_the_model_forbids_stays_forbidden() -> None:
 
 # ---------------------------------------------------------------- rows beside each other
 
-Row = tuple[Generation, list[int], list[int]]  # what is asked, the prompt, what is generated
+TokenSequence = tuple[Generation, list[int], list[int]]  # what is asked, the prompt, what is generated
 
 asked = st.builds(
     generation,
@@ -77,7 +77,7 @@ rows = st.lists(
 )
 
 
-def plain(row: Row, logits: Floats, index: int) -> Floats:
+def full_attention(row: TokenSequence, logits: Floats, index: int) -> Floats:
     asked, prompt, generated = row
     s, out = asked.sampling, logits.copy()
     counts = Counter(generated[:index])
@@ -93,44 +93,47 @@ def plain(row: Row, logits: Floats, index: int) -> Floats:
 
 @settings(max_examples=120, deadline=None)
 @given(rows, st.integers(0, 999), st.integers(0, 2))
-def test_each_row_gets_what_it_alone_asks_for_at_every_index(rows: list[Row], seed: int, late: int) -> None:
+def test_each_row_gets_what_it_alone_asks_for_at_every_index(
+    rows: list[TokenSequence], seed: int, late: int
+) -> None:
     """``late``: tokens that the host learns of after they were drawn; one at most is still being computed."""
     logits = np.random.default_rng(seed).normal(size=(len(rows), VOCABULARY)).astype(np.float32)
     known: list[list[int]] = [[] for _ in rows]
-    adjustments: list[Adjustment | None] = [
-        adjustment_for(asked, prompt, known[i], EOS, VOCABULARY) for i, (asked, prompt, _) in enumerate(rows)
+    adjustments: list[LogitProcessor | None] = [
+        logit_processor_for(asked, prompt, known[i], EOS, VOCABULARY)
+        for i, (asked, prompt, _) in enumerate(rows)
     ]
-    together = Adjustments(adjustments)
+    together = LogitProcessors(adjustments)
     for index in range(min(len(generated) for *_, generated in rows) + 1):
         if index == late:
-            together = Adjustments(adjustments)  # as when a row joins
+            together = LogitProcessors(adjustments)  # as when a row joins
         for i, (*_, generated) in enumerate(rows):
             known[i][:] = generated[: max(0, index - late % 2)]
         last = mx.array([generated[index - 1] if index else 5 for *_, generated in rows], dtype=mx.uint32)
         out = np.array(together.apply(mx.array(logits), [index] * len(rows), last))
         for i, row in enumerate(rows):
-            np.testing.assert_allclose(out[i], plain(row, logits[i], index), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(out[i], full_attention(row, logits[i], index), rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_without_an_adjustment_gets_its_logits_back_to_the_bit() -> None:
     logits = np.random.default_rng(1).normal(size=(2, VOCABULARY)).astype(np.float32)
-    one = adjustment_for(generation(presence_penalty=1.0), [], [5], EOS, VOCABULARY)
-    out = np.array(Adjustments([None, one]).apply(mx.array(logits), [3, 1], mx.array([5, 5])))
+    one = logit_processor_for(generation(presence_penalty=1.0), [], [5], EOS, VOCABULARY)
+    out = np.array(LogitProcessors([None, one]).apply(mx.array(logits), [3, 1], mx.array([5, 5])))
     assert out[0].tolist() == logits[0].tolist()
     assert out[1, 5] == logits[1, 5] - np.float32(1)
     assert np.delete(out[1], 5).tolist() == np.delete(logits[1], 5).tolist()
 
 
 def test_a_row_of_few_ids_beside_one_of_many_keeps_what_it_asks_for_the_first() -> None:
-    few = adjustment_for(generation(logit_bias={0: 5.0, 9: 1.0}), [], [], EOS, VOCABULARY)
-    many = adjustment_for(generation(repetition_penalty=2.0), list(range(30)), [], EOS, VOCABULARY)
-    out = np.array(Adjustments([few, many]).apply(mx.ones((2, VOCABULARY)), [0, 0], None))
+    few = logit_processor_for(generation(logit_bias={0: 5.0, 9: 1.0}), [], [], EOS, VOCABULARY)
+    many = logit_processor_for(generation(repetition_penalty=2.0), list(range(30)), [], EOS, VOCABULARY)
+    out = np.array(LogitProcessors([few, many]).apply(mx.ones((2, VOCABULARY)), [0, 0], None))
     assert out[0, [0, 1, 9]].tolist() == [6, 1, 2] and out[1, [0, 29, 30]].tolist() == [0.5, 0.5, 1]
 
 
 @pytest.mark.parametrize("outside", [-1, VOCABULARY])
 def test_ids_outside_the_vocabulary_do_not_count(outside: int) -> None:
     asked = generation(repetition_penalty=2.0, logit_bias={outside: 1.0})
-    one = adjustment_for(asked, [outside, 6], [outside, 4, 5], EOS, VOCABULARY)
+    one = logit_processor_for(asked, [outside, 6], [outside, 4, 5], EOS, VOCABULARY)
     assert one is not None
     assert one.table(4)[0].tolist() == [6, 4, 5]

@@ -103,9 +103,9 @@ def test_scored_choices_of_no_tokens_end_beside_others(engine: BatchEngine) -> N
 
 
 def test_scoring_does_not_change_what_is_generated(engine: BatchEngine) -> None:
-    plain = play(engine, [job("a", PROMPT, temperature=0.7, ignore_eos=True)])["a", 0]
+    full_attention = play(engine, [job("a", PROMPT, temperature=0.7, ignore_eos=True)])["a", 0]
     scored = play(engine, [job("b", PROMPT, temperature=0.7, ignore_eos=True, echo=True, logprobs=0)])["b", 0]
-    assert [delta.ids for delta in scored] == [delta.ids for delta in plain]
+    assert [delta.ids for delta in scored] == [delta.ids for delta in full_attention]
 
 
 def test_the_generated_token_is_scored_even_if_it_ends_the_turn(

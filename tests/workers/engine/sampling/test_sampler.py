@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from shared.protocol import Generation, Sampling, TokenPrompt
-from workers.engine.sampling.logit_processors import adjustment_for
+from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.logprobs import Unscored
 from workers.engine.sampling.randomness import gumbel, keys_array, row_key
-from workers.engine.sampling.sampler import RowParameters, Sampler
+from workers.engine.sampling.sampler import Sampler, SequenceParameters
 
 VOCABULARY = 2000
 
 
-def row(choice: int = 0, logprobs: int | None = None, **sampling: Any) -> RowParameters:
-    return RowParameters(Sampling(**{"seed": 7, **sampling}), choice, logprobs)
+def row(choice: int = 0, logprobs: int | None = None, **sampling: Any) -> SequenceParameters:
+    return SequenceParameters(Sampling(**{"seed": 7, **sampling}), choice, logprobs)
 
 
 def logits(rows: int, seed: int = 3) -> mx.array:
@@ -38,7 +38,7 @@ def xp(request: pytest.FixtureRequest) -> ModuleType:
 
 @pytest.fixture
 def draw(xp: ModuleType) -> Draw:
-    def draw(rows: list[RowParameters], values: mx.array, index: int = 0) -> list[int]:
+    def draw(rows: list[SequenceParameters], values: mx.array, index: int = 0) -> list[int]:
         return cast(list[int], Sampler(rows, xp).draw(values, [index] * len(rows)).tokens.tolist())
 
     return draw
@@ -138,14 +138,14 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-def rows_of_every_kind(generated: list[list[int]]) -> list[RowParameters]:
+def rows_of_every_kind(generated: list[list[int]]) -> list[SequenceParameters]:
     """``generated``: of each row, so far."""
     rows = []
     for i, kind in enumerate(KINDS):
         sampling = Sampling(seed=i, **kind)
         asked = Generation(prompt=TokenPrompt(ids=[1, 2, 3]), sampling=sampling)
-        adjustment = adjustment_for(asked, [1, 2, 3], generated[i], [2], VOCABULARY)
-        rows.append(RowParameters(sampling, logprobs=i % 3 or None, adjustment=adjustment))
+        processor = logit_processor_for(asked, [1, 2, 3], generated[i], [2], VOCABULARY)
+        rows.append(SequenceParameters(sampling, logprobs=i % 3 or None, processor=processor))
     return rows
 
 
@@ -172,8 +172,8 @@ def test_rows_of_every_kind_generate_together_what_each_generates_alone(xp: Modu
 def test_greedy_rows_wait_for_nothing_whatever_else_they_ask(xp: ModuleType, kind: dict[str, Any]) -> None:
     sampling = Sampling(seed=1, temperature=0.0, **kind)
     asked = Generation(prompt=TokenPrompt(ids=[1]), sampling=sampling)
-    adjustment = adjustment_for(asked, [1], [], [2], VOCABULARY)
-    assert not Sampler([RowParameters(sampling, logprobs=5, adjustment=adjustment)], xp).waits
+    processor = logit_processor_for(asked, [1], [], [2], VOCABULARY)
+    assert not Sampler([SequenceParameters(sampling, logprobs=5, processor=processor)], xp).waits
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5, 20, VOCABULARY + 5])

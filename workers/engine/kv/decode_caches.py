@@ -1,6 +1,6 @@
-"""The caches of the rows that decode together: what a batch needs of them, and those of models without slots.
+"""The caches of the sequences that decode together: what a batch needs of them, and those of models without slots.
 
-``Slots`` serves models all of whose layers keep plain keys and values; ``Merged`` all others, ``Alone`` a batch of one.
+``Slots`` serves models with full attention in all layers, ``Merged`` all others, ``Alone`` a batch of one.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from typing import Protocol
 from workers.engine.kv.mlx_caches import (
     GROWTH,
     Cache,
-    Place,
+    TokenSpan,
     divide,
     extend,
     extract,
-    is_plain,
+    is_full_attention,
     nbytes,
     take_rows,
 )
@@ -21,13 +21,13 @@ from workers.engine.kv.slots import Slots
 from workers.engine.pass_memo import begin_pass
 
 
-class Decoding(Protocol):
-    """The caches of the rows that decode, in the order of their seats.
+class DecodeCaches(Protocol):
+    """The caches of the sequences that decode, in the order of their batch slots.
 
-    ``tight``: hold nothing in reserve, as memory is short. Where room grows, one layer is copied at a time.
+    ``compact``: hold no headroom, because memory is short. Buffers grow one layer at a time.
     """
 
-    tight: bool
+    compact: bool
 
     @property
     def layers(self) -> Cache:
@@ -37,34 +37,34 @@ class Decoding(Protocol):
     @property
     def nbytes(self) -> int: ...
 
-    def join(self, read: Cache, places: Sequence[Place]) -> list[int]:
-        """The rows at ``places`` of what was read, which is used up, are here as well.
+    def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
+        """The sequences at ``spans`` of what was read, which is used up, are here as well.
 
-        Gives all rows in the order in which they stand from now on, the new ones counted behind those before.
+        Gives all sequences in the order in which they stand from now on, the new ones counted behind those before.
         """
         ...
 
-    def room(self, joining: Sequence[int], more: int, *, tight: bool) -> list[tuple[int, int]]:
+    def footprint(self, joining: Sequence[int], more: int, *, compact: bool) -> list[tuple[int, int]]:
         """What would be held if rows of so many tokens joined, and all here had ``more`` tokens more.
 
-        Of each array its rows and tokens, the reserve included.
+        Of each array its sequences and tokens, the headroom included.
         """
         ...
 
     def least(self, tokens: int) -> int:
-        """What is held for a row of so many, without any reserve."""
+        """What is held for a sequence of so many, without any headroom."""
         ...
 
     def resize(self) -> None:
-        """Room for a token more in every row, and no more than the reserve: also before something else is read."""
+        """Room for a token more in every row, and no more than the headroom: also before something else is read."""
         ...
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """Only these rows stay; gives them in the order in which they stand from now on."""
+        """Only these sequences stay; gives them in the order in which they stand from now on."""
         ...
 
     def begin(self) -> None:
-        """Before each pass that gives every row one token more."""
+        """Before each pass that gives every sequence one token more."""
         ...
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
@@ -73,19 +73,19 @@ class Decoding(Protocol):
 
 
 class _Unreserved:
-    """Layers that count for themselves and hold nothing in reserve."""
+    """Layers that count for themselves and hold nothing as headroom."""
 
-    tight = False
+    compact = False
 
     def __init__(self) -> None:
         self.layers: Cache = []
-        self._lengths: list[int] = []  # by row
+        self._lengths: list[int] = []  # by sequence
 
     @property
     def nbytes(self) -> int:
         return nbytes(self.layers)
 
-    def room(self, joining: Sequence[int], more: int, *, tight: bool) -> list[tuple[int, int]]:
+    def footprint(self, joining: Sequence[int], more: int, *, compact: bool) -> list[tuple[int, int]]:
         lengths = [*self._lengths, *joining]
         return [(len(lengths), self.least(max(lengths) + more))] if lengths else []
 
@@ -103,13 +103,13 @@ class _Unreserved:
 class Merged(_Unreserved):
     """mlx-lm's own batch caches."""
 
-    def join(self, read: Cache, places: Sequence[Place]) -> list[int]:
-        take_rows(read, [place.row for place in places])  # more may have been read than have a seat
+    def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
+        take_rows(read, [span.row for span in spans])  # ended sequences may have been prefilled too
         if self._lengths:
             extend(self.layers, read)
         else:
             self.layers = read
-        self._lengths += [place.length for place in places]
+        self._lengths += [span.length for span in spans]
         return list(range(len(self._lengths)))
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -127,9 +127,9 @@ class Merged(_Unreserved):
 class Alone(_Unreserved):
     """The cache of the only sequence, whose offset is a number; for models that know no other."""
 
-    def join(self, read: Cache, places: Sequence[Place]) -> list[int]:
-        assert not self.layers and len(places) == 1
-        self.layers, self._lengths = read, [places[0].length]
+    def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
+        assert not self.layers and len(spans) == 1
+        self.layers, self._lengths = read, [spans[0].length]
         return [0]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -138,9 +138,9 @@ class Alone(_Unreserved):
         return list(rows)
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        return divide(self.layers, start)[1] if is_plain(self.layers) else self.layers
+        return divide(self.layers, start)[1] if is_full_attention(self.layers) else self.layers
 
 
-def caches_for(plain: bool) -> Decoding:
-    """For rows that decode together; ``plain``: each of the model's layers keeps plain keys and values."""
-    return Slots() if plain else Merged()
+def caches_for(full_attention: bool) -> DecodeCaches:
+    """For sequences that decode together; ``full_attention``: of all layers."""
+    return Slots() if full_attention else Merged()
