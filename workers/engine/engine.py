@@ -155,7 +155,8 @@ class BatchEngine:
     def _kv_use_now(self) -> KvUse:
         held, kept = self._admission.held, self._prefixes.bytes
         self._held_most = max(self._held_most, held + kept)
-        jobs = [row.job for rows in self._rows.values() for row in rows if not row.ended]
+        live = [each for group in self._sequences.values() for each in group if not each.ended]
+        jobs = [each.job for each in live]
         committed = sum(self.budget.cost.bytes(len(job.prompt) + job.max_tokens) for job in jobs)
         return KvUse(max(self.budget.size, held), self._held_most, committed, kept)
 

@@ -28,7 +28,7 @@ WORTH = 64  # tokens that must be saved before a shared prefix gets a pass of it
 class PrefillTask:
     """Ids to be prefilled for the sequences that all begin with them.
 
-    ``ids``: the prompt, then the tokens that an earlier attempt or a preempted sequence has generated. ``read`` lacks the
+    ``ids``: the prompt, then the tokens that an earlier attempt or a preempted sequence generated. ``read`` lacks the
     last id: its logits give the first token, so it is never taken from the prefix cache.
     """
 

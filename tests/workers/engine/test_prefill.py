@@ -1,6 +1,6 @@
 """What is read next, how much of it, and what is read once for all."""
 
-from types import SimpleNamesbudget
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,7 +162,7 @@ def test_what_looking_back_costs_is_measured_before_the_first_request(
         nonlocal now
         now += 0.08 + tokens * (0.002 + 1e-6 * behind)
 
-    monkeypatch.setattr(prefill_budget, "time", SimpleNamesbudget(perf_counter=lambda: now))
+    monkeypatch.setattr(prefill_budget, "time", SimpleNamespace(perf_counter=lambda: now))
     budget = PrefillBudget(512, 0.4)
     budget.calibrate(lambda behind: behind, read, full_attention=True)
     assert budget.budget(beside_decode=True) == pytest.approx(160, abs=1)

@@ -36,7 +36,7 @@ class Budget:
     def needed(self, joining: Sequence[int], reads: int, width: int, *, compact: bool) -> int:
         """The most bytes held on the way from the sequences that decode to those that do when prompts are read.
 
-        ``joining``: tokens of each sequence that joins, maybe one too many, as not every pass reads a prompt's last one.
+        ``joining``: tokens of each sequence that joins, maybe one too many: not every pass has the last id.
         ``width``: tokens of the longest of ``reads`` prompts.
         """
         before = self._held((), 1, compact=compact)
