@@ -108,7 +108,9 @@ class ScriptedEngine:
         self._kv_use = KvUse(obeyed=size)
 
     def add(self, job: Job) -> None:
-        self._rows[job.request_id] = [TokenSequence(job, choice, self._rules) for choice in range(job.generation.n)]
+        self._rows[job.request_id] = [
+            TokenSequence(job, choice, self._rules) for choice in range(job.generation.n)
+        ]
         self._new.append(job)
 
     def cancel(self, request_id: str) -> None:

@@ -15,8 +15,8 @@ from workers.sequence import TokenRules, TokenSequence
 from workers.token_ids import common_prefix
 
 
-def reading(name: str, ids: list[int], since: int = 0, namesbudget: str = "") -> PrefillTask:
-    return PrefillTask(ids, [TokenSequence(job(name, ids, namesbudget=namesbudget), 0, RULES)], since)
+def reading(name: str, ids: list[int], since: int = 0, namespace: str = "") -> PrefillTask:
+    return PrefillTask(ids, [TokenSequence(job(name, ids, namespace=namespace), 0, RULES)], since)
 
 
 def waiting(*tasks: PrefillTask) -> PrefillQueue:
@@ -107,7 +107,7 @@ def test_many_that_share_little_are_worth_a_pause_too() -> None:
 
 
 def test_namespaces_do_not_wait_for_each_other() -> None:
-    first, second = reading("1", [*SHARED, 1, 1]), reading("2", [*SHARED, 2, 2], namesbudget="other")
+    first, second = reading("1", [*SHARED, 1, 1]), reading("2", [*SHARED, 2, 2], namespace="other")
     waiting(first, second).lead(first)
     assert first.pause is None
 

@@ -2,7 +2,7 @@
 head and each query, and masks.
 
 Rule 1: what a row gets does not depend, to the last bit, on the rows beside it, on how long they are, nor on how many
-of its tokens are read at once (on processors with AVX-512, see ``matmul``; of plain caches). Hence the spans.
+of its tokens are read at once (on processors with AVX-512, see ``matmul``; of full-attention caches). Hence the spans.
 Rule 2: what a query attends to, and with what weight, is what MLX computes, but for rounding.
 Rule 3: what counts are the keys and values that the model gives. The cache's own, in blocks, stand in for them only if
 they are the same arrays.

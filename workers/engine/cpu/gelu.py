@@ -9,8 +9,8 @@ from functools import partial
 import mlx.core as mx
 
 from workers.engine.cpu.exp import LOG2_E, exp2
-from workers.engine.cpu.model_patches import WORTH_HALVES
-from workers.engine.cpu.two_cores import in_halves
+from workers.engine.cpu.model_patches import WORTH_TWO_CORES
+from workers.engine.cpu.two_cores import on_two_cores
 
 _P = 0.3275911
 _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -18,9 +18,9 @@ _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 def gelu(x: mx.array) -> mx.array:
     """float32; in halves, by the first axis, if it is large."""
-    if x.size < WORTH_HALVES:
+    if x.size < WORTH_TWO_CORES:
         return _gelu(x)
-    return in_halves(lambda some: _gelu(x[some]), x.shape[0])
+    return on_two_cores(lambda some: _gelu(x[some]), x.shape[0])
 
 
 def _gelu(x: mx.array) -> mx.array:

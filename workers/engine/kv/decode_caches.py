@@ -68,7 +68,7 @@ class DecodeCaches(Protocol):
         ...
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        """The cache of one row, as a sequence's own; a plain one from token ``start`` on."""
+        """The cache of one row, as a sequence's own; a full-attention cache from token ``start`` on."""
         ...
 
 

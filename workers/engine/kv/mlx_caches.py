@@ -34,7 +34,7 @@ def new_cache(model: Any) -> Cache:
 
 
 def blank(model: Any, tokens: int) -> Cache:
-    """A plain one of so many tokens that nobody has read, all of its numbers 0."""
+    """A full-attention cache of ``tokens`` zeros, for measurements."""
     cache = new_cache(model)
     feed_one(model, cache, [0])
     for layer in cache:
@@ -66,7 +66,7 @@ def fork(cache: Cache) -> Cache:
 
 
 def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
-    """The first ``at`` tokens of a plain one, and the others, each compact."""
+    """A full-attention cache split at ``at``: two compact copies."""
     first = cut_out(cache, TokenSpan(0, 0, at))
     return first, [
         cut_out_layer(layer.keys, layer.values, TokenSpan(0, at, layer.offset - at)) for layer in cache
@@ -74,7 +74,7 @@ def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
 
 
 def join(parts: list[Cache], length: int) -> Cache:
-    """The first ``length`` tokens of plain caches one behind the other, with room to grow."""
+    """The first ``length`` tokens of full-attention caches joined in order, with room to grow."""
     return [_joined(layers, length) for layers in zip(*parts, strict=True)]
 
 

@@ -80,10 +80,10 @@ def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.Mon
     assert mx.array_equal(halved, attention(queries, keys, values, None, 0.125, made))
 
 
-@pytest.mark.parametrize("shelves", [1, 2])
+@pytest.mark.parametrize("slabs", [1, 2])
 @pytest.mark.parametrize("kind", ["a mask", "a bias", "a bias of each head"])
-def test_in_runs_each_row_looks_no_further_than_the_longest_of_its_run(kind: str, slabs: int) -> None:
-    """But for what fills its last block; be the runs of one shelf, or the last of another one, with room for less."""
+def test_a_row_attends_no_further_than_the_longest_row_of_its_length_group(kind: str, slabs: int) -> None:
+    """Up to the end of its last block; with the groups in one slab, and with the last in a second, smaller slab."""
     lengths, runs = (
         [40, 38, 70, 30, 22],
         [LengthGroup(slice(0, 2), 40), LengthGroup(slice(2, 3), 70), LengthGroup(slice(3, 5), 30)],
@@ -124,7 +124,7 @@ GIVEN: dict[str, Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]] = {
 
 
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("lengths", [[40], [40, 33], [40, 600]])  # one shelf, or two
+@pytest.mark.parametrize("lengths", [[40], [40, 33], [40, 600]])  # one slab, or two
 def test_a_row_attends_to_what_the_model_gives_be_it_what_the_cache_holds_or_not(
     lengths: list[int], given: str
 ) -> None:

@@ -106,7 +106,7 @@ def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(slots: Slots, m
 
 
 def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> None:
-    slots = Slots(in_blocks=False)  # all on one shelf
+    slots = Slots(in_blocks=False)  # all in one slab
     slots.join(*read(model, [[5] * 20, [6] * 1000]))
     [(_, slab)] = slots.slabs
     for width in (21, 22):
@@ -228,14 +228,14 @@ def test_leaving_moves_no_row_but_the_last_ones() -> None:
 
 
 def capacity(slots: Slots) -> list[tuple[int, int]]:
-    """Rows and tokens of each shelf, in all layers."""
+    """Rows and tokens of each slab, in all layers."""
     [held] = {
         tuple((values.shape[0], values.shape[2]) for values in layer.state[1::2]) for layer in slots.layers
     }
     return list(held)
 
 
-@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("seed", quick_and_slow((0,), (1, 2)))
 def test_what_room_is_said_to_be_held_is_held(slots: Slots, model: Any, seed: int, compact: bool) -> None:
     rng = random.Random(seed)
