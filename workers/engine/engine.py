@@ -11,7 +11,6 @@ One step:
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +59,7 @@ PROMPTS_AT_ONCE = 3
 @dataclass(frozen=True)
 class EngineLimits:
     rows: int = 32  # sequences decoded together; 1 for a model that ``batch_probe`` keeps alone
-    chunk: int = (
-        512  # most tokens of a prompt in one pass; a pass over several has PROMPTS_AT_ONCE times as many
-    )
+    chunk: int = 512  # most tokens of a prompt in one pass; PROMPTS_AT_ONCE times as many of several
     max_stall: float = 0.2  # seconds that a prefill pass may stall the decoding sequences
     cache_bytes: int = 1 << 30  # of the prefix cache
     kv_bytes: int = 1 << 40  # of all keys and values, the prefix cache included
@@ -155,8 +152,7 @@ class BatchEngine:
     def _kv_use_now(self) -> KvUse:
         held, kept = self._admission.held, self._prefixes.bytes
         self._held_most = max(self._held_most, held + kept)
-        live = [each for group in self._sequences.values() for each in group if not each.ended]
-        jobs = [each.job for each in live]
+        jobs = [each.job for group in self._sequences.values() for each in group if not each.ended]
         committed = sum(self.budget.cost.bytes(len(job.prompt) + job.max_tokens) for job in jobs)
         return KvUse(max(self.budget.size, held), self._held_most, committed, kept)
 
@@ -197,13 +193,11 @@ class BatchEngine:
         if not job.max_tokens and not job.scores_prompt:
             self._finish_unbegun(sequences)
         fresh = [sequence for sequence in sequences if not sequence.ids and not sequence.ended]
-        tasks = [[sequence] for sequence in sequences if sequence.ids and not sequence.ended] + (
-            [fresh] if fresh else []
-        )
-        for together in tasks:
+        resumed = [[sequence] for sequence in sequences if sequence.ids and not sequence.ended]
+        for together in [*resumed, fresh] if fresh else resumed:
             ids = [*job.prompt, *together[0].ids]
-            for some in self._fitting_batches(together, len(ids)):
-                self._waiting.add(PrefillTask(ids, some, self._steps))
+            for some in self.budget.fitting_groups(together, len(ids), self._most_sequences):
+                self._waiting.add(PrefillTask(ids, list(some), self._steps))
         self._forget_ended(job.request_id)
         self._tally()
 
@@ -290,12 +284,6 @@ class BatchEngine:
         self._finished += [sequence.finish_unbegun() for sequence in sequences if not sequence.ended]
         for request_id in {sequence.job.request_id for sequence in sequences}:
             self._forget_ended(request_id)
-
-    def _fitting_batches(self, sequences: list[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]:
-        """Groups of sequences of this length that batch and memory can hold; at least one in each."""
-        size = self.budget.rows(tokens, self._most_sequences)
-        for start in range(0, len(sequences), size):
-            yield sequences[start : start + size]
 
     # ------------------------------------------------------------ prefill
 

@@ -4,12 +4,15 @@
 """
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from workers.engine.kv.cost import HEADROOM, Cost
 from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.mlx_caches import GROWTH
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -32,6 +35,11 @@ class Budget:
         numbers = range(1, most + 1)
         fitting = bisect(numbers, False, key=lambda n: self._alone(tokens + HEADROOM, n) > self.size)
         return max(1, fitting)
+
+    def fitting_groups(self, sequences: Sequence[T], tokens: int, most: int) -> Iterator[Sequence[T]]:
+        """The sequences, each of so many tokens, in groups that fit by themselves; see ``rows``."""
+        size = self.rows(tokens, most)
+        return (sequences[start : start + size] for start in range(0, len(sequences), size))
 
     def needed(self, joining: Sequence[int], reads: int, width: int, *, compact: bool) -> int:
         """The most bytes held on the way from the sequences that decode to those that do when prompts are read.
