@@ -149,10 +149,10 @@ def test_no_noise_of_a_level_is_missed_by_its_bits(level: float) -> None:
 
 @LIBRARIES
 @pytest.mark.parametrize(
-    ("sampling", "let_in"),
+    ("sampling", "kept"),
     [({"top_k": 3}, {0, 1, 2}), ({"top_p": 0.0015}, {0, 1, 2}), ({"top_p": 0.0, "top_k": 9}, {0})],
 )
-def test_of_equal_logits_the_lower_ids_are_let_in(
+def test_of_equal_logits_the_lower_ids_are_kept(
     xp: ModuleType, sampling: dict[str, Any], kept: set[int]
 ) -> None:
     rows = [SequenceParameters(Sampling(seed=seed, **sampling)) for seed in range(60)]
@@ -160,7 +160,7 @@ def test_of_equal_logits_the_lower_ids_are_let_in(
 
 
 @LIBRARIES
-def test_of_equal_logits_at_the_end_of_the_cut_the_lower_ids_are_let_in(xp: ModuleType) -> None:
+def test_of_equal_logits_at_the_end_of_the_cut_the_lower_ids_are_kept(xp: ModuleType) -> None:
     """One is best, so many are second that some of them are in."""
     values = np.full((60, 3000), -3.0, dtype=np.float32)
     values[:, 2999] = 0.5
