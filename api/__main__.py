@@ -16,7 +16,7 @@ from api.http.connection import Connection
 from api.http.connection_limits import ConnectionLimits
 from shared import exits, failpoints, logs
 from shared.files import NotPrivate, make_private, raise_file_limit
-from shared.settings import Settings, load_settings
+from shared.settings import Settings, load_settings, unusable_keys
 
 FOR_CONNECTIONS = 0.8  # the share of the open files that connections may take
 GRACE = 30  # seconds for running requests when the process is stopped
@@ -28,7 +28,7 @@ def main() -> None:
     fd: int | None = parser.parse_args().fd
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
-    if why := settings.open_to_others:
+    if why := unusable_keys(settings):
         sys.stderr.write(f"api: {why}\n")
         raise SystemExit(exits.MISCONFIGURED)
     logs.configure("api", settings.log_level)

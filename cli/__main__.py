@@ -168,6 +168,43 @@ def reload(model: Model, no_wait: NoWait = False, host: Host = None, port: Port 
     _order("reload", model, host, port, wait=not no_wait)
 
 
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")
+app.add_typer(keys, name="keys")
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, '.', '_', '-'.")],
+    admin: Annotated[
+        bool, typer.Option("--admin", help="It may load and unload models and see the status.")
+    ] = False,
+    models: Annotated[str, typer.Option(help="The models it may use: names or patterns; all.")] = "",
+    expires: Annotated[
+        str | None, typer.Option(help="How long it holds: 12h, 30d, 8w.", show_default=False)
+    ] = None,
+) -> None:
+    """Make a key and print it once. From then on every client must show one."""
+    from cli.keys import create
+
+    raise typer.Exit(create(name, admin=admin, models=models, expires=expires))
+
+
+@keys.command("list")
+def keys_list(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the keys by name; the keys themselves are stored nowhere."""
+    from cli.keys import listed
+
+    raise typer.Exit(listed(as_json=as_json))
+
+
+@keys.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> None:
+    """Revoke a key; a running server obeys at once."""
+    from cli.keys import revoke
+
+    raise typer.Exit(revoke(name))
+
+
 def _order(
     action: str, model: str, host: str | None, port: int | None, *, wait: bool, force: bool = False
 ) -> None:

@@ -23,7 +23,8 @@ def order(action: str, model: str, options: Mapping[str, Any], *, wait: bool, fo
     where = f"http://{probe.reachable(settings.host)}:{settings.port}"
     body = {"wait": wait, **({"force": True} if force else {})}
     path = f"/admin/models/{quote(model)}/{action}"
-    answer = probe.post(settings.host, settings.port, path, body, timeout=PATIENCE if wait else 10.0)
+    patience, token = PATIENCE if wait else 10.0, probe.owner_token(settings)
+    answer = probe.post(settings.host, settings.port, path, body, patience, token)
     if answer is None:
         return _refuse(f"Nothing answers at {where}. `{typed('mlx-server')} serve` starts a server.")
     try:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shared.settings import Settings
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -12,19 +14,33 @@ class Answer:
     body: bytes
 
 
-def get(host: str, port: int, path: str, timeout: float = 5.0) -> Answer | None:
-    """Returns None if no HTTP server answers in time."""
-    return _ask(host, port, timeout, "GET", path, None)
+def get(host: str, port: int, path: str, timeout: float = 5.0, token: str = "") -> Answer | None:
+    """Returns None if no HTTP server answers in time. ``token``: see ``owner_token``."""
+    return _ask(host, port, timeout, "GET", path, None, token)
 
 
-def post(host: str, port: int, path: str, body: Mapping[str, object], timeout: float) -> Answer | None:
+def post(
+    host: str, port: int, path: str, body: Mapping[str, object], timeout: float, token: str = ""
+) -> Answer | None:
     """Sends JSON. Returns None if no HTTP server answers in time."""
-    return _ask(host, port, timeout, "POST", path, json.dumps(body))
+    return _ask(host, port, timeout, "POST", path, json.dumps(body), token)
 
 
-def _ask(host: str, port: int, timeout: float, method: str, path: str, body: str | None) -> Answer | None:
+def owner_token(settings: Settings) -> str:
+    """What shows the server that whoever asks owns it, where API keys are asked for; empty if that cannot be read."""
+    try:
+        return settings.token_file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _ask(
+    host: str, port: int, timeout: float, method: str, path: str, body: str | None, token: str
+) -> Answer | None:
     connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
     headers = {} if body is None else {"content-type": "application/json"}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()

@@ -41,7 +41,7 @@ def _ask(options: Mapping[str, Any]) -> tuple[str, bytes, StatusReport | None]:
     """The server's address, its answer and what that says; None after a sentence for the operator."""
     settings = load_settings(**options)
     where = f"http://{probe.reachable(settings.host)}:{settings.port}"
-    answer = probe.get(settings.host, settings.port, "/admin/status")
+    answer = probe.get(settings.host, settings.port, "/admin/status", token=probe.owner_token(settings))
     if answer is None:
         _complain(f"Nothing answers at {where}. `{typed('mlx-server')} serve` starts a server.")
     elif answer.status != HTTPStatus.OK:

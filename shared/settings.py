@@ -14,9 +14,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.api_keys import KeyRing, KeysUnusable, from_environment
+from shared.commands import typed
 from shared.config_file import ConfigError, ConfigFile, find
 from shared.dotenv import NOT_FROM_A_FOLDER, Line, read_dotenv, unknown_names
 from shared.dotenv import PREFIX as PREFIX
@@ -54,6 +56,16 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address the api listens on")
     allow_anyone: bool = Field(
         False, description="whether the api may listen beyond this machine, where nobody checks who asks"
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="keys that clients must show, comma-separated: KEY, NAME=KEY or NAME:admin=KEY; for containers",
+    )
+    api_keys_file: Path | None = Field(None, description="file with such keys, one in a line")
+    keys_file: Path = Field(
+        Path("~/.config/mlx-server/keys.json"),
+        validate_default=True,
+        description="digests of the keys that `mlx-server keys create` made",
     )
     port: int = Field(8000, ge=1, le=65535, description="port the api listens on")
     available_models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -169,7 +181,9 @@ class Settings(BaseSettings):
         256, ge=1, description="requests one address may have half sent; then the oldest are cut"
     )
 
-    @field_validator("available_models", "worker_command", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator(
+        "available_models", "worker_command", "allowed_hosts", "cors_origins", "api_keys", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return listed(value) if isinstance(value, str) else value
@@ -204,6 +218,13 @@ class Settings(BaseSettings):
             raise ValueError("names no program")
         return command
 
+    @field_validator("api_keys")
+    @classmethod
+    def _entries_are_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in keys:
+            from_environment(key.get_secret_value())
+        return keys
+
     @field_validator("allowed_hosts")
     @classmethod
     def _entries_are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -228,7 +249,7 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, path: Any) -> Any:
         return None if path == "" else path
 
-    @field_validator("config", "cache_dir", "run_dir")
+    @field_validator("config", "cache_dir", "run_dir", "api_keys_file", "keys_file")
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
@@ -242,14 +263,28 @@ class Settings(BaseSettings):
             raise ValueError(f"run_dir {self.sockets_dir} is too long a path for a socket")
         return self
 
-    @property
-    def open_to_others(self) -> str | None:
-        """Why the api does not listen at this address, if it does not: there are no API keys yet."""
-        if self.allow_anyone or _is_loopback(self.host):
+    def key_ring(self) -> KeyRing:
+        """The API keys that hold, which the api checks. Raises KeysUnusable."""
+        try:
+            lines = self.api_keys_file.read_text().splitlines() if self.api_keys_file else []
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise KeysUnusable(f"{self.api_keys_file} cannot be read: {why}") from None
+        given = [entry.get_secret_value() for entry in self.api_keys]
+        given += [line for line in lines if line.strip() and not line.startswith("#")]
+        try:
+            return KeyRing([from_environment(entry) for entry in given], self.keys_file)
+        except ValueError as error:
+            raise KeysUnusable(f"{self.api_keys_file}: {error}") from None
+
+    def open_to_others(self, has_keys: bool) -> str | None:
+        """Why the api does not listen at this address, if it does not: nobody would check who asks."""
+        if has_keys or self.allow_anyone or _is_loopback(self.host):
             return None
         return (
-            f"{PREFIX}HOST: {self.host} can be reached from other machines, and nobody checks who asks. Whoever wants "
-            f"that says so with --allow-anyone or {PREFIX}ALLOW_ANYONE=true; else leave it at 127.0.0.1."
+            f"{PREFIX}HOST: {self.host} can be reached from other machines, and nobody checks who asks. Make a key "
+            f"with `{typed('mlx-server')} keys create NAME`; or, to let in anyone, say so with --allow-anyone or "
+            f"{PREFIX}ALLOW_ANYONE=true; else leave it at 127.0.0.1."
         )
 
     @cached_property
@@ -312,6 +347,14 @@ def _is_loopback(host: str) -> bool:
 def _temporary_folder() -> Path:
     """Not ``tempfile.gettempdir()``: that is another folder whenever this one's disk is full."""
     return Path(os.environ.get("TMPDIR") or "/tmp").absolute()  # noqa: S108
+
+
+def unusable_keys(settings: Settings) -> str | None:
+    """Why the api cannot serve with its keys at its address, if it cannot."""
+    try:
+        return settings.open_to_others(settings.key_ring().required)
+    except KeysUnusable as error:
+        return f"API keys: {error}"
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -49,4 +49,6 @@ def _blamed(item: Any) -> tuple[Key, str]:
         return key, unknown_key(str(key[-1]), known_keys(key))
     if item["type"] == "model_type":
         message = "this is a table"
+    if key[0] == "api_keys":  # no line quotes a key
+        return key[:1], message
     return key, f"{message} (got {item['input']!r})"[:500]

@@ -15,6 +15,7 @@ from tests.blas import VARIABLE, open_chosen_blas
 for _name in [name for name in os.environ if name.startswith(PREFIX) and name != VARIABLE]:
     del os.environ[_name]
 os.environ[f"{PREFIX}CONFIG"] = ""  # nor a file at home
+os.environ[f"{PREFIX}KEYS_FILE"] = "/nonexistent/keys.json"
 
 # Tests start hundreds of processes; without bytecode files each of them compiles our modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -1,5 +1,6 @@
 """The model names that a request may ask for; a name never becomes a path."""
 
+from api.http.keys import ModelNotAllowed, current_key
 from shared.errors import InvalidRequest, ModelNotFound
 from shared.settings import Settings
 
@@ -19,24 +20,37 @@ class Catalog:
     def resolve(self, name: str | None) -> str:
         """The name that the answer carries: of a model or an alias.
 
-        Raises ModelNotFound; InvalidRequest when no name was given and there is no default.
+        Raises ModelNotFound; ModelNotAllowed by the request's key; InvalidRequest when no name was given and there is
+        no default.
         """
         if name is None:
             if self._default is None:
                 raise NoModel(
-                    f"Missing required parameter: 'model'. Available: {', '.join(self.registry.names)}.",
+                    f"Missing required parameter: 'model'. Available: {', '.join(self.names)}.",
                     param="model",
                 )
-            return self._default
+            name = self._default
         self.model(name)
         return name
 
     def model(self, name: str) -> str:
-        """The model that a name stands for. Raises ModelNotFound."""
+        """The model that a name stands for. Raises ModelNotFound, ModelNotAllowed."""
         model = self.registry.resolve(name)
         if model is None:
-            raise ModelNotFound(name, self.registry.names)
+            raise ModelNotFound(name, self.names)
+        if (key := current_key.get()) and not key.may_use(name, model):
+            raise ModelNotAllowed(
+                f"This key may not use the model {name!r}. It may use: {', '.join(self.names) or 'none of those here'}."
+            )
         return model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What may be asked for with the request's key: models, then aliases."""
+        key, registry = current_key.get(), self.registry
+        if key is None or not key.models:
+            return registry.names
+        return tuple(name for name in registry.names if key.may_use(name, registry.resolve(name) or name))
 
 
 class NoModel(InvalidRequest):

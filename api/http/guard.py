@@ -18,6 +18,7 @@ from typing import Any
 from api.http.allowed_hosts import Hosts, RequestHead
 from api.http.body import PARSED, Bodies, Body, ClientDisconnected, Message, Receive
 from api.http.errors import DialectOf, ErrorAnswer, OpenAIErrors, RequestError, answer_to
+from api.http.keys import Keys, current_key
 from api.http.respond import EVENT_STREAM, one_line
 from api.http.router import Route, Routes, tidy
 from api.http.wrong_paths import advice
@@ -53,6 +54,7 @@ class Guard:
         self.routes = routes
         self.error_dialect = error_dialect
         self.hosts = Hosts(settings)
+        self.keys = Keys(settings)
         self.bodies = Bodies(settings)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -105,6 +107,7 @@ class Exchange:
             if (granted := self._preflight()) is not None:
                 await self._send_whole(204, granted, b"")
                 return
+            current_key.set(self._guard.keys.check(self._path, self._headers))
             self._check_route()
             self._body.check()
             await self._serve(await self._body.read())

@@ -28,9 +28,10 @@ class Models:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         states = await self._states()
-        infos = [self._info(name, states) for name in self._catalog.registry.names]
+        infos = [self._info(name, states) for name in self._catalog.names]
         infos.sort(key=lambda info: _ORDER.index(info.status))
-        respond_json(resp, ModelListResponse(data=infos, first_id=infos[0].id, last_id=infos[-1].id))
+        first, last = (infos[0].id, infos[-1].id) if infos else (None, None)
+        respond_json(resp, ModelListResponse(data=infos, first_id=first, last_id=last))
 
     async def on_get_one(self, req: Request, resp: Response, id: str) -> None:
         name = self._catalog.resolve(id)

@@ -1,0 +1,98 @@
+"""``mlx-server keys``: makes, lists and revokes API keys. A running server obeys the change at once."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from shared.api_keys import ApiKey, KeyFile, KeysUnusable
+from shared.settings import Settings, load_settings
+
+_SPAN = re.compile(r"([1-9][0-9]{0,4})([hdw])")
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_FAILED = 1
+
+
+def create(name: str, *, admin: bool, models: str, expires: str | None) -> int:
+    """Prints the key alone on standard output. Returns the exit code, as all of these."""
+    settings = load_settings()
+    until = None
+    if expires is not None:
+        if not (found := _SPAN.fullmatch(expires)):
+            return _refuse(
+                f"--expires is a number of hours, days or weeks such as 12h, 30d or 8w, and not {expires!r}"
+            )
+        until = datetime.now(UTC) + int(found[1]) * _UNITS[found[2]]
+    wanted = [each.strip() for each in models.split(",") if each.strip()]
+    try:
+        key = _file(settings).add(name, admin=admin, models=wanted, expires=until)
+    except KeysUnusable as error:
+        return _refuse(str(error))
+    print(key)
+    for line in (
+        f"That is the key {name!r}; it is not shown again. Clients send it as `Authorization: Bearer KEY`.",
+        *_of_no_model(settings, wanted),
+    ):
+        print(line, file=sys.stderr)
+    return 0
+
+
+def listed(*, as_json: bool) -> int:
+    settings = load_settings()
+    try:
+        keys = _file(settings).read()
+    except KeysUnusable as error:
+        return _refuse(str(error))
+    if as_json:
+        print(json.dumps([key.model_dump(mode="json", exclude={"digest"}) for key in keys]))
+    elif keys:
+        Console(highlight=False, markup=False).print(_table(keys))
+    else:
+        print(f"There are no keys in {settings.keys_file}: any client on this machine is served.")
+    return 0
+
+
+def revoke(name: str) -> int:
+    try:
+        _file(load_settings()).revoke(name)
+    except KeysUnusable as error:
+        return _refuse(str(error))
+    print(f"The key {name!r} holds no more.")
+    return 0
+
+
+def _file(settings: Settings) -> KeyFile:
+    return KeyFile(settings.keys_file)
+
+
+def _of_no_model(settings: Settings, wanted: Sequence[str]) -> list[str]:
+    """A warning when the key is for none of the models that are configured here."""
+    key = ApiKey(name="one", digest="0" * 64, models=tuple(wanted))
+    registry = settings.registry
+    if any(key.may_use(name, registry.resolve(name) or name) for name in registry.names):
+        return []
+    return [f"It may use none of the models configured here: {', '.join(registry.names)}."]
+
+
+def _table(keys: Sequence[ApiKey]) -> Table:
+    now = datetime.now(UTC)
+    table = Table("name", "may", "models", "made", "expires", box=None, pad_edge=False)
+    for key in keys:
+        ends = "never" if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}"
+        table.add_row(
+            key.name,
+            "administrate" if key.admin else "ask",
+            ", ".join(key.models) or "all",
+            f"{key.created:%Y-%m-%d}" if key.created else "",
+            f"{ends} (over)" if key.has_expired(now) else ends,
+        )
+    return table
+
+
+def _refuse(sentence: str) -> int:
+    print(f"mlx-server: {sentence}.", file=sys.stderr)
+    return _FAILED

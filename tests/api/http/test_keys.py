@@ -1,0 +1,128 @@
+"""Requests with and without API keys, through the whole api."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.api_keys import KeyFile
+from shared.protocol import Submit
+from tests.api.conftest import Stack, chat_body, run_stack
+from tests.api.http.test_caller import DIALECTS
+
+ADMIN = "an-admin-key-for-tests"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
+
+
+@pytest.fixture
+def stack(keys: KeyFile) -> Iterator[Stack]:
+    with run_stack(keys_file=keys.path, api_keys=f"ops:admin={ADMIN}") as running:
+        yield running
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_without_keys_any_key_or_none_is_served(keys: KeyFile) -> None:
+    with run_stack(keys_file=keys.path) as stack:
+        assert stack.client.post("/v1/chat/completions", json=chat_body()).status_code == 200
+        assert stack.client.get("/v1/models", headers=bearer("any")).status_code == 200
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+@pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"x-api-key": "wrong"}])
+def test_once_there_are_keys_a_request_without_one_is_a_401_that_reaches_no_broker(
+    stack: Stack, path: str, headers: dict[str, str]
+) -> None:
+    answer = stack.client.post(path, json=DIALECTS[path], headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    said = answer.json()["error"]
+    expected = {"authentication_error"} if path == "/v1/messages" else {"invalid_request_error"}
+    assert {said["type"]} == expected
+    assert not any(isinstance(message, Submit) for message in stack.broker.received)
+
+
+def test_a_401_comes_before_the_body_is_read(stack: Stack) -> None:
+    with stack.connect() as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000000\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+@pytest.mark.parametrize("path", DIALECTS)
+def test_a_key_is_served_in_every_dialect_and_header(
+    stack: Stack, keys: KeyFile, path: str, header: str
+) -> None:
+    key = keys.add("anna")
+    value = f"Bearer {key}" if header == "authorization" else key
+    assert stack.client.post(path, json=DIALECTS[path], headers={header: value}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/docs", "/openapi.json"])
+def test_probes_and_the_reference_need_no_key(stack: Stack, path: str) -> None:
+    assert stack.client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/nowhere", "/v1/responses/resp_x", "/admin/status", "/health/x"]
+)
+def test_every_other_path_needs_a_key_whether_it_exists_or_not(stack: Stack, path: str) -> None:
+    assert code(stack.client.get(path)) == (401, "invalid_api_key")
+
+
+def test_a_revoked_key_is_refused_at_once(stack: Stack, keys: KeyFile) -> None:
+    key = keys.add("anna")
+    assert stack.client.get("/v1/models", headers=bearer(key)).status_code == 200
+    keys.revoke("anna")
+    assert code(stack.client.get("/v1/models", headers=bearer(key))) == (401, "invalid_api_key")
+
+
+def test_administration_needs_a_key_that_may(stack: Stack, keys: KeyFile) -> None:
+    key = keys.add("anna")
+    assert code(stack.client.get("/admin/status", headers=bearer(key))) == (403, "admin_key_required")
+    assert stack.client.get("/admin/status", headers=bearer(ADMIN)).status_code == 200
+
+
+def test_whoever_can_read_the_run_directory_may_administrate_and_nothing_else(stack: Stack) -> None:
+    stack.settings.token_file.write_text("the-owners-token\n")
+    headers = bearer("the-owners-token")
+    assert stack.client.get("/admin/status", headers=headers).status_code == 200
+    assert code(stack.client.get("/v1/models", headers=headers)) == (401, "invalid_api_key")
+
+
+def test_a_key_for_some_models_sees_and_uses_only_these(stack: Stack, keys: KeyFile) -> None:
+    key = keys.add("anna", models=["tiny"])
+    listed = stack.client.get("/v1/models", headers=bearer(key)).json()["data"]
+    assert [model["id"] for model in listed] == ["tiny"]
+    everything = stack.client.get("/v1/models", headers=bearer(ADMIN)).json()["data"]
+    other = next(model["id"] for model in everything if model["id"] != "tiny")
+    for path, body in DIALECTS.items():
+        assert stack.client.post(path, json=body, headers=bearer(key)).status_code == 200
+        refused = stack.client.post(path, json={**body, "model": other}, headers=bearer(key))
+        assert refused.status_code == 403
+        assert "tiny" in refused.json()["error"]["message"]
+    assert code(stack.client.get(f"/v1/models/{other}", headers=bearer(key))) == (403, "model_not_allowed")
+
+
+def test_a_stored_response_belongs_to_the_key_that_made_it(stack: Stack, keys: KeyFile) -> None:
+    anna, otto = keys.add("anna"), keys.add("otto")
+    made = stack.client.post(
+        "/v1/responses", json={"model": "tiny", "input": "Hi"}, headers=bearer(anna)
+    ).json()
+    path = f"/v1/responses/{made['id']}"
+    assert stack.client.get(path, headers=bearer(anna)).status_code == 200
+    assert stack.client.get(path, headers=bearer(otto)).status_code == 404
