@@ -92,8 +92,9 @@ def test_options_the_environment_and_dotenv_win_over_the_file_key_by_key(
     "name", sorted(set(Settings.model_fields) - {"config", "models", "available_models"})
 )
 def test_each_setting_can_stand_in_the_file_by_its_lower_case_name(
-    name: str, refused: Callable[[str], str]
+    name: str, refused: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(f"{PREFIX}{name.upper()}", raising=False)
     assert f"mine.toml, line 2: server.{name}: " in refused(f"[server]\n{name} = {{wrong = 1}}\n")
 
 
