@@ -88,7 +88,7 @@ def test_a_stop_string_ends_the_answer_and_neither_thinking_nor_a_call(
 ) -> None:
     policy = ToolPolicy(family("json_tools"), frozenset({"f"}))
     asked = job(max_tokens=40, thinking=Thinking("<think>", "</think>"), tool_policy=policy, stop=[stop])
-    row = Row(asked, 0, RULES)
+    row = TokenSequence(asked, 0, RULES)
     shown = []
     for piece in [*TEXT, PIECES[0]]:
         shown.append(row.push(PIECES.index(piece), None).delta)
@@ -104,6 +104,6 @@ def test_a_stop_string_ends_the_answer_and_neither_thinking_nor_a_call(
 
 def test_text_that_may_become_a_stop_string_is_shown_at_the_end_of_an_answer_with_thinking() -> None:
     asked = job(max_tokens=5, thinking=Thinking("<think>", "</think>"), stop=["Yes!"])
-    row = Row(asked, 0, RULES)
+    row = TokenSequence(asked, 0, RULES)
     shown = [row.push(PIECES.index(piece), None).delta for piece in ("<think>", "hm", "</think>", "Yes", ".")]
     assert "".join(delta.text for delta in shown) == "Yes."
