@@ -168,6 +168,18 @@ def reload(model: Model, no_wait: NoWait = False, host: Host = None, port: Port 
     _order("reload", model, host, port, wait=not no_wait)
 
 
+@app.command()
+def doctor(
+    host: Host = None,
+    port: Port = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look at this machine and these settings, and say what would keep a server from serving."""
+    from cli.doctor import doctor
+
+    raise typer.Exit(doctor(_only_given({"host": host, "port": port}), as_json=as_json))
+
+
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")
 app.add_typer(keys, name="keys")
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +19,23 @@ LOG_LINES = 15
 def print_lines(*lines: str, file: TextIO | None = None) -> None:
     """Prints without wrapping, so that commands can be copied, and flushes at once."""
     print(*lines, sep="\n", file=file, flush=True)
+
+
+@dataclass(frozen=True)
+class Computes:
+    sentence: str
+    fast: bool
+
+
+def what_computes(settings: Settings) -> Computes:
+    """Metal, or a processor with this BLAS. Raises ImportError where MLX cannot be loaded."""
+    from workers.device import has_accelerator
+    from workers.engine.cpu.install import describe_blas, open_blas
+
+    blas = open_blas(settings.blas)  # before MLX is imported
+    if has_accelerator():
+        return Computes("Metal computes", fast=True)
+    return Computes(describe_blas(blas), fast=blas is not None or sys.platform == "darwin")
 
 
 def print_welcome(settings: Settings) -> None:

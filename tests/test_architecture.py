@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "cli": {"cli", "shared"},
 }
 EXCEPTIONS = {
+    ("cli/messages.py", "workers.device"),  # tells where MLX computes
     ("cli/messages.py", "workers.engine.cpu.install"),  # prints which BLAS was found
     ("shared/openai.py", "api.openai.schemas"),  # the name under which the first specification had them
 }
