@@ -6,16 +6,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-_SERVE, _STATUS = "{command} serve --models MODEL", "{command} status"
+_SERVE = "{command} serve --models MODEL"
 INSTEAD = {
-    "run": f"serve it, and ask it with curl or any client: {_SERVE}",
     "pull": f"a model is downloaded when it is first asked for: {_SERVE}",
     "download": f"a model is downloaded when it is first asked for: {_SERVE}",
-    "list": f"what a running server has: {_STATUS}",
-    "ls": f"what a running server has: {_STATUS}",
     "stop": "`{command} unload MODEL` frees a model's memory; Ctrl-C where `{command} serve` runs stops the server",
     "start": "{command} serve",
-    "chat": f"serve it, and ask it with curl or any client: {_SERVE}",
 }
 
 
@@ -166,6 +162,37 @@ def unload(
 def reload(model: Model, no_wait: NoWait = False, host: Host = None, port: Port = None) -> None:
     """Load a model anew, for instance after its files were changed."""
     _order("reload", model, host, port, wait=not no_wait)
+
+
+@app.command("chat", hidden=True)
+@app.command("run")
+def run(
+    model: Annotated[str, typer.Argument(help="A model's name or alias.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to ask; else standard input, or a conversation.")
+    ] = None,
+    system: Annotated[str, typer.Option(help="What the model is told first.")] = "",
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Talk to a model of a running server; `chat` is the same."""
+    from cli.chat import chat
+
+    raise typer.Exit(chat(_only_given({"host": host, "port": port}), model, prompt, system=system))
+
+
+@app.command("ls", hidden=True)
+@app.command("models", hidden=True)
+@app.command("list")
+def listing(
+    host: Host = None,
+    port: Port = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models that may be asked for, also of a server that does not run."""
+    from cli.listing import listing
+
+    raise typer.Exit(listing(_only_given({"host": host, "port": port}), as_json=as_json))
 
 
 @app.command()

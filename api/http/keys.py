@@ -1,8 +1,8 @@
 """Checks the API key of each request, once there are keys; before the body is read.
 
 Rule 1: without keys anyone is served. Once there are keys, only OPEN paths are served without one.
-Rule 2: administration needs a key that may administrate. The token of the run directory may as well: who can read it
-owns the stack, and so the commands on this machine need no key.
+Rule 2: administration needs a key that may administrate. The token of the run directory is such a key: who can read it
+owns the stack, and so the commands on this machine need no other.
 Rule 3: the key of a request is known to all that works for it (``current_key``), so that no route can forget to ask
 which models it may use.
 """
@@ -42,9 +42,7 @@ class Keys:
         if path in OPEN or not self._ring.required:
             return None
         key = key_in(headers)
-        found = self._ring.find(key) or (
-            OWNER if is_admin(path) and _is_token(key, self._token_file) else None
-        )
+        found = self._ring.find(key) or (OWNER if _is_token(key, self._token_file) else None)
         if found is None:
             said = "This is not a key that holds here." if key else "This server asks for an API key."
             raise RequestError(
