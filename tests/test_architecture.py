@@ -195,6 +195,16 @@ def processes_that_import(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def test_the_api_on_http_knows_nothing_of_what_it_carries() -> None:
+    known = {
+        (path.name, module)
+        for path in sources("api/http")
+        for module in imports(parse(path))
+        if module.startswith("api.") and not module.startswith("api.http")
+    }
+    assert not known
+
+
 def test_shared_holds_only_what_two_processes_use() -> None:
     alone = {
         path.stem

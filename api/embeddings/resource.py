@@ -7,8 +7,8 @@ from api.embeddings.request import embedding, ranking
 from api.embeddings.schemas import EmbeddingsRequest, RerankRequest
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.parse import read
 from api.http.caller import caller
-from api.http.parse import read
 from api.http.respond import respond_json, respond_with
 from shared.errors import WorkerLost
 from shared.protocol import Delta

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from api.generation.parse import deeper_than
 from api.generation.refusals import wrong
-from api.http.parse import deeper_than
 from shared.protocol import Grammar
 
 MAX_BYTES = 64 << 10

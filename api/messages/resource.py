@@ -6,10 +6,10 @@ from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.generation.event_streams import server_sent
+from api.generation.parse import read
 from api.generation.prompt_reading import prompt_as_read
 from api.generation.usage import Identity
 from api.http.caller import caller
-from api.http.parse import read
 from api.http.respond import respond_json, respond_stream
 from api.messages.answer import message
 from api.messages.errors import anthropic_error, with_anthropic_errors

@@ -6,9 +6,9 @@ from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.generation.event_streams import server_sent
+from api.generation.parse import read
 from api.generation.usage import Identity
 from api.http.caller import caller
-from api.http.parse import read
 from api.http.respond import respond_json, respond_stream
 from api.openai.answer import chat_completion
 from api.openai.events import ChatEvents

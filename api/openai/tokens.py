@@ -4,9 +4,9 @@ from falcon.asgi import Request, Response
 
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.parse import read
 from api.generation.prompt_reading import prompt_as_read
 from api.generation.refusals import wrong
-from api.http.parse import read
 from api.http.respond import respond_json
 from api.openai.request import chat_prompt, prompt_tools
 from api.openai.schemas import (

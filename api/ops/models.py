@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from api.generation.broker_client import Action, BrokerClient
 from api.generation.catalog import Catalog
+from api.generation.parse import parse
 from api.http.errors import RequestError
-from api.http.parse import parse
 from api.http.respond import respond_json
 
 ACTIONS = get_args(Action)

@@ -8,11 +8,11 @@ from api.generation.blocks import gather
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.generation.event_streams import idle_comment
+from api.generation.parse import read
 from api.generation.prompt_reading import prompt_as_read
 from api.generation.replies import Replies
 from api.generation.usage import Identity, now
 from api.http.caller import caller
-from api.http.parse import read
 from api.http.respond import respond_json, respond_object, respond_stream
 from api.responses.answer import PREFIX, ended
 from api.responses.conversations import Conversations

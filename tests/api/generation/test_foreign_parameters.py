@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from api.generation.foreign_parameters import REFUSED, names_of, refuse
-from api.http.parse import parse
+from api.generation.parse import parse
 from api.messages.request import message_generation
 from api.messages.schemas import MessagesRequest
 from api.openai.request import chat_generation, completion_generations

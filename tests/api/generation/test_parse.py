@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
+from api.generation.parse import parse
 from api.http.errors import InvalidField, OpenAIErrors, answer_to
 from api.http.json_limits import SMALL, check_json_limits
-from api.http.parse import parse
 from api.openai.schemas import ChatCompletionRequest, CompletionRequest, ErrorResponse
 from tests.api.conftest import chat_body
 
