@@ -1,5 +1,6 @@
 """The operator's command ``mlx-server``: its subcommands and options. Each subcommand is imported when it is called."""
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -10,7 +11,6 @@ _SERVE = "{command} serve --models MODEL"
 INSTEAD = {
     "pull": f"a model is downloaded when it is first asked for: {_SERVE}",
     "download": f"a model is downloaded when it is first asked for: {_SERVE}",
-    "stop": "`{command} unload MODEL` frees a model's memory; Ctrl-C where `{command} serve` runs stops the server",
     "start": "{command} serve",
 }
 
@@ -98,8 +98,11 @@ def serve(
     ready_timeout: Annotated[
         float, typer.Option(help="Give up if it is not ready after so many seconds.")
     ] = 60.0,
+    in_background: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when it is ready; `stop` stops it.")
+    ] = False,
 ) -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C, or in the background."""
     from cli.serve import serve
 
     given = {
@@ -113,7 +116,44 @@ def serve(
         "run_dir": run_dir,
         "log_level": log_level,
     }
+    if in_background:
+        from cli.background import detach
+
+        arguments = [each for each in sys.argv[2:] if each not in ("--detach", "-d")]
+        raise typer.Exit(detach(_only_given(given), arguments, ready_timeout))
     raise typer.Exit(serve(_only_given(given), ready_timeout))
+
+
+@app.command()
+def stop(
+    port: Port = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Folder of the server's sockets.", show_default=False)
+    ] = None,
+) -> None:
+    """Stop a server, in the background or in another terminal, and wait for its end."""
+    from cli.background import stop
+
+    raise typer.Exit(stop(_only_given({"port": port, "run_dir": run_dir})))
+
+
+@app.command()
+def logs(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Of these processes: api, broker, worker-…; of all.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they grow.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="So many of each.", min=0)] = 20,
+    port: Port = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Folder of the server's sockets.", show_default=False)
+    ] = None,
+) -> None:
+    """Show the end of the server's logs."""
+    from cli.background import logs
+
+    options = _only_given({"port": port, "run_dir": run_dir})
+    raise typer.Exit(logs(options, names or [], follow=follow, lines=lines))
 
 
 @app.command()

@@ -49,6 +49,16 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
     return lock
 
 
+def holder(run_dir: Path) -> int | None:
+    """The process that serves from this directory; None: there is none."""
+    try:
+        with (run_dir / "serve.lock").open("r+") as lock:
+            text = _lock(lock)
+    except OSError:
+        return None
+    return int(text) if text is not None and text.isdigit() else None
+
+
 def check_port(host: str, port: int) -> None:
     """Raises Refusal if the port cannot be listened on."""
     if ":" in host:

@@ -14,6 +14,7 @@ from shared.models import EMBEDDED_MODEL
 from shared.settings import Settings
 
 LOG_LINES = 15
+STOPS = "Ctrl-C stops the server."  # the last line of a server that is ready
 
 
 def print_lines(*lines: str, file: TextIO | None = None) -> None:
@@ -53,7 +54,7 @@ def print_welcome(settings: Settings) -> None:
         "",
         *_first_request(address, _model_to_try(settings)),
         "",
-        "Ctrl-C stops the server.",
+        STOPS,
     )
 
 
