@@ -153,12 +153,8 @@ class Broker:
             yield Inspect(model)
         if not self._workers.awaits_survivors:
             yield from self._dispatch(now)
-            if asks_ledger:
-                while decision := self._memory.decide(now):
-                    yield from self._arrange(decision, now)
-                for line in self._memory.news():
-                    self._history.note("memory", line)
-                    yield Note(line)
+            if asks_ledger and not self.stopping:
+                yield from self._share_memory(now)
                 yield from self._dispatch(now)  # to workers that get new requests again
         if asks_ledger:
             yield from self._orders.settle(now)
@@ -173,6 +169,13 @@ class Broker:
         while dispatch := self._scheduler.next_dispatch(self._registry):
             self._memory.needs.note_request(dispatch[1].model, now)
             yield self._requests.dispatch(*dispatch, now)
+
+    def _share_memory(self, now: float) -> Iterator[Action]:
+        while decision := self._memory.decide(now):
+            yield from self._arrange(decision, now)
+        for line in self._memory.news():
+            self._history.note("memory", line)
+            yield Note(line)
 
     def _arrange(self, decision: Decision, now: float) -> Iterator[Action]:
         match decision:

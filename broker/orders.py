@@ -138,6 +138,8 @@ class Orders:
     def _failure(self, pending: _Pending, now: float) -> ServingError | None:
         """Why a load that was ordered neither goes on nor is to begin."""
         model = pending.order.model
+        if self._admission.closed and pending.order.action != "unload":
+            return draining()
         fresh = [worker for worker in self._registry.ready(model) if worker.id not in pending.before]
         under_way = self._registry.starting(model) or fresh or model in self._memory.wishes
         if pending.order.action == "unload" or under_way:

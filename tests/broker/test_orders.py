@@ -5,7 +5,18 @@ from typing import Any
 import pytest
 
 from broker.core import Broker
-from broker.events import Action, ApiSaid, PeerGone, Spawn, StopAll, TellApi, TellWorker, Terminate, Tick
+from broker.events import (
+    Action,
+    ApiSaid,
+    Exit,
+    PeerGone,
+    Spawn,
+    StopAll,
+    TellApi,
+    TellWorker,
+    Terminate,
+    Tick,
+)
 from broker.events import WorkerExited as Exited
 from broker.memory_decisions import GB
 from broker.rules import MemoryRules
@@ -179,3 +190,24 @@ def test_a_broker_that_stops_takes_no_orders() -> None:
     broker = broker_with()
     play(broker, ask("r1"), ready("a#1"), StopAll())
     assert code(play(broker, order("load", "b"))) == "draining"
+
+
+def test_a_broker_that_stops_loads_nothing_more_and_answers_the_orders_that_wait_for_a_load() -> None:
+    broker = broker_with()
+    play(broker, ask("r1"), ready("a#1"), order("load", "b"))
+    actions = play(broker, StopAll(), now=1.0)
+    assert drained(actions) == ["a#1"]
+    assert code(actions) == "draining"
+    assert play(broker, forward("a#1", "r1"), Exited("a#1", 0), now=2.0) == [Exit()]
+
+
+def test_a_broker_that_stops_preloads_nothing_into_the_memory_that_comes_back() -> None:
+    broker = broker_with(preload=("a", "b"))
+    play(broker, Tick(), ready("a#1"), StopAll())
+    assert play(broker, Exited("a#1", 0), now=2.0) == [Exit()]
+
+
+def test_an_unload_is_answered_by_a_broker_that_stops() -> None:
+    broker = broker_with()
+    play(broker, ask("r1"), ready("a#1"), order("unload"), StopAll())
+    assert replies(play(broker, forward("a#1", "r1"), Exited("a#1", 0)))[0].done
