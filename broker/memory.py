@@ -158,13 +158,17 @@ class Memory:
         self._last = about
 
     def configure(self, rules: MemoryRules, models: Collection[str]) -> None:
-        """What has been learned stays. New models that are to be preloaded are."""
-        fresh = set(rules.preload) - set(self.rules.preload)
+        """What has been learned stays. What is newly to be preloaded is, but for what is ready."""
+        fresh = [
+            model
+            for model in rules.preload
+            if model not in self.rules.preload and not self._registry.ready(model)
+        ]
         self.rules = rules
         self.needs.configure(rules.budget, rules.said, rules.pinned)
         self._turns.max_wait = rules.max_wait
         self.wishes = {model: wish for model, wish in self.wishes.items() if model in models}
-        self.wishes |= {model: Wish(0.0, yields=True) for model in rules.preload if model in fresh}
+        self.wishes |= {model: Wish(0.0, yields=True) for model in fresh}
 
     # ---- what happens to workers
 

@@ -152,6 +152,7 @@ class Workers:
         )
         yield from self._memory.first_lease(worker, message, now)
         yield from self.end(worker.replaces, now)
+        worker.replaces = ()
         yield from self._requests.retain(worker, message.held, now)
 
     def _pong(self, worker_id: str) -> Action:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from broker.core import Broker
-from broker.events import Action, ApiSaid, Spawn, TellWorker, Terminate, Tick, WorkerExited
+from broker.events import Action, ApiSaid, SettingsRead, Spawn, TellWorker, Terminate, Tick, WorkerExited
 from broker.memory_decisions import GB
-from broker.rules import MemoryRules
-from shared.protocol import Drain, Ping
+from broker.rules import Changes, MemoryRules
+from shared.protocol import Drain, Order, Ping
 from tests.broker.plays import (
     API,
     ask,
@@ -99,6 +99,22 @@ def test_a_load_that_somebody_waits_for_again_goes_on() -> None:
     play(broker, ask("r1"), loading("a#1"), cancel("r1"), Tick(), now=1.0)
     play(broker, ask("r2"), Tick(), now=9.0)
     assert play(broker, ApiSaid(API, Ping()), Tick(), now=18.0) == []
+
+
+def test_a_model_that_was_reloaded_beside_its_old_worker_is_unloaded_after_its_ttl() -> None:
+    broker = broker_with(ttl={"a": 4.0})
+    idle(broker)
+    play(broker, ApiSaid(API, Order(query="q", action="reload", model="a")), ready("a#2"), now=1.0)
+    play(broker, WorkerExited("a#1", 0), beat("a#2"), Tick(), now=2.0)
+    assert drained(play(broker, ApiSaid(API, Ping()), beat("a#2"), Tick(), now=6.5)) == ["a#2"]
+
+
+def test_a_loaded_model_that_is_to_be_preloaded_from_now_on_is_unloaded_after_its_ttl() -> None:
+    broker = broker_with(ttl={"a": 4.0})
+    idle(broker)
+    rules = MemoryRules(budget=8 * GB, lends=True, ttl={"a": 4.0}, preload=("a",))
+    play(broker, SettingsRead(Changes(("a", "b", "c"), rules)))
+    assert drained(at(broker, 4.5)) == ["a#1"]
 
 
 def test_a_preload_may_take_as_long_as_it_takes() -> None:
