@@ -293,12 +293,20 @@ class Broker:
             error = ModelNotFound(model, self._models)
             yield from self._requests.refuse_model(model, error)
             yield from self._workers.end([worker.id for worker in self._registry.of_model(model)], now)
-        self._memory.inspections.repeat(read.outcome.again)
         for model in read.outcome.again:
             yield from self._orders.renew(model, now)
+        for model in (*gone, *read.outcome.again):
+            self._forget_findings(model)
         for api in self._registry.apis:
             query = read.query if api == read.api else ""
             yield TellApi(api, Reloaded(query=query, lines=list(read.outcome.lines)))
+
+    def _forget_findings(self, model: str) -> None:
+        """They are of other settings, unless a worker still serves by those."""
+        self._memory.inspections.repeat([model])
+        self._failures.clear(model)
+        if not self._registry.ready(model):
+            self._registry.details.pop(model, None)
 
     # ---------------------------------------------------------------- time and the end
 

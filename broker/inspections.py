@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 class Inspections:
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._done: set[str] = set()
+        self._begun: set[str] = set()  # and not to be repeated
         self._running: str | None = None
 
     def next(self, models: Collection[str], wanted: Iterable[str]) -> str | None:
@@ -19,14 +19,16 @@ class Inspections:
         if not self._enabled or self._running is not None:
             return None
         self._running = next((model for model in (*wanted, *models) if self.awaits(model)), None)
+        if self._running is not None:
+            self._begun.add(self._running)
         return self._running
 
     def awaits(self, model: str) -> bool:
-        return self._enabled and model not in self._done
+        return self._enabled and (model not in self._begun or model == self._running)
 
-    def finish(self, model: str) -> None:
+    def finish(self) -> None:
         self._running = None
-        self._done.add(model)
 
     def repeat(self, models: Iterable[str]) -> None:
-        self._done.difference_update(models)
+        """Also one that runs, which may have read the settings of before."""
+        self._begun.difference_update(models)

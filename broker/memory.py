@@ -127,7 +127,7 @@ class Memory:
         return self.inspections.next(models, [*self._scheduler.arrivals(), *self.wishes])
 
     def note_inspection(self, model: str, found: Inspection | None) -> None:
-        self.inspections.finish(model)
+        self.inspections.finish()
         if found and found.weights:
             self.needs.note_weights(model, found.weights)
 

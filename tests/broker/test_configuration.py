@@ -14,12 +14,28 @@ from broker.events import (
     TellWorker,
     Tick,
     WorkerExited,
+    WorkerSaid,
 )
 from broker.rules import Changes
 from shared.model_table import ModelTable
-from shared.protocol import Drain, Ping, Reload, Reloaded
+from shared.protocol import Capabilities, Drain, Ping, Register, Reload, Reloaded
 from shared.settings import Settings
-from tests.broker.plays import API, ask, forward, make_broker, notes, play, ready, refusals, run, said
+from tests.broker.plays import (
+    API,
+    BODY,
+    TOKEN,
+    ask,
+    forward,
+    header,
+    load_failed,
+    make_broker,
+    notes,
+    play,
+    ready,
+    refusals,
+    run,
+    said,
+)
 
 
 def settings(**models: dict[str, Any]) -> Settings:
@@ -129,16 +145,35 @@ def test_a_changed_model_is_loaded_anew_without_touching_its_running_answers() -
     broker = serving("a#1")
     play(broker, ask("r2"))
     after = settings(a={"context_length": 4096}, b={})
-    began = play(broker, read(after))
-    new = [action.worker for action in began if isinstance(action, Spawn)] or drained(began)
-    assert new
-    play(broker, forward("a#1", "r2"), WorkerExited("a#1", 0), Tick())
-    assert play(broker, ask("r3")) == [] or new
+    actions = play(broker, read(after))
+    assert Spawn("a#2", "a") in actions and drained(actions) == []
+    assert drained(play(broker, ready("a#2"))) == ["a#1"]
+    assert play(broker, ask("r3")) == [run("a#2", "r3")]
+    assert refusals(play(broker, forward("a#1", "r2"), WorkerExited("a#1", 0), Tick())) == []
 
 
 def test_a_changed_model_that_is_not_in_memory_is_left_there() -> None:
     actions = play(serving(), read(settings(a={"context_length": 4096}, b={})))
     assert not [action for action in actions if isinstance(action, Spawn)]
+
+
+def test_what_a_model_was_found_to_be_is_not_held_against_its_other_source() -> None:
+    broker = serving()
+    chat = Capabilities(kind="chat")
+    word = Register(token=TOKEN, model="a", pid=7, digest="d", context_length=512, capabilities=chat)
+    play(broker, ask("r1"), WorkerSaid("a#1", word), forward("a#1", "r1"), WorkerExited("a#1", 0))
+    embed = ApiSaid(API, header("r2").model_copy(update={"prompt": "embedding"}), BODY)
+    assert refusals(play(broker, embed)) == [("r2", "model_kind")]
+    play(broker, read(settings(a={"source": "/encoder"}, b={})))
+    assert Spawn("a#2", "a") in play(broker, embed)
+
+
+def test_a_load_that_failed_by_the_settings_of_before_is_tried_again_at_once() -> None:
+    broker = serving()
+    play(broker, ask("r1"), load_failed("a#1", permanent=True), WorkerExited("a#1", 1))
+    assert refusals(play(broker, ask("r2"))) == [("r2", "model_unavailable")]
+    play(broker, read(settings(a={"source": "/there"}, b={})))
+    assert Spawn("a#2", "a") in play(broker, ask("r3"))
 
 
 def test_a_changed_model_of_a_static_worker_is_named() -> None:

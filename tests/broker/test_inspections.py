@@ -3,11 +3,11 @@
 from typing import Any
 
 from broker.core import Broker
-from broker.events import Action, Inspect, Inspected, Spawn, Tick
+from broker.events import Action, Inspect, Inspected, SettingsRead, Spawn, Tick
 from broker.learned_file import EVERY, LearnedFile
 from broker.memory_decisions import GB
 from broker.needs import OVERHEAD, Needs
-from broker.rules import MemoryRules
+from broker.rules import Changes, MemoryRules
 from shared.protocol import Inspection
 from tests.broker.plays import ManualClock, ask, make_broker, play, reason, refusals, status
 
@@ -26,6 +26,17 @@ def test_all_models_are_inspected_one_after_the_other_and_once() -> None:
     assert play(broker, Tick()) == []
     assert play(broker, Inspected("a", Inspection(weights=GB))) == [Inspect("b")]
     assert play(broker, Inspected("b", Inspection(weights=GB)), Tick()) == []
+
+
+def test_a_model_that_was_changed_or_was_gone_is_inspected_again_even_if_its_inspection_runs() -> None:
+    broker = broker_with()
+    rules = MemoryRules(budget=8 * GB, lends=True, inspects=True)
+    play(broker, Tick())
+    play(broker, SettingsRead(Changes(("a", "b"), rules, again=("a",))))
+    assert play(broker, Inspected("a", Inspection(weights=GB))) == [Inspect("a")]
+    assert play(broker, Inspected("a", Inspection(weights=GB))) == [Inspect("b")]
+    play(broker, Inspected("b", Inspection(weights=GB)), SettingsRead(Changes(("b",), rules)))
+    assert play(broker, SettingsRead(Changes(("a", "b"), rules))) == [Inspect("a")]
 
 
 def test_a_model_that_is_asked_for_is_inspected_first_and_started_only_then() -> None:
