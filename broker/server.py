@@ -25,6 +25,7 @@ from broker.events import (
     Exit,
     Forget,
     Inspect,
+    Inspected,
     Kill,
     Leave,
     PassOn,
@@ -122,7 +123,7 @@ class Server:
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
             self._ticked = self._now
             self._handle(Tick())
-            self._reap()  # also an inspection that takes too long
+            self._supervisor.end_overdue_inspections()
             if self._now >= self._trimmed + _TRIM:
                 self._trimmed = self._now
                 self._supervisor.trim_logs()
@@ -256,11 +257,15 @@ class Server:
             case Forget(api):
                 self._apis.forget(api)
             case Inspect(model):
-                self._supervisor.inspect(model)
+                self._inspect(model)
             case ReadSettings(api, query):
                 self._pending.append(self._read_settings(api, query))
             case Exit():
                 self._running = False
+
+    def _inspect(self, model: str) -> None:
+        if not self._supervisor.inspect(model):
+            self._pending.append(Inspected(model, None))
 
     def _read_settings(self, api: str = "", query: str = "") -> SettingsRead:
         try:

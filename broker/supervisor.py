@@ -24,7 +24,7 @@ from shared.protocol import Inspection
 log = logging.getLogger(__name__)
 
 KEPT_LOGS = 20
-INSPECTION = 30.0  # seconds that one may take
+INSPECTION = 30.0  # seconds
 LOG_BYTES = 10 << 20  # of each
 _TAIL_BYTES, _TAIL_LINES, _LINE = 8192, 12, 500
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -87,12 +87,13 @@ class Adopted:
 
 
 class Supervisor:
-    def __init__(self, command: Sequence[str], log_dir: Path) -> None:
+    def __init__(self, command: Sequence[str], log_dir: Path, inspection: float = INSPECTION) -> None:
+        """``inspection``: seconds that one may take."""
         self._command = list(command)
         self._log_dir = log_dir
+        self._inspection = inspection
         self._processes: dict[str, Process] = {}
         self._inspections: dict[str, tuple[subprocess.Popen[bytes], float]] = {}  # by model, and until when
-        self._not_inspected: list[Inspected] = []  # that could not begin
         self.watched: list[int] = []  # readable when an adopted process has ended
 
     def log_of(self, worker: str) -> str:
@@ -123,24 +124,31 @@ class Supervisor:
         self._processes[worker] = Child(child)
         return None
 
-    def inspect(self, model: str) -> None:
-        """Begins; ``reap`` returns what was found."""
+    def inspect(self, model: str) -> bool:
+        """False: it cannot begin. Else ``reap`` returns what was found."""
         command = [*self._command, "--model", model, "--inspect"]
         try:
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                command,
+                bufsize=0,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             )
         except OSError as error:
             log.warning("%s cannot be inspected: %s", model, error)
-            self._not_inspected.append(Inspected(model, None))
-        else:
-            self._inspections[model] = child, time.monotonic() + INSPECTION
+            return False
+        self._inspections[model] = child, time.monotonic() + self._inspection
+        return True
 
-    def _reap_inspections(self) -> list[Inspected]:
-        found, self._not_inspected = self._not_inspected, []
-        for model, (child, until) in list(self._inspections.items()):
+    def end_overdue_inspections(self) -> None:
+        for child, until in self._inspections.values():
             if time.monotonic() > until:
                 child.kill()
+
+    def _reap_inspections(self) -> list[Inspected]:
+        found = []
+        for model, (child, _) in list(self._inspections.items()):
             if child.poll() is not None:
                 del self._inspections[model]
                 found.append(Inspected(model, _read(model, child)))
@@ -202,10 +210,11 @@ class Supervisor:
 
 
 def _read(model: str, child: "subprocess.Popen[bytes]") -> Inspection | None:
-    """What it printed is little, so it is in the pipe."""
+    """What it printed is little, so it is in the pipe; a child of its own may hold that open, so none is waited for."""
     assert child.stdout
     with child.stdout as pipe:
-        said = pipe.read(1 << 16)
+        os.set_blocking(pipe.fileno(), False)
+        said = pipe.read(1 << 16) or b""
     try:
         return Inspection.model_validate_json(said)
     except ValueError:
