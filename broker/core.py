@@ -117,7 +117,7 @@ class Broker:
     def idle(self) -> bool:
         """Nothing changes by time alone."""
         return (
-            len(self._scheduler) == 0
+            not self._scheduler
             and not self._workers.awaits_survivors
             and all(worker.state is State.READY and not worker.in_flight for worker in self._registry)
         )

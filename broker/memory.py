@@ -139,7 +139,7 @@ class Memory:
 
     def is_wanted(self, model: str) -> bool:
         wish = self.wishes.get(model)
-        return bool(self._scheduler.of_model(model)) or (wish is not None and not wish.yields)
+        return self._scheduler.has_waiting(model) or (wish is not None and not wish.yields)
 
     def wish(self, model: str, now: float) -> None:
         self.nevers.pop(model, None)

@@ -83,6 +83,12 @@ class Scheduler:
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def has_waiting(self, model: str) -> bool:
+        return model in self._queues
+
     def of_model(self, model: str) -> list[Queued]:
         return list(self._queues.get(model, ()))
 

@@ -106,6 +106,7 @@ class Server:
         while self._running:
             self._turn()
             self._write_state()
+        self._learned_file.write(self._core.learned)
         self._supervisor.close(_REAP if self._core.stopping else 0.0)
         self._apis.close(_LINGER)
         self._workers.close(_LINGER)
@@ -124,6 +125,7 @@ class Server:
             self._ticked = self._now
             self._handle(Tick())
             self._supervisor.end_overdue_inspections()
+            self._learned_file.write(self._core.learned)
             if self._now >= self._trimmed + _TRIM:
                 self._trimmed = self._now
                 self._supervisor.trim_logs()
@@ -147,7 +149,6 @@ class Server:
 
     def _write_state(self) -> None:
         self._state_file.write(self._core.known, self._supervisor.pid_of)
-        self._learned_file.write(self._core.learned)
 
     def _handle_signals(self) -> None:
         for number in self._wakeup.read():
