@@ -182,6 +182,7 @@ class Memory:
         self.needs.note_load(worker.model, said.digest, weights, said.context_bytes)
         if (start := self._starts.pop(worker.id, None)) is not None:
             self.needs.note_load_seconds(worker.model, now - start)
+            self._scheduler.note_load(worker.model, now - start)
         if not self.rules.lends:
             return
         if said.lease:

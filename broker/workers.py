@@ -143,8 +143,6 @@ class Workers:
         details = ModelDetails(message.context_length, message.capabilities)
         worker.details = self._registry.details[worker.model] = details
         self._failures.clear(worker.model)
-        if worker.spawned and not worker.replaces:
-            self._scheduler.note_load(worker.model, now - worker.added)
         if self._registry.ready(worker.model) == [worker]:
             self._scheduler.restart_ages(worker.model, now)
         yield Note(
