@@ -158,6 +158,9 @@ class Registry:
     def starting(self, model: str) -> bool:
         return any(worker.model == model and worker.state in STARTING for worker in self)
 
+    def loading(self, model: str) -> Worker | None:
+        return next((worker for worker in self.of_model(model) if worker.state is State.LOADING), None)
+
     @property
     def busy(self) -> int:
         """Workers that have something to do."""

@@ -58,7 +58,7 @@ def of_model(
     state = state_of(model, registry, failures, memory)
     failure = failures.of(model) if state == "failed" else None
     details = registry.details.get(model)
-    loading = next((w for w in registry.of_model(model) if w.state is State.LOADING), None)
+    loading = registry.loading(model)
     rules = memory.rules
     return ModelStatus(
         id=model,

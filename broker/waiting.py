@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from broker.events import Action, TellApi
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
-from broker.registry import STARTING, Registry
+from broker.registry import Registry
 from broker.scheduler import Scheduler
 from broker.status import state_of
 from shared.protocol import Waiting
@@ -19,7 +19,7 @@ def positions(
         of_api: dict[str, dict[str, int]] = {}
         for position, queued in enumerate(waiting, 1):
             of_api.setdefault(queued.api, {})[queued.submit.request_id] = position
-        loading = next((w for w in registry.of_model(model) if w.state in STARTING and w.phase), None)
+        loading = registry.loading(model)
         phase = loading.phase if loading else ""
         percent = 100 * loading.done // loading.total if loading and loading.total else 0
         state = state_of(model, registry, failures, memory)
