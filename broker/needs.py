@@ -102,12 +102,11 @@ class Needs:
         }
 
     def restore(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raises ValueError, TypeError or KeyError for what ``saved`` did not make."""
+        """What ``saved`` made, as LearnedFile has read and checked it."""
         for model, said in saved.items():
-            loads = deque((float(seconds) for seconds in said["loads"]), maxlen=5)
-            self._learned[model] = Learned(
-                str(said["digest"]), 0, int(said["base"]), int(said["context_bytes"]), loads
-            )
+            known = Learned(said["digest"], 0, said["base"], said["context_bytes"])
+            known.loads.extend(said["loads"])
+            self._learned[model] = known
 
     def note_load_seconds(self, model: str, seconds: float) -> None:
         self._learned.setdefault(model, Learned()).loads.append(seconds)
