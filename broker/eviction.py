@@ -1,10 +1,10 @@
 """Who gives way when memory is missing: a ledger in, a decision out. Pure.
 
 Rule 1: leases that hold nothing go first, then kept prompts, then workers; never more than is missing.
-Rule 2: nobody is evicted who is loading, runs answers, has just come, or owes the first of those it was loaded for. A
-    busy worker that is to go gets nothing new, and goes when it is idle: no answer is ever aborted.
+Rule 2: no worker is evicted that is loading, runs answers, has just come, or owes the first of those it was loaded for.
+    A busy worker that is to go gets nothing new, and goes when it is idle: no answer is ever aborted.
 Rule 3: of the others those go that save the least time of loading per byte by staying (GreedyDual-Size).
-Rule 4: nothing grows while memory is on its way back: it was cut for somebody.
+Rule 4: nothing grows while memory is on its way back: it was cut for another model.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -105,7 +105,7 @@ def cuts(entries: Collection[Entry], missing: int) -> dict[str, int]:
 
 
 def choose(candidates: Iterable[Entry], ledger: Ledger, missing: int) -> list[Entry]:
-    """Who must go so that, with all leases cut as far as they can be, ``missing`` bytes come back; or nobody."""
+    """Who must go so that, with all leases cut as far as they can be, ``missing`` bytes come back; or none."""
     missing -= sum(entry.spare for entry in ledger.entries)
     chosen: list[Entry] = []
     for entry in sorted(candidates, key=_first_to_go):

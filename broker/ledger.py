@@ -104,7 +104,7 @@ class Entry:
 
     @property
     def stays(self) -> bool:
-        """Whether nobody may evict it, ever."""
+        """Whether it may never be evicted."""
         return (self.need.pinned or self.static) and not self.leaving
 
     @property

@@ -52,7 +52,7 @@ class Grow:
     leases: Mapping[str, int]
 
     def __str__(self) -> str:
-        return f"grow {listed(self.leases)}: nobody else has a use for it"
+        return f"grow {listed(self.leases)}: no other has a use for it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Rule 1: a model that can never fit is refused at once; one that nobody waits for is not loaded.
 Rule 2: who has waited longest is first. A model that had a turn waits from its end on, however old its requests are:
     else two long queues would pass the turn to each other, and a third model would never have it.
-Rule 3: others start before the first only in memory that the first has no use for, and evict nobody.
+Rule 3: others start before the first only in memory that the first has no use for, and evict none.
 Rule 4: a turn ends when all the waiting adds up to what swapping there and back costs, at the latest when the first
     has waited ``max_wait``, and never within a worker's minimum stay.
 """
@@ -92,7 +92,7 @@ def overtake(
     why = f"{first.model} has no use for that memory"
     for need in others:
         missing = need.total - ledger.free(need.model)
-        if need.total > left and not need.pinned:  # whose own memory nobody else has a use for
+        if need.total > left and not need.pinned:  # whose own memory no other has a use for
             continue
         if missing <= 0:
             return Start(need.model, need.least_kv, why)
