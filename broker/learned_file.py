@@ -30,7 +30,7 @@ class LearnedFile:
             return {str(model): _entry(said) for model, said in found.items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             log.warning("%s cannot be read, so what models need is measured again: %s", self._path, error)
             return {}
 

@@ -129,6 +129,7 @@ def test_the_file_is_written_when_something_changed_and_not_more_often_than_ever
 
 def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Any) -> None:
     path = tmp_path / "learned.json"
-    for text in ("", "[]", '{"a": 1}', '{"a": {"digest": "d"}}', "{"):
+    endless = '{"a": {"digest": "d", "base": Infinity, "context_bytes": 0, "loads": []}}'
+    for text in ("", "[]", '{"a": 1}', '{"a": {"digest": "d"}}', "{", endless):
         path.write_text(text)
         assert LearnedFile(path).read() == {}
