@@ -31,13 +31,13 @@ from broker.events import (
 )
 from broker.exit_causes import ExitCause, Fault
 from broker.history import History
-from broker.lifecycle import State
+from broker.lifecycle import SERVING, State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
 from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start
 from broker.orders import Orders
 from broker.quarantine import Quarantine
-from broker.registry import SERVING, Api, Registry
+from broker.registry import Api, Registry
 from broker.requests import Requests
 from broker.rules import Changes, MemoryRules
 from broker.scheduler import Scheduler

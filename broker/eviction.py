@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from math import inf
 from operator import attrgetter
 
-from broker.ledger import COMING, Entry, Ledger, Need
-from broker.lifecycle import State
+from broker.ledger import Entry, Ledger, Need
+from broker.lifecycle import STARTING, State
 from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start, Wait, gb
 
 GRAIN = 50 * 10**6  # bytes; what is left over absorbs small changes of footprints
@@ -131,7 +131,7 @@ def _first_to_go(entry: Entry) -> tuple[bool, float]:
 
 def obstacle(entry: Entry, min_stay: float, now: float) -> tuple[float, str] | None:
     """Until when, and why, it may not even be told to finish what it runs."""
-    if entry.state in COMING:
+    if entry.state in STARTING:
         return inf, f"{entry.worker} is loading"
     if entry.waiting and not entry.served and not entry.running:
         return inf, f"{entry.worker} has answered none of those it was loaded for"

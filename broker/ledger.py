@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from broker.lifecycle import State
 
-COMING = frozenset({State.SPAWNED, State.LOADING})
 LEAVING = frozenset({State.DRAINING, State.STOPPING, State.GONE})
 
 

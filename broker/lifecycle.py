@@ -17,6 +17,10 @@ class State(Enum):
     GONE = "gone"
 
 
+STARTING = frozenset({State.SPAWNED, State.LOADING})
+SERVING = frozenset({State.READY, State.DRAINING})
+
+
 class Signal(Enum):
     LOADING = "loading"
     READY = "ready"

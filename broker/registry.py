@@ -4,11 +4,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from broker.lifecycle import Signal, State, advance
+from broker.lifecycle import SERVING, STARTING, Signal, State, advance
 from shared.protocol import Capabilities, Heartbeat, MemoryUse, RequestShape
-
-STARTING = frozenset({State.SPAWNED, State.LOADING})
-SERVING = frozenset({State.READY, State.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ Rule 2: a load goes on for a while after the last request for it has left: a cli
 from collections.abc import Iterator
 
 from broker.events import Action, Note
-from broker.lifecycle import State
+from broker.lifecycle import STARTING, State
 from broker.memory import Memory
-from broker.registry import STARTING, Registry, Worker
+from broker.registry import Registry, Worker
 from broker.workers import Workers
 
 PATIENCE = 10.0  # seconds that a load goes on which nobody waits for

@@ -13,10 +13,10 @@ from broker.admission import unavailable
 from broker.crash_reports import CrashReports, Loss, phase_of
 from broker.events import Abort, Action, Kill, Note, PassOn, Spawn, TellWorker, Terminate, WorkerExited
 from broker.exit_causes import ExitCause, Fault, left, of_exit
-from broker.lifecycle import Signal, State
+from broker.lifecycle import SERVING, STARTING, Signal, State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
-from broker.registry import SERVING, STARTING, ModelDetails, Registry, Worker
+from broker.registry import ModelDetails, Registry, Worker
 from broker.requests import Requests
 from broker.scheduler import Scheduler
 from broker.startup import Life, Survivor, Timeouts
