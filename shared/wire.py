@@ -21,6 +21,7 @@ from shared.protocol import (
     ApiToBroker,
     BrokerToApi,
     BrokerToWorker,
+    ChangesReport,
     Chunks,
     EncodingBody,
     Generation,
@@ -53,6 +54,7 @@ _CONTAINERS: Final = bytes(
     [*range(0x80, 0xA0), *range(0xDC, 0xE0)]
 )  # the first bytes of maps and arrays in msgpack
 _LONG: Final = (TO_API, BODY)  # directions of messages that may fill a frame
+_FILLS_A_FRAME: Final = (SubmitBody, EncodingBody, Chunks, StatusReport, ChangesReport)  # if it has to
 _REPLACED = "mlx-server.replaced"
 
 
@@ -77,9 +79,7 @@ def frames(message: BaseModel) -> list[bytes]:
 
 def encode(message: BaseModel) -> bytes:
     """Raises CannotBePassedOn for a value without a form in msgpack, or a message longer than its receiver reads."""
-    limit = (
-        MAX_FRAME if isinstance(message, SubmitBody | EncodingBody | Chunks | StatusReport) else MAX_HEADER
-    )
+    limit = MAX_FRAME if isinstance(message, _FILLS_A_FRAME) else MAX_HEADER
     try:
         packed = _pack(message.model_dump(exclude_none=True))
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:

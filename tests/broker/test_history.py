@@ -5,7 +5,9 @@ from broker.events import ApiSaid, Tick, WorkerExited
 from broker.history import KEPT, History
 from broker.memory_decisions import GB
 from broker.rules import MemoryRules
+from shared.errors import MAX_MESSAGE
 from shared.protocol import Change, ChangesReport, Follow
+from shared.wire import TO_API, decode, encode
 from tests.broker.plays import API, ask, forward, load_failed, loading, make_broker, play, ready, said
 
 
@@ -97,3 +99,12 @@ def test_what_has_not_changed_is_not_told_again() -> None:
     for _ in range(3):
         history.look({"a": ("hot", "")}, {})
     assert history.latest == 1
+
+
+def test_all_changes_that_are_kept_fit_into_one_message_however_long_their_reasons() -> None:
+    history = History()
+    for number in range(KEPT):
+        history.look({"a": ("failed", f"{number} ".ljust(MAX_MESSAGE, "x"))}, {})
+    kept = history.since(0)
+    report = ChangesReport(query="q", epoch="e1", latest=history.latest, changes=kept)
+    assert decode(TO_API, encode(report)) == report
