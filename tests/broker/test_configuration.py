@@ -18,7 +18,7 @@ from broker.events import (
 )
 from broker.rules import Changes
 from shared.model_table import ModelTable
-from shared.protocol import Capabilities, Drain, Ping, Register, Reload, Reloaded
+from shared.protocol import Capabilities, Drain, Order, Ping, Register, Reload, Reloaded
 from shared.settings import Settings
 from tests.broker.plays import (
     API,
@@ -139,6 +139,13 @@ def test_a_model_that_is_gone_finishes_its_answers_and_refuses_what_waits() -> N
     assert drained(actions) == ["a#1"]
     assert refusals(actions) == [("r4", "model_not_found")]
     assert refusals(play(broker, ask("r5"))) == [("r5", "model_not_found")]
+
+
+def test_a_model_that_is_gone_is_not_loaded_for_an_order_that_waits() -> None:
+    broker = serving("a#1")
+    play(broker, ask("r1"), ApiSaid(API, Order(query="q", action="load", model="b")))
+    play(broker, read(settings(a={})))
+    assert play(broker, WorkerExited("b#2", -15)) == []
 
 
 def test_a_changed_model_is_loaded_anew_without_touching_its_running_answers() -> None:
