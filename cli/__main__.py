@@ -212,13 +212,20 @@ def run(
         str | None, typer.Argument(help="What to ask; else standard input, or a conversation.")
     ] = None,
     system: Annotated[str, typer.Option(help="What the model is told first.")] = "",
+    temperature: Annotated[
+        float | None, typer.Option(help="0: always the likeliest word; the model's own.", show_default=False)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; what is left of the context.", show_default=False)
+    ] = None,
     host: Host = None,
     port: Port = None,
 ) -> None:
     """Talk to a model of a running server; `chat` is the same."""
     from cli.chat import chat
 
-    raise typer.Exit(chat(_only_given({"host": host, "port": port}), model, prompt, system=system))
+    sampling = _only_given({"temperature": temperature, "max_tokens": max_tokens})
+    raise typer.Exit(chat(_only_given({"host": host, "port": port}), model, prompt, system, sampling))
 
 
 @app.command("ls", hidden=True)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from cli import claim
-from cli.messages import STOPS, print_lines
+from cli.messages import STOPS
+from cli.refusal import FAILED, refuse
 from cli.serve import STOP_TIMEOUT
 from shared import exits
 from shared.commands import typed
 from shared.files import NotPrivate, make_private
 from shared.settings import load_settings
 
-_FAILED = 1
 _LOOK = 0.1  # seconds between looks
 
 
@@ -34,7 +34,7 @@ def detach(options: Mapping[str, Any], arguments: Sequence[str], ready_timeout: 
         make_private(settings.sockets_dir)
         settings.log_dir.mkdir(mode=0o700, exist_ok=True)
     except (NotPrivate, OSError) as error:
-        print_lines(f"mlx-server: MLX_SERVER_RUN_DIR: {error}.", file=sys.stderr)
+        refuse(f"MLX_SERVER_RUN_DIR: {error}.")
         return exits.UNUSABLE
     said = settings.log_dir / "serve.out"
     with said.open("wb") as output:
@@ -60,7 +60,7 @@ def detach(options: Mapping[str, Any], arguments: Sequence[str], ready_timeout: 
     print(said.read_text(errors="replace"), file=sys.stderr, end="")
     if server.returncode is None:
         server.terminate()
-    return server.returncode or _FAILED
+    return server.returncode or FAILED
 
 
 def stop(options: Mapping[str, Any]) -> int:
@@ -73,15 +73,11 @@ def stop(options: Mapping[str, Any]) -> int:
     try:
         os.kill(pid, signal.SIGTERM)
     except OSError as error:
-        print(f"mlx-server: process {pid} cannot be stopped: {error.strerror}.", file=sys.stderr)
-        return _FAILED
+        return refuse(f"Process {pid} cannot be stopped: {error.strerror}.")
     deadline = time.monotonic() + STOP_TIMEOUT + 10
     while claim.holder(run_dir) == pid:
         if time.monotonic() > deadline:
-            print(
-                f"mlx-server: process {pid} has not ended; `kill -9 {pid}` ends it at once.", file=sys.stderr
-            )
-            return _FAILED
+            return refuse(f"Process {pid} has not ended; `kill -9 {pid}` ends it at once.")
         time.sleep(_LOOK)
     print("The server has stopped.")
     return 0
@@ -95,8 +91,7 @@ def logs(options: Mapping[str, Any], names: Sequence[str], *, follow: bool, line
     tail = shutil.which("tail")
     if not wanted or not tail:
         there = ", ".join(path.stem for path in found) or "none"
-        print(f"mlx-server: no such logs in {folder}; there: {there}.", file=sys.stderr)
-        return _FAILED
+        return refuse(f"No such logs in {folder}; there: {there}.")
     with suppress(KeyboardInterrupt):
         return subprocess.call([tail, "-n", str(lines), *(["-F"] if follow else []), *map(str, wanted)])
     return 0

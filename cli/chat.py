@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 
 from cli import probe
-from shared.commands import typed
+from cli.refusal import nothing_answers, refuse
 from shared.output import printable
 from shared.settings import Settings, load_settings
 
-_FAILED, _INTERRUPTED = 1, 130
+_INTERRUPTED = 130
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _SILENCE = httpx.Timeout(10.0, read=600.0)  # seconds; a model may have to be loaded first
 HELP = """/clear          forget the conversation
@@ -36,6 +36,7 @@ class NoAnswer(Exception):
 class Conversation:
     model: str
     system: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # parameters of each request
     turns: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -64,7 +65,7 @@ class Answer:
 
 class Server:
     def __init__(self, settings: Settings) -> None:
-        self.where = f"http://{probe.reachable(settings.host)}:{settings.port}"
+        self.settings, self.where = settings, probe.address(settings)
         token = probe.owner_token(settings)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.Client(base_url=self.where, headers=headers, timeout=_SILENCE, trust_env=False)
@@ -76,6 +77,7 @@ class Server:
             "messages": conversation.messages,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **conversation.sampling,
         }
         try:
             with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -85,8 +87,7 @@ class Server:
                     if line.startswith("data: ") and line != "data: [DONE]":
                         yield _chunk(line.removeprefix("data: "))
         except httpx.ConnectError:
-            start = f"`{typed('mlx-server')} serve` starts a server"
-            raise NoAnswer(f"Nothing answers at {self.where}. {start}.") from None
+            raise NoAnswer(nothing_answers(self.settings)) from None
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             raise NoAnswer(f"The answer of {self.where} broke off.") from None
 
@@ -102,10 +103,12 @@ def _message(body: Mapping[str, Any]) -> str:
     return printable(str(body["error"]["message"]))
 
 
-def chat(options: Mapping[str, Any], model: str, prompt: str | None, *, system: str = "") -> int:
+def chat(
+    options: Mapping[str, Any], model: str, prompt: str | None, system: str, sampling: Mapping[str, Any]
+) -> int:
     """Answers ``prompt``, or what comes on standard input, or holds a conversation. Returns the exit code."""
     server = Server(load_settings(**options))
-    conversation = Conversation(model, system)
+    conversation = Conversation(model, system, sampling)
     if prompt is None and sys.stdin.isatty():
         return _converse(server, conversation)
     said = sys.stdin.read() if prompt is None else prompt
@@ -113,7 +116,7 @@ def chat(options: Mapping[str, Any], model: str, prompt: str | None, *, system: 
     try:
         _show(server.answer(conversation), Answer())
     except NoAnswer as failure:
-        return _refuse(failure)
+        return refuse(failure)
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
@@ -161,7 +164,7 @@ def _turn(server: Server, conversation: Conversation, said: str) -> None:
     except (NoAnswer, KeyboardInterrupt) as failure:
         conversation.turns.pop()
         print(_PLAIN)
-        _refuse(failure if isinstance(failure, NoAnswer) else "Stopped; this turn is forgotten.")
+        refuse(failure if isinstance(failure, NoAnswer) else "Stopped; this turn is forgotten.")
         return
     conversation.turns.append({"role": "assistant", "content": answer.text})
     print(f"{_DIM}{answer.figures}{_PLAIN}")
@@ -190,8 +193,3 @@ def _show(chunks: Iterator[dict[str, Any]], answer: Answer) -> None:
 
 def _lines(text: str) -> str:
     return "\n".join(printable(line).replace("\\t", "\t") for line in text.split("\n"))
-
-
-def _refuse(sentence: object) -> int:
-    print(f"mlx-server: {sentence}", file=sys.stderr)
-    return _FAILED

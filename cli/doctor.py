@@ -26,6 +26,7 @@ from rich.table import Column, Table
 from cli import claim, probe
 from cli.messages import what_computes
 from cli.models import wrong_models
+from cli.refusal import FAILED
 from shared.commands import typed
 from shared.files import FILES_NEEDED
 from shared.settings import PREFIX, Settings, load_settings, unusable_keys
@@ -34,7 +35,6 @@ State = Literal["well", "care", "wrong"]
 HUB_WITHIN = 3.0  # seconds
 ROOM = 5 << 30  # bytes of disk, below which a model of some billions of weights does not fit
 _COLOURS = {"well": "green", "care": "yellow", "wrong": "red"}
-_FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def doctor(options: Mapping[str, Any], *, as_json: bool) -> int:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
         _print(findings)
-    return _FAILED if any(finding.state == "wrong" for finding in findings) else 0
+    return FAILED if any(finding.state == "wrong" for finding in findings) else 0
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -124,14 +124,15 @@ def _run_dir(settings: Settings) -> Iterator[Finding]:
     if _is_running(settings):
         yield Finding("run directory", "well", f"{settings.sockets_dir}, in use by the server on this port")
         return
-    existed = settings.sockets_dir.exists()
+    folder = settings.sockets_dir
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         claim.claim_run_dir(settings.sockets_dir).close()
     except claim.Refusal as refusal:
         yield Finding("run directory", "wrong", str(refusal))
         return
-    if not existed:
-        shutil.rmtree(settings.sockets_dir)
+    if missing:
+        shutil.rmtree(missing[-1])
     yield Finding("run directory", "well", str(settings.sockets_dir))
 
 
@@ -149,7 +150,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 
 def _is_running(settings: Settings) -> bool:
-    answer = probe.get(settings.host, settings.port, "/", timeout=1.0)
+    answer = probe.get(settings, "/", timeout=1.0)
     return answer is not None and b'"mlx-server"' in answer.body
 
 

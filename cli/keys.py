@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from rich.console import Console
 from rich.table import Table
 
+from cli.refusal import refuse
 from shared.api_keys import ApiKey, KeyFile, KeysUnusable
 from shared.settings import Settings, load_settings
 
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([hdw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-_FAILED = 1
 
 
 def create(name: str, *, admin: bool, models: str, expires: str | None) -> int:
@@ -23,15 +23,15 @@ def create(name: str, *, admin: bool, models: str, expires: str | None) -> int:
     until = None
     if expires is not None:
         if not (found := _SPAN.fullmatch(expires)):
-            return _refuse(
-                f"--expires is a number of hours, days or weeks such as 12h, 30d or 8w, and not {expires!r}"
+            return refuse(
+                f"--expires is a number of hours, days or weeks such as 12h, 30d or 8w, and not {expires!r}."
             )
         until = datetime.now(UTC) + int(found[1]) * _UNITS[found[2]]
     wanted = [each.strip() for each in models.split(",") if each.strip()]
     try:
         key = _file(settings).add(name, admin=admin, models=wanted, expires=until)
     except KeysUnusable as error:
-        return _refuse(str(error))
+        return refuse(f"{error}.")
     print(key)
     for line in (
         f"That is the key {name!r}; it is not shown again. Clients send it as `Authorization: Bearer KEY`.",
@@ -46,7 +46,7 @@ def listed(*, as_json: bool) -> int:
     try:
         keys = _file(settings).read()
     except KeysUnusable as error:
-        return _refuse(str(error))
+        return refuse(f"{error}.")
     if as_json:
         print(json.dumps([key.model_dump(mode="json", exclude={"digest"}) for key in keys]))
     elif keys:
@@ -60,7 +60,7 @@ def revoke(name: str) -> int:
     try:
         _file(load_settings()).revoke(name)
     except KeysUnusable as error:
-        return _refuse(str(error))
+        return refuse(f"{error}.")
     print(f"The key {name!r} holds no more.")
     return 0
 
@@ -91,8 +91,3 @@ def _table(keys: Sequence[ApiKey]) -> Table:
             f"{ends} (over)" if key.has_expired(now) else ends,
         )
     return table
-
-
-def _refuse(sentence: str) -> int:
-    print(f"mlx-server: {sentence}.", file=sys.stderr)
-    return _FAILED

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
 from cli import probe
-from shared.protocol import ModelStatus, StatusReport
+from cli.status import read_report
+from shared.protocol import ModelStatus
 from shared.settings import Settings, load_settings
 
 
@@ -42,12 +42,11 @@ def _row(settings: Settings, model: str, state: ModelStatus | None) -> dict[str,
 
 
 def _known(settings: Settings) -> dict[str, ModelStatus]:
-    token = probe.owner_token(settings)
-    answer = probe.get(settings.host, settings.port, "/admin/status", timeout=2.0, token=token)
+    answer = probe.get(settings, "/admin/status", timeout=2.0)
     if answer is None or answer.status != HTTPStatus.OK:
         return {}
     try:
-        report = StatusReport.model_validate({"query": "", **json.loads(answer.body)})
-    except (ValueError, TypeError, ValidationError):
+        report = read_report(answer.body)
+    except ValueError:
         return {}
     return {model.id: model for model in report.models}

@@ -42,7 +42,7 @@ def what_computes(settings: Settings) -> Computes:
 def print_welcome(settings: Settings) -> None:
     from workers.engine.cpu.install import describe_blas, open_blas
 
-    address = f"http://{probe.reachable(settings.host)}:{settings.port}"
+    address = probe.address(settings)
     print_lines(
         f"Serving {', '.join(settings.sources)}",
         f"     at {address}/v1",
@@ -60,7 +60,7 @@ def print_welcome(settings: Settings) -> None:
 
 def print_failure(stack: Stack, settings: Settings, what: Event) -> None:
     lines = [f"mlx-server: {what.value}."]
-    if answer := probe.get(settings.host, settings.port, "/ready", timeout=0.5):
+    if answer := probe.get(settings, "/ready", timeout=0.5):
         lines.append(f"/ready says {answer.status}: {answer.body[:500].decode(errors='replace')}")
     for log in _telling_logs(stack):
         lines += ["", f"The last lines of {log}:", *_tail(log)]

@@ -14,16 +14,14 @@ class Answer:
     body: bytes
 
 
-def get(host: str, port: int, path: str, timeout: float = 5.0, token: str = "") -> Answer | None:
-    """Returns None if no HTTP server answers in time. ``token``: see ``owner_token``."""
-    return _ask(host, port, timeout, "GET", path, None, token)
+def get(settings: Settings, path: str, timeout: float = 5.0) -> Answer | None:
+    """Returns None if no HTTP server answers in time."""
+    return _ask(settings, timeout, "GET", path, None)
 
 
-def post(
-    host: str, port: int, path: str, body: Mapping[str, object], timeout: float, token: str = ""
-) -> Answer | None:
+def post(settings: Settings, path: str, body: Mapping[str, object], timeout: float) -> Answer | None:
     """Sends JSON. Returns None if no HTTP server answers in time."""
-    return _ask(host, port, timeout, "POST", path, json.dumps(body), token)
+    return _ask(settings, timeout, "POST", path, json.dumps(body))
 
 
 def owner_token(settings: Settings) -> str:
@@ -34,12 +32,10 @@ def owner_token(settings: Settings) -> str:
         return ""
 
 
-def _ask(
-    host: str, port: int, timeout: float, method: str, path: str, body: str | None, token: str
-) -> Answer | None:
-    connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
+def _ask(settings: Settings, timeout: float, method: str, path: str, body: str | None) -> Answer | None:
+    connection = http.client.HTTPConnection(reachable(settings.host), settings.port, timeout=timeout)
     headers = {} if body is None else {"content-type": "application/json"}
-    if token:
+    if path.startswith("/admin") and (token := owner_token(settings)):
         headers["authorization"] = f"Bearer {token}"
     try:
         connection.request(method, path, body, headers)
@@ -54,3 +50,7 @@ def _ask(
 def reachable(host: str) -> str:
     """The address to connect to: a server that listens on all addresses listens on 127.0.0.1."""
     return "127.0.0.1" if host in ("0.0.0.0", "") else host  # noqa: S104
+
+
+def address(settings: Settings) -> str:
+    return f"http://{reachable(settings.host)}:{settings.port}"

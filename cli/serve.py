@@ -61,7 +61,7 @@ def _until_ready(stack: Stack, settings: Settings, events: EventSource, patience
         if happened := events.wait(stack.process, 0.1):
             return happened
         # supervisord's socket accepts connections before an api runs that could answer, so the timeout is short
-        answer = probe.get(settings.host, settings.port, "/ready", timeout=0.5)
+        answer = probe.get(settings, "/ready", timeout=0.5)
         if answer and answer.status == HTTPStatus.OK:
             return Event.READY
         ends |= {(program.name, program.started) for program in stack.programs() if program.is_down}

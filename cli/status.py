@@ -1,69 +1,61 @@
 """``mlx-server status``: prints the broker's report as tables or as JSON."""
 
 import json
-import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
 from cli import probe
-from shared.commands import typed
+from cli.refusal import FAILED, nothing_answers, refuse, something_else_answers
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
-from shared.settings import load_settings
-
-NO_ANSWER = 1
+from shared.settings import Settings, load_settings
 
 
 def status(options: Mapping[str, Any], as_json: bool) -> int:
-    where, answer, report = _ask(options)
+    settings = load_settings(**options)
+    answer, report = _ask(settings)
     if report is None:
-        return NO_ANSWER
+        return FAILED
     if as_json:
         print(answer.decode())
     else:
-        _print_tables(report, where)
+        _print_tables(report, probe.address(settings))
     return 0
 
 
 def ps(options: Mapping[str, Any]) -> int:
-    _, _, report = _ask(options)
+    _, report = _ask(load_settings(**options))
     if report is None:
-        return NO_ANSWER
+        return FAILED
     Console(highlight=False, markup=False).print(_loaded(report))
     return 0
 
 
-def _ask(options: Mapping[str, Any]) -> tuple[str, bytes, StatusReport | None]:
-    """The server's address, its answer and what that says; None after a sentence for the operator."""
-    settings = load_settings(**options)
-    where = f"http://{probe.reachable(settings.host)}:{settings.port}"
-    answer = probe.get(settings.host, settings.port, "/admin/status", token=probe.owner_token(settings))
+def _ask(settings: Settings) -> tuple[bytes, StatusReport | None]:
+    """The server's answer and what it says; None after a sentence for the operator."""
+    answer = probe.get(settings, "/admin/status")
     if answer is None:
-        _complain(f"Nothing answers at {where}. `{typed('mlx-server')} serve` starts a server.")
+        refuse(nothing_answers(settings))
     elif answer.status != HTTPStatus.OK:
         body = answer.body[:500].decode(errors="replace")
-        _complain(f"{where}/admin/status answers {answer.status}: {body}")
+        refuse(f"{probe.address(settings)}/admin/status answers {answer.status}: {body}")
     else:
         try:
-            return where, answer.body, _read(answer.body)
-        except (ValueError, ValidationError):
-            _complain(f"What answers at {where} is not an mlx-server, or one of another version.")
-    return where, b"", None
+            return answer.body, read_report(answer.body)
+        except ValueError:
+            refuse(something_else_answers(settings))
+    return b"", None
 
 
-def _read(body: bytes) -> StatusReport:
+def read_report(body: bytes) -> StatusReport:
+    """Raises ValueError."""
     raw = json.loads(body)
     if not isinstance(raw, dict):
         raise ValueError("not an object")
     return StatusReport.model_validate({"query": "", **raw})
-
-
-def _complain(sentence: str) -> None:
-    print(f"mlx-server: {sentence}", file=sys.stderr)
 
 
 def _print_tables(report: StatusReport, where: str) -> None:

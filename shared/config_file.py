@@ -3,7 +3,7 @@
 Rule 1: MLX_SERVER_CONFIG names it, else it is ./mlx-server.toml, else ~/.config/mlx-server/config.toml: the first there
     is. The environment wins over each of its keys.
 Rule 2: an error names the file, the line and the key. An unknown key is an error, with the nearest right one.
-Rule 3: a file found in the folder may be a stranger's, as ``.env``: it names no command, host, origin or folder.
+Rule 3: a file found in the folder may be a stranger's, as ``.env``: it names no command, host, origin, folder or key.
 """
 
 import re

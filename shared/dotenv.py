@@ -1,7 +1,7 @@
 """``.env`` of the folder where a process is started, and names that are no setting.
 
 A folder is often somebody else's checkout. So its ``.env`` may tune a server, but neither run a program, nor open the
-server to others, nor choose folders.
+server to others, nor choose folders or keys.
 """
 
 from collections.abc import Collection, Iterable

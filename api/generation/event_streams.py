@@ -9,7 +9,7 @@ KEEP_ALIVE = b": keep-alive\n\n"  # a comment, which event readers skip
 
 
 def idle_comment(waiting: str) -> bytes:
-    """Tells whoever looks at the stream why nothing comes; nothing where nobody knows."""
+    """Tells whoever looks at the stream why nothing comes; nothing where that is not known."""
     return f": {waiting}\n\n".encode() if waiting else b""
 
 

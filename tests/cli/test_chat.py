@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from shared.api_keys import KeyFile
+from shared.protocol import Generation, Submit
 from tests.api.conftest import Stack, run_stack
 from tests.cli.command import COMMAND, environment, free_port, run
 
@@ -47,6 +48,14 @@ def test_run_prints_the_answer_to_its_argument_or_to_standard_input(stack: Stack
         check=False,
     )
     assert (piped.returncode, piped.stdout) == (0, asked.stdout)
+
+
+def test_run_asks_with_the_temperature_and_the_length_that_are_given(stack: Stack) -> None:
+    stack.broker.reset()
+    assert run("run", "tiny", "Hi", "--temperature", "0", "--max-tokens", "7", **of(stack)).returncode == 0
+    [task] = [message.task for message in stack.broker.received if isinstance(message, Submit)]
+    assert isinstance(task, Generation)
+    assert (task.sampling.temperature, task.stopping.max_tokens) == (0, 7)
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])

@@ -14,7 +14,7 @@ from tests.cli.command import free_port, run
 def findings(tmp_path: Path, *arguments: str, **more: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """The exit code, and the worst finding by subject."""
     given = {
-        "MLX_SERVER_RUN_DIR": str(tmp_path / "run"),
+        "MLX_SERVER_RUN_DIR": str(tmp_path / "not" / "there" / "run"),
         "MLX_SERVER_CACHE_DIR": str(tmp_path / "cache"),
         "MLX_SERVER_AVAILABLE_MODELS": "smollm2-135m-instruct",
         "MLX_SERVER_PORT": str(free_port()),

@@ -1,47 +1,10 @@
 """``mlx-server load``, ``unload``, ``reload`` and ``ps`` against an api that answers what it is told to."""
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
+from tests.cli.answering import answering
 from tests.cli.command import free_port, run
-
-
-@contextmanager
-def answering(status: int, said: object) -> Iterator[tuple[str, list[tuple[str, object]]]]:
-    """Yields the port and what is asked of it: paths and bodies."""
-    asked: list[tuple[str, object]] = []
-
-    class Api(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            asked.append((self.path, json.loads(body)))
-            self._answer()
-
-        def do_GET(self) -> None:
-            self._answer()
-
-        def _answer(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(said).encode())
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield str(server.server_port), asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_load_waits_until_the_model_is_there_and_says_so() -> None:

@@ -1,15 +1,12 @@
 """``mlx-server status`` against an api that answers a broker's report."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from shared.commands import typed
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
+from tests.cli.answering import answering
 from tests.cli.command import free_port, run
 
 REPORT = StatusReport(
@@ -38,33 +35,11 @@ REPORT = StatusReport(
 )
 
 
-@contextmanager
-def answering(status: int, body: str) -> Iterator[str]:
-    """An api on a free port, which is yielded."""
-
-    class Api(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/admin/status" else 404)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield str(server.server_port)
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_status_prints_tables_of_models_and_workers() -> None:
-    with answering(200, REPORT.model_dump_json()) as port:
+    with answering(200, REPORT.model_dump_json()) as (port, asked):
         done = run("status", "--port", port)
     assert done.returncode == 0
+    assert asked == [("/admin/status", None)]
     first, *rest = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert first.endswith("broker e1, pid 17, up 1 h; 3 in flight, 2 queued")
     assert "a/b hot 2 4096" in rest
@@ -73,7 +48,7 @@ def test_status_prints_tables_of_models_and_workers() -> None:
 
 
 def test_status_with_json_prints_the_report_itself() -> None:
-    with answering(200, REPORT.model_dump_json()) as port:
+    with answering(200, REPORT.model_dump_json()) as (port, _):
         done = run("status", "--json", "--port", port)
     assert json.loads(done.stdout) == json.loads(REPORT.model_dump_json())
 
@@ -88,7 +63,7 @@ def test_status_without_a_server_is_one_sentence() -> None:
 
 
 def test_a_refusal_of_the_api_is_printed_by_status() -> None:
-    with answering(503, '{"error": "no broker"}') as port:
+    with answering(503, '{"error": "no broker"}') as (port, _):
         done = run("status", "--port", port)
     assert done.returncode == 1
     assert '503: {"error": "no broker"}' in done.stderr
@@ -96,7 +71,7 @@ def test_a_refusal_of_the_api_is_printed_by_status() -> None:
 
 @pytest.mark.parametrize("body", ["", "hello", "[]", "{}", "\N{SNOWMAN}"])
 def test_another_server_on_the_port_is_not_taken_for_an_mlx_server(body: str) -> None:
-    with answering(200, body) as port:
+    with answering(200, body) as (port, _):
         done = run("status", "--port", port)
     assert done.returncode == 1
     assert "is not an mlx-server" in done.stderr

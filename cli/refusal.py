@@ -1,0 +1,23 @@
+"""How a command says why it did not do what it was asked: one line on standard error, and an exit code."""
+
+import sys
+
+from cli.probe import address
+from shared.commands import typed
+from shared.settings import Settings
+
+FAILED = 1
+
+
+def refuse(sentence: object) -> int:
+    """Returns the exit code."""
+    print(f"mlx-server: {sentence}", file=sys.stderr)
+    return FAILED
+
+
+def nothing_answers(settings: Settings) -> str:
+    return f"Nothing answers at {address(settings)}. `{typed('mlx-server')} serve` starts a server."
+
+
+def something_else_answers(settings: Settings) -> str:
+    return f"What answers at {address(settings)} is not an mlx-server, or one of another version."

@@ -1,0 +1,44 @@
+"""An api that gives one answer to everything."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@contextmanager
+def answering(status: int, said: object) -> Iterator[tuple[str, list[tuple[str, object]]]]:
+    """Yields the port and what is asked of it: paths, and bodies where there are any.
+
+    ``said``: text, or what becomes JSON.
+    """
+    text = said if isinstance(said, str) else json.dumps(said)
+    asked: list[tuple[str, object]] = []
+
+    class Api(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            asked.append((self.path, json.loads(body)))
+            self._answer()
+
+        def do_GET(self) -> None:
+            asked.append((self.path, None))
+            self._answer()
+
+        def _answer(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield str(server.server_port), asked
+        finally:
+            server.shutdown()
+            thread.join()
