@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.api_keys import ApiKey, KeyFile, KeyRing, KeysUnusable, from_environment
+from shared.settings import Settings, unusable_keys
 
 SECRET = "a-secret-of-an-operator"
 
@@ -139,12 +140,31 @@ def test_a_key_of_the_environment_that_cannot_be_one_is_refused_without_being_qu
     assert SECRET not in str(refused.value)
 
 
+def test_keys_may_stand_in_a_file_of_a_container(file: KeyFile, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(f"# of the team\n\nanna={SECRET}\n")
+    ring = Settings(api_keys_file=secret, keys_file=file.path).key_ring()
+    found = ring.find(SECRET)
+    assert found and found.name == "anna"
+    secret.write_text("short\n")
+    with pytest.raises(KeysUnusable, match=str(secret)):
+        Settings(api_keys_file=secret, keys_file=file.path).key_ring()
+
+
 def test_a_key_for_some_models_is_for_these_and_their_aliases() -> None:
     key = ApiKey(name="a", digest="0" * 64, models=("small", "claude-*"))
     assert key.may_use("small")
     assert key.may_use("claude-haiku", "org/large")
     assert not key.may_use("org/large")
     assert ApiKey(name="a", digest="0" * 64).may_use("anything")
+
+
+def test_the_api_listens_beyond_this_machine_once_there_is_a_key(file: KeyFile) -> None:
+    beyond = Settings(host="0.0.0.0", keys_file=file.path)
+    assert "keys create" in str(unusable_keys(beyond))
+    file.add("anna")
+    assert unusable_keys(beyond) is None
+    assert unusable_keys(Settings(host="0.0.0.0", api_keys=f"anna={SECRET}")) is None
 
 
 def test_what_is_written_is_what_is_read(file: KeyFile) -> None:
