@@ -57,33 +57,14 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
 def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | None = None) -> Served[Job]:
     table = table or ModelTable()
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
-    bounds = (loaded.context_length, settings.context_length, table.context_length)
-    context = min(bound for bound in bounds if bound is not None)
     output_format = with_analysis(output_format_of(tokenizer), tokenizer, loaded.analysis)
     grammars = grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
     own = {**(loaded.own_sampling if settings.model_sampling else {}), **table.defaults.said()}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), output_format.special)
-    if not has_accelerator():
-        install(loaded.model)
-    limits, invariance = (
-        _limits(loaded, settings, _rows(loaded, vocabulary_size, settings)),
-        invariance_of(loaded.model),
-    )
-    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance)
-    engine.calibrate()
-    if (fitting := engine.budget.longest_sequence) < context:
-        log.warning(
-            "the weights leave memory for %d tokens of context, not %d: MLX_SERVER_MAX_CACHE_SIZE_GB is %g",
-            *(fitting, context, settings.max_cache_size_gb),
-        )
-        context = fitting
-    log.info(
-        "%d tokens of context, at most %d sequences in a batch; batch invariance: %s",
-        context,
-        engine.most_sequences,
-        invariance,
-    )
+    engine = _engine(loaded, settings, rules, vocabulary_size)
+    bounds = (loaded.context_length, settings.context_length, table.context_length)
+    context = _fitting(engine, min(bound for bound in bounds if bound is not None), settings)
     return Served(
         engine=engine,
         prepare=Preparation(
@@ -113,6 +94,29 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
             sampling=own,
         ),
     )
+
+
+def _engine(loaded: LoadedModel, settings: Settings, rules: TokenRules, vocabulary_size: int) -> BatchEngine:
+    if not has_accelerator():
+        install(loaded.model)
+    limits = _limits(loaded, settings, _rows(loaded, vocabulary_size, settings))
+    invariance = invariance_of(loaded.model)
+    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance)
+    engine.calibrate()
+    log.info("at most %d sequences in a batch; batch invariance: %s", engine.most_sequences, invariance)
+    return engine
+
+
+def _fitting(engine: BatchEngine, context: int, settings: Settings) -> int:
+    """Tokens: the context, or what of it the memory holds."""
+    if (fitting := engine.budget.longest_sequence) < context:
+        log.warning(
+            "the weights leave memory for %d tokens of context, not %d: MLX_SERVER_MAX_CACHE_SIZE_GB is %g",
+            *(fitting, context, settings.max_cache_size_gb),
+        )
+        context = fitting
+    log.info("%d tokens of context", context)
+    return context
 
 
 def tools_of(tokenizer: Any, output_format: OutputFormat) -> Literal["native", "described", "none"]:
