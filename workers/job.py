@@ -120,7 +120,7 @@ class Engine(Protocol[Taken]):
         ...
 
     def step(self) -> list[Output]:
-        """One turn for everybody. Any exception but ServingError means the engine is broken."""
+        """One turn for all requests. Any exception but ServingError means the engine is broken."""
         ...
 
 

@@ -93,7 +93,7 @@ def _winners(noisy: mx.array, ids: mx.array) -> mx.array:
 
 
 def _log_mass(scaled: mx.array, *, exactly: bool) -> mx.array:
-    """(rows, 1). Where nobody asks for a nucleus, any figure of its size will do."""
+    """(rows, 1). For a row without a nucleus any figure of its size will do."""
     greatest = mx.max(scaled, axis=-1, keepdims=True)
     if not exactly:
         return greatest

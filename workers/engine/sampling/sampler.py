@@ -1,8 +1,8 @@
 """The next token of every row, in one vectorized pass.
 
 Rule 1: a row's choice depends on its own logits, parameters and key; never on its neighbours.
-Rule 2: nobody pays for what nobody asked: an all-greedy batch is one argmax, only rows with penalties keep counts,
-only rows that ask get log-probabilities.
+Rule 2: a row costs nothing that no request asked for: an all-greedy batch is one argmax, only rows with penalties keep
+counts, only rows that ask get log-probabilities.
 Rule 3: draws are exact. Of equal logits the lower id is the better one.
 Rule 4: on a CPU they are numpy's, which looks at few tokens and so has to see the logits; on an accelerator mlx's.
 """
