@@ -179,12 +179,14 @@ class _Tolerant:
 
 @dataclass
 class Scan:
-    """Where a JSON value that begins at ``at`` with a bracket ends, read on as the text grows.
+    """Where a JSON value that begins at ``at`` with a bracket or a quote ends, read on as the text grows.
 
-    ``end``: behind its last bracket. ``broken``: where a character stands that no JSON has outside of strings.
+    ``quotes``: as for ``parse``. ``end``: behind its last bracket or quote. ``broken``: where a character stands that
+    no JSON has outside of strings.
     """
 
     at: int
+    quotes: tuple[str, str] | None = None
     end: int | None = None
     broken: int | None = None
 
@@ -196,13 +198,28 @@ class Scan:
     def read(self, text: str) -> None:
         """``text``: all of it, from its beginning."""
         while self.end is None and self.broken is None and self.at < len(text):
-            self._character(text[self.at])
-            self.at += 1
+            behind = (
+                self.at if self.quotes is None or self._quote else self._behind_quoted(text, *self.quotes)
+            )
+            if behind is None:
+                return
+            if behind > self.at:
+                self.at = behind
+            else:
+                self._character(text[self.at])
+                self.at += 1
 
     @property
     def missing(self) -> str:
         """The brackets that would close it, unless it stands in a string."""
         return "".join(_CLOSERS[bracket] for bracket in reversed(self._open))
+
+    def _behind_quoted(self, text: str, opening: str, closing: str) -> int | None:
+        """Behind the string without escapes that begins here, if one does; None: that is not known yet."""
+        if not text.startswith(opening, self.at):
+            return None if opening.startswith(text[self.at : self.at + len(opening)]) else self.at
+        end = text.find(closing, self.at + len(opening))
+        return None if end < 0 else end + len(closing)
 
     def _character(self, character: str) -> None:
         if self._quote:
@@ -226,3 +243,4 @@ class Scan:
             self._escaped = True
         elif character == self._quote:
             self._quote = ""
+            self.end = None if self._open else self.at + 1

@@ -12,6 +12,7 @@ from functools import cached_property
 from workers.chat_template.call_format import COUNT_HOLE, HOLES, ID_HOLE, KEY_HOLE, NAME_HOLE
 from workers.chat_template.marks import is_strong, tokens_of
 
+_BLANKS = re.compile(r"\s*")
 _SPLIT = re.compile(f"([{''.join(HOLES)}])")
 _FREE = {
     COUNT_HOLE: re.compile(r"\d{1,9}"),
@@ -72,9 +73,8 @@ class Text:
     whole: bool
 
     def skip_blanks(self, at: int) -> int:
-        while at < len(self.text) and self.text[at].isspace():
-            at += 1
-        return at
+        found = _BLANKS.match(self.text, at)
+        return found.end() if found else at
 
     def more(self) -> Exception:
         return Mismatch() if self.whole else More()

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from workers.chat_template.call_format import KEY_HOLE, CallFormat
-from workers.output.almost_json import Incomplete, parse, parse_at
+from workers.output.almost_json import Incomplete, Scan, parse, parse_at
 from workers.output.argument_values import schema_at, tagged_value, value_of
 from workers.output.call_bodies import Call, Follows
-from workers.output.call_marks import Matched, Mismatch, Names, Piece, Text, pieces_of
+from workers.output.call_marks import Matched, Mismatch, More, Names, Piece, Text, pieces_of
 
 Json = Any
 Pieces = Sequence[Piece]
@@ -29,6 +29,7 @@ class TaggedBody:
         self._at = at
         self._arguments: dict[str, Json] = {}
         self._searched = (0, 0)  # where a value begins, and up to where its end was looked for
+        self._scans: dict[int, Scan] = {}  # by where a value without the format's quotes begins
         self._known = Names(frozenset(_properties(schema)))
 
     def read(self, text: Text, follows: Follows) -> tuple[int, list[Call]]:
@@ -126,6 +127,8 @@ class TaggedBody:
         """A value without quotes in a format that has them: a constant, a number, an object or a list."""
         quotes = None if self._format.values in ("json", "python") else self._format.quotes
         if text.text[at] in "{[(\"'":
+            if not text.whole and self._is_open(text.text, at, quotes):
+                raise More
             try:
                 value, end = parse_at(text.text, at, quotes)
             except Incomplete:
@@ -133,6 +136,12 @@ class TaggedBody:
             return value, text.pieces(pieces_of(self._format.after), end, _NOBODY, _NOBODY).end
         end, behind = self._find_end(text, at, pieces_of(self._format.after), follows)
         return value_of(text.text[at:end].strip(), schema_at(self._schema, key), self._schema), behind
+
+    def _is_open(self, text: str, at: int, quotes: tuple[str, str] | None) -> bool:
+        """Whether brackets or quotes of the value are open; what was read of it is not read again."""
+        scan = self._scans.setdefault(at, Scan(at, quotes))
+        scan.read(text)
+        return scan.end is None and scan.broken is None
 
     def _find_end(self, text: Text, start: int, mark: Pieces, follows: Follows) -> tuple[int, int]:
         """Where the value ends, and where what follows begins: the first place from which the rest makes sense."""

@@ -267,10 +267,29 @@ def test_the_schema_says_what_a_value_without_a_type_means(schema: Any, value: s
     assert calls_of(read) == [("get", exact({"a": meant}))]
 
 
-def test_a_long_argument_is_read_in_linear_time() -> None:
+@pytest.mark.parametrize(
+    ("kind", "argument"),
+    [
+        ("tagged, lines", "{<a>\n" * 20_000),
+        ("json", '{"}' * 20_000),
+        ("pythonic", {"old": "{<a>\n" * 20_000}),
+        ("loose", [{"old": "{<a>\n", "new": "it"}] * 4_000),
+    ],
+)
+def test_a_long_argument_is_read_in_linear_time(kind: str, argument: Any) -> None:
     """Pieces of four characters: a reader that begins anew with each piece would take minutes."""
-    text, tools = written("tagged, lines", [Call("get", {"text": "{<a>\n" * 20_000})])
-    pieces = re.findall(r"(?s).{1,4}", text)
-    assert len(read_in(pieces, found("tagged, lines").format, tools).calls) == 1
-    text, tools = written("json", [Call("get", {"text": '{"}' * 20_000})])
-    assert len(read_in(re.findall(r"(?s).{1,4}", text), found("json").format, tools).calls) == 1
+    text, tools = written(kind, [Call("get", {"text": argument})])
+    read = read_in(re.findall(r"(?s).{1,4}", text), found(kind).format, tools)
+    assert calls_of(read) == [("get", exact({"text": argument}))]
+
+
+def test_blanks_without_end_take_no_time() -> None:
+    """Small models write newline after newline."""
+    read = read_in(["<tool_call>", *["\n"] * 55_000, "x"], found("json").format, tools_for(Call("get", {})))
+    assert read.text.endswith("x")
+
+
+def test_a_string_in_other_quotes_is_read_in_linear_time() -> None:
+    text, tools = written("pythonic", [Call("get", {"text": "word " * 30_000})])
+    text = text.replace('"', "'")
+    assert len(read_in(re.findall(r"(?s).{1,4}", text), found("pythonic").format, tools).calls) == 1
