@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.protocol import CallPiece
-from workers.output.almost_json import parse
+from workers.output.almost_json import Scan, parse
 from workers.output.call_reader import CallReader, as_json
 from workers.output.choice import Shown
 from workers.output.reasoning import overlap
@@ -96,6 +96,7 @@ class ChannelFilter:
     _rest: str = ""  # undecided text
     _lead: str = ""  # what the prompt has of the first header
     _searched: int = 0  # characters of ``_rest`` in which no end of the body was found
+    _scan: Scan | None = None  # of a call's body that is JSON
     _header: Header | None = None  # None: a header is expected
     _spoken: set[Kind] = field(default_factory=set)  # kinds of which a message has begun
     _begun: bool = False  # of the current message something was shown
@@ -186,16 +187,22 @@ class ChannelFilter:
         """The mark behind the body; one inside of a string of JSON is text of the string."""
         if header.kind != "call":
             return _BODY_END.search(self._rest)
-        is_json = self._rest.lstrip().startswith("{")
-        for found in _BODY_END.finditer(self._rest, self._searched):
-            if not (is_json and _is_inside_string(self._rest[: found.start()])):
-                return found
-            self._searched = found.end()
-        self._searched = max(self._searched, len(self._rest) - LONGEST_MARK)
-        return None
+        begin = len(self._rest) - len(self._rest.lstrip())
+        if self._rest.startswith("{", begin):
+            self._scan = self._scan or Scan(begin)
+            self._scan.read(self._rest)
+            outside = self._scan.end or self._scan.broken
+            if outside is None:
+                return None
+            self._searched = max(self._searched, outside)
+        found = _BODY_END.search(self._rest, self._searched)
+        if found is None:
+            self._searched = max(self._searched, len(self._rest) - LONGEST_MARK)
+        return found
 
     def _end(self, body: str, mark: str) -> None:
-        header, self._header, self._searched = self._header, None, 0
+        header, self._header = self._header, None
+        self._searched, self._scan = 0, None
         assert header is not None
         if header.kind != "call":
             self._show(header.kind, body)
@@ -246,16 +253,3 @@ def _read_calls(policy: ToolPolicy, header: Header, body: str) -> Sequence[tuple
 
 def _may_begin_header(text: str) -> bool:
     return any(text.startswith(start) or start.startswith(text) for start in _HEADER_STARTS)
-
-
-def _is_inside_string(text: str) -> bool:
-    """Whether JSON text ends inside of a string."""
-    inside = escaped = False
-    for character in text:
-        if escaped:
-            escaped = False
-        elif inside and character == "\\":
-            escaped = True
-        elif character == '"':
-            inside = not inside
-    return inside

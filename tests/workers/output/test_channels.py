@@ -212,9 +212,10 @@ def test_no_cut_changes_what_a_channel_filter_shows(pieces: list[str], data: st.
     assert play(parts, HARMONY) == play([text], HARMONY) == play(list(text), HARMONY)
 
 
-def test_a_long_call_is_read_in_linear_time() -> None:
+@pytest.mark.parametrize("said", ["<a>\\n", "<|end|>"])
+def test_a_long_call_is_read_in_linear_time(said: str) -> None:
     filter = ChannelFilter("assistant", HARMONY, "key")
     filter.push("<|channel|>commentary to=functions.get<|message|>")
-    for piece in ['{"a": "', *["<a>\\n"] * 50_000, '"}']:
+    for piece in ['{"a": "', *[said] * 50_000, '"}']:
         filter.push(piece)
     assert len(filter.flush(closed=True).calls) == 1
