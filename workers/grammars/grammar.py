@@ -167,9 +167,7 @@ class Grammars:
         syntax = policy.format.syntax
         if syntax is None:
             raise InvalidRequest("This model cannot be made to call a tool: use auto.", param="tool_choice")
-        tools = [
-            tool_of(each) for each in policy.tools if each.get("function", {}).get("name") in policy.names
-        ]
+        tools = [tool_of(each) for each in policy.callable]
         if not tools:
             raise InvalidRequest("None of the tools may be called.", param="tool_choice")
         lenient: JsonCompileOptions = {**_JSON_OPTIONS, "lenient": True}

@@ -216,7 +216,3 @@ def as_json(arguments: dict[str, Any]) -> str:
     """Raises ValueError."""
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     return _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
-
-
-def read(format: CallFormat, tools: Sequence[dict[str, Any]]) -> CallReader:
-    return CallReader(format, tools)

@@ -245,8 +245,7 @@ def _read_calls(policy: ToolPolicy, header: Header, body: str) -> Sequence[tuple
             pass
     if policy.format.format is None:
         return []
-    tools = [tool for tool in policy.tools if (tool.get("function") or {}).get("name") in policy.names]
-    reader = CallReader(policy.format.format, tools)
+    reader = CallReader(policy.format.format, policy.callable)
     read = reader.push(header.raw.removeprefix(START).removeprefix("assistant") + body) + reader.flush()
     return [] if read.text.strip() else read.calls
 

@@ -73,8 +73,7 @@ class DerivedCallFilter:
 
     def __init__(self, policy: ToolPolicy, key: str) -> None:
         assert policy.format.format is not None
-        tools = [tool for tool in policy.tools if (tool.get("function") or {}).get("name") in policy.names]
-        format = policy.format.format
+        tools, format = policy.callable, policy.format.format
         self._reader = EitherReader(format, tools) if is_bare(format) else CallReader(format, tools)
         self._parallel = policy.parallel
         self._key = key

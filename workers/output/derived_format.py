@@ -18,7 +18,6 @@ from workers.output.tool_formats import CallSyntax, Channels, OutputFormat, Tool
 
 _FILLED = {NAME_HOLE: "{name}", KEY_HOLE: "{key}", COUNT_HOLE: "0", ID_HOLE: "call00000"}
 
-
 _SAMPLE: dict[str, Any] = {"text": "a b", "n": 3}
 _SCHEMA = {
     "type": "object",
@@ -140,9 +139,8 @@ def syntax_of(format: CallFormat) -> CallSyntax | None:
     if format.kind == "tagged":
         if format.values == "tags":
             return None
-        if format.values == "loose" or format.escaped:
-            return _keyed(format, outer, None)
-        return _keyed(format, outer, format.quotes)
+        as_json = format.escaped and format.values != "loose"
+        return _keyed(format, outer, None if as_json else format.quotes)
     if format.name_is_key:
         return CallSyntax(opening + '{"{name}": ', "}" + closing, outer, between)
     if len(format.name) != 1 or len(format.arguments) != 1 or format.arguments_as_text:
@@ -154,8 +152,6 @@ def syntax_of(format: CallFormat) -> CallSyntax | None:
 
 
 def _keyed(format: CallFormat, outer: tuple[str, str], quotes: tuple[str, str] | None) -> CallSyntax:
-    if format.values == "loose":
-        quotes = format.quotes
     return CallSyntax(
         _filled(format.opening),
         _filled(format.closing),

@@ -7,13 +7,14 @@ Rule 3: whitespace before and between calls belongs to the calls.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
 from shared.protocol import CallPiece
+from workers.output.call_reader import as_json
 from workers.output.reasoning import overlap
 from workers.output.tool_formats import ToolFormat
 
@@ -25,8 +26,6 @@ _MALFORMED: tuple[type[Exception], ...] = (
     *(RecursionError, SyntaxError, TypeError, ValueError),
 )
 
-_SURROGATES = re.compile("[\ud800-\udfff]")  # UTF-8 cannot encode lone surrogates; JSON can escape them
-
 
 @dataclass(frozen=True)
 class ToolPolicy:
@@ -36,6 +35,11 @@ class ToolPolicy:
     names: frozenset[str]
     tools: Sequence[dict[str, Any]] = ()
     parallel: bool = True
+
+    @cached_property
+    def callable(self) -> list[dict[str, Any]]:
+        """The tools that may be called."""
+        return [tool for tool in self.tools if (tool.get("function") or {}).get("name") in self.names]
 
 
 @dataclass
@@ -244,5 +248,4 @@ def _checked(call: Any) -> tuple[str, str]:
         arguments = json.loads(arguments or "{}")
     if not isinstance(name, str) or not isinstance(arguments or {}, dict):
         raise TypeError("not a call")
-    text = json.dumps(arguments or {}, ensure_ascii=False, allow_nan=False)
-    return name, _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    return name, as_json(arguments or {})
