@@ -116,7 +116,7 @@ class Engine(Protocol[Taken]):
         ...
 
     def rest(self) -> None:
-        """Nobody has asked for anything for a while: memory that is kept only for the next step is given back."""
+        """There was nothing to do for a while: memory that is kept only for the next step is given back."""
         ...
 
     def step(self) -> list[Output]:

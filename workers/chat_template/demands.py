@@ -90,9 +90,6 @@ class Demands:
     no_tools: tuple[()] | None = None
 
 
-NONE = Demands()
-
-
 @dataclass(frozen=True)
 class _Asking:
     rendering: Rendering

@@ -10,12 +10,11 @@ from typing import Any, Protocol
 
 from workers.chat_template.call_format import CallFormat, Path
 from workers.output.almost_json import Scan, parse
-from workers.output.call_marks import Mismatch, Names, Text, pieces_of
+from workers.output.call_marks import NO_NAMES, Mismatch, Text, pieces_of
 
 Json = Any
 Follows = Callable[[Text, int, bool], bool]
 _WHERE = ("arguments", "parameters", "args", "input")  # where models put them, whatever their template shows
-_NOBODY = Names()
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,11 @@ class _JsonBody:
         """Behind as many pieces of the closing mark as are there."""
         for piece in self._closing:
             try:
-                at = text.pieces((piece,), at, _NOBODY, _NOBODY).end
+                at = text.pieces((piece,), at, NO_NAMES, NO_NAMES).end
             except Mismatch:
                 if piece.strong and (end := _spare_brackets(text, at)) > at:
                     try:
-                        at = text.pieces((piece,), end, _NOBODY, _NOBODY).end
+                        at = text.pieces((piece,), end, NO_NAMES, NO_NAMES).end
                     except Mismatch:
                         pass
         return at

@@ -146,3 +146,6 @@ class Names:
             if (word + behind).startswith(text.text[at:]) and not text.whole:
                 raise More
         raise Mismatch
+
+
+NO_NAMES = Names()

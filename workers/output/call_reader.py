@@ -15,7 +15,7 @@ from typing import Any
 from workers.chat_template.call_format import CallFormat
 from workers.output.call_bodies import Body
 from workers.output.call_grammar import Grammar
-from workers.output.call_marks import Matched, Mismatch, More, Names, Piece, Text
+from workers.output.call_marks import NO_NAMES, Matched, Mismatch, More, Piece, Text
 from workers.output.reasoning import overlap
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which UTF-8 cannot say; JSON can, escaped
@@ -146,7 +146,7 @@ class CallReader:
         end = 0
         for pieces in self._grammar.ends:
             try:
-                end = text.pieces(pieces, 0, Names(), Names()).end
+                end = text.pieces(pieces, 0, NO_NAMES, NO_NAMES).end
                 break
             except Mismatch:
                 pass
@@ -164,7 +164,7 @@ class CallReader:
 
     def _open(self, text: Text, at: int, pieces: Sequence[Piece]) -> None:
         """Raises More, Mismatch."""
-        matched = text.pieces(pieces, at, self._grammar.names, Names(), lenient=True)
+        matched = text.pieces(pieces, at, self._grammar.names, NO_NAMES, lenient=True)
         begins = text.skip_blanks(matched.end)
         if self._grammar.format.kind != "tagged":
             if begins == len(text.text):
@@ -188,14 +188,14 @@ class CallReader:
         for pieces in grammar.next_heads:
             try:
                 if pieces:
-                    text.pieces(pieces, at, grammar.names, Names(), lenient=True)
+                    text.pieces(pieces, at, grammar.names, NO_NAMES, lenient=True)
                     return True
             except Mismatch:
                 pass
         for pieces in grammar.ends:
             try:
                 if pieces:
-                    text.pieces(pieces, at, Names(), Names())
+                    text.pieces(pieces, at, NO_NAMES, NO_NAMES)
                     return True
             except Mismatch:
                 pass

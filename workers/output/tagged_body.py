@@ -12,11 +12,10 @@ from workers.chat_template.call_format import KEY_HOLE, CallFormat
 from workers.output.almost_json import Incomplete, Scan, parse, parse_at
 from workers.output.argument_values import schema_at, tagged_value, value_of
 from workers.output.call_bodies import Call, Follows
-from workers.output.call_marks import Matched, Mismatch, More, Names, Piece, Text, pieces_of
+from workers.output.call_marks import NO_NAMES, Matched, Mismatch, More, Names, Piece, Text, pieces_of
 
 Json = Any
 Pieces = Sequence[Piece]
-_NOBODY = Names()
 
 
 class TaggedBody:
@@ -77,10 +76,10 @@ class TaggedBody:
     def _key(self, text: Text, at: int, *, first: bool, known: bool = False) -> tuple[Matched, str]:
         """``known``: only keys of the schema. Raises More, Mismatch."""
         if not first:
-            at = text.pieces(self._comma, at, _NOBODY, _NOBODY).end
+            at = text.pieces(self._comma, at, NO_NAMES, NO_NAMES).end
         for kind, pieces in self._keys:
             try:
-                found = text.pieces(pieces, at, _NOBODY, self._known)
+                found = text.pieces(pieces, at, NO_NAMES, self._known)
             except Mismatch:
                 continue
             if not known or found.key in self._known.words:
@@ -90,14 +89,14 @@ class TaggedBody:
     def _end(self, text: Text, at: int, follows: Follows) -> int:
         """Behind the call's end; its last marks may be missing where something else ends it. Raises More, Mismatch."""
         try:
-            end = text.pieces(self._closing, at, _NOBODY, _NOBODY).end
+            end = text.pieces(self._closing, at, NO_NAMES, NO_NAMES).end
             if not self._weak or follows(text, end, True):
                 return end
         except Mismatch:
             pass
         for size in range(len(self._closing) - 1, self._shared, -1):
             try:
-                end = text.pieces(self._closing[:size], at, _NOBODY, _NOBODY).end
+                end = text.pieces(self._closing[:size], at, NO_NAMES, NO_NAMES).end
             except Mismatch:
                 continue
             if follows(text, end, self._weak):
@@ -133,7 +132,7 @@ class TaggedBody:
                 value, end = parse_at(text.text, at, quotes)
             except Incomplete:
                 raise text.more() from None
-            return value, text.pieces(pieces_of(self._format.after), end, _NOBODY, _NOBODY).end
+            return value, text.pieces(pieces_of(self._format.after), end, NO_NAMES, NO_NAMES).end
         end, behind = self._find_end(text, at, pieces_of(self._format.after), follows)
         return value_of(text.text[at:end].strip(), schema_at(self._schema, key), self._schema), behind
 
@@ -157,7 +156,7 @@ class TaggedBody:
 
     def _ends_at(self, text: Text, at: int, mark: Pieces, follows: Follows) -> int | None:
         try:
-            behind = text.pieces(mark, at, _NOBODY, _NOBODY).end
+            behind = text.pieces(mark, at, NO_NAMES, NO_NAMES).end
             if self._continues(text, behind, follows):
                 return behind
         except Mismatch:
@@ -168,7 +167,7 @@ class TaggedBody:
     def _lacks_mark(self, text: Text, at: int, follows: Follows) -> bool:
         """Models leave the mark behind a value out, where the call's end or another argument follows. Raises More."""
         try:
-            end = text.pieces(self._closing, at, _NOBODY, _NOBODY).end
+            end = text.pieces(self._closing, at, NO_NAMES, NO_NAMES).end
             ended = text.whole and text.skip_blanks(end) == len(text.text)
             if follows(text, end, self._weak) and not (ended and self._closes_alone):
                 return True
