@@ -107,3 +107,13 @@ def test_text_that_may_become_a_stop_string_is_shown_at_the_end_of_an_answer_wit
     row = TokenSequence(asked, 0, RULES)
     shown = [row.push(PIECES.index(piece), None).delta for piece in ("<think>", "hm", "</think>", "Yes", ".")]
     assert "".join(delta.text for delta in shown) == "Yes."
+
+
+def test_a_call_in_the_token_of_a_stop_string_is_no_call() -> None:
+    """The finish says stop, so no client would answer it."""
+    pieces = ["", "Yes! <tool_call>" + "".join(PIECES[9:]) + "</tool_call>"]
+    policy = ToolPolicy(family("json_tools"), frozenset({"f"}))
+    rules = TokenRules([piece.encode() for piece in pieces], frozenset({0}))
+    delta = TokenSequence(job(max_tokens=5, tool_policy=policy, stop=["!"]), 0, rules).push(1, None).delta
+    assert (delta.text, delta.calls) == ("Yes", [])
+    assert delta.finish is not None and delta.finish.stop_sequence == "!"

@@ -293,3 +293,9 @@ def test_a_string_in_other_quotes_is_read_in_linear_time() -> None:
     text, tools = written("pythonic", [Call("get", {"text": "word " * 30_000})])
     text = text.replace('"', "'")
     assert len(read_in(re.findall(r"(?s).{1,4}", text), found("pythonic").format, tools).calls) == 1
+
+
+def test_a_quote_in_a_key_without_quotes_loses_no_call() -> None:
+    call = Call("get", {"where": {"it's": "x"}})
+    text, tools = written("loose", [call])
+    assert calls_of(read_in(list(text), found("loose").format, tools)) == wanted([call])
