@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from cli import stack_processes
-from tests.cli.command import ROOT, STAND_INS, free_port, run
+from tests.cli.command import ROOT, STAND_INS, run
+from tests.ports import free_port
 
 
 def command(run_dir: Path, *arguments: str) -> tuple[int, str, str]:

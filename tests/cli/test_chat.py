@@ -11,7 +11,8 @@ import pytest
 from shared.api_keys import KeyFile
 from shared.protocol import Generation, Submit
 from tests.api.conftest import Stack, run_stack
-from tests.cli.command import COMMAND, environment, free_port, run
+from tests.cli.command import COMMAND, environment, run
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

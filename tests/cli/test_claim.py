@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import free_port, run
+from tests.cli.command import run
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import serve
-from tests.cli.command import free_port, run
+from tests.cli.command import run
+from tests.ports import free_port
 
 
 def findings(tmp_path: Path, *arguments: str, **more: str) -> tuple[int, dict[str, dict[str, Any]]]:

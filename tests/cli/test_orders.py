@@ -4,7 +4,8 @@ import pytest
 
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
 from tests.cli.answering import answering
-from tests.cli.command import free_port, run
+from tests.cli.command import run
+from tests.ports import free_port
 
 
 def test_load_waits_until_the_model_is_there_and_says_so() -> None:

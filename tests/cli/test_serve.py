@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from cli import stack_processes
-from tests.cli.command import free_port, run, start
+from tests.cli.command import run, start
 from tests.marks import quick_and_slow
+from tests.ports import free_port
 
 DEADLINE = 20.0
 

@@ -7,7 +7,8 @@ import pytest
 from shared.commands import typed
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
 from tests.cli.answering import answering
-from tests.cli.command import free_port, run
+from tests.cli.command import run
+from tests.ports import free_port
 
 REPORT = StatusReport(
     query="q",

@@ -18,7 +18,8 @@ import httpx
 import psutil
 from openai import OpenAI
 
-from tests.cli.command import COMMAND, ROOT, free_port
+from tests.cli.command import COMMAND, ROOT
+from tests.ports import free_port
 
 DEADLINE = 20.0
 
