@@ -42,6 +42,8 @@ class SlowReader:
 
     def read(self) -> str:
         """To the end, in order or not; gives the text."""
+        # Through the small window each 2 KiB would wait for two turns of a busy processor.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         data = bytearray()
         with self._socket, suppress(ConnectionResetError):
             while piece := self._socket.recv(READ):
