@@ -16,7 +16,7 @@ from tests.faults.stack import FaultStack, fault_stack
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 BATCHES, TEXTS = 8, 64
-STEPS = 5  # of the engine, after which some batches are answered and some are not
+STEPS = 3  # of the engine, after which some batches are answered and some are not
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def encoding() -> Iterator[FaultStack]:
 
 
 def texts(batch: int) -> list[str]:
-    return [f"batch {batch}, text {i}: " + "the cat sat on the mat. " * (1 + i % 7) for i in range(TEXTS)]
+    return [f"batch {batch}, text {i}: " + "the cat sat on the mat. " * (1 + i % 3) for i in range(TEXTS)]
 
 
 def embed(stack: FaultStack, batch: int, count: int = TEXTS) -> list[str]:
