@@ -80,7 +80,18 @@ def check_call(family: str, message: Any, finish: str) -> None:
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_a_conversation_with_a_tool_goes_on_to_its_answer(stack: Stack, family: str) -> None:
+def test_every_dialect_gets_a_family_s_call_whole_and_streamed_and_after_its_worker_is_killed(
+    stack: Stack, family: str
+) -> None:
+    """All of one family in one test, as each process of the tests starts a worker for it."""
+    a_conversation_goes_on_to_its_answer(stack, family)
+    an_anthropic_client_gets_the_same_call(stack, family)
+    a_client_of_responses_gets_the_same_call(stack, family)
+    message, finish = chat(stack, family, [{"role": "user", "content": f"{ASKED} die"}], stream=True)
+    check_call(family, message, finish)
+
+
+def a_conversation_goes_on_to_its_answer(stack: Stack, family: str) -> None:
     messages: list[Any] = [{"role": "user", "content": ASKED}]
     message, finish = chat(stack, family, messages)
     check_call(family, message, finish)
@@ -92,8 +103,7 @@ def test_a_conversation_with_a_tool_goes_on_to_its_answer(stack: Stack, family: 
     assert (answer["content"], finish, answer.get("tool_calls")) == (ANSWER, "stop", None)
 
 
-@pytest.mark.parametrize("family", ALL)
-def test_an_anthropic_client_gets_the_same_call(stack: Stack, family: str) -> None:
+def an_anthropic_client_gets_the_same_call(stack: Stack, family: str) -> None:
     tool = {"name": "get_weather", "description": "The weather.", "input_schema": SCHEMA}
     body = {
         "model": str(NAMES.index(family)),
@@ -110,8 +120,7 @@ def test_an_anthropic_client_gets_the_same_call(stack: Stack, family: str) -> No
     assert ("thinking" in blocks) is thinks(family)
 
 
-@pytest.mark.parametrize("family", ALL)
-def test_a_client_of_responses_gets_the_same_call(stack: Stack, family: str) -> None:
+def a_client_of_responses_gets_the_same_call(stack: Stack, family: str) -> None:
     body = {
         "model": str(NAMES.index(family)),
         "input": ASKED,
@@ -121,12 +130,6 @@ def test_a_client_of_responses_gets_the_same_call(stack: Stack, family: str) -> 
     items = {item["type"]: item for item in answer["output"]}
     assert set(items) - {"reasoning"} == {"function_call"}
     assert json.loads(items["function_call"]["arguments"]) == ARGUMENTS
-
-
-@pytest.mark.parametrize("family", ALL)
-def test_a_worker_that_is_killed_in_the_middle_of_a_call_changes_nothing(stack: Stack, family: str) -> None:
-    message, finish = chat(stack, family, [{"role": "user", "content": f"{ASKED} die"}], stream=True)
-    check_call(family, message, finish)
 
 
 @pytest.mark.parametrize("family", QUICK)

@@ -28,7 +28,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "sampled": ("Tell me of the sea.", {"temperature": 1.0, "seed": 3, "top_p": 0.9}),
     "penalties": ("Name ten birds.", {"temperature": 0.8, "seed": 4, "frequency_penalty": 1.0}),
     "split characters": ("Repeat: 🎉🐘🎉🐘🎉🐘🎉🐘🎉🐘🎉🐘", {"temperature": 0}),
-    "no early end": ("Say yes.", {"temperature": 0, "min_tokens": 24}),
+    "no early end": ("Say yes.", {"temperature": 0, "min_tokens": 16}),
     "two choices": ("Name a colour.", {"temperature": 1.0, "seed": 8, "n": 2, "min_tokens": 12}),
     "a demanded call": ("How is the weather in Paris?", {"tools": [WEATHER], "tool_choice": "required"}),
     "JSON": (
@@ -56,7 +56,7 @@ def embedded() -> Iterator[FaultStack]:
 def body(name: str) -> dict[str, Any]:
     question, options = ASKED[name]
     messages = [{"role": "user", "content": question}]
-    return {"model": EMBEDDED_MODEL, "messages": messages, "seed": 1, "max_tokens": 32, **options}
+    return {"model": EMBEDDED_MODEL, "messages": messages, "seed": 1, "max_tokens": 20, **options}
 
 
 def ask(stack: FaultStack, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def scores(answer: dict[str, Any]) -> list[tuple[str, float]]:
     return [(one["token"], one["logprob"]) for entry in entries for one in (entry, *entry["top_logprobs"])]
 
 
-@pytest.mark.parametrize("name", ["sampled", "split characters", "two choices", "JSON"])
+@pytest.mark.parametrize("name", ["split characters", "two choices"])
 def test_a_killed_worker_changes_no_streamed_chat(embedded: FaultStack, name: str) -> None:
     whole = [choice["message"]["content"] for choice in ask(embedded, body(name))["choices"]]
     embedded.fault(f"worker.said:#{CUT}:kill9")

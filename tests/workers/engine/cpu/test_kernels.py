@@ -74,5 +74,9 @@ def test_rows_in_company_are_what_is_promised_by_the_blas(whose: str) -> None:
 @pytest.mark.parametrize("name", ["Haswell", "Zen", "SkylakeX"])
 def test_answers_that_are_cut_go_on_as_the_unbroken_ones_with_the_kernel(name: str) -> None:
     """With two threads: where a row's sums are made in an order that depends on how many rows there are."""
-    words = ["-m", "slow", "tests/faults/test_resume_smollm2.py"]
-    passes(words, **kernel(name), OPENBLAS_NUM_THREADS="2")
+    chats = "changes_no_chat and (sampled or choices or JSON)"
+    passes(
+        ["-m", "slow", "-k", chats, "tests/faults/test_resume_smollm2.py"],
+        **kernel(name),
+        OPENBLAS_NUM_THREADS="2",
+    )
