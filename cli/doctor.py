@@ -89,7 +89,7 @@ def _mlx(settings: Settings) -> Iterator[Finding]:
         found = f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"
         computes = what_computes(settings)
     except (PackageNotFoundError, ImportError) as error:
-        yield Finding("mlx", "wrong", str(error), "install the server's packages again: make .venv/dev.stamp")
+        yield Finding("mlx", "wrong", str(error), "install the server's packages again")
     else:
         yield Finding("mlx", "well" if computes.fast else "care", f"{found}. {computes.sentence}")
 

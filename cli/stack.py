@@ -36,9 +36,7 @@ class Program:
 
 
 def find_configuration() -> Path:
-    """A wheel has supervisord.conf in this package, a checkout has it beside the package."""
-    here = Path(__file__).resolve().parent
-    return next(path for folder in (here, here.parent) if (path := folder / "supervisord.conf").exists())
+    return Path(__file__).resolve().parents[1] / "supervisord.conf"
 
 
 class Stack:

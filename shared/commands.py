@@ -14,7 +14,7 @@ def typed(
     """
     command = Path(python).absolute().parent / name
     found = shutil.which(name, path=path)
-    if not command.is_file() or (found is not None and Path(found).absolute() == command):
+    if not command.is_file() or (found is not None and Path(found).resolve() == command.resolve()):
         return name
     folder = folder or Path.cwd()
     return str(command.relative_to(folder) if command.is_relative_to(folder) else command)

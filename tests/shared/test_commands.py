@@ -25,6 +25,11 @@ def test_a_command_on_the_path_is_named_by_its_name(python: Path, tmp_path: Path
     assert typed("hf", str(python), path=str(python.parent), folder=tmp_path) == "hf"
 
 
+def test_a_command_that_the_path_has_as_a_link_is_named_by_its_name(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "hf").symlink_to(python.parent / "hf")  # as pipx and uv do
+    assert typed("hf", str(python), path=str(tmp_path), folder=tmp_path) == "hf"
+
+
 def test_a_command_of_another_installation_on_the_path_is_not_taken_for_ours(
     python: Path, tmp_path: Path
 ) -> None:
