@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -252,6 +253,34 @@ def doctor(
     from cli.doctor import doctor
 
     raise typer.Exit(doctor(_only_given({"host": host, "port": port}), as_json=as_json))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def launch(
+    program: Annotated[str, typer.Argument(help="codex, claude, opencode, qwen, goose or aider.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Arguments of the program; behind `--` also those that `launch` has."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model it is to use; needed where there are several.", show_default=False),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the API key it is to show.", show_default=False)
+    ] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Show the command, and start nothing.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Though the model does not suit it.")] = False,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Start a coding agent with a model of a running server; none of its files is changed."""
+    from cli.launch import launch
+
+    options = _only_given({"host": host, "port": port})
+    raise typer.Exit(
+        launch(options, program, model, words or [], key_file=key_file, only_print=only_print, anyway=anyway)
+    )
 
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,29 +15,46 @@ class Answer:
     body: bytes
 
 
-def get(settings: Settings, path: str, timeout: float = 5.0) -> Answer | None:
-    """Returns None if no HTTP server answers in time."""
-    return _ask(settings, timeout, "GET", path, None)
+def get(settings: Settings, path: str, timeout: float = 5.0, key: str = "") -> Answer | None:
+    """``key``: an API key; ``/admin`` is asked as the server's owner. None: no HTTP server answers in time."""
+    return _ask(settings, timeout, "GET", path, None, key)
 
 
 def post(settings: Settings, path: str, body: Mapping[str, object], timeout: float) -> Answer | None:
     """Sends JSON. Returns None if no HTTP server answers in time."""
-    return _ask(settings, timeout, "POST", path, json.dumps(body))
+    return _ask(settings, timeout, "POST", path, json.dumps(body), "")
 
 
 def owner_token(settings: Settings) -> str:
-    """What shows the server that whoever asks owns it, where API keys are asked for; empty if that cannot be read."""
+    """What shows the server that whoever asks owns it, where API keys are asked for; empty if that cannot be read.
+
+    Only a server on this machine gets it.
+    """
+    if not _is_here(reachable(settings.host)):
+        return ""
     try:
         return settings.token_file.read_text().strip()
     except OSError:
         return ""
 
 
-def _ask(settings: Settings, timeout: float, method: str, path: str, body: str | None) -> Answer | None:
+def _is_here(host: str) -> bool:
+    """Whether it is an address of this machine: no other can be bound to."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _ask(
+    settings: Settings, timeout: float, method: str, path: str, body: str | None, key: str
+) -> Answer | None:
     connection = http.client.HTTPConnection(reachable(settings.host), settings.port, timeout=timeout)
     headers = {} if body is None else {"content-type": "application/json"}
-    if path.startswith("/admin") and (token := owner_token(settings)):
-        headers["authorization"] = f"Bearer {token}"
+    if key or (path.startswith("/admin") and (key := owner_token(settings))):
+        headers["authorization"] = f"Bearer {key}"
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def answering(status: int, said: object) -> Iterator[tuple[str, list[tuple[str, object]]]]:
+def answering(status: int, said: object, key: str = "") -> Iterator[tuple[str, list[tuple[str, object]]]]:
     """Yields the port and what is asked of it: paths, and bodies where there are any.
 
-    ``said``: text, or what becomes JSON.
+    ``said``: text, or what becomes JSON. ``key``: whoever does not show it gets 401.
     """
     text = said if isinstance(said, str) else json.dumps(said)
     asked: list[tuple[str, object]] = []
@@ -27,7 +27,8 @@ def answering(status: int, said: object) -> Iterator[tuple[str, list[tuple[str, 
             self._answer()
 
         def _answer(self) -> None:
-            self.send_response(status)
+            stranger = key and self.headers["authorization"] != f"Bearer {key}"
+            self.send_response(401 if stranger else status)
             self.end_headers()
             self.wfile.write(text.encode())
 

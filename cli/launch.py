@@ -1,0 +1,204 @@
+"""``mlx-server launch PROGRAM``: starts a coding agent or another client with a model of a running server.
+
+Rule 1: nothing is written anywhere: variables and flags hold for this run. ``--print`` shows them and starts nothing.
+Rule 2: what cannot work (no server, no tools, too short a context) is said before the program starts, not by it.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from cli import probe
+from cli.orders import PATIENCE
+from cli.programs import PROGRAMS, Program, Target, Telling
+from cli.refusal import nothing_answers, refuse, something_else_answers
+from shared import exits
+from shared.commands import typed
+from shared.settings import Settings, load_settings
+
+ROOM = 2  # times of what a program begins with: less leaves no conversation
+NO_KEY = "unused"  # programs want some key; a server without keys takes any
+_OURS = Path(__file__).resolve().parents[1]  # of a wheel: a folder on PYTHONPATH, and not for others
+
+
+class Refused(Exception):
+    """The message is for the operator."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """``shell``: how a shell command names it without showing it."""
+
+    value: str
+    shell: str
+
+
+def launch(
+    options: Mapping[str, Any],
+    name: str,
+    model: str | None,
+    words: Sequence[str],
+    *,
+    key_file: Path | None,
+    only_print: bool,
+    anyway: bool,
+) -> int:
+    """Returns the exit code, if the program is not started: it then takes the place of this process."""
+    if (program := PROGRAMS.get(name)) is None:
+        refuse(_unknown(name))
+        return exits.UNUSABLE
+    settings = load_settings(**options)
+    try:
+        key = _key_of(key_file) if key_file else _own_key(settings)
+        info = _model(settings, model or settings.default_model, key.value)
+        _check(program, info, anyway)
+        target = Target(probe.address(settings), info["id"], info["context_length"], key.value)
+        telling = program.tell(target)
+        if only_print:
+            print(_shell(program, telling, key, words))
+            return 0
+        path = _path(program)
+    except Refused as refusal:
+        return refuse(refusal)
+    print(_sentence(program, target), file=sys.stderr, flush=True)
+    return _become(path, [program.command, *telling.flags, *words], _environment(telling))
+
+
+def _become(path: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    os.execve(path, arguments, environment)  # noqa: S606
+
+
+def _check(program: Program, info: Mapping[str, Any], anyway: bool) -> None:
+    wrong = " ".join(objections(program, info))
+    if wrong and not anyway:
+        raise Refused(f"{wrong} --anyway starts it all the same.")
+    if wrong:
+        refuse(wrong)
+
+
+def _path(program: Program) -> str:
+    if (path := shutil.which(program.command)) is None:
+        raise Refused(f"{program.title} (`{program.command}`) is not installed: {program.install}.")
+    return path
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name.lower(), PROGRAMS, 1)
+    known = f"it knows {', '.join(PROGRAMS)}"
+    return f"`launch` knows no program {name!r}; {f'did you mean {near[0]}?' if near else known}"
+
+
+def _own_key(settings: Settings) -> Key:
+    """The owner's, but only where the server asks for one."""
+    answer = probe.get(settings, "/v1/models")
+    token = probe.owner_token(settings)
+    if token and answer and answer.status == HTTPStatus.UNAUTHORIZED:
+        return Key(token, _reads(settings.token_file))
+    return Key(NO_KEY, NO_KEY)
+
+
+def _reads(file: Path) -> str:
+    return f'"$(cat {shlex.quote(str(file.absolute()))})"'
+
+
+def _key_of(file: Path) -> Key:
+    try:
+        key = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"--key-file: {file} cannot be read: {getattr(error, 'strerror', error)}.") from None
+    if not key or not key.isascii() or not key.isprintable():
+        raise Refused(f"--key-file: {file} holds no API key; it is one line.")
+    return Key(key, _reads(file))
+
+
+def _ask(settings: Settings, path: str, key: str) -> dict[str, Any]:
+    answer = probe.get(settings, path, key=key)
+    if answer is None:
+        raise Refused(nothing_answers(settings))
+    if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise Refused(
+            f"{probe.address(settings)} asks for an API key: --key-file FILE. On its machine "
+            f"`{typed('mlx-server')} keys create NAME > FILE` makes one."
+        )
+    try:
+        found: dict[str, Any] = json.loads(answer.body)
+        if answer.status != HTTPStatus.OK:
+            raise Refused(found["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        raise Refused(something_else_answers(settings)) from None
+    return found
+
+
+def _model(settings: Settings, wanted: str | None, key: str) -> dict[str, Any]:
+    """The model of this name or alias, else the only one; loaded, if nothing is known of it yet."""
+    info = _ask(settings, f"/v1/models/{quote(wanted or _the_only(settings, key))}", key)
+    try:
+        if info["status"] == "failed" or (info["capabilities"] and info["context_length"]):
+            return info
+        print(f"Loading {info['id']}, to see what it can do …", file=sys.stderr, flush=True)
+        probe.post(settings, f"/admin/models/{quote(info['id'])}/load", {"wait": True}, PATIENCE)
+        return _ask(settings, f"/v1/models/{quote(info['id'])}", key)
+    except KeyError:
+        raise Refused(something_else_answers(settings)) from None
+
+
+def _the_only(settings: Settings, key: str) -> str:
+    found = _ask(settings, "/v1/models", key).get("data", [])
+    own = [info for info in found if not info.get("alias_of") and info.get("status") != "failed"]
+    chats = [info["id"] for info in own if (info.get("capabilities") or {}).get("kind", "chat") == "chat"]
+    if len(chats) != 1:
+        raise Refused(f"Say with --model which one it is to use: {', '.join(chats) or 'there is none'}.")
+    return str(chats[0])
+
+
+def objections(program: Program, info: Mapping[str, Any]) -> Iterator[str]:
+    model, can, context = info["id"], info["capabilities"] or {}, info["context_length"]
+    if info["status"] == "failed":
+        yield f"{model} cannot be loaded: {info['reason']}"
+    elif can.get("kind", "chat") != "chat":
+        yield f"{model} is no chat model."
+    elif program.needs_tools and can.get("tools") == "none":
+        yield f"{model} cannot call tools, and {program.title} does its work with them."
+    if context is not None and context < ROOM * program.begins_with:
+        yield (
+            f"{model} has a context of {context:,} tokens. {program.title} takes {program.begins_with:,} before a word "
+            f"is said, and needs {ROOM * program.begins_with:,}; `context_length` in mlx-server.toml may hold it back."
+        )
+
+
+def _sentence(program: Program, target: Target) -> str:
+    context = f", {target.context:,} tokens of context" if target.context else ""
+    return (
+        f"{program.title} with {target.model} at {target.address}{context}. This holds for this run: none of its files "
+        "is changed, and --print shows what it is told."
+    )
+
+
+def _environment(telling: Telling) -> dict[str, str]:
+    mine = {name: value for name, value in os.environ.items() if name not in telling.without}
+    folders = [
+        each
+        for each in mine.pop("PYTHONPATH", "").split(os.pathsep)
+        if each and Path(each).resolve() != _OURS
+    ]
+    return {**mine, **({"PYTHONPATH": os.pathsep.join(folders)} if folders else {}), **telling.variables}
+
+
+def _shell(program: Program, telling: Telling, key: Key, words: Sequence[str]) -> str:
+    """The same as a command for a shell, without the key in it."""
+    unset = [f"-u {name}" for name in telling.without]
+    given = [
+        f"{name}={key.shell if name == telling.secret else shlex.quote(value)}"
+        for name, value in telling.variables.items()
+    ]
+    command = shlex.join([program.command, *telling.flags, *words])
+    return " \\\n  ".join(["env", *unset, *given, command])
