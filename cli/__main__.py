@@ -8,6 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cli.groups import config
+from cli.options import Host, Port, only_given
+
 _SERVE = "{command} serve --models MODEL"
 INSTEAD = {
     "pull": f"a model is downloaded when it is first asked for: {_SERVE}",
@@ -45,9 +48,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Host = Annotated[str | None, typer.Option(help="Address of the api.", show_default=False)]
-Port = Annotated[int | None, typer.Option(help="Port of the api.", show_default=False)]
 
 
 def _version(wanted: bool) -> None:
@@ -121,8 +121,8 @@ def serve(
         from cli.background import detach
 
         arguments = [each for each in sys.argv[2:] if each not in ("--detach", "-d")]
-        raise typer.Exit(detach(_only_given(given), arguments, ready_timeout))
-    raise typer.Exit(serve(_only_given(given), ready_timeout))
+        raise typer.Exit(detach(only_given(given), arguments, ready_timeout))
+    raise typer.Exit(serve(only_given(given), ready_timeout))
 
 
 @app.command()
@@ -135,7 +135,7 @@ def stop(
     """Stop a server, in the background or in another terminal, and wait for its end."""
     from cli.background import stop
 
-    raise typer.Exit(stop(_only_given({"port": port, "run_dir": run_dir})))
+    raise typer.Exit(stop(only_given({"port": port, "run_dir": run_dir})))
 
 
 @app.command()
@@ -153,7 +153,7 @@ def logs(
     """Show the end of the server's logs."""
     from cli.background import logs
 
-    options = _only_given({"port": port, "run_dir": run_dir})
+    options = only_given({"port": port, "run_dir": run_dir})
     raise typer.Exit(logs(options, names or [], follow=follow, lines=lines))
 
 
@@ -166,7 +166,7 @@ def status(
     """Show what a running server does."""
     from cli.status import status
 
-    raise typer.Exit(status(_only_given({"host": host, "port": port}), as_json))
+    raise typer.Exit(status(only_given({"host": host, "port": port}), as_json))
 
 
 @app.command()
@@ -174,7 +174,7 @@ def ps(host: Host = None, port: Port = None) -> None:
     """Show the models that are in memory, and how much of it they take."""
     from cli.status import ps
 
-    raise typer.Exit(ps(_only_given({"host": host, "port": port})))
+    raise typer.Exit(ps(only_given({"host": host, "port": port})))
 
 
 Model = Annotated[str, typer.Argument(help="A model's name or alias.")]
@@ -225,8 +225,8 @@ def run(
     """Talk to a model of a running server; `chat` is the same."""
     from cli.chat import chat
 
-    sampling = _only_given({"temperature": temperature, "max_tokens": max_tokens})
-    raise typer.Exit(chat(_only_given({"host": host, "port": port}), model, prompt, system, sampling))
+    sampling = only_given({"temperature": temperature, "max_tokens": max_tokens})
+    raise typer.Exit(chat(only_given({"host": host, "port": port}), model, prompt, system, sampling))
 
 
 @app.command("ls", hidden=True)
@@ -240,7 +240,7 @@ def listing(
     """List the models that may be asked for, also of a server that does not run."""
     from cli.listing import listing
 
-    raise typer.Exit(listing(_only_given({"host": host, "port": port}), as_json=as_json))
+    raise typer.Exit(listing(only_given({"host": host, "port": port}), as_json=as_json))
 
 
 @app.command()
@@ -252,7 +252,7 @@ def doctor(
     """Look at this machine and these settings, and say what would keep a server from serving."""
     from cli.doctor import doctor
 
-    raise typer.Exit(doctor(_only_given({"host": host, "port": port}), as_json=as_json))
+    raise typer.Exit(doctor(only_given({"host": host, "port": port}), as_json=as_json))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -277,11 +277,13 @@ def launch(
     """Start a coding agent with a model of a running server; none of its files is changed."""
     from cli.launch import launch
 
-    options = _only_given({"host": host, "port": port})
+    options = only_given({"host": host, "port": port})
     raise typer.Exit(
         launch(options, program, model, words or [], key_file=key_file, only_print=only_print, anyway=anyway)
     )
 
+
+app.add_typer(config, name="config")
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")
 app.add_typer(keys, name="keys")
@@ -325,11 +327,7 @@ def _order(
 ) -> None:
     from cli.orders import order
 
-    raise typer.Exit(order(action, model, _only_given({"host": host, "port": port}), wait=wait, force=force))
-
-
-def _only_given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+    raise typer.Exit(order(action, model, only_given({"host": host, "port": port}), wait=wait, force=force))
 
 
 def main() -> None:

@@ -48,6 +48,11 @@ class ConfigFile:
         line = line_of(self.text, key)
         return f"{self.path}{f', line {line}' if line else ''}: {shown(key)}: {message}"
 
+    def at_line(self, name: str) -> str:
+        """Where it sets this setting, or the models."""
+        line = line_of(self.text, ("server", name) if name in self.server else ("models",))
+        return f"{self.path}{f', line {line}' if line else ''}"
+
     def objections(self, settings: Collection[str]) -> Iterator[str]:
         """Against keys, before any value is looked at. ``settings``: what ``[server]`` may have."""
         known = sorted(set(settings) - _NOT_IN_SERVER)

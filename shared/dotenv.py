@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
+from dotenv.parser import Original, parse_stream
 
 PREFIX = "MLX_SERVER_"
 NOT_FROM_A_FOLDER = frozenset(
@@ -50,7 +50,7 @@ def read_dotenv(path: Path) -> list[Line]:
     """The lines that name something of ours; none if there is no such file, or it cannot be read."""
     try:
         with path.open(encoding="utf-8") as stream:
-            numbers = {found.key: found.original.line for found in parse_stream(stream) if found.key}
+            numbers = {found.key: _line(found.original) for found in parse_stream(stream) if found.key}
         values = dotenv_values(path, encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return []
@@ -59,6 +59,11 @@ def read_dotenv(path: Path) -> list[Line]:
         for name, value in values.items()
         if name.upper().startswith(PREFIX)
     ]
+
+
+def _line(found: Original) -> int:
+    """The parser counts from the empty lines on that stand before a variable."""
+    return found.line + found.string[: len(found.string) - len(found.string.lstrip())].count("\n")
 
 
 def unknown_names(names: Iterable[str], known: Collection[str]) -> list[str]:

@@ -379,6 +379,25 @@ def read_settings(**overrides: Any) -> Settings:
     return _settings(_config_file(overrides), {*overrides, *ours}, overrides)
 
 
+def origins(**overrides: Any) -> dict[str, str]:
+    """By setting where its value comes from: an option, a variable, a file or a default. Raises SettingsError."""
+    file = _config_file(overrides)
+    lines = read_dotenv(Path(ENV_FILE))
+    said = (
+        {}
+        if file is None
+        else {**file.server, **({"models": 0, "available_models": 0} if file.models else {})}
+    )
+    return {
+        **dict.fromkeys(Settings.model_fields, "default"),
+        **{name: file.at_line(name) for name in said if file},
+        **({"config": "found"} if file else {}),
+        **{line.setting: f"{ENV_FILE}, line {line.number}" for line in lines},
+        **{name.upper().removeprefix(PREFIX).lower(): "environment" for name in os.environ if _is_ours(name)},
+        **dict.fromkeys(overrides, "option"),
+    }
+
+
 def _named() -> list[str]:
     """The variables of the environment and of ``.env``."""
     return [*os.environ, *(PREFIX + line.setting for line in read_dotenv(Path(ENV_FILE)))]

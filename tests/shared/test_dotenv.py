@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.dotenv import NOT_FROM_A_FOLDER, PREFIX, unknown_names
+from shared.dotenv import NOT_FROM_A_FOLDER, PREFIX, read_dotenv, unknown_names
 from shared.settings import Settings, load_settings
 
 
@@ -53,3 +53,9 @@ def test_an_error_of_two_settings_together_names_the_wrong_one(capsys: pytest.Ca
     with pytest.raises(SystemExit):
         load_settings(default_model="nobody")
     assert f"{PREFIX}DEFAULT_MODEL: 'nobody' is not one of available_models" in capsys.readouterr().err
+
+
+def test_a_line_is_counted_from_the_top_also_behind_empty_ones(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("\n\n# a comment\nOTHER=1\n\n  MLX_SERVER_PORT=8001\nMLX_SERVER_TTL=3\n")
+    assert [line.number for line in read_dotenv(file)] == [6, 7]
