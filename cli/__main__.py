@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli.groups import config
+from cli.groups import config, service
 from cli.options import Host, Port, only_given
 
 _SERVE = "{command} serve --models MODEL"
@@ -284,6 +284,7 @@ def launch(
 
 
 app.add_typer(config, name="config")
+app.add_typer(service, name="service")
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")
 app.add_typer(keys, name="keys")

@@ -45,3 +45,71 @@ def config_init(
     from cli.config import init
 
     raise typer.Exit(init(file))
+
+
+service = typer.Typer(
+    no_args_is_help=True, help="Let the system start the server: launchd on macOS, systemd on Linux."
+)
+Personal = Annotated[bool, typer.Option("--user", help="Of this user alone, without root.")]
+RunAs = Annotated[
+    str | None,
+    typer.Option(
+        help="Who runs the system's server; who called sudo, else who asks.",
+        envvar="SUDO_USER",
+        show_default=False,
+        show_envvar=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print files and commands, and do nothing.")]
+
+
+@service.command("install", context_settings={"ignore_unknown_options": True})
+def service_install(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Options of `serve`: --port 9000 --config FILE …")
+    ] = None,
+    user: Personal = False,
+    run_as: RunAs = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Start the server now, at each boot, and again when it falls over."""
+    from cli.service import install
+
+    raise typer.Exit(install(user, run_as, words or [], dry_run=dry_run))
+
+
+@service.command("status")
+def service_status(user: Personal = False, run_as: RunAs = None) -> None:
+    """Say what the system knows of the service, and whether the server is ready."""
+    from cli.service import status
+
+    raise typer.Exit(status(user, run_as))
+
+
+@service.command("logs")
+def service_logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they grow.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="So many.", min=0)] = 50,
+    user: Personal = False,
+    run_as: RunAs = None,
+) -> None:
+    """Show what `serve` printed as a service."""
+    from cli.service import logs
+
+    raise typer.Exit(logs(user, run_as, follow=follow, lines=lines))
+
+
+@service.command("restart")
+def service_restart(user: Personal = False, run_as: RunAs = None, dry_run: DryRun = False) -> None:
+    """Read the settings, then stop the server in order, start it, and wait until it is ready."""
+    from cli.service import restart
+
+    raise typer.Exit(restart(user, run_as, dry_run=dry_run))
+
+
+@service.command("uninstall")
+def service_uninstall(user: Personal = False, run_as: RunAs = None, dry_run: DryRun = False) -> None:
+    """Stop the server, and let the system forget it."""
+    from cli.service import uninstall
+
+    raise typer.Exit(uninstall(user, run_as, dry_run=dry_run))

@@ -1,0 +1,258 @@
+"""``mlx-server service``: makes the server a service of launchd (macOS) or systemd (Linux), and looks after it.
+
+Rule 1: ``--dry-run`` prints the files and the commands, and does nothing.
+Rule 2: a server that runs is not ended for one that could not start: settings are read before a restart, and then the
+command waits until the new server is ready.
+"""
+
+import os
+import pwd
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import pairwise
+from pathlib import Path
+
+from cli import probe
+from cli.models import wrong_models
+from cli.refusal import refuse
+from cli.service_files import Command, Launchd, Manager, Service, Systemd
+from shared import exits
+from shared.commands import typed
+from shared.settings import PREFIX, Settings, origins, read_settings
+from shared.settings_errors import SettingsError
+
+READY_SECONDS = 90.0
+TRIES = 20  # launchd refuses a service whose last process is not quite gone yet
+_RUN_DIR = ".cache/mlx-server/service"
+_OPTIONS = {"--host": "host", "--port": "port", "--config": "config", "--models": "available_models"}
+
+
+class Failure(Exception):
+    """The message is for the operator."""
+
+
+def manager(personal: bool, user: str | None, words: Sequence[str] = ()) -> Manager:
+    """Of this system. ``user``: who runs it, if it is the system's; else who asks. Raises Failure."""
+    try:
+        who = pwd.getpwnam(user) if user and not personal else pwd.getpwuid(_uid())
+    except KeyError:
+        raise Failure(f"--run-as: there is no user {user}.") from None
+    home = Path.home() if personal else Path(who.pw_dir)
+    service = Service(
+        [*_program(), "serve", *words], who.pw_name, who.pw_uid, home, home / _RUN_DIR, personal
+    )
+    return Launchd(service) if sys.platform == "darwin" else Systemd(service)
+
+
+def install(personal: bool, user: str | None, words: Sequence[str], *, dry_run: bool) -> int:
+    """Also again, with other options. Returns the exit code, as all of these."""
+    try:
+        service = manager(personal, user, _absolute(words))
+        _may(service, dry_run)
+        if not personal and user is None and _uid() == 0:
+            raise Failure("Say with --run-as NAME who runs the server, so that it is not root.")
+        _try_options(service.service.command)
+        settings = _settings(service.service.command)
+        _warn_of_variables()
+        if dry_run:
+            _print_plan(service)
+            return 0
+        _write(service)
+        return _begin(service, settings, [*service.stop()] if isinstance(service, Launchd) else [])
+    except Failure as failure:
+        return refuse(failure)
+
+
+def restart(personal: bool, user: str | None, *, dry_run: bool) -> int:
+    try:
+        service = manager(personal, user)
+        settings = _settings(_installed(service))
+        _may(service, dry_run)
+        if dry_run:
+            _print_commands([*service.stop(), *service.start()])
+            return 0
+        return _begin(service, settings, service.stop())
+    except Failure as failure:
+        return refuse(failure)
+
+
+def uninstall(personal: bool, user: str | None, *, dry_run: bool) -> int:
+    try:
+        service = manager(personal, user)
+        _installed(service)
+        _may(service, dry_run)
+        if dry_run:
+            _print_commands([*service.stop(), *service.forget(), ("rm", str(service.path))])
+            return 0
+        for command in service.stop():
+            _run(command, must=False)
+        service.path.unlink()
+        for command in service.forget():
+            _run(command, must=False)
+    except (Failure, OSError) as failure:
+        return refuse(failure)
+    print(
+        f"The service is no more. Models, logs and settings are where they were ({service.service.run_dir})."
+    )
+    return 0
+
+
+def status(personal: bool, user: str | None) -> int:
+    try:
+        service = manager(personal, user)
+        settings = _settings(_installed(service))
+    except Failure as failure:
+        return refuse(failure)
+    with suppress(OSError):
+        subprocess.call(service.status())
+    if _is_ready(settings):
+        print(f"The server is ready at {probe.address(settings)}.")
+        return 0
+    return refuse(
+        f"No server is ready at {probe.address(settings)}; `{typed('mlx-server')} service logs` says why."
+    )
+
+
+def logs(personal: bool, user: str | None, *, follow: bool, lines: int) -> int:
+    try:
+        service = manager(personal, user)
+        _installed(service)
+        return subprocess.call(service.logs(lines, follow))
+    except (Failure, OSError) as failure:
+        return refuse(failure)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _uid() -> int:
+    return os.getuid()
+
+
+def _program() -> list[str]:
+    """``mlx-server`` of this Python."""
+    command = Path(sys.executable).absolute().parent / "mlx-server"
+    return [str(command)] if command.is_file() else [sys.executable, "-P", "-m", "cli"]
+
+
+def _absolute(words: Sequence[str]) -> list[str]:
+    """The service is started in another folder than the one where its file is named."""
+    named = [None, *words]
+    return [
+        str(Path(word).absolute()) if before == "--config" else word
+        for before, word in zip(named, words, strict=False)
+    ]
+
+
+def _try_options(command: Sequence[str]) -> None:
+    """Raises Failure for options that ``serve`` does not have, or does not have as a service."""
+    if {"--detach", "-d"} & set(command):
+        raise Failure("--detach is not for a service: the system keeps it in the background.")
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"`serve` does not take these options:\n{done.stderr.strip()}")
+
+
+def _may(service: Manager, dry_run: bool) -> None:
+    if not dry_run and not service.service.personal and _uid() != 0:
+        again = " ".join(["sudo", str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
+        raise Failure(f"A service of the system needs root: `{again}`; `--user` makes it yours alone.")
+
+
+def _installed(service: Manager) -> list[str]:
+    """The command of the service that is there."""
+    try:
+        return service.command_in(service.path.read_text())
+    except FileNotFoundError:
+        whose = " --user" if service.service.personal else ""
+        raise Failure(
+            f"There is no service ({service.path}). `{typed('mlx-server')} service install{whose}` makes one."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise Failure(f"{service.path}: {error}") from None
+
+
+def _settings(command: Sequence[str]) -> Settings:
+    """Those that the service will have, as far as options and files say them. Raises Failure for what cannot be."""
+    words = command[command.index("serve") + 1 :] if "serve" in command else command
+    given = {
+        **dict(pairwise(words)),
+        **dict(word.split("=", 1) for word in words if "=" in word),
+    }
+    options = {setting: given[name] for name, setting in _OPTIONS.items() if name in given}
+    try:
+        settings = read_settings(**options)
+    except SettingsError as error:
+        raise Failure(
+            "These settings cannot be used, and nothing is changed:\n" + "\n".join(error.lines)
+        ) from None
+    if wrong := list(wrong_models(settings)):
+        raise Failure("These models cannot be served, and nothing is changed:\n" + "\n".join(wrong))
+    return settings
+
+
+def _warn_of_variables() -> None:
+    if here := [PREFIX + name.upper() for name, source in origins().items() if source == "environment"]:
+        refuse(f"{', '.join(here)} of this shell does not reach the service; put it into its --config file.")
+
+
+def _print_plan(service: Manager) -> None:
+    print(f"# {service.path}")
+    print(service.text())
+    _print_commands(service.start())
+
+
+def _print_commands(commands: Iterable[Command]) -> None:
+    print("# then:")
+    for command in commands:
+        print(" ".join(command))
+
+
+def _write(service: Manager) -> None:
+    try:
+        service.path.parent.mkdir(parents=True, exist_ok=True)
+        service.path.write_text(service.text())
+        service.path.chmod(0o644)
+    except OSError as error:
+        raise Failure(f"{service.path} cannot be written: {error.strerror}.") from None
+    print(f"{service.path} is written.")
+
+
+def _begin(service: Manager, settings: Settings, before: Iterable[Command]) -> int:
+    """Starts the service, after what comes before, and waits until the server is ready."""
+    for command in before:
+        _run(command, must=False)
+    for command in service.start():
+        _run(command, must=command[0] != "loginctl", tries=TRIES if command[0] == "launchctl" else 1)
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if _is_ready(settings):
+            print(
+                f"The server is ready at {probe.address(settings)}, and starts with the system from now on."
+            )
+            return exits.STOPPED
+        time.sleep(0.5)
+    refuse(f"No server is ready at {probe.address(settings)} after {READY_SECONDS:.0f} s. Its log ends so:")
+    subprocess.call(service.logs(20, follow=False))
+    return exits.FELL_OVER
+
+
+def _run(command: Command, *, must: bool, tries: int = 1) -> None:
+    for left in reversed(range(tries)):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise Failure(f"`{' '.join(command)}`: {error.strerror}.") from None
+        if done.returncode == 0 or not must:
+            return
+        if left:
+            time.sleep(1.0)
+    raise Failure(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}")
+
+
+def _is_ready(settings: Settings) -> bool:
+    answer = probe.get(settings, "/ready", timeout=1.0)
+    return answer is not None and answer.status == HTTPStatus.OK
