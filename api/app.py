@@ -28,6 +28,7 @@ from api.responses.answer import PREFIX
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
 from api.responses.store import Store
+from api.ui.resource import Dashboard
 from shared.settings import Settings
 
 
@@ -77,7 +78,11 @@ def make_routes(
     app.add_route("/admin/reload", AdminReload(broker))
     app.add_route("/admin/models/{id:path}", AdminModels(catalog, broker))
     app.add_route("/openapi.json", OpenApi())
-    app.add_route("/docs", Docs())
+    docs, dashboard = Docs(), Dashboard()
+    app.add_route("/docs", docs)
+    app.add_route("/docs/{file}", docs, suffix="file")
+    app.add_route("/ui", dashboard)
+    app.add_route("/ui/{file}", dashboard, suffix="file")
     app.add_route("/", Root())
     app.add_error_handler(Exception, pass_on)
     app.add_error_handler(falcon.HTTPError, pass_on_http)

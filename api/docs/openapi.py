@@ -25,6 +25,26 @@ REFS = "#/components/schemas/"
 _QUALIFIED = re.compile(r"api\.(openai|messages|responses|embeddings)\.schemas(?:\.[a-z]+)?\.(\w+)")
 
 
+# The groups of paths, by how they begin; the first that fits.
+TAGS = {
+    "/v1/chat": "Chat and completions",
+    "/v1/completions": "Chat and completions",
+    "/v1/responses": "Responses",
+    "/v1/messages": "Messages",
+    "/v1/embeddings": "Embeddings and rerank",
+    "/v1/rerank": "Embeddings and rerank",
+    "/v2/rerank": "Embeddings and rerank",
+    "/rerank": "Embeddings and rerank",
+    "/v1/models": "Models",
+    "/tokenize": "Tokens",
+    "/detokenize": "Tokens",
+    "/apply-template": "Tokens",
+    "/admin": "Administration",
+    "/": "Server",
+}
+KEY = {"type": "http", "scheme": "bearer", "description": "Only if this server has keys."}
+
+
 @dataclass(frozen=True)
 class Operation:
     method: str
@@ -37,6 +57,10 @@ class Operation:
     @property
     def error(self) -> type[BaseModel]:
         return anthropic.ErrorResponse if self.path.startswith("/v1/messages") else openai.ErrorResponse
+
+    @property
+    def tag(self) -> str:
+        return next(tag for start, tag in TAGS.items() if self.path.startswith(start))
 
     @property
     def parameters(self) -> list[str]:
@@ -149,7 +173,10 @@ OPERATIONS = (
     Operation("post", "/admin/reload", "Reads mlx-server.toml anew", SettingsReloaded),
     Operation("get", "/", "What this is"),
     Operation("get", "/openapi.json", "This document"),
-    Operation("get", "/docs", "This document, to be read"),
+    Operation("get", "/docs", "This document, to be read and tried"),
+    Operation("get", "/docs/{file}", "A style or script of that page"),
+    Operation("get", "/ui", "The dashboard: workers, models, memory, and a chat"),
+    Operation("get", "/ui/{file}", "A style or script of the dashboard"),
 )
 
 
@@ -184,12 +211,18 @@ def document() -> dict[str, Any]:
             "description": "OpenAI's and Anthropic's APIs for MLX models.",
         },
         "paths": paths,
-        "components": {"schemas": definitions.get("$defs", {})},
+        "tags": [{"name": tag} for tag in dict.fromkeys(TAGS.values())],
+        "security": [{}, {"key": []}],
+        "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": {"key": KEY}},
     }
 
 
 def _described(one: Operation, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    described: dict[str, Any] = {"summary": one.summary, "operationId": _operation_id(one)}
+    described: dict[str, Any] = {
+        "summary": one.summary,
+        "operationId": _operation_id(one),
+        "tags": [one.tag],
+    }
     if one.parameters:
         described["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

@@ -1,24 +1,22 @@
-"""GET /openapi.json and GET /docs, made once, as they never change."""
+"""GET /openapi.json, and GET /docs: that document in Swagger UI, whose files come with this package."""
 
 from functools import cache
+from pathlib import Path
 
 from falcon.asgi import Request, Response
 from pydantic_core import to_json
 
 from api.docs.openapi import document
-from api.docs.page import page
+from api.http.assets import POLICY, Assets
 
-NOTHING_FROM_ELSEWHERE = "default-src 'none'; style-src 'unsafe-inline'"
+FOLDERS = tuple(Path(__file__).parent / name for name in ("swagger_ui", "page"))
+# Swagger UI sets style attributes, and its style sheet has pictures in it.
+LETS_SWAGGER_UI = {**POLICY, "style-src": "'self' 'unsafe-inline'", "img-src": "'self' data:"}
 
 
 @cache
 def _document() -> bytes:
     return to_json(document())
-
-
-@cache
-def _page() -> bytes:
-    return page(document()).encode()
 
 
 class OpenApi:
@@ -27,8 +25,6 @@ class OpenApi:
         resp.data = _document()
 
 
-class Docs:
-    async def on_get(self, req: Request, resp: Response) -> None:
-        resp.content_type = "text/html; charset=utf-8"
-        resp.set_header("content-security-policy", NOTHING_FROM_ELSEWHERE)
-        resp.data = _page()
+class Docs(Assets):
+    def __init__(self) -> None:
+        super().__init__(*FOLDERS, policy=LETS_SWAGGER_UI)

@@ -18,7 +18,8 @@ from shared.api_keys import ApiKey
 from shared.errors import ServingError
 from shared.settings import Settings
 
-OPEN = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
+OPEN = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json", "/ui"})
+PAGES = ("/docs/", "/ui/")  # the files of pages, which hold nothing of this server
 OWNER = ApiKey(name="owner", digest="0" * 64, admin=True)
 
 current_key: ContextVar[ApiKey | None] = ContextVar("current_key", default=None)
@@ -39,7 +40,7 @@ class Keys:
 
     def check(self, path: str, headers: Headers) -> ApiKey | None:
         """The key, if there are keys. Raises RequestError, 401 or 403."""
-        if path in OPEN or not self._ring.required:
+        if path in OPEN or path.startswith(PAGES) or not self._ring.required:
             return None
         key = key_in(headers)
         found = self._ring.find(key) or (OWNER if _is_token(key, self._token_file) else None)

@@ -33,5 +33,6 @@ class Root:
             "/health",
             "/ready",
             "/docs",
+            "/ui",
         )
         respond_object(resp, {"name": "mlx-server", "links": links})

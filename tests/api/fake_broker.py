@@ -18,11 +18,13 @@ from shared import wire
 from shared.protocol import (
     Alternative,
     CallPiece,
+    ChangesReport,
     Chunks,
     Delta,
     Failure,
     Finish,
     FinishReason,
+    Follow,
     ModelStatus,
     Order,
     OrderReply,
@@ -253,6 +255,9 @@ class FakeBroker:
             case Reload():
                 failure = Failure(status=400, code="invalid_settings", message="line 3: no such key")
                 self._send(wire.encode(Reloaded(query=message.query, failure=failure)))
+            case Follow(query=query, epoch=epoch):
+                known = [] if epoch == self.epoch else None
+                self._send(wire.encode(ChangesReport(query=query, epoch=self.epoch, latest=0, changes=known)))
             case Status():
                 self._send(wire.encode(self._report(message.query)))
 

@@ -1,0 +1,25 @@
+// Conversations, kept in this browser and nowhere else.
+
+const KEY = "mlx-server-conversations";
+const MOST = 100;
+
+export function readAll() {
+  try {
+    const kept = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    return Array.isArray(kept) ? kept.filter((one) => Array.isArray(one?.messages) && one.settings) : [];
+  } catch {
+    return [];
+  }
+}
+
+// The latest come first; where the browser has no room for all, the earliest go.
+export function writeAll(conversations) {
+  for (let kept = conversations.filter((one) => one.messages.length).slice(0, MOST); ; kept = kept.slice(0, kept.length >> 1)) {
+    try {
+      localStorage.setItem(KEY, JSON.stringify(kept));
+      return;
+    } catch {
+      if (!kept.length) return;
+    }
+  }
+}
