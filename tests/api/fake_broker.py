@@ -256,8 +256,9 @@ class FakeBroker:
                 failure = Failure(status=400, code="invalid_settings", message="line 3: no such key")
                 self._send(wire.encode(Reloaded(query=message.query, failure=failure)))
             case Follow(query=query, epoch=epoch):
-                known = [] if epoch == self.epoch else None
-                self._send(wire.encode(ChangesReport(query=query, epoch=self.epoch, latest=0, changes=known)))
+                report = ChangesReport(query=query, epoch=self.epoch, latest=0)
+                news = report.model_copy(update={"changes": []}) if epoch == self.epoch else report
+                self._send(wire.encode(news))
             case Status():
                 self._send(wire.encode(self._report(message.query)))
 
