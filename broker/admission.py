@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from broker.key_limits import KeyLimits
 from broker.load_failures import FailedLoad, LoadFailures
 from broker.memory_decisions import Never
 from broker.quarantine import Quarantine
@@ -32,6 +33,7 @@ class Admission:
     registry: Registry
     failures: LoadFailures
     quarantine: Quarantine
+    keys: KeyLimits
     closed: bool = False  # for good: the broker stops
 
     def objection(self, queued: Queued, now: float) -> ServingError | None:
@@ -42,6 +44,8 @@ class Admission:
             return ModelNotFound(submit.model, self.models)
         if refusal := self._wrong_kind(submit):
             return refusal
+        if limit := self._key_limit(submit, now):
+            return limit
         if submit.losses >= MAX_LOSSES:
             return WorkerLost(f"{MAX_LOSSES} workers were lost over this request, one after the other.")
         if not queued.resumes and self.quarantine.is_quarantined(submit.fingerprint, now):
@@ -52,6 +56,11 @@ class Admission:
         if not queued.resumes and not self.scheduler.has_room(queued):
             return self._queue_full(queued, now)
         return None
+
+    def _key_limit(self, submit: SubmitHeader, now: float) -> ServingError | None:
+        if submit.key is None:
+            return None
+        return self.keys.objection(submit, now, self.scheduler.retry_after(submit, self.registry, now))
 
     def _wrong_kind(self, submit: SubmitHeader) -> ServingError | None:
         """As far as it is known; of a model that was never loaded its worker knows it first."""

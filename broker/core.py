@@ -31,6 +31,7 @@ from broker.events import (
 )
 from broker.exit_causes import ExitCause, Fault
 from broker.history import History
+from broker.key_limits import KeyLimits
 from broker.lifecycle import SERVING, State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
@@ -58,6 +59,7 @@ from shared.protocol import (
     Order,
     Ping,
     Pong,
+    Refused,
     Reload,
     Reloaded,
     Status,
@@ -85,7 +87,8 @@ class Broker:
         self._failures = failures = LoadFailures()
         quarantine = Quarantine()
         self._api_silence = _APIS_MAY_BE_SILENT * timeouts.silence
-        self._admission = Admission(models, scheduler, registry, failures, quarantine)
+        self._keys = KeyLimits()
+        self._admission = Admission(models, scheduler, registry, failures, quarantine, self._keys)
         self._requests = Requests(registry, scheduler, self._admission, quarantine, self._api_silence)
         self._memory = memory = Memory(rules or MemoryRules(), registry, scheduler, failures, life.started)
         self._workers = Workers(models, registry, scheduler, self._requests, failures, memory, timeouts, life)
@@ -123,7 +126,11 @@ class Broker:
         )
 
     def handle(self, event: Event, now: float) -> list[Action]:
-        return [*self._react(event, now), *self._schedule(now, asks_ledger=not is_frequent(event))]
+        actions = [*self._react(event, now), *self._schedule(now, asks_ledger=not is_frequent(event))]
+        for action in actions:
+            if isinstance(action, TellApi) and isinstance(action.message, Refused):
+                self._keys.end(action.message.request_id)  # whoever refused it
+        return actions
 
     def _react(self, event: Event, now: float) -> Iterator[Action]:
         match event:
@@ -194,6 +201,8 @@ class Broker:
 
     def _hear_api(self, api: str, message: ApiToBroker, body: bytes, now: float) -> Iterator[Action]:
         known = self._meet_api(api, now)
+        if isinstance(message, Ack | Done | Cancel):
+            self._keys.hear(message, now)
         match message:
             case Ping():
                 yield TellApi(api, Pong(epoch=known.epoch))
@@ -234,6 +243,7 @@ class Broker:
         del self._registry.apis[api]
         self._orders.forget(api)
         self._lost_apis += 1
+        self._keys.end_all_of(api)
         yield from self._requests.cancel_all_of(api)
 
     def _report(self, query: str, now: float) -> StatusReport:
@@ -251,6 +261,7 @@ class Broker:
             queued=len(self._scheduler),
             deaths=self._workers.crash_reports.latest(now),
             memory=self._memory.report(now),
+            keys=self._keys.report(now),
         )
 
     def _note_inspection(self, model: str, found: Inspection | None, now: float) -> Iterator[Action]:

@@ -15,7 +15,7 @@ from broker.exit_causes import ExitCause, Fault
 from broker.quarantine import Quarantine
 from broker.registry import Registry, Retained, Running, Worker
 from broker.scheduler import Queued, Scheduler
-from shared.errors import QueueFull, RequestCrashedEngine, ServingError
+from shared.errors import KeyLimitReached, QueueFull, RequestCrashedEngine, ServingError
 from shared.protocol import (
     Ack,
     Cancel,
@@ -51,16 +51,22 @@ class Requests:
         if submit.attempt <= self._attempt_on_record(submit.request_id):
             return
         self._scheduler.take(submit.request_id)
+        keys = self._admission.keys
         queued = Queued(api, submit, body, now, self._quarantine.is_suspect(submit.request_id))
         if not body:
             yield refuse(queued, outdated_api())
         elif worker := self._registry.runner(submit.request_id):
+            keys.let_in(api, submit, now)
             yield self.dispatch(queued, worker, now)
         elif self._registry.holders(submit.request_id):
+            keys.let_in(api, submit, now)
             yield from self._claim(queued, now)
         elif objection := self._admission.objection(queued, now):
+            if isinstance(objection, KeyLimitReached):
+                keys.note_refusal(submit, now)
             yield refuse(queued, objection)
         else:
+            keys.let_in(api, submit, now)
             self._scheduler.add(queued)
 
     def acknowledge(self, ack: Ack) -> Iterator[Action]:
@@ -159,6 +165,7 @@ class Requests:
         for worker in self._registry:
             for request_id in [id for id, retained in worker.retained.items() if retained.until < now]:
                 yield from self._release(worker, request_id, Cancel(request_id=request_id))
+        self._admission.keys.expire(lambda id: self._attempt_on_record(id) > 0, now - self._retention)
         for queued in self._scheduler.expire(self._registry, now):
             limit = self._scheduler.limits.queue_age
             message = f"No worker of {queued.submit.model!r} had room within {limit:g} s."

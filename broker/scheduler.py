@@ -1,6 +1,7 @@
 """Which request runs next and which model is loaded next: owns the queues, reads the registry, changes nothing else.
 
-Rule 1: one queue per model, in which callers take turns; requests that resume go before requests that begin.
+Rule 1: one queue per model, in which callers take turns and high priority goes first, see `priority_queue`; requests
+    that resume go before requests that begin.
 Rule 2: a request that resumes is not refused for lack of room.
 Rule 3: no caller fills a worker or a queue: places stay free for other callers, see `caller_share`.
 Rule 4: a suspect goes to a worker that runs nothing but cleared requests, and nothing joins it during its probation. It
@@ -18,11 +19,14 @@ from itertools import chain
 from zlib import crc32
 
 from broker.caller_share import may_hold_more
+from broker.priority_queue import PriorityQueue
 from broker.registry import Registry, Worker
 from shared.callers import Asker, asker_of
 from shared.fair_queue import FairQueue
+from shared.key_terms import Priority
 from shared.protocol import SubmitHeader
 
+_AGEINGS = 8  # in ``queue_age``: low priority has its turn long before its time is up
 _WEIGHT = 0.1  # of the latest run in the moving average of durations
 
 
@@ -49,6 +53,10 @@ class Queued:
         return self.submit.attempt > 1
 
     @property
+    def priority(self) -> Priority:
+        return self.submit.key.priority if self.submit.key else "normal"
+
+    @property
     def asker(self) -> Asker:
         return asker_of(self.submit.caller, self.submit.group, self.submit.request_id)
 
@@ -57,13 +65,13 @@ class Queued:
 class _Queue:
     """Of one model."""
 
+    fresh: PriorityQueue[Queued]
     resumed: FairQueue[Queued] = field(default_factory=FairQueue)
-    fresh: FairQueue[Queued] = field(default_factory=FairQueue)
 
     def __iter__(self) -> Iterator[Queued]:
         return chain(self.resumed, self.fresh)
 
-    def part_of(self, queued: Queued) -> FairQueue[Queued]:
+    def part_of(self, queued: Queued) -> FairQueue[Queued] | PriorityQueue[Queued]:
         return self.resumed if queued.resumes else self.fresh
 
     def heads(self) -> Iterator[Queued]:
@@ -140,19 +148,22 @@ class Scheduler:
         return max(0.0, self._loads.get(model, 0.0) - (now - begun))
 
     def add(self, queued: Queued) -> None:
-        self._queues.setdefault(queued.submit.model, _Queue()).part_of(queued).put(queued)
+        model = queued.submit.model
+        if model not in self._queues:
+            self._queues[model] = _Queue(PriorityQueue(self.limits.queue_age / _AGEINGS))
+        self._queues[model].part_of(queued).put(queued)
 
     def withdraw(self, chosen: Callable[[Queued], bool]) -> list[Queued]:
         """Removes and returns them."""
         out = [queued for queued in self if chosen(queued)]
         for queued in out:
-            self._leave(queued, FairQueue.remove)
+            self._leave(queued, as_turn=False)
         return out
 
     def take(self, request_id: str) -> Queued | None:
         """Removes and returns it."""
         if queued := self.find(request_id):
-            self._leave(queued, FairQueue.remove)
+            self._leave(queued, as_turn=False)
         return queued
 
     def expire(self, registry: Registry, now: float) -> list[Queued]:
@@ -169,7 +180,7 @@ class Scheduler:
         """The next request that a worker has room for, removed from its queue."""
         for model, queue in self._queues.items():
             if found := self._match(queue, registry.ready(model)):
-                self._leave(found[0], FairQueue.take)
+                self._leave(found[0], as_turn=True)
                 return found
         return None
 
@@ -199,9 +210,10 @@ class Scheduler:
             return False
         return not queued.suspect or all(run.cleared for run in worker.in_flight.values())
 
-    def _leave(self, queued: Queued, how: Callable[[FairQueue[Queued], Queued], None]) -> None:
+    def _leave(self, queued: Queued, *, as_turn: bool) -> None:
         model = queued.submit.model
         queue = self._queues[model]
-        how(queue.part_of(queued), queued)
+        part = queue.part_of(queued)
+        (part.take if as_turn else part.remove)(queued)
         if not queue.resumed and not queue.fresh:
             del self._queues[model]

@@ -300,11 +300,31 @@ def keys_create(
     expires: Annotated[
         str | None, typer.Option(help="How long it holds: 12h, 30d, 8w.", show_default=False)
     ] = None,
+    priority: Annotated[
+        str,
+        typer.Option(help="Which requests go first: high, normal or low. Low ones wait, but not for ever."),
+    ] = "normal",
+    concurrency: Annotated[
+        int, typer.Option(min=0, help="Requests at a time, running or waiting; 0: any number.")
+    ] = 0,
+    tokens_per_minute: Annotated[
+        int, typer.Option(min=0, help="Tokens of prompts and answers in a minute; 0: any number.")
+    ] = 0,
 ) -> None:
     """Make a key and print it once. From then on every client must show one."""
     from cli.keys import create
 
-    raise typer.Exit(create(name, admin=admin, models=models, expires=expires))
+    raise typer.Exit(
+        create(
+            name,
+            admin=admin,
+            models=models,
+            expires=expires,
+            priority=priority,
+            concurrency=concurrency,
+            tokens_per_minute=tokens_per_minute,
+        )
+    )
 
 
 @keys.command("list")

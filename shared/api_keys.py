@@ -23,6 +23,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared.key_terms import KeyTerms, Priority
+
 log = logging.getLogger(__name__)
 
 PREFIX = "sk-mlx-"
@@ -35,7 +37,10 @@ class KeysUnusable(Exception):
 
 
 class ApiKey(BaseModel):
-    """``models``: names or patterns of what it may ask for; empty: all. ``digest``: SHA-256 of the key, in hex."""
+    """``models``: names or patterns of what it may ask for; empty: all. ``digest``: SHA-256 of the key, in hex.
+
+    ``concurrency`` and ``tokens_per_minute``: see KeyTerms; 0 is no limit.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,6 +50,18 @@ class ApiKey(BaseModel):
     models: tuple[str, ...] = ()
     created: datetime | None = None
     expires: datetime | None = None
+    priority: Priority = "normal"
+    concurrency: int = Field(default=0, ge=0)
+    tokens_per_minute: int = Field(default=0, ge=0)
+
+    @property
+    def terms(self) -> KeyTerms:
+        return KeyTerms(
+            name=self.name,
+            priority=self.priority,
+            concurrency=self.concurrency,
+            tokens_per_minute=self.tokens_per_minute,
+        )
 
     def may_use(self, *names: str) -> bool:
         """Whether one of the names, which mean the same model, is allowed."""
@@ -105,6 +122,9 @@ class KeyFile:
         admin: bool = False,
         models: Sequence[str] = (),
         expires: datetime | None = None,
+        priority: Priority = "normal",
+        concurrency: int = 0,
+        tokens_per_minute: int = 0,
     ) -> str:
         """Returns the new key. Raises KeysUnusable, also for a name that is taken or no name."""
         key = PREFIX + secrets.token_urlsafe(32)
@@ -120,6 +140,9 @@ class KeyFile:
                     models=tuple(models),
                     created=datetime.now(UTC),
                     expires=expires,
+                    priority=priority,
+                    concurrency=concurrency,
+                    tokens_per_minute=tokens_per_minute,
                 )
             except ValidationError:
                 raise KeysUnusable("a key's name has 1 to 64 letters, digits, '.', '_' or '-'") from None

@@ -146,6 +146,13 @@ class QueueFull(ServingError):
     code = "queue_full"
 
 
+class KeyLimitReached(ServingError):
+    """The limits of the request's API key do not allow it now."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+
 class ModelUnavailable(ServingError):
     """The model cannot be loaded; the message says why."""
 

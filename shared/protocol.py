@@ -1,7 +1,7 @@
 """Every message that crosses a socket, and, imported from here, every part that a message has.
 
-Rule 1: nothing travels between processes unless it is defined here or in the five modules whose names this one
-re-exports: `parts`, `generation`, `encoding`, `deltas`, `reports`. Import all of them from here.
+Rule 1: nothing travels between processes unless it is defined here or in the six modules whose names this one
+re-exports: `parts`, `generation`, `encoding`, `deltas`, `reports`, `key_terms`. Import all of them from here.
 Rule 2: this module knows no sockets, no models and no HTTP.
 Rule 3: each Submit is answered by deltas that end every choice, or by exactly one Refused.
 Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,
@@ -28,6 +28,7 @@ from shared.generation import (
     TokenPrompt,
     ToolUse,
 )
+from shared.key_terms import KeyTerms, Spent
 from shared.operations import (
     Change,
     ChangesReport,
@@ -42,6 +43,7 @@ from shared.parts import AsJson, Ids, Part
 from shared.reports import (
     Capabilities,
     CrashReport,
+    KeyUsage,
     MemoryDecision,
     MemoryStatus,
     ModelStatus,
@@ -84,6 +86,8 @@ __all__ = [
     "Heartbeat",
     "Ids",
     "Inspection",
+    "KeyTerms",
+    "KeyUsage",
     "Lease",
     "LoadFailed",
     "Loading",
@@ -108,6 +112,7 @@ __all__ = [
     "RunHeader",
     "Sampling",
     "Scores",
+    "Spent",
     "Start",
     "Status",
     "StatusReport",
@@ -149,7 +154,7 @@ class Submit(Part):
     ``shared.callers``. (``Generation.cache_namespace`` is something else: an operator may let all callers share it.)
 
     ``digest`` is that of the weights that gave the held tokens; on other weights the request cannot go on. Empty: not
-    known, or no token is held.
+    known, or no token is held. ``key``: None where the server asks for no key.
     """
 
     type: Literal["submit"] = "submit"
@@ -162,6 +167,7 @@ class Submit(Part):
     caller: str = ""
     group: str = ""
     digest: str = ""
+    key: KeyTerms | None = None
 
     @property
     def generation(self) -> Generation:
@@ -186,6 +192,7 @@ class SubmitHeader(Part):
     caller: str = ""
     group: str = ""
     digest: str = ""
+    key: KeyTerms | None = None
     prompt: str = ""
     size: int = 0
     max_tokens: int | None = None
@@ -217,12 +224,13 @@ class EncodingBody(Part):
 
 
 class Ack(Part):
-    """The api has every token of the choice below ``next_index``."""
+    """The api has every token of the choice below ``next_index``. ``spent``: of a request with a key."""
 
     type: Literal["ack"] = "ack"
     request_id: str
     choice: int
     next_index: int
+    spent: Spent | None = None
 
 
 class Done(Part):
@@ -230,11 +238,13 @@ class Done(Part):
 
     type: Literal["done"] = "done"
     request_id: str
+    spent: Spent | None = None
 
 
 class Cancel(Part):
     type: Literal["cancel"] = "cancel"
     request_id: str
+    spent: Spent | None = None
 
 
 class Status(Part):

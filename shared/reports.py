@@ -110,6 +110,23 @@ class MemoryStatus(Part):
     decisions: list[MemoryDecision] = []
 
 
+class KeyUsage(Part):
+    """Of one API key since the broker started. ``open``: its HTTP requests that wait or run now.
+
+    ``requests`` were let in, ``refused`` were not, for the key's own limits. ``cached`` is part of ``prompt``.
+    ``owed``: tokens by which its budget is overdrawn.
+    """
+
+    name: str
+    open: int = 0
+    requests: int = 0
+    refused: int = 0
+    prompt: int = 0
+    cached: int = 0
+    out: int = 0
+    owed: int = 0
+
+
 class StatusReport(Part):
     type: Literal["status_report"] = "status_report"
     query: str
@@ -122,3 +139,4 @@ class StatusReport(Part):
     queued: int
     deaths: list[CrashReport] = []  # the last ones, newest first
     memory: MemoryStatus = MemoryStatus()
+    keys: list[KeyUsage] = []

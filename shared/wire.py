@@ -105,6 +105,7 @@ def header_of(submit: Submit) -> SubmitHeader:
         caller=submit.caller,
         group=submit.group,
         digest=submit.digest,
+        key=submit.key,
         prompt=task.prompt.kind if isinstance(task, Generation) else task.kind,
         size=task_size(task),
         max_tokens=task.stopping.max_tokens if isinstance(task, Generation) else None,
@@ -196,6 +197,7 @@ def opened(run: RunHeader, body: bytes) -> Run:
         caller=header.caller,
         group=header.group,
         digest=header.digest,
+        key=header.key,
     )
     return Run(api=run.api, submit=submit)
 

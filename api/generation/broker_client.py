@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from api.generation.received import MAX_REPAIRS, Gap, Received
 from api.generation.replies import Replies
 from api.http.caller import ANONYMOUS
+from api.http.keys import current_key
 from api.http.side_thread import in_side_thread
 from shared import wire
 from shared.errors import (
@@ -121,7 +122,7 @@ class BrokerClient:
         model = self._registry.resolve(model) or model
         await self._broker_seen()
         namespace = ANONYMOUS if self._settings.prompt_cache_shared else caller
-        group = secrets.token_hex(8)
+        group, key = secrets.token_hex(8), current_key.get()
         requests = [
             Received(
                 secrets.token_hex(16),
@@ -130,6 +131,7 @@ class BrokerClient:
                 number * task.n,
                 caller,
                 group,
+                key.terms if key else None,
             )
             for number, task in enumerate(tasks)
         ]
@@ -289,7 +291,7 @@ class BrokerClient:
                 self._repair(request)
                 continue
             except ModelChanged as error:
-                self._send(Cancel(request_id=request.request_id))
+                self._send_cancel(request)
                 self._end(request, error)
                 continue
             if fresh is None:
@@ -297,11 +299,11 @@ class BrokerClient:
             replies.put(fresh)
             if request.finished:
                 del self._live[request.request_id]
-                self._send(Done(request_id=request.request_id))
+                self._send(Done(request_id=request.request_id, spent=request.newly_spent()))
 
     def _park(self, request: Received) -> None:
         log.info("request %s is parked: its client reads too slowly", request.request_id)
-        self._send(Cancel(request_id=request.request_id))
+        self._send_cancel(request)
         request.pause()
         self._parked.add(request.request_id)
 
@@ -363,7 +365,7 @@ class BrokerClient:
         if request.repairs <= MAX_REPAIRS:
             self._submit(request)
         else:
-            self._send(Cancel(request_id=request.request_id))
+            self._send_cancel(request)
             self._end(request, WorkerLost("The answer arrived with gaps that could not be repaired."))
 
     def _ack(self) -> None:
@@ -378,7 +380,10 @@ class BrokerClient:
     def _cancel(self, requests: Sequence[Received]) -> None:
         for request in requests:
             if self._live.pop(request.request_id, None) is not None:
-                self._send(Cancel(request_id=request.request_id))
+                self._send_cancel(request)
+
+    def _send_cancel(self, request: Received) -> None:
+        self._send(Cancel(request_id=request.request_id, spent=request.newly_spent()))
 
     def _send(self, message: BaseModel) -> None:
         self._send_frames([wire.encode(message)])

@@ -6,7 +6,7 @@ is submitted again with the ids received, and the answer continues exactly there
 """
 
 from shared.errors import ModelChanged
-from shared.protocol import Ack, Delta, Submit, Task
+from shared.protocol import Ack, Delta, KeyTerms, Spent, Start, Submit, Task
 
 ACK_TOKENS = 8  # an Ack costs every process more than keeping a few tokens costs the worker
 MAX_REPAIRS = 8  # beyond, the peer is broken
@@ -30,6 +30,7 @@ class Received:
         first_choice: int = 0,
         caller: str = "",
         group: str = "",
+        key: KeyTerms | None = None,
     ) -> None:
         self.request_id = request_id
         self.attempt = 0
@@ -39,7 +40,9 @@ class Received:
         self._model = model
         self._task = task
         self._first_choice = first_choice
-        self._caller, self._group = caller, group
+        self._caller, self._group, self._key = caller, group, key
+        self._prompt: Start | None = None  # of the first choice that started
+        self._told = Spent()  # what the broker was told of
         self._digest = ""  # of the weights that made the tokens received
         self._held: list[list[int]] = [[] for _ in range(task.n)]
         self._acked = [0] * task.n
@@ -63,6 +66,7 @@ class Received:
             caller=self._caller,
             group=self._group,
             digest=self._digest,
+            key=self._key,
         )
 
     def pause(self) -> None:
@@ -94,6 +98,7 @@ class Received:
             raise ModelChanged(self._model)
         self._digest = digest or self._digest
         held.extend(delta.ids)
+        self._prompt = self._prompt or delta.start
         self._gained = self._gained or bool(delta.ids)
         if delta.finish is not None:
             self._open.discard(choice)
@@ -114,5 +119,18 @@ class Received:
         for choice, held in enumerate(self._held):
             if len(held) >= self._acked[choice] + ACK_TOKENS:
                 self._acked[choice] = len(held)
-                acks.append(Ack(request_id=self.request_id, choice=choice, next_index=len(held)))
+                spent = self.newly_spent()
+                acks.append(Ack(request_id=self.request_id, choice=choice, next_index=len(held), spent=spent))
         return acks
+
+    def newly_spent(self) -> Spent | None:
+        """Since the last call; None without a key, whose budget it is told for."""
+        if self._key is None:
+            return None
+        start, told = self._prompt, self._told
+        self._told = now = Spent(
+            prompt=start.prompt_tokens if start else 0,
+            cached=start.cached_tokens if start else 0,
+            out=sum(len(held) for held in self._held),
+        )
+        return Spent(prompt=now.prompt - told.prompt, cached=now.cached - told.cached, out=now.out - told.out)

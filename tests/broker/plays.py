@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import count
+from typing import Any
 
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Event, Note, TellApi, TellWorker, WorkerSaid
@@ -14,6 +15,7 @@ from shared.protocol import (
     Forward,
     Generation,
     Heartbeat,
+    KeyTerms,
     LoadFailed,
     Loading,
     Refused,
@@ -69,6 +71,7 @@ def submit(
     caller: str = "",
     group: str = "",
     digest: str = "",
+    key: KeyTerms | None = None,
 ) -> Submit:
     return Submit(
         request_id=request_id,
@@ -79,16 +82,17 @@ def submit(
         caller=caller,
         group=group,
         digest=digest,
+        key=key,
     )
 
 
-def header(request_id: str, model: str = "a", attempt: int = 1, losses: int = 0, **more: str) -> SubmitHeader:
+def header(request_id: str, model: str = "a", attempt: int = 1, losses: int = 0, **more: Any) -> SubmitHeader:
     """As the broker reads it."""
     return header_of(submit(request_id, model, attempt, losses, **more))
 
 
 def ask(
-    request_id: str, model: str = "a", attempt: int = 1, api: str = API, losses: int = 0, **more: str
+    request_id: str, model: str = "a", attempt: int = 1, api: str = API, losses: int = 0, **more: Any
 ) -> ApiSaid:
     return ApiSaid(api, header(request_id, model, attempt, losses, **more), BODY)
 
@@ -97,8 +101,8 @@ def cancel(request_id: str) -> ApiSaid:
     return ApiSaid(API, Cancel(request_id=request_id))
 
 
-def run(worker: str, request_id: str, model: str = "a", attempt: int = 1) -> TellWorker:
-    return TellWorker(worker, RunHeader(api=API, submit=header(request_id, model, attempt)), BODY)
+def run(worker: str, request_id: str, model: str = "a", attempt: int = 1, **more: Any) -> TellWorker:
+    return TellWorker(worker, RunHeader(api=API, submit=header(request_id, model, attempt, **more)), BODY)
 
 
 def loading(worker: str, done: int = 0, model: str | None = None, token: str = TOKEN) -> WorkerSaid:

@@ -31,11 +31,22 @@ def test_create_prints_the_key_alone_and_list_and_revoke_know_its_name(path: Pat
     assert KeyFile(path).read() == []
 
 
+def test_the_limits_of_a_key_are_kept_and_listed(path: Path) -> None:
+    limits = ("--priority", "low", "--concurrency", "4", "--tokens-per-minute", "9000")
+    assert keys(path, "create", "batch", *limits)[0] == 0
+    [made] = KeyFile(path).read()
+    assert (made.priority, made.concurrency, made.tokens_per_minute) == ("low", 4, 9000)
+    [listed] = json.loads(keys(path, "list", "--json")[1])
+    assert (listed["priority"], listed["concurrency"], listed["usage"]) == ("low", 4, None)
+    assert "low priority, 4 at a time, 9000 tokens/min" in keys(path, "list", COLUMNS="200")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("create", "a b"), "1 to 64 letters"),
         (("create", "a", "--expires", "soon"), "12h, 30d or 8w"),
+        (("create", "a", "--priority", "urgent"), "high, normal, low"),
         (("revoke", "a"), "no key 'a'"),
     ],
 )
