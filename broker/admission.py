@@ -95,6 +95,12 @@ def unaffordable(never: Never) -> ModelUnavailable:
     )
 
 
+def cancelled_download(model: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"The download of {model!r} was cancelled. What has arrived is kept; another request goes on with it."
+    )
+
+
 def unavailable(model: str, failure: FailedLoad, now: float) -> ModelUnavailable:
     return ModelUnavailable(
         f"The model {model!r} cannot be loaded: {failure.reason}.", retry_after=failure.retry_after(now)

@@ -12,6 +12,8 @@ from broker.admission import Admission, draining, unaffordable, unavailable
 from broker.events import (
     Action,
     ApiSaid,
+    DownloadEnded,
+    DownloadSaid,
     Event,
     Exit,
     Forget,
@@ -30,6 +32,7 @@ from broker.events import (
     WorkerSaid,
 )
 from broker.exit_causes import ExitCause, Fault
+from broker.fetches import Fetches
 from broker.history import History
 from broker.key_limits import KeyLimits
 from broker.lifecycle import SERVING, State
@@ -93,6 +96,7 @@ class Broker:
         self._memory = memory = Memory(rules or MemoryRules(), registry, scheduler, failures, life.started)
         self._workers = Workers(models, registry, scheduler, self._requests, failures, memory, timeouts, life)
         self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
+        self._fetches = Fetches(registry, scheduler, self._requests, failures, memory)
         self._memory.needs.restore(life.learned)
         self._lost_apis = 0
         self._history = History()
@@ -121,6 +125,7 @@ class Broker:
         """Nothing changes by time alone."""
         return (
             not self._scheduler
+            and not self._memory.downloads.running
             and not self._workers.awaits_survivors
             and all(worker.state is State.READY and not worker.in_flight for worker in self._registry)
         )
@@ -149,6 +154,10 @@ class Broker:
                 yield from self._expire(now)
             case Inspected(model, found):
                 yield from self._note_inspection(model, found, now)
+            case DownloadSaid():
+                yield from self._fetches.hear(event, now)
+            case DownloadEnded():
+                yield from self._fetches.end(event, now)
             case SettingsRead():
                 yield from self._configure(event, now)
             case Leave() | StopAll():
@@ -158,6 +167,8 @@ class Broker:
         self._workers.end_recovery(now)
         if asks_ledger and not self.stopping and (model := self._memory.next_to_inspect(self._models)):
             yield Inspect(model)
+        if asks_ledger and not self.stopping:
+            yield from self._fetches.begin(now)
         if not self._workers.awaits_survivors:
             yield from self._dispatch(now)
             if asks_ledger and not self.stopping:
@@ -168,6 +179,7 @@ class Broker:
             self._history.look(
                 status.states_of_models(self._models, self._registry, self._failures, self._memory),
                 {worker.id: (worker.state.value, worker.model) for worker in self._registry},
+                status.states_of_downloads(self._memory.downloads),
             )
         if self.stopping and not any(worker.spawned for worker in self._registry):
             yield Exit()
@@ -315,6 +327,7 @@ class Broker:
     def _forget_findings(self, model: str) -> None:
         """They are of other settings, unless a worker still serves by those."""
         self._memory.inspections.repeat([model])
+        self._memory.downloads.forget(model)
         self._failures.clear(model)
         if not self._registry.ready(model):
             self._registry.details.pop(model, None)
@@ -327,7 +340,8 @@ class Broker:
             yield from self._lose_api(api, f"was silent for {self._api_silence:g} s")
         yield from self._workers.expire(now)
         yield from expire_unwanted(self._registry, self._memory, self._workers, now)
-        yield from self._requests.expire(now)
+        downloads = self._memory.downloads
+        yield from self._requests.expire(now, downloads.absent | downloads.running.keys())
         if now >= self._told_at + _TELL_POSITIONS:
             self._told_at = now
             yield from positions(self._scheduler, self._registry, self._failures, self._memory)
@@ -340,6 +354,7 @@ class Broker:
             yield Exit()
         else:
             self._admission.closed = True
+            yield from self._fetches.stop()
             yield from self._requests.refuse_waiting(lambda _: True, draining())
             yield from self._workers.stop(now)
 

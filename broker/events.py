@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 
 from broker.rules import Changes
-from shared.protocol import ApiToBroker, BrokerToApi, BrokerToWorker, Inspection, WorkerToBroker
+from shared.protocol import (
+    ApiToBroker,
+    BrokerToApi,
+    BrokerToWorker,
+    DownloadReport,
+    Inspection,
+    WorkerToBroker,
+)
 
 # ---------------------------------------------------------------- events
 
@@ -82,6 +89,20 @@ class Inspected:
     found: Inspection | None
 
 
+@dataclass(frozen=True, slots=True)
+class DownloadSaid:
+    model: str
+    report: DownloadReport
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadEnded:
+    """The process has ended; ``how`` is the rest of a sentence that begins with it."""
+
+    model: str
+    how: str
+
+
 Event = (
     ApiSaid
     | WorkerSaid
@@ -93,6 +114,8 @@ Event = (
     | StopAll
     | SettingsRead
     | Inspected
+    | DownloadSaid
+    | DownloadEnded
 )
 
 # ---------------------------------------------------------------- actions
@@ -168,6 +191,18 @@ class Inspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Download:
+    """DownloadSaid follows, as often as there is news, and DownloadEnded."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopDownload:
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReadSettings:
     """SettingsRead follows."""
 
@@ -191,6 +226,8 @@ Action = (
     | Forget
     | Note
     | Inspect
+    | Download
+    | StopDownload
     | ReadSettings
     | Exit
 )

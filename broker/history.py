@@ -1,4 +1,4 @@
-"""What has changed lately in models, workers, memory and settings, numbered, for whoever follows this server. Pure.
+"""What has changed lately in models, workers, downloads, memory and settings, numbered, for who follows it. Pure.
 
 Rule 1: a change is noted when two looks differ, so nothing that changes a state has to remember to say so.
 Rule 2: only so many are kept; who has missed more begins anew with the whole status.
@@ -6,6 +6,7 @@ Rule 2: only so many are kept; who has missed more begins anew with the whole st
 
 from collections import deque
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from shared.protocol import Change
 
@@ -20,12 +21,18 @@ State = tuple[
 class History:
     def __init__(self) -> None:
         self._changes: deque[Change] = deque(maxlen=KEPT)
-        self._seen: dict[str, dict[str, State]] = {"model": {}, "worker": {}}
+        self._seen: dict[str, dict[str, State]] = {"model": {}, "worker": {}, "download": {}}
         self.latest = 0
 
-    def look(self, models: Mapping[str, State], workers: Mapping[str, State]) -> None:
+    def look(
+        self,
+        models: Mapping[str, State],
+        workers: Mapping[str, State],
+        downloads: Mapping[str, State] = MappingProxyType({}),
+    ) -> None:
         self._compare("model", models)
         self._compare("worker", workers)
+        self._compare("download", downloads)
 
     def note(self, kind: str, line: str) -> None:
         """What has no state: a decision about memory, a change of the settings."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from broker.downloads import Downloads
 from broker.events import Action, TellWorker
 from broker.inspections import Inspections
 from broker.ledger import Entry, Lease, Ledger, Usage
@@ -49,6 +50,7 @@ class Memory:
         self._failures = failures
         self.needs = Needs(rules.budget, rules.said, rules.pinned)
         self.inspections = Inspections(rules.inspects)
+        self.downloads = Downloads()
         self._turns = Turns(rules.max_wait)
         self.wishes = {model: Wish(started, yields=True) for model in rules.preload}
         self.nevers: dict[str, Never] = {}  # by model, why its last wish cannot be had
@@ -121,6 +123,7 @@ class Memory:
             if self._failures.may_start(model, now)
             and not self._registry.of_model(model)
             and not self.inspections.awaits(model)
+            and not self.downloads.holds_back(model)
         ]
 
     def next_to_inspect(self, models: Collection[str]) -> str | None:
@@ -128,6 +131,10 @@ class Memory:
 
     def note_inspection(self, model: str, found: Inspection | None) -> None:
         self.inspections.finish()
+        if found and found.absent:
+            self.downloads.absent.add(model)
+        elif found:
+            self.downloads.absent.discard(model)
         if found and found.weights:
             self.needs.note_weights(model, found.weights)
 

@@ -1,4 +1,4 @@
-"""What operators order of models: load, unload, reload; and the replies, at once or when it is done.
+"""What operators order of models: load, unload, reload, pull; and the replies, at once or when it is done.
 
 Rule 1: an order is idempotent: what is so already is done at once.
 Rule 2: an order gets one reply, and none if the api that sent it is lost.
@@ -9,15 +9,15 @@ Rule 4: a reload starts the new worker first if there is memory for both; if it 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from broker.admission import Admission, draining, unaffordable, unavailable
-from broker.events import Action, Note, TellApi
+from broker.admission import Admission, cancelled_download, draining, unaffordable, unavailable
+from broker.events import Action, Note, StopDownload, TellApi
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
 from broker.registry import Registry
 from broker.status import state_of
 from broker.workers import Workers
 from shared.errors import ModelConflict, ModelNotFound, ModelUnavailable, ServingError, without_folders
-from shared.protocol import Order, OrderReply
+from shared.protocol import DownloadReport, Order, OrderReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Orders:
             return draining()
         if order.model not in self._models:
             return ModelNotFound(order.model, self._models)
-        if order.action == "load":
+        if order.action in ("load", "pull", "cancel"):
             return None
         if static := [worker.id for worker in self._registry.of_model(order.model) if not worker.spawned]:
             return ModelConflict(
@@ -96,6 +96,12 @@ class Orders:
         match pending.order.action:
             case "load":
                 self._want(model, now)
+            case "pull":
+                self._failures.clear(model)
+                self._memory.downloads.order(model)
+            case "cancel":
+                if self._memory.downloads.cancel(model):
+                    yield StopDownload(model)
             case "unload":
                 self._memory.wishes.pop(model, None)
                 yield from self._workers.end(pending.before, now)
@@ -134,12 +140,30 @@ class Orders:
                 return gone
             case "reload":
                 return gone and bool(self._registry.ready(model))
+            case "pull":
+                return self._memory.downloads.outcomes.get(model) == "whole" and not self._fetches(model)
+            case "cancel":
+                return not self._fetches(model)
+
+    def _fetches(self, model: str) -> bool:
+        return self._memory.downloads.is_under_way(model)
+
+    def _failed_pull(self, model: str) -> ServingError | None:
+        if self._fetches(model):
+            return None
+        match self._memory.downloads.outcomes.get(model):
+            case DownloadReport(reason=reason):
+                return ModelUnavailable(f"The model {model!r} cannot be fetched: {without_folders(reason)}.")
+            case _:
+                return cancelled_download(model)
 
     def _failure(self, pending: _Pending, now: float) -> ServingError | None:
         """Why a load that was ordered neither goes on nor is to begin."""
         model = pending.order.model
         if self._admission.closed and pending.order.action != "unload":
             return draining()
+        if pending.order.action in ("pull", "cancel"):
+            return self._failed_pull(model)
         fresh = [worker for worker in self._registry.ready(model) if worker.id not in pending.before]
         under_way = self._registry.starting(model) or fresh or model in self._memory.wishes
         if pending.order.action == "unload" or under_way:

@@ -5,7 +5,7 @@ Rule 2: a request that a worker retains goes on there, ahead of the queue.
 Rule 3: an attempt that is not newer than the one on record is dropped.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from broker.admission import Admission, draining, outdated_api
@@ -161,12 +161,13 @@ class Requests:
     def refuse_model(self, model: str, error: ServingError) -> Iterator[Action]:
         yield from self.refuse_waiting(lambda queued: queued.submit.model == model, error)
 
-    def expire(self, now: float) -> Iterator[Action]:
+    def expire(self, now: float, coming: Collection[str] = ()) -> Iterator[Action]:
+        """``coming``: models that are fetched or have to be."""
         for worker in self._registry:
             for request_id in [id for id, retained in worker.retained.items() if retained.until < now]:
                 yield from self._release(worker, request_id, Cancel(request_id=request_id))
         self._admission.keys.expire(lambda id: self._attempt_on_record(id) > 0, now - self._retention)
-        for queued in self._scheduler.expire(self._registry, now):
+        for queued in self._scheduler.expire(self._registry, now, coming):
             limit = self._scheduler.limits.queue_age
             message = f"No worker of {queued.submit.model!r} had room within {limit:g} s."
             seconds = self._scheduler.retry_after(queued.submit, self._registry, now)

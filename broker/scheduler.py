@@ -6,14 +6,14 @@ Rule 2: a request that resumes is not refused for lack of room.
 Rule 3: no caller fills a worker or a queue: places stay free for other callers, see `caller_share`.
 Rule 4: a suspect goes to a worker that runs nothing but cleared requests, and nothing joins it during its probation. It
 holds its queue up.
-Rule 5: a request's age counts only while something could serve it, so not while its model loads.
+Rule 5: a request's age counts only while something could serve it, so not while its model loads or is fetched.
 Rule 6: a refused request is told to come back when the queue would be through, at the pace at which runs ended lately,
     behind what is left of its model's load.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from zlib import crc32
@@ -166,10 +166,13 @@ class Scheduler:
             self._leave(queued, as_turn=False)
         return queued
 
-    def expire(self, registry: Registry, now: float) -> list[Queued]:
-        """Removes and returns those that have waited longer than ``queue_age`` for a model that is not loading."""
+    def expire(self, registry: Registry, now: float, coming: Collection[str] = ()) -> list[Queued]:
+        """Removes and returns those that have waited longer than ``queue_age`` for a model that is not loading.
+
+        ``coming``: models that are fetched or have to be.
+        """
         due = now - self.limits.queue_age
-        models = {model for model in self._queues if not registry.starting(model)}
+        models = {model for model in self._queues if model not in coming and not registry.starting(model)}
         return self.withdraw(lambda queued: queued.submit.model in models and queued.since < due)
 
     def restart_ages(self, model: str, now: float) -> None:

@@ -21,6 +21,8 @@ from broker.events import (
     Abort,
     Action,
     ApiSaid,
+    Download,
+    DownloadEnded,
     Event,
     Exit,
     Forget,
@@ -35,6 +37,7 @@ from broker.events import (
     Spawn,
     SpawnFailed,
     StopAll,
+    StopDownload,
     TellApi,
     TellWorker,
     Terminate,
@@ -123,6 +126,8 @@ class Server:
         self._handle_ends()
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
             self._ticked = self._now
+            for said in self._supervisor.downloads.read():
+                self._handle(said)
             self._handle(Tick())
             self._supervisor.end_overdue_inspections()
             self._learned_file.write(self._core.learned)
@@ -249,20 +254,30 @@ class Server:
                 self._tell(self._apis, api, message)
             case TellWorker(worker, message, body_to_send):
                 self._tell(self._workers, worker, message, *([body_to_send] if body_to_send else []))
+            case Forget(api):
+                self._apis.forget(api)
+            case ReadSettings(api, query):
+                self._pending.append(self._read_settings(api, query))
+            case Exit():
+                self._running = False
+            case _:
+                self._act_on_process(action)
+
+    def _act_on_process(self, action: Action) -> None:
+        match action:
             case Spawn(worker, model):
                 self._write_state()
                 if reason := self._supervisor.spawn(worker, model):
                     self._pending.append(SpawnFailed(worker, reason))
             case Terminate(worker) | Kill(worker) | Abort(worker):
                 self._supervisor.signal(worker, _SIGNALS[type(action)])
-            case Forget(api):
-                self._apis.forget(api)
             case Inspect(model):
                 self._inspect(model)
-            case ReadSettings(api, query):
-                self._pending.append(self._read_settings(api, query))
-            case Exit():
-                self._running = False
+            case Download(model):
+                if reason := self._supervisor.downloads.start(model):
+                    self._pending.append(DownloadEnded(model, reason))
+            case StopDownload(model):
+                self._supervisor.downloads.stop(model)
 
     def _inspect(self, model: str) -> None:
         if not self._supervisor.inspect(model):

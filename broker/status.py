@@ -2,9 +2,11 @@
 
 from collections.abc import Collection
 
+from broker.downloads import Downloads
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
+from broker.memory_decisions import gb
 from broker.registry import Registry, Worker
 from broker.scheduler import Scheduler
 from shared.protocol import ModelStatus, WorkerStatus
@@ -34,8 +36,12 @@ def state_of(model: str, registry: Registry, failures: LoadFailures, memory: Mem
         return "hot"
     if registry.starting(model):
         return "loading"
+    if memory.downloads.is_under_way(model):
+        return "downloading"
     if failures.of(model):
         return "failed"
+    if model in memory.downloads.absent and memory.is_wanted(model):
+        return "downloading"
     return "queued" if memory.is_wanted(model) else "loadable"
 
 
@@ -52,21 +58,36 @@ def states_of_models(
     return found
 
 
+def states_of_downloads(downloads: Downloads) -> dict[str, tuple[str, str]]:
+    """How far each is: a new detail with each percent, in which its pace is shown."""
+    return {
+        model: (
+            "downloading",
+            f"{transfer.percent} % of {gb(transfer.total)}" if transfer.total else transfer.phase,
+        )
+        for model, transfer in downloads.running.items()
+    }
+
+
 def of_model(
     model: str, registry: Registry, scheduler: Scheduler, failures: LoadFailures, memory: Memory
 ) -> ModelStatus:
     state = state_of(model, registry, failures, memory)
     failure = failures.of(model) if state == "failed" else None
     details = registry.details.get(model)
-    loading = registry.loading(model)
+    loading, transfer = registry.loading(model), memory.downloads.of(model)
+    under_way = loading or transfer
     rules = memory.rules
     return ModelStatus(
         id=model,
         state=state,
         queued=len(scheduler.of_model(model)),
-        phase=loading.phase if loading else "",
-        done=loading.done if loading else 0,
-        total=loading.total if loading else 0,
+        phase=under_way.phase if under_way else "",
+        done=under_way.done if under_way else 0,
+        total=under_way.total if under_way else 0,
+        rate=transfer.rate if transfer else 0.0,
+        eta=transfer.eta if transfer else None,
+        absent=model in memory.downloads.absent,
         aliases=list(rules.aliases.get(model, ())),
         pinned=model in rules.pinned,
         ttl=rules.ttl.get(model, 0.0),

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from broker.events import Inspected, WorkerExited
+from broker.download_processes import DownloadProcesses
+from broker.events import DownloadEnded, DownloadSaid, Inspected, WorkerExited
 from broker.log_files import keep_end, keep_newest
 from broker.processes import start_of
 from shared.protocol import Inspection
@@ -94,6 +95,7 @@ class Supervisor:
         self._inspection = inspection
         self._processes: dict[str, Process] = {}
         self._inspections: dict[str, tuple[subprocess.Popen[bytes], float]] = {}  # by model, and until when
+        self.downloads = DownloadProcesses()
         self.watched: list[int] = []  # readable when an adopted process has ended
 
     def log_of(self, worker: str) -> str:
@@ -176,8 +178,8 @@ class Supervisor:
         if adopted.fd is not None:
             self.watched.append(adopted.fd)
 
-    def reap(self) -> list[WorkerExited | Inspected]:
-        """The workers and the inspections that ended since the last call."""
+    def reap(self) -> list[WorkerExited | Inspected | DownloadSaid | DownloadEnded]:
+        """The workers, the inspections and the downloads that ended since the last call."""
         ended = [(worker, process) for worker, process in self._processes.items() if process.ended()]
         for worker, _ in ended:
             del self._processes[worker]
@@ -185,7 +187,7 @@ class Supervisor:
             WorkerExited(worker, process.code, () if process.code == 0 else self._last_lines(worker))
             for worker, process in ended
         ]
-        return [*exits, *self._reap_inspections()]
+        return [*exits, *self._reap_inspections(), *self.downloads.reap()]
 
     def _last_lines(self, worker: str) -> tuple[str, ...]:
         try:
@@ -204,6 +206,7 @@ class Supervisor:
         """Reaps killed workers for ``patience`` seconds; the others live on, as children of init."""
         for child, _ in self._inspections.values():
             child.kill()
+        self.downloads.close()
         deadline = time.monotonic() + patience
         while self.reap() or (self._processes and time.monotonic() < deadline):
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What apis are told of the requests that wait: their places in the queue of their model, and how far its load is."""
+"""What apis are told of requests that wait: their places in the queue, and how far the load or download is."""
 
 from collections.abc import Iterator
 
@@ -22,6 +22,8 @@ def positions(
         loading = registry.loading(model)
         phase = loading.phase if loading else ""
         percent = 100 * loading.done // loading.total if loading and loading.total else 0
+        if transfer := memory.downloads.of(model):
+            phase, percent = transfer.pace, transfer.percent
         state = state_of(model, registry, failures, memory)
         for api, places in of_api.items():
             told = Waiting(

@@ -107,6 +107,11 @@ class Workers:
                 yield self._pong(worker.id)
             case Failed():
                 yield from self._fail_run(worker, message, now)
+            case LoadFailed(absent=True) if worker.state in STARTING:
+                yield Note(f"{worker.id} cannot load: {worker.model!r} has to be fetched first")
+                self._memory.downloads.absent.add(worker.model)
+                worker.receive(Signal.STOP, now)
+                self._remove_foreign(worker, now)
             case LoadFailed(reason=reason, permanent=permanent) if worker.state in STARTING:
                 yield Note(f"{worker.id} cannot load: {reason!r}{' (for good)' if permanent else ''}")
                 yield from self._fail_load(worker, reason, now, permanent=permanent)

@@ -9,12 +9,14 @@ from shared.parts import Part
 class Order(Part):
     """What an operator wants of a model. ``wait``: the reply comes when it is done, else at once.
 
+    ``pull`` fetches it from the hub, ``cancel`` ends that; what has arrived is kept.
+
     ``force``: of a pinned model too.
     """
 
     type: Literal["order"] = "order"
     query: str
-    action: Literal["load", "unload", "reload"]
+    action: Literal["load", "unload", "reload", "pull", "cancel"]
     model: str
     wait: bool = False
     force: bool = False
@@ -52,10 +54,27 @@ class Reloaded(Part):
 class Inspection(Part):
     """What a child process of the broker prints of a model, as JSON.
 
-    ``weights``: bytes in memory; 0: not known, because it is not on this disk yet. ``reason``: why it cannot be loaded.
+    ``weights``: bytes in memory; 0: not known. ``absent``: it is of the hub and not whole on this disk. ``reason``: why
+    it cannot be loaded.
     """
 
     weights: int = 0
+    absent: bool = False
+    reason: str = ""
+    permanent: bool = False
+
+
+class DownloadReport(Part):
+    """A line of a child process that fetches a model of the hub, as JSON: how far it is, or how it ended.
+
+    ``phase``: wait (for another process that fetches it), connect, download or finish; ``done`` of ``total`` bytes are
+    here. The last line says that it is ``whole``, or the ``reason`` why not; ``permanent``: as of a load.
+    """
+
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    whole: bool = False
     reason: str = ""
     permanent: bool = False
 
@@ -70,7 +89,10 @@ class Follow(Part):
 
 
 class Change(Part):
-    """``kind``: model, worker, memory or settings; ``detail``: a reason or phase, a worker's model, or a line."""
+    """``kind``: model, worker, download, memory or settings.
+
+    ``detail``: a reason or phase, a worker's model, how far a download is, or a line.
+    """
 
     serial: int
     kind: str

@@ -32,6 +32,7 @@ from shared.key_terms import KeyTerms, Spent
 from shared.operations import (
     Change,
     ChangesReport,
+    DownloadReport,
     Follow,
     Inspection,
     Order,
@@ -71,6 +72,7 @@ __all__ = [
     "CrashReport",
     "Delta",
     "Done",
+    "DownloadReport",
     "Drain",
     "Embedding",
     "EncodingBody",
@@ -279,7 +281,8 @@ class Chunks(Part):
 class Waiting(Part):
     """Requests of one model that wait in its queue. ``positions``: by request id, of ``total``; the first is 1.
 
-    ``state``: of the model, as in a ModelStatus; ``phase`` and ``percent`` while it loads.
+    ``state``: of the model, as in a ModelStatus; ``phase`` and ``percent`` while it loads; while it is fetched
+    ``phase`` is the rate and what is left, in words.
     """
 
     type: Literal["waiting"] = "waiting"
@@ -439,11 +442,15 @@ class Failed(Part):
 
 
 class LoadFailed(Part):
-    """The worker exits after this. ``permanent``: it will fail again until the files or settings change."""
+    """The worker exits after this. ``permanent``: it will fail again until the files or settings change.
+
+    ``absent``: the model is of the hub and has to be fetched first.
+    """
 
     type: Literal["load_failed"] = "load_failed"
     reason: str
     permanent: bool
+    absent: bool = False
 
 
 class Bye(Part):

@@ -44,9 +44,11 @@ class WorkerStatus(Part):
 
 
 class ModelStatus(Part):
-    """``state``: hot, loading, queued (for memory), loadable or failed; ``reason`` says why it failed.
+    """``state``: hot, loading, downloading, queued (for memory), loadable or failed; ``reason`` says why it failed.
 
-    ``phase``, and ``done`` of ``total`` bytes, while it loads. ``ttl``: seconds without a request, 0: for ever.
+    ``phase``, and ``done`` of ``total`` bytes, while it loads or is fetched; then also ``rate`` in bytes a second and
+    ``eta``, the seconds that are left at that rate. ``absent``: it has to be fetched from the hub before it can be
+    loaded. ``ttl``: seconds without a request, 0: for ever.
     """
 
     id: str
@@ -55,6 +57,9 @@ class ModelStatus(Part):
     phase: str = ""
     done: int = 0
     total: int = 0
+    rate: float = 0.0
+    eta: float | None = None
+    absent: bool = False
     aliases: list[str] = []
     pinned: bool = False
     ttl: float = 0.0

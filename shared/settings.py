@@ -94,6 +94,12 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         Path("~/.cache/mlx-server"), validate_default=True, description="converted models and caches"
     )
+    download_silence: float = Field(
+        30.0, gt=0, description="a download's connection without a byte for so long is replaced by a new one"
+    )
+    download_disk_floor_gb: float = Field(
+        1.0, ge=0, description="what downloads leave free on the disk of Hugging Face's cache"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     blas: Literal["auto", "system", "wheel", "none"] = Field(
         "auto",

@@ -282,8 +282,8 @@ class Link:
                 self._introduce()
             case LeaseObeyed():
                 self._next_beat = 0.0
-            case LoadingFailed(reason, permanent):
-                self._socket.send(LoadFailed(reason=reason, permanent=permanent))
+            case LoadingFailed(reason, permanent, absent):
+                self._socket.send(LoadFailed(reason=reason, permanent=permanent, absent=absent))
                 self._exit = exits.MISCONFIGURED if permanent else exits.LOAD_MAY_WORK
             case EngineDone():
                 self._exit = 0

@@ -36,6 +36,7 @@ class LoadingProgress:
 class LoadingFailed:
     reason: str
     permanent: bool
+    absent: bool = False  # it has to be fetched from the hub first
 
 
 @dataclass(frozen=True)

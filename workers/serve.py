@@ -20,7 +20,7 @@ from workers.engine.cpu.install import share_cores
 from workers.job import Served
 from workers.link import Link
 from workers.loop import Command, Loop
-from workers.model.load_error import LoadError, Progress, explained
+from workers.model.load_error import AbsentError, LoadError, Progress, explained
 from workers.posted import EngineDone, LeaseObeyed, Loaded, LoadingFailed, LoadingProgress, Outputs
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load) -> Non
             served = load(lambda phase, done, total: link.post(LoadingProgress(phase, done, total)))
     except LoadError as error:
         log.error("%s", error, exc_info=error.__cause__)
-        link.post(LoadingFailed(error.reason.removesuffix("."), error.permanent))
+        absent = isinstance(error, AbsentError)
+        link.post(LoadingFailed(error.reason.removesuffix("."), error.permanent, absent))
         return
     loop = Loop(
         served.engine,

@@ -165,11 +165,19 @@ OPERATIONS = (
     Operation(
         "post",
         "/admin/models/{id}",
-        "Loads, unloads or reloads a model: the path ends in /load, /unload or /reload",
+        "Loads, unloads, reloads or fetches a model: the path ends in /load, /unload, /reload or /pull",
         ModelOrdered,
         ModelOrder,
     ),
-    Operation("get", "/admin/events", "Follows what changes in models, workers and memory", streams=True),
+    Operation(
+        "delete",
+        "/admin/models/{id}",
+        "Cancels the download of a model: the path ends in /pull",
+        ModelOrdered,
+    ),
+    Operation(
+        "get", "/admin/events", "Follows what changes in models, workers, downloads and memory", streams=True
+    ),
     Operation("post", "/admin/reload", "Reads mlx-server.toml anew", SettingsReloaded),
     Operation("get", "/", "What this is"),
     Operation("get", "/openapi.json", "This document"),

@@ -69,7 +69,7 @@ LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
 ORDER_WITHIN = 5.0  # seconds for the answer to an order that does not wait
 Answer = StatusReport | OrderReply | Reloaded | ChangesReport
-Action = Literal["load", "unload", "reload"]
+Action = Literal["load", "unload", "reload", "pull", "cancel"]
 LINGER = 200  # milliseconds in which the last Cancels are sent
 
 
@@ -423,7 +423,12 @@ def in_words(waiting: Waiting, position: int) -> str:
     progress = (
         f" ({waiting.phase}{f' {waiting.percent} %' if waiting.percent else ''})" if waiting.phase else ""
     )
-    state = {"loading": f", loading{progress}", "queued": ", which waits for memory"}.get(waiting.state, "")
+    pace = f" ({waiting.phase})" if waiting.phase else ""
+    state = {
+        "loading": f", loading{progress}",
+        "downloading": f", downloading, {waiting.percent} %{pace}",
+        "queued": ", which waits for memory",
+    }.get(waiting.state, "")
     return f"queued, {position} of {waiting.total} for {waiting.model!r}{state}"
 
 

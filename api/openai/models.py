@@ -10,13 +10,13 @@ from falcon.asgi import Request, Response
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.http.respond import respond_json
-from api.openai.schemas import Loading, ModelCapabilities, ModelInfo, ModelListResponse
+from api.openai.schemas import Downloading, Loading, ModelCapabilities, ModelInfo, ModelListResponse
 from shared.errors import BrokerLost
 from shared.protocol import ModelStatus
 
 ASK_WITHIN = 1.0  # seconds; without an answer, every model is shown as loadable
 
-Known = Literal["hot", "loading", "queued", "loadable", "failed"]
+Known = Literal["hot", "loading", "downloading", "queued", "loadable", "failed"]
 _ORDER = get_args(Known)
 
 
@@ -67,7 +67,13 @@ def _known(state: ModelStatus | None) -> dict[str, Any]:
     can = state.capabilities
     return {
         "reason": state.reason,
-        "loading": Loading(phase=state.phase, bytes=state.done, of=state.total) if state.phase else None,
+        "loading": Loading(phase=state.phase, bytes=state.done, of=state.total)
+        if state.phase and state.state != "downloading"
+        else None,
+        "download": Downloading(bytes=state.done, of=state.total, rate=state.rate, eta=state.eta)
+        if state.state == "downloading"
+        else None,
+        "absent": state.absent,
         "pinned": state.pinned,
         "ttl": state.ttl,
         "context_length": state.context_length,

@@ -1,9 +1,7 @@
-"""POST /admin/models/{id}/load, /unload and /reload, and POST /admin/reload: what an operator orders.
+"""POST /admin/models/{id}/load, /unload, /reload, /pull, DELETE …/pull, POST /admin/reload: what operators order.
 
 A model is named by its name or an alias. ``/admin/reload`` reads the settings anew.
 """
-
-from typing import get_args
 
 from falcon.asgi import Request, Response
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +12,7 @@ from api.generation.parse import parse
 from api.http.errors import RequestError
 from api.http.respond import respond_json
 
-ACTIONS = get_args(Action)
+ACTIONS: dict[str, Action] = {"load": "load", "unload": "unload", "reload": "reload", "pull": "pull"}
 
 
 class ModelOrder(BaseModel):
@@ -57,9 +55,19 @@ class AdminModels:
     async def on_post(self, req: Request, resp: Response, id: str) -> None:
         """``id`` has the action behind its last slash, as Falcon's paths of any length stand last in a route."""
         name, _, word = id.rpartition("/")
-        action = next((known for known in ACTIONS if known == word), None)
+        action = ACTIONS.get(word)
         if action is None or not name:
             raise RequestError(404, f"POST /admin/models/MODEL/ACTION, where ACTION is {', '.join(ACTIONS)}.")
+        await self._order(req, resp, name, action)
+
+    async def on_delete(self, req: Request, resp: Response, id: str) -> None:
+        """Cancels a download; what has arrived is kept."""
+        name, _, word = id.rpartition("/")
+        if word != "pull" or not name:
+            raise RequestError(404, "DELETE /admin/models/MODEL/pull cancels the download of a model.")
+        await self._order(req, resp, name, "cancel")
+
+    async def _order(self, req: Request, resp: Response, name: str, action: Action) -> None:
         order = parse(await req.stream.read() or b"{}", ModelOrder)
         model = self._catalog.model(name)
         reply = await self._broker.order(action, model, wait=order.wait, force=order.force)

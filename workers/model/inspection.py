@@ -1,7 +1,7 @@
 """What can be known of a model before it is loaded: how much memory its weights take, or why it can never be loaded.
 
 Rule 1: a child process of the broker calls it (``python -m workers --inspect``): a folder is untrusted data.
-Rule 2: nothing is fetched, converted or loaded. What is not on this disk yet is not known, which is no failure.
+Rule 2: nothing is fetched, converted or loaded. What is not on this disk yet is absent, which is no failure.
 """
 
 import json
@@ -16,9 +16,8 @@ from shared.protocol import Inspection
 from workers.device import has_accelerator
 from workers.encoders.loading.embedded import minilm_folder
 from workers.model.embedded import converted
-from workers.model.hub import local_copy
-from workers.model.load import WEIGHTS, inspect
-from workers.model.load_error import IncompleteError, LoadError
+from workers.model.load import WEIGHTS, inspect, whole_copy
+from workers.model.load_error import LoadError
 from workers.model.safetensors_headers import read_header
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
@@ -29,16 +28,12 @@ def inspected(source: ModelSource, cache_dir: Path) -> Inspection:
     try:
         folder = _on_this_disk(source, cache_dir)
         if folder is None:
-            return Inspection()
-        facts = inspect(folder)
-        if source.kind == "hub" and facts.missing:
-            return Inspection()
+            return Inspection(absent=source.kind == "hub")
+        inspect(folder)
         config = json.loads((folder / "config.json").read_bytes())
         headers = [json.loads(read_header(file)) for file in sorted(folder.glob(WEIGHTS))]
         tensors = {tensor.name: tensor for header in headers for tensor in _tensors(header)}
         return Inspection(weights=weights_in_memory(tensors, config, has_accelerator()))
-    except IncompleteError as error:
-        return Inspection() if source.kind == "hub" else Inspection(reason=error.reason, permanent=True)
     except LoadError as error:
         return Inspection(reason=error.reason, permanent=error.permanent)
 
@@ -52,7 +47,7 @@ def _on_this_disk(source: ModelSource, cache_dir: Path) -> Path | None:
         case "folder":
             return Path(source.location)
         case _:
-            return local_copy(source.location, source.revision)
+            return whole_copy(source.location, source.revision)
 
 
 @dataclass(frozen=True)

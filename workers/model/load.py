@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
+from shared.commands import typed
 from shared.models import EMBEDDED_EMBEDDER, ModelSource
 from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis
 from workers.device import has_accelerator
 from workers.encoders.loading.embedded import minilm_folder
+from workers.hub.local import local_copy
 from workers.model.config_check import refuse_implausible
 from workers.model.context_length import DEFAULT_CONTEXT_LENGTH, as_length, stated_context
 from workers.model.default_sampling import own_sampling
@@ -28,8 +30,14 @@ from workers.model.folder import (
     require_regular_files,
     require_tokenizer,
 )
-from workers.model.hub import download, local_copy
-from workers.model.load_error import IncompleteError, LoadError, Progress, explained, first_line
+from workers.model.load_error import (
+    AbsentError,
+    IncompleteError,
+    LoadError,
+    Progress,
+    explained,
+    first_line,
+)
 from workers.model.safetensors_headers import MAX_TENSORS_IN_ALL, Span, check_header, read_header, samples
 from workers.model.tokenizer import refuse_code_only, tokenizer_options
 from workers.model.trial_process import analysis_of, trial
@@ -50,6 +58,7 @@ __all__ = [
     "load",
     "locate",
     "read_header",
+    "whole_copy",
 ]
 
 log = logging.getLogger(__name__)
@@ -97,9 +106,9 @@ class LoadedModel:
 
 
 def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
-    """The model's folder on this disk; converts or downloads it if necessary. Raises LoadError.
+    """The model's folder on this disk; converts an embedded one if necessary. Raises LoadError.
 
-    Models from the hub are in Hugging Face's own cache (HF_HOME), shared with every other tool.
+    Models from the hub are in Hugging Face's own cache (HF_HOME), shared with every other tool. None is fetched here.
     """
     match source.kind:
         case "embedded" if source.id == EMBEDDED_EMBEDDER:
@@ -109,24 +118,32 @@ def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
         case "folder":
             return Path(source.location)
         case "hub":
-            return _from_hub(source.location, source.revision, progress)
+            return _from_hub(source.location, source.revision)
         case _:
             assert_never(source.kind)
 
 
-def _from_hub(repository: str, revision: str | None, progress: Progress) -> Path:
-    """The local copy if there is a complete one, without asking the network; else a download."""
+def _from_hub(repository: str, revision: str | None) -> Path:
+    folder = whole_copy(repository, revision)
+    if folder is None:
+        raise AbsentError(
+            f"{repository} is not whole on this disk: `{typed('mlx-server')} pull` with the model's name fetches it."
+        )
+    return folder
+
+
+def whole_copy(repository: str, revision: str | None) -> Path | None:
+    """The folder of a hub repository if all of it is on this disk, without asking the network. Raises LoadError."""
     folder = local_copy(repository, revision)
-    if folder is not None:
-        try:
-            lacks = inspect(folder).missing
-        except IncompleteError as error:
-            lacks = (error.reason,)
-        if not lacks:
-            return folder
-        log.info("%s is not complete on this disk (%s)", repository, lacks[0])
-    log.info("downloading %s", repository)
-    return download(repository, progress, revision)
+    if folder is None:
+        return None
+    try:
+        lacks = inspect(folder).missing
+    except IncompleteError as error:
+        lacks = (error.reason,)
+    if lacks:
+        log.info("%s is not whole on this disk (%s)", repository, lacks[0])
+    return None if lacks else folder
 
 
 # Inspect

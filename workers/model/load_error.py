@@ -34,6 +34,13 @@ class IncompleteError(LoadError):
         super().__init__(reason, permanent=True)
 
 
+class AbsentError(LoadError):
+    """A model of the hub is not whole on this disk; the broker has it fetched."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, permanent=False)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of the message, and the second if the first ends with a colon."""
     lines = [*str(error).splitlines(), ""]

@@ -26,13 +26,23 @@ class Loading(Response):
     of: int
 
 
+class Downloading(Response):
+    """How far a download is; 0 of 0 before its size is known. ``rate``: bytes a second; ``eta``: seconds left."""
+
+    bytes: int
+    of: int
+    rate: float = 0.0
+    eta: float | None = None
+
+
 class ModelInfo(Response):
     """One object for OpenAI's and Anthropic's clients, with this server's own fields.
 
     ``capabilities``, ``size`` (bytes of the weights) and ``default_sampling`` (generation_config.json) are known after
     the model was loaded once. ``alias_of`` is the model that an alias stands for; ``aliases`` are those of a model,
     with patterns, in which ``*`` is any text. ``queued``: it waits for memory. ``pinned``: it never makes room for
-    another model; ``ttl``: it is unloaded after so many seconds without a request, 0: never.
+    another model; ``ttl``: it is unloaded after so many seconds without a request, 0: never. ``absent``: it is fetched
+    from the hub when it is first asked for.
     """
 
     id: str
@@ -46,8 +56,10 @@ class ModelInfo(Response):
     capabilities: ModelCapabilities | None = None
     max_tokens: None = None
     max_input_tokens: int | None = None
-    status: Literal["hot", "loading", "queued", "loadable", "failed"]
+    status: Literal["hot", "loading", "downloading", "queued", "loadable", "failed"]
     loading: Loading | None = None
+    download: Downloading | None = None
+    absent: bool = False
     pinned: bool = False
     ttl: float = 0.0
     aliases: list[str] = []

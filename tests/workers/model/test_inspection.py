@@ -53,9 +53,10 @@ def test_a_cut_weight_file_is_found_before_anything_is_loaded(tmp_path: Path) ->
     assert "not a whole safetensors file" in found(folder).reason
 
 
-def test_what_is_not_on_this_disk_is_not_known_and_no_failure(tmp_path: Path) -> None:
-    for source in (ModelSource("m", "hub", "nobody/nothing-here"), ModelSource("m", "embedded", "")):
-        assert inspected(source, tmp_path) == Inspection()
+def test_what_is_not_on_this_disk_is_no_failure_and_of_the_hub_it_is_absent(tmp_path: Path) -> None:
+    hub, embedded = ModelSource("m", "hub", "nobody/nothing-here"), ModelSource("m", "embedded", "")
+    assert inspected(hub, tmp_path) == Inspection(absent=True)
+    assert inspected(embedded, tmp_path) == Inspection()
 
 
 def test_the_worker_program_prints_one_inspection_and_nothing_else(tmp_path: Path) -> None:

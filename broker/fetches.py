@@ -1,0 +1,92 @@
+"""What a download means for the requests that wait for its model: begun, ended, cancelled.
+
+Rule 1: requests wait for a download as for a load, and are refused with its reason when it fails or is cancelled.
+Rule 2: a download goes on when nobody waits for it any more; only an operator cancels one.
+"""
+
+from collections.abc import Iterator
+
+from broker.admission import cancelled_download, unavailable
+from broker.downloads import Downloads
+from broker.events import Action, Download, DownloadEnded, DownloadSaid, Note, StopDownload
+from broker.load_failures import LoadFailures
+from broker.memory import Memory
+from broker.registry import Registry
+from broker.requests import Requests
+from broker.scheduler import Scheduler
+from shared.protocol import DownloadReport
+
+_LOGGED = 10  # percent between two lines of the log
+
+
+class Fetches:
+    def __init__(
+        self,
+        registry: Registry,
+        scheduler: Scheduler,
+        requests: Requests,
+        failures: LoadFailures,
+        memory: Memory,
+    ) -> None:
+        self._registry = registry
+        self._scheduler = scheduler
+        self._requests = requests
+        self._failures = failures
+        self._memory = memory
+        self._logged: dict[str, int] = {}
+
+    @property
+    def _downloads(self) -> Downloads:
+        return self._memory.downloads
+
+    def begin(self, now: float) -> Iterator[Action]:
+        wanted = [*self._scheduler.arrivals(), *self._memory.wishes]
+        while model := self._downloads.next(wanted, lambda model: self._failures.may_start(model, now)):
+            yield Note(f"fetching {model!r} from the hub")
+            yield Download(model)
+
+    def hear(self, said: DownloadSaid, now: float) -> Iterator[Action]:
+        self._downloads.note(said.model, said.report, now)
+        transfer = self._downloads.of(said.model)
+        if transfer and transfer.percent >= self._logged.get(said.model, 0) + _LOGGED:
+            self._logged[said.model] = transfer.percent
+            yield Note(f"fetching {said.model!r}: {progress_of(self._downloads, said.model)}")
+
+    def end(self, ended: DownloadEnded, now: float) -> Iterator[Action]:
+        model = ended.model
+        self._logged.pop(model, None)
+        match self._downloads.end(model, ended.how):
+            case "whole":
+                yield Note(f"{model!r} is whole on this disk")
+                self._failures.clear(model)
+                self._memory.inspections.repeat([model])
+                self._scheduler.restart_ages(model, now)
+            case "cancelled":
+                yield Note(f"the download of {model!r} was cancelled; what has arrived is kept")
+                self._memory.wishes.pop(model, None)
+                yield from self._requests.refuse_model(model, cancelled_download(model))
+            case DownloadReport() as failed:
+                yield from self._fail(model, failed, now)
+
+    def stop(self) -> Iterator[Action]:
+        for model in list(self._downloads.running):
+            if self._downloads.cancel(model):
+                yield StopDownload(model)
+
+    def _fail(self, model: str, failed: DownloadReport, now: float) -> Iterator[Action]:
+        yield Note(
+            f"{model!r} cannot be fetched: {failed.reason!r}{' (for good)' if failed.permanent else ''}"
+        )
+        if not self._registry.of_model(model):
+            failure = self._failures.record(model, failed.reason, failed.permanent, now)
+            self._memory.wishes.pop(model, None)
+            yield from self._requests.refuse_model(model, unavailable(model, failure, now))
+
+
+def progress_of(downloads: Downloads, model: str) -> str:
+    """``42 % of 1.8 GB, 12.3 MB/s, 31 s left``; empty of a model that is not fetched."""
+    transfer = downloads.of(model)
+    if transfer is None:
+        return ""
+    share = f"{transfer.percent} % of {transfer.total / 1e9:.1f} GB" if transfer.total else ""
+    return ", ".join(part for part in (share, transfer.pace) if part)

@@ -1,0 +1,175 @@
+"""The child process that fetches a model, against a hub on this machine: what it fetches and what it says."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.protocol import DownloadReport
+from tests.hub import REPOSITORY, SECRET, Hub, without_a_hub
+from tests.workers.model.folders import ROOT
+
+QUIET = {"MLX_SERVER_DOWNLOAD_SILENCE": "0.3", "MLX_SERVER_DOWNLOAD_DISK_FLOOR_GB": "0.1"}
+WHOLE = DownloadReport(whole=True)
+
+
+def start(hub: Hub, model: str = REPOSITORY, **more: str) -> "subprocess.Popen[str]":
+    environment = without_a_hub(hub.environment) | QUIET | {"MLX_SERVER_AVAILABLE_MODELS": model} | more
+    return subprocess.Popen(
+        [sys.executable, "-m", "workers.hub", model],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def reports(child: "subprocess.Popen[str]") -> list[DownloadReport]:
+    said, errors = child.communicate(timeout=60)
+    found = [DownloadReport.model_validate_json(line) for line in said.splitlines()]
+    assert found, errors
+    assert SECRET not in said + errors
+    return found
+
+
+def fetch(hub: Hub, model: str = REPOSITORY, **more: str) -> DownloadReport:
+    return reports(start(hub, model, **more))[-1]
+
+
+def local(hub: Hub) -> dict[str, bytes]:
+    """The files of the snapshot, by name."""
+    [snapshot] = hub.home.glob("hub/models--org--tiny/snapshots/*")
+    files = [file for file in snapshot.rglob("*") if file.is_file()]
+    return {str(file.relative_to(snapshot)): file.read_bytes() for file in files}
+
+
+def snapshots(hub: Hub) -> list[Path]:
+    return list(hub.home.glob("hub/models--org--tiny/snapshots/*/*"))
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.01)
+
+
+def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_formats(hub: Hub) -> None:
+    for name in ("evil.py", "consolidated.safetensors", "pytorch_model.bin", "tiny.gguf", "x.pth", "x.pkl"):
+        (hub.folder / name).write_bytes(bytes(10))
+    hub.rate = 2e5
+    said = reports(start(hub))
+    assert said[-1] == WHOLE
+    size = hub.weights.stat().st_size
+    counts = [report.done for report in said if report.phase == "download"]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 2
+    assert all(report.total > size for report in said if report.phase == "download")
+    files = local(hub)
+    assert files["model.safetensors"] == hub.weights.read_bytes()
+    assert {name.rpartition(".")[2] for name in files} <= {"json", "jinja", "safetensors", "txt", "model"}
+    hub.asked.clear()
+    assert fetch(hub) == WHOLE
+    assert fetch(hub, HF_HUB_OFFLINE="1") == WHOLE
+    assert hub.asked == []
+
+
+def test_what_a_killed_process_had_is_not_fetched_again_and_not_served(hub: Hub) -> None:
+    size = hub.weights.stat().st_size
+    hub.stall_after = size // 2
+    child = start(hub, MLX_SERVER_DOWNLOAD_SILENCE="30")
+    wait_for(lambda: hub.partial() == size // 2)
+    child.kill()
+    child.communicate()
+    assert snapshots(hub) == []
+    hub.stall_after = None
+    assert fetch(hub) == WHOLE
+    assert hub.fetched() == [None, f"bytes={size // 2}-"]
+    assert local(hub)["model.safetensors"] == hub.weights.read_bytes()
+
+
+def test_a_disk_without_room_is_said_before_the_first_byte(hub: Hub) -> None:
+    said = fetch(hub, MLX_SERVER_DOWNLOAD_DISK_FLOOR_GB="1000000")
+    assert "of which 1000000.0 GB stay free" in said.reason
+    assert hub.fetched() == []
+
+
+@pytest.mark.slow
+def test_a_private_repository_needs_a_token_which_is_said_nowhere(hub: Hub) -> None:
+    hub.private = True
+    said = fetch(hub)
+    assert "private" in said.reason and "HF_TOKEN" in said.reason
+    assert said.permanent
+    assert fetch(hub, HF_TOKEN=SECRET) == WHOLE
+
+
+@pytest.mark.slow
+def test_two_processes_fetch_a_model_once(hub: Hub) -> None:
+    hub.rate = 4e5
+    children = [start(hub), start(hub)]
+    assert [reports(child)[-1] for child in children] == [WHOLE, WHOLE]
+    assert hub.sent == hub.weights.stat().st_size
+
+
+@pytest.mark.slow
+def test_a_child_whose_reader_has_gone_ends_by_itself(hub: Hub) -> None:
+    hub.stall_after = 1000
+    child = start(hub, MLX_SERVER_DOWNLOAD_SILENCE="60")
+    wait_for(lambda: hub.partial() == 1000)
+    assert child.stdout and child.stderr
+    child.stdout.close()
+    child.wait(10)
+    child.stderr.close()
+
+
+@pytest.mark.slow
+def test_the_revision_an_operator_names_is_the_one_that_is_asked_for(hub: Hub) -> None:
+    tables = json.dumps({REPOSITORY: {"revision": "v2"}})
+    assert fetch(hub, MLX_SERVER_MODELS=tables) == WHOLE
+    assert any("/revision/v2" in path for _, path, _ in hub.asked)
+    tables = json.dumps({REPOSITORY: {"revision": "none"}})
+    said = fetch(hub, MLX_SERVER_MODELS=tables)
+    assert "does not have the revision" in said.reason
+    assert said.permanent
+
+
+@pytest.mark.slow
+def test_a_repository_that_is_no_model_is_refused_for_good(hub: Hub) -> None:
+    (hub.folder / "config.json").unlink()
+    said = fetch(hub)
+    assert "is no model that can be served" in said.reason
+    assert said.permanent
+
+
+@pytest.mark.slow
+def test_a_copy_that_lost_a_file_is_completed(hub: Hub) -> None:
+    assert fetch(hub) == WHOLE
+    (weights,) = hub.home.glob("**/snapshots/*/model.safetensors")
+    weights.unlink()
+    assert fetch(hub) == WHOLE
+    assert local(hub)["model.safetensors"] == hub.weights.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "environment", "words", "permanent"),
+    [
+        ("org/nonesuch", {}, "does not exist, or is private", True),
+        ("org/gated", {}, "accept its terms", True),
+        ("org/broken", {}, "hub cannot be reached", False),
+        ("org/tiny", {"HF_HUB_OFFLINE": "1"}, "hf download org/tiny", False),
+        ("org/tiny", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "hub cannot be reached", False),
+        ("org/huge", {}, "has 10000000.0 GB to fetch", False),
+    ],
+)
+def test_a_download_that_fails_tells_the_operator_what_to_do(
+    hub: Hub, model: str, environment: dict[str, str], words: str, permanent: bool
+) -> None:
+    said = fetch(hub, model, **environment)
+    assert words in said.reason
+    assert said.permanent is permanent
