@@ -110,6 +110,8 @@ class Workers:
             case LoadFailed(absent=True) if worker.state in STARTING:
                 yield Note(f"{worker.id} cannot load: {worker.model!r} has to be fetched first")
                 self._memory.downloads.absent.add(worker.model)
+                if not worker.spawned:  # whoever started it starts the next one, request or not
+                    self._memory.downloads.order(worker.model)
                 worker.receive(Signal.STOP, now)
                 self._remove_foreign(worker, now)
             case LoadFailed(reason=reason, permanent=permanent) if worker.state in STARTING:
