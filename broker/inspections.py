@@ -7,12 +7,15 @@ Rule 2: a model is not started before it was inspected, as its size is not known
 
 from collections.abc import Collection, Iterable
 
+from shared.protocol import Inspection
+
 
 class Inspections:
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
         self._begun: set[str] = set()  # and not to be repeated
         self._running: str | None = None
+        self.found: dict[str, Inspection] = {}  # the last of each model
 
     def next(self, models: Collection[str], wanted: Iterable[str]) -> str | None:
         """The model to inspect now, which is then taken to be running."""

@@ -131,6 +131,8 @@ class Memory:
 
     def note_inspection(self, model: str, found: Inspection | None) -> None:
         self.inspections.finish()
+        if found:
+            self.inspections.found[model] = found
         if found and found.absent:
             self.downloads.absent.add(model)
         elif found:

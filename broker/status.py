@@ -77,6 +77,7 @@ def of_model(
     details = registry.details.get(model)
     loading, transfer = registry.loading(model), memory.downloads.of(model)
     under_way = loading or transfer
+    found = memory.inspections.found.get(model)
     rules = memory.rules
     return ModelStatus(
         id=model,
@@ -88,6 +89,8 @@ def of_model(
         rate=transfer.rate if transfer else 0.0,
         eta=transfer.eta if transfer else None,
         absent=model in memory.downloads.absent,
+        architecture=found.architecture if found else "",
+        weights=found.weights if found else 0,
         aliases=list(rules.aliases.get(model, ())),
         pinned=model in rules.pinned,
         ttl=rules.ttl.get(model, 0.0),

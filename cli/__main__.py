@@ -11,10 +11,8 @@ from typer.core import TyperGroup
 from cli.groups import config, service
 from cli.options import Host, Port, only_given
 
-_SERVE = "{command} serve --models MODEL"
 INSTEAD = {
-    "pull": f"a model is downloaded when it is first asked for: {_SERVE}",
-    "download": f"a model is downloaded when it is first asked for: {_SERVE}",
+    "download": "{command} pull MODEL",
     "start": "{command} serve",
 }
 
@@ -203,6 +201,50 @@ def unload(
 def reload(model: Model, no_wait: NoWait = False, host: Host = None, port: Port = None) -> None:
     """Load a model anew, for instance after its files were changed."""
     _order("reload", model, host, port, wait=not no_wait)
+
+
+@app.command()
+def pull(
+    model: Model,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="End the server's download; what has arrived is kept.")
+    ] = False,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Fetch a model of the hub, by the running server or without one."""
+    from cli import pull as command
+
+    options = only_given({"host": host, "port": port})
+    raise typer.Exit(command.cancel(model, options) if cancel else command.pull(model, options))
+
+
+@app.command("remove", hidden=True)
+@app.command("rm")
+def rm(
+    model: Model,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also one that is loaded or pinned.")] = False,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Remove a model of the hub from this disk."""
+    from cli.remove import remove
+
+    raise typer.Exit(remove(model, only_given({"host": host, "port": port}), yes=yes, force=force))
+
+
+@app.command()
+def show(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Show what is known of a model."""
+    from cli.show import show
+
+    raise typer.Exit(show(model, only_given({"host": host, "port": port}), as_json=as_json))
 
 
 @app.command("chat", hidden=True)

@@ -25,6 +25,11 @@ def post(settings: Settings, path: str, body: Mapping[str, object], timeout: flo
     return _ask(settings, timeout, "POST", path, json.dumps(body), "")
 
 
+def delete(settings: Settings, path: str, timeout: float) -> Answer | None:
+    """Returns None if no HTTP server answers in time."""
+    return _ask(settings, timeout, "DELETE", path, None, "")
+
+
 def owner_token(settings: Settings) -> str:
     """What shows the server that whoever asks owns it, where API keys are asked for; empty if that cannot be read.
 

@@ -54,11 +54,12 @@ class Reloaded(Part):
 class Inspection(Part):
     """What a child process of the broker prints of a model, as JSON.
 
-    ``weights``: bytes in memory; 0: not known. ``absent``: it is of the hub and not whole on this disk. ``reason``: why
-    it cannot be loaded.
+    ``architecture``: as its config names it. ``weights``: bytes in memory; 0: not known. ``absent``: it is of the hub
+    and not whole on this disk. ``reason``: why it cannot be loaded.
     """
 
     weights: int = 0
+    architecture: str = ""
     absent: bool = False
     reason: str = ""
     permanent: bool = False

@@ -48,7 +48,8 @@ class ModelStatus(Part):
 
     ``phase``, and ``done`` of ``total`` bytes, while it loads or is fetched; then also ``rate`` in bytes a second and
     ``eta``, the seconds that are left at that rate. ``absent``: it has to be fetched from the hub before it can be
-    loaded. ``ttl``: seconds without a request, 0: for ever.
+    loaded. ``architecture`` and ``weights`` (bytes in memory) are what an inspection found.
+    ``ttl``: seconds without a request, 0: for ever.
     """
 
     id: str
@@ -60,6 +61,8 @@ class ModelStatus(Part):
     rate: float = 0.0
     eta: float | None = None
     absent: bool = False
+    architecture: str = ""
+    weights: int = 0
     aliases: list[str] = []
     pinned: bool = False
     ttl: float = 0.0

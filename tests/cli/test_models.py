@@ -55,7 +55,7 @@ def test_serve_listens_beyond_this_machine_only_with_allow_anyone(host: str, tmp
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("pull", "first asked for"), ("start", "serve"), ("--model", "serve --model")]
+    ("word", "said"), [("download", "pull MODEL"), ("start", "serve"), ("--model", "serve --model")]
 )
 def test_a_command_of_another_server_is_answered_with_the_right_command(word: str, said: str) -> None:
     done = run(word, "x")

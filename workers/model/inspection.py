@@ -29,11 +29,12 @@ def inspected(source: ModelSource, cache_dir: Path) -> Inspection:
         folder = _on_this_disk(source, cache_dir)
         if folder is None:
             return Inspection(absent=source.kind == "hub")
-        inspect(folder)
+        facts = inspect(folder)
         config = json.loads((folder / "config.json").read_bytes())
         headers = [json.loads(read_header(file)) for file in sorted(folder.glob(WEIGHTS))]
         tensors = {tensor.name: tensor for header in headers for tensor in _tensors(header)}
-        return Inspection(weights=weights_in_memory(tensors, config, has_accelerator()))
+        size = weights_in_memory(tensors, config, has_accelerator())
+        return Inspection(weights=size, architecture=facts.model_type)
     except LoadError as error:
         return Inspection(reason=error.reason, permanent=error.permanent)
 

@@ -1,0 +1,97 @@
+"""``mlx-server show``: what the settings and a running server know of one model, but for folders of this machine."""
+
+import json
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from cli import probe
+from cli.refusal import refuse
+from cli.status import read_report
+from shared.errors import ModelNotFound
+from shared.protocol import Capabilities, ModelStatus
+from shared.settings import Settings, load_settings
+
+_SOURCES = {"hub": "the hub", "folder": "a folder", "embedded": "this server's wheel"}
+
+
+def show(name: str, options: Mapping[str, Any], *, as_json: bool) -> int:
+    """Returns the exit code."""
+    settings = load_settings(**options)
+    model = settings.registry.resolve(name)
+    if model is None:
+        return refuse(ModelNotFound(name, settings.registry.names).message)
+    facts = dict(_facts(settings, model, _known(settings, model)))
+    if as_json:
+        print(json.dumps(facts))
+        return 0
+    table = Table("", Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
+    for key, value in facts.items():
+        table.add_row(key, _shown(value))
+    Console(highlight=False, markup=False).print(table)
+    return 0
+
+
+def _known(settings: Settings, model: str) -> ModelStatus | None:
+    answer = probe.get(settings, "/admin/status", timeout=2.0)
+    if answer is None or answer.status != HTTPStatus.OK:
+        return None
+    try:
+        return next((known for known in read_report(answer.body).models if known.id == model), None)
+    except ValueError:
+        return None
+
+
+def _facts(settings: Settings, model: str, known: ModelStatus | None) -> Iterator[tuple[str, Any]]:
+    source, table = settings.sources[model], settings.table(model)
+    yield "model", model
+    yield "from", f"{_SOURCES[source.kind]}{f': {source.location}' if source.kind == 'hub' else ''}"
+    yield "revision", source.revision
+    yield "aliases", list(settings.registry.aliases_of(model))
+    yield "pinned", table.pinned
+    if known is None:
+        yield "state", "no server answers"
+        return
+    yield "state", known.state
+    yield "reason", known.reason
+    if known.state == "downloading":
+        yield "downloaded bytes", f"{known.done} of {known.total}"
+    yield "on this disk", not known.absent
+    yield "architecture", known.architecture
+    yield "weights", known.weights or (known.capabilities.bytes if known.capabilities else 0)
+    yield "context", known.context_length
+    if known.capabilities:
+        yield from _abilities(known.capabilities)
+
+
+def _abilities(can: Capabilities) -> Iterator[tuple[str, Any]]:
+    yield "kind", can.kind
+    if can.kind == "chat":
+        yield "tools", can.tools
+        yield "messages", can.content
+        yield "reasoning", can.reasoning
+        yield "json schemas", can.json_schema
+        yield "infill", can.infill
+        yield "sampling", can.sampling
+    else:
+        yield "dimensions", can.dimensions
+        yield "ranking", can.ranking
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None | "" | [] | {} | 0:
+            return "–"
+        case list():
+            return ", ".join(value)
+        case dict():
+            return ", ".join(f"{key} {one:g}" for key, one in value.items())
+        case int() if value >= 10**6:
+            return f"{value / 1e9:.2f} GB" if value >= 10**8 else f"{value / 1e6:.1f} MB"
+        case _:
+            return str(value)
