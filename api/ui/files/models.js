@@ -64,7 +64,7 @@ export class ModelRow {
       case "queued":
         return [["unload", "POST", model.pinned]];
       default:
-        return [["load", "POST", false], ...(this.#pulls && model.on_disk === false ? [["pull", "POST", false]] : [])];
+        return [["load", "POST", false], ...(this.#pulls && model.absent ? [["pull", "POST", false]] : [])];
     }
   }
 
