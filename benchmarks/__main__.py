@@ -31,12 +31,12 @@ from benchmarks.targets import (
     Figure,
     Rounds,
     figures,
-    number,
     sides_of,
     table,
     verdicts,
 )
 from benchmarks.workloads import WORKLOADS, Plan, Workload, brief
+from cli.benching import number
 from shared.settings import load_settings
 
 PATIENCE = 300.0  # seconds for one play

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.servers import Server, our_server
-from benchmarks.targets import Figure, figures, number
+from benchmarks.targets import Figure, figures
 from benchmarks.workloads import ClosedLoop
+from cli.benching import number
 
 STREAMS = 128
 IDLE = 5.0  # seconds

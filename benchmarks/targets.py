@@ -3,7 +3,6 @@
 A target compares one figure of two sides; the ratio is that of the medians of the rounds.
 """
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from enum import StrEnum
 
 from benchmarks.client import Played
 from benchmarks.workloads import WORKLOADS
+from cli.benching import number, percentile
 
 OURS, THEIRS, ENGINE, BARE = "mlx-server", "mlx_lm.server", "our engine", "bare loop"
 HEADINGS = ("workload", "figure", "ours", "against", "ratio (rounds)", "target", "verdict")
@@ -82,12 +82,6 @@ def figures(played: Played) -> dict[Figure, float]:
     return found
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least ``percent`` of them do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
-
-
 @dataclass
 class Rounds:
     """The figures of one side in one workload, round by round; ``failed`` says why there are no more."""
@@ -134,15 +128,6 @@ def judged(target: Target, sides: Mapping[str, Rounds]) -> tuple[str, ...]:
 def median(rounds: Rounds, figure: Figure) -> float | None:
     values = rounds.of(figure)
     return statistics.median(values) if values and not rounds.failed else None
-
-
-def number(value: float | None) -> str:
-    """Three digits that count."""
-    if value is None:
-        return "–"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -8,14 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-TEXT = """
-river stone window garden paper market winter summer doctor engine bridge candle forest village
-harbor kitchen mirror morning evening letter island valley mountain station castle teacher farmer
-sailor painter singer baker horse rabbit pigeon salmon apple lemon pepper butter coffee copper
-silver iron marble velvet cotton leather wool north south early quiet gentle narrow heavy bright
-frozen hidden simple wooden golden ancient distant hollow
-"""
-WORDS = TEXT.split()
+from cli.benching import some_words
 
 
 @dataclass(frozen=True)
@@ -136,11 +129,6 @@ def late_prompt_asks(plan: LatePrompt, seed: str) -> tuple[list[Ask], Ask]:
 def long_ask(random: Random, words: int, max_tokens: int) -> Ask:
     text = f"Here is a list of words. {some_words(random, words)}. What do these words have in common?"
     return Ask((("system", some_words(random, 6)), ("user", text)), max_tokens)
-
-
-def some_words(random: Random, count: int) -> str:
-    """Common words: about one token each."""
-    return " ".join(random.choices(WORDS, k=count))
 
 
 @dataclass(frozen=True)

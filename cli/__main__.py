@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.groups import config, service
-from cli.options import Host, Port, only_given
+from cli.options import Host, Json, Port, only_given
 
 INSTEAD = {
     "download": "{command} pull MODEL",
@@ -295,6 +295,46 @@ def doctor(
     from cli.doctor import doctor
 
     raise typer.Exit(doctor(only_given({"host": host, "port": port}), as_json=as_json))
+
+
+@app.command()
+def bench(
+    url: Annotated[
+        str | None, typer.Argument(help="Address of an API, up to /v1; this server's.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to ask; needed where there are several.", show_default=False)
+    ] = None,
+    clients: Annotated[str, typer.Option(help="How many ask at a time, one measurement each.")] = "1,4,16",
+    requests: Annotated[
+        int | None,
+        typer.Option(help="Requests of each measurement; 4 of each client.", min=1, show_default=False),
+    ] = None,
+    words: Annotated[int, typer.Option(help="Words of each prompt, about as many tokens.", min=1)] = 100,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the API key to show.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Measure a server: requests and tokens per second, first tokens and gaps, with several clients at a time."""
+    from cli.bench import bench
+
+    raise typer.Exit(
+        bench(
+            only_given({"host": host, "port": port}),
+            url,
+            model,
+            clients=clients,
+            requests=requests,
+            words=words,
+            max_tokens=max_tokens,
+            key_file=key_file,
+            as_json=as_json,
+        )
+    )
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from http import HTTPStatus
 from pathlib import Path
@@ -18,28 +17,16 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from cli import probe
+from cli.client_key import Key, client_key
 from cli.orders import PATIENCE
 from cli.programs import PROGRAMS, Program, Target, Telling
-from cli.refusal import nothing_answers, refuse, something_else_answers
+from cli.refusal import Refused, nothing_answers, refuse, something_else_answers
 from shared import exits
 from shared.commands import typed
 from shared.settings import Settings, load_settings
 
 ROOM = 2  # times of what a program begins with: less leaves no conversation
-NO_KEY = "unused"  # programs want some key; a server without keys takes any
 _OURS = Path(__file__).resolve().parents[1]  # of a wheel: a folder on PYTHONPATH, and not for others
-
-
-class Refused(Exception):
-    """The message is for the operator."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """``shell``: how a shell command names it without showing it."""
-
-    value: str
-    shell: str
 
 
 def launch(
@@ -58,7 +45,7 @@ def launch(
         return exits.UNUSABLE
     settings = load_settings(**options)
     try:
-        key = _key_of(key_file) if key_file else _own_key(settings)
+        key = client_key(settings, key_file)
         info = _model(settings, model or settings.default_model, key.value)
         _check(program, info, anyway)
         target = Target(probe.address(settings), info["id"], info["context_length"], key.value)
@@ -95,29 +82,6 @@ def _unknown(name: str) -> str:
     near = get_close_matches(name.lower(), PROGRAMS, 1)
     known = f"it knows {', '.join(PROGRAMS)}"
     return f"`launch` knows no program {name!r}; {f'did you mean {near[0]}?' if near else known}"
-
-
-def _own_key(settings: Settings) -> Key:
-    """The owner's, but only where the server asks for one."""
-    answer = probe.get(settings, "/v1/models")
-    token = probe.owner_token(settings)
-    if token and answer and answer.status == HTTPStatus.UNAUTHORIZED:
-        return Key(token, _reads(settings.token_file))
-    return Key(NO_KEY, NO_KEY)
-
-
-def _reads(file: Path) -> str:
-    return f'"$(cat {shlex.quote(str(file.absolute()))})"'
-
-
-def _key_of(file: Path) -> Key:
-    try:
-        key = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"--key-file: {file} cannot be read: {getattr(error, 'strerror', error)}.") from None
-    if not key or not key.isascii() or not key.isprintable():
-        raise Refused(f"--key-file: {file} holds no API key; it is one line.")
-    return Key(key, _reads(file))
 
 
 def _ask(settings: Settings, path: str, key: str) -> dict[str, Any]:

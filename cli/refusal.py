@@ -9,6 +9,10 @@ from shared.settings import Settings
 FAILED = 1
 
 
+class Refused(Exception):
+    """What keeps a command from doing what it was asked; the message is for the operator."""
+
+
 def refuse(sentence: object) -> int:
     """Returns the exit code."""
     print(f"mlx-server: {sentence}", file=sys.stderr)

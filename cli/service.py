@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cli import probe
 from cli.models import wrong_models
-from cli.refusal import refuse
+from cli.refusal import Refused, refuse
 from cli.service_files import Command, Launchd, Manager, Service, Systemd
 from shared import exits
 from shared.commands import typed
@@ -31,16 +31,12 @@ _RUN_DIR = ".cache/mlx-server/service"
 _OPTIONS = {"--host": "host", "--port": "port", "--config": "config", "--models": "available_models"}
 
 
-class Failure(Exception):
-    """The message is for the operator."""
-
-
 def manager(personal: bool, user: str | None, words: Sequence[str] = ()) -> Manager:
-    """Of this system. ``user``: who runs it, if it is the system's; else who asks. Raises Failure."""
+    """Of this system. ``user``: who runs it, if it is the system's; else who asks. Raises Refused."""
     try:
         who = pwd.getpwnam(user) if user and not personal else pwd.getpwuid(_uid())
     except KeyError:
-        raise Failure(f"--run-as: there is no user {user}.") from None
+        raise Refused(f"--run-as: there is no user {user}.") from None
     home = Path.home() if personal else Path(who.pw_dir)
     service = Service(
         [*_program(), "serve", *words], who.pw_name, who.pw_uid, home, home / _RUN_DIR, personal
@@ -54,7 +50,7 @@ def install(personal: bool, user: str | None, words: Sequence[str], *, dry_run: 
         service = manager(personal, user, _absolute(words))
         _may(service, dry_run)
         if not personal and user is None and _uid() == 0:
-            raise Failure("Say with --run-as NAME who runs the server, so that it is not root.")
+            raise Refused("Say with --run-as NAME who runs the server, so that it is not root.")
         _try_options(service.service.command)
         settings = _settings(service.service.command)
         _warn_of_variables()
@@ -63,7 +59,7 @@ def install(personal: bool, user: str | None, words: Sequence[str], *, dry_run: 
             return 0
         _write(service)
         return _begin(service, settings, [*service.stop()] if isinstance(service, Launchd) else [])
-    except Failure as failure:
+    except Refused as failure:
         return refuse(failure)
 
 
@@ -76,7 +72,7 @@ def restart(personal: bool, user: str | None, *, dry_run: bool) -> int:
             _print_commands([*service.stop(), *service.start()])
             return 0
         return _begin(service, settings, service.stop())
-    except Failure as failure:
+    except Refused as failure:
         return refuse(failure)
 
 
@@ -93,7 +89,7 @@ def uninstall(personal: bool, user: str | None, *, dry_run: bool) -> int:
         service.path.unlink()
         for command in service.forget():
             _run(command, must=False)
-    except (Failure, OSError) as failure:
+    except (Refused, OSError) as failure:
         return refuse(failure)
     print(
         f"The service is no more. Models, logs and settings are where they were ({service.service.run_dir})."
@@ -105,7 +101,7 @@ def status(personal: bool, user: str | None) -> int:
     try:
         service = manager(personal, user)
         settings = _settings(_installed(service))
-    except Failure as failure:
+    except Refused as failure:
         return refuse(failure)
     with suppress(OSError):
         subprocess.call(service.status())
@@ -122,7 +118,7 @@ def logs(personal: bool, user: str | None, *, follow: bool, lines: int) -> int:
         service = manager(personal, user)
         _installed(service)
         return subprocess.call(service.logs(lines, follow))
-    except (Failure, OSError) as failure:
+    except (Refused, OSError) as failure:
         return refuse(failure)
     except KeyboardInterrupt:
         return 0
@@ -148,18 +144,18 @@ def _absolute(words: Sequence[str]) -> list[str]:
 
 
 def _try_options(command: Sequence[str]) -> None:
-    """Raises Failure for options that ``serve`` does not have, or does not have as a service."""
+    """Raises Refused for options that ``serve`` does not have, or does not have as a service."""
     if {"--detach", "-d"} & set(command):
-        raise Failure("--detach is not for a service: the system keeps it in the background.")
+        raise Refused("--detach is not for a service: the system keeps it in the background.")
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failure(f"`serve` does not take these options:\n{done.stderr.strip()}")
+        raise Refused(f"`serve` does not take these options:\n{done.stderr.strip()}")
 
 
 def _may(service: Manager, dry_run: bool) -> None:
     if not dry_run and not service.service.personal and _uid() != 0:
         again = " ".join(["sudo", str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
-        raise Failure(f"A service of the system needs root: `{again}`; `--user` makes it yours alone.")
+        raise Refused(f"A service of the system needs root: `{again}`; `--user` makes it yours alone.")
 
 
 def _installed(service: Manager) -> list[str]:
@@ -168,15 +164,15 @@ def _installed(service: Manager) -> list[str]:
         return service.command_in(service.path.read_text())
     except FileNotFoundError:
         whose = " --user" if service.service.personal else ""
-        raise Failure(
+        raise Refused(
             f"There is no service ({service.path}). `{typed('mlx-server')} service install{whose}` makes one."
         ) from None
     except (OSError, ValueError) as error:
-        raise Failure(f"{service.path}: {error}") from None
+        raise Refused(f"{service.path}: {error}") from None
 
 
 def _settings(command: Sequence[str]) -> Settings:
-    """Those that the service will have, as far as options and files say them. Raises Failure for what cannot be."""
+    """Those that the service will have, as far as options and files say them. Raises Refused for what cannot be."""
     words = command[command.index("serve") + 1 :] if "serve" in command else command
     given = {
         **dict(pairwise(words)),
@@ -186,11 +182,11 @@ def _settings(command: Sequence[str]) -> Settings:
     try:
         settings = read_settings(**options)
     except SettingsError as error:
-        raise Failure(
+        raise Refused(
             "These settings cannot be used, and nothing is changed:\n" + "\n".join(error.lines)
         ) from None
     if wrong := list(wrong_models(settings)):
-        raise Failure("These models cannot be served, and nothing is changed:\n" + "\n".join(wrong))
+        raise Refused("These models cannot be served, and nothing is changed:\n" + "\n".join(wrong))
     return settings
 
 
@@ -217,7 +213,7 @@ def _write(service: Manager) -> None:
         service.path.write_text(service.text())
         service.path.chmod(0o644)
     except OSError as error:
-        raise Failure(f"{service.path} cannot be written: {error.strerror}.") from None
+        raise Refused(f"{service.path} cannot be written: {error.strerror}.") from None
     print(f"{service.path} is written.")
 
 
@@ -245,12 +241,12 @@ def _run(command: Command, *, must: bool, tries: int = 1) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
-            raise Failure(f"`{' '.join(command)}`: {error.strerror}.") from None
+            raise Refused(f"`{' '.join(command)}`: {error.strerror}.") from None
         if done.returncode == 0 or not must:
             return
         if left:
             time.sleep(1.0)
-    raise Failure(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}")
+    raise Refused(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}")
 
 
 def _is_ready(settings: Settings) -> bool:

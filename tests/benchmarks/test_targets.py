@@ -15,10 +15,9 @@ from benchmarks.targets import (
     Target,
     figures,
     judged,
-    number,
-    percentile,
     verdicts,
 )
+from cli.benching import number, percentile
 
 SPEED, TTFT = Target("greedy-8", Figure.SPEED, 1.3), Target("prefix-8", Figure.TTFT, 0.25)
 
