@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from cli.groups import config, service
 from cli.options import Host, Json, Port, only_given
+from cli.programs import PROGRAMS
 
 INSTEAD = {
     "download": "{command} pull MODEL",
@@ -27,7 +28,8 @@ class Commands(TyperGroup):
     """Suggests the right command to users of other servers."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+        known = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        if args and args[0].startswith("-") and args[0] not in known:
             ctx.fail(f"Options such as {args[0]} come behind a command: {_command()} serve {' '.join(args)}")
         rest: list[str] = super().parse_args(ctx, args)
         return rest
@@ -43,7 +45,6 @@ app = typer.Typer(
     cls=Commands,
     help="An OpenAI-compatible server for MLX models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -160,19 +161,22 @@ def status(
     host: Host = None,
     port: Port = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Look again each second, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show what a running server does."""
     from cli.status import status
 
-    raise typer.Exit(status(only_given({"host": host, "port": port}), as_json))
+    raise typer.Exit(status(only_given({"host": host, "port": port}), as_json=as_json, watch=watch))
 
 
 @app.command()
-def ps(host: Host = None, port: Port = None) -> None:
+def ps(host: Host = None, port: Port = None, as_json: Json = False) -> None:
     """Show the models that are in memory, and how much of it they take."""
     from cli.status import ps
 
-    raise typer.Exit(ps(only_given({"host": host, "port": port})))
+    raise typer.Exit(ps(only_given({"host": host, "port": port}), as_json=as_json))
 
 
 Model = Annotated[str, typer.Argument(help="A model's name or alias.")]
@@ -339,7 +343,12 @@ def bench(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def launch(
-    program: Annotated[str, typer.Argument(help="codex, claude, opencode, qwen, goose or aider.")],
+    program: Annotated[
+        str,
+        typer.Argument(
+            help="codex, claude, opencode, qwen, goose or aider.", autocompletion=lambda: [*PROGRAMS]
+        ),
+    ],
     words: Annotated[
         list[str] | None,
         typer.Argument(help="Arguments of the program; behind `--` also those that `launch` has."),
@@ -434,7 +443,7 @@ def _order(
 
 
 def main() -> None:
-    app()
+    app(prog_name="mlx-server")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """``mlx-server status``: prints the broker's report as tables or as JSON."""
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -13,24 +15,44 @@ from cli.refusal import FAILED, nothing_answers, refuse, something_else_answers
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
 from shared.settings import Settings, load_settings
 
+EVERY = 1.0  # seconds between two looks of --watch
 
-def status(options: Mapping[str, Any], as_json: bool) -> int:
+
+def status(options: Mapping[str, Any], *, as_json: bool, watch: bool = False) -> int:
+    """``watch``: again and again, until Ctrl-C; also while no server answers."""
     settings = load_settings(**options)
+    if not watch:
+        return _status(settings, as_json)
+    with suppress(KeyboardInterrupt):
+        while True:
+            if not as_json:
+                Console().clear()
+            _status(settings, as_json)
+            time.sleep(EVERY)
+    return 0
+
+
+def _status(settings: Settings, as_json: bool) -> int:
     answer, report = _ask(settings)
     if report is None:
         return FAILED
     if as_json:
-        print(answer.decode())
+        print(answer.decode(), flush=True)
     else:
         _print_tables(report, probe.address(settings))
     return 0
 
 
-def ps(options: Mapping[str, Any]) -> int:
+def ps(options: Mapping[str, Any], *, as_json: bool) -> int:
     _, report = _ask(load_settings(**options))
     if report is None:
         return FAILED
-    Console(highlight=False, markup=False).print(_loaded(report))
+    if as_json:
+        print(json.dumps([worker.model_dump(mode="json") for worker in report.workers]))
+    elif report.workers:
+        Console(highlight=False, markup=False).print(_loaded(report))
+    else:
+        print("No model is in memory.")
     return 0
 
 
