@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from cli.__main__ import app
+
 ROOT = Path(__file__).parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
 COMMAND = [sys.executable, "-P", "-m", "cli"]
@@ -24,6 +28,14 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """As ``run``, within this process: far cheaper, for commands that start and become no other program."""
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", **more}, prog_name="mlx-server")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
 def start(*arguments: str, stand_in: str = "") -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from cli.benching import Answered, level, take
 from tests.cli.answering import answering
-from tests.cli.command import run
+from tests.cli.command import call
 from tests.e2e.stack import scripted_stack
 from tests.ports import free_port
 
@@ -71,7 +71,7 @@ def bench(port: str, *more: str) -> tuple[int, dict[str, Any], str]:
         "--requests",
         "4",
     ]
-    done = run(*words, *more)
+    done = call(*words, *more)
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
@@ -106,14 +106,14 @@ def test_a_first_request_that_fails_is_the_answer(status: int, said: object, sen
 
 
 def test_where_no_server_is_that_is_said() -> None:
-    done = run("bench", f"http://127.0.0.1:{free_port()}/v1")
+    done = call("bench", f"http://127.0.0.1:{free_port()}/v1")
     assert (done.returncode, "Nothing answers at" in done.stderr) == (1, True)
 
 
 @pytest.mark.slow
 def test_a_running_server_is_measured_without_its_address() -> None:
     with scripted_stack("--step", "0.001") as stack:
-        done = run(
+        done = call(
             *("bench", "--model", "a", "--clients", "1,4", "--requests", "8", "--max-tokens", "16", "--json"),
             MLX_SERVER_PORT=str(stack.port),
         )
@@ -124,3 +124,16 @@ def test_a_running_server_is_measured_without_its_address() -> None:
         (4, 0, 128),
     ]
     assert all(each["gap_p50"] > 0 and each["first_token_p50"] > 0 for each in levels)
+
+
+@pytest.mark.slow
+def test_requests_that_a_full_server_refuses_are_counted_and_named() -> None:
+    with scripted_stack("--step", "0.01", max_in_flight=1, queue_per_model=1) as stack:
+        done = call(
+            *("bench", "--model", "a", "--clients", "8", "--requests", "16", "--json"),
+            MLX_SERVER_PORT=str(stack.port),
+        )
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert 0 < found["levels"][0]["failed"] < found["levels"][0]["requests"] == 16
+    assert found["failures"][0].startswith("503: ")

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from cli.__main__ import app
-from tests.cli.command import ROOT, run
+from tests.cli.command import ROOT, call, run
 
 GUIDE = (ROOT / "docs" / "cli.md").read_text()
 
@@ -37,15 +37,15 @@ def test_the_guide_names_no_command_that_does_not_exist() -> None:
 
 def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
     for typed, meant in (("satus", "status"), ("laod", "load"), ("benhc", "bench")):
-        done = run(typed)
+        done = call(typed)
         assert done.returncode == 2
         assert f"Did you mean '{meant}'" in done.stderr
-    nested = run("config", "chekc")
+    nested = call("config", "chekc")
     assert (nested.returncode, "Did you mean 'check'?" in nested.stderr) == (2, True)
 
 
 def test_an_option_before_its_command_is_said_to_be_misplaced() -> None:
-    done = run("--port", "9000")
+    done = call("--port", "9000")
     assert done.returncode == 2
     assert "serve --port 9000" in " ".join(done.stderr.split())
 

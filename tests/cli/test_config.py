@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.config import template
 from shared.settings import PREFIX, Settings, read_settings
-from tests.cli.command import run
+from tests.cli.command import call
 
 BROKEN = """[server]
 port = 8000
@@ -20,7 +20,7 @@ ttl = -1
 
 
 def shown(**environment: str) -> dict[str, tuple[object, str]]:
-    rows = json.loads(run("config", "show", "--json", **environment).stdout)
+    rows = json.loads(call("config", "show", "--json", **environment).stdout)
     return {row["setting"]: (row["value"], row["source"]) for row in rows}
 
 
@@ -42,7 +42,7 @@ def test_each_setting_is_shown_with_the_source_that_won(tmp_path: Path) -> None:
 def test_no_api_key_is_shown() -> None:
     secret = "sk-of-sixteen-letters"
     for words in (["show"], ["show", "--json"]):
-        done = run("config", *words, MLX_SERVER_API_KEYS=f"anna={secret},{secret}-2")
+        done = call("config", *words, MLX_SERVER_API_KEYS=f"anna={secret},{secret}-2")
         assert done.returncode == 0
         assert "hidden" in done.stdout
         assert "sixteen" not in done.stdout + done.stderr
@@ -51,16 +51,16 @@ def test_no_api_key_is_shown() -> None:
 def test_a_file_is_checked_by_line_and_key(tmp_path: Path) -> None:
     file = tmp_path / "broken.toml"
     file.write_text(BROKEN)
-    unknown = run("config", "check", str(file))
+    unknown = call("config", "check", str(file))
     assert unknown.returncode == 2
     assert (
         f"{file}, line 3: server.max_in_flihgt: there is no such setting; did you mean max_in_flight?"
         in unknown.stderr
     )
     file.write_text(BROKEN.replace("max_in_flihgt", "max_in_flight"))
-    assert f"{file}, line 7: models.small.ttl: " in run("config", "check", str(file)).stderr
+    assert f"{file}, line 7: models.small.ttl: " in call("config", "check", str(file)).stderr
     file.write_text(BROKEN.replace("max_in_flihgt", "max_in_flight").replace("-1", "1"))
-    good = run("config", "check", str(file))
+    good = call("config", "check", str(file))
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout == f"{file} can be used. The models: small.\n"
 
@@ -68,25 +68,25 @@ def test_a_file_is_checked_by_line_and_key(tmp_path: Path) -> None:
 def test_a_model_of_the_file_that_cannot_be_is_found_by_check(tmp_path: Path) -> None:
     file = tmp_path / "gone.toml"
     file.write_text("[models.mine]\nsource = '/no/such/folder'\n")
-    done = run("config", "check", str(file))
+    done = call("config", "check", str(file))
     assert done.returncode == 2
     assert f"{file}" in done.stderr
     assert "mine: there is no folder /no/such/folder" in done.stderr
 
 
 def test_without_a_file_check_says_how_to_get_one() -> None:
-    done = run("config", "check", HOME="/nowhere")
+    done = call("config", "check", HOME="/nowhere")
     assert done.returncode == 1
     assert "config init` writes one" in done.stderr
 
 
 def test_init_writes_a_file_that_changes_nothing_and_never_overwrites(tmp_path: Path) -> None:
-    assert run("config", "init").returncode == 0
+    assert call("config", "init").returncode == 0
     file = tmp_path / "mlx-server.toml"
     assert tomllib.loads(file.read_text()) == {"server": {}}
-    assert run("config", "check", "mlx-server.toml").returncode == 0
+    assert call("config", "check", "mlx-server.toml").returncode == 0
     file.write_text("# mine\n")
-    again = run("config", "init")
+    again = call("config", "init")
     assert again.returncode == 1
     assert "is there already" in again.stderr
     assert file.read_text() == "# mine\n"

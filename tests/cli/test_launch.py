@@ -12,7 +12,7 @@ import pytest
 from cli.launch import objections
 from cli.programs import PROGRAMS, Target
 from tests.cli.answering import answering
-from tests.cli.command import run
+from tests.cli.command import call, run
 from tests.marks import quick_and_slow
 from tests.ports import free_port
 
@@ -132,7 +132,7 @@ def test_the_only_chat_model_needs_no_name(installed: str) -> None:
 
 def test_where_there_are_several_models_they_are_named() -> None:
     with answering(200, {"data": [CODER, {**CODER, "id": "writer"}]}) as (port, _):
-        done = run("launch", "codex", "--port", port)
+        done = call("launch", "codex", "--port", port)
     assert done.stderr == "mlx-server: Say with --model which one it is to use: coder, writer.\n"
 
 
@@ -152,21 +152,21 @@ def test_a_server_without_keys_is_not_shown_the_one_of_its_owner(installed: str,
 
 def test_a_key_that_is_missing_is_asked_for() -> None:
     with answering(200, served(), key="another") as (port, _):
-        done = run("launch", "codex", "--port", port)
+        done = call("launch", "codex", "--port", port)
     assert done.returncode == 1
     assert "asks for an API key: --key-file FILE" in done.stderr
 
 
 def test_a_program_that_is_not_known_or_not_there_is_said_to_be(tmp_path: Path) -> None:
-    unknown = run("launch", "cluade")
+    unknown = call("launch", "cluade")
     assert (unknown.returncode, "did you mean claude?" in unknown.stderr) == (2, True)
     with answering(200, served()) as (port, _):
-        missing = run("launch", "codex", "--port", port, PATH=str(tmp_path))
+        missing = call("launch", "codex", "--port", port, PATH=str(tmp_path))
     assert missing.returncode == 1
     assert "is not installed: npm install -g @openai/codex" in missing.stderr
 
 
 def test_launch_without_a_server_says_how_to_start_one() -> None:
-    done = run("launch", "codex", "--port", str(free_port()))
+    done = call("launch", "codex", "--port", str(free_port()))
     assert done.returncode == 1
     assert "serve` starts a server" in done.stderr

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.service_files import LABEL, Launchd, Service, Systemd
-from tests.cli.command import run
+from tests.cli.command import call, run
 from tests.ports import free_port
 
 WORDS = st.lists(
@@ -115,7 +115,7 @@ def test_systemd_itself_finds_nothing_wrong_with_the_unit(personal: bool, tmp_pa
 def test_a_dry_run_prints_file_and_commands_and_does_nothing(tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
     config.write_text("[server]\nport = 9001\n")
-    done = run("service", "install", "--user", "--dry-run", "--config", "mine.toml", HOME=str(tmp_path))
+    done = call("service", "install", "--user", "--dry-run", "--config", "mine.toml", HOME=str(tmp_path))
     assert done.returncode == 0
     assert str(config) in done.stdout
     assert "# then:" in done.stdout
@@ -135,7 +135,7 @@ def test_a_dry_run_prints_file_and_commands_and_does_nothing(tmp_path: Path) -> 
 def test_options_that_serve_cannot_use_make_no_service(
     words: list[str], sentence: str, tmp_path: Path
 ) -> None:
-    done = run("service", "install", "--user", *words, HOME=str(tmp_path))
+    done = call("service", "install", "--user", *words, HOME=str(tmp_path))
     assert done.returncode == 1
     assert sentence in done.stderr
     assert not list(tmp_path.iterdir())
@@ -143,7 +143,7 @@ def test_options_that_serve_cannot_use_make_no_service(
 
 @pytest.mark.parametrize("command", ["status", "logs", "restart", "uninstall"])
 def test_without_a_service_it_is_said_how_to_get_one(command: str, tmp_path: Path) -> None:
-    done = run("service", command, "--user", HOME=str(tmp_path))
+    done = call("service", command, "--user", HOME=str(tmp_path))
     assert done.returncode == 1
     assert "service install --user` makes one" in done.stderr
 
