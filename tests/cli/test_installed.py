@@ -85,6 +85,7 @@ def test_the_wheel_in_an_empty_environment_serves_a_chat_and_hides_no_package(
     assert not [name for name in FOLDERS if (site / name).exists()]
     others_packages(site, FOLDERS)
     assert say(command, "--version").startswith("0.")
+    assert str(command) in say(command, "service", "install", "--user", "--dry-run")
     try:
         say(command, "serve", "--detach", "--models", EMBEDDED_MODEL)
         question = ["What is the capital of France?", "--temperature", "0"]
