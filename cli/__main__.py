@@ -76,12 +76,18 @@ def serve(
     models: Annotated[
         str | None,
         typer.Option(
+            "--models",
+            "--model",
             help="Models that may be asked for: ID, /folder or ID=/folder, comma-separated.",
             show_default=False,
         ),
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="File with settings and models, mlx-server.toml.", show_default=False)
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(help="File of the API keys that `keys create` made.", show_default=False),
     ] = None,
     default_model: Annotated[
         str | None, typer.Option(help="Serves requests that name no model.", show_default=False)
@@ -111,6 +117,7 @@ def serve(
         "port": port,
         "available_models": models,
         "config": config,
+        "keys_file": keys,
         "default_model": default_model,
         "api_processes": api_processes,
         "run_dir": run_dir,

@@ -109,6 +109,8 @@ def _the_only(url: str, key: Key) -> str:
         models = answer.raise_for_status().json()["data"]
         names = [str(info["id"]) for info in models if _may_chat(info)]
     except httpx.HTTPStatusError as error:
+        if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise Refused(f"{url} asks for an API key: --key-file FILE.") from None
         raise Refused(
             f"{url}/models answers {error.response.status_code}; say the model with --model."
         ) from None

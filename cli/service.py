@@ -28,7 +28,13 @@ from shared.settings_errors import SettingsError
 READY_SECONDS = 90.0
 TRIES = 20  # launchd refuses a service whose last process is not quite gone yet
 _RUN_DIR = ".cache/mlx-server/service"
-_OPTIONS = {"--host": "host", "--port": "port", "--config": "config", "--models": "available_models"}
+_OPTIONS = {
+    "--host": "host",
+    "--port": "port",
+    "--config": "config",
+    "--models": "available_models",
+    "--model": "available_models",
+}
 
 
 def manager(personal: bool, user: str | None, words: Sequence[str] = ()) -> Manager:

@@ -105,6 +105,12 @@ def test_a_first_request_that_fails_is_the_answer(status: int, said: object, sen
     assert sentence in refusal
 
 
+def test_a_server_that_asks_for_a_key_is_said_to_do_so() -> None:
+    with answering(200, {"data": []}, key="secret") as (port, _):
+        done = call("bench", f"http://127.0.0.1:{port}/v1")
+    assert (done.returncode, "asks for an API key: --key-file FILE" in done.stderr) == (1, True)
+
+
 def test_where_no_server_is_that_is_said() -> None:
     done = call("bench", f"http://127.0.0.1:{free_port()}/v1")
     assert (done.returncode, "Nothing answers at" in done.stderr) == (1, True)

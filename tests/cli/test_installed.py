@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def test_the_wheel_in_an_empty_environment_serves_a_chat_and_hides_no_package(
     pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
     say(sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT, seconds=2 * MINUTES)
     (wheel,) = tmp_path.glob("mlx_server-*.whl")
+    packed = zipfile.ZipFile(wheel).namelist()
+    ours = [
+        path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts
+    ]
+    files = [f"mlx_server/_app/{path.relative_to(ROOT)}" for path in ours if path.is_file()]
+    assert not set(files) - set(packed)
     venv.create(tmp_path / "env", with_pip=True)
     python, command = (tmp_path / "env" / "bin" / name for name in ("python", "mlx-server"))
     say(python, *pip, "install", wheel, seconds=9 * MINUTES)
