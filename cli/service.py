@@ -7,6 +7,7 @@ command waits until the new server is ready.
 
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import time
@@ -63,8 +64,7 @@ def install(personal: bool, user: str | None, words: Sequence[str], *, dry_run: 
         if dry_run:
             _print_plan(service)
             return 0
-        _write(service)
-        return _begin(service, settings, [*service.stop()] if isinstance(service, Launchd) else [])
+        return _put(service, settings)
     except Refused as failure:
         return refuse(failure)
 
@@ -114,9 +114,7 @@ def status(personal: bool, user: str | None) -> int:
     if _is_ready(settings):
         print(f"The server is ready at {probe.address(settings)}.")
         return 0
-    return refuse(
-        f"No server is ready at {probe.address(settings)}; `{typed('mlx-server')} service logs` says why."
-    )
+    return refuse(f"No server is ready at {probe.address(settings)}; `{_command(service, 'logs')}` says why.")
 
 
 def logs(personal: bool, user: str | None, *, follow: bool, lines: int) -> int:
@@ -169,9 +167,8 @@ def _installed(service: Manager) -> list[str]:
     try:
         return service.command_in(service.path.read_text())
     except FileNotFoundError:
-        whose = " --user" if service.service.personal else ""
         raise Refused(
-            f"There is no service ({service.path}). `{typed('mlx-server')} service install{whose}` makes one."
+            f"There is no service ({service.path}). `{_command(service, 'install')}` makes one."
         ) from None
     except (OSError, ValueError) as error:
         raise Refused(f"{service.path}: {error}") from None
@@ -201,6 +198,24 @@ def _warn_of_variables() -> None:
         refuse(f"{', '.join(here)} of this shell does not reach the service; put it into its --config file.")
 
 
+def _command(service: Manager, word: str) -> str:
+    return f"{typed('mlx-server')} service {word}{' --user' if service.service.personal else ''}"
+
+
+def _put(service: Manager, settings: Settings) -> int:
+    """A file that the system does not take is not left there. Raises Refused."""
+    tool = service.start()[0][0]
+    if shutil.which(tool) is None:
+        raise Refused(f"There is no `{tool}` here: {service.title} does not run this system.")
+    before = service.path.read_text() if service.path.exists() else None
+    _write(service)
+    try:
+        return _begin(service, settings, service.stop() if isinstance(service, Launchd) else [])
+    except Refused:
+        service.path.unlink() if before is None else service.path.write_text(before)
+        raise
+
+
 def _print_plan(service: Manager) -> None:
     print(f"# {service.path}")
     print(service.text())
@@ -220,7 +235,6 @@ def _write(service: Manager) -> None:
         service.path.chmod(0o644)
     except OSError as error:
         raise Refused(f"{service.path} cannot be written: {error.strerror}.") from None
-    print(f"{service.path} is written.")
 
 
 def _begin(service: Manager, settings: Settings, before: Iterable[Command]) -> int:
@@ -233,7 +247,7 @@ def _begin(service: Manager, settings: Settings, before: Iterable[Command]) -> i
     while time.monotonic() < deadline:
         if _is_ready(settings):
             print(
-                f"The server is ready at {probe.address(settings)}, and starts with the system from now on."
+                f"The server is ready at {probe.address(settings)}, and starts with the system ({service.path})."
             )
             return exits.STOPPED
         time.sleep(0.5)

@@ -148,6 +148,18 @@ def test_without_a_service_it_is_said_how_to_get_one(command: str, tmp_path: Pat
     assert "service install --user` makes one" in done.stderr
 
 
+@pytest.mark.parametrize("tool", ["", "#!/bin/sh\necho no bus >&2\nexit 1\n"], ids=["none", "one that fails"])
+def test_where_the_system_does_not_take_the_service_no_file_is_left(tool: str, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("systemctl", "launchctl") if tool else ():
+        (tmp_path / "bin" / name).write_text(tool)
+        (tmp_path / "bin" / name).chmod(0o700)
+    done = call("service", "install", "--user", HOME=str(tmp_path), PATH=str(tmp_path / "bin"))
+    assert done.returncode == 1
+    assert ("no bus" if tool else "does not run this system") in done.stderr
+    assert not [*tmp_path.rglob("*.service"), *tmp_path.rglob("*.plist")]
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """With a systemctl; its path is short, as the sockets in it need."""
