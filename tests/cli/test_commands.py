@@ -1,5 +1,6 @@
 """What holds for all commands: they are documented, they complete, and a mistyped one gets the right one named."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,12 @@ NAMES = list(commands(get_command(app)))
 @pytest.mark.parametrize("name", NAMES)
 def test_each_command_is_in_the_guide(name: str) -> None:
     assert f"`{name}`" in GUIDE
+
+
+def test_the_guide_names_no_command_that_does_not_exist() -> None:
+    rows = re.findall(r"^\| `(mlx-server [^`]+)`", GUIDE, re.MULTILINE)
+    assert rows
+    assert not set(rows) - set(NAMES)
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
