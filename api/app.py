@@ -16,6 +16,7 @@ from api.http.guard import Guard
 from api.http.router import Routes
 from api.messages.errors import AnthropicErrors
 from api.messages.resource import Messages
+from api.metrics.resource import Metrics
 from api.openai.chat import ChatCompletions
 from api.openai.completions import Completions
 from api.openai.models import Models
@@ -34,7 +35,8 @@ from shared.settings import Settings
 
 def make_app(settings: Settings, broker: BrokerClient) -> Guard:
     routes = Routes()
-    return Guard(make_routes(settings, broker, routes), settings, routes, error_dialect)
+    app = make_routes(settings, broker, routes)
+    return Guard(app, settings, routes, error_dialect, broker.counters)
 
 
 def error_dialect(path: str, headers: Mapping[bytes, bytes]) -> ErrorDialect:
@@ -73,6 +75,7 @@ def make_routes(
     app.add_route("/apply-template", ApplyTemplate(catalog, broker))
     app.add_route("/health", Health())
     app.add_route("/ready", Ready(broker))
+    app.add_route("/metrics", Metrics(broker, 2 * settings.heartbeat_interval))
     app.add_route("/admin/status", Admin(broker))
     app.add_route("/admin/events", AdminEvents(settings, broker))
     app.add_route("/admin/reload", AdminReload(broker))

@@ -9,6 +9,8 @@ from typing import Any
 
 from broker import status
 from broker.admission import Admission, draining, unaffordable, unavailable
+from broker.api_figures import ApiFigures
+from broker.counts import Counts
 from broker.events import (
     Action,
     ApiSaid,
@@ -56,6 +58,7 @@ from shared.protocol import (
     Cancel,
     ChangesReport,
     Done,
+    Figures,
     Follow,
     Forward,
     Inspection,
@@ -91,10 +94,16 @@ class Broker:
         quarantine = Quarantine()
         self._api_silence = _APIS_MAY_BE_SILENT * timeouts.silence
         self._keys = KeyLimits()
+        self._counts = Counts()
+        self._figures = ApiFigures()
         self._admission = Admission(models, scheduler, registry, failures, quarantine, self._keys)
-        self._requests = Requests(registry, scheduler, self._admission, quarantine, self._api_silence)
+        self._requests = Requests(
+            registry, scheduler, self._admission, quarantine, self._api_silence, self._counts
+        )
         self._memory = memory = Memory(rules or MemoryRules(), registry, scheduler, failures, life.started)
-        self._workers = Workers(models, registry, scheduler, self._requests, failures, memory, timeouts, life)
+        self._workers = Workers(
+            models, registry, scheduler, self._requests, failures, memory, timeouts, life, self._counts
+        )
         self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
         self._fetches = Fetches(registry, scheduler, self._requests, failures, memory)
         self._memory.needs.restore(life.learned)
@@ -201,6 +210,8 @@ class Broker:
             case Start(model, lease):
                 yield self._workers.spawn(model, lease, now)
             case Evict(victims):
+                self._counts.swaps += 1
+                self._counts.evictions.update(w.model for w in self._registry if w.id in victims)
                 yield from self._workers.end(victims, now)
             case Shrink(leases) | Grow(leases):
                 yield from (self._memory.tell(worker, size) for worker, size in leases.items())
@@ -218,6 +229,8 @@ class Broker:
         match message:
             case Ping():
                 yield TellApi(api, Pong(epoch=known.epoch))
+            case Figures(sums=sums):
+                self._figures.hear(api, sums)
             case SubmitHeader():
                 yield from self._requests.submit(api, message, body, now)
             case Ack():
@@ -232,8 +245,8 @@ class Broker:
                 yield TellApi(api, self._changes_since(message))
             case Reload(query=query):
                 yield ReadSettings(api, query)
-            case Status(query=query):
-                yield TellApi(api, self._report(query, now))
+            case Status():
+                yield TellApi(api, self._report(message, now))
 
     def _meet_api(self, api: str, now: float) -> Api:
         """A lost api that comes back sees a new epoch, and so submits again what it holds."""
@@ -256,16 +269,19 @@ class Broker:
         self._orders.forget(api)
         self._lost_apis += 1
         self._keys.end_all_of(api)
+        self._figures.forget(api)
         yield from self._requests.cancel_all_of(api)
 
-    def _report(self, query: str, now: float) -> StatusReport:
+    def _report(self, asked: Status, now: float) -> StatusReport:
         return StatusReport(
-            query=query,
+            query=asked.query,
             epoch=self._life.epoch,
             pid=self._life.pid,
             uptime=now - self._life.started,
             models=[
-                status.of_model(model, self._registry, self._scheduler, self._failures, self._memory)
+                status.of_model(
+                    model, self._registry, self._scheduler, self._failures, self._memory, self._counts
+                )
                 for model in self._models
             ],
             workers=[status.of_worker(worker, now) for worker in self._registry],
@@ -274,6 +290,8 @@ class Broker:
             deaths=self._workers.crash_reports.latest(now),
             memory=self._memory.report(now),
             keys=self._keys.report(now),
+            swaps=self._counts.swaps,
+            figures=self._figures.total() if asked.figures else {},
         )
 
     def _note_inspection(self, model: str, found: Inspection | None, now: float) -> Iterator[Action]:
@@ -361,4 +379,6 @@ class Broker:
 
 def is_frequent(event: Event) -> bool:
     """Whether it comes with each token; what it changes for the ledger is seen at the next Tick."""
-    return isinstance(event, WorkerSaid | ApiSaid) and isinstance(event.message, Forward | Ack | Done | Ping)
+    return isinstance(event, WorkerSaid | ApiSaid) and isinstance(
+        event.message, Forward | Ack | Done | Ping | Figures
+    )

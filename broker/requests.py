@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from broker.admission import Admission, draining, outdated_api
+from broker.counts import Counts
 from broker.crash_reports import shape_of
 from broker.events import Action, TellApi, TellWorker
 from broker.exit_causes import ExitCause, Fault
@@ -37,6 +38,7 @@ class Requests:
         admission: Admission,
         quarantine: Quarantine,
         retention: float,
+        counts: Counts,
     ) -> None:
         """``retention``: seconds for which a request that no api has claimed stays on record."""
         self._registry = registry
@@ -44,6 +46,7 @@ class Requests:
         self._admission = admission
         self._quarantine = quarantine
         self._retention = retention
+        self._counts = counts
 
     # ---------------------------------------------------------------- what an api says
 
@@ -95,6 +98,8 @@ class Requests:
 
     def dispatch(self, queued: Queued, worker: Worker, now: float) -> Action:
         submit = queued.submit
+        if not queued.resumes:
+            self._counts.queue_times[submit.model].note(now - queued.came)
         worker.retained.pop(submit.request_id, None)
         run = Running(queued.api, queued.asker.caller, shape_of(submit), now)
         if queued.suspect and worker.on_probation in (None, submit.request_id):

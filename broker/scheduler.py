@@ -40,13 +40,17 @@ class Limits:
 
 @dataclass(slots=True, eq=False)
 class Queued:
-    """A Submit in the broker. ``since``: when its age began to count."""
+    """A Submit in the broker, which ``came`` then. ``since``: when its age began to count."""
 
     api: str
     submit: SubmitHeader
     body: bytes
     since: float
     suspect: bool = False
+    came: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.came = self.since
 
     @property
     def resumes(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from broker.counts import Counts
 from broker.downloads import Downloads
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
@@ -70,7 +71,12 @@ def states_of_downloads(downloads: Downloads) -> dict[str, tuple[str, str]]:
 
 
 def of_model(
-    model: str, registry: Registry, scheduler: Scheduler, failures: LoadFailures, memory: Memory
+    model: str,
+    registry: Registry,
+    scheduler: Scheduler,
+    failures: LoadFailures,
+    memory: Memory,
+    counts: Counts,
 ) -> ModelStatus:
     state = state_of(model, registry, failures, memory)
     failure = failures.of(model) if state == "failed" else None
@@ -97,4 +103,5 @@ def of_model(
         reason=failure.reason if failure else None,
         context_length=details.context_length if details else None,
         capabilities=details.capabilities if details else None,
+        counts=counts.of(model),
     )

@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Collection, Iterator
 
 from broker.admission import unavailable
+from broker.counts import Counts
 from broker.crash_reports import CrashReports, Loss, phase_of
 from broker.events import Abort, Action, Kill, Note, PassOn, Spawn, TellWorker, Terminate, WorkerExited
 from broker.exit_causes import ExitCause, Fault, left, of_exit
@@ -51,6 +52,7 @@ class Workers:
         memory: Memory,
         timeouts: Timeouts,
         life: Life,
+        counts: Counts,
     ) -> None:
         self._models = models
         self._registry = registry
@@ -60,6 +62,7 @@ class Workers:
         self._memory = memory
         self._timeouts = timeouts
         self._life = life
+        self._counts = counts
         self.crash_reports = CrashReports()
         self._losses: dict[str, Loss] = {}  # by id, of workers whose process has still to end
         self.failed_replacements: dict[str, str] = {}  # the reason by model, until it is reloaded again
@@ -146,6 +149,7 @@ class Workers:
 
     def _make_ready(self, worker: Worker, message: Register, now: float) -> Iterator[Action]:
         self._awaited.discard(worker.id)
+        self._counts.loads[worker.model] += not worker.returning
         worker.receive(Signal.READY, now)
         details = ModelDetails(message.context_length, message.capabilities)
         worker.details = self._registry.details[worker.model] = details
@@ -276,6 +280,7 @@ class Workers:
             if worker.replaces:
                 self.failed_replacements[model] = reason
             return
+        self._counts.failed_loads[model] += 1
         failure = self._failures.record(model, reason, permanent, now)
         if not tried_again or failure.broken:
             self._memory.wishes.pop(model, None)
@@ -299,6 +304,7 @@ class Workers:
         self._registry.remove(worker)
         self._memory.forget(worker.id)
         if loss := self._losses.pop(worker.id, None):
+            self._counts.losses[worker.model] += 1
             self.crash_reports.record(worker, loss, exited.code, exited.last_lines)
 
     def _remove_foreign(self, worker: Worker, now: float) -> None:

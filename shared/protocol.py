@@ -47,6 +47,7 @@ from shared.reports import (
     KeyUsage,
     MemoryDecision,
     MemoryStatus,
+    ModelCounts,
     ModelStatus,
     RequestShape,
     StatusReport,
@@ -78,6 +79,7 @@ __all__ = [
     "EncodingBody",
     "Failed",
     "Failure",
+    "Figures",
     "Finish",
     "FinishReason",
     "Follow",
@@ -96,6 +98,7 @@ __all__ = [
     "MemoryDecision",
     "MemoryStatus",
     "MemoryUse",
+    "ModelCounts",
     "ModelStatus",
     "Order",
     "OrderReply",
@@ -143,6 +146,13 @@ class Ping(Part):
     """The first message of an api process, repeated while it lives; the broker answers with Pong."""
 
     type: Literal["ping"] = "ping"
+
+
+class Figures(Part):
+    """What an api process has counted since it started: sums by the names and labels of its metrics."""
+
+    type: Literal["figures"] = "figures"
+    sums: dict[str, float]
 
 
 class Submit(Part):
@@ -250,10 +260,11 @@ class Cancel(Part):
 
 
 class Status(Part):
-    """Asks for a StatusReport with the same ``query``."""
+    """Asks for a StatusReport with the same ``query``; ``figures``: and with what all api processes have counted."""
 
     type: Literal["status"] = "status"
     query: str
+    figures: bool = False
 
 
 # ---------------------------------------------------------------- broker -> api
@@ -459,7 +470,8 @@ class Bye(Part):
 
 
 ApiToBroker = Annotated[
-    Ping | SubmitHeader | Ack | Done | Cancel | Order | Reload | Follow | Status, Field(discriminator="type")
+    Ping | Figures | SubmitHeader | Ack | Done | Cancel | Order | Reload | Follow | Status,
+    Field(discriminator="type"),
 ]
 BrokerToApi = Annotated[
     Pong | Chunks | Resubmit | Refused | OrderReply | Reloaded | Waiting | ChangesReport | StatusReport,

@@ -43,6 +43,21 @@ class WorkerStatus(Part):
     engine: dict[str, float | int | str] = {}
 
 
+class ModelCounts(Part):
+    """Since the broker started. ``losses``: workers that did not end in good order.
+
+    ``queue_times``: requests by how long they were in the queue, for each bound of ``shared.buckets.REQUEST`` and
+    beyond; empty: none were. ``queue_seconds`` is the sum of these times.
+    """
+
+    loads: int = 0
+    failed_loads: int = 0
+    evictions: int = 0
+    losses: int = 0
+    queue_times: list[int] = []
+    queue_seconds: float = 0.0
+
+
 class ModelStatus(Part):
     """``state``: hot, loading, downloading, queued (for memory), loadable or failed; ``reason`` says why it failed.
 
@@ -69,6 +84,7 @@ class ModelStatus(Part):
     reason: str | None = None
     context_length: int | None = None
     capabilities: Capabilities | None = None
+    counts: ModelCounts = ModelCounts()
 
 
 class RequestShape(Part):
@@ -148,3 +164,5 @@ class StatusReport(Part):
     deaths: list[CrashReport] = []  # the last ones, newest first
     memory: MemoryStatus = MemoryStatus()
     keys: list[KeyUsage] = []
+    swaps: int = 0  # times that models made room for another one
+    figures: dict[str, float] = {}  # of all api processes, for a Status that asks for them

@@ -178,6 +178,7 @@ OPERATIONS = (
     Operation(
         "get", "/admin/events", "Follows what changes in models, workers, downloads and memory", streams=True
     ),
+    Operation("get", "/metrics", "What the whole server has counted, as Prometheus reads it"),
     Operation("post", "/admin/reload", "Reads mlx-server.toml anew", SettingsReloaded),
     Operation("get", "/", "What this is"),
     Operation("get", "/openapi.json", "This document"),

@@ -23,6 +23,7 @@ from api.generation.replies import Replies
 from api.http.caller import ANONYMOUS
 from api.http.keys import current_key
 from api.http.side_thread import in_side_thread
+from api.metrics.counters import Counters
 from shared import wire
 from shared.errors import (
     BrokerLost,
@@ -39,6 +40,7 @@ from shared.protocol import (
     ChangesReport,
     Chunks,
     Done,
+    Figures,
     Follow,
     Generation,
     Order,
@@ -77,6 +79,8 @@ class BrokerClient:
     """The serving loop calls ``start`` and ``close``, and every other method runs on that loop."""
 
     def __init__(self, settings: Settings) -> None:
+        self.counters = Counters()
+        self._told: dict[str, float] = {}  # the counters' sums that the broker has
         self._settings = settings
         self._registry = settings.registry
         self._use: list[Callable[[Settings], None]] = []
@@ -132,6 +136,7 @@ class BrokerClient:
                 caller,
                 group,
                 key.terms if key else None,
+                self.counters.watch(model, self._loop.time()),
             )
             for number, task in enumerate(tasks)
         ]
@@ -147,9 +152,11 @@ class BrokerClient:
         await replies.first(self._settings.first_token_silence)
         return replies
 
-    async def status(self, within: float) -> StatusReport:
-        """Raises BrokerLost; at once when no broker is seen."""
-        report = await self._ask(Status(query=secrets.token_hex(8)), within)
+    async def status(self, within: float, *, figures: bool = False) -> StatusReport:
+        """Raises BrokerLost; at once when no broker is seen. ``figures``: with what all api processes have counted."""
+        if figures and self.seen:
+            self._tell_figures()
+        report = await self._ask(Status(query=secrets.token_hex(8), figures=figures), within)
         assert isinstance(report, StatusReport)
         return report
 
@@ -276,6 +283,7 @@ class BrokerClient:
             self._end(request, FailureFromElsewhere(message.failure))
         else:
             log.info("request %s goes on elsewhere: %s", message.request_id, message.reason)
+            self._note_resume(request, "worker")
             request.worker_lost(blameless=message.blameless)
             self._submit(request)
 
@@ -297,7 +305,11 @@ class BrokerClient:
             if fresh is None:
                 continue
             replies.put(fresh)
+            if request.watch:
+                request.watch.take(fresh, self._loop.time())
             if request.finished:
+                if request.watch:
+                    request.watch.end(fresh.finish, self._loop.time())
                 del self._live[request.request_id]
                 self._send(Done(request_id=request.request_id, spent=request.newly_spent()))
 
@@ -315,6 +327,7 @@ class BrokerClient:
                     self._park(request)
             elif replies.unread < MAX_UNREAD // 2:
                 self._parked.discard(request_id)
+                self._note_resume(request, "slow client")
                 self._submit(request)
 
     def _pong(self, epoch: str) -> None:
@@ -323,9 +336,12 @@ class BrokerClient:
         if self._epoch is not None:
             log.info("a new broker; %d requests are submitted again", len(self._live))
             self._fail_queries()
-        self._epoch = epoch
+        again, self._epoch = self._epoch is not None, epoch
+        self._told = {}
         for request, _ in list(self._live.values()):
             if request.request_id not in self._parked:
+                if again:
+                    self._note_resume(request, "broker")
                 self._submit(request)
 
     def _fail_queries(self) -> None:
@@ -333,7 +349,18 @@ class BrokerClient:
             if not answer.done():
                 answer.set_exception(self._lost())
 
+    def _note_resume(self, request: Received, cause: str) -> None:
+        if request.watch:
+            request.watch.resume(cause)
+
     # ---- what the broker is told
+
+    def _tell_figures(self) -> None:
+        """Nothing, if it has them."""
+        sums = self.counters.sums()
+        if sums != self._told:
+            self._told = sums
+            self._send(Figures(sums=sums))
 
     def _submit(self, request: Received) -> None:
         submit = request.submit()
@@ -363,6 +390,7 @@ class BrokerClient:
         request.repairs += 1
         log.warning("request %s has a gap in attempt %d", request.request_id, request.attempt)
         if request.repairs <= MAX_REPAIRS:
+            self._note_resume(request, "gap")
             self._submit(request)
         else:
             self._send_cancel(request)
@@ -405,6 +433,7 @@ class BrokerClient:
         if now >= self._next_ping:
             self._next_ping = now + self._settings.heartbeat_interval
             self._send(Ping())
+            self._tell_figures()
         self._judge(now - self._heard)
         self._ack()
         self._park_and_unpark()

@@ -1,6 +1,7 @@
 """The model names that a request may ask for; a name never becomes a path."""
 
 from api.http.keys import ModelNotAllowed, current_key
+from api.http.served import note_model
 from shared.errors import InvalidRequest, ModelNotFound
 from shared.settings import Settings
 
@@ -42,6 +43,7 @@ class Catalog:
             raise ModelNotAllowed(
                 f"This key may not use the model {name!r}. It may use: {', '.join(self.names) or 'none of those here'}."
             )
+        note_model(model)
         return model
 
     @property

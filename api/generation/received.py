@@ -5,6 +5,7 @@ Rule 2: any other delta that does not begin at the next index is a Gap. Text can
 is submitted again with the ids received, and the answer continues exactly there.
 """
 
+from api.metrics.counters import Watch
 from shared.errors import ModelChanged
 from shared.protocol import Ack, Delta, KeyTerms, Spent, Start, Submit, Task
 
@@ -19,7 +20,7 @@ class Gap(Exception):
 class Received:
     """One request. ``first_choice`` is added to its choices' numbers: a client's request may have many prompts.
 
-    ``caller`` and ``group``: see Submit.
+    ``caller`` and ``group``: see Submit. ``watch`` measures the request for whoever sends and hears it.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class Received:
         caller: str = "",
         group: str = "",
         key: KeyTerms | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.request_id = request_id
         self.attempt = 0
         self.repairs = 0
+        self.watch = watch
         self._losses = 0
         self._gained = False  # whether a token came since a worker was last lost
         self._model = model

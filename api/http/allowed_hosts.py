@@ -3,7 +3,7 @@
 Rule 1: only known host names are served. After DNS rebinding a browser still sends the attacker's name as Host. The
 address that the connection came in at is known too, as DNS cannot rebind an address.
 Rule 2: an Origin that is neither a known host nor configured is refused before the body is read.
-Rule 3: ``/admin`` needs a loopback name, a peer on this machine and no proxy between.
+Rule 3: ``/admin`` and ``/metrics`` need a loopback name, a peer on this machine and no proxy between.
 
 An HTTP/1.0 request may lack Host: the version does not define it, and no browser speaks it.
 """
@@ -22,7 +22,7 @@ Address = tuple[str, int | None] | None
 ANY = "*"
 HOSTS_SETTING, ORIGINS_SETTING = PREFIX + "ALLOWED_HOSTS", PREFIX + "CORS_ORIGINS"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-ADMIN = "/admin"
+ADMIN, METRICS = "/admin", "/metrics"
 EXPOSED = b"x-request-id, request-id, retry-after, x-should-retry"
 PREFLIGHT_LASTS = b"600"  # seconds
 
@@ -70,7 +70,8 @@ class Hosts:
         if admin and not (_is_here(head) and all(self._is_local(host, head) for host in asked_for)):
             raise RequestError(
                 403,
-                f"{ADMIN} is for this machine alone: ask for it as http://127.0.0.1, not through a proxy.",
+                f"{METRICS if head.path == METRICS else ADMIN} is for this machine alone: "
+                "ask for it as http://127.0.0.1, not through a proxy.",
                 code="admin_is_local",
             )
 
@@ -143,7 +144,7 @@ class Hosts:
 
 
 def is_admin(path: str) -> bool:
-    return path == ADMIN or path.startswith(ADMIN + "/")
+    return path in (ADMIN, METRICS) or path.startswith(ADMIN + "/")
 
 
 def _is_here(head: RequestHead) -> bool:

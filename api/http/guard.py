@@ -21,6 +21,7 @@ from api.http.errors import DialectOf, ErrorAnswer, OpenAIErrors, RequestError, 
 from api.http.keys import Keys, current_key
 from api.http.respond import EVENT_STREAM, one_line
 from api.http.router import Route, Routes, tidy
+from api.http.served import Served, Tally, served
 from api.http.wrong_paths import advice
 from shared.errors import Draining, ServingError
 from shared.settings import Settings
@@ -32,6 +33,8 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 # The ASGI extensions that api.http.connection provides.
 ABORT, CLOSING, TARGET = "mlx_server.abort", "mlx_server.closing", "mlx_server.target"
+CLIENT_LEFT = 499  # nginx's status for it; no client gets it
+NO_ROUTE = "none"
 MAX_HEADERS = 64 << 10  # bytes
 MAX_TARGET = 8 << 10  # bytes
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -47,12 +50,14 @@ class Guard:
         settings: Settings,
         routes: Routes | None = None,
         error_dialect: DialectOf = lambda path, headers: OpenAIErrors(),
+        tally: Tally | None = None,
     ) -> None:
-        """Without ``routes`` the app gets every path."""
+        """Without ``routes`` the app gets every path; without ``tally`` nothing is counted."""
         self.app = app
         self.settings = settings
         self.routes = routes
         self.error_dialect = error_dialect
+        self.tally = tally
         self.hosts = Hosts(settings)
         self.keys = Keys(settings)
         self.bodies = Bodies(settings)
@@ -86,6 +91,8 @@ class Exchange:
         )
         self._errors = guard.error_dialect(self._path, self._headers)
         self._route: Route | None = None
+        self._served = Served()
+        self._status = 0  # of the answer; of a stream that ended with an error, the error's
         self._request_id = self._theirs_or_new()
         self._loop = asyncio.get_running_loop()
         self._body = Body(guard.bodies, self._headers, receive)
@@ -93,12 +100,19 @@ class Exchange:
         self._sending_since: float | None = None
 
     async def run(self) -> None:
+        served.set(self._served)
         try:
             await self._exchange()
         except ClientDisconnected:
+            self._status = CLIENT_LEFT
             self._abort()
         finally:
             self._body.release()
+            self._count()
+
+    def _count(self) -> None:
+        if tally := self._guard.tally:
+            tally.answered(self._route.template if self._route else NO_ROUTE, self._status, self._served)
 
     async def _exchange(self) -> None:
         try:
@@ -107,7 +121,9 @@ class Exchange:
             if (granted := self._preflight()) is not None:
                 await self._send_whole(204, granted, b"")
                 return
-            current_key.set(self._guard.keys.check(self._path, self._headers))
+            key = self._guard.keys.check(self._path, self._headers)
+            current_key.set(key)
+            self._served.key = key.name if key else ""
             self._check_route()
             self._body.check()
             await self._serve(await self._body.read())
@@ -203,6 +219,7 @@ class Exchange:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._head_sent = True
+            self._status = message.get("status", 200)
             names = {b"x-request-id", self._errors.request_id_header}
             headers = [*message.get("headers", ()), *((name, self._request_id.encode()) for name in names)]
             headers += self._guard.hosts.sharing(self._request_head)
@@ -228,10 +245,13 @@ class Exchange:
     async def _answer(self, error: Exception) -> None:
         answer = answer_to(error)
         self._log(answer, error)
+        if self._guard.tally:
+            self._guard.tally.refused(answer.code or answer.type)
         if not self._head_sent:
             await self._refuse(answer)
         elif self._streams and not self._ended:
             event = one_line(self._errors.event(answer, self._request_id))
+            self._status = self._errors.status(answer)
             await self._send({"type": "http.response.body", "body": event})
         else:
             self._abort()

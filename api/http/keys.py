@@ -11,7 +11,7 @@ import hmac
 from contextvars import ContextVar
 from pathlib import Path
 
-from api.http.allowed_hosts import ADMIN, is_admin
+from api.http.allowed_hosts import ADMIN, METRICS, is_admin
 from api.http.caller import Headers, key_in
 from api.http.errors import RequestError
 from shared.api_keys import ApiKey
@@ -54,7 +54,8 @@ class Keys:
                 code="invalid_api_key",
             )
         if is_admin(path) and not found.admin:
-            raise RequestError(403, f"{ADMIN} needs a key that may administrate.", code="admin_key_required")
+            area = METRICS if path == METRICS else ADMIN
+            raise RequestError(403, f"{area} needs a key that may administrate.", code="admin_key_required")
         return found
 
 

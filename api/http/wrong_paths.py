@@ -28,7 +28,6 @@ _ELSEWHERE = {
     "/infill": ("llama.cpp's", "/v1/completions"),
     "/props": ("llama.cpp's", "/v1/models"),
     "/slots": ("llama.cpp's", "/admin/status"),
-    "/metrics": ("llama.cpp's and vLLM's", "/admin/status"),
     "/v1/health": ("llama.cpp's", "/health"),
     "/healthz": ("Kubernetes'", "/health"),
     "/livez": ("Kubernetes'", "/health"),

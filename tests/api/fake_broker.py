@@ -22,6 +22,7 @@ from shared.protocol import (
     Chunks,
     Delta,
     Failure,
+    Figures,
     Finish,
     FinishReason,
     Follow,
@@ -170,6 +171,7 @@ class FakeBroker:
         self._news = threading.Condition()
         self._outbox: queue.Queue[bytes] = queue.Queue()
         self._peer = b""
+        self._sums: dict[str, float] = {}  # of the one api
         self._stop = threading.Event()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -259,12 +261,14 @@ class FakeBroker:
                 report = ChangesReport(query=query, epoch=self.epoch, latest=0)
                 news = report.model_copy(update={"changes": []}) if epoch == self.epoch else report
                 self._send(wire.encode(news))
+            case Figures(sums=sums):
+                self._sums = sums
             case Status():
-                self._send(wire.encode(self._report(message.query)))
+                self._send(wire.encode(self._report(message)))
 
-    def _report(self, query: str) -> StatusReport:
+    def _report(self, asked: Status) -> StatusReport:
         return StatusReport(
-            query=query,
+            query=asked.query,
             epoch=self.epoch,
             pid=1,
             uptime=1.0,
@@ -272,4 +276,5 @@ class FakeBroker:
             workers=[],
             in_flight=0,
             queued=0,
+            figures=self._sums if asked.figures else {},
         )

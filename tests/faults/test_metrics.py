@@ -1,0 +1,100 @@
+"""The whole server with two api processes: what is counted is what was sent, and limits of keys hold over both."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from shared.api_keys import KeyFile
+from tests.api.metrics.test_metrics import Samples, one, read
+from tests.cli.command import ROOT
+from tests.faults.stack import FaultStack, fault_stack
+
+MONITORING = ROOT / "docs" / "monitoring"
+NAMES = re.compile(r"\b(?:vllm:|mlx_server_)[a-z0-9_]+")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyFile:
+    return KeyFile(tmp_path_factory.mktemp("keys") / "keys.json")
+
+
+@pytest.fixture(scope="module")
+def stack(keys: KeyFile) -> Iterator[FaultStack]:
+    with fault_stack("--step", "0.02", api_processes=2, keys_file=keys.path) as running:
+        yield running
+
+
+def ask(stack: FaultStack, tokens: int, key: str = "") -> int:
+    """A connection of its own, which any of the api processes may accept."""
+    body = {"model": "a", "prompt": "x", "max_tokens": tokens, "seed": 1}
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = f"http://127.0.0.1:{stack.port}/v1/completions"
+    return httpx.post(url, json=body, headers=headers, timeout=30).status_code
+
+
+def ask_together(stack: FaultStack, count: int, tokens: int, key: str = "") -> list[int]:
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(ask(stack, tokens, key))) for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statuses
+
+
+def scrape(stack: FaultStack) -> Samples:
+    token = (stack.folder / "worker.token").read_text().strip()
+    answer = stack.http.get("/metrics", headers={"authorization": f"Bearer {token}"})
+    return read(answer.text) if answer.status_code == 200 else {}
+
+
+def test_counted_requests_and_tokens_are_those_sent_though_their_worker_is_killed(stack: FaultStack) -> None:
+    sending = threading.Thread(target=ask_together, args=(stack, 8, 40))
+    sending.start()
+    stack.until(lambda: stack.in_flight() == 8, "all running")
+    os.kill(stack.worker_pid(), signal.SIGKILL)
+    sending.join()
+    completions = {"route": "/v1/completions", "status": "200", "model": "a"}
+    stack.until(lambda: one(scrape(stack), "mlx_server_requests_total", **completions) == 8, "8 counted")
+    samples = scrape(stack)
+    assert one(samples, "vllm:request_success_total", model_name="a", finished_reason="length") == 8
+    assert one(samples, "vllm:generation_tokens_total", model_name="a") == 8 * 40
+    assert one(samples, "vllm:time_to_first_token_seconds_count", model_name="a") == 8
+    assert one(samples, "vllm:request_queue_time_seconds_count", model_name="a") == 8
+    assert one(samples, "mlx_server_resumes_total", model="a", cause="worker") == 8
+    assert one(samples, "mlx_server_worker_losses_total", model="a") == 1
+    assert one(samples, "mlx_server_loads_total", model="a") == 2
+
+
+def test_every_name_of_the_dashboard_and_the_alerts_is_in_the_answer(
+    stack: FaultStack, keys: KeyFile
+) -> None:
+    key = keys.add("names")
+    assert ask(stack, 4, key) == 200
+    assert ask(stack, -5, key) == 400  # a name appears with its first event
+    stack.until(lambda: one(scrape(stack), "mlx_server_key_requests_total", key="names") == 1, "counted")
+    live = {name for name, _ in scrape(stack)}
+    for file in (*MONITORING.glob("*.json"), *MONITORING.glob("*.y*ml")):
+        names = set(NAMES.findall(file.read_text()))
+        assert names
+        assert names <= live, file.name
+
+
+def test_a_keys_concurrency_holds_over_two_api_processes(stack: FaultStack, keys: KeyFile) -> None:
+    key = keys.add("two", concurrency=2)
+    statuses = ask_together(stack, 12, 30, key)
+    assert statuses.count(200) == 2
+    assert statuses.count(429) == 10
+    assert ask(stack, 1, key) == 200
+    token = (stack.folder / "worker.token").read_text().strip()
+    report = stack.http.get("/admin/status", headers={"authorization": f"Bearer {token}"}).json()
+    [usage] = [each for each in report["keys"] if each["name"] == "two"]
+    assert (usage["requests"], usage["refused"], usage["open"], usage["out"]) == (3, 10, 0, 61)
+    assert one(scrape(stack), "mlx_server_requests_total", key="two", status="429") in range(11)
