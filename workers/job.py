@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from shared.callers import Asker, asker_of
+from shared.key_terms import Priority
 from shared.protocol import Capabilities, Delta, Generation, Run
 from workers.grammars.grammar import CompiledGrammar
 from workers.output.reasoning import Thinking
@@ -41,6 +42,7 @@ class Job:
     ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer
     caller: str = ""  # who asks, if known
     group: str = ""  # what it came with, if known
+    priority: Priority = "normal"  # of its API key
 
     @property
     def asker(self) -> Asker:

@@ -1,17 +1,19 @@
 """The whole server with two api processes: what is counted is what was sent, and limits of keys hold over both."""
 
+import json
 import os
 import re
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from shared.api_keys import KeyFile
 from tests.api.metrics.test_metrics import Samples, one, read
-from tests.cli.command import ROOT
+from tests.cli.command import ROOT, run
 from tests.faults.stack import FaultStack, fault_stack
 
 MONITORING = ROOT / "docs" / "monitoring"
@@ -93,8 +95,18 @@ def test_a_keys_concurrency_holds_over_two_api_processes(stack: FaultStack, keys
     assert statuses.count(200) == 2
     assert statuses.count(429) == 10
     assert ask(stack, 1, key) == 200
-    token = (stack.folder / "worker.token").read_text().strip()
-    report = stack.http.get("/admin/status", headers={"authorization": f"Bearer {token}"}).json()
-    [usage] = [each for each in report["keys"] if each["name"] == "two"]
+    [usage] = [each["usage"] for each in listed(stack, keys) if each["name"] == "two"]
     assert (usage["requests"], usage["refused"], usage["open"], usage["out"]) == (3, 10, 0, 61)
-    assert one(scrape(stack), "mlx_server_requests_total", key="two", status="429") in range(11)
+
+
+def listed(stack: FaultStack, keys: KeyFile) -> list[dict[str, Any]]:
+    """As ``keys list`` tells it, which asks the running server."""
+    done = run(
+        *("keys", "list", "--json"),
+        MLX_SERVER_KEYS_FILE=str(keys.path),
+        MLX_SERVER_RUN_DIR=str(stack.folder),
+        MLX_SERVER_PORT=str(stack.port),
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found

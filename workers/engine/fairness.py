@@ -1,27 +1,50 @@
 """Whose turn it is: batch slots are shared out evenly between callers, and between the groups of a caller. Pure.
 
-A group is what came with one HTTP request; of callers without a key each group counts as a caller.
+A group is what came with one HTTP request; of callers without a key each group counts as a caller. A caller of higher
+priority gets ``SHARE`` times as many slots as one of the next level; waiting raises a request's level, so that low
+never starves.
 """
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from shared.callers import Asker
+from shared.key_terms import Priority
+
+SHARE = 4
+LEVEL_STEPS = 64  # of the engine, after which a request counts as of the next higher priority
+LEVELS: tuple[Priority, ...] = get_args(Priority)  # the first goes first
 
 T = TypeVar("T")
 
 
+def weights(waiting: Sequence[tuple[Priority, int]]) -> list[int]:
+    """What a sequence of each counts, by its priority and the steps it has waited; 1 for the highest that waits."""
+    highest = min((LEVELS.index(priority) for priority, _ in waiting), default=0)
+    levels = [LEVELS.index(priority) - highest - steps // LEVEL_STEPS for priority, steps in waiting]
+    return [SHARE ** max(0, level) for level in levels]
+
+
 def in_turns(
-    urgent: Sequence[T], asker: Callable[[T], Asker], sequences: Callable[[T], int], held: Iterable[Asker]
+    urgent: Sequence[T],
+    asker: Callable[[T], Asker],
+    sequences: Callable[[T], int],
+    held: Iterable[Asker],
+    weight: Sequence[int] | None = None,
 ) -> list[T]:
-    """``urgent``, most urgent first, so that the asker with fewer sequences goes first; ``held``: one per sequence."""
+    """``urgent``, most urgent first, so that the asker with fewer sequences goes first; ``held``: one per sequence.
+
+    ``weight``: what a sequence of each counts.
+    """
+    weight = weight or [1] * len(urgent)
     held = list(held)
     by_group = _before(urgent, asker, sequences, Counter(held))
     within = sorted(range(len(urgent)), key=lambda i: by_group[i])
     ordered = [urgent[i] for i in within]
     by_caller = _before(ordered, lambda each: asker(each).caller, sequences, Counter(a.caller for a in held))
-    return [ordered[i] for i in sorted(range(len(ordered)), key=lambda i: (by_caller[i], within[i]))]
+    shares = [(by_caller[i] + 1) * weight[within[i]] for i in range(len(ordered))]
+    return [ordered[i] for i in sorted(range(len(ordered)), key=lambda i: (shares[i], within[i]))]
 
 
 def _before(

@@ -6,14 +6,14 @@ Rule 3: a prefix that several waiting prompts share is prefilled once: one task 
 prefix cache, the others wait and match it. A task stops at its prompt's checkpoints too.
 Rule 4: a task that does not fit, for want of batch slots or memory, is passed by tasks that do. After ``PASSED`` steps
 at the head of the order it is passed no more: sequences end until it fits.
-Rule 5: callers take turns before all that: the caller with fewer sequences is next.
+Rule 5: callers take turns before all that: the caller with fewer sequences is next, weighed by its priority.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.callers import Asker
-from workers.engine.fairness import in_turns
+from workers.engine.fairness import in_turns, weights
 from workers.engine.kv.mlx_caches import Cache, nbytes
 from workers.engine.kv.prefix_cache import SMALLEST
 from workers.sequence import TokenSequence
@@ -153,7 +153,8 @@ class PrefillQueue:
         """The tasks that may run now, the next one first; ``held``: the askers of the decoding sequences."""
         free = [task for task in self._tasks if not task.blocked]
         urgent = sorted(free, key=lambda r: (r.left - AGEING * (step - r.since), r.since))
-        return in_turns(urgent, lambda r: r.asker, lambda r: len(r.sequences), held)
+        weight = weights([(task.sequences[0].job.priority, step - task.since) for task in urgent])
+        return in_turns(urgent, lambda r: r.asker, lambda r: len(r.sequences), held, weight)
 
     def lead(self, task: PrefillTask) -> None:
         """Sets the pause where others can go on from ``task``; they wait for it, then match it."""

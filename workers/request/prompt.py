@@ -94,6 +94,7 @@ class Preparation:
             ends=self._ends(generation),
             caller=submit.caller,
             group=submit.group,
+            priority=submit.key.priority if submit.key else "normal",
         )
 
     def _ends(self, generation: Generation) -> frozenset[int]:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.callers import Asker, asker_of
-from workers.engine.fairness import in_turns
+from shared.key_terms import Priority
+from workers.engine.fairness import LEVEL_STEPS, LEVELS, in_turns, weights
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,42 @@ def test_many_rows_at_once_count_as_many() -> None:
     wide = [PrefillQueue(Asker("a", "x"), 0, rows=32), PrefillQueue(Asker("a", "x"), 1, rows=32)]
     other = PrefillQueue(Asker("b", "y"), 2)
     assert turns([*wide, other]) == [wide[0], other, wide[1]]
+
+
+def test_high_priority_has_four_slots_for_each_of_normal_and_sixteen_for_each_of_low() -> None:
+    levels: list[Priority] = ["low"] * 20 + ["normal"] * 20 + ["high"] * 20
+    waiting = [PrefillQueue(Asker(level, level), place) for place, level in enumerate(levels)]
+    weight = weights([(level, 0) for level in levels])
+    order = in_turns(waiting, lambda each: each.asker, lambda each: each.rows, [], weight)
+    first = Counter(each.asker.caller for each in order[:21])
+    assert first == {"high": 16, "normal": 4, "low": 1}
+    assert order[0].asker.caller == "high"
+
+
+def test_priorities_change_nothing_where_all_have_the_same() -> None:
+    for level in LEVELS:
+        assert weights([(level, 0), (level, 1000), (level, LEVEL_STEPS)]) == [1, 1, 1]
+
+
+@given(st.lists(st.integers(0, 3), min_size=300, max_size=300))
+def test_low_priority_has_its_turn_in_time_whatever_of_higher_priority_comes(came: list[int]) -> None:
+    """One slot, which is free again in each step."""
+    waiting: list[tuple[PrefillQueue, Priority, int]] = [(PrefillQueue(Asker("low", "x"), 0), "low", 0)]
+    for step, count in enumerate(came):
+        waiting += [(PrefillQueue(Asker("high", "y"), 1), "high", step) for _ in range(count)]
+        weight = weights([(level, step - since) for _, level, since in waiting])
+        tasks = sorted(
+            zip(waiting, weight, strict=True), key=lambda each: each[0][2]
+        )  # as ageing sorts prompts of one length
+        [first, *_] = in_turns(
+            [each[0] for each in tasks],
+            lambda each: each[0].asker,
+            lambda each: 1,
+            [],
+            [each[1] for each in tasks],
+        )
+        waiting.remove(first)
+        if first[1] == "low":
+            assert step <= 2 * LEVEL_STEPS
+            return
+    raise AssertionError("starved")
