@@ -358,9 +358,13 @@ class BrokerClient:
     def _tell_figures(self) -> None:
         """Nothing, if it has them."""
         sums = self.counters.sums()
-        if sums != self._told:
-            self._told = sums
+        if sums == self._told:
+            return
+        self._told = sums
+        try:
             self._send(Figures(sums=sums))
+        except CannotBePassedOn as error:  # ten thousand series, of very many keys and models
+            log.error("what was counted cannot be passed on: %s", error)
 
     def _submit(self, request: Received) -> None:
         submit = request.submit()

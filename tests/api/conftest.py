@@ -18,6 +18,7 @@ import uvicorn
 from api.app import make_app
 from api.generation.broker_client import BrokerClient
 from api.http.connection import Connection
+from api.metrics.counters import Counters
 from shared.settings import Settings
 from tests.api.fake_broker import DEADLINE, FakeBroker
 
@@ -41,6 +42,7 @@ class Stack:
     client: httpx.Client
     port: int
     settings: Settings
+    counters: Counters
 
     @property
     def url(self) -> str:
@@ -71,9 +73,10 @@ def run_stack(**overrides: Any) -> Iterator[Stack]:
     )
     broker = FakeBroker(settings.api_socket)
     try:
-        app = make_app(settings, BrokerClient(settings))
+        to_broker = BrokerClient(settings)
+        app = make_app(settings, to_broker)
         with serve(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            yield Stack(broker, client, port, settings)
+            yield Stack(broker, client, port, settings, to_broker.counters)
     finally:
         broker.close()
         shutil.rmtree(folder)

@@ -215,3 +215,11 @@ def test_the_brokers_report_is_added_up_by_model() -> None:
     assert one(samples, "vllm:request_queue_time_seconds_bucket", le=str(REQUEST[2])) == 3
     assert one(samples, "mlx_server_model_state", state="hot") == 1
     assert one(samples, "mlx_server_model_state") == 1
+
+
+def test_counts_that_are_too_many_for_a_message_end_no_process(fresh: Stack) -> None:
+    fresh.chat()
+    for number in range(20_000):
+        fresh.counters.refused(f"code-{number:050}")
+    assert fresh.chat().status_code == 200
+    assert fresh.client.get("/metrics").status_code == 200
