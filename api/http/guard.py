@@ -96,7 +96,7 @@ class Exchange:
         self._request_id = self._theirs_or_new()
         self._loop = asyncio.get_running_loop()
         self._body = Body(guard.bodies, self._headers, receive)
-        self._head_sent = self._ended = self._streams = False
+        self._head_sent = self._ended = self._streams = self._counted = False
         self._sending_since: float | None = None
 
     async def run(self) -> None:
@@ -111,7 +111,9 @@ class Exchange:
             self._count()
 
     def _count(self) -> None:
-        if tally := self._guard.tally:
+        """Once."""
+        if (tally := self._guard.tally) and not self._counted:
+            self._counted = True
             tally.answered(self._route.template if self._route else NO_ROUTE, self._status, self._served)
 
     async def _exchange(self) -> None:
@@ -227,6 +229,7 @@ class Exchange:
             message = {**message, "headers": headers}
         elif not message.get("more_body", False):
             self._ended = True
+            self._count()  # before its client can know the answer
         self._sending_since = self._loop.time()
         try:
             await self._asgi_send(message)
