@@ -1,5 +1,6 @@
 """GET /metrics: what is counted, by which labels, and for whom."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from shared.buckets import REQUEST
 from shared.errors import QueueFull
 from shared.protocol import KeyUsage, ModelCounts, ModelStatus, Refused, StatusReport, Submit, WorkerStatus
 from tests.api.conftest import Stack, chat_body, run_stack
-from tests.api.fake_broker import PROMPT_TOKENS, WORDS
+from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS
 
 ADMIN = "an-admin-key-for-tests"
 OPS = {"authorization": f"Bearer {ADMIN}"}
@@ -47,7 +48,8 @@ def one(samples: Samples, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def fresh() -> Iterator[Stack]:
-    with run_stack() as stack:
+    """Which counts from nought, and is patient with its broker."""
+    with run_stack(heartbeat_timeout=20.0, broker_timeout=20.0, resume_timeout=20.0) as stack:
         yield stack
 
 
@@ -124,16 +126,14 @@ def test_a_client_that_leaves_is_counted_as_499(fresh: Stack) -> None:
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         )
         fresh.broker.wait_for(Submit)
-    for _ in range(100):
-        if one(scrape(fresh), "mlx_server_requests_total", status="499", route="/v1/completions"):
-            break
-    else:
-        raise AssertionError("not counted")
+    deadline = time.monotonic() + DEADLINE
+    while not one(scrape(fresh), "mlx_server_requests_total", status="499", route="/v1/completions"):
+        assert time.monotonic() < deadline, "not counted"
 
 
 def test_with_keys_metrics_need_an_admin_key_and_name_keys_by_their_names(tmp_path: Path) -> None:
     keys = KeyFile(tmp_path / "keys.json")
-    with run_stack(keys_file=keys.path, api_keys=f"ops:admin={ADMIN}") as stack:
+    with run_stack(keys_file=keys.path, api_keys=f"ops:admin={ADMIN}", heartbeat_timeout=20.0) as stack:
         anna = {"authorization": f"Bearer {keys.add('anna')}"}
         assert stack.client.get("/metrics").status_code == 401
         refused = stack.client.get("/metrics", headers=anna)
@@ -158,9 +158,9 @@ def test_a_broker_that_has_just_started_gives_no_smaller_sums() -> None:
         assert stack.client.get("/metrics").status_code == 503
 
 
-def test_without_a_broker_there_are_no_metrics(fresh: Stack) -> None:
-    fresh.broker.deaf = True
-    answer = fresh.client.get("/metrics")
+def test_without_a_broker_there_are_no_metrics(stack: Stack) -> None:
+    stack.broker.deaf = True
+    answer = stack.client.get("/metrics")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unavailable")
 
 
