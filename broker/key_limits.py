@@ -7,7 +7,7 @@ Rule 3: a request that comes again (``attempt`` above 1) is never refused here a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from shared.callers import asker_of
@@ -118,12 +118,13 @@ class KeyLimits:
         for request_id in [id for id, found in self._open.items() if found.api == api]:
             self.end(request_id)
 
-    def expire(self, is_on_record: Callable[[str], bool], before: float) -> None:
+    def expire(self, on_record: Callable[[], Collection[str]], before: float) -> None:
         """Ends those let in ``before`` that the broker has nowhere any more: their api gave them up unheard."""
-        old = [id for id, found in self._open.items() if found.at < before]
-        for request_id in old:
-            if not is_on_record(request_id):
-                self.end(request_id)
+        if old := [id for id, found in self._open.items() if found.at < before]:
+            known = on_record()
+            for request_id in old:
+                if request_id not in known:
+                    self.end(request_id)
 
     def report(self, now: float) -> list[KeyUsage]:
         return [

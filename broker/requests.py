@@ -171,7 +171,7 @@ class Requests:
         for worker in self._registry:
             for request_id in [id for id, retained in worker.retained.items() if retained.until < now]:
                 yield from self._release(worker, request_id, Cancel(request_id=request_id))
-        self._admission.keys.expire(lambda id: self._attempt_on_record(id) > 0, now - self._retention)
+        self._admission.keys.expire(self._on_record, now - self._retention)
         for queued in self._scheduler.expire(self._registry, now, coming):
             limit = self._scheduler.limits.queue_age
             message = f"No worker of {queued.submit.model!r} had room within {limit:g} s."
@@ -179,6 +179,11 @@ class Requests:
             yield refuse(queued, QueueFull(message, retry_after=seconds))
 
     # ---------------------------------------------------------------- inside
+
+    def _on_record(self) -> set[str]:
+        """All requests that wait, run or are retained."""
+        found = {queued.submit.request_id for queued in self._scheduler}
+        return found.union(*(worker.in_flight.keys() | worker.retained.keys() for worker in self._registry))
 
     def _attempt_on_record(self, request_id: str) -> int:
         """0: there is none."""

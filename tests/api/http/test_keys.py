@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from shared.api_keys import KeyFile
-from shared.protocol import Submit
+from shared.errors import KeyLimitReached
+from shared.protocol import Ack, Done, KeyTerms, Refused, Submit
 from tests.api.conftest import Stack, chat_body, run_stack
+from tests.api.fake_broker import PROMPT_TOKENS, WORDS
 from tests.api.http.test_caller import DIALECTS
 
 ADMIN = "an-admin-key-for-tests"
@@ -126,3 +128,38 @@ def test_a_stored_response_belongs_to_the_key_that_made_it(stack: Stack, keys: K
     path = f"/v1/responses/{made['id']}"
     assert stack.client.get(path, headers=bearer(anna)).status_code == 200
     assert stack.client.get(path, headers=bearer(otto)).status_code == 404
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_a_limit_of_the_key_is_a_429_with_retry_after_in_every_dialect(
+    stack: Stack, keys: KeyFile, path: str
+) -> None:
+    def refuse(submit: Submit) -> list[Refused]:
+        assert submit.key == KeyTerms(name="anna", priority="low", concurrency=2, tokens_per_minute=90)
+        failure = KeyLimitReached("The key 'anna' has used more.", retry_after=7).to_failure()
+        return [Refused(request_id=submit.request_id, attempt=submit.attempt, failure=failure)]
+
+    key = keys.add("anna", priority="low", concurrency=2, tokens_per_minute=90)
+    stack.broker.script = refuse
+    answer = stack.client.post(path, json={**DIALECTS[path], "stream": True}, headers=bearer(key))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_the_broker_is_told_once_what_a_request_with_a_key_has_used(
+    stack: Stack, keys: KeyFile, path: str
+) -> None:
+    stack.client.post(path, json={**DIALECTS[path], "max_tokens": 8}, headers=bearer(keys.add("anna")))
+    stack.broker.wait_for(Done)
+    told = [message.spent for message in stack.broker.received if isinstance(message, Ack | Done)]
+    assert sum(spent.prompt for spent in told if spent) == PROMPT_TOKENS
+    assert sum(spent.out for spent in told if spent) == len(WORDS)
+    assert sum(spent.cached for spent in told if spent) == 2
+
+
+def test_without_a_key_nothing_is_told_of_tokens() -> None:
+    with run_stack() as open_stack:
+        open_stack.chat()
+        assert open_stack.broker.wait_for(Done).spent is None
+        assert open_stack.broker.wait_for(Submit).key is None
