@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from shared.buckets import REQUEST
 from shared.protocol import KeyUsage, ModelStatus, StatusReport, WorkerStatus
 
-STATES = ("hot", "loading", "queued", "loadable", "failed")  # of a ModelStatus
+STATES = ("hot", "loading", "downloading", "queued", "loadable", "failed")  # of a ModelStatus
 
 
 def stack_families(report: StatusReport) -> Iterator[Metric]:

@@ -61,7 +61,7 @@ def test_many_rows_at_once_count_as_many() -> None:
 
 
 def test_high_priority_has_four_slots_for_each_of_normal_and_sixteen_for_each_of_low() -> None:
-    levels: list[Priority] = ["low"] * 20 + ["normal"] * 20 + ["high"] * 20
+    levels = [level for level in reversed(LEVELS) for _ in range(20)]
     waiting = [PrefillQueue(Asker(level, level), place) for place, level in enumerate(levels)]
     weight = weights([(level, 0) for level in levels])
     order = in_turns(waiting, lambda each: each.asker, lambda each: each.rows, [], weight)
