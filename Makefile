@@ -4,6 +4,7 @@
 # make endure    every kind of request at once, for MINUTES=30; says what grew
 # make swagger-ui  fetch the viewer of /docs anew, in the version that its ORIGIN.json names
 # make docs      write the lists of modules and of the config's keys anew
+# make agents    install the coding agents that some slow tests need, from npm (1 GB)
 # make soak      kill processes at random under load, for MINUTES=30, and count what went wrong
 #
 # Everything is installed into .venv, once, and again when pyproject.toml or a lock file changes.
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := uv>=0.9,<1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs swagger-ui serve test test-slow test-all check soak endure bench lock clean
+.PHONY: help docs swagger-ui serve test test-slow test-all check agents soak endure bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +43,11 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+AGENTS := @openai/codex@0.171.0 @anthropic-ai/claude-code@2.1.197 opencode-ai@1.18.33
+
+agents: $(VENV)/dev.stamp
+	@npm install --silent --no-save --prefix $(VENV)/agents $(AGENTS)
 
 soak: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.soak.kills --minutes $(or $(MINUTES),30) $(ARGS)

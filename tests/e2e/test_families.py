@@ -11,7 +11,7 @@ from tests.client import chunks
 from tests.e2e.stack import Stack
 from tests.faults.stack import FaultStack
 from tests.marks import quick_and_slow
-from tests.programs.parrot_worker import ANSWER, NAMES, RESULT, THOUGHT
+from tests.programs.parrot_worker import ANSWER, DIE, NAMES, RESULT, THOUGHT
 from tests.workers.output.family_templates import FAMILIES, HARMONY
 
 QUICK = (HARMONY, "Qwen 3 Coder, Qwen 3.5, MiMo V2")
@@ -87,7 +87,7 @@ def test_every_dialect_gets_a_family_s_call_whole_and_streamed_and_after_its_wor
     a_conversation_goes_on_to_its_answer(stack, family)
     an_anthropic_client_gets_the_same_call(stack, family)
     a_client_of_responses_gets_the_same_call(stack, family)
-    message, finish = chat(stack, family, [{"role": "user", "content": f"{ASKED} die"}], stream=True)
+    message, finish = chat(stack, family, [{"role": "user", "content": f"{ASKED} {DIE}"}], stream=True)
     check_call(family, message, finish)
 
 

@@ -1,12 +1,15 @@
 """A worker that says what a family's model would: the real preparation, template analysis, filters, link and loop.
 
 The model's name is the number of a family in ``families.json``, or the last number for gpt-oss. Where the prompt has a
-tool's result, it says an answer; else it thinks, if the family does, and calls a tool. A prompt that says ``die`` ends
-the process with SIGKILL in the middle of the call, on the first attempt.
+tool's result, it says an answer; else it thinks, if the family does, and calls a tool: that of ``FUNCTION``, or of the
+last ``call NAME with {...} now`` in the prompt, where the request has tools. A prompt with ``DIE`` ends the process
+with SIGKILL in the middle of the call, on the first attempt.
 """
 
 import argparse
+import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -21,7 +24,9 @@ from shared.protocol import Capabilities
 from shared.settings import load_settings
 from tests.tiny_model import EOS, byte_tokenizer
 from tests.workers.output.family_templates import FAMILIES, HARMONY, format_of, template_of
+from tests.workers.output.written import write
 from workers.chat_template.marks import is_strong, tokens_of
+from workers.chat_template.probes import Call
 from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served
 from workers.model.load_error import Progress
@@ -37,24 +42,40 @@ from workers.sequence import TokenRules
 from workers.serve import serve
 
 NAMES = [*FAMILIES, HARMONY]
-CONTEXT_LENGTH = 100_000
+CONTEXT_LENGTH = 400_000  # bytes, as each is a token: agents begin with 50,000 and more
 THOUGHT, ANSWER, RESULT = "hm, 1 < 2", "It is sunny.", "sunny, 20 degrees"
-HARMONY_CALL = (
-    f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant"
-    "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
-    '{"city": "Paris", "days": 2}'
-)
-HARMONY_ANSWER = (
-    f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}"
-)
+DIE = "and drop dead"
+ORDER = re.compile(r"call (\w+) with (\{.*?\}) now")
+FIRST = Call("get_weather", {"city": "Paris", "days": 2})
+_HARMONY_THOUGHT = f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant"
 
 
-def said(family: str, answered: bool) -> str:
+def said(family: str, prompt: str) -> str:
+    """What the family's model says behind a prompt."""
+    call = _asked_for(prompt)
     if family == HARMONY:
-        return HARMONY_ANSWER if answered else HARMONY_CALL
+        if call is None:
+            return f"{_HARMONY_THOUGHT}<|channel|>final<|message|>{ANSWER}"
+        header = f"<|channel|>commentary to=functions.{call.name} <|constrain|>json<|message|>"
+        return _HARMONY_THOUGHT + header + json.dumps(call.arguments)
     opened, closed, answer = FAMILIES[family]["thinking"] or ("", "", "")
     thought = f"{opened}\n{THOUGHT}\n{closed}\n\n" if opened else ""
-    return thought + (answer + ANSWER if answered else FAMILIES[family]["one"])
+    if call is None:
+        return thought + answer + ANSWER
+    return thought + (FAMILIES[family]["one"] if call is FIRST else write(format_of(family), [call]))
+
+
+def _asked_for(prompt: str) -> Call | None:
+    """The call that is still to be made. Only a request with tools has their schemas in its prompt."""
+    if RESULT in prompt or '"properties"' not in prompt:
+        return None
+    if not (orders := list(ORDER.finditer(prompt))):
+        return FIRST
+    order = orders[-1]
+    behind = prompt[order.end() :]
+    answered = "<|turn|>tool " in behind or "<|start|>functions." in behind
+    arguments = order[2].replace('\\"', '"')  # opencode quotes what it is told in its arguments
+    return None if answered else Call(order[1], json.loads(arguments))
 
 
 def tokenizer_of(family: str) -> Any:
@@ -84,15 +105,15 @@ def load(name: str, step: float) -> Served[Job]:
     output_format = with_analysis(output_format_of(tokenizer), tokenizer, analysis)
     size = len(tokenizer.get_vocab())
     eos = tokenizer.eos_token_ids
-    spoken: dict[bool, list[int]] = {
-        answered: [*tokenizer.encode(said(family, answered), add_special_tokens=False), *eos]
-        for answered in (False, True)
-    }
-    result, die = (tokenizer.encode(word, add_special_tokens=False) for word in (RESULT, "die"))
+    spoken: dict[str, tuple[list[int], bool]] = {}  # of each request: what is said, and whether to die of it
 
     def token(job: Job, choice: int, index: int) -> int:
-        ids = spoken[_has(job.prompt, result)]
-        if job.attempt == 1 and index == len(ids) - 12 and _has(job.prompt, die):
+        if job.request_id not in spoken:
+            prompt = tokenizer.decode(job.prompt)
+            text = tokenizer.encode(said(family, prompt), add_special_tokens=False)
+            spoken[job.request_id] = ([*text, *eos], DIE in prompt and job.attempt == 1)
+        ids, dies = spoken[job.request_id]
+        if dies and index == len(ids) - 12:
             os.kill(os.getpid(), signal.SIGKILL)
         return ids[min(index, len(ids) - 1)]
 
@@ -105,10 +126,6 @@ def load(name: str, step: float) -> Served[Job]:
     )
     engine = ScriptedEngine(Script(step_seconds=step), token=token, rules=rules)
     return Served(engine, prepare, "parrot", CONTEXT_LENGTH, capabilities)
-
-
-def _has(ids: list[int], part: list[int]) -> bool:
-    return any(ids[at : at + len(part)] == part for at in range(len(ids)))
 
 
 def main() -> int:
