@@ -90,7 +90,9 @@ class Grammar(Part):
 
 
 class ToolUse(Part):
-    """Which of the prompt's tools may be called. ``mode`` required: the answer is a call of one of ``names``."""
+    """Which of the prompt's tools may be called. ``mode`` required: the answer is a call of one of ``names``, or several
+    calls if ``parallel`` and the model's format allow it.
+    """
 
     mode: Literal["auto", "required"] = "auto"
     names: list[str]

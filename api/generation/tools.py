@@ -6,6 +6,7 @@ Rule 1: all tools of a request together are bounded; the bound of each schema al
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from api.generation.grammars import check_schema
@@ -52,11 +53,25 @@ def names_of(tools: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def tool_use(
-    mode: Literal["auto", "required"], names: Sequence[str], tools: Sequence[dict[str, Any]], parallel: bool
+    mode: Literal["auto", "required"],
+    names: Sequence[str],
+    tools: Sequence[dict[str, Any]],
+    parallel: bool | None,
 ) -> ToolUse:
-    """Raises InvalidRequest for a name that is not a tool's."""
+    """Raises InvalidRequest for a name that is not a tool's.
+
+    ``parallel`` None: the client says nothing. A required call is one call then: small models that must call repeat
+    theirs without end.
+    """
+    if parallel is None:
+        parallel = mode == "auto"
     offered = names_of(tools)
     for name in names:
         if name not in offered:
             raise wrong("tool_choice", f"there is no tool {name[:64]!r}; tools: {', '.join(offered)[:400]}")
     return ToolUse(mode=mode, names=list(names), parallel=parallel)
+
+
+def said(request: BaseModel, parameter: str) -> Any:
+    """The parameter's value; None if the client did not say it."""
+    return getattr(request, parameter) if parameter in request.model_fields_set else None

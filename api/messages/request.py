@@ -14,7 +14,7 @@ from api.generation.grammars import grammar
 from api.generation.refusals import left_out, unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.templates import effort_kwargs
-from api.generation.tools import names_of, tool_use
+from api.generation.tools import names_of, said, tool_use
 from api.messages.schemas import (
     CountTokensRequest,
     DocumentBlock,
@@ -86,7 +86,8 @@ def _tool_use(request: MessagesRequest, tools: list[dict[str, Any]]) -> ToolUse 
     if not tools:
         raise wrong("tool_choice", "it is only allowed when 'tools' are given")
     if choice.type == "any":
-        return tool_use("required", names_of(tools), tools, not choice.disable_parallel_tool_use)
+        one = said(choice, "disable_parallel_tool_use")
+        return tool_use("required", names_of(tools), tools, None if one is None else not one)
     if choice.name is None:
         raise wrong("tool_choice.name", "it must name the tool")
     return tool_use("required", [choice.name], tools, parallel=False)

@@ -12,7 +12,7 @@ from api.generation.refusals import left_out, unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.schemas import MAX_CHOICES
 from api.generation.templates import checked_kwargs, effort_kwargs, thinking_kwargs
-from api.generation.tools import Tools, names_of, tool_use
+from api.generation.tools import Tools, names_of, said, tool_use
 from api.openai.schemas import (
     ChatCompletionRequest,
     ChatMessage,
@@ -42,7 +42,7 @@ from shared.protocol import (
 def chat_generation(request: ChatCompletionRequest) -> Generation:
     tools = _tools(request)
     choice = _choice(request)
-    use = _tool_use(choice, tools, request.parallel_tool_calls and not request.legacy)
+    use = _tool_use(choice, tools, False if request.legacy else said(request, "parallel_tool_calls"))
     return Generation(
         prompt=chat_prompt(
             request.messages,
@@ -168,7 +168,7 @@ def _choice(request: ChatCompletionRequest) -> ToolChoice | FunctionName | None:
 
 
 def _tool_use(
-    choice: ToolChoice | FunctionName | None, tools: list[dict[str, Any]], parallel: bool
+    choice: ToolChoice | FunctionName | None, tools: list[dict[str, Any]], parallel: bool | None
 ) -> ToolUse | None:
     if not tools or choice == "none":
         return None

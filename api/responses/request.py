@@ -10,7 +10,7 @@ from api.generation.grammars import grammar
 from api.generation.refusals import unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.templates import effort_kwargs
-from api.generation.tools import names_of, tool_use
+from api.generation.tools import names_of, said, tool_use
 from api.responses.schemas import AllowedTools, InputItem, NamedTool, ResponsesRequest, SchemaFormat
 from api.responses.tools import long_name, offered
 from api.responses.transcript import messages
@@ -66,7 +66,7 @@ def _grammar(request: ResponsesRequest) -> Grammar | None:
 
 
 def _tool_use(request: ResponsesRequest, tools: list[dict[str, Any]]) -> ToolUse | None:
-    choice, parallel = request.tool_choice, request.parallel_tool_calls
+    choice, parallel = request.tool_choice, said(request, "parallel_tool_calls")
     if choice in ("none", "auto") and not tools:
         return None
     if not tools:

@@ -1,7 +1,8 @@
 """Joins what the chat template tells of a model's output with the table of tool formats.
 
 Rule 1: a derived call format that is proved comes before the table, whose readers stay only where they read the same.
-Rule 2: a call is demanded only in a syntax that the reader reads; this is tried with a sample when the model loads.
+Rule 2: a call is demanded only in a syntax that the reader reads, and several only where it reads two; both are tried
+with a sample when the model loads.
 """
 
 import json
@@ -48,7 +49,7 @@ def _tools(table: ToolFormat | None, analysis: TemplateAnalysis) -> ToolFormat |
     if not analysis.demands.shows_tools:
         return None  # they are described in our words
     if analysis.format is None:
-        return table
+        return replace(table, syntax=_demandable(table, table.syntax)) if table else None
     derived = tool_format_of(analysis.format)
     if table is not None and (not analysis.proved or _streams(table, derived.syntax)):
         return replace(table, syntax=_demandable(table, table.syntax, derived.syntax))
@@ -76,31 +77,36 @@ def _streams(table: ToolFormat, syntax: CallSyntax | None) -> bool:
 
 
 def _demandable(tools: ToolFormat, *candidates: CallSyntax | None) -> CallSyntax | None:
-    return next((syntax for syntax in candidates if syntax and _is_read(tools, syntax)), None)
+    """The first of the candidates that is read; ``several`` says whether two calls are."""
+    syntax = next((each for each in candidates if each and _is_read(tools, each)), None)
+    if syntax is None or (tools.format and not tools.format.several):
+        return syntax
+    return replace(syntax, several=_is_read(tools, syntax, calls=2))
 
 
-def _is_read(tools: ToolFormat, syntax: CallSyntax, *, channels: bool = False) -> bool:
+def _is_read(tools: ToolFormat, syntax: CallSyntax, *, calls: int = 1, channels: bool = False) -> bool:
     policy = ToolPolicy(tools, frozenset({"look_up"}), _TOOLS)
     filter = ChannelFilter("assistant", policy) if channels else call_filter(policy, "sample")
-    found = [filter.push(_written(syntax)), filter.flush(closed=True)]
-    calls = [piece for each in found for piece in each.calls]
+    found = [filter.push(_written(syntax, calls)), filter.flush(closed=True)]
+    pieces = [piece for each in found for piece in each.calls]
+    arguments = ["".join(piece.arguments for piece in pieces if piece.index == i) for i in range(calls)]
     try:
-        return [piece.name for piece in calls if piece.name] == ["look_up"] and (
-            json.loads("".join(piece.arguments for piece in calls)) == _SAMPLE
+        return [piece.name for piece in pieces if piece.name] == ["look_up"] * calls and (
+            [json.loads(each) for each in arguments] == [_SAMPLE] * calls
         )
     except ValueError:
         return False
 
 
-def _written(syntax: CallSyntax) -> str:
-    """The sample call in this syntax."""
+def _written(syntax: CallSyntax, calls: int = 1) -> str:
+    """The sample call in this syntax, so many times."""
     if syntax.key is None:
         body = json.dumps(_SAMPLE)
     else:
         values = [_value(syntax, key, value) for key, value in _SAMPLE.items()]
         body = syntax.comma.join(values)
     call = syntax.opening.replace("{name}", "look_up") + body + syntax.closing
-    return syntax.outer[0] + call + syntax.outer[1]
+    return syntax.outer[0] + syntax.between.join([call] * calls) + syntax.outer[1]
 
 
 def _value(syntax: CallSyntax, key: str, value: Any) -> str:

@@ -21,7 +21,8 @@ class CallSyntax:
     """The text of a call. ``{name}`` stands for the tool's name, ``{key}`` for the argument's.
 
     ``key`` None: the arguments are one JSON object. ``key_by_type``: what stands in place of ``key`` before a number,
-    boolean, null, object or array. ``quotes``: delimiters of strings; None: strings are JSON.
+    boolean, null, object or array. ``quotes``: delimiters of strings; None: strings are JSON. ``several``: more than
+    one call may be demanded.
     """
 
     opening: str
@@ -33,6 +34,7 @@ class CallSyntax:
     after: str = ""  # behind each value
     comma: str = ""  # between two arguments
     quotes: tuple[str, str] | None = None
+    several: bool = False
     thinking: tuple[str, str] | None = None  # around thinking that may precede a call in the same grammar
 
 
@@ -216,7 +218,9 @@ PLAIN = ToolFormat(
     "<tool_call>",
     "</tool_call>",
     plain_parse,
-    syntax=CallSyntax('<tool_call>{"name": "{name}", "arguments": ', "}</tool_call>", between="\n"),
+    syntax=CallSyntax(
+        '<tool_call>{"name": "{name}", "arguments": ', "}</tool_call>", between="\n", several=True
+    ),
     stream=_JSON_STREAM,
 )
 

@@ -139,8 +139,8 @@ class Preparation:
         if use is None or not isinstance(prompt, ChatPrompt):
             return None
         format = self.output_format.tools or PLAIN
-        # A required call is one call: small models would repeat theirs without end.
-        parallel = use.parallel and use.mode == "auto"
+        demanded_at_most_one = use.mode == "required" and not (format.syntax and format.syntax.several)
+        parallel = use.parallel and not demanded_at_most_one
         return ToolPolicy(format, frozenset(use.names), prompt.tools or [], parallel)
 
     def _grammar(

@@ -115,7 +115,11 @@ def test_an_image_in_an_anthropic_message_is_refused_by_name(block: dict[str, An
     [
         (None, ToolUse(names=["f"])),
         ({"type": "auto", "disable_parallel_tool_use": True}, ToolUse(names=["f"], parallel=False)),
-        ({"type": "any"}, ToolUse(mode="required", names=["f"])),
+        ({"type": "any"}, ToolUse(mode="required", names=["f"], parallel=False)),
+        (
+            {"type": "any", "disable_parallel_tool_use": False},
+            ToolUse(mode="required", names=["f"]),
+        ),
         ({"type": "tool", "name": "f"}, ToolUse(mode="required", names=["f"], parallel=False)),
         ({"type": "none"}, None),
     ],

@@ -245,7 +245,7 @@ ALLOWED = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "
     [
         (None, ToolUse(names=["f", "g"])),
         ("auto", ToolUse(names=["f", "g"])),
-        ("required", ToolUse(mode="required", names=["f", "g"])),
+        ("required", ToolUse(mode="required", names=["f", "g"], parallel=False)),
         (
             {"type": "function", "function": {"name": "g"}},
             ToolUse(mode="required", names=["g"], parallel=False),
@@ -271,6 +271,11 @@ def test_a_tool_choice_of_a_missing_tool_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
         chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "h"}})
     assert caught.value.param == "tool_choice"
+
+
+def test_several_chat_calls_are_demanded_only_of_a_client_that_says_so() -> None:
+    use = chat(tools=TOOLS, tool_choice="required", parallel_tool_calls=True).tool_use
+    assert use == ToolUse(mode="required", names=["f", "g"])
 
 
 def test_parallel_tool_calls_false_allows_one_call() -> None:

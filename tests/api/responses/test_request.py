@@ -102,7 +102,7 @@ def test_unsupported_fields_of_a_response_request_are_refused_by_name(
     ("choice", "use"),
     [
         ("auto", ToolUse(names=["f"])),
-        ("required", ToolUse(mode="required", names=["f"])),
+        ("required", ToolUse(mode="required", names=["f"], parallel=False)),
         ({"type": "function", "name": "f"}, ToolUse(mode="required", names=["f"], parallel=False)),
         (
             {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
@@ -115,6 +115,11 @@ def test_a_response_tool_choice_says_which_tools_may_or_must_be_called(
     choice: Any, use: ToolUse | None
 ) -> None:
     assert translated(tools=[TOOL], tool_choice=choice).tool_use == use
+
+
+def test_several_response_calls_are_demanded_only_of_a_client_that_says_so() -> None:
+    use = translated(tools=[TOOL], tool_choice="required", parallel_tool_calls=True).tool_use
+    assert use == ToolUse(mode="required", names=["f"])
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,14 @@ def calls(tools: ToolFormat | None, text: str) -> list[str | None]:
     return [piece.name for each in found for piece in each.calls if piece.name]
 
 
-def demanded(tools: ToolFormat) -> str:
+def demanded(tools: ToolFormat, count: int = 1) -> str:
     assert tools.syntax is not None
     before, behind = tools.syntax.quotes or ('"', '"')
     body = '{"word": "x"}'
     if tools.syntax.key is not None:
         body = tools.syntax.key.replace("{key}", "word") + before + "x" + behind + tools.syntax.after
-    opening = tools.syntax.outer[0] + tools.syntax.opening.replace("{name}", "get")
-    return opening + body + tools.syntax.closing + tools.syntax.outer[1]
+    call = tools.syntax.opening.replace("{name}", "get") + body + tools.syntax.closing
+    return tools.syntax.outer[0] + tools.syntax.between.join([call] * count) + tools.syntax.outer[1]
 
 
 UNDEMANDABLE = {"json, arguments as text", "tags in tags"}
@@ -65,11 +65,16 @@ def test_a_demanded_call_is_one_that_the_model_s_reader_reads(kind: str, name: s
     assert (tools.syntax is None) is (kind in UNDEMANDABLE)
     if tools.syntax is not None:
         assert calls(tools, demanded(tools)) == ["get"]
+        assert tools.syntax.several is (tools.format is None or tools.format.several)
+        if tools.syntax.several:
+            assert calls(tools, demanded(tools, 2)) == ["get", "get"]
 
 
 def test_a_reader_that_streams_arguments_stays_where_it_reads_what_the_template_shows() -> None:
-    assert joined(table("json_tools"), "json") == table("json_tools")
-    assert joined(table("mistral"), "name + json") == table("mistral")
+    for name, kind in (("json_tools", "json"), ("mistral", "name + json")):
+        found, its_own = joined(table(name), kind), table(name)
+        assert found is not None and its_own.syntax is not None
+        assert found == replace(its_own, syntax=replace(its_own.syntax, several=True))
 
 
 def test_a_template_that_shows_another_form_than_the_table_has_is_believed() -> None:

@@ -228,6 +228,20 @@ def test_a_required_tool_call_is_enforced_by_a_grammar(whole: Preparation) -> No
     assert job.grammar is not None and not job.grammar.after
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_several_calls_are_demanded_where_the_model_s_format_has_room_for_them(
+    whole: Preparation, several: bool
+) -> None:
+    assert PLAIN.syntax is not None
+    format = replace(PLAIN, syntax=replace(PLAIN.syntax, several=several))
+    prepare = replace(whole, output_format=replace(whole.output_format, tools=format))
+    hi = {"role": "user", "content": "hi"}
+    demanded = prepare(with_tools(hi, mode="required")).tool_policy
+    free = prepare(with_tools(hi)).tool_policy
+    assert demanded is not None and demanded.parallel is several
+    assert free is not None and free.parallel
+
+
 def test_a_schema_or_grammar_that_cannot_be_enforced_is_refused_by_name(
     prepare: Preparation, whole: Preparation
 ) -> None:
