@@ -90,8 +90,8 @@ class Grammar(Part):
 
 
 class ToolUse(Part):
-    """Which of the prompt's tools may be called. ``mode`` required: the answer is a call of one of ``names``, or several
-    calls if ``parallel`` and the model's format allow it.
+    """Which of the prompt's tools may be called. ``mode`` required: the answer is a call of one of ``names``, or of
+    several if ``parallel`` and the model's format allow it.
     """
 
     mode: Literal["auto", "required"] = "auto"

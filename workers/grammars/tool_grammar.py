@@ -15,6 +15,7 @@ from workers.output.tool_formats import CallSyntax
 Schema = dict[str, Any]
 
 REFERENCES = 8  # followed from one to the next
+LEVELS = 6  # of objects and arrays that are written like arguments; below, an object has no members
 NOTHING: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 ANYTHING: Schema = {"type": "object"}
 
@@ -61,16 +62,18 @@ class ToolGrammar:
     def _call(self, tool: Tool, rule: str) -> str:
         opening = self._literal(self.syntax.opening.replace("{name}", tool.name))
         whole = self.syntax.key is None
-        arguments = self._json(tool.parameters) if whole else self._keyed(tool.parameters, rule)
+        arguments = (
+            self._json(tool.parameters) if whole else self._keyed(tool.parameters, tool.parameters, rule)
+        )
         return self._rule(rule, f"{opening} {arguments} {self._literal(self.syntax.closing)}")
 
-    def _keyed(self, parameters: Schema, rule: str) -> str:
+    def _keyed(self, schema: Schema, root: Schema, rule: str, level: int = 0) -> str:
         """Arguments in the schema's order. Each key has two rules: one as the first argument, one as a later one."""
-        required = set(parameters.get("required") or ())
-        first = more = '""'
-        properties = list((parameters.get("properties") or {}).items())
-        for i, (key, schema) in reversed(list(enumerate(properties))):
-            argument = self._rule(f"{rule}_a{i}", self._argument(key, schema, parameters, f"{rule}_v{i}"))
+        required = set(schema.get("required") or ())
+        first = more = _EMPTY
+        properties = list((schema.get("properties") or {}).items()) if level < LEVELS else []
+        for i, (key, value) in reversed(list(enumerate(properties))):
+            argument = self._rule(f"{rule}_a{i}", self._argument(key, value, root, f"{rule}_v{i}", level))
             comma = self._literal(self.syntax.comma)
             given, with_comma = f"{argument} {more}", f"{comma} {argument} {more}"
             must = key in required
@@ -78,11 +81,12 @@ class ToolGrammar:
             more = self._rule(f"{rule}_m{i}", with_comma if must else f"{with_comma} | {more}")
         return first
 
-    def _argument(self, key: str, schema: Any, root: Schema, rule: str) -> str:
+    def _argument(self, key: str, schema: Any, root: Schema, rule: str, level: int = 0) -> str:
         typed = self._typed(resolved(schema, root))
         marks = {(mark or "").replace("{key}", key): each for mark, each in typed}
+        after = self.syntax.after.replace("{key}", key)
         return " | ".join(
-            f"{self._literal(mark)} {self._value(each, root, f'{rule}_{i}' if i else rule)}"
+            f"{self._literal(mark)} {self._value(each, root, after, f'{rule}_{i}' if i else rule, level)}"
             for i, (mark, each) in enumerate(marks.items())
         )
 
@@ -100,17 +104,24 @@ class ToolGrammar:
             return [(next(iter(kinds)), schema)]
         return [(mark, {**schema, "type": types}) for mark, types in kinds.items()]
 
-    def _value(self, schema: Any, root: Schema, rule: str) -> str:
+    def _value(self, schema: Any, root: Schema, after: str, rule: str, level: int) -> str:
+        """``after``: the mark behind it. Of a schema that allows a container and more, the container is taken."""
         schema = resolved(schema, root)
-        after = self._literal(self.syntax.after)
+        kinds = _kinds(schema) if self.syntax.nested and not _is_text(schema) else []
+        if "object" in kinds:
+            return f"{self._keyed(schema, root, rule, level + 1)} {self._literal(after)}"
+        if "array" in kinds:
+            items = schema.get("items") if level < LEVELS else None
+            item = self._rule(f"{rule}_i", self._argument("item", items, root, f"{rule}_e", level + 1))
+            return f"{item}* {self._literal(after)}"
         if self.syntax.quotes is None or not _is_text(schema):
             definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
-            return f"{self._json(schema | definitions)} {after}"
+            return f"{self._json(schema | definitions)} {self._literal(after)}"
         before, behind = self.syntax.quotes
         if words := [word for word in _choices(schema) if isinstance(word, str)]:
-            text = f"({' | '.join(map(self._literal, words))}) {self._literal(behind + self.syntax.after)}"
+            text = f"({' | '.join(map(self._literal, words))}) {self._literal(behind + after)}"
         else:
-            text = self._text_to(behind + self.syntax.after, rule)
+            text = self._text_to(behind + after, rule)
         return f"{self._literal(before)} {text}"
 
     def _text_to(self, delimiter: str, rule: str) -> str:

@@ -113,7 +113,7 @@ def _value(syntax: CallSyntax, key: str, value: Any) -> str:
     before, behind = syntax.quotes or ('"', '"')
     text = before + value + behind if isinstance(value, str) else json.dumps(value)
     mark = syntax.key if isinstance(value, str) else syntax.key_by_type.get("number", syntax.key)
-    return (mark or "").replace("{key}", key) + text + syntax.after
+    return ((mark or "") + text + syntax.after).replace("{key}", key)
 
 
 def _token(tokenizer: Any, thinking: tuple[str, str] | None) -> int | None:
@@ -143,8 +143,6 @@ def syntax_of(format: CallFormat) -> CallSyntax | None:
     if format.kind == "name_json":
         return CallSyntax(opening, closing, outer, between)
     if format.kind == "tagged":
-        if format.values == "tags":
-            return None
         as_json = format.escaped and format.values != "loose"
         return _keyed(format, outer, None if as_json else format.quotes)
     if format.name_is_key:
@@ -168,6 +166,7 @@ def _keyed(format: CallFormat, outer: tuple[str, str], quotes: tuple[str, str] |
         after=_filled(format.after),
         comma=format.comma,
         quotes=quotes,
+        nested=format.values == "tags",
     )
 
 

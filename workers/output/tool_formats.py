@@ -22,7 +22,8 @@ class CallSyntax:
 
     ``key`` None: the arguments are one JSON object. ``key_by_type``: what stands in place of ``key`` before a number,
     boolean, null, object or array. ``quotes``: delimiters of strings; None: strings are JSON. ``several``: more than
-    one call may be demanded.
+    one call may be demanded. ``nested``: the members of objects and arrays are written like arguments, an array's with
+    the key ``item``.
     """
 
     opening: str
@@ -35,6 +36,7 @@ class CallSyntax:
     comma: str = ""  # between two arguments
     quotes: tuple[str, str] | None = None
     several: bool = False
+    nested: bool = False
     thinking: tuple[str, str] | None = None  # around thinking that may precede a call in the same grammar
 
 

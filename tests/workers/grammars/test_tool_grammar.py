@@ -122,6 +122,23 @@ def test_a_required_tool_call_is_generated_in_the_form_that_the_template_shows(
         check(deltas)
 
 
+def test_required_arguments_of_any_depth_are_generated_where_containers_are_written_in_tags(
+    engine: BatchEngine, grammars: Grammars
+) -> None:
+    node = record(name={"enum": ["x", "y"]}) | {"$defs": {}}
+    node["properties"] |= {"size": DIGIT, "nodes": {"type": "array", "items": {"$ref": "#/$defs/node"}}}
+    parameters = record(root={"$ref": "#/$defs/node"}, on={"type": "boolean"}) | {"$defs": {"node": node}}
+    asked = calling(DERIVED["MiniMax M3"], "grow", tools=[tool("grow", parameters)])
+    jobs = [must_call(grammars, str(seed), asked, seed=seed, temperature=3.0) for seed in range(16)]
+    grown = []
+    for deltas in play(engine, jobs).values():
+        if _ended(deltas):
+            ((_, arguments),) = calls(deltas)
+            grown.append(json.loads(arguments))
+            jsonschema.validate(grown[-1], parameters)
+    assert any(each["root"].get("nodes") for each in grown)
+
+
 @pytest.mark.parametrize(
     ("before", "complete"),
     [
