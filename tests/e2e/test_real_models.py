@@ -25,6 +25,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.close()
 
 
+@pytest.mark.timeout(180)  # for a first load on a busy machine
 def test_the_capital_of_france_is_paris_streamed_and_whole(stack: Stack) -> None:
     asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
     create = stack.openai.chat.completions.create
