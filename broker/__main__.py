@@ -18,6 +18,7 @@ from broker.configuration import changes, memory_rules
 from broker.core import Broker
 from broker.learned_file import LearnedFile
 from broker.mailbox import Mailbox
+from broker.pulls_file import PullsFile
 from broker.rules import Changes
 from broker.rundir import AlreadyRunningError, RunDir, RunDirError
 from broker.scheduler import Limits, Scheduler
@@ -62,6 +63,7 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     state_file = StateFile(settings.state_file)
     survivors = state_file.read()
     learned_file = LearnedFile(settings.learned_file)
+    pulls_file = PullsFile(settings.pulls_file)
     for survivor in survivors:
         if survivor.spawned:
             supervisor.adopt(survivor.id, survivor.pid)
@@ -73,6 +75,7 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
         started=clock.wake(0.0),
         name_worker=name_worker,
         survivors=survivors,
+        pulls=pulls_file.read(),
         learned=learned_file.read(),
     )
     context = zmq.Context()
@@ -85,7 +88,7 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
         log.info("settings and models are from %s", settings.config)
     core = make_core(settings, life)
     reread = Configuration(settings).reread
-    Server(core, apis, workers, supervisor, state_file, wakeup, clock, reread, learned_file).run()
+    Server(core, apis, workers, supervisor, state_file, wakeup, clock, reread, learned_file, pulls_file).run()
     context.term()
     wakeup.close()
     log.info("left")

@@ -107,7 +107,11 @@ class Broker:
         self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
         self._fetches = Fetches(registry, scheduler, self._requests, failures, memory)
         self._memory.needs.restore(life.learned)
+        for model in life.pulls:
+            if model in models:
+                memory.downloads.order(model)
         self._lost_apis = 0
+        self._pulls_at_end: frozenset[str] = frozenset()
         self._history = History()
         self._told_at = life.started
 
@@ -128,6 +132,11 @@ class Broker:
     def learned(self) -> dict[str, dict[str, Any]]:
         """What models need, for the next broker."""
         return self._memory.needs.saved()
+
+    @property
+    def pulls(self) -> frozenset[str]:
+        """What operators have asked to be fetched, for the next broker."""
+        return self._pulls_at_end if self.stopping else frozenset(self._memory.downloads.pulls)
 
     @property
     def idle(self) -> bool:
@@ -334,7 +343,9 @@ class Broker:
             error = ModelNotFound(model, self._models)
             yield from self._requests.refuse_model(model, error)
             yield from self._workers.end([worker.id for worker in self._registry.of_model(model)], now)
+        yield from self._fetches.stop(gone)
         for model in read.outcome.again:
+            yield from self._fetches.restart(model)
             yield from self._orders.renew(model, now)
         for model in (*gone, *read.outcome.again):
             self._forget_findings(model)
@@ -371,8 +382,9 @@ class Broker:
         elif isinstance(event, Leave):
             yield Exit()
         else:
+            self._pulls_at_end = self.pulls
             self._admission.closed = True
-            yield from self._fetches.stop()
+            yield from self._fetches.stop(self._models)
             yield from self._requests.refuse_waiting(lambda _: True, draining())
             yield from self._workers.stop(now)
 

@@ -70,6 +70,7 @@ class Downloads:
         self.absent: set[str] = set()  # of the hub, and known not to be whole on this disk
         self.running: dict[str, Transfer] = {}
         self.outcomes: dict[str, Outcome] = {}  # of each model's last download
+        self.pulls: set[str] = set()  # that operators have asked for, and that have not ended yet
         self._ordered: list[str] = []
 
     def of(self, model: str) -> Transfer | None:
@@ -83,6 +84,7 @@ class Downloads:
         return model in self.running or model in self._ordered
 
     def order(self, model: str) -> None:
+        self.pulls.add(model)
         running = self.running.get(model)
         if model not in self._ordered and (running is None or running.cancelled):
             self._ordered.append(model)
@@ -100,8 +102,17 @@ class Downloads:
             self.running[model] = Transfer()
         return model
 
+    def restart(self, model: str) -> bool:
+        """Of what runs, as it fetches by settings of before. Whether a child has to be told."""
+        if model not in self.running:
+            return False
+        told = self.cancel(model)
+        self.order(model)
+        return told
+
     def cancel(self, model: str) -> bool:
         """Whether a child has to be told."""
+        self.pulls.discard(model)
         if model in self._ordered:
             self._ordered.remove(model)
             self.outcomes[model] = "cancelled"
@@ -129,6 +140,8 @@ class Downloads:
         else:
             outcome = transfer.last or DownloadReport(reason=f"its download {how}")
         self.outcomes[model] = outcome
+        if model not in self._ordered:
+            self.pulls.discard(model)
         return outcome
 
     def forget(self, model: str) -> None:

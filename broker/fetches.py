@@ -4,7 +4,7 @@ Rule 1: requests wait for a download as for a load, and are refused with its rea
 Rule 2: a download goes on when nobody waits for it any more; only an operator cancels one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from broker.admission import cancelled_download, unavailable
 from broker.downloads import Downloads
@@ -61,6 +61,8 @@ class Fetches:
                 self._failures.clear(model)
                 self._memory.inspections.repeat([model])
                 self._scheduler.restart_ages(model, now)
+            case "cancelled" if self._downloads.is_under_way(model):
+                pass  # another one has been asked for meanwhile
             case "cancelled":
                 yield Note(f"the download of {model!r} was cancelled; what has arrived is kept")
                 self._memory.wishes.pop(model, None)
@@ -68,10 +70,15 @@ class Fetches:
             case DownloadReport() as failed:
                 yield from self._fail(model, failed, now)
 
-    def stop(self) -> Iterator[Action]:
-        for model in list(self._downloads.running):
+    def stop(self, models: Iterable[str]) -> Iterator[Action]:
+        for model in models:
             if self._downloads.cancel(model):
                 yield StopDownload(model)
+
+    def restart(self, model: str) -> Iterator[Action]:
+        """Its settings have changed, perhaps the repository."""
+        if self._downloads.restart(model):
+            yield StopDownload(model)
 
     def _fail(self, model: str, failed: DownloadReport, now: float) -> Iterator[Action]:
         yield Note(

@@ -46,6 +46,7 @@ from broker.events import (
 )
 from broker.learned_file import LearnedFile
 from broker.mailbox import Mailbox
+from broker.pulls_file import PullsFile
 from broker.rules import Changes
 from broker.statefile import StateFile
 from broker.supervisor import Supervisor
@@ -84,10 +85,12 @@ class Server:
         clock: AwakeClock,
         reread: Callable[[], Changes],
         learned_file: LearnedFile,
+        pulls_file: PullsFile,
     ) -> None:
         """``reread`` raises SettingsError."""
         self._reread = reread
         self._learned_file = learned_file
+        self._pulls_file = pulls_file
         self._core = core
         self._apis = apis
         self._workers = workers
@@ -154,6 +157,7 @@ class Server:
 
     def _write_state(self) -> None:
         self._state_file.write(self._core.known, self._supervisor.pid_of)
+        self._pulls_file.write(self._core.pulls)
 
     def _handle_signals(self) -> None:
         for number in self._wakeup.read():

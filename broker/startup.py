@@ -35,6 +35,7 @@ class Life:
     started: float
     name_worker: Callable[[str], str]  # a model's id -> a name never used before
     survivors: tuple[Survivor, ...] = ()
+    pulls: tuple[str, ...] = ()  # models that an earlier broker was asked to fetch
     learned: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # of earlier brokers: what models need

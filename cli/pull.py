@@ -32,6 +32,7 @@ from shared.settings import Settings, load_settings
 
 LOOK = 0.5  # seconds between two looks at a server's status
 PATIENCE = 7 * 86400.0
+TRIES = 5  # brokers that may end meanwhile
 COMMAND = (sys.executable, "-m", "workers.hub")
 
 Draw = Callable[[int, int], None]
@@ -66,8 +67,16 @@ def _path(name: str) -> str:
 
 
 def _message(body: bytes) -> str:
+    return _of_error(body, "message")
+
+
+def _code(body: bytes) -> str:
+    return _of_error(body, "code")
+
+
+def _of_error(body: bytes, what: str) -> str:
     try:
-        return str(json.loads(body)["error"]["message"])
+        return str(json.loads(body)["error"][what])
     except (ValueError, KeyError, TypeError):
         return ""
 
@@ -77,7 +86,12 @@ def _follow(settings: Settings, name: str) -> int:
     answers: list[probe.Answer | None] = []
 
     def wait() -> None:
-        answers.append(probe.post(settings, _path(name), {"wait": True}, timeout=PATIENCE))
+        """A broker that is being restarted is asked again."""
+        for _ in range(TRIES):
+            answer = probe.post(settings, _path(name), {"wait": True}, timeout=PATIENCE)
+            if answer is None or _code(answer.body) != "broker_lost":
+                break
+        answers.append(answer)
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()

@@ -95,8 +95,18 @@ def _models(report: StatusReport) -> Table:
     table = _table("model", "state", "queued", "context", "why")
     for model in report.models:
         context = str(model.context_length or "")
-        table.add_row(model.id, model.state, str(model.queued), context, model.reason or "")
+        table.add_row(
+            model.id, _downloaded(model) or model.state, str(model.queued), context, model.reason or ""
+        )
     return table
+
+
+def _downloaded(model: ModelStatus) -> str:
+    """``downloading (42 %, 12.3 MB/s, 31 s left)``; empty of a model that is not fetched."""
+    if model.state != "downloading" or not model.total:
+        return ""
+    pace = "" if model.eta is None else f", {model.rate / 1e6:.1f} MB/s, {_span(model.eta)} left"
+    return f"{model.state} ({100 * model.done // model.total} %{pace})"
 
 
 def _loaded(report: StatusReport) -> Table:

@@ -334,6 +334,11 @@ class Settings(BaseSettings):
         return self.sockets_dir / "state.json"
 
     @property
+    def pulls_file(self) -> Path:
+        """Which models an operator has asked to be fetched."""
+        return self.sockets_dir / "pulls.json"
+
+    @property
     def learned_file(self) -> Path:
         """What models were found to need of this machine."""
         return self.sockets_dir / "learned.json"

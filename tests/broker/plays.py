@@ -46,6 +46,7 @@ def make_broker(
     numbers: Iterator[int] | None = None,
     started: float = 0.0,
     rules: MemoryRules | None = None,
+    pulls: tuple[str, ...] = (),
 ) -> Broker:
     """Its workers are called a#1, b#2 …"""
     numbers = numbers or count(1)
@@ -56,6 +57,7 @@ def make_broker(
         started=started,
         name_worker=lambda model: f"{model}#{next(numbers)}",
         survivors=survivors,
+        pulls=pulls,
     )
     limits = limits or Limits(max_in_flight=2, queue_per_model=3, queue_total=5, queue_age=100)
     timeouts = timeouts or Timeouts(silence=5, load=30, drain=60)

@@ -1,6 +1,7 @@
 """Downloads as plays of the broker's events: begun, shared, waited for, ended, cancelled, and what is told."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from broker.events import (
     DownloadSaid,
     Inspect,
     Inspected,
+    SettingsRead,
     Spawn,
     StopAll,
     StopDownload,
@@ -22,7 +24,8 @@ from broker.events import (
     WorkerSaid,
 )
 from broker.memory_decisions import GB
-from broker.rules import MemoryRules
+from broker.pulls_file import PullsFile
+from broker.rules import Changes, MemoryRules
 from broker.scheduler import Limits
 from shared.protocol import (
     Change,
@@ -249,6 +252,63 @@ def test_a_broker_that_stops_ends_its_downloads_and_begins_none() -> None:
     play(broker, ask("r1"))
     actions = play(broker, StopAll())
     assert StopDownload("a") in actions
+
+
+def test_what_was_ordered_and_has_not_ended_is_known_to_the_next_broker_which_goes_on_with_it() -> None:
+    broker = broker_with()
+    play(broker, ask("r1"))
+    assert broker.pulls == frozenset(), "who waits asks the next broker himself"
+    play(broker, order("pull", wait=False))
+    assert broker.pulls == {"a"}
+    after = make_broker(pulls=("a", "gone"))
+    assert play(after, Tick()) == [Download("a")]
+    assert after.pulls == {"a"}
+    play(after, *ended(WHOLE))
+    assert after.pulls == frozenset()
+
+
+def test_a_server_that_is_stopped_goes_on_with_its_downloads_when_it_is_started_again() -> None:
+    broker = broker_with()
+    play(broker, order("pull", wait=False), StopAll(), *ended(None))
+    assert broker.pulls == {"a"}
+
+
+def test_the_next_broker_begins_nothing_that_was_cancelled() -> None:
+    broker = broker_with()
+    play(broker, order("pull", wait=False), order("cancel", wait=False))
+    assert broker.pulls == frozenset()
+
+
+def test_a_model_that_comes_from_elsewhere_now_is_fetched_anew_and_who_waits_goes_on_waiting() -> None:
+    broker = broker_with()
+    rules = MemoryRules(budget=8 * GB, lends=True, inspects=True)
+    play(broker, ask("r1"))
+    actions = play(broker, SettingsRead(Changes(("a", "b"), rules, again=("a",))))
+    assert StopDownload("a") in actions
+    actions = play(broker, *ended(None))
+    assert refusals(actions) == []
+    assert Download("a") in actions
+
+
+def test_the_download_of_a_model_that_is_gone_from_the_settings_ends() -> None:
+    broker = broker_with()
+    play(broker, order("pull", wait=False))
+    rules = MemoryRules(budget=8 * GB, lends=True, inspects=True)
+    assert StopDownload("a") in play(broker, SettingsRead(Changes(("b",), rules)))
+
+
+def test_the_file_of_pulls_is_for_the_next_broker_and_a_damaged_one_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "pulls.json"
+    assert PullsFile(path).read() == ()
+    PullsFile(path).write({"b", "a"})
+    assert PullsFile(path).read() == ("a", "b")
+    file = PullsFile(path)
+    file.read()
+    file.write(())
+    assert PullsFile(path).read() == ()
+    for damaged in ("{", "7", ""):
+        path.write_text(damaged)
+        assert PullsFile(path).read() == ()
 
 
 def test_an_unknown_model_cannot_be_pulled() -> None:

@@ -126,6 +126,19 @@ def test_a_broker_killed_in_the_middle_of_a_download_leaves_no_child_and_the_nex
 
 
 @pytest.mark.slow
+def test_a_pull_that_nobody_waits_for_is_gone_on_with_after_the_brokers_end(
+    stack: FaultStack, hub: Hub
+) -> None:
+    hub.stall_after = hub.weights.stat().st_size // 2
+    assert stack.http.post(f"/admin/models/{REPOSITORY}/pull").status_code == 202
+    stack.until(lambda: hub.partial() == hub.stall_after, "half of it")
+    stack.kill_broker()
+    hub.stall_after = None
+    stack.until(lambda: any(hub.home.glob("hub/*/snapshots/*/model.safetensors")), "whole", 60)
+    assert hub.sent == hub.weights.stat().st_size, "no byte came twice"
+
+
+@pytest.mark.slow
 def test_a_machine_without_a_network_says_within_three_seconds_what_is_missing(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,12 @@
 """The child process that fetches a model, against a hub on this machine: what it fetches and what it says."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from shared.protocol import DownloadReport
 from tests.hub import REPOSITORY, SECRET, Hub, without_a_hub
 from tests.workers.model.folders import ROOT
 
-QUIET = {"MLX_SERVER_DOWNLOAD_SILENCE": "0.3", "MLX_SERVER_DOWNLOAD_DISK_FLOOR_GB": "0.1"}
+QUIET = {"MLX_SERVER_DOWNLOAD_SILENCE": "20", "MLX_SERVER_DOWNLOAD_DISK_FLOOR_GB": "0.1"}
 WHOLE = DownloadReport(whole=True)
 
 
@@ -60,7 +63,8 @@ def wait_for(condition: Any) -> None:
 
 
 def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_formats(hub: Hub) -> None:
-    for name in ("evil.py", "consolidated.safetensors", "pytorch_model.bin", "tiny.gguf", "x.pth", "x.pkl"):
+    unwanted = ("evil.py", "consolidated.safetensors", "pytorch_model.bin", "tiny.gguf", "x.pth", "x.pkl")
+    for name in unwanted:
         (hub.folder / name).write_bytes(bytes(10))
     hub.rate = 2e5
     said = reports(start(hub))
@@ -73,6 +77,7 @@ def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_for
     files = local(hub)
     assert files["model.safetensors"] == hub.weights.read_bytes()
     assert {name.rpartition(".")[2] for name in files} <= {"json", "jinja", "safetensors", "txt", "model"}
+    assert not [path for _, path, _ in hub.asked if path.endswith(unwanted)]
     hub.asked.clear()
     assert fetch(hub) == WHOLE
     assert fetch(hub, HF_HUB_OFFLINE="1") == WHOLE
@@ -99,6 +104,40 @@ def test_a_disk_without_room_is_said_before_the_first_byte(hub: Hub) -> None:
     assert hub.fetched() == []
 
 
+@pytest.fixture
+def small_disk(hub: Hub) -> Iterator[Path]:
+    """Of 4 MB, for the hub's copy."""
+    hub.home.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(hub.home)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield hub.home
+    subprocess.run(["umount", "--lazy", str(hub.home)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("floor", "left"), [("0.001", 500_000), ("0", 0)])
+def test_a_disk_that_fills_up_ends_the_download_and_what_came_is_kept(
+    hub: Hub, small_disk: Path, floor: str, left: int
+) -> None:
+    filler = small_disk / "filler"
+
+    def fill(sent: int) -> None:
+        hub.on_bytes = lambda sent: time.sleep(0.6)  # longer than between two looks at the disk
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while shutil.disk_usage(small_disk).free > left:
+                file.write(bytes(4096))
+
+    hub.on_bytes = fill
+    said = fetch(hub, MLX_SERVER_DOWNLOAD_DISK_FLOOR_GB=floor, MLX_SERVER_DOWNLOAD_SILENCE="10")
+    assert "stay free" in said.reason or "No space left" in said.reason
+    assert not said.permanent
+    assert snapshots(hub) == []
+    filler.unlink()
+    hub.on_bytes = lambda sent: None
+    assert fetch(hub, MLX_SERVER_DOWNLOAD_DISK_FLOOR_GB="0") == WHOLE
+
+
 @pytest.mark.slow
 def test_a_private_repository_needs_a_token_which_is_said_nowhere(hub: Hub) -> None:
     hub.private = True
@@ -110,7 +149,7 @@ def test_a_private_repository_needs_a_token_which_is_said_nowhere(hub: Hub) -> N
 
 @pytest.mark.slow
 def test_two_processes_fetch_a_model_once(hub: Hub) -> None:
-    hub.rate = 4e5
+    hub.rate = hub.weights.stat().st_size / 5  # seconds, so that both are there
     children = [start(hub), start(hub)]
     assert [reports(child)[-1] for child in children] == [WHOLE, WHOLE]
     assert hub.sent == hub.weights.stat().st_size
