@@ -1,10 +1,11 @@
-"""POST /admin/models/{id}/load, /unload and /reload: what is asked of the broker, and what a client reads."""
+"""POST /admin/models/{id}/load, /unload, /reload and /pull: what is asked of the broker, and what a client reads."""
 
 from collections.abc import Iterable, Iterator
 
 import pytest
 from pydantic import BaseModel
 
+from api.generation.broker_client import in_words
 from shared.errors import ModelConflict
 from shared.model_table import ModelTable
 from shared.protocol import ModelStatus, Order, OrderReply, Submit, Waiting
@@ -27,7 +28,7 @@ def ordered(stack: Stack) -> Order:
     return stack.broker.wait_for(Order)
 
 
-@pytest.mark.parametrize("action", ["load", "unload", "reload"])
+@pytest.mark.parametrize("action", ["load", "unload", "reload", "pull"])
 def test_an_order_that_waits_is_answered_when_it_is_done(stack: Stack, action: str) -> None:
     answer = stack.client.post(f"/admin/models/tiny/{action}", json={"wait": True})
     assert (answer.status_code, answer.json()) == (
@@ -35,6 +36,38 @@ def test_an_order_that_waits_is_answered_when_it_is_done(stack: Stack, action: s
         {"model": "tiny", "action": action, "done": True, "status": "hot"},
     )
     assert (ordered(stack).action, ordered(stack).model) == (action, "tiny")
+
+
+def test_a_delete_of_pull_cancels_the_download(stack: Stack) -> None:
+    answer = stack.client.delete("/admin/models/org/name/pull")
+    assert (answer.status_code, answer.json()["action"]) == (202, "cancel")
+    assert (ordered(stack).action, ordered(stack).model) == ("cancel", "org/name")
+
+
+@pytest.mark.parametrize("path", ["tiny/load", "tiny", "pull"])
+def test_nothing_but_a_pull_can_be_deleted(stack: Stack, path: str) -> None:
+    answer = stack.client.delete(f"/admin/models/{path}")
+    assert answer.status_code == 404
+    assert not [one for one in stack.broker.received if isinstance(one, Order)]
+
+
+def test_models_show_how_far_their_download_is(stack: Stack) -> None:
+    downloading = ModelStatus(
+        id="tiny", state="downloading", phase="download", done=3, total=9, rate=2.0, eta=3.0, absent=True
+    )
+    stack.broker.models = [downloading, ModelStatus(id="org/name", state="loadable")]
+    tiny = stack.client.get("/v1/models/tiny").json()
+    assert (tiny["status"], tiny["absent"], tiny["loading"]) == ("downloading", True, None)
+    assert tiny["download"] == {"bytes": 3, "of": 9, "rate": 2.0, "eta": 3.0}
+    other = stack.client.get("/v1/models/org/name").json()
+    assert (other["absent"], other["download"]) == (False, None)
+
+
+def test_the_comments_of_a_stream_say_how_far_the_download_is() -> None:
+    waiting = Waiting(
+        model="a", state="downloading", percent=42, phase="12.3 MB/s, 31 s left", total=2, positions={}
+    )
+    assert in_words(waiting, 1) == "queued, 1 of 2 for 'a', downloading, 42 % (12.3 MB/s, 31 s left)"
 
 
 def test_an_order_that_does_not_wait_is_answered_with_202_and_needs_no_body(stack: Stack) -> None:

@@ -18,6 +18,7 @@ REPORT = StatusReport(
     models=[
         ModelStatus(id="a/b", state="hot", queued=2, context_length=4096),
         ModelStatus(id="[c]", state="failed", reason="no such file"),
+        ModelStatus(id="d", state="downloading", done=42, total=100, rate=12.3e6, eta=31.0),
     ],
     workers=[
         WorkerStatus(
@@ -45,6 +46,7 @@ def test_status_prints_tables_of_models_and_workers() -> None:
     assert first.endswith("broker e1, pid 17, up 1 h; 3 in flight, 2 queued")
     assert "a/b hot 2 4096" in rest
     assert "[c] failed 0 no such file" in rest
+    assert "d downloading (42 %, 12.3 MB/s, 31 s left) 0" in rest
     assert "w1 a/b 18 loading (weights) 1 min 3" in rest
 
 
