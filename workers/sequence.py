@@ -50,7 +50,7 @@ class TokenMask(Protocol):
 
 
 @dataclass(frozen=True)
-class LogprobsOf:
+class TokenLogprobs:
     """Of one drawn token: its own log-probability and the best ones' (id, logprob)."""
 
     chosen: float
@@ -110,14 +110,14 @@ class TokenSequence:
         """The only output of a choice of no tokens."""
         return self._output(Shown(), [], None, self._end(FinishReason.LENGTH))
 
-    def score_prompt(self, scores: Sequence[LogprobsOf]) -> None:
+    def score_prompt(self, scores: Sequence[TokenLogprobs]) -> None:
         """``scores`` are of the prompt's ids behind the first, in order; they may come in several parts."""
         entries = self.prompt_logprobs or []
         following = self.job.prompt[1 + len(entries) :]
         added = [self._entry(id, score) for id, score in zip(following, scores, strict=False)]
         self.prompt_logprobs = entries + added
 
-    def push(self, id: int, logprobs: LogprobsOf | None) -> Output:
+    def push(self, id: int, logprobs: TokenLogprobs | None) -> Output:
         """What the token at the next index gives to the client."""
         before = self._part
         shown, finish = self._take(id)
@@ -230,7 +230,7 @@ class TokenSequence:
         )
 
     def _entry(
-        self, id: int, logprobs: LogprobsOf, part: Literal["thinking", "call"] | None = None
+        self, id: int, logprobs: TokenLogprobs, part: Literal["thinking", "call"] | None = None
     ) -> TokenLogprob:
         depth = self.job.generation.logprobs or 0
         top = [

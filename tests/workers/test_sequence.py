@@ -6,7 +6,7 @@ from tests.golden.test_calls import family
 from tests.jobs import job
 from workers.output.reasoning import Thinking
 from workers.output.tool_calls import ToolPolicy
-from workers.sequence import LogprobsOf, TokenRules, TokenSequence
+from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
 PIECES = [
     "",
@@ -33,7 +33,7 @@ def parts(text: list[str], held: int = 0, *, open: bool = False) -> list[str | N
     asked = job(max_tokens=40, logprobs=0, thinking=thinking, tool_policy=policy, held=[ids[:held]])
     row = TokenSequence(asked, 0, RULES)
     row.replay()
-    scores = [row.push(id, LogprobsOf(-1.0, [])).delta.logprobs for id in ids[held:]]
+    scores = [row.push(id, TokenLogprobs(-1.0, [])).delta.logprobs for id in ids[held:]]
     return [entry.part for entries in scores for entry in entries or []]
 
 
@@ -68,7 +68,7 @@ def test_an_answer_without_thinking_is_content() -> None:
 
 def test_the_first_delta_tells_the_temperature_in_use() -> None:
     row = TokenSequence(job(max_tokens=2, temperature=0.25, top_p=0.5), 0, RULES)
-    first, second = (row.push(PIECES.index("hm"), LogprobsOf(-1.0, [])).delta for _ in range(2))
+    first, second = (row.push(PIECES.index("hm"), TokenLogprobs(-1.0, [])).delta for _ in range(2))
     assert first.start is not None and second.start is None
     assert (first.start.temperature, first.start.top_p) == (0.25, 0.5)
 

@@ -18,7 +18,7 @@ from shared.callers import Asker
 from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.mlx_caches import Cache, TokenSpan
 from workers.engine.sampling.sampler import Drawn, Sampler, SequenceParameters
-from workers.sequence import LogprobsOf, TokenMask, TokenSequence
+from workers.sequence import TokenLogprobs, TokenMask, TokenSequence
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)
 Guided = tuple[int, TokenMask]  # the place of a sequence with a grammar
@@ -62,7 +62,7 @@ class PendingStep:
     slots: list[BatchSlot]
     drawn: Drawn
 
-    def collect(self) -> list[tuple[TokenSequence, int, LogprobsOf | None]]:
+    def collect(self) -> list[tuple[TokenSequence, int, TokenLogprobs | None]]:
         """Waits for the tokens; leaves out sequences that have ended meanwhile."""
         mx.eval(self.drawn.arrays)
         ids = cast(list[int], self.drawn.tokens.tolist())
@@ -73,9 +73,9 @@ class PendingStep:
             if not slot.sequence.ended
         ]
 
-    def _logprobs(self) -> dict[int, LogprobsOf]:
-        best = self.drawn.best
-        return dict(zip(self.drawn.asking, best.entries(), strict=True)) if best else {}
+    def _logprobs(self) -> dict[int, TokenLogprobs]:
+        logprobs = self.drawn.logprobs
+        return dict(zip(self.drawn.logprob_rows, logprobs.entries(), strict=True)) if logprobs else {}
 
 
 class Batch:

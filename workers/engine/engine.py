@@ -45,10 +45,10 @@ from workers.engine.prefill import PASSED, PrefillQueue, PrefillTask
 from workers.engine.prefill_budget import PrefillBudget
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logit_processors import logit_processor_for
-from workers.engine.sampling.logprobs import score_one
+from workers.engine.sampling.logprobs import score_prompt_tokens
 from workers.engine.sampling.sampler import SequenceParameters
 from workers.job import Job, KvUse, Output
-from workers.sequence import LogprobsOf, TokenRules, TokenSequence
+from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
 HOLD = 15  # times ``max_stall`` that sequences are held with their first token
 # Chunks in a pass over several prompts that stalls no sequence: attention does not cost more for them. A longer prompt
@@ -397,9 +397,9 @@ class BatchEngine:
             return
         following = task.ids[task.done + 1 : task.done + 1 + len(tokens)]
         depth = task.sequences[0].job.generation.logprobs or 0
-        self._score(task.sequences, score_one(self._model, cache, tokens, following, depth))
+        self._score(task.sequences, score_prompt_tokens(self._model, cache, tokens, following, depth))
 
-    def _score(self, sequences: list[TokenSequence], scores: list[LogprobsOf]) -> None:
+    def _score(self, sequences: list[TokenSequence], scores: list[TokenLogprobs]) -> None:
         """The sequences of one prompt share the entries, which may be a hundred thousand."""
         sequences[0].score_prompt(scores)
         for sequence in sequences[1:]:

@@ -14,7 +14,7 @@ from shared.protocol import ChatPrompt, Run, TextPrompt, TokenPrompt
 from workers.job import Job, KvUse, Output
 from workers.request.infill import no_infill
 from workers.request.preparation import generation_of
-from workers.sequence import LogprobsOf, TokenRules, TokenSequence
+from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
 WORDS = 1000
 EOS = WORDS
@@ -139,7 +139,7 @@ class ScriptedEngine:
                 os.abort()
             for row in self._rows.get(job.request_id, []):
                 if job.scores_prompt:
-                    row.score_prompt([LogprobsOf(-0.5, [(id, -0.5)]) for id in job.prompt[1:]])
+                    row.score_prompt([TokenLogprobs(-0.5, [(id, -0.5)]) for id in job.prompt[1:]])
                 finished = row.replay() if job.max_tokens else row.finish_unbegun()
                 outputs += [finished] if finished else []
             self._forget_ended(job.request_id)
@@ -148,7 +148,7 @@ class ScriptedEngine:
     def _advance(self, row: TokenSequence) -> Output:
         id = self._token(row.job, row.choice, len(row.ids))
         asked = row.job.generation.logprobs is not None
-        return row.push(id, LogprobsOf(-0.5, [(id, -0.5), ((id + 1) % WORDS, -1.5)]) if asked else None)
+        return row.push(id, TokenLogprobs(-0.5, [(id, -0.5), ((id + 1) % WORDS, -1.5)]) if asked else None)
 
     def _forget_ended(self, request_id: str) -> None:
         left = [row for row in self._rows.get(request_id, []) if not row.ended]

@@ -1,9 +1,9 @@
-"""Tokens that a draw or a ranking has to look at, out of a whole vocabulary; for a CPU, in numpy.
+"""Selects the few tokens of a vocabulary that a draw or a ranking reads; for a CPU, in numpy.
 
-Rule 1: what is found in a row depends on that row alone, and not on the order in which anything finds it.
-Rule 2: equal values are ranked by id, the lower one first.
-Rule 3: rows of the vocabulary are gone through one by one (a row fits into a core's cache), what was found in all of
-them together.
+Rule 1: the candidates of a row depend on that row alone.
+Rule 2: equal values are ranked by id, the lower id first.
+Rule 3: rows of logits are scanned one by one, because one row fits into a core's cache; the candidates of all rows are
+processed together.
 """
 
 from collections.abc import Sequence
@@ -16,41 +16,44 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.uint32]
 
 NO_ID = np.uint32(0xFFFFFFFF)
-COLUMNS = 1024  # of which the maxima are taken for a bound; the fastest number for 50,000 tokens
+COLUMNS = 1024  # a lower bound is taken from the maxima of so many columns; fastest for 50,000 tokens
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Some tokens of each row, one at least, as flat arrays: those of the first row, then those of the second."""
+    """Tokens of each row, at least one, as flat arrays ordered by row."""
 
-    owners: NDArray[np.intp]  # the row of each
+    owners: NDArray[np.intp]  # the row of each token
     ids: Ids
     values: Floats
-    starts: NDArray[np.intp]  # where the tokens of each row begin
+    starts: NDArray[np.intp]  # the index of each row's first token
 
     def sums(self, amounts: NDArray[np.generic]) -> NDArray[np.float64]:
-        """Of each row; in float64, where the order of adding does not matter."""
+        """The sum of ``amounts`` (tokens,) per row, in float64, where rounding hides the order of addition."""
         sums: NDArray[np.float64] = np.add.reduceat(amounts, self.starts, dtype=np.float64)
         return sums
 
     def winners(self, scores: Floats) -> tuple[Ids, Floats]:
-        """Each row's token of the greatest score, and the score."""
-        greatest = np.maximum.reduceat(scores, self.starts)
-        ids = np.where(scores == greatest[self.owners], self.ids, NO_ID)
-        return np.minimum.reduceat(ids, self.starts), greatest
+        """The token with the highest score of each row, and that score."""
+        maxima = np.maximum.reduceat(scores, self.starts)
+        ids = np.where(scores == maxima[self.owners], self.ids, NO_ID)
+        return np.minimum.reduceat(ids, self.starts), maxima
 
-    def only(self, flags: NDArray[np.bool_]) -> "Candidates":
-        """Those with a flag, which each row has."""
+    def select(self, flags: NDArray[np.bool_]) -> "Candidates":
+        """The tokens with a flag; each row must have at least one."""
         counts = np.add.reduceat(flags, self.starts, dtype=np.intp)
         return Candidates(self.owners[flags], self.ids[flags], self.values[flags], np.cumsum(counts) - counts)
 
-    def of_row(self, row: int) -> Ids:
+    def ids_of_row(self, row: int) -> Ids:
         end = self.starts[row + 1] if row + 1 < len(self.starts) else None
         return self.ids[self.starts[row] : end]
 
 
-def greatest(values: Floats) -> Floats:
-    """Of each row, and finite: what is no number or infinite is put right in ``values``, so that no other row pays."""
+def row_maxima(values: Floats) -> Floats:
+    """The maximum of each row (rows,), always finite: NaN and infinities are replaced in ``values`` in place.
+
+    A row with NaN must not change what the other rows of the batch draw.
+    """
     found: Floats = np.max(values, axis=-1)
     for i in np.flatnonzero(~np.isfinite(found)):
         values[i] = np.nan_to_num(values[i], nan=-np.inf, posinf=1e38, neginf=-np.inf)
@@ -60,31 +63,31 @@ def greatest(values: Floats) -> Floats:
     return found
 
 
-def nearest(values: Floats, floors: Floats, most: int) -> tuple[Candidates, Floats]:
-    """The tokens at or above ``floors`` (rows,), which are raised where these would be many more than ``most``.
+def above_floors(values: Floats, floors: Floats, limit: int) -> tuple[Candidates, Floats]:
+    """The tokens at or above ``floors`` (rows,), and the floors, which are raised for rows with more than ``limit``.
 
-    ``values``: (rows, vocabulary). No row's floor is above its greatest value.
+    ``values``: (rows, vocabulary). No floor is above the maximum of its row.
     """
     floors = floors.copy()
     ids = []
     for i, row in enumerate(values):
         reach = row >= floors[i]
-        if np.count_nonzero(reach) > most:
-            floors[i] = max(floors[i], bound(row, most))
+        if np.count_nonzero(reach) > limit:
+            floors[i] = max(floors[i], lower_bound(row, limit))
             reach = row >= floors[i]
         ids.append(np.flatnonzero(reach))
-    return chosen(values, ids), floors
+    return candidates_of(values, ids), floors
 
 
-def chosen(values: Floats, ids: Sequence[NDArray[np.generic]]) -> Candidates:
-    """The tokens ``ids`` of each row."""
+def candidates_of(values: Floats, ids: Sequence[NDArray[np.generic]]) -> Candidates:
+    """The candidates ``ids[i]`` of each row i."""
     counts = np.array([len(found) for found in ids])
     owners = np.repeat(np.arange(len(ids)), counts)
     return _made(values, owners, np.concatenate(ids), counts)
 
 
-def listed(values: Floats, owners: NDArray[np.intp], ids: Ids) -> Candidates:
-    """Tokens and the rows they are of, in any order."""
+def group_by_row(values: Floats, owners: NDArray[np.intp], ids: Ids) -> Candidates:
+    """The candidates ``ids``, each of the row in ``owners``; in any order."""
     order = np.argsort(owners, kind="stable")
     return _made(values, owners[order], ids[order], np.bincount(owners))
 
@@ -95,10 +98,10 @@ def _made(
     return Candidates(owners, ids.astype(np.uint32), values[owners, ids], np.cumsum(counts) - counts)
 
 
-def bound(row: Floats, count: int) -> np.float32:
-    """A value that ``count`` tokens of a row reach, and as a rule few more.
+def lower_bound(row: Floats, count: int) -> np.float32:
+    """A value that at least ``count`` tokens of a row reach, and few more.
 
-    Of so many columns of the row the maxima reach it.
+    It is the ``count``-th largest of the maxima of ``COLUMNS`` columns, which is cheaper than that of the whole row.
     """
     whole = len(row) - len(row) % COLUMNS
     if whole > COLUMNS >= count:
@@ -107,7 +110,7 @@ def bound(row: Floats, count: int) -> np.float32:
     return value
 
 
-def best(row: Floats, count: int) -> NDArray[np.intp]:
-    """The ids of the greatest values, the greatest first."""
-    ids = np.flatnonzero(~(row < bound(row, count)))  # all, if it is no number
+def top_ids(row: Floats, count: int) -> NDArray[np.intp]:
+    """The ids of the ``count`` highest values, in descending order of value."""
+    ids = np.flatnonzero(~(row < lower_bound(row, count)))  # a NaN bound keeps all tokens
     return ids[np.argsort(-row[ids], kind="stable")[:count]]

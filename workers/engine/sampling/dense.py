@@ -1,6 +1,7 @@
-"""Draws that look at the whole vocabulary of all rows at once; for an accelerator, in mlx.
+"""Draws tokens from the whole vocabulary of all rows at once; for an accelerator, in mlx.
 
-A nucleus is exact: it is searched among the best candidates first, and among more when they do not hold enough mass.
+A top_p nucleus is exact: the draw starts from the best 256 candidates, and repeats with 16 times as many while they
+hold less than top_p of the mass.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from shared.protocol import Sampling
 from workers.engine.sampling.randomness import gumbel
 
 CANDIDATES = 256
-WIDER = 16  # how many times more candidates a nucleus gets that did not fit
+WIDER = 16  # factor of candidates for a nucleus that did not fit
 
 
 def draw_open(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
-    """Rows that sample from the whole vocabulary, bounded by min_p at most. ``scaled`` (rows, vocabulary)."""
+    """Draws a token (rows,) of each row with neither top_k nor top_p. ``scaled``: (rows, vocabulary)."""
     noisy = scaled + gumbel(keys, mx.arange(scaled.shape[-1], dtype=mx.uint32)[None])
     if any(sampling.min_p > 0 for sampling in samplings):
         floor = mx.max(scaled, axis=-1, keepdims=True) + _log_min_p(samplings)
@@ -25,7 +26,7 @@ def draw_open(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -
 
 
 def draw_cut(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
-    """Rows with top_k or top_p: among the best candidates; rows whose nucleus is wider, among more."""
+    """Draws a token (rows,) of each row with top_k or top_p. ``scaled``: (rows, vocabulary)."""
     vocabulary = scaled.shape[-1]
     has_nucleus = any(sampling.top_p < 1 for sampling in samplings)
     cut = _Cut(scaled, keys, samplings, norm=_log_mass(scaled, exactly=has_nucleus))
@@ -38,14 +39,14 @@ def draw_cut(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) ->
     ):
         most *= WIDER
         rows = mx.array(wider)
-        again, settled = cut.only(wider).draw(min(most, vocabulary))
+        again, settled = cut.select(wider).draw(min(most, vocabulary))
         tokens[rows] = again
         enough[rows] = settled
     return tokens
 
 
 class _Cut:
-    """Rows that sample among their best tokens only."""
+    """Draws that keep only the best tokens of each row."""
 
     def __init__(
         self, scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling], norm: mx.array
@@ -56,13 +57,13 @@ class _Cut:
         self._norm = norm
         self._top_p = mx.array([[sampling.top_p] for sampling in samplings])
 
-    def only(self, rows: list[int]) -> "_Cut":
+    def select(self, rows: list[int]) -> "_Cut":
         some = mx.array(rows)
         samplings = [self._samplings[i] for i in rows]
         return _Cut(self._scaled[some], self._keys[some], samplings, self._norm[some])
 
     def draw(self, most: int) -> tuple[mx.array, mx.array]:
-        """Tokens (rows,), and for each row whether ``most`` candidates hold all of its nucleus."""
+        """Tokens (rows,), and whether ``most`` candidates hold the whole nucleus of each row (rows,)."""
         best, ids = self._candidates(most)
         share = mx.exp(best - self._norm)
         mass = mx.cumsum(share, axis=-1)
@@ -70,7 +71,7 @@ class _Cut:
         top_k = mx.array([[sampling.top_k or most] for sampling in self._samplings])
         keep = ((mass - share < self._top_p) | (self._top_p >= 1)) & (rank < top_k)
         keep = keep & (best >= best[:, :1] + _log_min_p(self._samplings))
-        keep = keep | (rank == 0)  # top_p 0 and rounding leave the best one
+        keep = keep | (rank == 0)  # the best token stays even with top_p 0
         noisy = mx.where(keep, best + gumbel(self._keys, ids), -mx.inf)
         bounded = mx.array(
             [0 < sampling.top_k <= most or sampling.top_p >= 1 for sampling in self._samplings]
@@ -78,28 +79,28 @@ class _Cut:
         return _winners(noisy, ids), (mass[:, -1] >= self._top_p[:, 0]) | bounded
 
     def _candidates(self, most: int) -> tuple[mx.array, mx.array]:
-        """The best logits, descending, and their ids, equal ones ascending; both (rows, most).
+        """The best logits in descending order and their ids, equal logits by ascending id; both (rows, most).
 
-        mlx's sort is stable, its partition is not; and on an accelerator the partition is a sort.
+        mlx's sort is stable and its partition is not. On an accelerator mlx runs a partition as a sort.
         """
         ids = mx.argsort(-self._scaled, axis=-1)[:, :most]
         return mx.take_along_axis(self._scaled, ids, axis=-1), ids
 
 
 def _winners(noisy: mx.array, ids: mx.array) -> mx.array:
-    """The lowest id of the greatest sum, as if the whole vocabulary were looked at in order."""
-    greatest = noisy == mx.max(noisy, axis=-1, keepdims=True)
-    return mx.min(mx.where(greatest, ids.astype(mx.uint32), mx.array(0xFFFFFFFF, dtype=mx.uint32)), axis=-1)
+    """The id of the highest sum of each row; of equal sums the lowest id, as argmax over the vocabulary gives."""
+    is_best = noisy == mx.max(noisy, axis=-1, keepdims=True)
+    return mx.min(mx.where(is_best, ids.astype(mx.uint32), mx.array(0xFFFFFFFF, dtype=mx.uint32)), axis=-1)
 
 
 def _log_mass(scaled: mx.array, *, exactly: bool) -> mx.array:
-    """(rows, 1). For a row without a nucleus any figure of its size will do."""
-    greatest = mx.max(scaled, axis=-1, keepdims=True)
+    """The logsumexp of each row (rows, 1). Without ``exactly`` the row maximum stands in, as only top_p needs more."""
+    maxima = mx.max(scaled, axis=-1, keepdims=True)
     if not exactly:
-        return greatest
-    return greatest + mx.log(mx.sum(mx.exp(scaled - greatest), axis=-1, keepdims=True))
+        return maxima
+    return maxima + mx.log(mx.sum(mx.exp(scaled - maxima), axis=-1, keepdims=True))
 
 
 def _log_min_p(samplings: Sequence[Sampling]) -> mx.array:
-    """(rows, 1), with a finite floor for 0: e^-85 of the best is no chance."""
+    """log(min_p) (rows, 1); min_p 0 becomes 1e-37, which no draw can tell from 0."""
     return mx.log(mx.array([[max(sampling.min_p, 1e-37)] for sampling in samplings]))

@@ -1,8 +1,8 @@
-"""What changes logits before sampling: penalties, bias, and no end before min_tokens.
+"""Changes logits before sampling: penalties, logit bias, and no end-of-sequence token before min_tokens.
 
-Only the tokens that a row has seen, or has a bias for, are looked at: some hundreds of a vocabulary. They are known to
-the host, except the last one, which may not be computed yet; it is counted on the device, so that a row with penalties
-does not make its batch wait.
+Only tokens that a sequence contains or has a bias for are processed: some hundreds of a vocabulary. The host counts
+all tokens but the last, which may not be computed yet. The device counts that one, so that penalties do not make a
+batch wait for the host.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,15 @@ import numpy as np
 from shared.protocol import Generation, Sampling, TokenPrompt
 from workers.engine.sampling.candidates import Floats
 
-_NEVER = -1e9  # a logit no real one comes near, finite so that no sum becomes NaN
-ID, COUNT, BIAS, PROMPT, EOS = range(
-    5
-)  # the lines of a table; all are exact in float32, ids up to 16 million
+_NEVER = -1e9  # below every real logit, and finite so that no sum becomes NaN
+ID, COUNT, BIAS, PROMPT, EOS = range(5)  # rows of a table; ids up to 16 million are exact in float32
 
 
 class LogitProcessor:
-    """One row's. The presence and frequency penalties count generated tokens, the repetition penalty the prompt too.
+    """The penalties and biases of one sequence.
 
-    ``generated`` grows while the row lives; the last token may be missing, as it is still being computed.
+    The presence and frequency penalties count generated tokens, the repetition penalty counts the prompt too.
+    ``generated`` grows with the sequence. Its last token may be missing while the device computes it.
     """
 
     def __init__(
@@ -40,29 +39,32 @@ class LogitProcessor:
         eos = set(eos if self.min_tokens else ())
         ids = [id for id in sorted({*prompt, *eos, *s.logit_bias}) if 0 <= id < vocabulary] or [0]
         bias = [s.logit_bias.get(id, 0) for id in ids]
-        lines = [ids, [0] * len(ids), bias, [id in prompt for id in ids], [id in eos for id in ids]]
-        self._places = {id: place for place, id in enumerate(ids)}
-        self._table = np.array(lines, dtype=np.float32)
+        rows = [ids, [0] * len(ids), bias, [id in prompt for id in ids], [id in eos for id in ids]]
+        self._columns = {id: column for column, id in enumerate(ids)}
+        self._table = np.array(rows, dtype=np.float32)
         self._generated = generated
         self._counted = 0
         self._vocabulary = vocabulary
 
     def table(self, index: int) -> Floats:
-        """(5, n): of all ids that matter, each once, when the token at ``index`` is drawn; but for the one before."""
+        """A table (5, n), one column per processed id, for drawing the token at ``index``.
+
+        The token before ``index`` is not counted; ``LogitProcessors`` counts it on the device.
+        """
         if self.counts:
             for id in self._generated[self._counted : max(0, index - 1)]:
                 self._counted += 1
                 self._count(id)
-        return self._table[:, : len(self._places)]
+        return self._table[:, : len(self._columns)]
 
     def _count(self, id: int) -> None:
         if not 0 <= id < self._vocabulary:
             return
-        place = self._places.setdefault(id, len(self._places))
-        if place == self._table.shape[1]:
+        column = self._columns.setdefault(id, len(self._columns))
+        if column == self._table.shape[1]:
             self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
-        self._table[ID, place] = id
-        self._table[COUNT, place] += 1
+        self._table[ID, column] = id
+        self._table[COUNT, column] += 1
 
 
 def logit_processor_for(
@@ -72,34 +74,34 @@ def logit_processor_for(
     eos: Iterable[int],
     vocabulary: int,
 ) -> LogitProcessor | None:
-    """None for a row whose logits are taken as they are."""
+    """None for a sequence whose logits stay as they are."""
     s = generation.sampling
-    asks = s.logit_bias or s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1
-    if not asks and not generation.stopping.min_tokens:
+    adjusts = s.logit_bias or s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1
+    if not adjusts and not generation.stopping.min_tokens:
         return None
     return LogitProcessor(generation, prompt, generated, eos, vocabulary)
 
 
 class LogitProcessors:
-    """Those of all rows of a batch, in one pass."""
+    """The logit processors of all sequences of a batch, applied together."""
 
-    def __init__(self, rows: Sequence[LogitProcessor | None]) -> None:
-        """A row without one gets its logits back."""
-        neutral = LogitProcessor(_NOTHING, [], [], [], 1)
-        self._rows = [row or neutral for row in rows]
-        samplings = [row.sampling for row in self._rows]
+    def __init__(self, sequences: Sequence[LogitProcessor | None]) -> None:
+        """``sequences``: None for a sequence whose logits stay as they are."""
+        neutral = LogitProcessor(_NEUTRAL, [], [], [], 1)
+        self._processors = [each or neutral for each in sequences]
+        samplings = [each.sampling for each in self._processors]
         self._repetition = mx.array([[s.repetition_penalty] for s in samplings])
         self._frequency = mx.array([[s.frequency_penalty] for s in samplings])
         self._presence = mx.array([[s.presence_penalty] for s in samplings])
 
     def apply(self, logits: mx.array, indices: Sequence[int], last: mx.array | None) -> mx.array:
-        """``logits`` (rows, vocabulary) of the tokens at ``indices``; ``last`` (rows,): those before, if any."""
-        rows = list(zip(self._rows, indices, strict=True))
-        counting = mx.array([[row.counts and index > 0] for row, index in rows])
-        too_early = mx.array([[index < row.min_tokens] for row, index in rows])
-        table = _side_by_side([row.table(index) for row, index in rows])
+        """``logits`` (sequences, vocabulary) for the tokens at ``indices``; ``last`` (sequences,): the tokens before."""
+        pairs = list(zip(self._processors, indices, strict=True))
+        counting = mx.array([[each.counts and index > 0] for each, index in pairs])
+        too_early = mx.array([[index < each.min_tokens] for each, index in pairs])
+        table = _stacked([each.table(index) for each, index in pairs])
         if last is not None:
-            table = _counted(table, counting, last[:, None].astype(mx.float32))
+            table = _with_last(table, counting, last[:, None].astype(mx.float32))
         ids = table[:, ID].astype(mx.uint32)
         counts = table[:, COUNT]
         values = mx.take_along_axis(logits, ids, axis=-1)
@@ -110,17 +112,20 @@ class LogitProcessors:
         return mx.put_along_axis(logits, ids, values, axis=-1)
 
 
-def _side_by_side(rows: Sequence[Floats]) -> mx.array:
-    """(rows, 5, width). Lines are filled up with their first entry, so that an id has the same one each time."""
-    table = np.empty((len(rows), 5, max(row.shape[1] for row in rows)), dtype=np.float32)
-    for line, row in zip(table, rows, strict=True):
-        line[:, : row.shape[1]] = row
-        line[:, row.shape[1] :] = row[:, :1]
-    return mx.array(table)
+def _stacked(tables: Sequence[Floats]) -> mx.array:
+    """One table (sequences, 5, width). Short ones repeat their first column, so that an id has one value everywhere."""
+    stacked = np.empty((len(tables), 5, max(table.shape[1] for table in tables)), dtype=np.float32)
+    for part, table in zip(stacked, tables, strict=True):
+        part[:, : table.shape[1]] = table
+        part[:, table.shape[1] :] = table[:, :1]
+    return mx.array(stacked)
 
 
-def _counted(table: mx.array, counting: mx.array, last: mx.array) -> mx.array:
-    """With the ``last`` tokens (rows, 1) of the rows that are ``counting``: one more of its entry, or a new one."""
+def _with_last(table: mx.array, counting: mx.array, last: mx.array) -> mx.array:
+    """Adds the ``last`` tokens (sequences, 1) to the counts, where ``counting`` is set.
+
+    An id without a column gets a new one.
+    """
     found = (table[:, ID] == last) & counting
     new = counting & ~mx.any(found, axis=-1, keepdims=True)
     one_more = mx.zeros_like(table)
@@ -131,4 +136,4 @@ def _counted(table: mx.array, counting: mx.array, last: mx.array) -> mx.array:
     return mx.concatenate([table, mx.where(new[:, None], entry, table[:, :, :1])], axis=-1)
 
 
-_NOTHING = Generation(prompt=TokenPrompt(ids=[0]), sampling=Sampling(seed=0))
+_NEUTRAL = Generation(prompt=TokenPrompt(ids=[0]), sampling=Sampling(seed=0))

@@ -1,6 +1,6 @@
-"""Log-probabilities: of drawn tokens among the rows that asked, and of a prompt's own tokens.
+"""Computes log-probabilities of drawn tokens and of prompt tokens.
 
-A token's value in ``chosen`` and in ``top`` is the same float: clients compare them with ``==``.
+A token has the same float in ``chosen`` and in ``top``, because clients compare them with ``==``.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ import mlx.core as mx
 import numpy as np
 
 from workers.engine.kv.mlx_caches import Cache, evaluate
-from workers.engine.sampling.candidates import Floats, Ids, best
+from workers.engine.sampling.candidates import Floats, Ids, top_ids
 from workers.engine.sampling.randomness import Array, library
-from workers.sequence import LogprobsOf
+from workers.sequence import TokenLogprobs
 
-SCORED = 128  # tokens whose logits are held at once while a prompt is scored
+SCORE_CHUNK = 128  # prompt tokens whose logits are in memory at once
 
 
 @dataclass(frozen=True)
-class Best:
-    """Arrays of (rows,), (rows, k), (rows, k), mlx's or numpy's; the best first, of equal ones the lower id."""
+class TopLogprobs:
+    """``chosen`` (rows,); ``ids`` and ``top`` (rows, k), best first, equal values by ascending id. mlx or numpy arrays."""
 
     chosen: Array
     ids: Array
@@ -30,21 +30,21 @@ class Best:
     def arrays(self) -> list[Array]:
         return [self.chosen, self.ids, self.top]
 
-    def entries(self) -> list[LogprobsOf]:
+    def entries(self) -> list[TokenLogprobs]:
         chosen = cast(list[float], self.chosen.tolist())
         ids = cast(list[list[int]], self.ids.tolist())
         top = cast(list[list[float]], self.top.tolist())
         return [
-            LogprobsOf(value, list(zip(near, values, strict=True)))
+            TokenLogprobs(value, list(zip(near, values, strict=True)))
             for value, near, values in zip(chosen, ids, top, strict=True)
         ]
 
 
 @dataclass(frozen=True)
-class Unscored:
-    """What log-probabilities are made of: ``logits`` (rows, vocabulary) in float32, ``tokens`` (rows,).
+class UnscoredLogits:
+    """Logits (rows, vocabulary) in float32 and drawn ``tokens`` (rows,), before log-probabilities are computed.
 
-    At least one best is looked for.
+    ``depth``: how many best tokens are returned; 0 counts as 1.
     """
 
     logits: mx.array
@@ -55,50 +55,52 @@ class Unscored:
     def arrays(self) -> list[mx.array]:
         return [self.logits, self.tokens]
 
-    def entries(self) -> list[LogprobsOf]:
+    def entries(self) -> list[TokenLogprobs]:
         return self.scored(library()).entries()
 
-    def scored(self, xp: ModuleType) -> Best:
+    def scored(self, xp: ModuleType) -> TopLogprobs:
         depth = max(1, min(self.depth, self.logits.shape[-1]))
         if xp is np:
             return _by_numpy(np.asarray(self.logits), np.asarray(self.tokens), depth)
         return _by_mlx(self.logits, self.tokens, depth)
 
 
-def _by_numpy(logits: Floats, tokens: Ids, depth: int) -> Best:
-    """Row by row: one fits into a core's cache."""
-    greatest = np.max(logits, axis=-1)
+def _by_numpy(logits: Floats, tokens: Ids, depth: int) -> TopLogprobs:
+    """Sums one row at a time, because a row fits into a core's cache."""
+    maxima = np.max(logits, axis=-1)
     room = np.empty(logits.shape[-1], dtype=np.float32)
     masses = [
-        np.exp(np.subtract(row, most, room), room).sum() for row, most in zip(logits, greatest, strict=True)
+        np.exp(np.subtract(row, most, room), room).sum() for row, most in zip(logits, maxima, strict=True)
     ]
-    norms = greatest + np.log(np.array(masses))
-    ids = np.array([best(row, depth) for row in logits])
+    norms = maxima + np.log(np.array(masses))
+    ids = np.array([top_ids(row, depth) for row in logits])
     rows = np.arange(len(logits))
-    return Best(logits[rows, tokens] - norms, ids, logits[rows[:, None], ids] - norms[:, None])
+    return TopLogprobs(logits[rows, tokens] - norms, ids, logits[rows[:, None], ids] - norms[:, None])
 
 
-def _by_mlx(logits: mx.array, tokens: mx.array, depth: int) -> Best:
+def _by_mlx(logits: mx.array, tokens: mx.array, depth: int) -> TopLogprobs:
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    ids = mx.argsort(-logprobs, axis=-1)[:, :depth]  # stable, and what a partition is on an accelerator
+    ids = mx.argsort(-logprobs, axis=-1)[
+        :, :depth
+    ]  # stable; an accelerator runs a partition as a sort anyway
     top = mx.take_along_axis(logprobs, ids, axis=-1)
-    return Best(mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0], ids, top)
+    return TopLogprobs(mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0], ids, top)
 
 
-def score_one(
+def score_prompt_tokens(
     model: Any, cache: Cache, tokens: list[int], following: list[int], depth: int
-) -> list[LogprobsOf]:
-    """Reads ``tokens`` into the cache of one sequence, and says how likely ``following`` were.
+) -> list[TokenLogprobs]:
+    """Prefills ``tokens`` into the cache of one sequence and gives the log-probabilities of ``following``.
 
-    ``following[i]`` stands behind ``tokens[i]``; there may be fewer of them.
+    ``following[i]`` is the token after ``tokens[i]``; ``following`` may be shorter than ``tokens``.
     """
-    entries: list[LogprobsOf] = []
-    for start in range(0, len(tokens), SCORED):
-        part = tokens[start : start + SCORED]
-        wanted = following[start : start + SCORED]
+    entries: list[TokenLogprobs] = []
+    for start in range(0, len(tokens), SCORE_CHUNK):
+        part = tokens[start : start + SCORE_CHUNK]
+        wanted = following[start : start + SCORE_CHUNK]
         logits = model(mx.array([part]), cache=cache)
         if wanted:
-            unscored = Unscored(logits[0, : len(wanted)].astype(mx.float32), mx.array(wanted), depth)
+            unscored = UnscoredLogits(logits[0, : len(wanted)].astype(mx.float32), mx.array(wanted), depth)
             mx.eval(unscored.arrays)
             entries += unscored.entries()
         evaluate(cache)

@@ -1,10 +1,10 @@
-"""The next token of every row, in one vectorized pass.
+"""Draws the next token of every sequence of a batch in one vectorized pass.
 
-Rule 1: a row's choice depends on its own logits, parameters and key; never on its neighbours.
-Rule 2: a row costs nothing that no request asked for: an all-greedy batch is one argmax, only rows with penalties keep
-counts, only rows that ask get log-probabilities.
-Rule 3: draws are exact. Of equal logits the lower id is the better one.
-Rule 4: on a CPU they are numpy's, which looks at few tokens and so has to see the logits; on an accelerator mlx's.
+Rule 1: a drawn token depends on its sequence's logits, parameters and key, and on no other sequence.
+Rule 2: a batch computes only what its requests ask for: an all-greedy batch is one argmax, counts exist for sequences
+with penalties, log-probabilities for requests with logprobs.
+Rule 3: draws are exact. Of equal logits the lower id ranks first.
+Rule 4: a CPU draws with numpy from few candidates, on the host; an accelerator draws with mlx.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ import numpy as np
 from shared.protocol import Sampling
 from workers.engine.sampling import dense, sparse, sparse_cuts
 from workers.engine.sampling.logit_processors import LogitProcessor, LogitProcessors
-from workers.engine.sampling.logprobs import Best, Unscored
-from workers.engine.sampling.randomness import Array, keys_array, library, library_of, row_key
+from workers.engine.sampling.logprobs import TopLogprobs, UnscoredLogits
+from workers.engine.sampling.randomness import Array, draw_key, keys_array, library, library_of
 
 Draw = Callable[[Array, Array, Sequence[Sampling]], Array]  # scaled logits, keys, samplings -> tokens (rows,)
 
 
 @dataclass(frozen=True)
 class SequenceParameters:
-    """What sampling knows of a row."""
+    """The sampling parameters of one sequence."""
 
     sampling: Sampling
     choice: int = 0
@@ -43,39 +43,41 @@ class SequenceParameters:
 
 @dataclass
 class Drawn:
-    """``tokens``: (rows,) uint32, maybe not computed yet."""
+    """``tokens``: (sequences,) uint32, maybe not computed yet."""
 
     tokens: mx.array
-    asking: list[int] = field(default_factory=list)  # the rows ``best`` is of, in its order
-    best: Best | Unscored | None = None
+    logprob_rows: list[int] = field(
+        default_factory=list
+    )  # indices of the sequences in ``logprobs``, in its order
+    logprobs: TopLogprobs | UnscoredLogits | None = None
 
     @property
     def arrays(self) -> list[mx.array]:
-        return [self.tokens, *(self.best.arrays if self.best else [])]
+        return [self.tokens, *(self.logprobs.arrays if self.logprobs else [])]
 
 
 class Sampler:
-    """The parameters of the rows of a batch, as arrays; made anew when rows join or leave."""
+    """The sampling parameters of a batch as arrays; built again when a sequence joins or leaves."""
 
-    def __init__(self, rows: Sequence[SequenceParameters], xp: ModuleType | None = None) -> None:
-        self._rows = rows
+    def __init__(self, sequences: Sequence[SequenceParameters], xp: ModuleType | None = None) -> None:
+        self._sequences = sequences
         self._xp = xp or library()
         self._draw_open: Draw = sparse.draw_open if self._xp is np else dense.draw_open
         self._draw_cut: Draw = sparse_cuts.draw_cut if self._xp is np else dense.draw_cut
-        self._greedy = [i for i, row in enumerate(rows) if row.greedy]
-        self._open = [i for i, row in enumerate(rows) if not row.greedy and not row.needs_cut]
-        self._cut = [i for i, row in enumerate(rows) if not row.greedy and row.needs_cut]
-        self._asking = [i for i, row in enumerate(rows) if row.logprobs is not None]
-        self._depth = max((row.logprobs or 0 for row in rows), default=0)
-        adjusted = any(row.processor for row in rows)
-        self._processors = LogitProcessors([row.processor for row in rows]) if adjusted else None
+        self._greedy = [i for i, each in enumerate(sequences) if each.greedy]
+        self._open = [i for i, each in enumerate(sequences) if not each.greedy and not each.needs_cut]
+        self._cut = [i for i, each in enumerate(sequences) if not each.greedy and each.needs_cut]
+        self._logprob_rows = [i for i, each in enumerate(sequences) if each.logprobs is not None]
+        self._depth = max((each.logprobs or 0 for each in sequences), default=0)
+        adjusted = any(each.processor for each in sequences)
+        self._processors = LogitProcessors([each.processor for each in sequences]) if adjusted else None
 
     @property
     def waits(self) -> bool:
-        """Whether ``draw`` must see the logits: for numpy, or to know if the candidates were enough."""
+        """Whether ``draw`` waits for the logits: for numpy, or to check that the candidates hold the nucleus."""
         if self._xp is np:
-            return len(self._greedy) < len(self._rows)
-        return any(self._rows[i].sampling.top_p < 1 for i in self._cut)
+            return len(self._greedy) < len(self._sequences)
+        return any(self._sequences[i].sampling.top_p < 1 for i in self._cut)
 
     def draw(
         self,
@@ -84,9 +86,9 @@ class Sampler:
         allowed: mx.array | None = None,
         last: mx.array | None = None,
     ) -> Drawn:
-        """``logits``, ``allowed`` (rows, vocabulary); ``indices`` the index of each row's next token.
+        """``logits``, ``allowed``: (sequences, vocabulary); ``indices``: the index of each sequence's next token.
 
-        ``last`` (rows,): each row's token at the index before, maybe not computed yet.
+        ``last`` (sequences,): the tokens at the indices before, maybe not computed yet.
         """
         raw = logits.astype(mx.float32)
         logits = raw if self._processors is None else self._processors.apply(raw, indices, last)
@@ -94,20 +96,20 @@ class Sampler:
             logits = mx.where(allowed, logits, -mx.inf)
         tokens = (
             mx.argmax(logits, axis=-1)
-            if len(self._greedy) == len(self._rows)
+            if len(self._greedy) == len(self._sequences)
             else self._draw(logits, indices)
         )
-        return Drawn(tokens, self._asking, self._best(raw, tokens))
+        return Drawn(tokens, self._logprob_rows, self._logprobs(raw, tokens))
 
     def _draw(self, logits: mx.array, indices: Sequence[int]) -> mx.array:
         xp = self._xp
         values: Array = xp.asarray(logits)
-        tokens: Array = xp.zeros(len(self._rows), dtype=xp.uint32)
+        tokens: Array = xp.zeros(len(self._sequences), dtype=xp.uint32)
         if self._greedy:
             tokens = _put(tokens, self._greedy, xp.argmax(_pick(values, self._greedy), axis=-1))
         for rows, draw in ((self._open, self._draw_open), (self._cut, self._draw_cut)):
             if rows:
-                samplings = [self._rows[i].sampling for i in rows]
+                samplings = [self._sequences[i].sampling for i in rows]
                 scaled = _pick(values, rows) / xp.array(
                     [[s.temperature] for s in samplings], dtype=xp.float32
                 )
@@ -115,14 +117,18 @@ class Sampler:
         return mx.array(tokens)
 
     def _keys(self, rows: list[int], indices: Sequence[int]) -> Array:
-        keys = [row_key(self._rows[i].sampling.seed, self._rows[i].choice, indices[i]) for i in rows]
+        keys = [
+            draw_key(self._sequences[i].sampling.seed, self._sequences[i].choice, indices[i]) for i in rows
+        ]
         return keys_array(keys, self._xp)
 
-    def _best(self, raw: mx.array, tokens: mx.array) -> Best | Unscored | None:
-        """The model's own distribution: before temperature, penalties and cuts."""
-        if not self._asking:
+    def _logprobs(self, raw: mx.array, tokens: mx.array) -> TopLogprobs | UnscoredLogits | None:
+        """Log-probabilities of the model's own distribution, before temperature, penalties, top_k, top_p and min_p."""
+        if not self._logprob_rows:
             return None
-        unscored = Unscored(_pick(raw, self._asking), _pick(tokens, self._asking), self._depth)
+        unscored = UnscoredLogits(
+            _pick(raw, self._logprob_rows), _pick(tokens, self._logprob_rows), self._depth
+        )
         return unscored if self._xp is np else unscored.scored(mx)
 
 

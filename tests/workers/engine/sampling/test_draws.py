@@ -1,4 +1,4 @@
-"""Draws of every kind against plain ones, that look at the whole vocabulary and sort it."""
+"""Draws of every kind give what a plain draw gives that sorts the whole vocabulary."""
 
 from types import ModuleType
 from typing import Any, cast
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.protocol import Sampling
 from workers.engine.sampling import sparse, sparse_cuts
 from workers.engine.sampling.candidates import Floats
-from workers.engine.sampling.randomness import NOISE_BOUND, gumbel, hashed, keys_array, least_bits, row_key
+from workers.engine.sampling.randomness import NOISE_BOUND, draw_key, gumbel, hashed, keys_array, least_hash
 from workers.engine.sampling.sampler import Sampler, SequenceParameters
 
 INDEX = 5
@@ -22,7 +22,7 @@ PLENTY = settings(max_examples=150, deadline=None, suppress_health_check=[Health
 
 
 def full_attention(row: Floats, parameters: SequenceParameters, xp: ModuleType, top_p: float) -> int:
-    """What is let in is known when all are in order; then the greatest sum wins, of equal ones the lower id."""
+    """The reference draw: sorts the vocabulary, applies the cuts, takes the highest sum; of equal sums the lower id."""
     sampling = parameters.sampling
     if parameters.greedy:
         return int(np.argmax(row))
@@ -36,13 +36,13 @@ def full_attention(row: Floats, parameters: SequenceParameters, xp: ModuleType, 
     if sampling.top_k:
         kept &= np.arange(len(row)) < sampling.top_k
     kept[0] = True
-    keys = keys_array([row_key(sampling.seed, parameters.choice, INDEX)], xp)
+    keys = keys_array([draw_key(sampling.seed, parameters.choice, INDEX)], xp)
     sums = scaled + np.array(gumbel(keys, xp.arange(len(row), dtype=xp.uint32)[None]))[0]
     return int(min(order[kept], key=lambda id: (-sums[id], id)))
 
 
 def plainly(row: Floats, parameters: SequenceParameters, xp: ModuleType) -> set[int]:
-    """More than one where rounding decides."""
+    """The tokens that the reference draw may give; more than one where rounding decides."""
     top_p = parameters.sampling.top_p
     return {full_attention(row, parameters, xp, top_p + error) for error in (-ROUNDING, 0.0, ROUNDING)}
 
@@ -66,7 +66,7 @@ parameters = st.builds(SequenceParameters, samplings, choice=st.integers(0, 3))
 
 @st.composite
 def logits(draw: st.DrawFn, rows: int) -> Floats:
-    """Peaked and flat, with equal values, with rows where a grammar allows little; of small and larger vocabularies."""
+    """Logits of small and larger vocabularies: peaked, flat, with equal values, with most tokens masked."""
     size = draw(st.sampled_from([1, 2, 17, 300, 2300, 5000, 5000, 5000]))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     lines = []
@@ -84,9 +84,7 @@ def logits(draw: st.DrawFn, rows: int) -> Floats:
 @LIBRARIES
 @PLENTY
 @given(data=st.data())
-def test_every_row_draws_what_the_whole_vocabulary_in_order_gives(
-    xp: ModuleType, data: st.DataObject
-) -> None:
+def test_every_draw_equals_a_draw_from_the_sorted_vocabulary(xp: ModuleType, data: st.DataObject) -> None:
     rows = data.draw(st.lists(parameters, min_size=1, max_size=5))
     values = data.draw(logits(len(rows)))
     for i, token in enumerate(drawn(rows, values, xp)):
@@ -96,7 +94,7 @@ def test_every_row_draws_what_the_whole_vocabulary_in_order_gives(
 @LIBRARIES
 @settings(PLENTY, max_examples=60)
 @given(data=st.data())
-def test_every_row_draws_beside_others_what_it_draws_alone(xp: ModuleType, data: st.DataObject) -> None:
+def test_a_sequence_draws_in_a_batch_what_it_draws_alone(xp: ModuleType, data: st.DataObject) -> None:
     rows = data.draw(st.lists(parameters, min_size=2, max_size=6))
     values = data.draw(logits(len(rows)))
     alone = [drawn([row], values[i : i + 1], xp)[0] for i, row in enumerate(rows)]
@@ -105,11 +103,11 @@ def test_every_row_draws_beside_others_what_it_draws_alone(xp: ModuleType, data:
 
 
 @pytest.mark.parametrize("temperature", [0.2, 0.7, 1.0, 2.0, 8.0])
-def test_a_bounded_draw_is_to_the_bit_the_draw_from_all(temperature: float) -> None:
+def test_a_sparse_draw_equals_a_draw_from_the_whole_vocabulary(temperature: float) -> None:
     random = np.random.default_rng(3)
     scaled = (random.normal(size=(8, 20_000)) * 3 / temperature).astype(np.float32)
     for index in range(40):
-        keys = keys_array([row_key(9, choice, index) for choice in range(8)], np)
+        keys = keys_array([draw_key(9, choice, index) for choice in range(8)], np)
         noisy = scaled + gumbel(keys, np.arange(20_000, dtype=np.uint32)[None])
         samplings = [Sampling(seed=9)] * 8
         assert sparse.draw_open(scaled, keys, samplings).tolist() == noisy.argmax(axis=-1).tolist()
@@ -117,7 +115,7 @@ def test_a_bounded_draw_is_to_the_bit_the_draw_from_all(temperature: float) -> N
 
 @LIBRARIES
 @pytest.mark.parametrize("sampling", [{"min_p": 0.31}, {"min_p": 0.31, "top_p": 0.99}])
-def test_min_p_holds_where_very_many_could_win(xp: ModuleType, sampling: dict[str, Any]) -> None:
+def test_min_p_holds_where_many_tokens_can_win(xp: ModuleType, sampling: dict[str, Any]) -> None:
     values = np.random.default_rng(1).normal(size=(1, 5000)).astype(np.float32) / 3
     rows = [SequenceParameters(Sampling(seed=seed, **sampling)) for seed in range(80)]
     tokens = drawn(rows, np.repeat(values, 80, axis=0), xp)
@@ -125,9 +123,9 @@ def test_min_p_holds_where_very_many_could_win(xp: ModuleType, sampling: dict[st
     assert min(values[0, tokens]) >= np.max(values) + np.log(0.31)
 
 
-def test_a_token_far_down_wins_when_its_noise_is_the_loudest() -> None:
-    """Seed 0 has it for the token 356 at the index 18."""
-    keys = keys_array([row_key(0, 0, 18)], np)
+def test_a_token_with_a_low_logit_wins_when_its_noise_is_the_loudest() -> None:
+    """Seed 0 gives token 356 the loudest noise at index 18."""
+    keys = keys_array([draw_key(0, 0, 18)], np)
     scaled = np.full((1, 5000), -50.0, dtype=np.float32)
     scaled[0, 7] = 0.0
     sum_of_the_best = float(gumbel(keys, np.array([[7]]))[0, 0])
@@ -137,12 +135,12 @@ def test_a_token_far_down_wins_when_its_noise_is_the_loudest() -> None:
 
 
 @pytest.mark.parametrize("level", [-5.0, 0.0, 3.0, 8.0, 12.0, 16.6])
-def test_no_noise_of_a_level_is_missed_by_its_bits(level: float) -> None:
+def test_least_hash_misses_no_token_whose_noise_reaches_the_level(level: float) -> None:
     ids = np.arange(300_000, dtype=np.uint32)
     for index in (3, 18):
-        keys = keys_array([row_key(0, 0, index)], np)
+        keys = keys_array([draw_key(0, 0, index)], np)
         noise = gumbel(keys, ids[None])[0]
-        found = hashed(ids, *keys[0]) >= least_bits(np.array([level]))
+        found = hashed(ids, *keys[0]) >= least_hash(np.array([level]))
         assert np.all(found[noise >= level]) and np.all(noise < NOISE_BOUND)
         assert np.count_nonzero(found) <= 1.01 * np.count_nonzero(noise >= level) + 2
 
@@ -152,7 +150,7 @@ def test_no_noise_of_a_level_is_missed_by_its_bits(level: float) -> None:
     ("sampling", "kept"),
     [({"top_k": 3}, {0, 1, 2}), ({"top_p": 0.0015}, {0, 1, 2}), ({"top_p": 0.0, "top_k": 9}, {0})],
 )
-def test_of_equal_logits_the_lower_ids_are_kept(
+def test_a_cut_keeps_the_lower_ids_of_equal_logits(
     xp: ModuleType, sampling: dict[str, Any], kept: set[int]
 ) -> None:
     rows = [SequenceParameters(Sampling(seed=seed, **sampling)) for seed in range(60)]
@@ -160,8 +158,8 @@ def test_of_equal_logits_the_lower_ids_are_kept(
 
 
 @LIBRARIES
-def test_of_equal_logits_at_the_end_of_the_cut_the_lower_ids_are_kept(xp: ModuleType) -> None:
-    """One is best, so many are second that some of them are in."""
+def test_a_cut_that_ends_among_equal_logits_keeps_their_lower_ids(xp: ModuleType) -> None:
+    """One token is best; so many are second that top_k keeps only some of them."""
     values = np.full((60, 3000), -3.0, dtype=np.float32)
     values[:, 2999] = 0.5
     values[:, 500:2500:7] = 0.0
@@ -170,8 +168,8 @@ def test_of_equal_logits_at_the_end_of_the_cut_the_lower_ids_are_kept(xp: Module
 
 
 @LIBRARIES
-def test_a_cut_that_ends_among_very_many_equal_logits_lets_the_lower_ids_in(xp: ModuleType) -> None:
-    """300 are best, 1,700 second; the cut lets 1,000 in."""
+def test_a_cut_that_ends_among_a_thousand_equal_logits_keeps_their_lower_ids(xp: ModuleType) -> None:
+    """300 tokens are best and 1,700 second; the cut keeps 1,000."""
     values = np.zeros(2000, dtype=np.float32)
     values[::-1][:300] = 0.5
     rows = [SequenceParameters(Sampling(seed=seed, top_k=1000)) for seed in range(60)]
@@ -184,7 +182,7 @@ def test_a_cut_that_ends_among_very_many_equal_logits_lets_the_lower_ids_in(xp: 
 
 
 @LIBRARIES
-def test_a_mask_lets_nothing_else_win(xp: ModuleType) -> None:
+def test_only_tokens_that_the_grammar_mask_allows_are_drawn(xp: ModuleType) -> None:
     random = np.random.default_rng(1)
     allowed = random.random((5, 3000)) < 0.003
     allowed[4] = False
@@ -198,7 +196,9 @@ def test_a_mask_lets_nothing_else_win(xp: ModuleType) -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("wrong", [np.nan, -np.inf, np.inf])
 @pytest.mark.parametrize("sampling", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}])
-def test_a_row_without_a_number_disturbs_no_other(wrong: float, sampling: dict[str, Any]) -> None:
+def test_nan_or_infinite_logits_of_a_sequence_change_no_other_sequences_draw(
+    wrong: float, sampling: dict[str, Any]
+) -> None:
     values = np.random.default_rng(1).normal(size=(3, 3000)).astype(np.float32)
     rows = [SequenceParameters(Sampling(seed=seed, **sampling)) for seed in range(3)]
     expected = drawn(rows, values, np)
@@ -209,8 +209,10 @@ def test_a_row_without_a_number_disturbs_no_other(wrong: float, sampling: dict[s
     assert tokens[2] == (5 if wrong > 0 else expected[2])
 
 
-def test_a_nucleus_needs_the_whole_mass_only_where_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else each row would cost as many exponentials as there are tokens."""
+def test_top_p_sums_the_whole_vocabulary_only_for_tokens_near_the_end_of_the_nucleus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise each sequence would cost as many exponentials as the vocabulary has tokens."""
     summed = []
     monkeypatch.setattr(sparse_cuts._Cuts, "_sum", lambda self, i: summed.append(i))
     values = np.random.default_rng(1).normal(size=(32, 20_000)).astype(np.float32)

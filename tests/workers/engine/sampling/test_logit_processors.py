@@ -1,4 +1,4 @@
-"""Penalties, bias and min_tokens of unlike rows in one pass, against each row's plain sum."""
+"""Penalties, bias and min_tokens of a batch equal a plain sum computed for each sequence alone."""
 
 from collections import Counter
 from typing import Any, cast
@@ -25,7 +25,7 @@ def generation(min_tokens: int = 0, **sampling: Any) -> Generation:
 def adjusted(
     asked: Generation, prompt: list[int], generated: list[int], values: list[float], index: int
 ) -> list[float]:
-    """``generated`` are known but for the last, which the device knows."""
+    """Applies the processor; the last token of ``generated`` is known to the device only."""
     processor = logit_processor_for(asked, prompt, generated[:-1], eos=[3], vocabulary=4)
     assert processor is not None
     last = mx.array(generated[-1:] or [0], dtype=mx.uint32)
@@ -43,17 +43,17 @@ def test_the_repetition_penalty_counts_the_prompt_too() -> None:
     assert adjusted(generation(repetition_penalty=2.0), [0], [1], [4, -4, 4, 4], 1) == [2, -8, 4, 4]
 
 
-def test_logit_bias_is_added_and_the_end_is_out_of_reach_before_min_tokens() -> None:
+def test_logit_bias_is_added_and_end_of_sequence_is_excluded_before_min_tokens() -> None:
     asked = generation(min_tokens=2, logit_bias={1: 5.0})
     assert adjusted(asked, [], [], [0, 0, 0, 9], 1)[1:] == [5, 0, -1e9]
     assert adjusted(asked, [], [], [0, 0, 0, 9], 2)[3] == 9
 
 
-def test_a_row_that_asks_for_nothing_has_no_adjustment() -> None:
+def test_a_request_without_penalties_or_bias_has_no_logit_processor() -> None:
     assert logit_processor_for(generation(), [0], [], [3], 4) is None
 
 
-def test_what_the_model_forbids_stays_forbidden() -> None:
+def test_a_logit_bias_cannot_allow_a_token_that_the_model_forbids() -> None:
     asked = generation(frequency_penalty=1.0, repetition_penalty=2.0, logit_bias={2: 5.0})
     out = adjusted(asked, [1], [2, 1], [0, -np.inf, -np.inf, 0], 2)
     assert out == [0, -np.inf, -np.inf, 0]
@@ -93,10 +93,10 @@ def full_attention(row: TokenSequence, logits: Floats, index: int) -> Floats:
 
 @settings(max_examples=120, deadline=None)
 @given(rows, st.integers(0, 999), st.integers(0, 2))
-def test_each_row_gets_what_it_alone_asks_for_at_every_index(
+def test_each_sequence_of_a_batch_gets_its_own_penalties_at_every_index(
     rows: list[TokenSequence], seed: int, late: int
 ) -> None:
-    """``late``: tokens that the host learns of after they were drawn; one at most is still being computed."""
+    """``late``: how many tokens the host does not know yet, 0 or 1."""
     logits = np.random.default_rng(seed).normal(size=(len(rows), VOCABULARY)).astype(np.float32)
     known: list[list[int]] = [[] for _ in rows]
     adjustments: list[LogitProcessor | None] = [
@@ -115,7 +115,7 @@ def test_each_row_gets_what_it_alone_asks_for_at_every_index(
             np.testing.assert_allclose(out[i], full_attention(row, logits[i], index), rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_without_an_adjustment_gets_its_logits_back_to_the_bit() -> None:
+def test_logits_of_a_sequence_without_logit_processor_stay_bit_identical() -> None:
     logits = np.random.default_rng(1).normal(size=(2, VOCABULARY)).astype(np.float32)
     one = logit_processor_for(generation(presence_penalty=1.0), [], [5], EOS, VOCABULARY)
     out = np.array(LogitProcessors([None, one]).apply(mx.array(logits), [3, 1], mx.array([5, 5])))
@@ -124,7 +124,7 @@ def test_a_row_without_an_adjustment_gets_its_logits_back_to_the_bit() -> None:
     assert np.delete(out[1], 5).tolist() == np.delete(logits[1], 5).tolist()
 
 
-def test_a_row_of_few_ids_beside_one_of_many_keeps_what_it_asks_for_the_first() -> None:
+def test_padding_a_short_penalty_table_does_not_change_the_entry_of_its_first_id() -> None:
     few = logit_processor_for(generation(logit_bias={0: 5.0, 9: 1.0}), [], [], EOS, VOCABULARY)
     many = logit_processor_for(generation(repetition_penalty=2.0), list(range(30)), [], EOS, VOCABULARY)
     out = np.array(LogitProcessors([few, many]).apply(mx.ones((2, VOCABULARY)), [0, 0], None))
@@ -132,7 +132,7 @@ def test_a_row_of_few_ids_beside_one_of_many_keeps_what_it_asks_for_the_first() 
 
 
 @pytest.mark.parametrize("outside", [-1, VOCABULARY])
-def test_ids_outside_the_vocabulary_do_not_count(outside: int) -> None:
+def test_penalties_ignore_ids_outside_the_vocabulary(outside: int) -> None:
     asked = generation(repetition_penalty=2.0, logit_bias={outside: 1.0})
     one = logit_processor_for(asked, [outside, 6], [outside, 4, 5], EOS, VOCABULARY)
     assert one is not None

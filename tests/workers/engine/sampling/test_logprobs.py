@@ -1,4 +1,4 @@
-"""Prompts that are scored, and requests that want no token, on the tiny model against mlx-lm's own figures."""
+"""Prompt log-probabilities and requests with max_tokens 0, on the tiny model, compared with mlx-lm."""
 
 from typing import Any
 
@@ -57,30 +57,30 @@ def test_a_scored_prompt_has_the_models_own_logprobs(engine: BatchEngine, loaded
         assert [other.logprob for other in entry.top] == pytest.approx(best, abs=1e-4)
 
 
-def test_the_value_among_the_best_is_the_same_float(engine: BatchEngine) -> None:
+def test_the_logprob_of_a_token_in_top_logprobs_is_the_same_float(engine: BatchEngine) -> None:
     entries = start(engine, prompt=PROMPT, echo=True, logprobs=20, max_tokens=0).prompt_logprobs or []
     hits = [(e.logprob, other.logprob) for e in entries for other in e.top if other.id == e.id]
     assert hits and all(one == other for one, other in hits)
 
 
-def test_echo_gives_the_prompts_ids(engine: BatchEngine) -> None:
+def test_echo_returns_the_ids_of_the_prompt(engine: BatchEngine) -> None:
     assert start(engine, prompt=[5, 6, 7], echo=True).prompt_ids == [5, 6, 7]
     assert start(engine, prompt=[5, 6, 7]).prompt_ids is None
     assert start(engine, prompt=[5, 6, 7], echo=True).prompt_logprobs is None
 
 
-def test_a_prompt_of_one_token_has_nothing_to_score(engine: BatchEngine) -> None:
+def test_a_prompt_of_one_token_has_no_prompt_logprobs(engine: BatchEngine) -> None:
     assert start(engine, prompt=[5], echo=True, logprobs=1, max_tokens=0).prompt_logprobs == []
 
 
-def test_a_known_prompt_is_scored_as_a_new_one_and_serves_later_ones(engine: BatchEngine) -> None:
+def test_a_cached_prompt_gets_the_same_prompt_logprobs_as_a_new_one(engine: BatchEngine) -> None:
     scored = [start(engine, prompt=PROMPT, echo=True, logprobs=2, max_tokens=n) for n in (0, 1)]
     assert scored[0].prompt_logprobs == scored[1].prompt_logprobs
     assert scored[1].cached_tokens == 0
     assert start(engine, prompt=PROMPT).cached_tokens == len(PROMPT) - 1
 
 
-def test_no_tokens_give_one_delta_for_each_choice(engine: BatchEngine) -> None:
+def test_max_tokens_zero_gives_one_delta_for_each_choice(engine: BatchEngine) -> None:
     deltas = play(engine, [job("a", n=3, max_tokens=0)])
     assert [len(deltas["a", choice]) for choice in range(3)] == [1, 1, 1]
     for (only,) in deltas.values():
@@ -90,7 +90,7 @@ def test_no_tokens_give_one_delta_for_each_choice(engine: BatchEngine) -> None:
     assert engine.report["tokens_read"] == 0
 
 
-def test_scored_choices_of_no_tokens_end_beside_others(engine: BatchEngine) -> None:
+def test_choices_with_max_tokens_zero_and_prompt_logprobs_end_beside_others(engine: BatchEngine) -> None:
     jobs = [
         job("a", PROMPT, n=2, max_tokens=0, echo=True, logprobs=1),
         job("b", [5, 6, 7], max_tokens=9, ignore_eos=True),
@@ -102,15 +102,13 @@ def test_scored_choices_of_no_tokens_end_beside_others(engine: BatchEngine) -> N
     assert [len(d.start.prompt_logprobs or []) for d in deltas["c", 0] if d.start] == [19]
 
 
-def test_scoring_does_not_change_what_is_generated(engine: BatchEngine) -> None:
+def test_prompt_logprobs_do_not_change_the_generated_tokens(engine: BatchEngine) -> None:
     full_attention = play(engine, [job("a", PROMPT, temperature=0.7, ignore_eos=True)])["a", 0]
     scored = play(engine, [job("b", PROMPT, temperature=0.7, ignore_eos=True, echo=True, logprobs=0)])["b", 0]
     assert [delta.ids for delta in scored] == [delta.ids for delta in full_attention]
 
 
-def test_the_generated_token_is_scored_even_if_it_ends_the_turn(
-    engine: BatchEngine, loaded: LoadedModel
-) -> None:
+def test_an_end_of_turn_token_has_a_logprob(engine: BatchEngine, loaded: LoadedModel) -> None:
     options: dict[str, Any] = {"max_tokens": 1, "echo": True, "logprobs": 1, "logit_bias": {EOS: 100.0}}
     (only,) = play(engine, [job("a", PROMPT[:20], **options)])["a", 0]
     assert only.ids == [EOS] and only.text == "" and only.logprobs is not None
@@ -119,7 +117,7 @@ def test_the_generated_token_is_scored_even_if_it_ends_the_turn(
     assert only.finish is not None and only.finish.reason == FinishReason.STOP
 
 
-def test_the_engine_without_a_model_keeps_to_the_same() -> None:
+def test_the_scripted_engine_gives_logprobs_of_the_same_shape() -> None:
     engine = ScriptedEngine(Script())
     for each in [
         job("a", [5, 6, 7], n=2, max_tokens=0),

@@ -1,4 +1,4 @@
-"""Sampling: one pass over unlike rows, each as if it were alone."""
+"""The sampler draws for a batch of unlike sequences what each would draw alone."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import pytest
 
 from shared.protocol import Generation, Sampling, TokenPrompt
 from workers.engine.sampling.logit_processors import logit_processor_for
-from workers.engine.sampling.logprobs import Unscored
-from workers.engine.sampling.randomness import gumbel, keys_array, row_key
+from workers.engine.sampling.logprobs import UnscoredLogits
+from workers.engine.sampling.randomness import draw_key, gumbel, keys_array
 from workers.engine.sampling.sampler import Sampler, SequenceParameters
 
 VOCABULARY = 2000
@@ -31,7 +31,7 @@ Draw = Callable[..., list[int]]  # rows, logits, index -> tokens
 
 @pytest.fixture(params=[mx, np], ids=["mlx", "numpy"])
 def xp(request: pytest.FixtureRequest) -> ModuleType:
-    """As on a GPU, and as on a CPU."""
+    """Runs a test with mlx, as on a GPU, and with numpy, as on a CPU."""
     library: ModuleType = request.param
     return library
 
@@ -54,13 +54,13 @@ UNLIKE = [
 ]
 
 
-def test_unlike_rows_draw_together_what_each_draws_alone(draw: Draw) -> None:
+def test_sequences_with_unlike_sampling_draw_together_what_each_draws_alone(draw: Draw) -> None:
     values = logits(len(UNLIKE))
     alone = [draw([parameters], values[i : i + 1])[0] for i, parameters in enumerate(UNLIKE)]
     assert draw(UNLIKE, values) == alone
 
 
-def test_the_same_seed_and_index_draw_the_same_token_and_others_do_not(draw: Draw) -> None:
+def test_a_seed_and_an_index_determine_the_drawn_token(draw: Draw) -> None:
     values = mx.zeros((1, VOCABULARY))
     assert draw([row()], values) == draw([row()], values)
     assert len({draw([row()], values, index)[0] for index in range(20)}) > 15
@@ -68,15 +68,15 @@ def test_the_same_seed_and_index_draw_the_same_token_and_others_do_not(draw: Dra
     assert len({draw([row(seed=seed)], values)[0] for seed in range(20)}) > 15
 
 
-def test_a_cut_that_removes_nothing_draws_what_no_cut_draws(draw: Draw) -> None:
-    """The noise belongs to the token's id, not to its place among the candidates."""
+def test_top_k_and_top_p_that_exclude_nothing_do_not_change_the_draw(draw: Draw) -> None:
+    """Noise depends on the token id, not on its position among the candidates."""
     values = logits(1) * 0.1
     for index in range(30):
         assert draw([row(top_k=VOCABULARY)], values, index) == draw([row()], values, index)
 
 
 @pytest.mark.parametrize("peaked", [0.05, 1.0, 4.0])
-def test_a_nucleus_is_exact_however_wide_it_is(draw: Draw, peaked: float) -> None:
+def test_a_top_p_nucleus_is_exact_at_any_width(draw: Draw, peaked: float) -> None:
     values = logits(1) * peaked
     probabilities = mx.softmax(values[0])
     order = cast(list[int], mx.argsort(-probabilities).tolist())
@@ -92,10 +92,10 @@ def test_a_nucleus_is_exact_however_wide_it_is(draw: Draw, peaked: float) -> Non
     assert len(drawn) > min(len(nucleus), 200) / 4
 
 
-def test_draws_follow_the_distribution(xp: ModuleType) -> None:
+def test_draws_follow_the_softmax_distribution(xp: ModuleType) -> None:
     wanted = [0.5, 0.25, 0.15, 0.1]
     count = 20_000
-    keys = keys_array([row_key(11, 0, index) for index in range(count)], xp)
+    keys = keys_array([draw_key(11, 0, index) for index in range(count)], xp)
     values = xp.log(xp.array(wanted))[None] + gumbel(keys, xp.array([[5, 900, 49_000, 3]]))
     seen = Counter(cast(list[int], xp.argmax(values, axis=-1).tolist()))
     chi_square = sum((seen[i] - count * p) ** 2 / (count * p) for i, p in enumerate(wanted))
@@ -103,10 +103,10 @@ def test_draws_follow_the_distribution(xp: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(("seed", "index", "id"), [(0, 18, 356), (5, 10, 32_123), (7, 19, 39_430)])
-def test_the_loudest_noise_is_finite_and_lets_no_forbidden_token_win(
+def test_the_loudest_noise_is_finite_and_cannot_make_a_masked_token_win(
     xp: ModuleType, seed: int, index: int, id: int
 ) -> None:
-    noise = gumbel(keys_array([row_key(seed, 0, index)], xp), xp.array([[id]]))
+    noise = gumbel(keys_array([draw_key(seed, 0, index)], xp), xp.array([[id]]))
     assert 16 < cast(float, noise.item()) < 17
 
 
@@ -115,11 +115,11 @@ def test_top_p_zero_is_greedy(draw: Draw) -> None:
     assert draw([row(top_p=0.0)], values) == draw([row(temperature=0.0)], values)
 
 
-def test_log_probabilities_are_the_models_own_and_best_first() -> None:
+def test_logprobs_are_of_the_models_own_distribution_and_best_first() -> None:
     values = logits(2)
     drawn = Sampler([row(temperature=0.0), row(temperature=0.0, logprobs=3)]).draw(values, [0, 0])
-    assert drawn.best is not None and drawn.asking == [1]
-    (taken,) = drawn.best.entries()
+    assert drawn.logprobs is not None and drawn.logprob_rows == [1]
+    (taken,) = drawn.logprobs.entries()
     expected = values[1] - mx.logsumexp(values[1])
     top = [value for _, value in taken.top]
     assert top == pytest.approx(sorted(cast(list[float], expected.tolist()))[:-4:-1])
@@ -139,7 +139,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 def rows_of_every_kind(generated: list[list[int]]) -> list[SequenceParameters]:
-    """``generated``: of each row, so far."""
+    """``generated``: the tokens of each sequence so far."""
     rows = []
     for i, kind in enumerate(KINDS):
         sampling = Sampling(seed=i, **kind)
@@ -150,7 +150,7 @@ def rows_of_every_kind(generated: list[list[int]]) -> list[SequenceParameters]:
 
 
 def generate(rows: list[int], generated: list[list[int]], xp: ModuleType, steps: int) -> list[list[int]]:
-    """So many tokens of the ``rows``, from logits that each row has of its own."""
+    """Generates ``count`` tokens of each sequence from its own logits."""
     parameters = rows_of_every_kind(generated)
     sampler = Sampler([parameters[i] for i in rows], xp)
     last = mx.array([0] * len(rows), dtype=mx.uint32)
@@ -162,14 +162,14 @@ def generate(rows: list[int], generated: list[list[int]], xp: ModuleType, steps:
     return [generated[i] for i in rows]
 
 
-def test_rows_of_every_kind_generate_together_what_each_generates_alone(xp: ModuleType) -> None:
+def test_sequences_of_every_sampling_kind_generate_together_what_each_generates_alone(xp: ModuleType) -> None:
     together = generate(list(range(len(KINDS))), [[] for _ in KINDS], xp, steps=12)
     for i in range(len(KINDS)):
         assert generate([i], [[] for _ in KINDS], xp, steps=12) == [together[i]]
 
 
 @pytest.mark.parametrize("kind", [{}, PENALTIES, {"logit_bias": {3: 1.0}}])
-def test_greedy_rows_wait_for_nothing_whatever_else_they_ask(xp: ModuleType, kind: dict[str, Any]) -> None:
+def test_a_greedy_batch_never_waits_for_its_logits(xp: ModuleType, kind: dict[str, Any]) -> None:
     sampling = Sampling(seed=1, temperature=0.0, **kind)
     asked = Generation(prompt=TokenPrompt(ids=[1]), sampling=sampling)
     processor = logit_processor_for(asked, [1], [], [2], VOCABULARY)
@@ -177,10 +177,10 @@ def test_greedy_rows_wait_for_nothing_whatever_else_they_ask(xp: ModuleType, kin
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5, 20, VOCABULARY + 5])
-def test_log_probabilities_are_the_same_by_either_library(depth: int) -> None:
+def test_logprobs_computed_with_numpy_equal_those_computed_with_mlx(depth: int) -> None:
     values = mx.round(logits(3) * 2) / 2  # with equal ones
     tokens = mx.array([5, 700, 1999], dtype=mx.uint32)
-    unscored = Unscored(values, tokens, depth)
+    unscored = UnscoredLogits(values, tokens, depth)
     for one, other in zip(unscored.scored(np).entries(), unscored.scored(mx).entries(), strict=True):
         assert one.chosen == pytest.approx(other.chosen, abs=1e-4)
         assert [id for id, _ in one.top] == [id for id, _ in other.top]
@@ -188,23 +188,23 @@ def test_log_probabilities_are_the_same_by_either_library(depth: int) -> None:
         assert len(one.top) == max(1, min(depth, VOCABULARY))
 
 
-def test_the_best_are_in_order_and_of_equal_ones_the_lower_id_is_first(xp: ModuleType) -> None:
+def test_top_logprobs_are_in_order_of_value_and_equal_values_in_order_of_id(xp: ModuleType) -> None:
     values = mx.zeros((1, VOCABULARY))
     values[0, 1500] = 1.0
-    (entry,) = Unscored(values, mx.array([4], dtype=mx.uint32), 4).scored(xp).entries()
+    (entry,) = UnscoredLogits(values, mx.array([4], dtype=mx.uint32), 4).scored(xp).entries()
     assert [id for id, _ in entry.top] == [1500, 0, 1, 2]
     assert entry.chosen == entry.top[1][1]  # to the bit
 
 
-def test_a_drawn_token_among_the_best_has_the_same_float_there(xp: ModuleType) -> None:
+def test_a_drawn_token_has_the_same_logprob_among_the_top_logprobs(xp: ModuleType) -> None:
     values = logits(30)
     rows = [row(temperature=0.5, seed=seed, logprobs=20) for seed in range(30)]
     drawn = Sampler(rows, xp).draw(values, [0] * 30)
-    assert drawn.best is not None
+    assert drawn.logprobs is not None
     tokens = cast(list[int], drawn.tokens.tolist())
     hits = [
         (entry.chosen, dict(entry.top)[token])
-        for token, entry in zip(tokens, drawn.best.entries(), strict=True)
+        for token, entry in zip(tokens, drawn.logprobs.entries(), strict=True)
         if token in dict(entry.top)
     ]
     assert len(hits) > 20 and all(one == other for one, other in hits)
