@@ -1,12 +1,11 @@
-"""Attention for a CPU: two to three times as fast as MLX's, which takes its time for exponentials, a product for each
-head and each query, and masks.
+"""Computes attention on a CPU two to three times as fast as MLX does.
 
-Rule 1: what a row gets does not depend, to the last bit, on the rows beside it, on how long they are, nor on how many
-of its tokens are read at once (on processors with AVX-512, see ``matmul``; of full-attention caches). Hence the spans.
-Rule 2: what a query attends to, and with what weight, is what MLX computes, but for rounding.
-Rule 3: what counts are the keys and values that the model gives. The cache's own, in blocks, stand in for them only if
-they are the same arrays.
-Rule 4: float32 only, as everything is on a CPU; sinks and quantized caches are MLX's.
+Rule 1: with full-attention caches a sequence's result is bit-identical in any batch and with any prefill chunks, on
+processors with AVX-512 (see ``matmul``). Therefore keys are summed in spans of fixed length.
+Rule 2: the result equals MLX's up to rounding.
+Rule 3: keys and values are those that the model passes. The cache's own key blocks replace them only if the arrays are
+the same.
+Rule 4: it handles float32 without sinks and without quantized caches; MLX computes the rest.
 """
 
 from collections.abc import Callable
@@ -29,19 +28,19 @@ from workers.engine.kv.slab import SlabView
 from workers.engine.kv.slots import SlotLayer
 from workers.engine.pass_memo import PassMemo
 
-NOTHING = -3e38  # finite: a query that may look at nothing, as before padding, looks at everything alike
+NOTHING = -3e38  # finite, so that a query whose keys are all masked (padding) gets no NaN
 WORTH_TWO_CORES = (
-    4_000_000  # queries times keys times their size; below, handing over costs more than it saves
+    4_000_000  # queries times keys times head size; below this the second thread costs more than it saves
 )
 
-SPAN = 256  # keys that are summed at once: a multiple of BLOCK, and not more than the BLAS sums in one go
+SPAN = 256  # keys per sum: a multiple of BLOCK, and at most what the BLAS sums without splitting
 FULL_ATTENTION = (KVCache, PaddedPrefillLayer, SlotLayer, type(None))
 
 Mask = mx.array | str | None
 Scores = Callable[[mx.array, mx.array, slice], mx.array]
 
 _theirs = base.scaled_dot_product_attention
-_made_last: PassMemo[mx.array] = PassMemo()
+_memo: PassMemo[mx.array] = PassMemo()
 
 
 def attention(
@@ -53,7 +52,7 @@ def attention(
     mask: Mask,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    """Queries: (rows, heads, tokens, size); keys and values: (rows, fewer heads, more tokens, size)."""
+    """``queries``: (rows, heads, tokens, size); ``keys`` and ``values``: (rows, KV heads, keys, size)."""
     if sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32 or keys.dtype != mx.float32:
         return _theirs(queries, keys, values, cache, scale, mask, sinks)  # type: ignore[arg-type]
     scaled = queries * (scale * LOG2_E)
@@ -72,23 +71,23 @@ def attention(
 
 def _attend_group(slab: SlabView, group: LengthGroup, queries: mx.array, bias: mx.array | None) -> mx.array:
     slots, near = group.rows, blocks_for(group.width)
-    rows, there = slice(slab.first + slots.start, slab.first + slots.stop), slice(near * BLOCK)
+    rows, key_count = slice(slab.first + slots.start, slab.first + slots.stop), slice(near * BLOCK)
     if bias is not None:
-        bias = _of(bias, rows)[..., there]
-    keys, values = slab.blocks[slots, :, :near], slab.values[slots, :, there]
+        bias = _bias_rows(bias, rows)[..., key_count]
+    keys, values = slab.blocks[slots, :, :near], slab.values[slots, :, key_count]
     return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias)
 
 
 def _attend_rows(
     queries: mx.array, scores_of: Scores, keys: mx.array, values: mx.array, bias: mx.array | None
 ) -> mx.array:
-    """In halves where that is worth it."""
+    """Splits the rows between two cores if the work is large enough."""
     rows, _, tokens, _ = queries.shape
     if rows < 2 or tokens > 1 or queries.size * values.shape[2] < WORTH_TWO_CORES:
         return _attend(queries, scores_of, keys, values, bias)
 
     def attend_some(some: slice) -> mx.array:
-        part = bias if bias is None else _of(bias, some)
+        part = bias if bias is None else _bias_rows(bias, some)
         return _attend(queries[some], scores_of, keys[some], values[some], part)
 
     return on_two_cores(attend_some, rows)
@@ -97,25 +96,25 @@ def _attend_rows(
 def _attend(
     queries: mx.array, scores_of: Scores, keys: mx.array, values: mx.array, bias: mx.array | None
 ) -> mx.array:
-    """``queries`` are scaled, so that a weight is 2 to the power of a score."""
+    """Attends with ``queries`` that are scaled by log2(e), so that a weight is 2 to the power of a score."""
     rows, heads, tokens, size = queries.shape
-    groups, there = values.shape[1:3]
-    together = heads // groups * tokens  # queries that look at the same keys: one product for all of them
-    grouped = queries.reshape(rows, groups, together, size)
-    spans = [slice(start, min(start + SPAN, there)) for start in range(0, there, SPAN)]
+    groups, key_count = values.shape[1:3]
+    queries_per_head = heads // groups * tokens  # queries with the same keys; one product computes them all
+    grouped = queries.reshape(rows, groups, queries_per_head, size)
+    spans = [slice(start, min(start + SPAN, key_count)) for start in range(0, key_count, SPAN)]
     scores = [scores_of(grouped, keys, span) for span in spans]
     if bias is not None:
         scores = [_biased(part, bias[..., span], tokens) for part, span in zip(scores, spans, strict=True)]
     top = reduce(mx.maximum, [mx.max(part, axis=-1, keepdims=True) for part in scores])
     weights = [exp2(part - top) for part in scores]
-    # Summed by the BLAS, as MLX's sum adds one after the other; each row by itself, for rule 1.
+    # The BLAS sums the weights, because MLX's sum adds one number at a time. Rows are summed separately (rule 1).
     sums = reduce(add, [part @ _ones(part.shape[-1]) for part in weights])[..., :1]
-    sought = reduce(add, [part @ values[:, :, span] for part, span in zip(weights, spans, strict=True)])
-    return (sought / sums).reshape(rows, heads, tokens, values.shape[-1])
+    outputs = reduce(add, [part @ values[:, :, span] for part, span in zip(weights, spans, strict=True)])
+    return (outputs / sums).reshape(rows, heads, tokens, values.shape[-1])
 
 
 def _scores(queries: mx.array, keys: mx.array, span: slice, *, exact: bool) -> mx.array:
-    """(rows, groups, queries, keys of the span); ``exact``: by rule 1, which costs time when queries are few."""
+    """The scores (rows, KV heads, queries, keys of the span). ``exact`` keeps rule 1 and is slower for few queries."""
     near = keys[:, :, span]
     return times_transposed(queries, near) if exact else queries @ near.swapaxes(-1, -2)
 
@@ -125,38 +124,40 @@ def _scores_in_blocks(queries: mx.array, blocks: mx.array, span: slice) -> mx.ar
 
 
 def _ones(keys: int) -> mx.array:
-    """As many columns as a register has numbers: the BLAS sums fewer in an order of their own."""
-    return _made_last.get("ones", (keys,), lambda: mx.ones((1, 1, keys, 16)))
+    """Ones with 16 columns, as many as a register holds: with fewer the BLAS sums in another order."""
+    return _memo.get("ones", (keys,), lambda: mx.ones((1, 1, keys, 16)))
 
 
 def _biased(scores: mx.array, bias: mx.array, tokens: int) -> mx.array:
-    """``bias`` broadcasts to (rows, heads, tokens, keys); heads are 1 or all."""
-    rows, groups, _, there = scores.shape
+    """Adds ``bias``, which broadcasts to (rows, heads, tokens, keys); its heads are 1 or all."""
+    rows, groups, _, key_count = scores.shape
     by_row, heads, some, keys = [1] * (4 - bias.ndim) + list(bias.shape)
     if heads == some == 1:
         return scores + bias.reshape(by_row, 1, 1, keys) if bias.ndim < 4 else scores + bias
     apart = bias.reshape(by_row, groups if heads > 1 else 1, -1, some, keys)
-    return (scores.reshape(rows, groups, -1, tokens, there) + apart).reshape(scores.shape)
+    return (scores.reshape(rows, groups, -1, tokens, key_count) + apart).reshape(scores.shape)
 
 
-def _bias(mask: Mask, tokens: int, there: int, room: int = 0) -> mx.array | None:
-    """What is added to the scores; of ``room`` keys, of which only those that are there count."""
-    room = max(room, there)
-    if mask is None and room == there:
+def _bias(mask: Mask, tokens: int, key_count: int, padded: int = 0) -> mx.array | None:
+    """What is added to the scores of ``padded`` keys, or None; keys from ``there`` on are masked."""
+    padded = max(padded, key_count)
+    if mask is None and padded == key_count:
         return None
-    return _made_last.get("bias", (mask, tokens, there, room), lambda: _made(mask, tokens, there, room))
+    return _memo.get(
+        "bias", (mask, tokens, key_count, padded), lambda: _bias_of(mask, tokens, key_count, padded)
+    )
 
 
-def _made(mask: Mask, tokens: int, there: int, room: int) -> mx.array:
+def _bias_of(mask: Mask, tokens: int, key_count: int, padded: int) -> mx.array:
     if mask is None:
-        mask = mx.ones((1, there), dtype=mx.bool_)
+        mask = mx.ones((1, key_count), dtype=mx.bool_)
     if isinstance(mask, str):  # "causal"
-        mask = mx.arange(there - tokens, there)[:, None] >= mx.arange(there)[None]
+        mask = mx.arange(key_count - tokens, key_count)[:, None] >= mx.arange(key_count)[None]
     bias = mx.where(mask, 0.0, NOTHING) if mask.dtype == mx.bool_ else mask * LOG2_E
-    beyond = [(0, 0)] * (bias.ndim - 1) + [(0, room - there)]
-    return mx.pad(bias, beyond, constant_values=NOTHING) if room > there else bias
+    beyond = [(0, 0)] * (bias.ndim - 1) + [(0, padded - key_count)]
+    return mx.pad(bias, beyond, constant_values=NOTHING) if padded > key_count else bias
 
 
-def _of(bias: mx.array, rows: slice) -> mx.array:
-    """A bias may be one for all rows, without an axis for them or with one of length 1."""
+def _bias_rows(bias: mx.array, rows: slice) -> mx.array:
+    """The bias of some rows; a bias that all rows share is returned whole."""
     return bias if bias.ndim < 4 or bias.shape[0] == 1 else bias[rows]

@@ -1,9 +1,9 @@
-"""Opens OpenBLAS for MLX on Linux, where its wheel links the reference BLAS.
+"""Opens OpenBLAS for MLX on Linux, where MLX's wheel links the reference BLAS.
 
-The system's own comes first. Its functions have plain names, and the first library to offer a name globally wins, so
-this must run before mlx.core is imported. Else the one that is installed with us, ``scipy-openblas32``: its names have
-a prefix, so MLX's library is loaded here and given the three functions it calls. A 256x576x1536 product then runs at
-450 GFLOP/s instead of 8. Rule: this module imports no mlx.
+The system's OpenBLAS is preferred. Its functions have the plain names, and the first global library wins a name, so it
+is opened before mlx.core is imported. Otherwise ``scipy-openblas32`` from our requirements is used: its names have a
+prefix, so MLX's library is loaded here and its three calls are bound to the prefixed functions. A 256x576x1536 product
+then runs at 450 GFLOP/s instead of 8. Rule: this module imports no mlx.
 """
 
 import ctypes
@@ -21,13 +21,13 @@ from typing import Literal
 from workers.device import cores
 from workers.engine.cpu.relocations import bind
 
-Invariance = Literal["exact", "rounding"]  # what the BLAS lets a worker promise of sequences in a batch
+Invariance = Literal["exact", "rounding"]  # how far a sequence's numbers in a batch equal those alone
 
 log = logging.getLogger(__name__)
 
 SONAME = "libopenblas.so.0"
-PREFIX = "scipy_"  # of all names in the wheel's
-CALLED = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")  # by MLX
+PREFIX = "scipy_"  # of all function names in the wheel's library
+CALLED = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")  # the functions that MLX calls
 
 BLAS_ADVICE = (
     "Install OpenBLAS to make MLX about 50 times faster on a CPU: `apt-get install libopenblas0-pthread`."
@@ -51,9 +51,9 @@ _in_use: OpenBlas | None = None
 
 
 def open_blas(choice: Choice = "auto") -> Path | str | None:
-    """What was opened: its path if the kernel tells it, else its soname; None if there is none, or on macOS.
+    """Opens a library and gives its path, or its soname if the kernel hides the path; None without one, or on macOS.
 
-    Raises RuntimeError when mlx.core is imported already: it may have bound its symbols and would not notice.
+    Raises RuntimeError if mlx.core is imported already, because its symbols may be bound to the reference BLAS.
     """
     global _in_use
     if sys.platform != "linux":
@@ -75,7 +75,7 @@ def _system() -> OpenBlas | None:
 
 
 def _wheel() -> OpenBlas | None:
-    """Where it cannot be used, the log says why, and MLX stays as it is."""
+    """The wheel's OpenBLAS, bound to MLX; None and a warning if it cannot be used."""
     theirs, mlx = (
         _installed("scipy_openblas32", "lib/libscipy_openblas.so"),
         _installed("mlx", "lib/libmlx.so"),
@@ -103,23 +103,23 @@ def _installed(package: str, file: str) -> Path | None:
 
 
 def share_cores(workers: int) -> None:
-    """For OpenBLAS: the cores are divided among so many processes that compute. Call it where MLX is called.
+    """Sets OpenBLAS's threads to this process's share of the cores. Call it on the thread that calls MLX.
 
-    Two models that answer at once on two cores give a quarter more tokens with a thread each than with two. Never more
-    threads than OpenBLAS had at its start: OPENBLAS_NUM_THREADS, where the operator has set it.
+    Two models on two cores give a quarter more tokens with one thread each than with two. The number of threads never
+    exceeds the number at the start, which the operator may set with OPENBLAS_NUM_THREADS.
     """
     if most := _threads_at_start():
         _set_threads(min(max(1, cores() // workers), most))
 
 
 def threads() -> int:
-    """This process computes with just now: OpenBLAS's, or without it all cores."""
+    """How many threads compute in this process: OpenBLAS's threads, or all cores without OpenBLAS."""
     return _in_use.function("openblas_get_num_threads")() if _in_use else cores()
 
 
 @contextmanager
 def thread_counts() -> Iterator[Iterator[int]]:
-    """Goes through the numbers of threads that ``share_cores`` may choose; afterwards there are as many as before."""
+    """Sets and yields each number of threads that ``share_cores`` may choose, and restores the number at exit."""
     before, most = threads(), _threads_at_start()
     try:
         yield map(_set_threads, sorted({1, most}) if most else [before])
@@ -135,12 +135,12 @@ def _set_threads(count: int) -> int:
 
 @cache
 def _threads_at_start() -> int:
-    """Zero without OpenBLAS; asked before the first change."""
+    """OpenBLAS's threads before the first change; 0 without OpenBLAS."""
     return threads() if _in_use else 0
 
 
 def describe_blas(found: Path | str | None) -> str:
-    """The one line for the log: which BLAS computes, and what to do if it is the slow one."""
+    """The line for the log: which BLAS computes, and how to install OpenBLAS if it is missing."""
     if found is not None:
         return f"BLAS: OpenBLAS from {found}"
     if sys.platform == "darwin":
@@ -156,7 +156,7 @@ def _opened(name: str, mode: int) -> ctypes.CDLL | None:
 
 
 def _mapped_path() -> Path | None:
-    """Where the library came from; numpy's own copy has another name (libscipy_openblas)."""
+    """The path of the loaded system library. numpy's own copy has another name (libscipy_openblas)."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:  # /proc is not mounted in some containers

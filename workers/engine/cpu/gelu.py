@@ -1,6 +1,6 @@
-"""GELU for a CPU: MLX takes longer for the error function than for the products around it.
+"""Computes GELU on a CPU, where MLX's error function takes longer than the matrix products around it.
 
-erf is put together from faster exponentials: Abramowitz and Stegun 7.1.26, which is 1.5e-7 off at most.
+The error function is Abramowitz and Stegun's formula 7.1.26 (error at most 1.5e-7), with the exponentials of ``exp``.
 """
 
 import math
@@ -17,7 +17,7 @@ _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
 def gelu(x: mx.array) -> mx.array:
-    """float32; in halves, by the first axis, if it is large."""
+    """GELU of a float32 array; a large array is split between two cores along its first axis."""
     if x.size < WORTH_TWO_CORES:
         return _gelu(x)
     return on_two_cores(lambda some: _gelu(x[some]), x.shape[0])
@@ -29,7 +29,7 @@ def _gelu(x: mx.array) -> mx.array:
 
 @partial(mx.compile, shapeless=True)
 def _from_bell(x: mx.array, bell: mx.array) -> mx.array:
-    """``bell``: e^(-x²/2). The distance to max(x, 0) is the same for x and -x."""
+    """GELU from ``bell`` = e^(-x²/2). Its distance to max(x, 0) is the same for x and -x."""
     size = mx.abs(x)
     t = 1 / (1 + (_P * math.sqrt(0.5)) * size)
     a1, a2, a3, a4, a5 = (0.5 * each for each in _ERF)

@@ -1,7 +1,7 @@
-"""The one door of the cpu folder: the BLAS, the allocator, the kernels, and what they promise.
+"""The only module of the cpu folder that other folders import: BLAS, allocator, kernels and measured invariance.
 
-Rule 1: nothing outside of the folder imports another module of it; tests/test_architecture.py checks this.
-Rule 2: importing this module imports no mlx, because the BLAS must be open before.
+Rule 1: no module outside the folder imports another module of it; tests/test_architecture.py checks this.
+Rule 2: importing this module imports no mlx, because the BLAS must be opened first.
 """
 
 from collections.abc import Iterable
@@ -29,8 +29,10 @@ __all__ = [
 
 
 def install(model: Any = None) -> None:
-    """Makes this model, and every later one of mlx-lm or of ``mlx.nn``'s linear layers, compute with this folder's
-    kernels. None: a model without a product with a vocabulary."""
+    """Replaces attention, activations, rope, linear layers and the lm_head with this folder's kernels.
+
+    The replacement holds for ``model`` and each later model of mlx-lm or ``mlx.nn``. None: a model without an lm_head.
+    """
     from workers.engine.cpu.lm_head import install_lm_head
     from workers.engine.cpu.model_patches import patch_models
 
@@ -40,21 +42,21 @@ def install(model: Any = None) -> None:
 
 
 def invariance_of(model: Any) -> Invariance:
-    """Whether a sequence's numbers depend on what is computed beside it; measured with weights of the model."""
+    """Whether a sequence's numbers in a batch equal those alone; measured with the model's own weights."""
     from workers.engine.cpu.invariance import measure_invariance
 
     return measure_invariance(model)
 
 
 def invariance_of_weights(weights: "Iterable[mx.array]") -> Invariance:
-    """The same of linear layers with such weights, each (outputs, inputs), and of attention."""
+    """Whether linear layers with these weights, each (outputs, inputs), and attention are batch-invariant."""
     from workers.engine.cpu.invariance import WEIGHTS, invariance, linear_of
 
     return invariance(linear_of(each[: WEIGHTS // each.shape[1]]) for each in weights)
 
 
 def gelu(x: "mx.array") -> "mx.array":
-    """float32 of any shape."""
+    """GELU of a float32 array of any shape."""
     from workers.engine.cpu.gelu import gelu
 
     return gelu(x)
@@ -63,7 +65,7 @@ def gelu(x: "mx.array") -> "mx.array":
 def masked_attention(
     q: "mx.array", k: "mx.array", v: "mx.array", scale: float, mask: "mx.array | None"
 ) -> "mx.array":
-    """Each (texts, heads, tokens, size), float32. ``mask``: True where a key is seen; None: everywhere."""
+    """Attention of float32 arrays (texts, heads, tokens, size). ``mask``: True for visible keys; None: all are visible."""
     from workers.engine.cpu.masked_attention import masked_attention
 
     return masked_attention(q, k, v, scale, mask)

@@ -1,8 +1,8 @@
-"""Batch invariance: whether a row's numbers are the same to the last bit whatever is computed beside it, or but for
-rounding. The BLAS's kernels decide (see ``matmul``), so it is measured once, with weights of the model.
+"""Measures batch invariance: whether a sequence's numbers are bit-identical alone and in any batch.
 
-Rule 1: ``exact`` is promised only of what was compared; everything else is ``rounding``.
-Rule 2: it is compared with each number of threads a worker may come to have.
+The BLAS's kernels decide this (see ``matmul``), so it is measured once with the model's own weights.
+Rule 1: ``exact`` is promised only for layers that were compared; every other model is ``rounding``.
+Rule 2: the comparison runs with each number of threads that a worker may get.
 """
 
 from collections.abc import Iterable
@@ -35,44 +35,44 @@ ROWS = (
     16,
     31,
     45,
-)  # OpenBLAS's kernels take 4, 8, 12 or 16 at a time, and then what is left
+)  # OpenBLAS's kernels compute 4, 8, 12 or 16 rows at a time, then the remainder
 MOST_ROWS = 128
-WEIGHTS = 300_000  # of a wide layer some outputs are compared: each is computed as the others are
-HEADS, GROUPS, SIZE = 3, 1, 64  # of the attention that is compared
-KEYS = (5, SPAN - 6, SPAN - 1, SPAN + 1)  # what is left of a kernel's columns is summed in other ways by some
-LAST = (1, 7)  # tokens of a prompt that are read in its last pass
+WEIGHTS = 300_000  # of a layer; a larger layer is compared by some of its outputs, as all are computed alike
+HEADS, GROUPS, SIZE = 3, 1, 64  # heads, KV heads and head size of the attention that is compared
+KEYS = (5, SPAN - 6, SPAN - 1, SPAN + 1)  # some kernels sum the remaining columns in another order
+LAST = (1, 7)  # tokens of a prompt in its last prefill chunk
 
 
 def measure_invariance(model: Any) -> Invariance:
-    """Of a model that computes as ``install`` and ``lm_head`` have it; tens of milliseconds with OpenBLAS."""
+    """Compares the layers of a model after ``install``; takes tens of milliseconds with OpenBLAS."""
     if has_accelerator() or not is_full_attention(new_cache(model)):
         return "rounding"
-    layers: dict[Any, Layer] = {}  # one of each shape
+    layers: dict[Any, Layer] = {}  # one layer of each shape
     for _, module in model.named_modules():
         if type(module) is LmHead:
             layers[LmHead, module.pieces[0].shape] = LmHead(module.first(WEIGHTS // module.inner))
-        elif type(module) in (Linear, Embedding):  # an embedding may make logits too
+        elif type(module) in (Linear, Embedding):  # a tied embedding computes logits too
             outputs, inner = module.weight.shape
             layers[outputs, inner] = linear_of(module.weight[: WEIGHTS // inner])
         elif any(value.ndim > 1 for value in module.values() if isinstance(value, mx.array)):
-            return "rounding"  # experts, convolutions: nothing here compares them
+            return "rounding"  # experts and convolutions are not compared
     return invariance(layers.values())
 
 
 def invariance(layers: Iterable[Layer]) -> Invariance:
-    """Of such layers, and of attention."""
+    """``exact`` if all ``layers`` and attention are batch-invariant."""
     return "exact" if all(map(_layer_is_exact, layers)) and _attention_is_exact() else "rounding"
 
 
 def linear_of(weight: mx.array) -> Linear:
-    """``weight``: (outputs, inner)."""
+    """A linear layer with ``weight`` (outputs, inner)."""
     layer = Linear(1, 1, bias=False)
     layer.weight = weight
     return layer
 
 
 def _layer_is_exact(layer: Layer) -> bool:
-    """Whether some rows of many get what they get among all of them."""
+    """Whether each number of rows gives the same bits as ``MOST_ROWS`` rows."""
     x = _random(MOST_ROWS, layer.inner if isinstance(layer, LmHead) else layer.weight.shape[1])
 
     def compute(rows: int) -> mx.array:
@@ -88,7 +88,7 @@ def _layer_is_exact(layer: Layer) -> bool:
 
 
 def _attention_is_exact() -> bool:
-    """Whether a token that is decoded gets what it gets in a prompt that is read: in one pass, in more, in company."""
+    """Whether decode, prefill in one pass, chunked prefill and padded prefill attend bit-identically."""
     with thread_counts() as counts:
         return all(_attends_alike(keys) for _ in counts for keys in KEYS)
 

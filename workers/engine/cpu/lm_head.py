@@ -1,10 +1,9 @@
-"""The product with the vocabulary's weights on a CPU, which is the largest of a step.
+"""Computes the lm_head on a CPU, the largest matrix product of a step.
 
-OpenBLAS copies these weights into an order of its own at every product, which takes longer than the product itself when
-rows are few. Here they are kept in an order it multiplies as it is, in blocks of 64 tokens of the vocabulary, and in
-pieces of a sum that it computes in one go, so that a row's logits do not depend on the number of rows (see
-``matmul``). Both cores take half of the blocks. There is no second copy: where the model's embedding is tied to the
-head, it is looked up in the blocks.
+OpenBLAS repacks the weights in every product, which takes longer than the product itself when rows are few. Here the
+weights are stored in blocks of 64 outputs, which OpenBLAS multiplies without repacking. The inner dimension is split
+into pieces that OpenBLAS sums without splitting, so a row's logits do not depend on the number of rows (see
+``matmul``). Each of two cores computes half of the blocks. A tied embedding reads the blocks, so there is one copy.
 """
 
 from functools import reduce
@@ -21,21 +20,21 @@ from workers.engine.cpu.two_cores import on_two_cores
 from workers.engine.kv.mlx_caches import new_cache
 
 BLOCK = 64  # outputs
-PIECE = 320  # of the sum, at most
-ROWS_AT_ONCE = 16  # rows; more at once spill out of the processor's cache
-LEAST = 8192  # outputs; with fewer OpenBLAS's way costs little
+PIECE = 320  # the longest part of the inner dimension that is summed at once
+ROWS_AT_ONCE = 16  # more rows do not fit into the processor's cache
+LEAST = 8192  # outputs; repacking fewer costs little
 
 
 def install_lm_head(model: Any) -> None:
-    """Replaces the layer of ``model`` that makes its logits, if it is one of those known here, in float32."""
-    makes_logits = _lm_heads(model)
+    """Replaces the layer of ``model`` that computes its logits, if it is a float32 Linear or Embedding."""
+    heads = _lm_heads(model)
     for path, layer in model.named_modules():
-        if id(layer) in makes_logits and layer.weight.dtype == mx.float32 and layer.weight.shape[0] >= LEAST:
+        if id(layer) in heads and layer.weight.dtype == mx.float32 and layer.weight.shape[0] >= LEAST:
             model.update_modules(tree_unflatten([(path, LmHead(layer.weight, layer.get("bias")))]))
 
 
 def _lm_heads(model: Any) -> set[int]:
-    """By id: layers that give as many numbers as there are logits, and an embedding that is asked for them."""
+    """The ids of linear layers with as many outputs as the vocabulary, and of an embedding that computes logits."""
     found = set()
     theirs = Embedding.as_linear
 
@@ -45,7 +44,7 @@ def _lm_heads(model: Any) -> set[int]:
 
     Embedding.as_linear = recorded  # type: ignore[method-assign]
     try:
-        logits = model(mx.array([[0]]), cache=new_cache(model))  # nothing of it is computed
+        logits = model(mx.array([[0]]), cache=new_cache(model))  # lazy: mlx computes nothing here
     finally:
         Embedding.as_linear = theirs  # type: ignore[method-assign]
     linear = [layer for _, layer in model.named_modules() if type(layer) is Linear]
@@ -53,7 +52,7 @@ def _lm_heads(model: Any) -> set[int]:
 
 
 class LmHead(Module):
-    """In place of an ``nn.Linear``, or of an ``nn.Embedding`` whose weights make logits as well."""
+    """Replaces an ``nn.Linear``, or an ``nn.Embedding`` that also computes logits."""
 
     def __init__(self, weight: mx.array, bias: mx.array | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -66,26 +65,26 @@ class LmHead(Module):
 
     @property
     def weight(self) -> mx.array:
-        """(outputs, inner), made anew: for a model that looks into it once."""
+        """The weights (outputs, inner), assembled from the blocks at each call; for models that read them once."""
         return self.first(self._outputs)
 
     def first(self, outputs: int) -> mx.array:
-        """The weights of so many, or of all if there are fewer."""
+        """The weights of the first ``outputs`` outputs, or of all if there are fewer."""
         blocks = slice(-(-outputs // BLOCK))
         parts = [piece[blocks].swapaxes(-1, -2).reshape(-1, piece.shape[1]) for piece in self.pieces]
         return mx.concatenate(parts, axis=-1)[: min(outputs, self._outputs)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Logits for numbers, or the embedding of ids."""
+        """The embedding of integer ids; the logits of float activations."""
         return self._embed(x) if mx.issubdtype(x.dtype, mx.integer) else self.as_linear(x)
 
     def as_linear(self, x: mx.array) -> mx.array:
         rows = x.reshape(-1, x.shape[-1])
-        some = [
+        chunks = [
             self._logits(rows[start : start + ROWS_AT_ONCE])
             for start in range(0, rows.shape[0], ROWS_AT_ONCE)
         ]
-        logits = some[0] if len(some) == 1 else mx.concatenate(some)
+        logits = chunks[0] if len(chunks) == 1 else mx.concatenate(chunks)
         if "bias" in self:
             logits = logits + self.bias
         return logits.reshape(*x.shape[:-1], self._outputs)
@@ -97,10 +96,10 @@ class LmHead(Module):
             for start, piece in zip(self._starts, self.pieces, strict=True)
         ]
 
-        def of(blocks: slice) -> mx.array:
+        def logits_of(blocks: slice) -> mx.array:
             return reduce(add, [part @ piece[blocks] for part, piece in zip(parts, self.pieces, strict=True)])
 
-        by_block = on_two_cores(of, self.pieces[0].shape[0])
+        by_block = on_two_cores(logits_of, self.pieces[0].shape[0])
         return by_block.swapaxes(0, 1).reshape(x.shape[0], -1)[:, : self._outputs]
 
     def _embed(self, ids: mx.array) -> mx.array:

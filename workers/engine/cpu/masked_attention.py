@@ -1,4 +1,4 @@
-"""Attention of whole texts under any mask, for a CPU, where ``mx.fast`` has no kernel and slow exponentials."""
+"""Computes attention of whole texts under any mask on a CPU, where ``mx.fast`` has no kernel."""
 
 import mlx.core as mx
 
@@ -7,7 +7,7 @@ from workers.engine.cpu.exp import LOG2_E, exp2
 
 
 def masked_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
-    """Each (texts, heads, tokens, size), float32. ``mask``: True where a key is seen; None: everywhere."""
+    """Attention of float32 arrays (texts, heads, tokens, size). ``mask``: True for visible keys; None: all are visible."""
     scores = (q * (scale * LOG2_E)) @ k.swapaxes(-1, -2)
     if mask is not None:
         scores = mx.where(mask, scores, NOTHING)

@@ -1,4 +1,4 @@
-"""Replaces what is slow on a CPU in mlx-lm's models: attention, SwiGLU, rope and linear layers."""
+"""Replaces attention, SwiGLU, rope and linear layers in mlx-lm's models with faster ones for a CPU."""
 
 import sys
 
@@ -12,13 +12,13 @@ from workers.engine.cpu.matmul import linear
 from workers.engine.cpu.rope import rope
 from workers.engine.cpu.two_cores import on_two_cores
 
-WORTH_TWO_CORES = 200_000  # elements of an activation; with fewer, the BLAS has not left the other core yet
+WORTH_TWO_CORES = 200_000  # elements of an activation; with fewer, the BLAS still occupies the other core
 
 _swiglu = activations.swiglu
 
 
 def patch_models() -> None:
-    """From now on, in all of mlx-lm's models that are imported."""
+    """Patches all modules of mlx-lm that are imported; call it again after importing another model."""
     ours = {
         "scaled_dot_product_attention": (base.scaled_dot_product_attention, attention),
         "swiglu": (_swiglu, activation),

@@ -1,7 +1,7 @@
-"""Gives a library that is loaded other functions than those it was linked with; Linux, 64 bits, glibc.
+"""Rebinds functions that a loaded library calls; for 64-bit Linux with glibc.
 
-A call into another library goes through a slot, which the dynamic linker fills in with an address, and which is
-found here by the name of the function. Rule: a slot is written before the first call, or not at all.
+A call into another library reads its address from a slot that the dynamic linker fills. This module finds the slot by
+the function's name and writes another address. Rule: a slot is written before the first call, or not at all.
 """
 
 import ctypes
@@ -10,11 +10,11 @@ import platform
 from collections.abc import Iterator, Mapping
 from ctypes import POINTER, Structure, c_char_p, c_int64, c_ubyte, c_uint16, c_uint32, c_uint64, c_void_p
 
-# elf(5): tags of the dynamic section, and by machine the kinds of relocation that are slots (GLOB_DAT, JUMP_SLOT).
+# elf(5): tags of the dynamic section, and the relocation types GLOB_DAT and JUMP_SLOT of each machine.
 END, SIZE_OF_JUMPS, STRINGS, SYMBOLS, RELOCATIONS, SIZE, JUMPS = 0, 2, 5, 6, 7, 8, 23
 SLOTS = {"x86_64": {6, 7}, "aarch64": {1025, 1026}}
 READ_ONLY_ONCE_LINKED = 0x6474E552  # PT_GNU_RELRO
-LINK_MAP = 2  # of dlinfo(3)
+LINK_MAP = 2  # a request of dlinfo(3)
 
 
 class LinkMap(Structure):
@@ -44,9 +44,9 @@ class Segment(Structure):
 
 
 def bind(library: ctypes.CDLL, functions: Mapping[str, int]) -> None:
-    """``functions``: addresses by the names under which ``library`` calls them.
+    """Makes ``library`` call the addresses in ``functions``, which are keyed by function name.
 
-    Raises OSError when one of them has no slot there, or may not be written; then none was.
+    Raises OSError if a function has no slot (then no slot was written) or a slot cannot be written.
     """
     base, slots = _slots(library)
     if missing := functions.keys() - {name for name, _ in slots}:
@@ -62,7 +62,7 @@ def bind(library: ctypes.CDLL, functions: Mapping[str, int]) -> None:
 
 
 def _slots(library: ctypes.CDLL) -> tuple[int, list[tuple[str, int]]]:
-    """Where the library begins, and its slots by name."""
+    """The library's base address, and pairs of function name and slot address."""
     kinds = SLOTS.get(platform.machine())
     if kinds is None:
         raise OSError(f"nothing is known of slots on {platform.machine()}")
@@ -70,7 +70,7 @@ def _slots(library: ctypes.CDLL) -> tuple[int, list[tuple[str, int]]]:
     dynamic = dict(_dynamic(here.dynamic))
 
     def address(tag: int) -> int:
-        """glibc has added the base already, where the section can be written."""
+        """The value of a tag as an absolute address; glibc has added the base in writable sections."""
         value = dynamic[tag]
         return value if value >= here.base else value + here.base
 
@@ -103,7 +103,7 @@ def _dynamic(address: int) -> Iterator[tuple[int, int]]:
 
 
 def _read_only(base: int) -> range:
-    """What the linker has locked, by whole pages; the header of the file says so, which stands at ``base``."""
+    """The pages that the linker made read-only after relocation, from the program headers at ``base``."""
     table, count = c_uint64.from_address(base + 32).value, c_uint16.from_address(base + 56).value
     for i in range(count):
         segment = Segment.from_address(base + table + i * ctypes.sizeof(Segment))

@@ -1,9 +1,9 @@
-"""Computes on two cores what MLX computes on one: on a CPU only its matrix products use all cores, through the BLAS.
+"""Splits an operation between two cores, because MLX uses several cores only for matrix products (through the BLAS).
 
-Half of the rows is computed on a stream, and so on a thread, of its own.
-Rule 1: each row's result is the same as in one piece.
-Rule 2: with one core, because another model computes on the other, all is computed in one piece.
-Rule 3: callers do not split what is too small to be worth it.
+Half of the rows is computed on a second MLX stream, which has its own thread.
+Rule 1: each row's result is bit-identical to that of one call.
+Rule 2: a process whose share is one core makes one call.
+Rule 3: callers split only operations that are large enough to gain.
 """
 
 import threading
@@ -17,7 +17,7 @@ _own = threading.local()
 
 
 def on_two_cores(compute: Callable[[slice], mx.array], rows: int) -> mx.array:
-    """``compute`` gives some of the rows, which are the first axis of the result."""
+    """Calls ``compute`` with slices of ``rows`` and concatenates the results along their first axis."""
     if rows < 2 or threads() < 2:
         return compute(slice(None))
     with mx.stream(_stream()):

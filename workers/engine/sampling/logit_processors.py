@@ -95,7 +95,7 @@ class LogitProcessors:
         self._presence = mx.array([[s.presence_penalty] for s in samplings])
 
     def apply(self, logits: mx.array, indices: Sequence[int], last: mx.array | None) -> mx.array:
-        """``logits`` (sequences, vocabulary) for the tokens at ``indices``; ``last`` (sequences,): the tokens before."""
+        """``logits`` (sequences, vocabulary) of the tokens at ``indices``; ``last`` (sequences,): those before."""
         pairs = list(zip(self._processors, indices, strict=True))
         counting = mx.array([[each.counts and index > 0] for each, index in pairs])
         too_early = mx.array([[index < each.min_tokens] for each, index in pairs])

@@ -20,7 +20,7 @@ SCORE_CHUNK = 128  # prompt tokens whose logits are in memory at once
 
 @dataclass(frozen=True)
 class TopLogprobs:
-    """``chosen`` (rows,); ``ids`` and ``top`` (rows, k), best first, equal values by ascending id. mlx or numpy arrays."""
+    """mlx or numpy arrays: ``chosen`` (rows,); ``ids`` and ``top`` (rows, k), best first, equal values by id."""
 
     chosen: Array
     ids: Array

@@ -1,9 +1,9 @@
 """Draws with top_k, top_p and min_p; for a CPU, in numpy, without sorting.
 
-A token is drawn from the whole vocabulary and accepted if top_k and top_p keep it. If they exclude it, the next token is
-drawn from the tokens that rank above it. This equals a draw among the kept tokens: a token has the same noise in each
-draw, and each token that ranks below an excluded one is excluded too. The rank of a token and the mass above it are
-sums over the few tokens that rank above it.
+A token is drawn from the whole vocabulary and accepted if top_k and top_p keep it. If they exclude it, the next token
+is drawn from the tokens that rank above it. This equals a draw among the kept tokens: a token has the same noise in
+each draw, and each token that ranks below an excluded one is excluded too. The rank of a token and the mass above it
+are sums over the few tokens that rank above it.
 """
 
 from collections.abc import Sequence

@@ -96,7 +96,7 @@ def full_attention(row: TokenSequence, logits: Floats, index: int) -> Floats:
 def test_each_sequence_of_a_batch_gets_its_own_penalties_at_every_index(
     rows: list[TokenSequence], seed: int, late: int
 ) -> None:
-    """``late``: how many tokens the host does not know yet, 0 or 1."""
+    """``late``: by how many steps the host learns of a token late; one token at most is still being computed."""
     logits = np.random.default_rng(seed).normal(size=(len(rows), VOCABULARY)).astype(np.float32)
     known: list[list[int]] = [[] for _ in rows]
     adjustments: list[LogitProcessor | None] = [

@@ -150,7 +150,7 @@ def rows_of_every_kind(generated: list[list[int]]) -> list[SequenceParameters]:
 
 
 def generate(rows: list[int], generated: list[list[int]], xp: ModuleType, steps: int) -> list[list[int]]:
-    """Generates ``count`` tokens of each sequence from its own logits."""
+    """Generates ``steps`` tokens of the sequences ``rows``, each from logits of its own."""
     parameters = rows_of_every_kind(generated)
     sampler = Sampler([parameters[i] for i in rows], xp)
     last = mx.array([0] * len(rows), dtype=mx.uint32)
