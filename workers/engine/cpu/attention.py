@@ -71,10 +71,10 @@ def attention(
 
 def _attend_group(slab: SlabView, group: LengthGroup, queries: mx.array, bias: mx.array | None) -> mx.array:
     slots, near = group.rows, blocks_for(group.width)
-    rows, key_count = slice(slab.first + slots.start, slab.first + slots.stop), slice(near * BLOCK)
+    rows, keys_read = slice(slab.first + slots.start, slab.first + slots.stop), slice(near * BLOCK)
     if bias is not None:
-        bias = _bias_rows(bias, rows)[..., key_count]
-    keys, values = slab.blocks[slots, :, :near], slab.values[slots, :, key_count]
+        bias = _bias_rows(bias, rows)[..., keys_read]
+    keys, values = slab.blocks[slots, :, :near], slab.values[slots, :, keys_read]
     return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias)
 
 
@@ -139,7 +139,7 @@ def _biased(scores: mx.array, bias: mx.array, tokens: int) -> mx.array:
 
 
 def _bias(mask: Mask, tokens: int, key_count: int, padded: int = 0) -> mx.array | None:
-    """What is added to the scores of ``padded`` keys, or None; keys from ``there`` on are masked."""
+    """What is added to the scores of ``padded`` keys, or None; keys from ``key_count`` on are masked."""
     padded = max(padded, key_count)
     if mask is None and padded == key_count:
         return None

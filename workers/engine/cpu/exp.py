@@ -55,6 +55,6 @@ def _exp_bits_of_minus_abs(x: mx.array) -> mx.array:
 
 @partial(mx.compile, shapeless=True)
 def _gated(gate: mx.array, small: mx.array, x: mx.array) -> mx.array:
-    """x * gate / (1 + e^-gate). ``small``: e^-|gate|, which cannot overflow. mx.where is avoided as it is not vectorized."""
+    """x * gate / (1 + e^-gate). ``small``: e^-|gate|, which cannot overflow. mx.where is not vectorized."""
     positive = mx.minimum(mx.maximum(gate * 1e38, 0.0), 1.0)
     return gate * x * (mx.maximum(small, positive) / (1 + small))

@@ -65,7 +65,7 @@ def gelu(x: "mx.array") -> "mx.array":
 def masked_attention(
     q: "mx.array", k: "mx.array", v: "mx.array", scale: float, mask: "mx.array | None"
 ) -> "mx.array":
-    """Attention of float32 arrays (texts, heads, tokens, size). ``mask``: True for visible keys; None: all are visible."""
+    """Attention of float32 arrays (texts, heads, tokens, size). ``mask``: True for visible keys, None for all."""
     from workers.engine.cpu.masked_attention import masked_attention
 
     return masked_attention(q, k, v, scale, mask)

@@ -7,7 +7,7 @@ from workers.engine.cpu.exp import LOG2_E, exp2
 
 
 def masked_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
-    """Attention of float32 arrays (texts, heads, tokens, size). ``mask``: True for visible keys; None: all are visible."""
+    """Attention of float32 arrays (texts, heads, tokens, size). ``mask``: True for visible keys, None for all."""
     scores = (q * (scale * LOG2_E)) @ k.swapaxes(-1, -2)
     if mask is not None:
         scores = mx.where(mask, scores, NOTHING)

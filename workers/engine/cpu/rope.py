@@ -38,7 +38,7 @@ def rope(
     freqs: mx.array | None = None,
     stream: mx.Stream | None = None,
 ) -> mx.array:
-    """Replaces ``mx.fast.rope``, which still rotates batched prompts, because each of their layers has its own offsets."""
+    """Replaces ``mx.fast.rope``, except for batched prompts, because each of their layers has its own offsets."""
     batched_prompts = isinstance(offset, mx.array) and x.ndim == 4 and x.shape[2] > 1
     if batched_prompts or x.ndim != 4 or x.dtype != mx.float32 or stream is not None:
         return _theirs(

@@ -28,7 +28,7 @@ def each_row(rows: int, tokens: int, keys: int) -> mx.array:
 
 def padded(rows: int, tokens: int, keys: int) -> mx.array:
     """Causal, and the first tokens of each row are no tokens."""
-    key_count, here = mx.arange(keys)[None], mx.arange(keys - tokens, keys)[:, None]
+    there, here = mx.arange(keys)[None], mx.arange(keys - tokens, keys)[:, None]
     return (there <= here) & (there >= mx.arange(rows)[:, None, None, None])
 
 
@@ -104,9 +104,9 @@ def test_a_row_attends_no_further_than_the_longest_row_of_its_length_group(kind:
     cache = SimpleNamespace(in_blocks=lambda keys, values: one if slabs == 1 else two)
     together = attention(queries, keys, values[:, :, :70], cache, 0.125, made)
     for row, length in enumerate(lengths):
-        its, key_count = slice(row, row + 1), slice(length)
+        its, near = slice(row, row + 1), slice(length)
         apart = attention(
-            queries[its], k[its, :, key_count], v[its, :, key_count], None, 0.125, made[its, ..., key_count]
+            queries[its], k[its, :, near], v[its, :, near], None, 0.125, made[its, ..., near]
         )
         assert same(together[its], apart, rounding_of_attention(queries, k, v, 0.125))
 
