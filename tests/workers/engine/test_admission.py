@@ -24,7 +24,7 @@ def bytes_of(engine: BatchEngine, tokens: int) -> int:
 
 
 @pytest.mark.slow
-def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
+def test_sequences_that_outgrow_the_memory_are_preempted_in_turns_and_give_what_they_give_alone(
     make_engine: MakeEngine,
 ) -> None:
     limit = bytes_of(make_engine(), 400)
@@ -40,7 +40,7 @@ def test_rows_that_outgrow_the_memory_take_turns_and_give_what_they_give_alone(
         assert together[each.request_id, 0][-1].finish == alone[-1].finish
 
 
-def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(make_engine: MakeEngine) -> None:
+def test_a_prompt_that_needs_most_of_the_memory_is_prefilled_in_chunks(make_engine: MakeEngine) -> None:
     """What it has read itself does not stand in its way, nor do others that are read half-way."""
     engine = make_engine()
     size = bytes_of(engine, 300)
@@ -56,7 +56,9 @@ def test_a_prompt_that_needs_most_of_the_memory_is_read_in_chunks_to_its_end(mak
 
 
 @pytest.mark.parametrize("rows", quick_and_slow((7,), (4,)))
-def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: int) -> None:
+def test_keys_and_values_never_exceed_the_memory_while_sequences_join_and_leave(
+    make_engine: MakeEngine, rows: int
+) -> None:
     """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
     size = make_engine().budget.cost.bytes(512, rows)
     engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
@@ -73,7 +75,7 @@ def test_what_is_held_never_exceeds_the_memory(make_engine: MakeEngine, rows: in
 
 
 @pytest.mark.parametrize("length", quick_and_slow((20,), (300,)))
-def test_nor_by_many_choices_of_one_prompt(make_engine: MakeEngine, length: int) -> None:
+def test_many_choices_of_one_prompt_never_exceed_the_memory(make_engine: MakeEngine, length: int) -> None:
     size = make_engine().budget.cost.bytes(length + 400, 3)
     engine = make_engine(kv_bytes=size, cache_bytes=size)
     engine.add(job("a", (LONG * 3)[:length], n=16, max_tokens=5, ignore_eos=True))
@@ -98,7 +100,7 @@ def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> 
     return held
 
 
-def test_nor_by_a_kept_beginning_beside_an_unread_prompt(
+def test_a_cached_prefix_beside_a_new_prompt_never_exceeds_the_memory(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read together they are as wide as both."""
@@ -113,7 +115,7 @@ def test_nor_by_a_kept_beginning_beside_an_unread_prompt(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, 9])
-def test_nor_while_prompts_are_read(
+def test_prefill_passes_never_exceed_the_memory(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     """What the rows hold in reserve, and those that have ended, is given back before."""
@@ -132,7 +134,7 @@ def test_nor_while_prompts_are_read(
     assert max(held) <= size
 
 
-def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: MakeEngine) -> None:
+def test_a_prompt_that_cannot_fit_evicts_nothing_from_the_prefix_cache(make_engine: MakeEngine) -> None:
     engine = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 4), chunk=64)
     play(engine, [job("kept", LONG, max_tokens=2)])
     engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
@@ -146,7 +148,7 @@ def test_a_prompt_that_fits_in_no_way_costs_nobody_the_kept_ones(make_engine: Ma
 
 
 @pytest.mark.parametrize("short_of", quick_and_slow(("memory",), ("rows",)))
-def test_who_does_not_fit_is_passed_for_a_while_and_then_by_nobody(
+def test_a_prompt_that_does_not_fit_is_overtaken_for_a_limited_number_of_steps(
     make_engine: MakeEngine, short_of: str
 ) -> None:
     """Small requests come without end, two or more run all the time; the large one needs nearly all there is."""
@@ -179,7 +181,7 @@ def count_looks(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, asked: lis
     monkeypatch.setattr(engine._admission, "admits", counted)
 
 
-def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
+def test_with_hundreds_waiting_for_a_batch_slot_a_step_checks_one_prompt(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, asked = make_engine(rows=2), list[int]()
@@ -194,7 +196,7 @@ def test_of_hundreds_that_wait_for_a_seat_one_is_looked_at(
     assert engine.report["waiting"] == 299
 
 
-def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
+def test_with_hundreds_waiting_for_memory_a_step_checks_one_prompt(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, asked = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 3), cache_bytes=0), list[int]()
@@ -209,12 +211,12 @@ def test_of_hundreds_that_wait_for_memory_one_is_looked_at(
     assert engine.report["waiting"] == 300 * most_rows(engine, 20)
 
 
-def test_a_longest_sequence_is_known_at_once_where_none_fits(make_engine: MakeEngine) -> None:
+def test_the_longest_sequence_is_computed_quickly_when_none_fits(make_engine: MakeEngine) -> None:
     """A recurrent state larger than the memory costs the same whatever its length: up to a billion tokens."""
     assert make_engine(kv_bytes=100).budget.longest_sequence == 0
 
 
-def test_the_longest_sequence_fits_with_all_that_is_held_for_it(make_engine: MakeEngine) -> None:
+def test_the_longest_sequence_fits_with_its_kv_buffers_and_prefill_cache(make_engine: MakeEngine) -> None:
     size = make_engine().budget.cost.bytes(700, chunk=512)
     engine = make_engine(kv_bytes=size)
     longest = min(engine.budget.longest_sequence, 500)
@@ -243,7 +245,7 @@ def test_a_long_request_takes_no_more_memory_than_its_own_length(
     assert most == 9  # times 600 would be 5,400
 
 
-def test_a_kept_prompt_is_put_where_it_was_promised_room(make_engine: MakeEngine) -> None:
+def test_a_prefix_cache_hit_uses_no_more_memory_than_admission_counted(make_engine: MakeEngine) -> None:
     """One that is kept whole has a token less in its cache than one that is read to its end."""
     prompt, size = (LONG * 5)[:513], make_engine().budget.cost.bytes(8500)
     engine = make_engine(kv_bytes=size, rows=64)
@@ -256,7 +258,7 @@ def test_a_kept_prompt_is_put_where_it_was_promised_room(make_engine: MakeEngine
         assert int(engine.report["kv_bytes"]) + int(engine.report["cache_bytes"]) <= size
 
 
-def test_room_of_rows_that_have_ended_is_given_back_before_others_are_read(make_engine: MakeEngine) -> None:
+def test_kv_buffers_of_ended_sequences_are_freed_before_the_next_prefill(make_engine: MakeEngine) -> None:
     size = make_engine().budget.cost.bytes(5120)
     engine = make_engine(kv_bytes=size, rows=64, max_stall=1000.0, cache_bytes=0)
     engine.add(job("many", [7] * 20, n=19, max_tokens=1, ignore_eos=True))
@@ -268,7 +270,7 @@ def test_room_of_rows_that_have_ended_is_given_back_before_others_are_read(make_
         assert int(engine.report["kv_bytes"]) <= size
 
 
-def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
+def test_prefix_cache_entries_are_evicted_for_sequences(make_engine: MakeEngine) -> None:
     engine = make_engine(kv_bytes=bytes_of(make_engine(), 700))
     for i in range(4):
         play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
@@ -278,11 +280,13 @@ def test_kept_prompts_give_way_to_rows(make_engine: MakeEngine) -> None:
     assert int(engine.report["cache_bytes"]) <= bytes_of(engine, 700)
 
 
-def test_a_request_alone_is_served_even_if_it_seems_too_large(make_engine: MakeEngine) -> None:
+def test_a_request_alone_is_served_even_if_its_estimate_exceeds_the_memory(make_engine: MakeEngine) -> None:
     assert len(ids(play(make_engine(kv_bytes=1), [job("a", max_tokens=9, ignore_eos=True)])["a", 0])) == 9
 
 
-def test_a_lease_that_changes_between_steps_is_kept_to_and_changes_no_answer(make_engine: MakeEngine) -> None:
+def test_a_memory_lease_that_changes_between_steps_holds_and_changes_no_answer(
+    make_engine: MakeEngine,
+) -> None:
     jobs = [
         job(str(i), LONG[: 10 * i + 10], max_tokens=30, temperature=0.9, seed=i, ignore_eos=True)
         for i in range(4)

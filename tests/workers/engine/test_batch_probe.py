@@ -45,7 +45,7 @@ def greedy(model: Any, prompt: list[int], tokens: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", [*TOGETHER, *ALONE])
-def test_what_is_served_gives_what_the_model_gives(tmp_path: Path, kind: Kind) -> None:
+def test_a_model_served_alone_or_in_batches_gives_what_mlx_lm_gives(tmp_path: Path, kind: Kind) -> None:
     here = loaded(tmp_path / "m", kind)
     engine = serve_model(here, Settings()).engine
     assert isinstance(engine, BatchEngine)
@@ -57,14 +57,16 @@ def test_what_is_served_gives_what_the_model_gives(tmp_path: Path, kind: Kind) -
 
 
 @pytest.mark.parametrize("kind", [*TOGETHER, *ALONE])
-def test_a_tiny_model_is_the_same_each_time(tmp_path: Path, kind: Kind) -> None:
+def test_a_tiny_test_model_has_the_same_weights_each_time(tmp_path: Path, kind: Kind) -> None:
     one, other = (make_tiny_model(tmp_path / name, kind) / "model.safetensors" for name in "ab")
     assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TOGETHER if kind != "experts"])  # float32 only on a CPU
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
-def test_what_rounds_coarsely_is_not_taken_for_wrong(tmp_path: Path, kind: Kind, dtype: mx.Dtype) -> None:
+def test_the_batch_probe_accepts_a_model_that_rounds_coarsely(
+    tmp_path: Path, kind: Kind, dtype: mx.Dtype
+) -> None:
     model: Any = loaded(tmp_path / "m", kind).model
     model.set_dtype(dtype)
     assert why_alone(model, VOCABULARY) is None
@@ -93,7 +95,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-def test_one_that_computes_something_else_in_company_is_found_out(
+def test_the_batch_probe_rejects_a_model_that_computes_wrongly_in_a_batch(
     tmp_path: Path, wrong: str, dtype: mx.Dtype
 ) -> None:
     model: Any = loaded(tmp_path / "m", "llama").model
@@ -124,7 +126,7 @@ SPANS = {
     "where", quick_and_slow(("a part of a part",), ("itself", "its arguments", "a dictionary"))
 )
 @pytest.mark.parametrize("name", SPANS)
-def test_one_that_does_so_only_past_some_number_of_tokens_is_found_out(
+def test_the_batch_probe_rejects_a_model_that_is_wrong_only_past_a_context_length(
     llama: Any, name: str, where: str
 ) -> None:
     """Whatever the number is called, and wherever it is kept; and it is what it was when the probe is over."""
@@ -166,7 +168,7 @@ class Window(Module):
         self.window_sizes = [512, 1024]
 
 
-def test_a_dictionary_in_several_hands_is_read_in_any_of_them(llama: Any) -> None:
+def test_a_span_in_a_dictionary_that_several_objects_share_is_found_in_each(llama: Any) -> None:
     told = {"sliding_window": 100}
     model: Any = Spoilt(llama, None)
     model.parts = [SharesArguments(told), SharesArguments(told)]
@@ -236,7 +238,9 @@ def test_a_model_whose_lists_name_tokens_it_does_not_have_is_refused_before_it_c
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
-def test_a_mask_by_sequence_that_meets_the_axis_of_heads_is_found_out(tmp_path: Path, groups: int) -> None:
+def test_the_batch_probe_rejects_a_mask_whose_batch_axis_meets_the_head_axis(
+    tmp_path: Path, groups: int
+) -> None:
     """gemma2's: as many sequences as key heads fail to fail."""
     config = config_of("gemma2", VOCABULARY) | {"num_key_value_heads": groups}
     folder = make_folder(tmp_path / "m", config | {"num_attention_heads": 12, "hidden_size": 48})
@@ -246,11 +250,11 @@ def test_a_mask_by_sequence_that_meets_the_axis_of_heads_is_found_out(tmp_path: 
 @pytest.mark.parametrize(
     "name", ["num_experts_per_tok", "top_k", "sliding_window_pattern", "conv_window", "moe_topk"]
 )
-def test_numbers_of_other_things_than_tokens_stay_as_they_are(name: str) -> None:
+def test_the_batch_probe_changes_only_numbers_that_count_tokens(name: str) -> None:
     assert fewer(name, 8, "MoEGate") == 8
 
 
-def test_what_is_compiled_for_the_probe_is_not_what_serves() -> None:
+def test_functions_compiled_during_the_batch_probe_are_not_used_for_serving() -> None:
     part = SimpleNamespace(window=100)
     compiled = mx.compile(lambda x: x * part.window)
     with few_tokens(part):
@@ -258,7 +262,7 @@ def test_what_is_compiled_for_the_probe_is_not_what_serves() -> None:
     assert compiled(mx.array(1)).item() == part.window == 100
 
 
-def test_blocks_cut_where_a_row_is_padded_are_found_out_long_before_they_are_reached(tmp_path: Path) -> None:
+def test_the_batch_probe_rejects_attention_blocks_that_padding_shifts(tmp_path: Path) -> None:
     """``minimax_m3_vl`` chooses among blocks of its batch's tokens, padding included."""
     config = config_of("minimax_m3_vl", VOCABULARY) | {"index_block_size": 128, "index_topk_blocks": 16}
     make_folder(tmp_path / "m", config | {"text_config": config})
@@ -266,7 +270,7 @@ def test_blocks_cut_where_a_row_is_padded_are_found_out_long_before_they_are_rea
     assert "index_topk_blocks" in (why_alone(here.model, VOCABULARY) or "")
 
 
-def test_one_that_rounds_as_coarsely_alone_is_not_taken_for_wrong(tmp_path: Path) -> None:
+def test_the_batch_probe_accepts_a_model_that_rounds_as_coarsely_alone(tmp_path: Path) -> None:
     """Where rounding sends tokens to other experts, in company and alone."""
 
     class Rough(Spoilt):

@@ -57,7 +57,7 @@ def test_each_request_gives_in_the_batch_what_it_gives_alone(
             assert text(together[key]) == text(deltas), key
 
 
-def test_a_pass_launched_ahead_gives_the_same(make_engine: MakeEngine) -> None:
+def test_launching_passes_ahead_does_not_change_the_answers(make_engine: MakeEngine) -> None:
     in_turn = play(make_engine(launches_ahead=False), matrix(), steps_between=3)
     ahead = play(make_engine(launches_ahead=True), matrix(), steps_between=3)
     assert {key: ids(deltas) for key, deltas in ahead.items()} == {
@@ -77,14 +77,14 @@ def test_tokens_come_with_their_pass_or_with_the_next_one_if_that_is_launched_ah
         assert [len(engine.step()) for _ in range(3)] == [0 if ahead and unread else rows, rows, rows]
 
 
-def test_a_prompt_read_in_chunks_gives_what_it_gives_in_one(make_engine: MakeEngine) -> None:
+def test_a_prompt_prefilled_in_chunks_gives_the_same_answer(make_engine: MakeEngine) -> None:
     long = job("a", list(range(3, 203)), temperature=0.0)
     assert ids(play(make_engine(chunk=16), [long])["a", 0]) == ids(play(make_engine(), [long])["a", 0])
 
 
 @pytest.mark.parametrize("options", OPTIONS[:6])
 @pytest.mark.parametrize("cut", [1, 5, 11])
-def test_a_resumed_choice_goes_on_as_the_unbroken_one(
+def test_a_resumed_choice_equals_the_unbroken_one(
     make_engine: MakeEngine, options: dict[str, Any], cut: int
 ) -> None:
     options = {"max_tokens": 12, "ignore_eos": True, **options}
@@ -130,7 +130,7 @@ def filtered(grammars: Grammars, kind: str) -> dict[str, Any]:
     "kind",
     quick_and_slow(("call", "thinking, then grammar"), ("grammar", "thinking", "thinking, then call")),
 )
-def test_a_resumed_choice_goes_on_inside_its_grammar_its_thinking_or_its_call(
+def test_a_resumed_choice_continues_inside_its_grammar_thinking_or_tool_call(
     make_engine: MakeEngine, grammars: Grammars, kind: str
 ) -> None:
     options = filtered(grammars, kind)
@@ -168,7 +168,7 @@ def _reason(deltas: list[Delta]) -> FinishReason | None:
     return finish.reason if finish else None
 
 
-def test_the_end_of_a_choice_that_had_ended_is_given_out_though_nothing_runs(make_engine: MakeEngine) -> None:
+def test_a_resumed_choice_that_had_ended_finishes_although_no_sequence_runs(make_engine: MakeEngine) -> None:
     engine = make_engine()
     engine.add(job("a", max_tokens=2, held=[[20, 21]]))
     assert engine.active == 1
@@ -176,25 +176,25 @@ def test_the_end_of_a_choice_that_had_ended_is_given_out_though_nothing_runs(mak
     assert engine.active == 0
 
 
-def test_more_requests_than_rows_all_end(make_engine: MakeEngine) -> None:
+def test_more_requests_than_batch_slots_all_finish(make_engine: MakeEngine) -> None:
     jobs = [job(str(i), [i + 3, i + 4], max_tokens=5, n=1 + i % 3) for i in range(12)]
     deltas = play(make_engine(rows=4), jobs)
     assert len(deltas) == sum(each.generation.n for each in jobs)
     assert all(sum(delta.finish is not None for delta in choice) == 1 for choice in deltas.values())
 
 
-def test_more_choices_than_rows_all_end(make_engine: MakeEngine) -> None:
+def test_more_choices_than_batch_slots_all_finish(make_engine: MakeEngine) -> None:
     assert len(play(make_engine(rows=2), [job("a", n=5, max_tokens=4)])) == 5
 
 
-def test_a_length_is_a_length_and_indices_have_no_gap(make_engine: MakeEngine) -> None:
+def test_answers_stop_at_max_tokens_and_token_indices_have_no_gap(make_engine: MakeEngine) -> None:
     deltas = play(make_engine(), [job("a", max_tokens=7, ignore_eos=True)])["a", 0]
     assert [delta.index for delta in deltas] == list(range(7))
     assert deltas[0].start is not None and deltas[0].start.prompt_tokens == 3
     assert deltas[-1].finish is not None and deltas[-1].finish.reason == FinishReason.LENGTH
 
 
-def test_a_cancelled_request_gives_nothing_more_in_any_state(make_engine: MakeEngine) -> None:
+def test_a_cancelled_request_emits_nothing_more_in_any_state(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=2)
     for name in "abcd":
         engine.add(job(name, max_tokens=400))
@@ -215,7 +215,9 @@ def test_logprobs_come_with_each_token_and_the_chosen_one_is_among_the_best(make
         assert delta.logprobs[0].logprob == pytest.approx(delta.logprobs[0].top[0].logprob)
 
 
-def test_nothing_is_left_when_the_last_row_has_ended_or_was_cancelled(make_engine: MakeEngine) -> None:
+def test_the_engine_is_empty_when_the_last_sequence_has_ended_or_was_cancelled(
+    make_engine: MakeEngine,
+) -> None:
     engine = make_engine()
     play(engine, [job("r", [5] * 9, max_tokens=3)])
     play(engine, [job("r", [5] * 9, max_tokens=200)])
@@ -239,7 +241,7 @@ def first_steps(engine: BatchEngine) -> dict[str, int]:
     return firsts
 
 
-def test_prompts_that_arrive_together_begin_together(make_engine: MakeEngine) -> None:
+def test_prompts_that_arrive_together_emit_their_first_tokens_in_one_step(make_engine: MakeEngine) -> None:
     """Three passes over prompts, one behind the other, and no row decodes between them."""
     engine = make_engine(rows=8, chunk=20)
     for number in range(6):
@@ -248,7 +250,9 @@ def test_prompts_that_arrive_together_begin_together(make_engine: MakeEngine) ->
     assert len(firsts) == 6 and len(set(firsts.values())) == 1
 
 
-def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: MakeEngine) -> None:
+def test_a_prompt_that_arrives_during_a_prefill_emits_its_first_token_with_it(
+    make_engine: MakeEngine,
+) -> None:
     """Each time: how long rows have waited is counted anew."""
     engine = make_engine(rows=8, chunk=64, max_stall=1.0)
     for _ in range(3):
@@ -260,7 +264,7 @@ def test_a_prompt_that_came_while_another_was_read_begins_with_it(make_engine: M
         assert engine._fresh_since is None
 
 
-def test_rows_do_not_wait_for_a_prompt_that_is_read_in_chunks(make_engine: MakeEngine) -> None:
+def test_sequences_are_not_held_for_a_prompt_that_is_prefilled_in_chunks(make_engine: MakeEngine) -> None:
     """Of many chunks: they decode beside it, though nobody has heard of them yet."""
     engine = make_engine(rows=8, chunk=20, max_stall=10.0)
     for number in range(2):
@@ -271,7 +275,7 @@ def test_rows_do_not_wait_for_a_prompt_that_is_read_in_chunks(make_engine: MakeE
     assert firsts["long"] > 10
 
 
-def test_rows_do_not_wait_for_a_chunk_of_a_prompt_that_came_later(make_engine: MakeEngine) -> None:
+def test_sequences_are_not_held_for_a_chunk_of_a_later_prompt(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=8, chunk=20, max_stall=10.0)
     engine.add(job("short", [3] * 9, max_tokens=3, ignore_eos=True))
     engine.step()
@@ -280,7 +284,7 @@ def test_rows_do_not_wait_for_a_chunk_of_a_prompt_that_came_later(make_engine: M
     assert firsts["short"] <= 3
 
 
-def test_rows_that_have_begun_wait_for_one_pass_at_most(make_engine: MakeEngine) -> None:
+def test_decoding_sequences_wait_for_at_most_one_prefill_pass(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=8, chunk=20)
     engine.add(job("first", [5] * 10, max_tokens=50))
     while not engine.step():
@@ -304,7 +308,7 @@ def test_a_first_token_may_be_the_last(make_engine: MakeEngine, options: dict[st
     assert engine.report["kv_bytes"] == 0
 
 
-def test_first_tokens_that_are_last_ones_hold_nobody_back(make_engine: MakeEngine) -> None:
+def test_sequences_that_end_with_their_first_token_hold_no_others(make_engine: MakeEngine) -> None:
     """A row whose prompt was kept joins without a first token, and is due when its wait for others is over."""
     engine = make_engine(max_stall=0.001)
     play(engine, [job("before", LONG)])
@@ -318,7 +322,9 @@ def test_first_tokens_that_are_last_ones_hold_nobody_back(make_engine: MakeEngin
     assert number < 999 and time.monotonic() - began < 10
 
 
-def test_a_row_cancelled_before_its_first_token_leaves_its_prompt(make_engine: MakeEngine) -> None:
+def test_a_sequence_cancelled_before_its_first_token_leaves_its_prompt_in_the_prefix_cache(
+    make_engine: MakeEngine,
+) -> None:
     engine = make_engine()
     engine.add(job("gone", LONG))
     engine.step()  # reads it
@@ -330,7 +336,7 @@ def test_a_row_cancelled_before_its_first_token_leaves_its_prompt(make_engine: M
     assert cached_tokens(warm) >= len(LONG) - 1
 
 
-def test_a_prompt_of_one_token_that_is_cancelled_before_its_pass_harms_nobody(
+def test_cancelling_a_prompt_of_one_token_before_its_pass_changes_no_other_request(
     make_engine: MakeEngine,
 ) -> None:
     """Nothing was read, so its neighbour has nothing to be moved."""
@@ -342,11 +348,11 @@ def test_a_prompt_of_one_token_that_is_cancelled_before_its_pass_harms_nobody(
     assert len(ids(play(engine, [])["b", 0])) == 3
 
 
-def test_a_prompt_of_one_token_is_read(make_engine: MakeEngine) -> None:
+def test_a_prompt_of_one_token_is_answered(make_engine: MakeEngine) -> None:
     assert len(ids(play(make_engine(), [job("a", [5], max_tokens=3, ignore_eos=True)])["a", 0])) == 3
 
 
-def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
+def test_with_hundreds_waiting_shared_prefixes_are_computed_only_for_prompts_that_run(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, compared = make_engine(rows=8, chunk=64), Mock(return_value=0)
@@ -360,7 +366,7 @@ def test_what_hundreds_have_in_common_is_asked_for_those_that_are_read_only(
     assert 0 < compared.call_count <= 8 * 300
 
 
-def test_the_report_tells_what_the_rows_of_each_request_do(make_engine: MakeEngine) -> None:
+def test_the_engine_report_shows_the_state_of_each_requests_sequences(make_engine: MakeEngine) -> None:
     engine = make_engine(rows=3, chunk=16)
     assert engine.report["phase"] == "idle"
     engine.add(job("runs", LONG[:20], n=2, max_tokens=200, ignore_eos=True))
@@ -380,7 +386,7 @@ def test_the_report_tells_what_the_rows_of_each_request_do(make_engine: MakeEngi
     assert told() == ("decode", 3, 0, 2)
 
 
-def test_the_report_can_be_asked_for_at_any_moment_of_a_step(make_engine: MakeEngine) -> None:
+def test_the_engine_report_can_be_read_at_any_moment_of_a_step(make_engine: MakeEngine) -> None:
     """By another thread, while callers come, prompts are kept, and what is kept gives way."""
     engine, asked, raised = make_engine(rows=4, chunk=16, cache_bytes=20_000), 0, list[Exception]()
     ended = threading.Event()
@@ -407,7 +413,7 @@ def test_the_report_can_be_asked_for_at_any_moment_of_a_step(make_engine: MakeEn
     assert asked > 50 and raised == []
 
 
-def test_the_report_is_made_of_numbers_that_no_step_changes(make_engine: MakeEngine) -> None:
+def test_a_read_engine_report_does_not_change_with_later_steps(make_engine: MakeEngine) -> None:
     engine = make_engine(chunk=16)
     engine.add(job("a", LONG))
     engine.step()
@@ -423,7 +429,7 @@ def test_the_report_is_made_of_numbers_that_no_step_changes(make_engine: MakeEng
 
 
 @pytest.mark.parametrize("n", [4, 1], ids=["choices", "prompts"])
-def test_a_caller_with_long_answers_keeps_nobody_else_waiting(make_engine: MakeEngine, n: int) -> None:
+def test_a_caller_with_long_answers_delays_no_other_caller(make_engine: MakeEngine, n: int) -> None:
     engine = make_engine(rows=4)
     rich = [
         job(f"a{i}", [i + 5, 6, 7], caller="rich", max_tokens=60, ignore_eos=True, n=n) for i in range(4 // n)
@@ -450,7 +456,7 @@ def test_a_caller_with_long_answers_keeps_nobody_else_waiting(make_engine: MakeE
     assert {key: got[key] for key in alone} == alone
 
 
-def test_of_hundreds_of_prompts_of_one_request_another_client_waits_for_one_answer(
+def test_a_client_waits_for_at_most_one_answer_of_another_clients_hundreds_of_prompts(
     make_engine: MakeEngine,
 ) -> None:
     engine, order = make_engine(rows=4), list[str]()

@@ -26,7 +26,7 @@ def turns(waiting: list[PrefillQueue], held: list[Asker] | None = None) -> list[
 
 
 @given(st.lists(Askers, max_size=30), st.lists(Askers, max_size=10))
-def test_whoever_is_next_has_no_more_rows_than_any_caller_that_waits(
+def test_the_next_prompt_belongs_to_a_waiting_caller_with_fewest_sequences(
     askers: list[Asker], held: list[Asker]
 ) -> None:
     waiting = [PrefillQueue(asker, place) for place, asker in enumerate(askers)]
@@ -43,18 +43,18 @@ def test_whoever_is_next_has_no_more_rows_than_any_caller_that_waits(
 
 
 @given(st.lists(st.integers(1, 9), max_size=20))
-def test_what_one_group_waits_for_stays_in_its_order(rows: list[int]) -> None:
+def test_prompts_of_one_group_keep_their_order(rows: list[int]) -> None:
     waiting = [PrefillQueue(Asker("a", "x"), place, size) for place, size in enumerate(rows)]
     assert turns(waiting) == waiting
 
 
-def test_requests_of_clients_without_a_key_are_callers_of_their_own() -> None:
+def test_each_request_without_a_key_is_a_caller_of_its_own() -> None:
     assert asker_of("", "", "r1") == Asker("r1", "r1") != asker_of("", "", "r2")
     assert asker_of("", "list", "r1") == asker_of("", "list", "r2")
     assert asker_of("key", "list", "r1").caller == asker_of("key", "other", "r2").caller == "key"
 
 
-def test_many_rows_at_once_count_as_many() -> None:
+def test_a_request_with_many_choices_counts_as_many_sequences() -> None:
     wide = [PrefillQueue(Asker("a", "x"), 0, rows=32), PrefillQueue(Asker("a", "x"), 1, rows=32)]
     other = PrefillQueue(Asker("b", "y"), 2)
     assert turns([*wide, other]) == [wide[0], other, wide[1]]

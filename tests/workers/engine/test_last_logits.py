@@ -27,7 +27,7 @@ def close(one: mx.array, other: mx.array) -> bool:
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_a_position_s_logits_are_the_model_s(tmp_path: Path, kind: Kind) -> None:
+def test_last_logits_at_a_position_equal_the_models_logits(tmp_path: Path, kind: Kind) -> None:
     model, ids = model_of(tmp_path / "m", kind), mx.array([[20, 30, 40, 50]])
     whole = model(ids, cache=new_cache(model))
     for position in range(4):
@@ -36,7 +36,7 @@ def test_a_position_s_logits_are_the_model_s(tmp_path: Path, kind: Kind) -> None
 
 
 @pytest.mark.parametrize("kind", [*SHOWN, *HIDDEN])
-def test_a_model_that_hides_its_body_is_found_out(tmp_path: Path, kind: Kind) -> None:
+def test_last_logits_are_not_used_for_a_model_that_hides_its_body(tmp_path: Path, kind: Kind) -> None:
     model = model_of(tmp_path / "m", kind)
     assert gives_last_logits(model, VOCABULARY) == (kind in SHOWN)
 
@@ -54,13 +54,13 @@ class Around(Module):
         return logits
 
 
-def test_a_model_that_looks_at_other_positions_behind_its_body_is_found_out(tmp_path: Path) -> None:
+def test_last_logits_are_not_used_for_a_model_that_mixes_positions_after_its_body(tmp_path: Path) -> None:
     inner = model_of(tmp_path / "m", "llama")
     assert gives_last_logits(Around(inner, shifts=False), VOCABULARY)
     assert not gives_last_logits(Around(inner, shifts=True), VOCABULARY)
 
 
-def test_the_way_to_the_logits_is_tried_with_ids_that_the_model_has(tmp_path: Path) -> None:
+def test_the_last_logits_probe_uses_only_ids_with_embeddings(tmp_path: Path) -> None:
     class Bounded(Around):
         def __call__(self, ids: mx.array, cache: Any) -> mx.array:
             assert int(mx.max(ids)) < 30
@@ -81,11 +81,11 @@ class Within(Module):
         return logits
 
 
-def test_a_language_model_within_another_shows_its_ends(tmp_path: Path) -> None:
+def test_last_logits_work_for_a_language_model_inside_another_model(tmp_path: Path) -> None:
     assert gives_last_logits(Within(model_of(tmp_path / "m", "llama")), VOCABULARY)
 
 
-def test_prompts_of_unlike_length_end_each_at_its_own(tmp_path: Path) -> None:
+def test_prefill_with_last_logits_ends_each_prompt_at_its_own_length(tmp_path: Path) -> None:
     model, rests = model_of(tmp_path / "m", "llama"), [[5, 6, 7], [8], [9, 10]]
     begun = [new_cache(model) for _ in rests]
     feed_one(model, begun[1], [40, 41])
@@ -96,7 +96,7 @@ def test_prompts_of_unlike_length_end_each_at_its_own(tmp_path: Path) -> None:
     assert cache[0].keys.shape[2] == 5
 
 
-def test_a_pass_that_fails_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_pass_with_last_logits_restores_the_model(tmp_path: Path) -> None:
     model, ids = model_of(tmp_path / "m", "llama"), mx.array([[20, 30]])
     body = model.model
     with pytest.raises(IndexError):

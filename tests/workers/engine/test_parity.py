@@ -110,7 +110,7 @@ def same_up_to(these: list[int], those: list[int]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_in_whatever_company_and_passes(
+def test_answers_are_the_same_in_any_batch_and_with_any_prefill_chunks(
     make_engine: MakeEngine, jobs: list[Job], alone: Played, loaded: LoadedModel
 ) -> None:
     engine = make_engine()
@@ -133,7 +133,9 @@ def test_in_whatever_company_and_passes(
         assert_same(loaded, play(make_engine(), resumed), alone, behind=held)
 
 
-def test_the_next_turn_behind_answers_of_unlike_length(make_engine: MakeEngine, loaded: LoadedModel) -> None:
+def test_next_turns_after_answers_of_unlike_length_are_the_same_in_a_batch(
+    make_engine: MakeEngine, loaded: LoadedModel
+) -> None:
     engine = make_engine()
     firsts = [asked(loaded, prompt, "sampled", max_tokens=20 + i) for i, prompt in enumerate(PROMPTS)]
     answers = play(engine, firsts)

@@ -30,7 +30,7 @@ def names(tasks: list[PrefillTask]) -> list[str]:
     return [each.sequences[0].job.request_id for each in tasks]
 
 
-def test_the_shortest_rest_is_read_first() -> None:
+def test_the_prompt_with_fewest_tokens_left_is_prefilled_first() -> None:
     queue = waiting(reading("long", [1] * 500), reading("short", [2] * 10), reading("middle", [3] * 50))
     assert names(queue.in_order(0)) == ["short", "middle", "long"]
 
@@ -40,7 +40,7 @@ def test_a_long_prompt_that_has_waited_goes_before_new_short_ones() -> None:
     assert names(queue.in_order(500 // AGEING + 1)) == ["long", "short"]
 
 
-def test_readings_nobody_waits_for_are_dropped() -> None:
+def test_prefill_tasks_whose_sequences_have_ended_are_dropped() -> None:
     left = reading("left", [1] * 9)
     queue = waiting(left, reading("stays", [1] * 9))
     left.sequences[0].ended = True
@@ -48,7 +48,7 @@ def test_readings_nobody_waits_for_are_dropped() -> None:
     assert names(queue.in_order(0)) == ["stays"]
 
 
-def test_a_prompt_is_kept_at_its_boundaries_but_not_for_a_few_tokens() -> None:
+def test_a_prompt_is_stored_at_its_checkpoints_but_not_for_a_few_tokens() -> None:
     few, far = WORTH - 1, WORTH + 100
     ids, checkpoints = [1] * (far + 200), [few, far, far + few, far + WORTH]
     prompt = PrefillTask(ids, [TokenSequence(job("a", ids, checkpoints=checkpoints), 0, RULES)], 0)
@@ -62,7 +62,7 @@ def test_a_prompt_is_kept_at_its_boundaries_but_not_for_a_few_tokens() -> None:
     assert not prompt.stops
 
 
-def test_a_pause_for_others_may_come_before_a_boundary() -> None:
+def test_a_pause_for_a_shared_prefix_may_come_before_a_checkpoint() -> None:
     ids = [1] * 300
     prompt = PrefillTask(ids, [TokenSequence(job("a", ids, checkpoints=[200]), 0, RULES)], 0)
     prompt.pause = 100
@@ -72,7 +72,7 @@ def test_a_pause_for_others_may_come_before_a_boundary() -> None:
 SHARED = [5] * WORTH
 
 
-def test_the_first_pauses_where_the_others_go_their_own_way_and_they_wait_for_it() -> None:
+def test_the_first_of_several_prompts_pauses_at_the_end_of_their_shared_prefix() -> None:
     first, second, other = (
         reading("1", [*SHARED, 1, 1]),
         reading("2", [*SHARED, 2, 2]),
@@ -84,7 +84,7 @@ def test_the_first_pauses_where_the_others_go_their_own_way_and_they_wait_for_it
     assert names(queue.in_order(0)) == ["1", "3"]
 
 
-def test_the_others_are_free_when_the_beginning_is_read_or_its_reader_leaves() -> None:
+def test_prompts_stop_waiting_when_the_shared_prefix_is_prefilled_or_its_task_is_cancelled() -> None:
     first, second = reading("1", [*SHARED, 1, 1]), reading("2", [*SHARED, 2, 2])
     waiting(first, second).lead(first)
     first.sequences[0].ended = True
@@ -94,19 +94,19 @@ def test_the_others_are_free_when_the_beginning_is_read_or_its_reader_leaves() -
     assert not second.blocked
 
 
-def test_a_short_common_beginning_is_not_worth_a_pause() -> None:
+def test_a_short_shared_prefix_is_not_worth_a_pause() -> None:
     first, second = reading("1", [5] * 20 + [1, 1]), reading("2", [5] * 20 + [2, 2])
     waiting(first, second).lead(first)
     assert first.pause is None and not second.blocked
 
 
-def test_many_that_share_little_are_worth_a_pause_too() -> None:
+def test_many_prompts_with_a_short_shared_prefix_are_worth_a_pause() -> None:
     tasks = [reading(str(i), [5] * 20 + [i, i]) for i in range(WORTH // 20 + 2)]
     waiting(*tasks).lead(tasks[0])
     assert tasks[0].pause == 20
 
 
-def test_namespaces_do_not_wait_for_each_other() -> None:
+def test_prompts_of_different_namespaces_do_not_wait_for_each_other() -> None:
     first, second = reading("1", [*SHARED, 1, 1]), reading("2", [*SHARED, 2, 2], namespace="other")
     waiting(first, second).lead(first)
     assert first.pause is None
@@ -120,7 +120,7 @@ def test_a_common_prefix_is_counted_in_ids(one: list[int], other: list[int], sha
     assert common_prefix(np.array(one, dtype=np.int32), np.array(other, dtype=np.int32)) == shared
 
 
-def test_alone_a_prompt_is_read_in_the_largest_chunks() -> None:
+def test_a_prompt_without_decoding_sequences_is_prefilled_in_the_largest_chunks() -> None:
     assert PrefillBudget(512, 0.2).budget(beside_decode=False) == 512
 
 
@@ -129,31 +129,31 @@ def calibrated(budget: PrefillBudget, fixed: float, per_token: float, per_look: 
     return budget
 
 
-def test_beside_decoding_rows_a_pass_takes_no_longer_than_the_gap() -> None:
+def test_beside_decoding_sequences_a_prefill_pass_takes_at_most_max_stall() -> None:
     budget = calibrated(PrefillBudget(512, 0.4), fixed=0.08, per_token=0.004)
     assert budget.budget(beside_decode=True) == pytest.approx(80, abs=1)
 
 
-def test_where_a_decode_step_takes_longer_than_the_gap_a_pass_may_take_as_long() -> None:
+def test_a_prefill_pass_may_take_as_long_as_a_decode_step() -> None:
     budget = calibrated(PrefillBudget(512, 0.2), fixed=0.08, per_token=0.004)
     budget.decoded(0.48)
     assert budget.budget(beside_decode=True) == pytest.approx(100, abs=1)
 
 
-def test_the_further_a_pass_looks_back_the_less_it_reads() -> None:
+def test_a_prefill_pass_with_a_longer_context_has_fewer_tokens() -> None:
     budget = calibrated(PrefillBudget(512, 0.4), fixed=0.08, per_token=0.002, per_look=1e-6)
     assert budget.budget(beside_decode=True) == pytest.approx(160, abs=1)
     assert budget.budget(beside_decode=True, behind=2000) == pytest.approx(80, abs=1)
 
 
-def test_that_a_pass_looked_far_back_does_not_make_the_machine_slow() -> None:
+def test_a_pass_with_a_long_context_does_not_count_as_a_slow_machine() -> None:
     budget = calibrated(PrefillBudget(512, 0.4), fixed=0.08, per_token=0.002, per_look=1e-6)
     for _ in range(40):
         budget.measured(80, 2000, 0.4)
     assert budget.budget(beside_decode=True) == pytest.approx(160, abs=1)
 
 
-def test_what_looking_back_costs_is_measured_before_the_first_request(
+def test_the_cost_of_context_is_measured_before_the_first_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
@@ -169,20 +169,20 @@ def test_what_looking_back_costs_is_measured_before_the_first_request(
     assert budget.budget(beside_decode=True, behind=2000) == pytest.approx(80, abs=1)
 
 
-def test_a_machine_that_has_become_slower_reads_less_at_a_time() -> None:
+def test_a_machine_that_has_become_slower_gets_smaller_prefill_passes() -> None:
     budget = calibrated(PrefillBudget(512, 0.2), fixed=0.01, per_token=0.001)
     for _ in range(40):
         budget.measured(100, 0, 2 * 0.11)
     assert budget.budget(beside_decode=True) == pytest.approx(90, abs=1)
 
 
-def test_a_pass_is_never_smaller_than_what_costs_the_same() -> None:
+def test_a_prefill_pass_is_never_smaller_than_the_smallest_worthwhile_size() -> None:
     assert (
         calibrated(PrefillBudget(512, 0.2), fixed=1.0, per_token=0.01).budget(beside_decode=True) == SMALLEST
     )
 
 
-def test_a_full_batch_lets_a_prompt_wait_a_few_steps_for_others_and_a_small_one_does_not() -> None:
+def test_a_full_batch_delays_a_prompt_a_few_steps_so_that_others_join_its_pass() -> None:
     budget = PrefillBudget(512, 0.2)
     assert budget.waits_for_more(sequences=32, prompts=1, oldest=0)
     assert not budget.waits_for_more(sequences=32, prompts=1, oldest=PATIENCE)
@@ -190,7 +190,7 @@ def test_a_full_batch_lets_a_prompt_wait_a_few_steps_for_others_and_a_small_one_
     assert not budget.waits_for_more(sequences=8, prompts=1, oldest=0)
 
 
-def test_a_rate_is_of_the_last_seconds_only() -> None:
+def test_tokens_per_second_counts_only_the_last_seconds() -> None:
     rate = Figures()
     rate.count(1000, 0.0)
     rate.count(50, 100.0)
@@ -198,7 +198,7 @@ def test_a_rate_is_of_the_last_seconds_only() -> None:
     assert rate.per_second(200.0) == 0
 
 
-def test_a_row_tells_its_start_once_and_its_end_once() -> None:
+def test_a_sequence_emits_one_start_and_one_finish() -> None:
     row = TokenSequence(job("a", [1, 2, 3], max_tokens=2), 0, TokenRules([b"a", b"b"], frozenset()))
     first, last = row.push(0, None).delta, row.push(1, None).delta
     assert first.start is not None and first.start.prompt_tokens == 3 and last.start is None

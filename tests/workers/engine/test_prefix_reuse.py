@@ -7,7 +7,7 @@ from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play
 from workers.engine import engine as module
 
 
-def test_a_prompt_that_was_read_before_gives_the_same_and_is_not_read_again(make_engine: MakeEngine) -> None:
+def test_a_cached_prompt_gives_the_same_answer_and_is_not_prefilled_again(make_engine: MakeEngine) -> None:
     engine = make_engine()
     first = play(engine, [job("a", LONG, temperature=0.0)])["a", 0]
     read = engine.report["tokens_read"]
@@ -17,7 +17,7 @@ def test_a_prompt_that_was_read_before_gives_the_same_and_is_not_read_again(make
     assert engine.report["tokens_read"] == read
 
 
-def test_an_engine_at_rest_gives_freed_memory_back_and_keeps_its_prompts(
+def test_an_idle_engine_returns_freed_memory_and_keeps_its_prefix_cache(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[bool] = []
@@ -30,7 +30,7 @@ def test_an_engine_at_rest_gives_freed_memory_back_and_keeps_its_prompts(
     assert ids(again) == ids(first) and cached_tokens(again) > 0
 
 
-def test_a_prompt_that_was_looked_up_in_vain_is_looked_up_again_when_another_reads_its_beginning(
+def test_a_prompt_without_a_match_is_matched_again_when_another_prefills_its_prefix(
     make_engine: MakeEngine,
 ) -> None:
     engine = make_engine(chunk=64)
@@ -41,7 +41,7 @@ def test_a_prompt_that_was_looked_up_in_vain_is_looked_up_again_when_another_rea
     assert cached_tokens(deltas["long", 0]) == len(LONG)
 
 
-def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: MakeEngine) -> None:
+def test_the_next_turn_of_a_conversation_reuses_the_cached_answer(make_engine: MakeEngine) -> None:
     engine = make_engine()
     answer = ids(play(engine, [job("a", LONG, temperature=0.0, ignore_eos=True)])["a", 0])
     play(engine, [job("other", [5, 6, 7])])  # a step more, in which the ended row is let go
@@ -52,7 +52,7 @@ def test_the_next_turn_of_a_conversation_goes_on_behind_the_answer(make_engine: 
 
 
 @pytest.mark.parametrize("chunk", [16, 512])
-def test_another_chat_goes_on_behind_what_led_the_first(make_engine: MakeEngine, chunk: int) -> None:
+def test_another_chat_reuses_the_system_prompt_of_the_first(make_engine: MakeEngine, chunk: int) -> None:
     """Also where a cache is right only as a whole, as it was kept there."""
     engine, system = make_engine(chunk=chunk), [(7 * i) % 200 + 20 for i in range(100)]
     play(engine, [job("first", [*system, 5, 6, 7], checkpoints=[100], temperature=0.0)])
@@ -62,7 +62,7 @@ def test_another_chat_goes_on_behind_what_led_the_first(make_engine: MakeEngine,
     assert cached_tokens(warm) == 100
 
 
-def test_prompts_that_arrive_together_read_their_common_beginning_once(
+def test_prompts_that_arrive_together_prefill_their_shared_prefix_once(
     make_engine: MakeEngine, unread: int
 ) -> None:
     jobs = [job(str(i), [*LONG, 10 + i, 20 + i], temperature=0.0, max_tokens=4) for i in range(6)]
@@ -73,13 +73,13 @@ def test_prompts_that_arrive_together_read_their_common_beginning_once(
         assert ids(together[each.request_id, 0]) == ids(play(make_engine(), [each])[each.request_id, 0])
 
 
-def test_n_choices_read_the_prompt_once(make_engine: MakeEngine, unread: int) -> None:
+def test_n_choices_prefill_the_prompt_once(make_engine: MakeEngine, unread: int) -> None:
     engine = make_engine()
     play(engine, [job("a", LONG, n=4, max_tokens=2)])
     assert engine.report["tokens_read"] == len(LONG) - unread
 
 
-def test_beside_a_long_kept_beginning_a_pass_is_as_short_as_if_all_looked_back_so_far(
+def test_a_padded_prefill_pass_is_budgeted_by_its_longest_context(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, beginning = make_engine(chunk=512, cache_bytes=1 << 30), (LONG * 8)[:900]
@@ -95,7 +95,7 @@ def test_beside_a_long_kept_beginning_a_pass_is_as_short_as_if_all_looked_back_s
     assert int(engine.report["waiting"]) + int(engine.report["prefilling"]) == 1
 
 
-def test_a_retry_of_a_prompt_cancelled_half_way_goes_on_there(make_engine: MakeEngine) -> None:
+def test_a_retry_of_a_cancelled_prompt_reuses_its_prefilled_tokens(make_engine: MakeEngine) -> None:
     engine = make_engine(chunk=16)
     engine.add(job("a", LONG))
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_a_retry_of_a_prompt_cancelled_half_way_goes_on_there(make_engine: MakeE
     assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 48
 
 
-def test_another_namespace_finds_nothing(make_engine: MakeEngine) -> None:
+def test_a_prompt_of_another_namespace_matches_nothing_in_the_prefix_cache(make_engine: MakeEngine) -> None:
     engine = make_engine()
     play(engine, [job("a", LONG, namespace="one")])
     assert cached_tokens(play(engine, [job("b", LONG, namespace="two")])["b", 0]) == 0
@@ -119,14 +119,14 @@ def test_prompts_of_two_namespaces_that_arrive_together_share_nothing(
     assert engine.report["tokens_read"] == 2 * (len(LONG) - unread)
 
 
-def test_the_cache_stays_within_its_bytes(make_engine: MakeEngine) -> None:
+def test_the_engines_prefix_cache_stays_within_its_budget(make_engine: MakeEngine) -> None:
     engine = make_engine(cache_bytes=100_000)
     for i in range(12):
         play(engine, [job(str(i), [i + 3, *LONG], max_tokens=2)])
     assert 0 < int(engine.report["cache_bytes"]) <= 100_000
 
 
-def test_without_a_budget_nothing_is_kept(make_engine: MakeEngine) -> None:
+def test_without_a_budget_the_prefix_cache_stores_nothing(make_engine: MakeEngine) -> None:
     engine = make_engine(cache_bytes=0)
     play(engine, [job("a", LONG)])
     assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 0

@@ -32,7 +32,7 @@ def faults(how: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_the_pages_of_a_passs_arrays_serve_the_next_one() -> None:
+def test_the_next_pass_reuses_the_memory_pages_of_the_pass_before() -> None:
     assert faults("kept") < 1000 < faults("given back")
 
 
@@ -54,7 +54,7 @@ print(low <= found[0] < high)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_a_second_thread_takes_its_memory_from_the_same_heap() -> None:
+def test_a_second_thread_allocates_from_the_same_heap() -> None:
     assert (
         subprocess.run([sys.executable, "-c", ONE_HEAP], capture_output=True, check=True).stdout == b"True\n"
     )
@@ -78,6 +78,6 @@ print((before - psutil.Process().memory_info().rss) >> 20)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_what_was_kept_is_given_back_though_something_above_it_is_in_use() -> None:
+def test_freed_memory_is_returned_to_the_kernel_although_memory_above_it_is_in_use() -> None:
     told = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, check=True).stdout
     assert int(told) > 150

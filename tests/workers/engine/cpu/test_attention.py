@@ -59,7 +59,9 @@ def close(ours: mx.array, theirs: mx.array) -> bool:
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("rows", "tokens", "keys"), [(1, 1, 70), (5, 1, 70), (1, 33, 33), (3, 20, 70)])
-def test_it_is_mlx_s(rows: int, tokens: int, keys: int, mask: str) -> None:
+def test_cpu_attention_equals_mlx_attention_up_to_rounding(
+    rows: int, tokens: int, keys: int, mask: str
+) -> None:
     queries = random(rows, 9, tokens, 64) * 4
     k, v = random(rows, 3, keys, 64), random(rows, 3, keys, 32)  # sizes may differ
     made = MASKS[mask](rows, tokens, keys)
@@ -69,7 +71,9 @@ def test_it_is_mlx_s(rows: int, tokens: int, keys: int, mask: str) -> None:
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("rows", quick_and_slow((5,), (32,)))
-def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_attention_on_two_cores_is_bit_identical_to_one(
+    rows: int, mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(two_cores, "threads", lambda: 2)
     keys, values, queries = random(rows, 3, 1500, 64), random(rows, 3, 1500, 64), random(rows, 9, 1, 64)
     assert queries.size * keys.shape[2] >= WORTH_TWO_CORES
@@ -82,7 +86,7 @@ def test_in_halves_it_is_the_whole(rows: int, mask: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("slabs", [1, 2])
 @pytest.mark.parametrize("kind", ["a mask", "a bias", "a bias of each head"])
-def test_a_row_attends_no_further_than_the_longest_row_of_its_length_group(kind: str, slabs: int) -> None:
+def test_a_sequence_attends_only_to_keys_within_its_length_group(kind: str, slabs: int) -> None:
     """Up to the end of its last block; with the groups in one slab, and with the last in a second, smaller slab."""
     lengths, runs = (
         [40, 38, 70, 30, 22],
@@ -105,9 +109,7 @@ def test_a_row_attends_no_further_than_the_longest_row_of_its_length_group(kind:
     together = attention(queries, keys, values[:, :, :70], cache, 0.125, made)
     for row, length in enumerate(lengths):
         its, near = slice(row, row + 1), slice(length)
-        apart = attention(
-            queries[its], k[its, :, near], v[its, :, near], None, 0.125, made[its, ..., near]
-        )
+        apart = attention(queries[its], k[its, :, near], v[its, :, near], None, 0.125, made[its, ..., near])
         assert same(together[its], apart, rounding_of_attention(queries, k, v, 0.125))
 
 
@@ -125,7 +127,7 @@ GIVEN: dict[str, Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]] = {
 
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("lengths", [[40], [40, 33], [40, 600]])  # one slab, or two
-def test_a_row_attends_to_what_the_model_gives_be_it_what_the_cache_holds_or_not(
+def test_attention_uses_the_keys_that_the_model_passes_even_if_the_cache_holds_others(
     lengths: list[int], given: str
 ) -> None:
     slots = Slots(in_blocks=True)
@@ -144,13 +146,13 @@ def test_a_row_attends_to_what_the_model_gives_be_it_what_the_cache_holds_or_not
     assert close(attention(queries, keys, values, layer, 0.125, mask), theirs)
 
 
-def test_a_query_that_may_look_at_nothing_looks_at_everything_alike() -> None:
+def test_a_query_with_all_keys_masked_gets_the_mean_of_the_values() -> None:
     queries, keys, values = random(1, 9, 2, 64), random(1, 3, 10, 64), random(1, 3, 10, 64)
     answer = attention(queries, keys, values, None, 0.125, mx.zeros((2, 10), dtype=mx.bool_))
     assert close(answer[:, ::3], mx.broadcast_to(values.mean(axis=2, keepdims=True), (1, 3, 2, 64)))
 
 
-def test_another_mask_of_the_same_shape_is_another_mask() -> None:
+def test_attention_does_not_reuse_the_bias_of_another_mask_of_the_same_shape() -> None:
     queries, keys, values = random(1, 9, 1, 64), random(1, 3, 40, 64), random(1, 3, 40, 64)
     for end in (10, 20):
         mask = (mx.arange(40) < end)[None]
@@ -158,7 +160,7 @@ def test_another_mask_of_the_same_shape_is_another_mask() -> None:
         assert close(attention(queries, keys, values, None, 0.125, mask), shorter)
 
 
-def test_sinks_quantized_caches_and_other_types_are_left_to_mlx() -> None:
+def test_cpu_attention_leaves_sinks_quantized_caches_and_other_types_to_mlx() -> None:
     queries, keys, values = random(1, 9, 1, 64), random(1, 3, 40, 64), random(1, 3, 40, 64)
     sinks = random(9)
     theirs = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.125, sinks=sinks)

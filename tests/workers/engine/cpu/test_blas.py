@@ -29,7 +29,7 @@ def process(program: str, *arguments: str, **environment: str) -> "subprocess.Co
     )
 
 
-def test_the_module_imports_no_mlx() -> None:
+def test_the_blas_module_imports_no_mlx() -> None:
     assert run("import sys, workers.engine.cpu.blas; print('mlx' in sys.modules)") == "False"
 
 
@@ -53,13 +53,13 @@ def opened() -> str:
 
 
 @of_the_system
-def test_openblas_is_opened_and_its_file_named(opened: str) -> None:
+def test_open_blas_gives_the_path_of_the_library_it_opened(opened: str) -> None:
     assert Path(opened).is_file()
     assert Path(opened).name.startswith("libopenblas")
 
 
 @of_the_system
-def test_its_symbols_are_global_afterwards() -> None:
+def test_openblas_symbols_are_global_after_open_blas() -> None:
     here = "print(hasattr(ctypes.CDLL(None), 'cblas_sgemm'))"
     program = f"import ctypes; from workers.engine.cpu.blas import open_blas; {here}; open_blas(); {here}"
     assert run(program).split() == ["False", "True"]
@@ -83,7 +83,7 @@ def test_workers_that_compute_together_divide_the_cores(whose: str) -> None:
 
 @from_both
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core cannot be divided")
-def test_nobody_gets_more_threads_than_the_operator_has_allowed(whose: str) -> None:
+def test_a_worker_gets_at_most_the_blas_threads_that_the_operator_has_allowed(whose: str) -> None:
     assert run(SHARES, whose, OPENBLAS_NUM_THREADS="1").split() == ["1", "1", "1"]
 
 
@@ -98,7 +98,7 @@ print(threads())
 
 
 @from_both
-def test_all_numbers_of_threads_can_be_gone_through_and_leave_what_was_there(whose: str) -> None:
+def test_thread_counts_restores_the_number_of_blas_threads(whose: str) -> None:
     assert run(COUNTS, whose, OPENBLAS_NUM_THREADS="2") == "2"
 
 
@@ -117,7 +117,7 @@ print(min(once() for _ in range(20)))
 
 
 @linux_only
-def test_without_the_system_s_the_wheel_s_multiplies_for_mlx() -> None:
+def test_mlx_multiplies_with_the_wheels_openblas_without_a_system_one() -> None:
     """Many times faster than what MLX was linked with."""
     path, seconds = run(PRODUCT, "wheel", OPENBLAS_NUM_THREADS="1").split()
     none, slow = run(PRODUCT, "none").split()
@@ -133,12 +133,12 @@ print(blas.open_blas())
 
 
 @linux_only
-def test_the_wheel_s_is_taken_by_itself_where_the_system_has_none() -> None:
+def test_open_blas_chooses_the_wheels_library_if_the_system_has_none() -> None:
     assert Path(run(WITHOUT_THE_SYSTEM_S)).name == "libscipy_openblas.so"
 
 
 @linux_only
-def test_a_wheel_that_cannot_be_bound_is_said_and_mlx_stays_as_it_is() -> None:
+def test_a_wheel_that_cannot_be_bound_is_logged_and_mlx_keeps_its_own_blas() -> None:
     program = PRODUCT.replace(
         "print(open_blas",
         "import workers.engine.cpu.blas as blas; blas.CALLED += ('cblas_ssymm',); print(open_blas",
@@ -148,7 +148,7 @@ def test_a_wheel_that_cannot_be_bound_is_said_and_mlx_stays_as_it_is() -> None:
 
 
 @linux_only
-def test_opening_it_after_mlx_is_refused() -> None:
+def test_open_blas_after_importing_mlx_is_refused() -> None:
     program = (
         "import mlx.core\nfrom workers.engine.cpu.blas import open_blas\n"
         "try: open_blas()\nexcept RuntimeError as error: print(error)"
@@ -156,10 +156,10 @@ def test_opening_it_after_mlx_is_refused() -> None:
     assert "before mlx.core" in run(program)
 
 
-def test_the_line_for_the_log_names_the_library_found() -> None:
+def test_the_log_line_names_the_blas_library_in_use() -> None:
     assert describe_blas(Path("/usr/lib/libopenblas.so.0")) == "BLAS: OpenBLAS from /usr/lib/libopenblas.so.0"
 
 
 @linux_only
-def test_the_line_for_the_log_says_what_to_install_when_there_is_none() -> None:
+def test_the_log_line_says_how_to_install_openblas_if_it_is_missing() -> None:
     assert "apt-get install libopenblas0-pthread" in describe_blas(None)

@@ -27,7 +27,7 @@ def tiny(folder: Path, kind: Kind) -> LoadedModel:
 
 @pytest.mark.parametrize("broken", [1, 3, 45])
 @pytest.mark.parametrize("inner", [32, 576])
-def test_one_number_of_rows_that_computes_otherwise_is_found(
+def test_a_layer_that_differs_at_one_number_of_rows_is_not_exact(
     inner: int, broken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def otherwise(layer: Linear, x: mx.array) -> mx.array:
@@ -42,18 +42,18 @@ def test_one_number_of_rows_that_computes_otherwise_is_found(
     assert module._layer_is_exact(layer)
 
 
-def test_attention_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_inexact_attention_is_measured_as_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_attention_is_exact", lambda: False)
     assert invariance([]) == "rounding"
 
 
 @pytest.mark.parametrize("kind", ["sliding", "recurrent", "experts"])
-def test_nothing_is_promised_of_what_was_not_compared(tmp_path: Path, kind: Kind) -> None:
+def test_a_model_with_layers_that_were_not_compared_is_rounding(tmp_path: Path, kind: Kind) -> None:
     patch_models()
     assert measure_invariance(tiny(tmp_path, kind).model) == "rounding"
 
 
-def test_the_engine_reports_what_was_measured_of_its_model(
+def test_the_engine_reports_the_measured_invariance_of_its_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = tiny(tmp_path, "llama")
@@ -70,5 +70,5 @@ def test_the_engine_reports_what_was_measured_of_its_model(
     assert shapes >= {(32, 32), (16, 32), (64, 32), (32, 64)}
 
 
-def test_the_tests_ask_for_what_the_product_measures() -> None:
+def test_tests_expect_the_exactness_that_the_server_measures() -> None:
     assert exact() == (invariance([linear_of(random(576, 576)), LmHead(random(512, 576))]) == "exact")

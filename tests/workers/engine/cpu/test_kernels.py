@@ -62,17 +62,17 @@ def kernel(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_rows_in_company_are_what_is_promised_with_the_kernel(name: str, threads: str) -> None:
+def test_batches_keep_the_measured_invariance_with_each_openblas_kernel(name: str, threads: str) -> None:
     passes(EXACTNESS, **kernel(name), OPENBLAS_NUM_THREADS=threads)
 
 
 @pytest.mark.parametrize("whose", ["wheel", "none"])
-def test_rows_in_company_are_what_is_promised_by_the_blas(whose: str) -> None:
+def test_batches_keep_the_measured_invariance_with_each_blas(whose: str) -> None:
     passes(EXACTNESS, **{VARIABLE: whose})
 
 
 @pytest.mark.parametrize("name", ["Haswell", "Zen", "SkylakeX"])
-def test_answers_that_are_cut_go_on_as_the_unbroken_ones_with_the_kernel(name: str) -> None:
+def test_resumed_answers_equal_unbroken_ones_with_each_openblas_kernel(name: str) -> None:
     """With two threads: where a row's sums are made in an order that depends on how many rows there are."""
     chats = "changes_no_chat and (sampled or choices or JSON)"
     passes(

@@ -18,7 +18,9 @@ def close(one: mx.array, other: mx.array) -> bool:
 
 @pytest.mark.parametrize("outputs", [10 * BLOCK, 10 * BLOCK + 1, 11 * BLOCK - 1])
 @pytest.mark.parametrize("inner", [16, 320, 321, 576, 1000])
-def test_it_is_a_linear_layer_and_an_embedding(outputs: int, inner: int) -> None:
+def test_the_blocked_lm_head_equals_the_linear_layer_and_the_embedding_it_replaces(
+    outputs: int, inner: int
+) -> None:
     weight, bias, x = random(outputs, inner), random(outputs), random(2, 20, inner)
     assert close(LmHead(weight).as_linear(x), x @ weight.T)
     assert close(LmHead(weight, bias)(x), x @ weight.T + bias)
@@ -27,7 +29,7 @@ def test_it_is_a_linear_layer_and_an_embedding(outputs: int, inner: int) -> None
     assert mx.array_equal(LmHead(weight).weight, weight)
 
 
-def test_a_row_s_logits_do_not_depend_on_the_number_of_rows() -> None:
+def test_the_blocked_lm_head_is_batch_invariant() -> None:
     weight, x = random(12_288, 576), random(100, 576)
     head, within = LmHead(weight), rounding_of_product(x, weight)
     every = head.as_linear(x)
@@ -44,7 +46,7 @@ def llama(vocabulary: int, *, tied: bool) -> Any:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_model_s_head_is_replaced_and_its_logits_stay(tied: bool) -> None:
+def test_replacing_the_lm_head_of_a_model_keeps_its_logits(tied: bool) -> None:
     model, ids = llama(LEAST, tied=tied), mx.array([[5, 6, 7]])
     before = model(ids)
     size = sum(array.nbytes for array in model.parameters()["model"]["embed_tokens"].values())
@@ -56,7 +58,7 @@ def test_a_model_s_head_is_replaced_and_its_logits_stay(tied: bool) -> None:
     assert tied or type(model.model.embed_tokens) is Embedding
 
 
-def test_a_small_or_a_coarser_head_stays() -> None:
+def test_a_small_or_low_precision_lm_head_is_not_replaced() -> None:
     small, half = llama(LEAST - 1, tied=False), llama(LEAST, tied=True)
     half.set_dtype(mx.float16)
     install_lm_head(small)

@@ -16,7 +16,7 @@ from workers.engine.kv.slab import SlabView
 
 @pytest.mark.parametrize(("inner", "columns"), SHAPES)
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_layer_gives_a_row_the_same_among_any_number_of_others(
+def test_a_linear_layer_is_batch_invariant_for_any_number_of_rows(
     inner: int, columns: int, bias: bool
 ) -> None:
     layer = Linear(inner, columns, bias=bias)
@@ -31,12 +31,14 @@ def test_a_layer_gives_a_row_the_same_among_any_number_of_others(
 @pytest.mark.parametrize(
     ("rows", "columns", "inner", "least"), [(1, 192, 576, 7), (1, 576, 1536, 2), (9, 192, 576, 9)]
 )
-def test_no_more_rows_are_added_than_have_to_be(rows: int, columns: int, inner: int, least: int) -> None:
+def test_a_small_product_is_padded_with_as_few_rows_as_possible(
+    rows: int, columns: int, inner: int, least: int
+) -> None:
     assert rows_for(rows, columns, inner) == least
 
 
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 200])
-def test_keys_come_out_of_blocks_as_they_went_in(tokens: int) -> None:
+def test_keys_stored_in_blocks_are_read_back_unchanged(tokens: int) -> None:
     keys = random(2, 3, tokens, 16)
     blocks = in_blocks(keys)
     assert blocks.shape[2] * BLOCK - tokens in range(BLOCK)
@@ -44,7 +46,7 @@ def test_keys_come_out_of_blocks_as_they_went_in(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("lengths", [[1, 5, 63, 64], [65, 250], [255, 256, 257, 300], [20, 700, 3, 1030]])
-def test_a_token_that_is_decoded_attends_as_one_that_is_read(lengths: list[int]) -> None:
+def test_decode_and_prefill_attend_with_the_same_result(lengths: list[int]) -> None:
     """In a prompt read at once, in chunks, and by itself, beside rows of other lengths."""
     longest = max(lengths)
     queries, keys, values = (random(len(lengths), heads, longest, 64) for heads in (9, 3, 3))
@@ -62,7 +64,7 @@ def test_a_token_that_is_decoded_attends_as_one_that_is_read(lengths: list[int])
             assert same(attention(q, k, v, None, 0.125, "causal")[:, :, -1:], decoded[row], within)
 
 
-def test_a_chunk_is_read_alike_beside_longer_prompts() -> None:
+def test_a_prefill_chunk_gives_the_same_beside_longer_prompts() -> None:
     queries, keys, values = (random(3, heads, 300, 64) for heads in (9, 3, 3))
     together = attention(queries, keys, values, None, 0.125, "causal")
     within = rounding_of_attention(queries, keys, values, 0.125)

@@ -12,7 +12,7 @@ from workers.engine.cpu.model_patches import activation, patch_models
 from workers.engine.cpu.rope import rope
 
 
-def test_the_models_that_are_imported_compute_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_mlx_lm_models_use_the_cpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     llama: Any = importlib.import_module("mlx_lm.models.llama")
     monkeypatch.setattr(llama, "swiglu", activations.swiglu)
     monkeypatch.setattr(llama, "scaled_dot_product_attention", base.scaled_dot_product_attention)
@@ -22,6 +22,6 @@ def test_the_models_that_are_imported_compute_so(monkeypatch: pytest.MonkeyPatch
     assert mx.fast.rope is rope
 
 
-def test_other_types_keep_the_activation_they_had() -> None:
+def test_activations_of_other_types_are_left_to_mlx_lm() -> None:
     gate = mx.linspace(-3, 3, 60).astype(mx.bfloat16)
     assert mx.array_equal(activation(gate, gate), activations.swiglu(gate, gate))

@@ -33,7 +33,7 @@ print(slot in _read_only(base), before, access(), told)
 """
 
 
-def test_a_slot_that_is_locked_is_written_and_locked_again() -> None:
+def test_a_read_only_relocation_slot_is_written_and_made_read_only_again() -> None:
     assert run(LOCKED) == "True r--p r--p [b'SPOTRF']"
 
 
@@ -48,11 +48,11 @@ assert before == [(name, ctypes.c_uint64.from_address(slot).value) for name, slo
 """
 
 
-def test_a_function_the_library_does_not_call_is_named_and_nothing_is_written() -> None:
+def test_binding_a_function_that_the_library_does_not_call_names_it_and_writes_nothing() -> None:
     assert run(MISSING) == "it does not call no_such_function through a slot"
 
 
-def test_a_machine_whose_slots_are_not_known_is_refused() -> None:
+def test_binding_on_a_machine_with_unknown_relocation_types_is_refused() -> None:
     program = "import platform; platform.machine = lambda: 'vax'\n" + MISSING.replace(
         "before = [", "before = [] and ["
     )

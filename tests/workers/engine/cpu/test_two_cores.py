@@ -21,14 +21,16 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(171, 1, 1536), (1, 331, 1536), (3, 77, 1000), (1, 1, 200_000)])
-def test_an_activation_in_halves_is_the_activation(shape: tuple[int, ...]) -> None:
+def test_an_activation_on_two_cores_is_bit_identical_to_one(shape: tuple[int, ...]) -> None:
     gate, x = random(*shape), random(*shape) * 3
     assert gate.size >= WORTH_TWO_CORES
     assert mx.array_equal(activation(gate, x), swiglu(gate, x))
 
 
 @pytest.mark.parametrize(("cores", "parts"), [(1, 1), (2, 2)])
-def test_one_core_computes_the_whole(cores: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_core_an_operation_is_not_split(
+    cores: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(halves, "threads", lambda: cores)
     computed: list[slice] = []
 
@@ -40,7 +42,7 @@ def test_one_core_computes_the_whole(cores: int, parts: int, monkeypatch: pytest
     assert len(computed) == parts
 
 
-def test_each_thread_has_a_stream_of_its_own() -> None:
+def test_each_thread_has_its_own_second_mlx_stream() -> None:
     answers: list[bool] = []
 
     def compute() -> None:

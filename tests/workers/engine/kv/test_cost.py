@@ -70,7 +70,7 @@ class Model:
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("tokens", [1, 300, 2000])
-def test_what_a_cache_of_any_class_holds_is_counted(layer: str, tokens: int) -> None:
+def test_measured_cost_equals_the_bytes_of_each_cache_class(layer: str, tokens: int) -> None:
     model = Model(LAYERS[layer])
     cost, cache = measure_cost(model), new_cache(model)
     for start in range(0, tokens, GROWTH):

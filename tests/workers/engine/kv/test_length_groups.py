@@ -8,11 +8,11 @@ import pytest
 from workers.engine.kv.length_groups import WORTH, LengthGroup, length_groups_of
 
 
-def test_rows_of_like_lengths_are_one_run() -> None:
+def test_sequences_of_like_lengths_are_one_length_group() -> None:
     assert length_groups_of([30, 50, 40, 35]) == [LengthGroup(slice(0, 4), 50)]
 
 
-def test_a_long_row_is_a_run_of_its_own_wherever_it_stands() -> None:
+def test_a_long_sequence_is_a_length_group_of_its_own_at_any_position() -> None:
     assert length_groups_of([30, 40, 2000, 50]) == [
         LengthGroup(slice(0, 2), 40),
         LengthGroup(slice(2, 3), 2000),
@@ -20,12 +20,12 @@ def test_a_long_row_is_a_run_of_its_own_wherever_it_stands() -> None:
     ]
 
 
-def test_no_rows_are_no_runs() -> None:
+def test_an_empty_batch_has_no_length_groups() -> None:
     assert length_groups_of([]) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_other_runs_of_the_rows_in_their_order_cost_less(seed: int) -> None:
+def test_no_other_length_groups_in_batch_order_cost_less(seed: int) -> None:
     rng = random.Random(seed)
     widths = [rng.choice([20, 100, 500, 3000]) + rng.randrange(400) for _ in range(8)]
 

@@ -65,7 +65,7 @@ def shared(one: list[int], other: list[int]) -> int:
 
 @settings(max_examples=200)
 @given(st.lists(Sequences, max_size=12), Sequences)
-def test_the_longest_beginning_that_was_kept_is_found(kept: list[list[int]], asked: list[int]) -> None:
+def test_the_prefix_cache_matches_the_longest_stored_prefix(kept: list[list[int]], asked: list[int]) -> None:
     cache = PrefixCache(1 << 20, full_attention=True)
     for ids in kept:
         keep(cache, long(ids))
@@ -79,7 +79,9 @@ def test_the_longest_beginning_that_was_kept_is_found(kept: list[list[int]], ask
 
 @settings(max_examples=200)
 @given(st.lists(Sequences, max_size=12), Sequences)
-def test_a_whole_cache_serves_only_who_goes_on_behind_it(kept: list[list[int]], asked: list[int]) -> None:
+def test_a_recurrent_cache_entry_matches_only_prompts_that_continue_it(
+    kept: list[list[int]], asked: list[int]
+) -> None:
     cache = PrefixCache(1 << 20, full_attention=False)
     for ids in kept:
         keep(cache, long(ids), as_whole=True)
@@ -92,7 +94,7 @@ def test_a_whole_cache_serves_only_who_goes_on_behind_it(kept: list[list[int]], 
 
 @settings(max_examples=200)
 @given(st.lists(st.tuples(Sequences, st.integers(0, 60)), max_size=12), st.booleans())
-def test_it_never_holds_more_than_its_bytes_and_knows_how_many_it_holds(
+def test_the_prefix_cache_stays_within_its_budget_and_counts_its_bytes(
     steps: list[tuple[list[int], int]], as_whole: bool
 ) -> None:
     cache = PrefixCache(BYTES * 50, full_attention=not as_whole)
@@ -108,7 +110,7 @@ def test_it_never_holds_more_than_its_bytes_and_knows_how_many_it_holds(
     assert not cache._roots
 
 
-def test_what_was_not_used_for_longest_goes_and_what_others_begin_with_stays() -> None:
+def test_the_prefix_cache_evicts_least_recently_used_leaves_and_keeps_shared_prefixes() -> None:
     system, cache = list(range(100, 120)), PrefixCache(BYTES * 30, full_attention=True)
     keep(cache, [*system, 1, 2, 3, 4, 5])
     keep(cache, [*system, 6, 7, 8, 9, 10])
@@ -120,7 +122,7 @@ def test_what_was_not_used_for_longest_goes_and_what_others_begin_with_stays() -
     assert found(cache, [*system, 11]) == 21
 
 
-def test_a_use_of_the_beginning_is_no_use_of_the_rest() -> None:
+def test_matching_a_prefix_does_not_count_as_use_of_the_rest_of_the_entry() -> None:
     system, cache = list(range(100, 120)), PrefixCache(BYTES * 1000, full_attention=True)
     keep(cache, [*system, 1])
     keep(cache, [*system, 2])
@@ -129,13 +131,13 @@ def test_a_use_of_the_beginning_is_no_use_of_the_rest() -> None:
     assert (found(cache, [*system, 1]), found(cache, [*system, 2])) == (21, 20)
 
 
-def test_nobody_finds_what_is_another_namespace_s() -> None:
+def test_the_prefix_cache_never_matches_across_namespaces() -> None:
     cache = PrefixCache(1 << 20, full_attention=True)
     keep(cache, list(range(30)), "a")
     assert (found(cache, list(range(30)), "b"), found(cache, list(range(30)), "a")) == (0, 30)
 
 
-def test_what_was_found_may_be_written_to() -> None:
+def test_a_prefix_cache_hit_may_be_written_to() -> None:
     cache, ids = PrefixCache(1 << 20, full_attention=True), list(range(40))
     keep(cache, ids)
     for length in (40, 30):
@@ -147,7 +149,7 @@ def test_what_was_found_may_be_written_to() -> None:
         assert found(cache, ids) == 40
 
 
-def test_a_long_conversation_is_no_deep_recursion() -> None:
+def test_a_deep_trie_is_walked_without_recursion() -> None:
     root: Node[str] = Node(as_ids([]))
     node = root
     for _ in range(5000):
@@ -157,7 +159,7 @@ def test_a_long_conversation_is_no_deep_recursion() -> None:
     assert not root.children
 
 
-def test_an_edge_is_cut_where_sequences_part() -> None:
+def test_a_trie_edge_is_split_where_two_sequences_diverge() -> None:
     root: Node[str] = Node(as_ids([]))
     grow(root, as_ids([1, 2, 3]), "abc", lambda text, at: (text[:at], text[at:]))
     grow(root, as_ids([1, 2, 4, 5]), "xy", lambda text, at: (text[:at], text[at:]))

@@ -57,7 +57,7 @@ def some_ids(rng: random.Random, most: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_rows_that_join_leave_and_move_compute_what_they_would_alone(
+def test_sequences_that_join_leave_and_move_between_slots_compute_what_they_compute_alone(
     slots: Slots, model: Any, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -76,7 +76,7 @@ def test_rows_that_join_leave_and_move_compute_what_they_would_alone(
         rows = [rows[row] for row in slots.keep(keep)]
 
 
-def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(slots: Slots, model: Any) -> None:
+def test_the_cache_of_a_slot_can_be_copied_as_a_sequences_own(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5, 6, 7], list(range(10, 30))]))
     step(model, slots, [8, 30])
     taken = slots.cache_of(1)
@@ -86,7 +86,9 @@ def test_a_row_can_be_taken_out_as_a_sequence_of_its_own(slots: Slots, model: An
     assert mx.allclose(goes_on, alone(model, [*range(10, 32)]), atol=1e-4)
 
 
-def test_a_row_sees_its_own_tokens_and_of_a_window_the_last_ones(slots: Slots, model: Any) -> None:
+def test_a_slot_mask_shows_a_sequence_its_own_tokens_and_only_the_last_of_a_window(
+    slots: Slots, model: Any
+) -> None:
     slots.join(*read(model, [[5] * 4, [6]]))
     step(model, slots, [7, 8])
     layer = slots.layers[0]
@@ -97,7 +99,9 @@ def test_a_row_sees_its_own_tokens_and_of_a_window_the_last_ones(slots: Slots, m
     ]
 
 
-def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(slots: Slots, model: Any) -> None:
+def test_sequences_of_equal_length_need_no_mask_unless_the_model_asks_for_one(
+    slots: Slots, model: Any
+) -> None:
     slots.join(*read(model, [[5] * 4, [6] * 4]))
     step(model, slots, [7, 8])
     layer = slots.layers[0]
@@ -105,7 +109,7 @@ def test_rows_of_one_length_need_no_mask_unless_one_is_asked_for(slots: Slots, m
     assert layer.make_mask(1, return_array=True).all()
 
 
-def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> None:
+def test_each_pass_puts_a_long_sequence_into_a_length_group_of_its_own(model: Any) -> None:
     slots = Slots(in_blocks=False)  # all in one slab
     slots.join(*read(model, [[5] * 20, [6] * 1000]))
     [(_, slab)] = slots.slabs
@@ -117,7 +121,7 @@ def test_a_long_row_is_told_apart_from_short_ones_in_each_pass(model: Any) -> No
     assert slab.groups == [LengthGroup(slice(0, 1), 23)]
 
 
-def test_rows_of_unlike_length_are_on_shelves_of_their_own_and_beside_their_like(model: Any) -> None:
+def test_sequences_of_unlike_length_are_in_different_slabs(model: Any) -> None:
     slots = Slots(in_blocks=True)
     assert slots.join(*read(model, [[5] * 20, [6] * 1000])) == [0, 1]
     assert slots.join(*read(model, [[7] * 700, [8] * 30])) == [0, 3, 1, 2]
@@ -138,21 +142,25 @@ def test_rows_of_unlike_length_are_on_shelves_of_their_own_and_beside_their_like
         ([2000], 999, 1),
     ],
 )
-def test_a_row_goes_where_none_is_twice_as_long_or_as_short(widths: list[int], length: int, at: int) -> None:
+def test_a_sequence_joins_a_slab_whose_width_is_within_a_factor_of_two(
+    widths: list[int], length: int, at: int
+) -> None:
     assert slab_for([(1, width) for width in widths], length, SLABS) == at
 
 
 @pytest.mark.parametrize(("rows", "length", "at"), [(2, 200, 0), (31, 120, 0), (31, 200, 1)])
-def test_nor_where_many_had_to_grow_for_it(rows: int, length: int, at: int) -> None:
+def test_a_sequence_does_not_join_a_slab_that_would_have_to_grow_for_many_others(
+    rows: int, length: int, at: int
+) -> None:
     assert slab_for([(rows, 100)], length, SLABS) == at
 
 
-def test_when_there_are_no_more_shelves_it_goes_to_the_nearest() -> None:
+def test_when_all_slabs_are_in_use_a_sequence_joins_the_nearest_one() -> None:
     assert slab_for([(9, 100), (9, 10_000)], 1000, 2) == 0
     assert slab_for([(9, 100), (9, 10_000)], 3000, 2) == 1
 
 
-def test_a_long_row_costs_short_ones_neither_time_nor_memory(model: Any) -> None:
+def test_a_long_sequence_makes_no_slab_of_short_ones_grow(model: Any) -> None:
     slots = Slots(in_blocks=True)
     slots.join(*read(model, [[5] * 20 for _ in range(8)]))
     step(model, slots, [7] * 8)
@@ -163,7 +171,7 @@ def test_a_long_row_costs_short_ones_neither_time_nor_memory(model: Any) -> None
 
 
 @pytest.mark.parametrize("row", [0, 1])
-def test_of_what_was_read_only_the_rows_with_a_seat_join(tmp_path: Path, row: int) -> None:
+def test_only_prefilled_sequences_with_a_batch_slot_are_copied_into_slabs(tmp_path: Path, row: int) -> None:
     """Caches that mlx-lm merges; a prompt that wanted no token was read beside them."""
     folder = make_tiny_model(tmp_path / "model", "sliding")
     model = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
@@ -188,7 +196,7 @@ def spoilt(model: Any, tokens: int) -> Cache:
 
 @pytest.mark.parametrize("layout", [TokenBuffer, BlockBuffer])
 @pytest.mark.parametrize("length", [0, 5, 64, 100])
-def test_of_what_a_slot_held_nothing_is_left_behind_what_it_holds(
+def test_stale_tokens_behind_a_shorter_sequence_are_cleared(
     layout: type[TokenBuffer | BlockBuffer], length: int
 ) -> None:
     new, old = mx.ones((1, 2, length, 8)), mx.full((1, 2, 170, 8), mx.nan)
@@ -203,7 +211,7 @@ def test_of_what_a_slot_held_nothing_is_left_behind_what_it_holds(
 
 @pytest.mark.parametrize("joined", [[5, 6, 7, 8, 9], []])
 @pytest.mark.parametrize("mover", [False, True])
-def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
+def test_nan_of_an_ended_sequence_does_not_reach_the_next_one_in_its_slot(
     slots: Slots, model: Any, mover: bool, joined: list[int]
 ) -> None:
     """Though it looks at as many as the longest row has."""
@@ -220,7 +228,7 @@ def test_a_row_that_ran_over_leaves_nothing_to_the_next_one_in_its_slot(
     assert mx.allclose(logits[1], alone(model, [*joined, 10]), atol=1e-4)
 
 
-def test_leaving_moves_no_row_but_the_last_ones() -> None:
+def test_a_leaving_sequence_moves_only_the_last_slots() -> None:
     slab = Slab(0, in_blocks=True)
     slab.lengths = [1] * 6
     assert slab.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
@@ -237,7 +245,9 @@ def capacity(slots: Slots) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("seed", quick_and_slow((0,), (1, 2)))
-def test_what_room_is_said_to_be_held_is_held(slots: Slots, model: Any, seed: int, compact: bool) -> None:
+def test_the_predicted_footprint_of_slabs_equals_the_bytes_they_hold(
+    slots: Slots, model: Any, seed: int, compact: bool
+) -> None:
     rng = random.Random(seed)
     rows, slots.compact = 0, compact
     for _ in range(12):
@@ -264,7 +274,7 @@ def some_keys(layers: int, tokens: int) -> Cache:
     return cache
 
 
-def test_who_joins_is_taken_in_layer_by_layer(slots: Slots) -> None:
+def test_joining_sequences_are_copied_layer_by_layer(slots: Slots) -> None:
     """Never all of what was read besides all that there is then."""
     layers, tokens = 16, 8 * TOKENS - 1
     slots.join(some_keys(layers, tokens), [TokenSpan(0, 0, tokens)])
@@ -275,7 +285,7 @@ def test_who_joins_is_taken_in_layer_by_layer(slots: Slots) -> None:
     assert mx.get_peak_memory() - others < (1 + 4 / layers) * slots.nbytes
 
 
-def test_room_grows_layer_by_layer(slots: Slots, model: Any) -> None:
+def test_kv_buffers_grow_layer_by_layer(slots: Slots, model: Any) -> None:
     """Never two copies of all of it."""
     layers = 16
     slots.join(some_keys(layers, TOKENS - 1), [TokenSpan(0, 0, TOKENS - 1)])
@@ -288,7 +298,7 @@ def test_room_grows_layer_by_layer(slots: Slots, model: Any) -> None:
     assert mx.get_peak_memory() - others < (2 + 4 / layers) * held
 
 
-def test_room_grows_in_steps_and_what_is_far_too_much_is_given_back(slots: Slots, model: Any) -> None:
+def test_kv_buffers_grow_in_steps_and_shrink_when_far_too_large(slots: Slots, model: Any) -> None:
     slots.join(*read(model, [[5] * 10]))
     assert capacity(slots) == [(ROWS, TOKENS)]
     slots.join(*read(model, [[5] * 300 for _ in range(ROWS)]))
