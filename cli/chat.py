@@ -45,7 +45,7 @@ class Conversation:
 
 
 @dataclass
-class Answer:
+class ChatAnswer:
     """Times in seconds on one clock; ``tokens`` as the server counts them."""
 
     text: str = ""
@@ -63,7 +63,7 @@ class Answer:
         return f"{self.tokens} tokens, the first after {first - self.began:.1f} s{rate}"
 
 
-class Server:
+class ServerClient:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.where = settings, probe.address(settings)
         token = probe.owner_token(settings)
@@ -107,14 +107,14 @@ def chat(
     options: Mapping[str, Any], model: str, prompt: str | None, system: str, sampling: Mapping[str, Any]
 ) -> int:
     """Answers ``prompt``, or what comes on standard input, or holds a conversation. Returns the exit code."""
-    server = Server(load_settings(**options))
+    server = ServerClient(load_settings(**options))
     conversation = Conversation(model, system, sampling)
     if prompt is None and sys.stdin.isatty():
         return _converse(server, conversation)
     said = sys.stdin.read() if prompt is None else prompt
     conversation.turns.append({"role": "user", "content": said})
     try:
-        _show(server.answer(conversation), Answer())
+        _show(server.answer(conversation), ChatAnswer())
     except NoAnswer as failure:
         return refuse(failure)
     except KeyboardInterrupt:
@@ -122,7 +122,7 @@ def chat(
     return 0
 
 
-def _converse(server: Server, conversation: Conversation) -> int:
+def _converse(server: ServerClient, conversation: Conversation) -> int:
     with suppress(ImportError):
         import readline  # noqa: F401 - input() then has a history and arrow keys
 
@@ -156,9 +156,9 @@ def _command(conversation: Conversation, said: str) -> None:
             print(HELP)
 
 
-def _turn(server: Server, conversation: Conversation, said: str) -> None:
+def _turn(server: ServerClient, conversation: Conversation, said: str) -> None:
     conversation.turns.append({"role": "user", "content": said})
-    answer = Answer()
+    answer = ChatAnswer()
     try:
         _show(server.answer(conversation), answer)
     except (NoAnswer, KeyboardInterrupt) as failure:
@@ -170,7 +170,7 @@ def _turn(server: Server, conversation: Conversation, said: str) -> None:
     print(f"{_DIM}{answer.figures}{_PLAIN}")
 
 
-def _show(chunks: Iterator[dict[str, Any]], answer: Answer) -> None:
+def _show(chunks: Iterator[dict[str, Any]], answer: ChatAnswer) -> None:
     """Prints as it comes; thinking dimly, on a terminal alone."""
     coloured, thinking = sys.stdout.isatty(), False
     for chunk in chunks:

@@ -6,7 +6,7 @@ from shared import wire
 from shared.protocol import Generation, Run, RunHeader, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
 from workers.grammars.grammar import CompiledGrammar
 from workers.job import Job
-from workers.output.reasoning import Thinking
+from workers.output.reasoning import ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
 
 
@@ -24,7 +24,7 @@ def job(
     namespace: str = "",
     echo: bool = False,
     grammar: CompiledGrammar | None = None,
-    thinking: Thinking | None = None,
+    thinking: ThinkingDelimiters | None = None,
     tool_policy: ToolPolicy | None = None,
     thinking_budget: int | None = None,
     thinking_end: list[int] | None = None,

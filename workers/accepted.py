@@ -13,18 +13,18 @@ from workers.unacked import UnackedRequest
 
 
 @dataclass
-class Batch:
+class DeltaBatch:
     """Deltas for one api process, and the attempts of the requests that end with them, by request id."""
 
     api: str
     deltas: list[Delta] = field(default_factory=list)
     ended: dict[str, int] = field(default_factory=dict)
 
-    def singles(self) -> list["Batch"]:
+    def singles(self) -> list["DeltaBatch"]:
         """The same deltas, each in a batch of its own; a request ends with the last of its deltas."""
         last = {delta.request_id: at for at, delta in enumerate(self.deltas)}
         return [
-            Batch(self.api, [delta], {id: self.ended[id]} if id in self.ended and last[id] == at else {})
+            DeltaBatch(self.api, [delta], {id: self.ended[id]} if id in self.ended and last[id] == at else {})
             for at, delta in enumerate(self.deltas)
             for id in (delta.request_id,)
         ]
@@ -47,7 +47,7 @@ class AcceptedRequests:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._entries
 
-    def resume(self, header: RunHeader) -> Batch | None:
+    def resume(self, header: RunHeader) -> DeltaBatch | None:
         """Continues an entry under the header's attempt, and returns what its api lacks.
 
         None: there is no entry, or it does not join the api's tokens, so the request must be run.
@@ -57,7 +57,7 @@ class AcceptedRequests:
         if entry is None or deltas is None:
             return None
         ended = {header.submit.request_id: entry.attempt} if entry.ended and deltas else {}
-        return Batch(entry.api, deltas, ended)
+        return DeltaBatch(entry.api, deltas, ended)
 
     def add(self, header: RunHeader) -> None:
         self._entries[header.submit.request_id] = UnackedRequest(header)
@@ -74,15 +74,15 @@ class AcceptedRequests:
         entry = self._entries.get(request_id)
         return entry if entry and entry.running == attempt and not entry.ended else None
 
-    def batches(self, outputs: Iterable[Output], now: float) -> list[Batch]:
+    def batches(self, outputs: Iterable[Output], now: float) -> list[DeltaBatch]:
         """The outputs of one step by api process, each under its entry's newest attempt."""
-        by_api: dict[str, Batch] = {}
+        by_api: dict[str, DeltaBatch] = {}
         for output in outputs:
             request_id = output.delta.request_id
             entry = self.running(request_id, output.delta.attempt)
             if entry is None:
                 continue
-            batch = by_api.setdefault(entry.api, Batch(entry.api))
+            batch = by_api.setdefault(entry.api, DeltaBatch(entry.api))
             batch.deltas.append(entry.append(output.delta))
             if entry.ended:
                 entry.ended_at = now

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Identity:
+class WorkerIdentity:
     """``id`` is also the ZeroMQ routing id and is never reused."""
 
     id: str
@@ -27,7 +27,7 @@ class Identity:
 
 
 class BrokerSocket:
-    def __init__(self, identity: Identity, path: Path) -> None:
+    def __init__(self, identity: WorkerIdentity, path: Path) -> None:
         self._socket = dealer(zmq.Context.instance(), path, identity.id)
         self._waked, self._waker = os.pipe()
         for end in (self._waked, self._waker):

@@ -12,7 +12,7 @@ from shared.callers import Asker, asker_of
 from shared.key_terms import Priority
 from shared.protocol import Capabilities, Delta, Generation, Run
 from workers.grammars.grammar import CompiledGrammar
-from workers.output.reasoning import Thinking
+from workers.output.reasoning import ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
 
 
@@ -33,7 +33,7 @@ class Job:
     held: list[list[int]] = field(default_factory=list)
     prompt_text: str | None = None  # when echo was asked
     grammar: CompiledGrammar | None = None
-    thinking: Thinking | None = None  # when it is to be split off
+    thinking: ThinkingDelimiters | None = None  # when it is to be split off
     thinking_budget: int | None = None  # tokens after which thinking is closed
     thinking_end: list[int] = field(default_factory=list)  # ids that close it
     opened: str | None = None  # the message that the prompt opens, where answers are messages with headers

@@ -37,8 +37,8 @@ from shared.protocol import (
     RunHeader,
 )
 from shared.settings import Settings
-from workers.accepted import AcceptedRequests, Batch
-from workers.broker_socket import BrokerSocket, Identity
+from workers.accepted import AcceptedRequests, DeltaBatch
+from workers.broker_socket import BrokerSocket, WorkerIdentity
 from workers.footprint import footprint
 from workers.job import Runnable
 from workers.loop import Add, Cancelled, Inbox, SetLease, ShareCores, StopWhenIdle
@@ -61,7 +61,7 @@ MOST_STUCK = 4  # preparing threads that do not end; with so many the worker dra
 
 
 class Link:
-    def __init__(self, settings: Settings, who: Identity, inbox: Inbox) -> None:
+    def __init__(self, settings: Settings, who: WorkerIdentity, inbox: Inbox) -> None:
         self._settings = settings
         self._identity = who
         self._inbox = inbox
@@ -294,7 +294,7 @@ class Link:
             failed = Failed(request_id=item.request_id, attempt=entry.attempt, failure=item.failure)
             self._socket.send(failed)
 
-    def _send_batch(self, batch: Batch) -> None:
+    def _send_batch(self, batch: DeltaBatch) -> None:
         """One message with all deltas of a step for one api process."""
         if not batch.deltas:
             return
@@ -308,7 +308,7 @@ class Link:
             return
         failpoint("worker.said_end" if batch.ended else "worker.said", index)
 
-    def _send_singly(self, batch: Batch, error: CannotBePassedOn) -> None:
+    def _send_singly(self, batch: DeltaBatch, error: CannotBePassedOn) -> None:
         """Sends each delta by itself, so that only the request whose delta cannot be encoded fails."""
         if len(batch.deltas) > 1:
             for single in batch.singles():

@@ -15,7 +15,7 @@ from typing import Any
 from shared import exits
 from shared.failpoints import failpoint
 from shared.settings import Settings
-from workers.broker_socket import Identity
+from workers.broker_socket import WorkerIdentity
 from workers.engine.cpu.install import share_cores
 from workers.job import Served
 from workers.link import Link
@@ -41,7 +41,7 @@ def serve(settings: Settings, model: str, worker_id: str | None, load: Load) -> 
         return exits.MISCONFIGURED
     faulthandler.enable()  # the broker ends a stalled worker with SIGABRT; this logs the stack of every thread
     inbox: SimpleQueue[Command] = SimpleQueue()
-    link = Link(settings, Identity(worker_id or new_worker_id(), model, token), inbox)
+    link = Link(settings, WorkerIdentity(worker_id or new_worker_id(), model, token), inbox)
     engine = threading.Thread(target=_engine_thread, args=(link, inbox, load), name="engine", daemon=True)
     engine.start()
     code = link.run()

@@ -21,7 +21,7 @@ NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedParameter:
     """``neutral``: the values that ask for nothing, or a function that decides it from the value and the request."""
 
     why: str
@@ -33,8 +33,8 @@ class Refusal:
         return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in self.neutral)
 
 
-def _each(names: str, why: str, *neutral: Any) -> dict[str, Refusal]:
-    return dict.fromkeys(names.split(), Refusal(why, (*neutral, None) if neutral else NOTHING))
+def _each(names: str, why: str, *neutral: Any) -> dict[str, RefusedParameter]:
+    return dict.fromkeys(names.split(), RefusedParameter(why, (*neutral, None) if neutral else NOTHING))
 
 
 def _continues(body: Body) -> bool:
@@ -67,7 +67,7 @@ _MEDIA = "models here read and write text only"
 _PROMPT = "the prompt is read as it is; leave it out"
 _HARD_LIMIT = "tokens cannot be allowed or forbidden one by one; use 'logit_bias'"
 
-REFUSED: dict[str, Refusal] = {
+REFUSED: dict[str, RefusedParameter] = {
     **_each(
         "adapters adapter adapter_id draft_model lora lora_path lora_adapter lora_adapters lora_request"
         " lora_id chat_template chat_template_file role_mapping control_vector control_vectors",
@@ -79,7 +79,7 @@ REFUSED: dict[str, Refusal] = {
         "web_search_options web_search search_parameters mcp_servers plugins tool_resources container",
         "this server looks nothing up and runs nothing; give it 'tools' that the client runs",
     ),
-    "web_search_options": Refusal("this server looks nothing up; give it 'tools'", (None,)),
+    "web_search_options": RefusedParameter("this server looks nothing up; give it 'tools'", (None,)),
     **_each("moderation guideline", "answers are not judged here"),
     **_each("use_beam_search beam_search beam_width num_beams", _NO_SUCH_SAMPLER, False, 0, 1),
     **_each("typical_p typical tfs_z tfs top_h", _NO_SUCH_SAMPLER, 1),
@@ -102,7 +102,7 @@ REFUSED: dict[str, Refusal] = {
             *("repeat_last_n", "penalty_last_n", "rep_pen_range", "repetition_penalty_range"),
             *("repetition_context_size", "presence_context_size", "frequency_context_size"),
         ),
-        Refusal("penalties look at the whole text", _without_penalties),
+        RefusedParameter("penalties look at the whole text", _without_penalties),
     ),
     **_each(
         "allowed_token_ids bad_words bad_words_ids banned_tokens suppress_tokens begin_suppress_tokens"
@@ -130,20 +130,20 @@ REFUSED: dict[str, Refusal] = {
         "",
         [],
     ),
-    "prompt_logprobs": Refusal("use /v1/completions with 'echo' and 'logprobs'", (None,)),
+    "prompt_logprobs": RefusedParameter("use /v1/completions with 'echo' and 'logprobs'", (None,)),
     **_each("logprobs top_logprobs", _OTHER_ANSWER),
     **_each("truncate_prompt_tokens truncate", "a prompt that is too long is refused"),
     **_each("documents input_ids input_extra decoder_input_ids", _PROMPT),
     **_each("template system_prompt input_prefix input_suffix raw transforms tool_prompt", _PROMPT),
-    "add_generation_prompt": Refusal(
+    "add_generation_prompt": RefusedParameter(
         "the prompt goes on where the last message is the assistant's, else the assistant begins",
         _follows_the_last_message(False),
     ),
-    "continue_final_message": Refusal(
+    "continue_final_message": RefusedParameter(
         "it is so exactly where the last message is the assistant's", _follows_the_last_message(True)
     ),
-    "add_special_tokens": Refusal("it is as the model was trained", _as_its_prompts_are),
-    "add_special": Refusal("it is as the model was trained", _as_its_prompts_are),
+    "add_special_tokens": RefusedParameter("it is as the model was trained", _as_its_prompts_are),
+    "add_special": RefusedParameter("it is as the model was trained", _as_its_prompts_are),
     **_each("options", "give these at the top of the request"),
     **_each("num_ctx max_model_len max_context_length n_ctx", "the context is as long as the model's"),
     **_each("think", "use 'reasoning_effort' or 'enable_thinking'"),
@@ -181,7 +181,7 @@ def refuse(body: Body, schema: type[BaseModel]) -> None:
     for name in sorted(body.keys() - names_of(schema)):
         refusal = REFUSED.get(name) if generates or name in _OF_PROMPTS else None
         if refusal is None and name.startswith(PREFIXES) and name not in _HINTS:
-            refusal = Refusal("there is no such constraint")
+            refusal = RefusedParameter("there is no such constraint")
         if refusal is not None and not refusal.allows(body[name], body):
             raise unsupported(name, refusal.why)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shared.protocol import Delta, Finish, FinishReason, RunHeader
 from tests.jobs import run, sent
-from workers.accepted import AcceptedRequests, Batch
+from workers.accepted import AcceptedRequests, DeltaBatch
 from workers.job import Output
 
 
@@ -27,7 +27,7 @@ def accepted(*headers: RunHeader) -> AcceptedRequests:
     return requests
 
 
-def shown(batches: list[Batch]) -> list[tuple[str, list[tuple[str, int, int]], dict[str, int]]]:
+def shown(batches: list[DeltaBatch]) -> list[tuple[str, list[tuple[str, int, int]], dict[str, int]]]:
     return [(b.api, [(d.request_id, d.attempt, d.index) for d in b.deltas], b.ended) for b in batches]
 
 
@@ -79,7 +79,7 @@ def test_a_batch_sent_delta_by_delta_ends_each_request_once_with_its_last_delta(
 ) -> None:
     deltas = [output(id, index).delta for index, (id, _) in enumerate(rows)]
     ended = {id: 1 for id, ends in rows if ends}
-    singles = Batch("api-1", deltas, ended).singles()
+    singles = DeltaBatch("api-1", deltas, ended).singles()
     assert [single.deltas for single in singles] == [[delta] for delta in deltas]
     ends = [id for single in singles for id in single.ended]
     assert sorted(ends) == sorted(ended)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.golden.test_calls import family
 from tests.jobs import job
-from workers.output.reasoning import Thinking
+from workers.output.reasoning import ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
@@ -29,7 +29,7 @@ def parts(text: list[str], held: int = 0, *, open: bool = False) -> list[str | N
     """The part of each token behind the held ones."""
     ids = [PIECES.index(piece) for piece in text]
     policy = ToolPolicy(family("json_tools"), frozenset({"f"}))
-    thinking = Thinking("<think>", "</think>", open=open)
+    thinking = ThinkingDelimiters("<think>", "</think>", open=open)
     asked = job(max_tokens=40, logprobs=0, thinking=thinking, tool_policy=policy, held=[ids[:held]])
     row = TokenSequence(asked, 0, RULES)
     row.replay()
@@ -87,7 +87,9 @@ def test_a_stop_string_ends_the_answer_and_neither_thinking_nor_a_call(
     stop: str, text: str, reasoning: str, called: bool
 ) -> None:
     policy = ToolPolicy(family("json_tools"), frozenset({"f"}))
-    asked = job(max_tokens=40, thinking=Thinking("<think>", "</think>"), tool_policy=policy, stop=[stop])
+    asked = job(
+        max_tokens=40, thinking=ThinkingDelimiters("<think>", "</think>"), tool_policy=policy, stop=[stop]
+    )
     row = TokenSequence(asked, 0, RULES)
     shown = []
     for piece in [*TEXT, PIECES[0]]:
@@ -103,7 +105,7 @@ def test_a_stop_string_ends_the_answer_and_neither_thinking_nor_a_call(
 
 
 def test_text_that_may_become_a_stop_string_is_shown_at_the_end_of_an_answer_with_thinking() -> None:
-    asked = job(max_tokens=5, thinking=Thinking("<think>", "</think>"), stop=["Yes!"])
+    asked = job(max_tokens=5, thinking=ThinkingDelimiters("<think>", "</think>"), stop=["Yes!"])
     row = TokenSequence(asked, 0, RULES)
     shown = [row.push(PIECES.index(piece), None).delta for piece in ("<think>", "hm", "</think>", "Yes", ".")]
     assert "".join(delta.text for delta in shown) == "Yes."

@@ -17,7 +17,7 @@ from workers.chat_template.call_format import CallFormat, Unknown
 from workers.chat_template.demands import Demands, find_demands
 from workers.chat_template.environment import Raised, Rendering
 from workers.chat_template.families import completed, family_format
-from workers.chat_template.format_search import Found, find_format
+from workers.chat_template.format_search import FoundFormat, find_format
 from workers.chat_template.probes import PLAIN, tools_for, user
 from workers.chat_template.proof import Proof, Verdict, prove
 from workers.chat_template.switches import State, Switch, find_switches
@@ -79,10 +79,10 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
     if all(isinstance(answer, Raised) for answer in answers):
         return replace(UNKNOWN, reason="the template refuses a single message")
     found = find_format(rendering)
-    if isinstance(found, Found):
+    if isinstance(found, FoundFormat):
         found = replace(found, format=completed(found.format, template, added_tokens))
     proof = Proof() if isinstance(found, Unknown) else prove(found, rendering)
-    usable = found if isinstance(found, Found) and proof.native else None
+    usable = found if isinstance(found, FoundFormat) and proof.native else None
     demands = find_demands(rendering, usable)
     thinking = find_thinking(rendering, demands, added_tokens)
     state, switches = find_switches(rendering, thinking)
@@ -91,7 +91,7 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
     )
     if usable is not None:
         return replace(analysis, format=usable.format, source="template", proved=proof.proved)
-    if isinstance(found, Found):
+    if isinstance(found, FoundFormat):
         return replace(analysis, reason="calls are not read as they are rendered")
     reason = found.reason
     if demands.shows_tools and (format := family_format(template, added_tokens)) is not None:

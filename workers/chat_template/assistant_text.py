@@ -10,7 +10,7 @@ from functools import cached_property
 
 from workers.chat_template.environment import Json, Message, Raised, Rendering
 from workers.chat_template.marks import common_suffix, tokens_of
-from workers.chat_template.probes import CHAT, RESULT, TEXT, Call, assistant, calling, result
+from workers.chat_template.probes import CHAT, RESULT, TEXT, ProbeCall, assistant, calling, result
 
 THINKS: tuple[Mapping[str, Json], ...] = (
     {},
@@ -30,7 +30,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Turns:
+class AssistantTurns:
     """Turns of an assistant behind one user message, with these tools offered.
 
     ``content``: beside calls without text; ``as_text``: arguments go to the template as JSON text.
@@ -42,7 +42,7 @@ class Turns:
     content: Json = ""
     as_text: bool = False
 
-    def calls(self, calls: Sequence[Call], ids: Ids, text: str = "") -> Written | Raised:
+    def calls(self, calls: Sequence[ProbeCall], ids: Ids, text: str = "") -> Written | Raised:
         message = calling(calls, text or self.content, ids, self.as_text)
         names = [call.name for call in calls]
         found = self._written(message, names, [])
@@ -104,7 +104,7 @@ class Turns:
         return whole[: at + len(ends[0])] if at > 0 else shown
 
 
-def _names(calls: Sequence[Call], written: Written) -> bool:
+def _names(calls: Sequence[ProbeCall], written: Written) -> bool:
     return any(call.name in written.text for call in calls)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from workers.chat_template.environment import Json, Message, Raised, Rendering
-from workers.chat_template.format_search import FUNCTIONS_IDS, Found
+from workers.chat_template.format_search import FUNCTIONS_IDS, FoundFormat
 from workers.chat_template.probes import (
     IDS,
     NAME,
@@ -20,7 +20,7 @@ from workers.chat_template.probes import (
     THOUGHT,
     USER,
     VALUES,
-    Call,
+    ProbeCall,
     assistant,
     calling,
     result,
@@ -34,7 +34,7 @@ Outcome = Literal["kept", "dropped", "refused"]
 Ids = Literal["any", "nine", "functions"]
 
 LONG_ID = "call_" + "0a1b2c3d" * 3
-OTHER, THIRD = Call(OTHER_NAME, {"zqkeycq": "zqvaluecq"}), "zqthirdq"
+OTHER, THIRD = ProbeCall(OTHER_NAME, {"zqkeycq": "zqvaluecq"}), "zqthirdq"
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 AWKWARD_SCHEMAS: tuple[Json, ...] = (
     {"type": "object", "properties": {"a": {"type": ["string", "null"], "description": ""}}},
@@ -106,15 +106,17 @@ class _Asking:
         return "kept" if all(word in rendered for word in words) else "dropped"
 
     def called(
-        self, calls: Sequence[Call] = (PLAIN,), text: str = "", ids: Sequence[str] | None = None
+        self, calls: Sequence[ProbeCall] = (PLAIN,), text: str = "", ids: Sequence[str] | None = None
     ) -> Message:
         return calling(calls, text or self.content, ids or self.ids, self.as_text)
 
-    def answered(self, number: int = 0, content: str = RESULT, call: Call = PLAIN, id: str = "") -> Message:
+    def answered(
+        self, number: int = 0, content: str = RESULT, call: ProbeCall = PLAIN, id: str = ""
+    ) -> Message:
         return result(content, id or self.ids[number], call.name)
 
 
-def find_demands(rendering: Rendering, found: Found | None) -> Demands:
+def find_demands(rendering: Rendering, found: FoundFormat | None) -> Demands:
     """``found``: how the template writes calls, if it does."""
     refuses_none = isinstance(rendering.render([user()], None, prompt=True), Raised)
     asking = _Asking(rendering, no_tools=() if refuses_none else None)
@@ -155,7 +157,7 @@ def _parts(asking: _Asking) -> Outcome:
     return "kept" if USER in rendered and "'text'" not in rendered and '"text"' not in rendered else "dropped"
 
 
-def _of_calls(asking: _Asking, found: Found | None) -> dict[str, Json]:
+def _of_calls(asking: _Asking, found: FoundFormat | None) -> dict[str, Json]:
     def ask(*messages: Message, words: Sequence[str]) -> Outcome:
         return asking.outcome([user(), *messages], words, tools=True)
 

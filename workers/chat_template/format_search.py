@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from workers.chat_template.assistant_text import Turns, Written
+from workers.chat_template.assistant_text import AssistantTurns, Written
 from workers.chat_template.call_format import (
     BODY_HOLE,
     ID_HOLE,
@@ -21,7 +21,7 @@ from workers.chat_template.call_format import (
 )
 from workers.chat_template.environment import Json, Raised, Rendering
 from workers.chat_template.marks import Tokens, common_prefix, common_suffix, tokens_of
-from workers.chat_template.probes import IDS, KEYS, NAME, OTHER_NAME, PLAIN, VALUES, Call, tools_for
+from workers.chat_template.probes import IDS, KEYS, NAME, OTHER_NAME, PLAIN, VALUES, ProbeCall, tools_for
 from workers.chat_template.value_search import with_values
 from workers.output.almost_json import parse_at
 
@@ -29,7 +29,7 @@ FUNCTIONS_IDS = "functions.{name}:{count}"  # Kimi's; its templates show the nam
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFormat:
     """``ids``: the form that past calls' ids must have, if they are all that shows a call's name.
 
     ``content`` and ``as_text``: what stands beside calls and how arguments go in, so that the template shows the call.
@@ -41,12 +41,12 @@ class Found:
     as_text: bool = False
 
 
-def find_format(rendering: Rendering) -> Found | Unknown:
-    tools = tools_for(PLAIN, Call(OTHER_NAME, PLAIN.arguments))
-    best: tuple[Turns, Written, str] | None = None
+def find_format(rendering: Rendering) -> FoundFormat | Unknown:
+    tools = tools_for(PLAIN, ProbeCall(OTHER_NAME, PLAIN.arguments))
+    best: tuple[AssistantTurns, Written, str] | None = None
     reason = "the template does not show past calls"
     for as_text, content in product((False, True), ("", None)):
-        turns = Turns(rendering, tools, content=content, as_text=as_text)
+        turns = AssistantTurns(rendering, tools, content=content, as_text=as_text)
         shown = _shown(turns)
         if isinstance(shown, Unknown):
             reason = shown.reason
@@ -59,10 +59,14 @@ def find_format(rendering: Rendering) -> Found | Unknown:
     if isinstance(found, CallFormat) and {VALUE_HOLE, BODY_HOLE} & set("".join(found.marks)):
         return Unknown("the template shows a call's arguments more than once")
     turns = search.turns
-    return Found(found, search.ids, turns.content, turns.as_text) if isinstance(found, CallFormat) else found
+    return (
+        FoundFormat(found, search.ids, turns.content, turns.as_text)
+        if isinstance(found, CallFormat)
+        else found
+    )
 
 
-def _shown(turns: Turns) -> tuple[str, Written] | Unknown:
+def _shown(turns: AssistantTurns) -> tuple[str, Written] | Unknown:
     """A call as it is written, and the form of ids that shows its name."""
     written, form = turns.calls([PLAIN], IDS), ""
     if isinstance(written, Written) and NAME not in written.text and IDS[0] in written.text:
@@ -75,7 +79,7 @@ def _shown(turns: Turns) -> tuple[str, Written] | Unknown:
     return form, written
 
 
-def ids_for(calls: Sequence[Call], form: str, first: int = 0) -> Sequence[str]:
+def ids_for(calls: Sequence[ProbeCall], form: str, first: int = 0) -> Sequence[str]:
     if not form:
         return IDS[first:]
     return [form.format(name=call.name, count=first + i) for i, call in enumerate(calls)]
@@ -83,7 +87,7 @@ def ids_for(calls: Sequence[Call], form: str, first: int = 0) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class _Search:
-    turns: Turns
+    turns: AssistantTurns
     one: Written
     ids: str
 
@@ -158,7 +162,7 @@ class _Search:
 
     def _two(self, bodies: bool = False) -> Tokens | None:
         """What stands between two calls, from value to value or from body to body; None if they are not both shown."""
-        first, second = Call(NAME, {KEYS[0]: VALUES[0]}), Call(OTHER_NAME, {KEYS[0]: VALUES[1]})
+        first, second = ProbeCall(NAME, {KEYS[0]: VALUES[0]}), ProbeCall(OTHER_NAME, {KEYS[0]: VALUES[1]})
         written = self.turns.calls([first, second], ids_for([first, second], self.ids))
         if isinstance(written, Raised) or any(
             word not in written.text for word in (NAME, OTHER_NAME, *VALUES)
@@ -177,7 +181,7 @@ def _holes(text: str) -> str:
     return text
 
 
-def _bodies(text: str, calls: Sequence[Call]) -> str:
+def _bodies(text: str, calls: Sequence[ProbeCall]) -> str:
     """With a hole for each JSON value that is a call's object or its arguments."""
     arguments = [dict(call.arguments) for call in calls]
     done, at = "", 0

@@ -23,7 +23,7 @@ IDS = (
 
 
 @dataclass(frozen=True)
-class Call:
+class ProbeCall:
     name: str
     arguments: Mapping[str, Json]
 
@@ -41,7 +41,7 @@ def assistant(content: Json = TEXT, **more: Json) -> Message:
 
 
 def calling(
-    calls: Sequence[Call],
+    calls: Sequence[ProbeCall],
     content: Json = "",
     ids: Sequence[str] = IDS,
     as_text: bool = False,
@@ -52,7 +52,7 @@ def calling(
     return assistant(content, tool_calls=made, **more)
 
 
-def _call(call: Call, id: str, as_text: bool) -> Json:
+def _call(call: ProbeCall, id: str, as_text: bool) -> Json:
     arguments = dict(call.arguments)
     function = {"name": call.name, "arguments": json.dumps(arguments) if as_text else arguments}
     return {"id": id, "type": "function", "function": function}
@@ -67,7 +67,7 @@ def tool(name: str, parameters: Json | None = None) -> Json:
     return {"type": "function", "function": described}
 
 
-def tools_for(*calls: Call) -> list[Json]:
+def tools_for(*calls: ProbeCall) -> list[Json]:
     """Tools whose schemas fit all of these calls."""
     properties: dict[str, dict[str, Json]] = {}
     for call in calls:
@@ -99,7 +99,7 @@ def schema_of(value: Json) -> dict[str, Json]:
     return {**kind, "description": ""}
 
 
-PLAIN = Call(NAME, dict(zip(KEYS, VALUES, strict=True)))
+PLAIN = ProbeCall(NAME, dict(zip(KEYS, VALUES, strict=True)))
 CHAT = (user(),)
 
 
@@ -108,13 +108,13 @@ class Probe:
     """Calls that must be read as they were rendered. ``core``: without it a form is not native."""
 
     name: str
-    calls: tuple[Call, ...]
+    calls: tuple[ProbeCall, ...]
     core: bool = True
     text: str = ""
 
 
 def _one(name: str, core: bool = True, called: str = "f", **arguments: Json) -> Probe:
-    return Probe(name, (Call(called, arguments),), core)
+    return Probe(name, (ProbeCall(called, arguments),), core)
 
 
 def probes(end_of_argument: str, end_of_call: str, opening: str, whole_end: str) -> list[Probe]:
@@ -134,15 +134,15 @@ def probes(end_of_argument: str, end_of_call: str, opening: str, whole_end: str)
         _one("numbers", big=12345678901234567890123, less=-7, small=1.5e-7, whole=2.0, zero=0),
         _one("constants", yes=True, no=False, nothing=None),
         _one("looks like", number="42", nothing="null", yes="true", json='{"a": 1}', list="[1]", empty=""),
-        Probe("two calls", (Call("f", {"a": "x"}), Call("g", {"b": 2}))),
-        Probe("twice the same", (Call("f", {"a": "x"}), Call("f", {"a": "x"}))),
-        Probe("two empty", (Call("f", {}), Call("g", {}))),
-        Probe("text before", (Call("f", {"a": "x"}),), text="Let me see."),
+        Probe("two calls", (ProbeCall("f", {"a": "x"}), ProbeCall("g", {"b": 2}))),
+        Probe("twice the same", (ProbeCall("f", {"a": "x"}), ProbeCall("f", {"a": "x"}))),
+        Probe("two empty", (ProbeCall("f", {}), ProbeCall("g", {}))),
+        Probe("text before", (ProbeCall("f", {"a": "x"}),), text="Let me see."),
         _one("whole end", core=False, text=f"before {whole_end} behind", n=3),
         _one("blanks", core=False, text="  two blanks around  ", lines="\nline\n"),
         _one("empty inside", core=False, where={"list": [], "object": {}}, list=[]),
         _one("dotted name", core=False, called="mcp.files.read-b_c", path="/x"),
         _one("name with a colon", core=False, called="srv:files/read", path="/x"),
-        Probe("odd keys", (Call("f", {"$ref": "x", "a b": "y", "a-b": "z"}),), core=False),
+        Probe("odd keys", (ProbeCall("f", {"$ref": "x", "a b": "y", "a-b": "z"}),), core=False),
         _one("long", core=False, text="0123456789 abc\n" * 3600),
     ]

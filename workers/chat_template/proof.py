@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from workers.chat_template.assistant_text import Turns
+from workers.chat_template.assistant_text import AssistantTurns
 from workers.chat_template.call_format import HOLES, CallFormat
 from workers.chat_template.environment import Json, Raised, Rendering
-from workers.chat_template.format_search import Found, ids_for
+from workers.chat_template.format_search import FoundFormat, ids_for
 from workers.chat_template.marks import is_strong, tokens_of
-from workers.chat_template.probes import Call, Probe, probes, tools_for
+from workers.chat_template.probes import Probe, ProbeCall, probes, tools_for
 from workers.chat_template.schemas import plain_tools
 from workers.output.call_reader import CallReader
 
@@ -44,7 +44,7 @@ class Proof:
         return "plain" in self.right and not self.core & wrong
 
 
-def prove(found: Found, rendering: Rendering) -> Proof:
+def prove(found: FoundFormat, rendering: Rendering) -> Proof:
     tried = [probe for probe in _probes(found.format) if len(probe.calls) == 1 or found.format.several]
     verdicts = {probe.name: _verdict(probe, found, rendering) for probe in tried}
     return Proof(
@@ -76,9 +76,9 @@ def _filled(text: str) -> str:
     return text
 
 
-def _verdict(probe: Probe, found: Found, rendering: Rendering) -> Verdict:
+def _verdict(probe: Probe, found: FoundFormat, rendering: Rendering) -> Verdict:
     tools = tools_for(*probe.calls)
-    turns = Turns(rendering, tools, content=found.content, as_text=found.as_text)
+    turns = AssistantTurns(rendering, tools, content=found.content, as_text=found.as_text)
     written = turns.calls(probe.calls, ids_for(probe.calls, found.ids), probe.text)
     if isinstance(written, Raised):
         turns = replace(turns, tools=plain_tools(tools))
@@ -87,7 +87,7 @@ def _verdict(probe: Probe, found: Found, rendering: Rendering) -> Verdict:
         return "refused"
     reader = CallReader(found.format, tools)
     read = reader.push(written.text) + reader.flush()
-    calls = [Call(name, json.loads(arguments)) for name, arguments in read.calls]
+    calls = [ProbeCall(name, json.loads(arguments)) for name, arguments in read.calls]
     if _same(calls, probe.calls):
         return "right"
     shown = written.text
@@ -98,12 +98,12 @@ def _verdict(probe: Probe, found: Found, rendering: Rendering) -> Verdict:
     )
 
 
-def _same(calls: Sequence[Call], wanted: Sequence[Call]) -> bool:
+def _same(calls: Sequence[ProbeCall], wanted: Sequence[ProbeCall]) -> bool:
     """With types, without the order of keys."""
     return [_exact(call) for call in calls] == [_exact(call) for call in wanted]
 
 
-def _exact(call: Call) -> tuple[str, str]:
+def _exact(call: ProbeCall) -> tuple[str, str]:
     return call.name, json.dumps(dict(call.arguments), sort_keys=True)
 
 

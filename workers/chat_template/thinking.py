@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from workers.chat_template.assistant_text import Turns
+from workers.chat_template.assistant_text import AssistantTurns
 from workers.chat_template.demands import Demands
 from workers.chat_template.environment import Json, Rendering
 from workers.chat_template.marks import is_strong, tokens_of
@@ -135,7 +135,7 @@ def _closing_of(answer: str, behind: str) -> str:
 def _opened(rendering: Rendering, tools: Sequence[Json] | None, before: str) -> str:
     """What leads from the header of an answer to its thinking; a header that holds the mark itself is shorter."""
     heads = [rendering.render([user()], tools, prompt=True, **switches) for switches in ({}, ON)]
-    plain = Turns(rendering, list(tools or [])).plain_header
+    plain = AssistantTurns(rendering, list(tools or [])).plain_header
     shown = [head for head in (*heads, plain) if isinstance(head, str) and head and before.startswith(head)]
     for head in sorted(shown, key=len, reverse=True):
         if before[len(head) :].strip():

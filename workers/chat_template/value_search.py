@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from workers.chat_template.assistant_text import Turns
+from workers.chat_template.assistant_text import AssistantTurns
 from workers.chat_template.call_format import KEY_HOLE, NAME_HOLE, CallFormat, Values
 from workers.chat_template.environment import Json, Raised
 from workers.chat_template.marks import tokens_of
-from workers.chat_template.probes import KEYS, NAME, Call, tools_for
+from workers.chat_template.probes import KEYS, NAME, ProbeCall, tools_for
 
-Ids = Callable[[Sequence[Call]], Sequence[str]]
+Ids = Callable[[Sequence[ProbeCall]], Sequence[str]]
 INNER, ITEM = "zqinnerq", "zqitemq"
 SAMPLES: dict[str, Json] = {
     "number": 73519,
@@ -23,7 +23,7 @@ AWKWARD = 'zq<zq>&"zq'
 QUOTED = "zq'\\zq\"zq"
 
 
-def with_values(found: CallFormat, turns: Turns, ids: Ids) -> CallFormat:
+def with_values(found: CallFormat, turns: AssistantTurns, ids: Ids) -> CallFormat:
     keys: dict[str, str] = {}
     for kind, value in SAMPLES.items():
         if mark := _key_before(found, turns, ids, value):
@@ -44,8 +44,8 @@ def with_values(found: CallFormat, turns: Turns, ids: Ids) -> CallFormat:
     return replace(found, wrapper=_wrapper(found, turns, ids))
 
 
-def _text(turns: Turns, ids: Ids, value: Json) -> str | None:
-    call = Call(NAME, {KEYS[0]: value})
+def _text(turns: AssistantTurns, ids: Ids, value: Json) -> str | None:
+    call = ProbeCall(NAME, {KEYS[0]: value})
     turns = replace(turns, tools=tools_for(call))
     written = turns.calls([call], ids([call]))
     return (
@@ -55,7 +55,7 @@ def _text(turns: Turns, ids: Ids, value: Json) -> str | None:
     )
 
 
-def _key_before(found: CallFormat, turns: Turns, ids: Ids, value: Json) -> str | None:
+def _key_before(found: CallFormat, turns: AssistantTurns, ids: Ids, value: Json) -> str | None:
     """What leads from the opening to the value; None where the value is not seen."""
     text = _text(turns, ids, value)
     head = tokens_of(found.outer[0] + found.opening)
@@ -83,7 +83,7 @@ def _by_type(typed: dict[str, str]) -> bool:
     return all(KEY_HOLE in mark for mark in typed.values())
 
 
-def _values(turns: Turns, ids: Ids) -> Values:
+def _values(turns: AssistantTurns, ids: Ids) -> Values:
     text = _text(turns, ids, {INNER: [ITEM]})
     if text is None or INNER not in text:
         return "json"
@@ -96,7 +96,7 @@ def _values(turns: Turns, ids: Ids) -> Values:
     return "tags" if behind == ">" else "loose"
 
 
-def _wrapper(found: CallFormat, turns: Turns, ids: Ids) -> tuple[str, str]:
+def _wrapper(found: CallFormat, turns: AssistantTurns, ids: Ids) -> tuple[str, str]:
     text = _text(turns, ids, AWKWARD)
     if text is None or AWKWARD not in text or found.quotes != ("", ""):
         return ("", "")

@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.callers import Asker, asker_of
 from shared.protocol import Delta, Finish, FinishReason, Scores, Start, Vectors
-from workers.encoders.text import Text
+from workers.encoders.text import EncodedText
 from workers.job import Output
 
 Answer = Literal["vectors", "scores", "cosines"] | Start
@@ -22,7 +22,7 @@ class EncodingJob:
     request_id: str
     attempt: int
     api: str
-    texts: Sequence[Text]
+    texts: Sequence[EncodedText]
     answer: Answer = "vectors"
     dimensions: int | None = None
     caller: str = ""

@@ -8,7 +8,7 @@ from shared.protocol import ChatPrompt, Embedding, Generation, Prompt, Ranking, 
 from workers.encoders.job import Answer, EncodingJob
 from workers.encoders.loading.recipe import Recipe
 from workers.encoders.template import PairTemplate
-from workers.encoders.text import Text, TextEncoder
+from workers.encoders.text import EncodedText, TextEncoder
 
 QUERY = ("query", "search_query")  # names that makers give to the prompt of what is sought …
 DOCUMENT = ("document", "passage", "search_document")  # … and of what is found
@@ -39,7 +39,9 @@ class EncoderPreparation:
             case Generation(prompt=prompt):
                 return self._job(run, [], self._read(prompt))
 
-    def _job(self, run: Run, texts: list[Text], answer: Answer, dimensions: int | None = None) -> EncodingJob:
+    def _job(
+        self, run: Run, texts: list[EncodedText], answer: Answer, dimensions: int | None = None
+    ) -> EncodingJob:
         submit = run.submit
         return EncodingJob(
             request_id=submit.request_id,
@@ -62,7 +64,7 @@ class EncoderPreparation:
             read, text = self.text.text(prompt.text, prompt.param), prompt.text
         return Start(prompt_tokens=read.tokens, prompt_ids=read.ids, prompt_text=text)
 
-    def _embedded(self, task: Embedding) -> list[Text]:
+    def _embedded(self, task: Embedding) -> list[EncodedText]:
         prompt = self._named_prompt(task.prompt)
         if task.ids:
             return [self.text.tokens(ids, task.param_of(item)) for item, ids in enumerate(task.ids)]
@@ -79,7 +81,7 @@ class EncoderPreparation:
             )
         return prompts[name]
 
-    def _one(self, text: str, param: str, prompt: str) -> Text:
+    def _one(self, text: str, param: str, prompt: str) -> EncodedText:
         return self.text.text(text, param, prompt, counts_prompt=self.recipe.counts_prompt)
 
     def _dimensions(self, task: Embedding) -> int | None:
@@ -97,7 +99,7 @@ class EncoderPreparation:
             can = f"has {self.size} dimensions, and was not trained to be cut"
         raise InvalidRequest(f"The model {self.model!r} {can}.", param="dimensions")
 
-    def _apart(self, task: Ranking) -> list[Text]:
+    def _apart(self, task: Ranking) -> list[EncodedText]:
         """The query first."""
         if task.instruction is not None:
             raise self._no_instruction()
@@ -111,13 +113,13 @@ class EncoderPreparation:
         prompts = self.recipe.prompts or {}
         return next((prompts[name] for name in names if name in prompts), self._named_prompt(None))
 
-    def _pairs(self, task: Ranking) -> list[Text]:
+    def _pairs(self, task: Ranking) -> list[EncodedText]:
         if self.template is None and task.instruction is not None:
             raise self._no_instruction()
         self._pair(task, "", "query")  # one that is too long by itself is no document's fault
         return [self._pair(task, text, f"documents[{i}]") for i, text in enumerate(task.documents)]
 
-    def _pair(self, task: Ranking, document: str, param: str) -> Text:
+    def _pair(self, task: Ranking, document: str, param: str) -> EncodedText:
         if self.template is None:
             return self.text.pair(task.query, document, param)
         return self.template.applied(self.text, task.query, document, param, task.instruction)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from workers.encoders.text import Text, TextEncoder
+from workers.encoders.text import EncodedText, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class PairTemplate:
 
     def applied(
         self, text: TextEncoder, query: str, document: str, param: str, instruction: str | None
-    ) -> Text:
+    ) -> EncodedText:
         """Raises InvalidRequest."""
         said = self.form.format(instruction=instruction or self.instruction, query=query, document=document)
         return text.framed(self.before, said, self.after, param)

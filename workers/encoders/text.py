@@ -18,7 +18,7 @@ from workers.request.preparation import Overrun
 CHARACTERS = 64  # for each token: more than tokens have; a tokenizer that drops blanks may read more
 
 
-class Text(NamedTuple):
+class EncodedText(NamedTuple):
     """``types``: 1 for the second text of a pair. ``skipped``: tokens of a prompt that is not pooled."""
 
     ids: list[int]
@@ -43,26 +43,26 @@ class TextEncoder:
         self._characters = max(CHARACTERS, max(map(len, tokenizer.get_vocab()), default=1)) * max_length
         self.max_length = max_length
 
-    def text(self, text: str, param: str, prompt: str = "", *, counts_prompt: bool = True) -> Text:
+    def text(self, text: str, param: str, prompt: str = "", *, counts_prompt: bool = True) -> EncodedText:
         """``prompt`` goes before it. ``param``: what the client calls the text. Raises InvalidRequest."""
         self._refuse_long(len(text), param)
         encoded = self._encoded(param, self._cased(prompt + text))
         skipped = 0 if counts_prompt or not prompt else self._length_of_prompt(prompt)
         return self._checked(encoded.ids, encoded.type_ids, param, skipped)
 
-    def pair(self, first: str, second: str, param: str) -> Text:
+    def pair(self, first: str, second: str, param: str) -> EncodedText:
         """Raises InvalidRequest."""
         self._refuse_long(len(first) + len(second), param)
         encoded = self._encoded(param, self._cased(first), self._cased(second))
         return self._checked(encoded.ids, encoded.type_ids, param)
 
-    def framed(self, before: Sequence[int], text: str, after: Sequence[int], param: str) -> Text:
+    def framed(self, before: Sequence[int], text: str, after: Sequence[int], param: str) -> EncodedText:
         """Between ids of a template. Raises InvalidRequest."""
         self._refuse_long(len(text), param)
         ids = [*before, *self._encoded(param, self._cased(text), opened=False).ids, *after]
         return self._checked(ids, [0] * len(ids), param)
 
-    def tokens(self, ids: Sequence[int], param: str) -> Text:
+    def tokens(self, ids: Sequence[int], param: str) -> EncodedText:
         """Ids as a client has them: nothing is put around them. Raises InvalidRequest."""
         return self._checked(list(ids), [0] * len(ids), param)
 
@@ -97,7 +97,7 @@ class TextEncoder:
                 context_length=self.max_length,
             )
 
-    def _checked(self, ids: list[int], types: list[int], param: str, skipped: int = 0) -> Text:
+    def _checked(self, ids: list[int], types: list[int], param: str, skipped: int = 0) -> EncodedText:
         if not ids:
             raise InvalidRequest(f"{param} has no tokens: say something.", param=param)
         if len(ids) > self.max_length:
@@ -111,7 +111,7 @@ class TextEncoder:
             raise InvalidRequest(
                 f"{param} has the token id {wrong}; this model's ids are 0 to {self._ids - 1}.", param=param
             )
-        return Text(ids, types, min(skipped, len(ids) - 1))
+        return EncodedText(ids, types, min(skipped, len(ids) - 1))
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

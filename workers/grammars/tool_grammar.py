@@ -21,7 +21,7 @@ ANYTHING: Schema = {"type": "object"}
 
 
 @dataclass(frozen=True)
-class Tool:
+class CallableTool:
     """A tool that may be called."""
 
     name: str
@@ -40,7 +40,7 @@ class ToolGrammar:
     text_options: Mapping[str, Any] = field(default_factory=dict)
     rules: list[str] = field(default_factory=list)
 
-    def grammar(self, tools: Sequence[Tool], *, parallel: bool, instead: Schema | None = None) -> str:
+    def grammar(self, tools: Sequence[CallableTool], *, parallel: bool, instead: Schema | None = None) -> str:
         """``instead``: the schema of JSON that is allowed in place of a call."""
         syntax = self.syntax
         calls = [self._call(tool, f"c{i}") for i, tool in enumerate(tools)]
@@ -59,7 +59,7 @@ class ToolGrammar:
         thought = f"{self._literal(opening)} {self._text_to(closing, 'thought')}"
         return f"({self._rule('thinking', thought)})?"
 
-    def _call(self, tool: Tool, rule: str) -> str:
+    def _call(self, tool: CallableTool, rule: str) -> str:
         opening = self._literal(self.syntax.opening.replace("{name}", tool.name))
         whole = self.syntax.key is None
         arguments = (
@@ -216,9 +216,9 @@ def _kind(value: Any) -> str:
     return "object"
 
 
-def tool_of(tool: Mapping[str, Any]) -> Tool:
+def tool_of(tool: Mapping[str, Any]) -> CallableTool:
     """Reads a tool in OpenAI's shape; without a schema it takes no arguments."""
     function = tool.get("function") or {}
     parameters = function.get("parameters") or NOTHING
     closed = {} if {"anyOf", "oneOf", "allOf", "$ref"} & set(parameters) else {"additionalProperties": False}
-    return Tool(str(function.get("name")), {"type": "object"} | closed | parameters)
+    return CallableTool(str(function.get("name")), {"type": "object"} | closed | parameters)

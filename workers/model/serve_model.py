@@ -25,7 +25,7 @@ from workers.job import Job, Served
 from workers.model.load import LoadedModel, inspect, load, locate
 from workers.model.load_error import Progress, explained
 from workers.output.derived_format import with_analysis
-from workers.output.tool_formats import OutputFormat, output_format_of
+from workers.output.tool_formats import ModelOutputFormat, output_format_of
 from workers.output.vocabulary import token_bytes
 from workers.request.infill import infill_of
 from workers.request.prompt import Preparation
@@ -119,7 +119,7 @@ def _fitting(engine: BatchEngine, context: int, settings: Settings) -> int:
     return context
 
 
-def tools_of(tokenizer: Any, output_format: OutputFormat) -> Literal["native", "described", "none"]:
+def tools_of(tokenizer: Any, output_format: ModelOutputFormat) -> Literal["native", "described", "none"]:
     if not tokenizer.has_chat_template:
         return "none"
     return "described" if output_format.tools is None else "native"

@@ -18,13 +18,13 @@ _WHERE = ("arguments", "parameters", "args", "input")  # where models put them, 
 
 
 @dataclass(frozen=True)
-class Call:
+class ParsedCall:
     name: str
     arguments: dict[str, Json]
 
 
-class Body(Protocol):
-    def read(self, text: Text, follows: Follows) -> tuple[int, list[Call]]:
+class CallBody(Protocol):
+    def read(self, text: Text, follows: Follows) -> tuple[int, list[ParsedCall]]:
         """Where the calls end, and the calls."""
         ...
 
@@ -62,11 +62,11 @@ class _JsonBody:
                         pass
         return at
 
-    def _call(self, value: Json) -> Call:
+    def _call(self, value: Json) -> ParsedCall:
         if not isinstance(value, dict):
             raise Mismatch
         if self._format.kind == "name_json":
-            return Call(self._name, value)
+            return ParsedCall(self._name, value)
         if self._format.name_is_key:
             if len(value) != 1:
                 raise Mismatch
@@ -77,13 +77,13 @@ class _JsonBody:
             arguments = parse(arguments) if arguments.strip() else {}
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise Mismatch
-        return Call(name, arguments)
+        return ParsedCall(name, arguments)
 
 
 class ObjectBody(_JsonBody):
     """One call, or a list of them where a model writes one."""
 
-    def read(self, text: Text, follows: Follows) -> tuple[int, list[Call]]:
+    def read(self, text: Text, follows: Follows) -> tuple[int, list[ParsedCall]]:
         end, value = self._value(text)
         values = value if isinstance(value, list) and self._format.kind == "json" else [value]
         calls = [self._call(each) for each in values]
@@ -97,7 +97,7 @@ class ListBody(_JsonBody):
         super().__init__(format, name, at)
         self._closing = pieces_of(format.outer[1])
 
-    def read(self, text: Text, follows: Follows) -> tuple[int, list[Call]]:
+    def read(self, text: Text, follows: Follows) -> tuple[int, list[ParsedCall]]:
         end, value = self._value(text)
         calls = [self._call(each) for each in (value if isinstance(value, list) else [value])]
         return self._end(text, end), calls

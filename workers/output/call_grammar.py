@@ -6,13 +6,13 @@ from functools import cached_property
 from typing import Any
 
 from workers.chat_template.call_format import CallFormat
-from workers.output.call_bodies import Body, ListBody, ObjectBody
-from workers.output.call_marks import Matched, Names, Piece, Text, pieces_of
+from workers.output.call_bodies import CallBody, ListBody, ObjectBody
+from workers.output.call_marks import MarkPiece, Matched, Names, Text, pieces_of
 from workers.output.tagged_body import TaggedBody
 
 
 @dataclass(frozen=True)
-class Grammar:
+class CallGrammar:
     """A format, taken apart for reading, and the tools that may be called."""
 
     format: CallFormat
@@ -23,16 +23,16 @@ class Grammar:
         return Names(frozenset(self.schemas))
 
     @cached_property
-    def opening(self) -> tuple[Piece, ...]:
+    def opening(self) -> tuple[MarkPiece, ...]:
         return pieces_of(self.format.opening)
 
     @cached_property
-    def heads(self) -> list[tuple[Piece, ...]]:
+    def heads(self) -> list[tuple[MarkPiece, ...]]:
         """What may begin the first call."""
         return [pieces_of(self.format.outer[0]) + self.opening, *map(pieces_of, self.format.also)]
 
     @cached_property
-    def next_heads(self) -> list[tuple[Piece, ...]]:
+    def next_heads(self) -> list[tuple[MarkPiece, ...]]:
         """What may begin a call behind another one."""
         return [pieces_of(self.format.between) + self.opening, *self.heads]
 
@@ -42,11 +42,11 @@ class Grammar:
         return not self.heads[0] or self.heads[0][0].has_name_first
 
     @cached_property
-    def outer_end(self) -> tuple[Piece, ...]:
+    def outer_end(self) -> tuple[MarkPiece, ...]:
         return pieces_of(self.format.outer[1])
 
     @cached_property
-    def ends(self) -> list[tuple[Piece, ...]]:
+    def ends(self) -> list[tuple[MarkPiece, ...]]:
         """What may end all calls: tokens that end the turn are no text, so last marks may be missing."""
         strong = [i + 1 for i, piece in enumerate(self.outer_end) if piece.strong]
         return [
@@ -69,9 +69,9 @@ class Grammar:
         return bool(cut) and any(rest.startswith(cut) for rest in rests)
 
     @cached_property
-    def starts(self) -> dict[str, list[tuple[Piece, ...]]]:
+    def starts(self) -> dict[str, list[tuple[MarkPiece, ...]]]:
         """The first words of what may begin a call, and what must follow from there."""
-        found: dict[str, list[tuple[Piece, ...]]] = {}
+        found: dict[str, list[tuple[MarkPiece, ...]]] = {}
         for head in self.heads:
             for i, piece in enumerate(head):
                 if (i == 0 or piece.strong) and not piece.has_name_first:
@@ -85,7 +85,7 @@ class Grammar:
         longest_first = sorted(self.starts, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
-    def body(self, text: Text, matched: Matched) -> Body:
+    def body(self, text: Text, matched: Matched) -> CallBody:
         match self.format.kind:
             case "tagged":
                 return TaggedBody(self.format, self.schemas[matched.name], matched.name, matched.end)
@@ -96,7 +96,7 @@ class Grammar:
 
 def starts_of(format: CallFormat) -> tuple[str, ...]:
     """What begins a call and nothing else: the strong marks before a name, with the weak ones right before them."""
-    grammar, found = Grammar(format, {}), []
+    grammar, found = CallGrammar(format, {}), []
     for head in grammar.heads:
         word = ""
         for piece in head:

@@ -37,7 +37,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class Piece:
+class MarkPiece:
     """One token of a mark: literals and holes. ``strong``: it says by itself what it is."""
 
     parts: tuple[str, ...]
@@ -57,9 +57,9 @@ class Piece:
         return not self.has_name and (self.strong or ID_HOLE in self.parts)
 
 
-def pieces_of(mark: str) -> tuple[Piece, ...]:
+def pieces_of(mark: str) -> tuple[MarkPiece, ...]:
     return tuple(
-        Piece(tuple(part for part in _SPLIT.split(token) if part), is_strong(token))
+        MarkPiece(tuple(part for part in _SPLIT.split(token) if part), is_strong(token))
         for token in tokens_of(mark)
         if not token.isspace()
     )
@@ -88,7 +88,7 @@ class Text:
         raise Mismatch
 
     def pieces(
-        self, pieces: Sequence[Piece], at: int, names: "Names", known: "Names", lenient: bool = False
+        self, pieces: Sequence[MarkPiece], at: int, names: "Names", known: "Names", lenient: bool = False
     ) -> Matched:
         """All pieces in their order; ``lenient``: optional ones may be missing. Raises More, Mismatch."""
         found = Matched(at)
@@ -100,7 +100,7 @@ class Text:
                     raise
         return found
 
-    def _piece(self, piece: Piece, at: int, found: Matched, names: "Names", known: "Names") -> Matched:
+    def _piece(self, piece: MarkPiece, at: int, found: Matched, names: "Names", known: "Names") -> Matched:
         name, key = found.name, found.key
         for i, part in enumerate(piece.parts):
             if part == NAME_HOLE:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workers.chat_template.call_format import CallFormat
-from workers.output.call_bodies import Body
-from workers.output.call_grammar import Grammar
-from workers.output.call_marks import NO_NAMES, Matched, Mismatch, More, Piece, Text
+from workers.output.call_bodies import CallBody
+from workers.output.call_grammar import CallGrammar
+from workers.output.call_marks import NO_NAMES, MarkPiece, Matched, Mismatch, More, Text
 from workers.output.reasoning import overlap
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which UTF-8 cannot say; JSON can, escaped
@@ -37,11 +37,11 @@ class CallReader:
         schemas = {
             str(f.get("name")): f.get("parameters") or {} for f in (t.get("function") or {} for t in tools)
         }
-        self._grammar = Grammar(format, schemas)
+        self._grammar = CallGrammar(format, schemas)
         self._rest = ""  # undecided
         self._at = 0  # of it, where the call begins that may stand there
         self._state = self._begin
-        self._body: Body | None = None
+        self._body: CallBody | None = None
         self._read = Read()
         self._done = 0
 
@@ -162,7 +162,7 @@ class CallReader:
 
     # ------------------------------------------------------------ calls
 
-    def _open(self, text: Text, at: int, pieces: Sequence[Piece]) -> None:
+    def _open(self, text: Text, at: int, pieces: Sequence[MarkPiece]) -> None:
         """Raises More, Mismatch."""
         matched = text.pieces(pieces, at, self._grammar.names, NO_NAMES, lenient=True)
         begins = text.skip_blanks(matched.end)

@@ -6,7 +6,7 @@ from typing import Any
 from shared.protocol import CallPiece
 from workers.chat_template.call_format import KEY_HOLE, NAME_HOLE, CallFormat
 from workers.output.call_reader import CallReader, Read
-from workers.output.tool_calls import CallFilter, Found, ToolPolicy, call_id
+from workers.output.tool_calls import CallFilter, TextAndCalls, ToolPolicy, call_id
 
 # What Llama 3.2 and 4 write beside JSON, in a list at the beginning of an answer.
 PYTHONIC = CallFormat(
@@ -92,14 +92,14 @@ class DerivedCallFilter:
         """No call may follow the one that came."""
         return self.called and not self._parallel
 
-    def push(self, text: str) -> Found:
-        return Found() if self.satisfied else self._found(self._reader.push(text))
+    def push(self, text: str) -> TextAndCalls:
+        return TextAndCalls() if self.satisfied else self._found(self._reader.push(text))
 
-    def flush(self, *, closed: bool) -> Found:
-        return Found() if self.satisfied else self._found(self._reader.flush())
+    def flush(self, *, closed: bool) -> TextAndCalls:
+        return TextAndCalls() if self.satisfied else self._found(self._reader.flush())
 
-    def _found(self, read: Read) -> Found:
-        found = Found(read.text)
+    def _found(self, read: Read) -> TextAndCalls:
+        found = TextAndCalls(read.text)
         for name, arguments in read.calls:
             if self.satisfied:
                 break

@@ -15,7 +15,7 @@ from workers.output.call_grammar import starts_of
 from workers.output.channels import MARKS, ChannelFilter, channels_of
 from workers.output.derived_calls import call_filter
 from workers.output.tool_calls import ToolPolicy
-from workers.output.tool_formats import CallSyntax, Channels, OutputFormat, ToolFormat, special_in
+from workers.output.tool_formats import CallSyntax, Channels, ModelOutputFormat, ToolFormat, special_in
 
 _FILLED = {NAME_HOLE: "{name}", KEY_HOLE: "{key}", COUNT_HOLE: "0", ID_HOLE: "call00000"}
 
@@ -28,7 +28,9 @@ _SCHEMA = {
 _TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": _SCHEMA}}]
 
 
-def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: TemplateAnalysis) -> OutputFormat:
+def with_analysis(
+    output_format: ModelOutputFormat, tokenizer: Any, analysis: TemplateAnalysis
+) -> ModelOutputFormat:
     """``output_format``: by the table; ``analysis``: of the tokenizer's chat template."""
     channels = channels_of(getattr(tokenizer, "chat_template", None))
     tools = _tools(output_format.tools, analysis) if channels is None else _in_channels(channels, analysis)
@@ -42,7 +44,7 @@ def with_analysis(output_format: OutputFormat, tokenizer: Any, analysis: Templat
         *(MARKS if channels else ()),
     ]
     think_id = _token(tokenizer, thinking) if output_format.think_id is None else output_format.think_id
-    return OutputFormat(tools, thinking, answer, think_id, special_in(tokenizer, delimiters), channels)
+    return ModelOutputFormat(tools, thinking, answer, think_id, special_in(tokenizer, delimiters), channels)
 
 
 def _tools(table: ToolFormat | None, analysis: TemplateAnalysis) -> ToolFormat | None:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 
 @dataclass(frozen=True)
-class Thinking:
+class ThinkingDelimiters:
     """The delimiters of thinking. ``open``: the prompt ends inside the thinking; ``over``: it ends behind it.
 
     ``answer``, ``answer_end``: what opens and closes the answer, in templates that delimit the answer too.
@@ -52,7 +52,7 @@ class Split:
 class ReasoningFilter:
     """``inside`` is true between the delimiters of the thinking."""
 
-    def __init__(self, thinking: Thinking) -> None:
+    def __init__(self, thinking: ThinkingDelimiters) -> None:
         self._thinking = thinking
         self._held = ""
         self._blank = thinking.open  # only whitespace since the last delimiter
@@ -176,8 +176,8 @@ def overlap(text: str, delimiter: str) -> int:
 
 def thinking_of(
     start: str, end: str, prompt: str, answer: tuple[str, str] = ("", ""), calls: tuple[str, ...] = ()
-) -> Thinking:
+) -> ThinkingDelimiters:
     """Whether ``prompt`` opens or ends the thinking: then only whitespace follows the delimiter in it."""
     tail = prompt.rstrip()
     over = tail.endswith(end) or bool(answer[0] and tail.endswith(answer[0]))
-    return Thinking(start, end, tail.endswith(start), over, answer[0], calls, answer[1])
+    return ThinkingDelimiters(start, end, tail.endswith(start), over, answer[0], calls, answer[1])

@@ -11,11 +11,11 @@ from typing import Any
 from workers.chat_template.call_format import KEY_HOLE, CallFormat
 from workers.output.almost_json import Incomplete, Scan, parse, parse_at
 from workers.output.argument_values import schema_at, tagged_value, value_of
-from workers.output.call_bodies import Call, Follows
-from workers.output.call_marks import NO_NAMES, Matched, Mismatch, More, Names, Piece, Text, pieces_of
+from workers.output.call_bodies import Follows, ParsedCall
+from workers.output.call_marks import NO_NAMES, MarkPiece, Matched, Mismatch, More, Names, Text, pieces_of
 
 Json = Any
-Pieces = Sequence[Piece]
+Pieces = Sequence[MarkPiece]
 
 
 class TaggedBody:
@@ -31,29 +31,29 @@ class TaggedBody:
         self._scans: dict[int, Scan] = {}  # by where a value without the format's quotes begins
         self._known = Names(frozenset(_properties(schema)))
 
-    def read(self, text: Text, follows: Follows) -> tuple[int, list[Call]]:
+    def read(self, text: Text, follows: Follows) -> tuple[int, list[ParsedCall]]:
         while True:
             try:
                 found, kind = self._key(text, self._at, first=not self._arguments)
             except Mismatch:
-                return self._end(text, self._at, follows), [Call(self._name, self._arguments)]
+                return self._end(text, self._at, follows), [ParsedCall(self._name, self._arguments)]
             value, self._at = self._value(text, found, kind, follows)
             self._arguments[found.key] = value
 
     # ------------------------------------------------------------ marks
 
     @cached_property
-    def _keys(self) -> list[tuple[str, tuple[Piece, ...]]]:
+    def _keys(self) -> list[tuple[str, tuple[MarkPiece, ...]]]:
         """The marks before a value, with the type that each names; one for strings, or for all."""
         typed = [(kind, pieces_of(mark)) for kind, mark in self._format.key_by_type.items()]
         return [("string" if typed else "", pieces_of(self._format.key)), *typed]
 
     @cached_property
-    def _comma(self) -> tuple[Piece, ...]:
+    def _comma(self) -> tuple[MarkPiece, ...]:
         return pieces_of(self._format.comma)
 
     @cached_property
-    def _closing(self) -> tuple[Piece, ...]:
+    def _closing(self) -> tuple[MarkPiece, ...]:
         return pieces_of(self._format.closing)
 
     @cached_property

@@ -43,7 +43,7 @@ class ToolPolicy:
 
 
 @dataclass
-class Found:
+class TextAndCalls:
     text: str = ""
     calls: list[CallPiece] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ class CallFilter:
         self._rest = ""  # undecided text
         self._blank = ""  # whitespace before the current call
         self._object = JsonObject()
-        self._found = Found()
+        self._found = TextAndCalls()
         self._begun = 0
         self._complete = 0
 
@@ -77,13 +77,13 @@ class CallFilter:
         """A call is complete, and the policy allows only one."""
         return self._complete > 0 and not self._policy.parallel
 
-    def push(self, text: str) -> Found:
+    def push(self, text: str) -> TextAndCalls:
         self._rest += text
         while not self.satisfied and self._state():
             pass
         return self._take_found()
 
-    def flush(self, *, closed: bool) -> Found:
+    def flush(self, *, closed: bool) -> TextAndCalls:
         """``closed``: the model ended the turn, so a call without its end delimiter may be whole."""
         rest, self._rest = self._rest, ""
         if self.satisfied:
@@ -188,8 +188,8 @@ class CallFilter:
     def _give_back(self, body: str) -> None:
         self._found.text += self._blank + self._format.start + body
 
-    def _take_found(self) -> Found:
-        found, self._found = self._found, Found()
+    def _take_found(self) -> TextAndCalls:
+        found, self._found = self._found, TextAndCalls()
         return found
 
 

@@ -84,7 +84,7 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class OutputFormat:
+class ModelOutputFormat:
     """How a model delimits tool calls and thinking in its output, read from its tokenizer and chat template.
 
     ``tools`` None: the template knows no tools, so the system message describes them and PLAIN is the format.
@@ -232,7 +232,7 @@ def tool_format_named(name: str, start: str, end: str, parse: Parse) -> ToolForm
     return ToolFormat(start, end, parse, _SYNTAXES.get(name), _STREAMS.get(name), _INNER.get(name, ()))
 
 
-def output_format_of(tokenizer: Any) -> OutputFormat:
+def output_format_of(tokenizer: Any) -> ModelOutputFormat:
     """``tokenizer`` is mlx-lm's wrapper."""
     tools = None
     if tokenizer.has_tool_calling:
@@ -245,7 +245,7 @@ def output_format_of(tokenizer: Any) -> OutputFormat:
     special = special_in(tokenizer, [*(thinking or ()), *(tools.delimiters if tools else ())])
     opening: tuple[int, ...] = tokenizer.think_start_tokens or ()
     think_id = opening[0] if len(opening) == 1 else None
-    return OutputFormat(tools, thinking, think_id=think_id, special=special)
+    return ModelOutputFormat(tools, thinking, think_id=think_id, special=special)
 
 
 def special_in(tokenizer: Any, delimiters: Iterable[str]) -> dict[str, int]:

@@ -16,10 +16,10 @@ from workers.grammars.grammar import CompiledGrammar, Grammars
 from workers.job import Job
 from workers.model.default_sampling import filled
 from workers.output.channels import answers_in, opened_by
-from workers.output.reasoning import Thinking, thinking_of
+from workers.output.reasoning import ThinkingDelimiters, thinking_of
 from workers.output.text import characters_in, well_formed
 from workers.output.tool_calls import ToolPolicy
-from workers.output.tool_formats import PLAIN, Channels, OutputFormat
+from workers.output.tool_formats import PLAIN, Channels, ModelOutputFormat
 from workers.request.chat_rendering import ChatRendering
 from workers.request.checkpoints import checkpoints_of
 from workers.request.encoding import Encoder
@@ -41,7 +41,7 @@ class Preparation:
     context_length: int
     vocabulary_size: int
     grammars: Grammars | None = None  # None: llguidance cannot read this tokenizer
-    output_format: OutputFormat = field(default_factory=OutputFormat)
+    output_format: ModelOutputFormat = field(default_factory=ModelOutputFormat)
     infill: Infill | None = None  # None: the tokenizer has no special tokens for it
     finds_checkpoints: bool = False  # the model's caches can only be restored at stored lengths
     own_sampling: Mapping[str, float] = field(
@@ -114,14 +114,16 @@ class Preparation:
         self.encoder.check_ids([bos], param)
         return [bos]
 
-    def _thinking(self, text: str | None, ids: list[int], policy: ToolPolicy | None) -> Thinking | None:
+    def _thinking(
+        self, text: str | None, ids: list[int], policy: ToolPolicy | None
+    ) -> ThinkingDelimiters | None:
         if self.output_format.thinking is None:
             return None
         tail = self.tokenizer.decode(ids[-TAIL:]) if text is None else text
         begins = policy.format.starts if policy else ()
         return thinking_of(*self.output_format.thinking, tail, self.output_format.answer, begins)
 
-    def _thinking_budget(self, generation: Generation, split: Thinking | None) -> dict[str, Any]:
+    def _thinking_budget(self, generation: Generation, split: ThinkingDelimiters | None) -> dict[str, Any]:
         """The budget that the engine keeps, where the template does not listen to it."""
         prompt = generation.prompt
         budget = prompt.template_kwargs.get(BUDGET) if isinstance(prompt, ChatPrompt) else None
@@ -144,7 +146,11 @@ class Preparation:
         return ToolPolicy(format, frozenset(use.names), prompt.tools or [], parallel)
 
     def _grammar(
-        self, generation: Generation, policy: ToolPolicy | None, split: Thinking | None, opened: str | None
+        self,
+        generation: Generation,
+        policy: ToolPolicy | None,
+        split: ThinkingDelimiters | None,
+        opened: str | None,
     ) -> CompiledGrammar | None:
         """The grammar of the text or of the required calls. It applies behind the thinking, where that is split off."""
         must_call = policy is not None and generation.tool_use and generation.tool_use.mode == "required"

@@ -4,7 +4,7 @@ from functools import cache
 
 from workers.chat_template.call_format import Unknown
 from workers.chat_template.environment import Rendering
-from workers.chat_template.format_search import Found, find_format
+from workers.chat_template.format_search import FoundFormat, find_format
 
 _HEAD = """\
 {%- if tools %}<|tools|>{{ tools | tojson }}<|end|>
@@ -147,7 +147,7 @@ def rendering(kind: str) -> Rendering:
 
 
 @cache
-def found(kind: str) -> Found:
+def found(kind: str) -> FoundFormat:
     result = find_format(rendering(kind))
     assert not isinstance(result, Unknown), result
     return result

@@ -10,7 +10,7 @@ from tests.workers.chat_template.conversations import CONVERSATIONS, TOOLS, assi
 from tests.workers.chat_template.formats import CALLS, rendering, template
 from workers.chat_template.demands import Demands, find_demands
 from workers.chat_template.environment import Rendering
-from workers.chat_template.format_search import Found, find_format
+from workers.chat_template.format_search import FoundFormat, find_format
 from workers.chat_template.histories import repaired
 from workers.chat_template.normalize import normalize
 from workers.chat_template.schemas import plain_tools
@@ -65,7 +65,7 @@ TEMPLATES = {**STRICT, **{kind: rendering(kind).template for kind in ("json", "t
 def asked(what: str) -> tuple[Rendering, Demands]:
     renders = Rendering(TEMPLATES[what])
     found = find_format(renders)
-    return renders, find_demands(renders, found if isinstance(found, Found) else None)
+    return renders, find_demands(renders, found if isinstance(found, FoundFormat) else None)
 
 
 @pytest.mark.parametrize("what", TEMPLATES)

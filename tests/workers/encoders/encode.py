@@ -9,14 +9,16 @@ from shared.protocol import Vectors
 from workers.encoders.engine import EncoderEngine, EncoderLimits
 from workers.encoders.job import EncodingJob
 from workers.encoders.loading.load import LoadedEncoder
-from workers.encoders.text import Text
+from workers.encoders.text import EncodedText
 
 
-def job(request_id: str, texts: Sequence[Text], **more: Any) -> EncodingJob:
+def job(request_id: str, texts: Sequence[EncodedText], **more: Any) -> EncodingJob:
     return EncodingJob(request_id, 1, "api-1", texts, **more)
 
 
-def encode(encoder: LoadedEncoder, texts: Sequence[Text], limits: EncoderLimits | None = None) -> np.ndarray:
+def encode(
+    encoder: LoadedEncoder, texts: Sequence[EncodedText], limits: EncoderLimits | None = None
+) -> np.ndarray:
     """(texts, size)"""
     engine = EncoderEngine(encoder.compute, limits or EncoderLimits(padding=0.0))
     engine.add(job("only", texts))

@@ -9,7 +9,7 @@ from tests.workers.encoders.test_families import load, texts
 from workers.encoders.engine import EncoderEngine, EncoderLimits
 from workers.encoders.invariance import invariance_of_encoder
 from workers.encoders.loading.load import LoadedEncoder
-from workers.encoders.text import Text
+from workers.encoders.text import EncodedText
 from workers.engine.cpu.model_patches import patch_models
 
 NEAR = 1e-6
@@ -31,7 +31,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return load(folders.write_folder(folder, config, weights, tokenizer, folders.sentence_files()))
 
 
-def some(encoder: LoadedEncoder) -> list[Text]:
+def some(encoder: LoadedEncoder) -> list[EncodedText]:
     return [encoder.text.text(text, "input") for text in texts(LENGTHS)]
 
 

@@ -21,7 +21,7 @@ from workers.encoders.loading.kinds import kind_of
 from workers.encoders.loading.load import LoadedEncoder, load_encoder
 from workers.encoders.loading.qwen3 import AFTER, BEFORE
 from workers.encoders.preparation import EncoderPreparation
-from workers.encoders.text import Text
+from workers.encoders.text import EncodedText
 from workers.model.load import inspect
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -44,11 +44,11 @@ def wide(weights: dict[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarr
     return {name.removeprefix(prefix): array.astype(np.float64) for name, array in weights.items()}
 
 
-def read(encoder: LoadedEncoder, some: list[str]) -> list[Text]:
+def read(encoder: LoadedEncoder, some: list[str]) -> list[EncodedText]:
     return [encoder.text.text(text, "input") for text in some]
 
 
-def zeros(text: Text) -> np.ndarray:
+def zeros(text: EncodedText) -> np.ndarray:
     return np.zeros(text.tokens, int)
 
 

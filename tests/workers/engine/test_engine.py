@@ -22,7 +22,7 @@ from workers.grammars.grammar import CompiledGrammar, Grammars, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel
 from workers.model.serve_model import vocabulary_size_of
-from workers.output.reasoning import Thinking
+from workers.output.reasoning import ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
 from workers.output.tool_formats import PLAIN
 
@@ -105,7 +105,7 @@ def grammars(loaded: LoadedModel) -> Grammars:
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 POLICY = ToolPolicy(PLAIN, frozenset({"look"}), TOOLS, parallel=False)
-OPEN = Thinking("t", "q", open=True)  # marks a random model comes to, each a token of its own
+OPEN = ThinkingDelimiters("t", "q", open=True)  # marks a random model comes to, each a token of its own
 Q = sorted(ByteLevel.alphabet()).index("q") + len(SPECIAL)
 
 

@@ -13,7 +13,7 @@ from workers.grammars.grammar import CompiledGrammar, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
-from workers.output.reasoning import Thinking
+from workers.output.reasoning import ThinkingDelimiters
 from workers.output.vocabulary import token_bytes
 from workers.sequence import TokenRules
 
@@ -35,7 +35,7 @@ def engine(loaded: LoadedModel) -> BatchEngine:
 def thinking(loaded: LoadedModel, **options: Any) -> Job:
     """Its prompt opens the thinking."""
     end: list[int] = loaded.tokenizer.encode("</think>")
-    opened = Thinking("<think>", "</think>", open=True)
+    opened = ThinkingDelimiters("<think>", "</think>", open=True)
     return job(
         max_tokens=40, thinking=opened, thinking_budget=BUDGET, thinking_end=end, temperature=1.0, **options
     )

@@ -24,7 +24,7 @@ from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.channels import HARMONY
 from workers.output.derived_format import tool_format_of
-from workers.output.reasoning import Thinking
+from workers.output.reasoning import ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
 from workers.output.tool_formats import PLAIN, ToolFormat
 from workers.output.vocabulary import token_bytes
@@ -345,7 +345,7 @@ class Spoken:
         self.finish = shown[-1].finish
 
 
-THINKING = Thinking("<think>", "</think>")
+THINKING = ThinkingDelimiters("<think>", "</think>")
 CALL = '<tool_call>{"name": "say", "arguments": {"kind": "a"}}</tool_call>'
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.marks import quick_and_slow
 from tests.workers.chat_template.formats import CALLS, found, rendering
-from workers.chat_template.assistant_text import Turns
+from workers.chat_template.assistant_text import AssistantTurns
 from workers.chat_template.call_format import CallFormat
 from workers.chat_template.environment import Raised
 from workers.chat_template.format_search import ids_for
 from workers.chat_template.marks import tokens_of
-from workers.chat_template.probes import Call, tools_for
+from workers.chat_template.probes import ProbeCall, tools_for
 from workers.output.call_reader import CallReader, Read
 
 QUICK = ("json", "list", "loose", "name + json, counted", "pythonic", "tagged, lines", "tagged, typed")
@@ -67,13 +67,13 @@ TYPED = {  # each key has values of one type, as one schema says it
     ),
 }
 ARGUMENTS = st.fixed_dictionaries({}, optional=TYPED)
-CALL = st.builds(Call, st.sampled_from(["get", "get_more", "mcp.read-it"]), ARGUMENTS)
+CALL = st.builds(ProbeCall, st.sampled_from(["get", "get_more", "mcp.read-it"]), ARGUMENTS)
 
 
-def written(kind: str, calls: list[Call], text: str = "") -> tuple[str, list[Any]]:
+def written(kind: str, calls: list[ProbeCall], text: str = "") -> tuple[str, list[Any]]:
     """What a model writes in a turn of these calls, and the tools it has."""
     tools = tools_for(*calls)
-    turns = Turns(rendering(kind), tools)
+    turns = AssistantTurns(rendering(kind), tools)
     turn = turns.calls(calls, ids_for(calls, found(kind).ids), text)
     assert not isinstance(turn, Raised), turn
     return turn.text, tools
@@ -91,7 +91,7 @@ def calls_of(read: Read) -> list[tuple[str, Any]]:
     return [(name, exact(json.loads(arguments))) for name, arguments in read.calls]
 
 
-def wanted(calls: list[Call]) -> list[tuple[str, Any]]:
+def wanted(calls: list[ProbeCall]) -> list[tuple[str, Any]]:
     return [(call.name, exact(dict(call.arguments))) for call in calls]
 
 
@@ -138,7 +138,7 @@ def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(
     kind: str, data: st.DataObject
 ) -> None:
     arguments = {"n": data.draw(st.integers(1, 99)), "path": data.draw(st.sampled_from(["a", "x y"]))}
-    call = Call("get", arguments)
+    call = ProbeCall("get", arguments)
     text, tools = written(kind, [call])
     tokens = tokens_of(text)
     change = data.draw(st.sampled_from(["first", "last", "double", "remove"]))
@@ -166,7 +166,7 @@ def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(
     data=st.data(),
 )
 def test_text_without_a_call_is_shown_whole(kind: str, noise: list[str], data: st.DataObject) -> None:
-    text, (_, tools) = "".join(noise), written(kind, [Call("get", {})])
+    text, (_, tools) = "".join(noise), written(kind, [ProbeCall("get", {})])
     read = read_in(
         cut(text, data.draw(st.lists(st.integers(0, len(text)), max_size=5))), found(kind).format, tools
     )
@@ -176,7 +176,7 @@ def test_text_without_a_call_is_shown_whole(kind: str, noise: list[str], data: s
 
 @pytest.mark.parametrize("kind", sorted(set(CALLS) - {"json, no marks"}))
 def test_text_before_a_call_is_shown_at_once(kind: str) -> None:
-    text, tools = written(kind, [Call("get", {"path": "x"})], "Let me see.")
+    text, tools = written(kind, [ProbeCall("get", {"path": "x"})], "Let me see.")
     reader = CallReader(found(kind).format, tools)
     assert reader.push("Let me see.").text == "Let me see."
     read = reader.push(text.removeprefix("Let me see.")) + reader.flush()
@@ -186,7 +186,7 @@ def test_text_before_a_call_is_shown_at_once(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CALLS)
 def test_a_name_that_the_request_does_not_have_is_text(kind: str) -> None:
-    text, tools = written(kind, [Call("get", {"path": "x"})])
+    text, tools = written(kind, [ProbeCall("get", {"path": "x"})])
     unknown = text.replace("get", "put")
     assert read_in([unknown], found(kind).format, tools) == Read(unknown)
 
@@ -278,24 +278,26 @@ def test_the_schema_says_what_a_value_without_a_type_means(schema: Any, value: s
 )
 def test_a_long_argument_is_read_in_linear_time(kind: str, argument: Any) -> None:
     """Pieces of four characters: a reader that begins anew with each piece would take minutes."""
-    text, tools = written(kind, [Call("get", {"text": argument})])
+    text, tools = written(kind, [ProbeCall("get", {"text": argument})])
     read = read_in(re.findall(r"(?s).{1,4}", text), found(kind).format, tools)
     assert calls_of(read) == [("get", exact({"text": argument}))]
 
 
 def test_blanks_without_end_take_no_time() -> None:
     """Small models write newline after newline."""
-    read = read_in(["<tool_call>", *["\n"] * 55_000, "x"], found("json").format, tools_for(Call("get", {})))
+    read = read_in(
+        ["<tool_call>", *["\n"] * 55_000, "x"], found("json").format, tools_for(ProbeCall("get", {}))
+    )
     assert read.text.endswith("x")
 
 
 def test_a_string_in_other_quotes_is_read_in_linear_time() -> None:
-    text, tools = written("pythonic", [Call("get", {"text": "word " * 30_000})])
+    text, tools = written("pythonic", [ProbeCall("get", {"text": "word " * 30_000})])
     text = text.replace('"', "'")
     assert len(read_in(re.findall(r"(?s).{1,4}", text), found("pythonic").format, tools).calls) == 1
 
 
 def test_a_quote_in_a_key_without_quotes_loses_no_call() -> None:
-    call = Call("get", {"where": {"it's": "x"}})
+    call = ProbeCall("get", {"where": {"it's": "x"}})
     text, tools = written("loose", [call])
     assert calls_of(read_in(list(text), found("loose").format, tools)) == wanted([call])

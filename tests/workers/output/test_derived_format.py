@@ -13,7 +13,7 @@ from workers.chat_template.demands import Demands
 from workers.output.derived_calls import DerivedCallFilter, call_filter
 from workers.output.derived_format import with_analysis
 from workers.output.tool_calls import ToolPolicy
-from workers.output.tool_formats import OutputFormat, ToolFormat, tool_format_named
+from workers.output.tool_formats import ModelOutputFormat, ToolFormat, tool_format_named
 
 TOKENIZER: Any = SimpleNamespace(added_tokens_decoder={})
 TOOLS = [
@@ -34,7 +34,7 @@ def table(name: str) -> ToolFormat:
 
 def joined(tools: ToolFormat | None, kind: str, **changes: Any) -> ToolFormat | None:
     analysis = replace(analyse(rendering(kind).template), **changes)
-    return with_analysis(OutputFormat(tools), TOKENIZER, analysis).tools
+    return with_analysis(ModelOutputFormat(tools), TOKENIZER, analysis).tools
 
 
 def calls(tools: ToolFormat | None, text: str) -> list[str | None]:
@@ -90,13 +90,13 @@ def test_a_form_that_is_not_proved_leaves_the_table_s_reader() -> None:
 
 def test_tools_that_the_template_does_not_show_are_described() -> None:
     analysis = TemplateAnalysis(Demands(shows_tools=False))
-    assert with_analysis(OutputFormat(table("json_tools")), TOKENIZER, analysis).tools is None
+    assert with_analysis(ModelOutputFormat(table("json_tools")), TOKENIZER, analysis).tools is None
 
 
 def test_delimiters_of_a_derived_form_that_are_special_tokens_are_read_as_text() -> None:
     token = SimpleNamespace(content="<|call_start|>", special=True)
     tokenizer: Any = SimpleNamespace(added_tokens_decoder={7: token})
-    found = with_analysis(OutputFormat(), tokenizer, analyse(rendering("pythonic").template))
+    found = with_analysis(ModelOutputFormat(), tokenizer, analyse(rendering("pythonic").template))
     assert found.special == {"<|call_start|>": 7}
 
 

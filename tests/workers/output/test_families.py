@@ -14,11 +14,11 @@ from tests.workers.output.test_call_reader import CALL, calls_of, cut, read_in, 
 from tests.workers.output.written import write
 from workers.chat_template.analysis import analyse
 from workers.chat_template.environment import Rendering
-from workers.chat_template.probes import Call, calling, tools_for, user
+from workers.chat_template.probes import ProbeCall, calling, tools_for, user
 from workers.output.choice import ChoiceFilter, Shown
 from workers.output.derived_calls import call_filter
 from workers.output.derived_format import tool_format_of
-from workers.output.reasoning import ReasoningFilter, Thinking
+from workers.output.reasoning import ReasoningFilter, ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
 
 FIRST = ("get_weather", {"city": "Paris", "days": 2})
@@ -54,11 +54,11 @@ def mostly_slow(families: list[str]) -> list[Any]:
     )
 
 
-def thinking_of(family: str, *, opened: bool = False) -> Thinking | None:
+def thinking_of(family: str, *, opened: bool = False) -> ThinkingDelimiters | None:
     if not (marks := FAMILIES[family]["thinking"]):
         return None
     starts = tool_format_of(format_of(family)).starts
-    return Thinking(marks[0], marks[1], opened, answer=marks[2], calls=starts)
+    return ThinkingDelimiters(marks[0], marks[1], opened, answer=marks[2], calls=starts)
 
 
 def play(family: str, parts: list[str], *, opened: bool = False, names: frozenset[str] | None = None) -> Any:
@@ -176,7 +176,7 @@ NOT_AS_RENDERED = {"Command R7B, Command A", "Kimi K3", "LFM2.5 8B", "Mistral Sm
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - NOT_AS_RENDERED))
 def test_a_history_is_rendered_as_the_family_writes_it(family: str) -> None:
-    history = [user(), calling([Call(*FIRST)], ids=["call00000"])]
+    history = [user(), calling([ProbeCall(*FIRST)], ids=["call00000"])]
     rendered = Rendering(template_of(family)).render(history, TOOLS)
     assert isinstance(rendered, str)
     assert "".join(FAMILIES[family]["one"].split()) in "".join(rendered.split())

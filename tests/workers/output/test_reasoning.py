@@ -4,15 +4,15 @@ import random
 
 import pytest
 
-from workers.output.reasoning import ReasoningFilter, Thinking, thinking_of
+from workers.output.reasoning import ReasoningFilter, ThinkingDelimiters, thinking_of
 
-CLOSED, OPEN = Thinking("<think>", "</think>"), Thinking("<think>", "</think>", open=True)
-ANSWER = Thinking("<think>", "</think>", answer="<response>", answer_end="</response>")
-TURNS = Thinking("<|think|>", "<|end|>", answer="<|begin|>assistant<|content|>")
-LINES = Thinking("<think>", "</think>", open=True, calls=("<call>", "</"))
+CLOSED, OPEN = ThinkingDelimiters("<think>", "</think>"), ThinkingDelimiters("<think>", "</think>", open=True)
+ANSWER = ThinkingDelimiters("<think>", "</think>", answer="<response>", answer_end="</response>")
+TURNS = ThinkingDelimiters("<|think|>", "<|end|>", answer="<|begin|>assistant<|content|>")
+LINES = ThinkingDelimiters("<think>", "</think>", open=True, calls=("<call>", "</"))
 
 
-def play(parts: list[str], thinking: Thinking = CLOSED) -> tuple[str, str]:
+def play(parts: list[str], thinking: ThinkingDelimiters = CLOSED) -> tuple[str, str]:
     """(reasoning, text)"""
     each = ReasoningFilter(thinking)
     splits = [each.push(part) for part in parts] + [each.flush()]
@@ -41,7 +41,7 @@ CASES = [
 
 @pytest.mark.parametrize(("thinking", "text", "expected"), CASES)
 def test_thinking_is_split_off_wherever_the_text_is_cut(
-    thinking: Thinking, text: str, expected: tuple[str, str]
+    thinking: ThinkingDelimiters, text: str, expected: tuple[str, str]
 ) -> None:
     assert play([text], thinking) == expected
     assert play(list(text), thinking) == expected

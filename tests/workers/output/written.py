@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.chat_template.call_format import COUNT_HOLE, ID_HOLE, KEY_HOLE, NAME_HOLE, CallFormat
-from workers.chat_template.probes import Call
+from workers.chat_template.probes import ProbeCall
 
 _TYPES: dict[type, str] = {
     bool: "boolean",
@@ -17,7 +17,7 @@ _TYPES: dict[type, str] = {
 }
 
 
-def write(format: CallFormat, calls: Sequence[Call]) -> str:
+def write(format: CallFormat, calls: Sequence[ProbeCall]) -> str:
     if format.kind == "json_list":
         body = "[" + ", ".join(_as_json(_object(format, call)) for call in calls) + "]"
     else:
@@ -25,7 +25,7 @@ def write(format: CallFormat, calls: Sequence[Call]) -> str:
     return _filled(format.outer[0], calls[0].name, 0) + body + format.outer[1]
 
 
-def _call(format: CallFormat, call: Call, index: int) -> str:
+def _call(format: CallFormat, call: ProbeCall, index: int) -> str:
     match format.kind:
         case "json":
             body = _as_json(_object(format, call))
@@ -36,7 +36,7 @@ def _call(format: CallFormat, call: Call, index: int) -> str:
     return _filled(format.opening, call.name, index) + body + format.closing
 
 
-def _object(format: CallFormat, call: Call) -> Any:
+def _object(format: CallFormat, call: ProbeCall) -> Any:
     arguments: Any = dict(call.arguments)
     if format.arguments_as_text:
         arguments = _as_json(arguments)

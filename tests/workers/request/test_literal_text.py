@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.protocol import ChatPrompt, Generation, Run, Sampling, Submit, ToolUse
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL, byte_tokenizer
-from workers.output.tool_formats import OutputFormat, plain_parse, tool_format_named
+from workers.output.tool_formats import ModelOutputFormat, plain_parse, tool_format_named
 from workers.request.literal_text import LiteralSpecials, pattern_of
 from workers.request.prompt import Preparation
 
@@ -65,7 +65,7 @@ class Wrapped:
 
 
 KINDS = {"byte level": byte_tokenizer, "sentencepiece": sentencepiece, "metaspace": metaspace}
-FORMAT = OutputFormat(tool_format_named("json_tools", "<tool_call>", "</tool_call>", plain_parse))
+FORMAT = ModelOutputFormat(tool_format_named("json_tools", "<tool_call>", "</tool_call>", plain_parse))
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -174,7 +174,7 @@ def test_assistant_messages_keep_the_delimiters_that_templates_look_for() -> Non
     tokenizer = Wrapped(backend, THINKS)
     delimiters = {word: backend.get_vocab()[word] for word in ("<think>", "</think>")}
     prepare = Preparation(
-        tokenizer, 10_000, 1000, output_format=OutputFormat(FORMAT.tools, special=delimiters)
+        tokenizer, 10_000, 1000, output_format=ModelOutputFormat(FORMAT.tools, special=delimiters)
     )
     said = {"role": "assistant", "content": "<think>no<|im_end|></think>yes"}
     asked = {"role": "user", "content": "why </think>?"}

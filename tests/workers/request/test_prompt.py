@@ -26,7 +26,7 @@ from workers.chat_template.analysis import UNKNOWN
 from workers.chat_template.switches import Switch
 from workers.grammars.grammar import grammars_for
 from workers.model.load import LoadedModel, inspect, load
-from workers.output.tool_formats import PLAIN, OutputFormat, plain_parse, tool_format_named
+from workers.output.tool_formats import PLAIN, ModelOutputFormat, plain_parse, tool_format_named
 from workers.request.infill import Infill
 from workers.request.prompt import Preparation
 
@@ -183,7 +183,7 @@ def test_echo_gives_the_prompts_text_back(prepare: Preparation) -> None:
 # ---------------------------------------------------------------- tools and thinking
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-REASONING = OutputFormat(thinking=("<think>", "</think>"))
+REASONING = ModelOutputFormat(thinking=("<think>", "</think>"))
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ def test_infill_tokens_and_held_ids_without_an_embedding_are_refused(loaded: Loa
 
 def test_a_required_tool_call_whose_special_tokens_have_no_embedding_is_refused(whole: Preparation) -> None:
     family = tool_format_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
-    output_format = OutputFormat(family, special={"<tool_call>": 280})
+    output_format = ModelOutputFormat(family, special={"<tool_call>": 280})
     with pytest.raises(InvalidRequest) as refused:
         replace(whole, output_format=output_format)(
             with_tools({"role": "user", "content": "hi"}, mode="required")
@@ -445,7 +445,7 @@ def test_arguments_that_python_cannot_hold_are_text_or_refused(
     template = "{% for m in messages %}{{ m.tool_calls | tojson if m.tool_calls else m.content }}{% endfor %}"
     monkeypatch.setattr(loaded.tokenizer._tokenizer, "chat_template", template)
     family = tool_format_named("json_tools", "<tool_call>", "</tool_call>", plain_parse)
-    prepare = Preparation(loaded.tokenizer, 200_000, 280, output_format=OutputFormat(family))
+    prepare = Preparation(loaded.tokenizer, 200_000, 280, output_format=ModelOutputFormat(family))
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": arguments}}
     said = {"role": "assistant", "content": "", "tool_calls": [call]}
     try:

@@ -20,7 +20,7 @@ from workers.encoders.models.compute import Body, Compute, Dense, Embedder, Head
 from workers.encoders.models.decoder import Decoder
 from workers.encoders.models.heads import BertHead, ModernBertHead, RobertaHead
 from workers.encoders.models.modernbert import ModernBert
-from workers.encoders.models.part import Part, arrays_of
+from workers.encoders.models.part import EncoderPart, arrays_of
 from workers.encoders.models.pooling import Pooling
 from workers.encoders.template import PairTemplate
 from workers.encoders.text import TextEncoder, read_tokenizer
@@ -100,7 +100,7 @@ def load_encoder(
         compute = Embedder(parts.body, Pooling(recipe.pooling), denses, normalises=recipe.normalises)
         size = _size(config, recipe, denses)
     modules = (*parts.modules, *denses)
-    holder = Part()
+    holder = EncoderPart()
     holder.all = list(modules)
     text = TextEncoder(
         tokenizer,

@@ -15,12 +15,12 @@ from mlx.nn.layers.normalization import LayerNorm
 from workers.encoders.models.activations import activation
 from workers.encoders.models.attention import attention
 from workers.encoders.models.packed import Group, Packed
-from workers.encoders.models.part import Part
+from workers.encoders.models.part import EncoderPart
 
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 
 
-class Embeddings(Part):
+class BertEmbeddings(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         size = config["hidden_size"]
@@ -36,7 +36,7 @@ class Embeddings(Part):
         return normed
 
 
-class SelfAttention(Part):
+class SelfAttention(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         size = config["hidden_size"]
@@ -49,7 +49,7 @@ class SelfAttention(Part):
         return attention(packed, (self.query(x), self.key(x), self.value(x)), self._heads)
 
 
-class Residual(Part):
+class Residual(EncoderPart):
     """A projection, added to what went in, and normalised."""
 
     def __init__(self, config: Mapping[str, Any], inner: int) -> None:
@@ -62,7 +62,7 @@ class Residual(Part):
         return normed
 
 
-class Attention(Part):
+class BertAttention(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self["self"] = SelfAttention(config)
@@ -73,7 +73,7 @@ class Attention(Part):
         return self.output(attended, x)
 
 
-class Intermediate(Part):
+class Intermediate(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.dense = Linear(config["hidden_size"], config["intermediate_size"])
@@ -83,10 +83,10 @@ class Intermediate(Part):
         return self._activation(self.dense(x))
 
 
-class Layer(Part):
+class BertLayer(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = BertAttention(config)
         self.intermediate = Intermediate(config)
         self.output = Residual(config, config["intermediate_size"])
 
@@ -95,10 +95,10 @@ class Layer(Part):
         return self.output(self.intermediate(x), x)
 
 
-class Layers(Part):
+class Layers(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.layer = [Layer(config) for _ in range(config["num_hidden_layers"])]
+        self.layer = [BertLayer(config) for _ in range(config["num_hidden_layers"])]
 
     def __call__(self, x: mx.array, packed: Packed) -> mx.array:
         for layer in self.layer:
@@ -106,12 +106,12 @@ class Layers(Part):
         return x
 
 
-class Bert(Part):
+class Bert(EncoderPart):
     """Groups of texts -> the last hidden states of each group, (texts, longest, hidden)."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config)
+        self.embeddings = BertEmbeddings(config)
         self.encoder = Layers(config)
         self._padding = config["pad_token_id"] if config["model_type"] in ROBERTAS else None
 

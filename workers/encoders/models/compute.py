@@ -8,7 +8,7 @@ from mlx.nn.layers.linear import Linear
 
 from workers.encoders.models.activations import Activation
 from workers.encoders.models.packed import Group
-from workers.encoders.models.part import Part
+from workers.encoders.models.part import EncoderPart
 from workers.encoders.models.pooling import Pooling, normalised
 
 Body = Callable[[Sequence[Group]], list[mx.array]]
@@ -21,7 +21,7 @@ Results = list[np.ndarray]
 """Of each group: (texts, dimensions), or (texts, 1) of scores; float32."""
 
 
-class Dense(Part):
+class Dense(EncoderPart):
     """sentence-transformers' module of that name: a linear layer and a nonlinear function behind it."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, activation: Activation) -> None:

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.nn.layers.linear import Linear
 
 from workers.encoders.models.packed import Group
-from workers.encoders.models.part import Part
+from workers.encoders.models.part import EncoderPart
 
 
 class Decoder:
@@ -46,7 +46,7 @@ class YesOrNo:
         return (ends[:, None] * rows[None]).sum(axis=-1)
 
 
-class Score(Part):
+class Score(EncoderPart):
     """A linear layer in the place of the vocabulary's (``Qwen3ForSequenceClassification``)."""
 
     def __init__(self, size: int) -> None:

@@ -11,11 +11,11 @@ from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.normalization import LayerNorm
 
 from workers.encoders.models.activations import activation
-from workers.encoders.models.part import Part
+from workers.encoders.models.part import EncoderPart
 from workers.encoders.models.pooling import Pooling
 
 
-class Dense(Part):
+class HeadDense(EncoderPart):
     def __init__(self, size: int, bias: bool = True) -> None:
         super().__init__()
         self.dense = Linear(size, size, bias=bias)
@@ -24,12 +24,12 @@ class Dense(Part):
         return self.dense(x)
 
 
-class BertHead(Part):
+class BertHead(EncoderPart):
     """The pooler reads the first token."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.pooler = Dense(config["hidden_size"])
+        self.pooler = HeadDense(config["hidden_size"])
         self.classifier = Linear(config["hidden_size"], 1)
 
     def __call__(self, hidden: mx.array, lengths: tuple[int, ...]) -> mx.array:
@@ -37,14 +37,14 @@ class BertHead(Part):
         return self.classifier(mx.tanh(self.pooler(hidden[:, 0])))[:, 0]
 
 
-class _RobertaClassifier(Part):
+class _RobertaClassifier(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.dense = Linear(config["hidden_size"], config["hidden_size"])
         self.out_proj = Linear(config["hidden_size"], 1)
 
 
-class RobertaHead(Part):
+class RobertaHead(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.classifier = _RobertaClassifier(config)
@@ -55,7 +55,7 @@ class RobertaHead(Part):
         return self.classifier.out_proj(inner)[:, 0]
 
 
-class _Prediction(Part):
+class _Prediction(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         size = config["hidden_size"]
@@ -68,7 +68,7 @@ class _Prediction(Part):
         return normed
 
 
-class ModernBertHead(Part):
+class ModernBertHead(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.head = _Prediction(config)

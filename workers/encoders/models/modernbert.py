@@ -15,7 +15,7 @@ from mlx.nn.layers.normalization import LayerNorm
 from workers.encoders.models.activations import activation
 from workers.encoders.models.attention import attention
 from workers.encoders.models.packed import Group, Packed
-from workers.encoders.models.part import Part
+from workers.encoders.models.part import EncoderPart
 
 
 def _norm(config: Mapping[str, Any]) -> LayerNorm:
@@ -39,7 +39,7 @@ def rotary_base(config: Mapping[str, Any], windowed: bool) -> float:
     return float(config["global_rope_theta"] if base is None else base)
 
 
-class Embeddings(Part):
+class ModernBertEmbeddings(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.tok_embeddings = Embedding(config["vocab_size"], config["hidden_size"])
@@ -50,7 +50,7 @@ class Embeddings(Part):
         return normed
 
 
-class Attention(Part):
+class ModernBertAttention(EncoderPart):
     def __init__(self, config: Mapping[str, Any], windowed: bool) -> None:
         super().__init__()
         size, bias = config["hidden_size"], config["attention_bias"]
@@ -68,7 +68,7 @@ class Attention(Part):
         return mx.fast.rope(x, self._size, traditional=False, base=self._base, scale=1.0, offset=0)
 
 
-class Mlp(Part):
+class Mlp(EncoderPart):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         size, inner, bias = config["hidden_size"], config["intermediate_size"], config["mlp_bias"]
@@ -81,14 +81,14 @@ class Mlp(Part):
         return self.Wo(self._activation(x) * gate)
 
 
-class Layer(Part):
+class ModernBertLayer(EncoderPart):
     """The first has no norm before its attention: the embeddings are normalised already."""
 
     def __init__(self, config: Mapping[str, Any], index: int) -> None:
         super().__init__()
         if index:
             self.attn_norm = _norm(config)
-        self.attn = Attention(config, is_windowed(config, index))
+        self.attn = ModernBertAttention(config, is_windowed(config, index))
         self.mlp_norm = _norm(config)
         self.mlp = Mlp(config)
 
@@ -97,13 +97,13 @@ class Layer(Part):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class ModernBert(Part):
+class ModernBert(EncoderPart):
     """Groups of texts -> the last hidden states of each group, (texts, longest, hidden)."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config)
-        self.layers = [Layer(config, index) for index in range(config["num_hidden_layers"])]
+        self.embeddings = ModernBertEmbeddings(config)
+        self.layers = [ModernBertLayer(config, index) for index in range(config["num_hidden_layers"])]
         self.final_norm = _norm(config)
 
     def __call__(self, groups: Sequence[Group]) -> list[mx.array]:

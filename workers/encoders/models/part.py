@@ -7,7 +7,7 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
 
 
-class Part(Module):
+class EncoderPart(Module):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 

@@ -21,7 +21,7 @@ class LinkMap(Structure):
     _fields_ = [("base", c_uint64), ("name", c_char_p), ("dynamic", c_uint64)]
 
 
-class Entry(Structure):
+class DynamicEntry(Structure):
     _fields_ = [("tag", c_int64), ("value", c_uint64)]
 
 
@@ -97,9 +97,9 @@ def _link_map(library: ctypes.CDLL) -> LinkMap:
 
 
 def _dynamic(address: int) -> Iterator[tuple[int, int]]:
-    while (entry := Entry.from_address(address)).tag != END:
+    while (entry := DynamicEntry.from_address(address)).tag != END:
         yield entry.tag, entry.value
-        address += ctypes.sizeof(Entry)
+        address += ctypes.sizeof(DynamicEntry)
 
 
 def _read_only(base: int) -> range:

@@ -171,7 +171,7 @@ def test_a_long_sequence_makes_no_slab_of_short_ones_grow(model: Any) -> None:
 
 
 @pytest.mark.parametrize("row", [0, 1])
-def test_only_prefilled_sequences_with_a_batch_slot_are_copied_into_slabs(tmp_path: Path, row: int) -> None:
+def test_only_prefilled_sequences_with_a_batch_slot_join_the_merged_caches(tmp_path: Path, row: int) -> None:
     """Caches that mlx-lm merges; a prompt that wanted no token was read beside them."""
     folder = make_tiny_model(tmp_path / "model", "sliding")
     model = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model

@@ -117,7 +117,7 @@ def test_an_end_of_turn_token_has_a_logprob(engine: BatchEngine, loaded: LoadedM
     assert only.finish is not None and only.finish.reason == FinishReason.STOP
 
 
-def test_the_scripted_engine_gives_logprobs_of_the_same_shape() -> None:
+def test_the_scripted_engine_finishes_choices_with_max_tokens_zero_as_the_engine_does() -> None:
     engine = ScriptedEngine(Script())
     for each in [
         job("a", [5, 6, 7], n=2, max_tokens=0),
