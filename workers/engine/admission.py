@@ -1,6 +1,6 @@
 """Admission by memory for keys and values: which prompts may be prefilled, and what gives way; see ``kv.cost``.
 
-It owns no state: it looks at the batch and the queue, and tells the caches and the prefix cache to shrink.
+It owns no state: it reads the batch and the queue, and tells the caches and the prefix cache to shrink.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class MemoryAdmission:
 
     @property
     def held(self) -> int:
-        """Bytes of the rows, their reserve included, and of the prompts that are prefilled in part."""
+        """Bytes of the decoding sequences, headroom included, and of the partly prefilled tasks."""
         return self._batch.nbytes + self._waiting.bytes
 
     def admits(self, task: PrefillTask, besides: Sequence[PrefillTask] = ()) -> bool:
-        """Whether it and the tasks ``besides`` it fit beside all sequences; the prefix cache gives way.
+        """Whether ``task`` and the tasks ``besides`` it fit beside all sequences; the prefix cache gives way.
 
         One always fits: when no sequence decodes, partly prefilled tasks give way too.
         """
@@ -50,7 +50,7 @@ class MemoryAdmission:
         self._squeeze()
         return True
 
-    def cap_kept(self) -> None:
+    def cap_prefix_cache(self) -> None:
         """The prefix cache may have what sequences and tasks leave."""
         self._prefixes.shrink(max(0, self._budget.size - self.held))
 
@@ -69,7 +69,7 @@ class MemoryAdmission:
         return True
 
     def _squeeze(self, task: Sequence[PrefillTask] = ()) -> None:
-        """For the one that always fits: partly prefilled tasks give way, then the whole prefix cache."""
+        """Frees memory for the task that always fits: restarts partly prefilled tasks, then clears the prefix cache."""
         for other in self._waiting.half_prefilled():
             if other not in task:
                 self._reuse.half_prefilled(other)

@@ -142,7 +142,7 @@ def _below(ids: int, tokens: Sequence[int]) -> list[int]:
 
 
 def _error(these: mx.array, those: mx.array) -> float:
-    """Of the worst row, the middle one of its steps: one that rounding sends to another expert does not count."""
+    """The median error over the steps of the worst sequence; a single step may route to another expert by rounding."""
     these, those = these.astype(mx.float32), those.astype(mx.float32)
     spread = mx.linalg.norm(those - mx.mean(those, axis=-1, keepdims=True), axis=-1)
     errors = np.asarray(mx.linalg.norm(these - those, axis=-1) / spread)

@@ -127,7 +127,7 @@ class BatchEngine:
 
     @property
     def report(self) -> Report:
-        """As of the last step; called on the link's thread."""
+        """The state after the last step; called on the link's thread."""
         return self._figures.report(time.monotonic())
 
     def _tally(self) -> None:
@@ -184,7 +184,7 @@ class BatchEngine:
     def lend(self, size: int) -> None:
         self.budget.size = size
         self._prefixes.budget = min(self._cache_bytes, size)
-        self._admission.cap_kept()
+        self._admission.cap_prefix_cache()
         self._tally()
 
     def add(self, job: Job) -> None:
@@ -231,7 +231,7 @@ class BatchEngine:
             outputs += collected
             if collected and decoding:
                 self._prefill_budget.decoded(time.perf_counter() - began)
-        self._admission.cap_kept()
+        self._admission.cap_prefix_cache()
         self._tally()
         return outputs
 

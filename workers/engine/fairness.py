@@ -53,7 +53,7 @@ def _before(
     sequences: Callable[[T], int],
     held: Counter[Hashable],
 ) -> list[int]:
-    """For each, the sequences that its owner has or gets before it."""
+    """For each entry, how many sequences its owner has or gets before it."""
     before = []
     for each in things:
         before.append(held[whose(each)])

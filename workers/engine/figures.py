@@ -30,6 +30,6 @@ class Figures:
         self._figures = {**figures, "tokens_per_second": self.per_second(now)}
 
     def report(self, now: float) -> Report:
-        """As of the last ``update``; an engine that rests generates nothing."""
+        """The rate at the last ``update``; 0 for an idle engine."""
         idle = now - self._updated > WINDOW
         return {**self._figures, "tokens_per_second": 0.0} if idle else self._figures

@@ -38,7 +38,7 @@ class Preemption:
         return outputs
 
     def for_callers(self, step: int, collect: Collect) -> list[Output]:
-        """For a caller without a sequence that has waited ``YIELD`` steps, the youngest of the one with most leave."""
+        """Preempts the youngest sequences of the caller with most, for one that waited ``YIELD`` steps without any."""
         first = self._waits_in_vain(step)
         if first is None:
             return []

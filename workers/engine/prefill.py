@@ -130,7 +130,7 @@ class PrefillQueue:
 
     @property
     def bytes(self) -> int:
-        """Of the tasks that are prefilled in part."""
+        """Bytes of the caches of partly prefilled tasks."""
         return sum(task.bytes for task in self._tasks)
 
     def half_prefilled(self) -> list[PrefillTask]:

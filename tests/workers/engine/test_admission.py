@@ -1,4 +1,4 @@
-"""The engine when memory is short: nothing is held above the budget, and every request ends as if alone."""
+"""An engine short of memory stays below its budget and answers every request as if it were alone."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""A model whose rows of unlike length cannot share a pass is found out at load, and answers one after another."""
+"""A model whose sequences cannot share a pass is detected at load and answers requests one after another."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The engine on a tiny random model: everything in one batch, and each row as if it were alone."""
+"""The engine on a tiny random model: a batch gives each sequence what it gets alone."""
 
 import json
 import sys
@@ -313,7 +313,7 @@ def test_sequences_that_end_with_their_first_token_hold_no_others(make_engine: M
     engine = make_engine(max_stall=0.001)
     play(engine, [job("before", LONG)])
     engine.add(job("kept", LONG))
-    assert engine.step() == []  # seats it
+    assert engine.step() == []  # gives it a batch slot
     began = time.monotonic()
     for number in range(1000):
         engine.add(job(str(number), [number % 200 + 20] * 5, max_tokens=1))

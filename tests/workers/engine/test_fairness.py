@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""Batch slots are shared out evenly between callers and groups."""
 
 from collections import Counter
 from dataclasses import dataclass

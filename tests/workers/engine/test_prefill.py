@@ -1,4 +1,4 @@
-"""What is read next, how much of it, and what is read once for all."""
+"""The prefill queue: which prompt runs next, how many tokens a pass has, and which prefixes are shared."""
 
 from types import SimpleNamespace
 

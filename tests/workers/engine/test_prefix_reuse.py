@@ -1,4 +1,4 @@
-"""What the engine has read once it does not read again, and gives the same."""
+"""Prefixes in the prefix cache are not prefilled again and do not change the answers."""
 
 import pytest
 

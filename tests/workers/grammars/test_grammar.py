@@ -13,13 +13,11 @@ from tests.jobs import job
 from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play, text
 from tests.workers.schemas import SCHEMAS, WORD, record
-from workers.engine.engine import BatchEngine, EngineLimits
-from workers.grammars.grammar import CACHED, CompiledGrammar, Grammars, Guide, checked_schema, grammars_for
+from workers.engine.engine import BatchEngine
+from workers.grammars.grammar import CACHED, CompiledGrammar, Grammars, Guide, checked_schema
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
-from workers.model.serve_model import vocabulary_size_of
 from workers.output.vocabulary import token_bytes
-from workers.sequence import TokenRules
 
 LONG_ENOUGH = 200  # tokens
 
@@ -28,19 +26,6 @@ LONG_ENOUGH = 200  # tokens
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model", vocab=300)
     return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
-
-
-@pytest.fixture(scope="module")
-def grammars(loaded: LoadedModel) -> Grammars:
-    found = grammars_for(loaded.tokenizer, vocabulary_size_of(loaded))
-    assert found is not None
-    return found
-
-
-@pytest.fixture
-def engine(loaded: LoadedModel) -> BatchEngine:
-    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
-    return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits())
 
 
 def guided(grammars: Grammars, name: str, schema: dict[str, Any] | None, **options: Any) -> Job:

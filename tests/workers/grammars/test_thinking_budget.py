@@ -2,34 +2,17 @@
 
 from typing import Any
 
-import pytest
-
 from shared.protocol import Delta, Grammar
 from tests.jobs import job
-from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
 from workers.grammars.grammar import CompiledGrammar, grammars_for
 from workers.job import Job
-from workers.model.load import LoadedModel, inspect, load
+from workers.model.load import LoadedModel
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.reasoning import ThinkingDelimiters
-from workers.output.vocabulary import token_bytes
-from workers.sequence import TokenRules
 
 BUDGET = 6
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
-    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
-
-
-@pytest.fixture
-def engine(loaded: LoadedModel) -> BatchEngine:
-    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
-    return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits())
 
 
 def thinking(loaded: LoadedModel, **options: Any) -> Job:

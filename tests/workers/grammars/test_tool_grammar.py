@@ -12,23 +12,20 @@ from shared.protocol import Delta, FinishReason, Grammar
 from tests.golden.test_calls import GOLDEN, family
 from tests.jobs import job
 from tests.marks import quick_and_slow
-from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play, text
 from tests.workers.output.family_templates import FAMILIES as BY_TEMPLATE
 from tests.workers.output.family_templates import format_of
 from tests.workers.schemas import DIGIT, record
-from workers.engine.engine import BatchEngine, EngineLimits
-from workers.grammars.grammar import CompiledGrammar, Grammars, grammars_for
+from workers.engine.engine import BatchEngine
+from workers.grammars.grammar import CompiledGrammar, Grammars
 from workers.job import Job
-from workers.model.load import LoadedModel, inspect, load
-from workers.model.serve_model import vocabulary_size_of
+from workers.model.load import LoadedModel
 from workers.output.channels import HARMONY
 from workers.output.derived_format import tool_format_of
 from workers.output.reasoning import ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
 from workers.output.tool_formats import PLAIN, ToolFormat
 from workers.output.vocabulary import token_bytes
-from workers.sequence import TokenRules
 
 FAMILIES = {name: family(name) for name in GOLDEN} | {"plain": PLAIN}
 DERIVED = {name: tool_format_of(format_of(name)) for name in BY_TEMPLATE}
@@ -50,25 +47,6 @@ def tool(name: str, parameters: dict[str, Any] | None) -> dict[str, Any]:
 
 
 TOOLS = [tool("look", LOOK), tool("say", SAY), tool("rest", None)]
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = make_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
-    return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
-
-
-@pytest.fixture(scope="module")
-def grammars(loaded: LoadedModel) -> Grammars:
-    found = grammars_for(loaded.tokenizer, vocabulary_size_of(loaded))
-    assert found is not None
-    return found
-
-
-@pytest.fixture
-def engine(loaded: LoadedModel) -> BatchEngine:
-    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
-    return BatchEngine(loaded.model, rules, vocabulary_size_of(loaded), EngineLimits())
 
 
 def calling(which: ToolFormat, *names: str, parallel: bool = False, tools: Any = TOOLS) -> ToolPolicy:

@@ -66,6 +66,6 @@ def masked_attention(
     q: "mx.array", k: "mx.array", v: "mx.array", scale: float, mask: "mx.array | None"
 ) -> "mx.array":
     """Attention of float32 arrays (texts, heads, tokens, size). ``mask``: True for visible keys, None for all."""
-    from workers.engine.cpu.masked_attention import masked_attention
+    from workers.engine.cpu.attention import masked_attention
 
     return masked_attention(q, k, v, scale, mask)

@@ -1,4 +1,4 @@
-"""Bytes that sequences and prompts would take, by what their caches hold. Pure.
+"""Computes how many bytes sequences and prefill tasks take in the KV caches. Pure.
 
 ``compact``: the caches hold no headroom.
 """
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass
 class Budget:
-    """``size`` in bytes; it may change between steps. ``chunk``: most tokens of a prompt that are read in one step."""
+    """``size``: bytes, which may change between steps. ``chunk``: most tokens of a prompt in one prefill pass."""
 
     size: int
     cost: Cost
@@ -26,26 +26,26 @@ class Budget:
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens that fit when one request has all of it."""
+        """The longest sequence, in tokens, that fits when it has the whole budget."""
         lengths = range(1, self.cost.tokens(self.size) + 1)
         return bisect(lengths, False, key=lambda tokens: not self._serves_alone(tokens))
 
     def rows(self, tokens: int, most: int) -> int:
-        """How many rows of so many tokens fit by themselves, ``most`` at the most; one always does."""
+        """How many sequences of ``tokens`` tokens fit without others: at least 1 and at most ``most``."""
         numbers = range(1, most + 1)
         fitting = bisect(numbers, False, key=lambda n: self._alone(tokens + HEADROOM, n) > self.size)
         return max(1, fitting)
 
     def fitting_groups(self, sequences: Sequence[T], tokens: int, most: int) -> Iterator[Sequence[T]]:
-        """The sequences, each of so many tokens, in groups that fit by themselves; see ``rows``."""
+        """Splits sequences of ``tokens`` tokens each into groups that fit without others; see ``rows``."""
         size = self.rows(tokens, most)
         return (sequences[start : start + size] for start in range(0, len(sequences), size))
 
     def needed(self, joining: Sequence[int], reads: int, width: int, *, compact: bool) -> int:
-        """The most bytes held on the way from the sequences that decode to those that do when prompts are read.
+        """The peak of bytes from now until the prefilled sequences have joined the batch.
 
-        ``joining``: tokens of each sequence that joins, maybe one too many: not every pass has the last id.
-        ``width``: tokens of the longest of ``reads`` prompts.
+        ``joining``: tokens of each joining sequence; one more than needed if the last id is not prefilled.
+        ``width``: tokens of the longest of the ``reads`` prompts.
         """
         before = self._held((), 1, compact=compact)
         if not reads:
@@ -63,5 +63,5 @@ class Budget:
         return max(read, self._alone(tokens)) <= self.size
 
     def _alone(self, tokens: int, rows: int = 1) -> int:
-        """Bytes of rows of so many tokens by themselves, without any headroom."""
+        """Bytes of ``rows`` sequences of ``tokens`` tokens each, without headroom."""
         return self.cost.bytes(self.caches.least(tokens), rows)

@@ -1,6 +1,6 @@
-"""Room for the keys, or the values, of a layer's rows: one array, with a slot for each row.
+"""KV buffers: one array per layer for the keys, and one for the values, with a slot for each sequence.
 
-Two layouts of the same: token after token, and in blocks, as a CPU wants keys (see ``key_blocks``).
+There are two layouts: token by token, and in blocks for the keys on a CPU (see ``key_blocks``).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from workers.engine.kv.key_blocks import BLOCK, blocks_for, in_blocks, out_of_bl
 
 
 class Ends:
-    """Where the next token of each slot goes, in one pass."""
+    """The write positions of one pass: the next token of each slot."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.slots = mx.arange(len(lengths))
@@ -20,7 +20,7 @@ class Ends:
         self._numbers: dict[tuple[int, ...], mx.array] = {}
 
     def numbers(self, shape: tuple[int, ...]) -> mx.array:
-        """Where in all of ``BlockBuffer`` of that shape its numbers are, in the order of (slots, heads, size)."""
+        """Flat indices of the written numbers in a ``BlockBuffer`` of ``shape``, in the order (slots, heads, size)."""
         if shape not in self._numbers:
             _, heads, blocks, size, _ = shape
             offsets = self.offsets
@@ -34,18 +34,18 @@ class Ends:
 
 
 class KVBuffer(Protocol):
-    """``array`` has slots and heads as its first axes. Tokens come and go as (rows, heads, tokens, size)."""
+    """``array``: slots and heads are its first axes. Methods take and give tokens as (slots, heads, tokens, size)."""
 
     array: mx.array
 
     def resize(self, slots: int, tokens: int) -> None: ...
 
     def put(self, ends: Ends, tokens: mx.array) -> None:
-        """One token for each slot."""
+        """Writes one token per slot."""
         ...
 
     def fill(self, slot: int, tokens: mx.array, stale: int) -> None:
-        """The slot holds these tokens, and behind them nothing of the ``stale`` ones it held."""
+        """Writes ``tokens`` to a slot and clears what remains of the ``stale`` tokens it held."""
         ...
 
     def first(self, slots: slice, tokens: int) -> mx.array: ...
@@ -83,9 +83,9 @@ class BlockBuffer:
         self.array = _resized(self.array, slots, blocks_for(tokens))
 
     def put(self, ends: Ends, tokens: mx.array) -> None:
-        """One number at a time, as those of a token do not lie beside each other: four times as fast as a scatter."""
+        """Writes single numbers, because a token's numbers are not adjacent; four times as fast as a scatter."""
         shape, numbers = self.array.shape, self.array.reshape(-1)
-        del self.array  # so that it is written to in place
+        del self.array  # drops the reference, so that mlx writes in place
         self.array = mx.put_along_axis(numbers, ends.numbers(shape), tokens.reshape(-1), axis=0).reshape(
             shape
         )
@@ -101,7 +101,7 @@ class BlockBuffer:
 
 
 def _resized(old: mx.array, slots: int, length: int) -> mx.array:
-    """Axes 0 and 2 are as long as asked for; what was there and fits stays."""
+    """Resizes axes 0 and 2 and keeps the contents that fit."""
     new = mx.zeros((slots, old.shape[1], length, *old.shape[3:]), dtype=old.dtype)
     kept = min(old.shape[0], slots), min(old.shape[2], length)
     if all(kept):

@@ -20,9 +20,9 @@ HEADROOM = 128  # tokens a sequence is expected to grow by before it is asked ag
 
 @dataclass(frozen=True)
 class LayerCost:
-    """``per_token`` bytes, for ``window`` tokens at the most, and ``fixed`` bytes whatever the length.
+    """``per_token``: bytes of each token, for at most ``window`` tokens. ``fixed``: bytes at any length.
 
-    While a chunk is read, a window holds all of it besides.
+    During a prefill pass a window also holds the whole chunk.
     """
 
     per_token: float
@@ -36,7 +36,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the cache of one sequence of a model."""
+    """What the cache of one sequence of a model costs, layer by layer."""
 
     layers: tuple[LayerCost, ...]
 
@@ -57,7 +57,7 @@ class Cost:
 
 
 def measure_cost(model: Any) -> Cost:
-    """Reads one token and looks at what the caches hold then; of classes not known here, also at what more cost."""
+    """Measures the caches after one token; caches of unknown classes also after more tokens."""
     cache: Cache = new_cache(model)
     feed_one(model, cache, [0])
     parts = [part for layer in cache for part in _parts(layer)]
@@ -65,7 +65,7 @@ def measure_cost(model: Any) -> Cost:
     if None not in known:
         return Cost(tuple(each for each in known if each))
     sizes = [[part.nbytes for part in parts]]
-    for _ in range(2):  # what a window takes is there after the first, if it is no longer than that
+    for _ in range(2):  # a window of at most GROWTH tokens is full after the first pass
         feed_one(model, cache, [0] * GROWTH)
         sizes.append([part.nbytes for layer in cache for part in _parts(layer)])
     measured = map(_measured_cost, *sizes)
@@ -81,7 +81,7 @@ def _parts(layer: Any) -> Iterator[Any]:
 
 
 def _known_cost(layer: Any) -> LayerCost | None:
-    """Of those that take what they take by a rule that one token shows."""
+    """The cost of a cache class whose growth is known; None for other classes."""
     if type(layer) is KVCache:
         return LayerCost(layer.nbytes / layer.state[0].shape[2])
     if type(layer) is RotatingKVCache:
@@ -92,6 +92,6 @@ def _known_cost(layer: Any) -> LayerCost | None:
 
 
 def _measured_cost(first: int, then: int, last: int) -> LayerCost:
-    """By its bytes with one token, with ``GROWTH`` more and with as many more again."""
+    """The cost from the bytes after 1, 1 + ``GROWTH`` and 1 + 2 ``GROWTH`` tokens."""
     per_token = max(0.0, (last - then) / GROWTH)
     return LayerCost(per_token, fixed=max(first, int(then - per_token * GROWTH)))

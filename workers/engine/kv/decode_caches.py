@@ -1,6 +1,6 @@
-"""The caches of the sequences that decode together: what a batch needs of them, and those of models without slots.
+"""The interface of the decode batch's KV caches, and the two kinds that do not use slots.
 
-``Slots`` serves models with full attention in all layers, ``Merged`` all others, ``Alone`` a batch of one.
+``Slots`` serves models with full attention in all layers, ``Merged`` all others, ``Alone`` a batch of one sequence.
 """
 
 from collections.abc import Sequence
@@ -31,49 +31,49 @@ class DecodeCaches(Protocol):
 
     @property
     def layers(self) -> Cache:
-        """What the model is given."""
+        """The cache object of each layer, as the model takes them."""
         ...
 
     @property
     def nbytes(self) -> int: ...
 
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
-        """The sequences at ``spans`` of what was read, which is used up, are here as well.
+        """Adds the sequences at ``spans`` of the prefilled cache ``read``, which must not be used afterwards.
 
-        Gives all sequences in the order in which they stand from now on, the new ones counted behind those before.
+        Gives the new order of the batch: indices of the sequences before, then of the new ones.
         """
         ...
 
     def footprint(self, joining: Sequence[int], more: int, *, compact: bool) -> list[tuple[int, int]]:
-        """What would be held if rows of so many tokens joined, and all here had ``more`` tokens more.
+        """The size of each array (sequences, tokens) after a join, headroom included.
 
-        Of each array its sequences and tokens, the headroom included.
+        ``joining``: tokens of each joining sequence; ``more``: tokens that every sequence grows by.
         """
         ...
 
     def least(self, tokens: int) -> int:
-        """What is held for a sequence of so many, without any headroom."""
+        """How many tokens a buffer without headroom holds for a sequence of ``tokens`` tokens."""
         ...
 
     def resize(self) -> None:
-        """Room for a token more in every row, and no more than the headroom: also before something else is read."""
+        """Grows the buffers for one more token per sequence, and shrinks those with too much headroom."""
         ...
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """Only these sequences stay; gives them in the order in which they stand from now on."""
+        """Keeps only these sequences and gives their new order."""
         ...
 
     def begin(self) -> None:
-        """Before each pass that gives every sequence one token more."""
+        """Prepares a decode pass, which adds one token to every sequence."""
         ...
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        """The cache of one row, as a sequence's own; a full-attention cache from token ``start`` on."""
+        """A copy of one sequence's cache; with full attention from token ``start`` on."""
         ...
 
 
 class _Unreserved:
-    """Layers that count for themselves and hold nothing as headroom."""
+    """Caches without headroom, whose layers count their own tokens."""
 
     compact = False
 
@@ -101,7 +101,7 @@ class _Unreserved:
 
 
 class Merged(_Unreserved):
-    """mlx-lm's own batch caches."""
+    """Uses mlx-lm's own batch caches."""
 
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
         take_rows(read, [span.row for span in spans])  # ended sequences may have been prefilled too
@@ -125,7 +125,7 @@ class Merged(_Unreserved):
 
 
 class Alone(_Unreserved):
-    """The cache of the only sequence, whose offset is a number; for models that know no other."""
+    """Uses the cache of a single sequence, for models whose forward pass needs a scalar offset."""
 
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
         assert not self.layers and len(spans) == 1
@@ -142,5 +142,5 @@ class Alone(_Unreserved):
 
 
 def caches_for(full_attention: bool) -> DecodeCaches:
-    """For sequences that decode together; ``full_attention``: of all layers."""
+    """The caches of a decode batch. ``full_attention``: all layers have full attention."""
     return Slots() if full_attention else Merged()

@@ -1,8 +1,8 @@
-"""Keys as a CPU reads them best: in blocks of 64 tokens, in which token lies beside token for each of a head's numbers.
+"""Stores keys for a CPU in transposed blocks of 64 tokens: (size, BLOCK) instead of (BLOCK, size).
 
-The BLAS multiplies few queries with such a block as it is, with a number of each token in a register, where it would
-reorder the keys of many tokens before every product. Each score is summed in the order of the head's numbers, as in a
-product of many queries: to the last bit the same, see ``matmul``.
+The BLAS multiplies few queries with such a block without repacking it; it would repack contiguous keys in every
+product. Each score is summed in the order of the head's numbers, as in a product of many queries, so the results are
+bit-identical (see ``matmul``).
 """
 
 import mlx.core as mx

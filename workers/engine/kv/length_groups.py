@@ -1,19 +1,19 @@
-"""Length groups: neighbours of like lengths in a batch, so that short sequences do not pay for a long one.
+"""Length groups: runs of sequences of like lengths in a batch, so that short ones do not pay for a long one.
 
-Sequences that share an array have as many keys as the longest. A CPU takes as long for masked keys as for others, so of
-a length group it computes only as many keys as its longest sequence has.
+Sequences that share an array are padded to the longest. A CPU takes as long for masked keys as for others, so attention
+runs once per length group, over as many keys as the longest sequence of the group has.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WORTH = 512  # keys, over all rows, that take as long as the operations of one more group
+WORTH = 512  # keys of all sequences together that cost as much as one more group
 
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """``rows`` of the batch, of which no one looks at more than the first ``width`` keys."""
+    """``rows`` of the batch; each attends to the first ``width`` keys at most."""
 
     rows: slice
     width: int
@@ -24,8 +24,8 @@ class LengthGroup:
 
 
 def length_groups_of(widths: Sequence[int]) -> list[LengthGroup]:
-    """All rows in their order, in the length groups that cost least."""
-    cost, begins = [0], [0]  # of the first so many rows, and where the last group of them begins
+    """The length groups of the batch, in batch order, with the lowest total cost."""
+    cost, begins = [0], [0]  # by number of rows: the lowest cost, and where the last group begins
     for end in range(1, len(widths) + 1):
         width, least, begin = 0, math.inf, 0
         for start in reversed(range(end)):

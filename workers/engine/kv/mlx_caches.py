@@ -20,7 +20,7 @@ GROWTH = KVCache.step  # tokens; mlx-lm's caches make room for so many at a time
 
 @dataclass(frozen=True)
 class TokenSpan:
-    """Where the tokens of a row are in a batch cache: ``length`` of them, from ``start``."""
+    """The position of a sequence's tokens in a batch cache: ``length`` tokens from ``start`` in ``row``."""
 
     row: int
     start: int
@@ -51,12 +51,12 @@ def can_merge(model: Any) -> bool:
 
 
 def can_pad(model: Any) -> bool:
-    """Whether prompts of unlike length can be read in one pass. A recurrent state would take the padding in."""
+    """Whether prompts of unlike length can be prefilled in one pass. A recurrent state would include the padding."""
     return all(type(layer) in (KVCache, RotatingKVCache) for layer in new_cache(model))
 
 
 def is_full_attention(cache: Cache) -> bool:
-    """Keys and values, token by token: then the cache of a sequence also serves the sequence's prefixes."""
+    """Whether all layers hold keys and values token by token, so that the cache also serves each prefix."""
     return all(type(layer) is KVCache for layer in cache)
 
 
@@ -102,12 +102,12 @@ def merge(caches: list[Cache]) -> Cache:
 
 
 def extract(batch: Cache, row: int) -> Cache:
-    """The cache of one row, as a sequence's; compact. Of a batch whose rows end together."""
+    """A compact copy of one sequence's cache, from a batch whose sequences are aligned at their ends."""
     return [layer.extract(row) for layer in batch]
 
 
 def cut_out(batch: Cache, span: TokenSpan) -> Cache:
-    """The same for full-attention keys and values, wherever they end."""
+    """A compact copy of the keys and values at ``span`` of a full-attention batch cache."""
     return [cut_out_layer(layer.keys, layer.values, span) for layer in batch]
 
 
@@ -120,22 +120,22 @@ def cut_out_layer(keys: mx.array, values: mx.array, span: TokenSpan) -> KVCache:
 
 
 def extend(batch: Cache, more: Cache) -> None:
-    """One layer after the other, so that there are never two copies of all."""
+    """Extends layer by layer, so that memory never holds two copies of the whole cache."""
     for layer, other in zip(batch, more, strict=True):
         layer.extend(other)
         mx.eval(layer.state)
 
 
 def take_rows(batch: Cache, rows: list[int]) -> None:
-    """Keeps these rows, in this order; a row named twice becomes two."""
+    """Keeps these rows, in this order; a row listed twice is duplicated."""
     for layer in batch:
         layer.filter(rows)
 
 
 def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
-    """Reads tokens into a batch cache, as many as each row has. Logits are not asked for, so not computed.
+    """Prefills the tokens of each row into a batch cache; the logits are never computed.
 
-    Rows of full-attention keys and values begin together; others are shifted so that all end together.
+    Full-attention rows are aligned at their starts. Other rows are shifted, so that they are aligned at their ends.
     """
     lengths = [len(row) for row in rows]
     width = max(lengths)
@@ -154,13 +154,13 @@ def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
 
 
 def padded(rows: list[list[int]]) -> mx.array:
-    """(rows, longest)"""
+    """The rows padded with zeros: (rows, longest)."""
     width = max(map(len, rows))
     return mx.array([row + [0] * (width - len(row)) for row in rows])
 
 
 def spans(done: list[int], rest: list[int], *, full_attention: bool) -> list[TokenSpan]:
-    """Where the rows are after a ``feed`` of ``rest`` tokens each to merged caches of ``done`` tokens each."""
+    """The spans after a ``feed`` of ``rest[i]`` tokens to merged caches of ``done[i]`` tokens."""
     lengths = [before + more for before, more in zip(done, rest, strict=True)]
     width = max(done) + max(rest)
     return [
@@ -169,7 +169,7 @@ def spans(done: list[int], rest: list[int], *, full_attention: bool) -> list[Tok
 
 
 def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:
-    """The same for the cache of one sequence."""
+    """Prefills tokens into the cache of one sequence."""
     model(mx.array([tokens]), cache=cache)
     evaluate(cache)
 
@@ -179,7 +179,7 @@ def evaluate(cache: Cache, *more: mx.array) -> None:
 
 
 def set_out(cache: Cache) -> None:
-    """Computed before whatever is asked for next, so that what it is made of is free by then."""
+    """Starts the computation of a cache, so that its inputs are freed soon."""
     mx.async_eval([layer.state for layer in cache])
 
 

@@ -11,31 +11,31 @@ from mlx_lm.models.cache import KVCache
 
 
 class PaddedPrefillLayer:
-    """One layer's, for one pass. ``keys`` and ``values``: (rows, heads, tokens, size), None while there are none."""
+    """The padded keys and values of one layer for one pass: (rows, heads, tokens, size), or None before any token."""
 
     def __init__(self, offset: mx.array, done: list[int], begun: Sequence[KVCache]) -> None:
-        self.offset = offset  # (rows,): tokens read before; the same array in all layers
+        self.offset = offset  # (rows,): tokens prefilled before; the same array in all layers
         self._done = done
         self._begun = begun
         self.keys = _side_by_side([layer.keys for layer in begun], done)
         self.values = _side_by_side([layer.values for layer in begun], done)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """As many tokens more for every row; shorter ones are padded behind."""
+        """Appends the same number of tokens to every row; shorter rows are padded at their ends."""
         begun, self._begun = self._begun, []
         self.keys = _side_by_side([layer.keys for layer in begun], self._done, keys)
         self.values = _side_by_side([layer.values for layer in begun], self._done, values)
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """Also for a layer that shares this one's."""
+        """The keys and values; also read by layers that share this layer's cache."""
         assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | str | None:
-        """What each token may look at: (rows, 1, tokens, keys), or its name."""
+        """The mask (rows, 1, tokens, keys), or \"causal\", or None if everything is visible."""
         if min(self._done) == max(self._done) and window_size is None and not return_array:
             return "causal" if n > 1 else None
         there = mx.arange(max(self._done) + n)
@@ -53,7 +53,7 @@ class PaddedPrefillLayer:
 
 
 def padded_prefill_batch(caches: list[list[KVCache]]) -> list[PaddedPrefillLayer]:
-    """Of sequences of unlike length."""
+    """One padded batch cache for sequences of unlike length."""
     done = [cache[0].offset for cache in caches]
     offset = mx.array(done, dtype=mx.int32)
     return [PaddedPrefillLayer(offset, done, layers) for layers in zip(*caches, strict=True)]
@@ -62,7 +62,7 @@ def padded_prefill_batch(caches: list[list[KVCache]]) -> list[PaddedPrefillLayer
 def _side_by_side(
     begun: Sequence[mx.array | None], done: list[int], new: mx.array | None = None
 ) -> mx.array | None:
-    """(rows, heads, tokens, size): of each row the first ``done``, and the new ones behind them."""
+    """Pads to (rows, heads, tokens, size): the first ``done`` tokens of each row, then its new tokens."""
     if not any(done):
         return new
     before = [

@@ -1,10 +1,10 @@
 """The prefix cache: prefilled prompts in memory under a byte budget, so that a shared prefix is prefilled once.
 
-There is a trie over token ids for each namespace. Full-attention keys and values are held by the edges, each for its
-own ids: a shared prefix is there once, and every prefix of an entry can be used. A rotating or recurrent cache is right
-only as a whole: it is held where its ids end, and serves only prompts that go on from there. Entries are never written
-to: a match gives arrays of its own. When bytes are short, the least recently used leaves of the trie go first; whole
-caches may go anywhere.
+Each namespace has a trie over token ids. Full-attention keys and values are stored per edge, so a shared prefix is
+stored once, and every prefix of an entry can be matched. A rotating or recurrent cache is stored whole at the node
+where its ids end, and matches only prompts that continue from there. Entries are never written to: a match gives
+copies. When bytes are short, the least recently used leaves of the trie are evicted first; whole caches are evicted at
+any node.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class Hit:
 
 
 class PrefixCache:
-    """``full_attention``: of all layers."""
+    """``full_attention``: all layers have full attention."""
 
     def __init__(self, budget: int, *, full_attention: bool) -> None:
         self.budget = budget
@@ -40,7 +40,7 @@ class PrefixCache:
 
     @property
     def hit_rate(self) -> float:
-        """The share of all prompt tokens that were found here."""
+        """The share of prompt tokens that were matched."""
         return self._found / self._asked if self._asked else 0.0
 
     def find(self, namespace: str, ids: Sequence[int] | Ids) -> Hit | None:
@@ -55,9 +55,9 @@ class PrefixCache:
         return Hit(join(held, length) if self._full_attention else fork(held[-1]), length)
 
     def missing(self, namespace: str, ids: Sequence[int]) -> int | None:
-        """Length of the prefix that is stored already; None when all of ``ids`` are, or none should be.
+        """The length of the stored prefix; None when all of ``ids`` are stored or nothing should be.
 
-        The entries found count as used.
+        The matched entries count as used.
         """
         if len(ids) < SMALLEST or self.budget <= 0:
             return None
@@ -68,7 +68,7 @@ class PrefixCache:
         return length if self._full_attention else 0
 
     def keep(self, namespace: str, ids: Sequence[int], cache: Cache) -> None:
-        """``cache``, of the ids that are ``missing`` or of all, becomes the trie's own: do not write to it."""
+        """Stores ``cache``, which holds the ``missing`` ids or all of them; do not write to it afterwards."""
         size = nbytes(cache)
         if size > self.budget:
             return
@@ -95,7 +95,7 @@ class PrefixCache:
         return walk(root, as_ids(ids)) if root else Path([], 0, 0)
 
     def _usable(self, path: Path[Cache]) -> tuple[list[Node[Cache]], int]:
-        """Nodes whose caches together, or the last of which, serve so many ids."""
+        """The nodes to reuse and their total length: full attention joins all caches, others use the last one."""
         if self._full_attention:
             return path.nodes, path.length
         nodes = list(path.whole)

@@ -1,7 +1,7 @@
-"""A radix trie over token ids: what sequences begin with alike is there once.
+"""A radix trie over token ids, which stores a shared prefix once. Pure.
 
-Each edge is a run of ids, and a node holds what belongs to the edge that leads to it. Pure: what is held may be
-anything that ``cut`` divides.
+Each edge is a run of ids, and a node holds the value of the edge that leads to it. A value is anything that ``cut``
+divides.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,19 +13,19 @@ from workers.token_ids import Ids, common_prefix
 Held = TypeVar("Held")
 Cut = Callable[
     [Held, int], tuple[Held | None, Held]
-]  # what belongs to the first so many ids, and to the others
+]  # value, number of ids -> the value of the first ids, the value of the rest
 
 
 @dataclass(eq=False)
 class Node(Generic[Held]):
-    ids: Ids  # of the edge that leads here; none lead to a root
+    ids: Ids  # of the edge that leads here; empty at a root
     held: Held | None = None
     parent: "Node[Held] | None" = None
     children: "dict[int, Node[Held]]" = field(default_factory=dict)  # by the first id of their edges
-    used: int = 0  # by the clock of uses
+    used: int = 0  # the number of the last use
 
     def nodes(self) -> "Iterator[Node[Held]]":
-        """All below this one; a long conversation makes a deep trie."""
+        """All nodes below this one, without recursion, because a long conversation makes a deep trie."""
         below = list(self.children.values())
         while below:
             node = below.pop()
@@ -35,9 +35,9 @@ class Node(Generic[Held]):
 
 @dataclass(frozen=True)
 class Path(Generic[Held]):
-    """The way of a sequence from a root, as far as it is known.
+    """The nodes that a sequence matches, from below the root.
 
-    ``nodes`` without the root; of the last one's edge only ``inside`` ids may be the sequence's.
+    ``length``: matched ids. ``inside``: how many of them are on the last node's edge, which may be longer.
     """
 
     nodes: list[Node[Held]]
@@ -46,7 +46,7 @@ class Path(Generic[Held]):
 
     @property
     def whole(self) -> list[Node[Held]]:
-        """The nodes all of whose ids are the sequence's."""
+        """The nodes whose edges match completely."""
         return self.nodes if not self.nodes or self.inside == len(self.nodes[-1].ids) else self.nodes[:-1]
 
 
@@ -63,9 +63,9 @@ def walk(root: Node[Held], ids: Ids) -> Path[Held]:
 
 
 def grow(root: Node[Held], ids: Ids, held: Held, cut: Cut[Held]) -> Node[Held]:
-    """The node at the end of ``ids``; ``held`` belongs to what of them is new, or to the last edge if nothing is.
+    """Adds ``ids`` and gives their last node; ``held`` is the value of the new ids, or of the last edge if none is new.
 
-    An edge that only begins as the sequence goes on is cut in two.
+    An edge that matches only in part is split.
     """
     path = walk(root, ids)
     above = path.nodes[-1] if path.nodes else root
@@ -80,7 +80,7 @@ def grow(root: Node[Held], ids: Ids, held: Held, cut: Cut[Held]) -> Node[Held]:
 
 
 def drop(node: Node[Held]) -> None:
-    """What it holds, and itself and those above it that neither hold anything nor lead anywhere."""
+    """Drops a node's value, then each node up the trie that has neither a value nor children."""
     node.held = None
     while node.parent is not None and not node.children and node.held is None:
         del node.parent.children[int(node.ids[0])]
@@ -88,7 +88,7 @@ def drop(node: Node[Held]) -> None:
 
 
 def _split(node: Node[Held], at: int, cut: Cut[Held]) -> Node[Held]:
-    """A new node in the middle of the edge to ``node``."""
+    """Splits the edge to ``node`` and gives the new node in the middle."""
     assert node.parent is not None
     first, rest = (None, None) if node.held is None else cut(node.held, at)
     middle = Node(node.ids[:at], first, node.parent, {int(node.ids[at]): node}, node.used)

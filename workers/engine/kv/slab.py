@@ -1,4 +1,4 @@
-"""A slab: sequences of like lengths in one array a layer, each in a slot of its own.
+"""A slab: one array per layer for sequences of like lengths, each in a slot of its own.
 
 A sequence's tokens begin at the start of its slot, so it joins with one write while a slot is free, and leaves with at
 most one other sequence moved into its slot. mlx-lm's batch cache aligns sequences at their ends, which copies all
@@ -17,31 +17,33 @@ from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.length_groups import LengthGroup, length_groups_of
 from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer
 
-TOKENS, ROWS = 128, 4  # slots grow by so many at a time
-SMALL = 512  # tokens; sequences longer than this are too large to be kept as headroom
+TOKENS, ROWS = 128, 4  # steps in which the tokens and the slots of a slab grow
+SMALL = 512  # tokens; slots longer than this are not reserved as headroom
 
 
 @dataclass(frozen=True)
 class SlabView:
-    """The keys and values of a slab that a pass attends to, if the keys are in blocks."""
+    """The keys (in blocks) and values of a slab that a pass attends to."""
 
-    first: int  # the batch's sequence in the first slot
+    first: int  # the batch index of the first slot
     blocks: mx.array  # (rows, heads, blocks, size, BLOCK)
     values: mx.array  # (rows, heads, blocks * BLOCK, size)
-    groups: list[LengthGroup]  # of its slots
+    groups: list[LengthGroup]  # of the slab's slots
 
 
 class Slab:
-    """``lengths``: by slot, the tokens in it; those of ``sequences`` slots of ``tokens`` have room."""
+    """``lengths``: tokens in each used slot. ``rows`` and ``tokens``: the capacity of the buffers."""
 
     def __init__(self, layers: int, *, in_blocks: bool) -> None:
         self.lengths: list[int] = []
         self.rows = self.tokens = 0
-        self._layers: list[tuple[KVBuffer, KVBuffer] | None] = [None] * layers  # room for keys, for values
+        self._layers: list[tuple[KVBuffer, KVBuffer] | None] = [
+            None
+        ] * layers  # buffers of keys and of values
         self._in_blocks = in_blocks
-        self._stale: dict[int, int] = {}  # by slot: tokens of sequences that have left it
+        self._stale: dict[int, int] = {}  # by slot: tokens of an earlier sequence
         self._ends = Ends([])
-        self._groups: list[LengthGroup] | None = None  # of this pass, when somebody has asked
+        self._groups: list[LengthGroup] | None = None  # of this pass; computed on first use
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -52,7 +54,7 @@ class Slab:
 
     @property
     def groups(self) -> list[LengthGroup]:
-        """Of the sequences in this pass."""
+        """The length groups of the sequences in this pass."""
         if self._groups is None:
             self._groups = length_groups_of(self.lengths)
         return self._groups
@@ -67,7 +69,7 @@ class Slab:
     # ---- room
 
     def make_room(self, *, compact: bool) -> bool:
-        """For one token more in every sequence; whether each layer has to be resized to it."""
+        """Sets the capacity for one more token per sequence; gives whether the layers must be resized."""
         before = self.rows, self.tokens
         self.rows, self.tokens = capacity_for(before, len(self), self.width + 1, compact=compact)
         return before != (self.rows, self.tokens)
@@ -82,9 +84,9 @@ class Slab:
     def write(
         self, layer: int, first: int, keys: mx.array, values: mx.array, spans: Sequence[TokenSpan]
     ) -> None:
-        """From ``spans`` of other arrays to the slots from ``first`` on.
+        """Writes ``spans`` of other arrays to the slots from ``first`` on.
 
-        Tokens that an earlier sequence left behind them are cleared: masked NaN is still NaN.
+        Stale tokens behind them are cleared, because a masked NaN is still NaN.
         """
         for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
             for slot, span in enumerate(spans, first):
@@ -92,19 +94,19 @@ class Slab:
                 buffer.fill(slot, tokens[span.row : span.row + 1, :, there], self._stale.get(slot, 0))
 
     def begin_empty(self, layer: int, first: int) -> None:
-        """For rows of which nothing was read."""
+        """Clears the slots from ``first`` on, for sequences without prefilled tokens."""
         if buffers := self._layers[layer]:
             keys, values = (buffer.first(slice(1), 0) for buffer in buffers)
             for slot in range(first, len(self)):
                 self.write(layer, slot, keys, values, [TokenSpan(0, 0, 0)])
 
     def written(self, slots: Iterable[int]) -> None:
-        """In all layers."""
+        """Marks slots as written in all layers, so without stale tokens."""
         for slot in slots:
             self._stale.pop(slot, None)
 
     def keep(self, slots: Sequence[int]) -> list[int]:
-        """Only what is in these stays; gives them in the order in which they stand from now on: the last fill gaps."""
+        """Keeps these slots and gives their new order; the last sequences move into the gaps."""
         kept = set(slots)
         movers = [slot for slot in sorted(kept) if slot >= len(kept)]
         order = [slot if slot in kept else movers.pop() for slot in range(len(kept))]
@@ -116,10 +118,10 @@ class Slab:
         return order
 
     def _move(self, moves: Sequence[tuple[int, int]]) -> None:
-        """All copies are on their way before anything is written, so that the writes may happen in place."""
+        """Starts all copies before any write, so that mlx may write in place."""
         layers = [
             layer for layer, buffers in enumerate(self._layers) if buffers
-        ]  # none if nothing was read yet
+        ]  # empty before the first prefill
         taken = [(layer, to, self.copy_of(layer, slot)) for slot, to in moves for layer in layers]
         mx.async_eval([copy.state[:2] for _, _, copy in taken])
         for layer, to, copy in taken:
@@ -128,7 +130,7 @@ class Slab:
         self.written(to for _, to in moves)
 
     def copy_of(self, layer: int, slot: int, start: int = 0) -> KVCache:
-        """The tokens of a slot from ``start`` on, as a sequence's own."""
+        """A copy of a slot's tokens from ``start`` on, as the cache of one sequence."""
         buffers, length = self._layers[layer], self.lengths[slot]
         assert buffers
         keys, values = (buffer.first(slice(slot, slot + 1), length) for buffer in buffers)
@@ -137,18 +139,18 @@ class Slab:
     # ---- a pass
 
     def begin(self) -> None:
-        """Every sequence gets one token more."""
+        """Begins a pass that adds one token to every sequence."""
         self._ends = Ends(self.lengths)
         self.lengths = [length + 1 for length in self.lengths]
         self._groups = None
 
     def put(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """(rows, heads, 1, size): these tokens."""
+        """Writes one token per sequence; ``keys`` and ``values``: (rows, heads, 1, size)."""
         for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
             buffer.put(self._ends, tokens)
 
     def keys_and_values(self, layer: int, tokens: int) -> tuple[mx.array, mx.array]:
-        """(rows, heads, tokens, size), of sequences with room for fewer as many as there is room for."""
+        """Keys and values (rows, heads, tokens, size), with at most as many tokens as the buffers have."""
         buffers = self._layers[layer]
         assert buffers
         keys, values = (buffer.first(slice(len(self)), min(tokens, self.tokens)) for buffer in buffers)
@@ -165,7 +167,7 @@ class Slab:
         )
 
     def _buffers_like(self, layer: int, keys: mx.array, values: mx.array) -> tuple[KVBuffer, KVBuffer]:
-        """Ours, made like those when there are none yet."""
+        """The buffers of a layer; the first call creates them with the shapes of ``keys`` and ``values``."""
         buffers = self._layers[layer]
         if buffers is None:
             buffers = self._layers[layer] = (
@@ -178,7 +180,7 @@ class Slab:
 
 
 def capacity_for(there: tuple[int, int], rows: int, tokens: int, *, compact: bool) -> tuple[int, int]:
-    """Sequences and tokens: what there is, unless it is too little or far too much; no headroom if ``compact``."""
+    """The new capacity (sequences, tokens): unchanged unless too small or twice too large; ``compact``: no headroom."""
     least = rows, rounded(tokens, TOKENS)
     if compact:
         return least

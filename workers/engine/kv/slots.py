@@ -1,7 +1,7 @@
-"""The keys and values of the sequences that decode together, in slabs: sequences of like lengths share an array.
+"""The KV store of the decode batch: sequences of like lengths share a slab.
 
-A long sequence then costs the short ones beside it neither memory nor the time to grow their buffers: eight sequences
-of a 135M model waited up to two seconds when one of 2,000 tokens joined them in one array as wide as it.
+A long sequence then costs short ones neither memory nor the time to grow their buffers. In one shared array, eight
+sequences of a 135M model waited up to two seconds when a sequence of 2,000 tokens joined.
 """
 
 import math
@@ -15,17 +15,17 @@ from workers.engine.kv.mlx_caches import Cache, TokenSpan
 from workers.engine.kv.slab import TOKENS, Slab, SlabView, capacity_for, rounded
 from workers.engine.pass_memo import begin_pass
 
-ALIKE = 256  # tokens: what is shorter counts as so long
-APART = 2  # times as long as another is too long for one slab
-WIDENED = 1.25  # times what two arrays take is too much for one
-SLABS = 8  # at most, as each costs a pass a few operations a layer
+ALIKE = 256  # tokens; shorter sequences count as this long
+APART = 2  # the largest ratio of lengths within a slab
+WIDENED = 1.25  # the largest memory of one widened slab, relative to two slabs
+SLABS = 8  # the largest number of slabs, because each adds some operations per layer
 
 
 class Slots:
-    """For models all of whose layers keep full-attention keys and values. The rows of a slab stand beside each other.
+    """The decode caches of a model with full attention in all layers. A slab's sequences are adjacent in the batch.
 
-    ``in_blocks``: so a CPU wants its keys, see ``key_blocks``. An accelerator wants one array: its attention is one
-    operation for all sequences.
+    ``in_blocks``: keys are stored in blocks, for a CPU (see ``key_blocks``). An accelerator uses one slab, because its
+    attention is one operation for all sequences.
     """
 
     def __init__(self, *, in_blocks: bool | None = None) -> None:
@@ -36,7 +36,7 @@ class Slots:
         self._layers: list[SlotLayer] = []
         self.offset = mx.array([], dtype=mx.int32)
         self._uneven = False
-        self.width = 0  # of what a pass looks at
+        self.width = 0  # the keys that a pass attends to
 
     @property
     def layers(self) -> Cache:
@@ -48,7 +48,7 @@ class Slots:
 
     @property
     def slabs(self) -> Iterator[tuple[int, Slab]]:
-        """With the first sequence of each."""
+        """The slabs, each with the batch index of its first sequence."""
         first = 0
         for slab in self._slabs:
             yield first, slab
@@ -87,7 +87,7 @@ class Slots:
         return self._slabs[at]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """On each slab the last sequences that stay fill the gaps."""
+        """Keeps these sequences; in each slab the last ones move into the gaps."""
         order = []
         for first, slab in list(self.slabs):
             end = first + len(slab)
@@ -96,7 +96,7 @@ class Slots:
         return order
 
     def begin(self) -> None:
-        """Its offsets are where the pass writes."""
+        """Begins a decode pass; ``offset`` is the write position of each sequence."""
         begin_pass()
         self.resize()
         lengths = [length for slab in self._slabs for length in slab.lengths]
@@ -107,7 +107,7 @@ class Slots:
             slab.begin()
 
     def mask(self, window: int | None, *, wanted: bool) -> mx.array | None:
-        """What each sequence may look at, (rows, 1, 1, width); None where that is everything, unless one is wanted."""
+        """The mask (rows, 1, 1, width); None if everything is visible and no mask is ``wanted``."""
         window = self.width if window is None else window
         if not (self._uneven or window < self.width or wanted):
             return None
@@ -145,12 +145,12 @@ class Slots:
 
 
 class SlotLayer:
-    """One layer's, as mlx-lm's models use a cache."""
+    """One layer of ``Slots`` with the interface of an mlx-lm cache."""
 
     def __init__(self, slots: Slots, number: int) -> None:
         self._slots = slots
         self._number = number
-        # Weakly, as an array that somebody else holds is not written to in place.
+        # Weak references, because mlx does not write in place to an array with another reference.
         self._given: list[weakref.ref[mx.array]] = []
 
     @property
@@ -158,9 +158,9 @@ class SlotLayer:
         return self._slots.offset
 
     def in_blocks(self, keys: mx.array, values: mx.array) -> list[SlabView] | None:
-        """All sequences' keys, slab by slab: if they are in blocks, and these are the arrays that the model was given.
+        """The slabs to attend to, or None if ``keys`` and ``values`` are not the arrays that this cache gave the model.
 
-        A model may attend to something else than what its cache keeps, as multi-head latent attention does.
+        A model may attend to other arrays than its cache holds, as multi-head latent attention does.
         """
         given = [array() for array in self._given]
         if len(given) != 2 or given[0] is not keys or given[1] is not values:
@@ -175,7 +175,7 @@ class SlotLayer:
         return self._slots.mask(window_size, wanted=return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """One token more for every sequence; gives those of all, see ``keys_and_values``."""
+        """Appends one token per sequence and gives ``keys_and_values``."""
         for first, slab in self._slots.slabs:
             rows = slice(first, first + len(slab))
             slab.put(self._number, keys[rows], values[rows])
@@ -184,7 +184,7 @@ class SlotLayer:
         return given
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """(rows, heads, width, size), shorter sequences padded; also for a layer that shares this one's."""
+        """Padded keys and values (rows, heads, width, size); also read by layers that share this layer's cache."""
         parts = [slab.keys_and_values(self._number, self._slots.width) for _, slab in self._slots.slabs]
         all_keys, all_values = (self._beside_each_other(some) for some in zip(*parts, strict=True))
         return all_keys, all_values
@@ -207,9 +207,9 @@ class SlotLayer:
 
 
 def slab_for(slabs: Sequence[tuple[int, int]], length: int, most: int) -> int:
-    """Which of the slabs is for one more sequence; a new one behind the last.
+    """The index of the slab that a sequence of ``length`` tokens joins; ``len(slabs)`` for a new slab.
 
-    Of each slab there are its rows, and the tokens of the longest.
+    ``slabs``: the rows and the width of each.
     """
 
     def apart(width: int) -> float:
@@ -217,7 +217,7 @@ def slab_for(slabs: Sequence[tuple[int, int]], length: int, most: int) -> int:
         return more / less
 
     def takes_in(rows: int, width: int) -> bool:
-        """Neither are they too far apart, nor would an array of its own take much less than to widen theirs for it."""
+        """Whether the lengths are similar, and widening the slab costs little more memory than a new one."""
         wider = _size(rows + 1, max(width, length))
         return apart(width) <= APART and wider <= WIDENED * (_size(rows, width) + _size(1, length))
 

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process."""
+"""glibc keeps freed memory in the process until it is returned on request."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""OpenBLAS must be in the process before MLX is; each test is a process of its own, as a worker is."""
+"""OpenBLAS is opened before MLX is imported; each test runs a process of its own, as a worker is."""
 
 import ctypes
 import os

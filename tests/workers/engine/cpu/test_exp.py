@@ -1,4 +1,4 @@
-"""Exponentials made from bits are as exact as MLX's."""
+"""CPU exponentials are as exact as MLX's."""
 
 import mlx.core as mx
 import numpy as np

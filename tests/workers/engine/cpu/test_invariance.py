@@ -1,4 +1,4 @@
-"""What is promised of rows in company is what was measured of the model's own layers."""
+"""The reported batch invariance is measured with the model's own layers."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows in company, and answers that are cut, under the kernels of other machines; pytest in processes of their own.
+"""Batch invariance and resumed answers hold with the OpenBLAS kernels of other machines; runs pytest in subprocesses.
 
 OpenBLAS chooses a kernel by the processor; OPENBLAS_CORETYPE names another one, which it takes if the processor can.
 """
@@ -53,7 +53,7 @@ def passes(tests: list[str], **environment: str) -> None:
 
 
 def kernel(name: str) -> dict[str, str]:
-    """The environment that makes OpenBLAS take it."""
+    """The environment that makes OpenBLAS use the kernel ``name``."""
     wanted = KERNELS[name]
     if wanted and (taken := run(CORENAME, OPENBLAS_CORETYPE=wanted)) != wanted:
         pytest.skip(f"this processor cannot run {wanted}'s kernel: OpenBLAS takes {taken}")
@@ -73,7 +73,7 @@ def test_batches_keep_the_measured_invariance_with_each_blas(whose: str) -> None
 
 @pytest.mark.parametrize("name", ["Haswell", "Zen", "SkylakeX"])
 def test_resumed_answers_equal_unbroken_ones_with_each_openblas_kernel(name: str) -> None:
-    """With two threads: where a row's sums are made in an order that depends on how many rows there are."""
+    """Runs with two threads, where the order of a sum depends on the number of rows."""
     chats = "changes_no_chat and (sampled or choices or JSON)"
     passes(
         ["-m", "slow", "-k", chats, "tests/faults/test_resume_smollm2.py"],

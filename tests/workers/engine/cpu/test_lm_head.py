@@ -1,4 +1,4 @@
-"""The head in blocks is the layer it replaces, but for rounding, and a row's logits do not depend on the others."""
+"""The blocked lm_head equals the layer it replaces up to rounding and is batch-invariant."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A row's products are the same to the last bit alone, among others, and in whatever passes its tokens are read."""
+"""Matrix products and attention of a sequence are bit-identical in any batch and with any prefill chunks."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""mlx-lm's models compute with what is faster on a CPU."""
+"""mlx-lm's models compute with the CPU kernels."""
 
 import importlib
 from typing import Any

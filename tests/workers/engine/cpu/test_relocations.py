@@ -1,4 +1,4 @@
-"""A library calls what it was given, also where the linker has locked its slots; in a process of its own."""
+"""A library calls the functions bound to it, also through read-only slots; each test runs a process of its own."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Rotary positions for a CPU are MLX's, to the last bit."""
+"""CPU rotary position embeddings are bit-identical to MLX's."""
 
 from typing import Any
 

@@ -1,11 +1,11 @@
-"""What is computed in halves is what the whole would be, to the last bit."""
+"""Splitting an operation between two cores does not change a bit of its result."""
 
 import threading
 
 import mlx.core as mx
 import pytest
 
-from workers.engine.cpu import two_cores as halves
+from workers.engine.cpu import two_cores as module
 from workers.engine.cpu.exp import swiglu
 from workers.engine.cpu.model_patches import WORTH_TWO_CORES, activation
 from workers.engine.cpu.two_cores import on_two_cores
@@ -17,7 +17,7 @@ def random(*shape: int) -> mx.array:
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "threads", lambda: 2)
+    monkeypatch.setattr(module, "threads", lambda: 2)
 
 
 @pytest.mark.parametrize("shape", [(171, 1, 1536), (1, 331, 1536), (3, 77, 1000), (1, 1, 200_000)])
@@ -31,7 +31,7 @@ def test_an_activation_on_two_cores_is_bit_identical_to_one(shape: tuple[int, ..
 def test_with_one_core_an_operation_is_not_split(
     cores: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(halves, "threads", lambda: cores)
+    monkeypatch.setattr(module, "threads", lambda: cores)
     computed: list[slice] = []
 
     def compute(some: slice) -> mx.array:

@@ -1,4 +1,4 @@
-"""What a cache costs is what its bytes say, whatever its class."""
+"""The measured cost equals the bytes of a cache of any class."""
 
 from typing import Any
 

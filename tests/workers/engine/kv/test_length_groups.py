@@ -1,4 +1,4 @@
-"""Rows of like lengths, in runs."""
+"""Sequences of like lengths form length groups."""
 
 import random
 from itertools import combinations, pairwise

@@ -1,4 +1,4 @@
-"""Kept prompts: what is found is the longest beginning that was kept, with the keys and values of just its ids."""
+"""The prefix cache matches the longest stored prefix and gives the keys and values of exactly its ids."""
 
 import mlx.core as mx
 from hypothesis import given, settings

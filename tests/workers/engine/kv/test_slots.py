@@ -1,4 +1,4 @@
-"""Rows in slots: whoever joins, leaves or is moved, each row computes what it would compute alone."""
+"""Slots: a sequence computes what it computes alone, whichever sequences join, leave or move."""
 
 import random
 from pathlib import Path

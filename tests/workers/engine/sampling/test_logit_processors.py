@@ -99,14 +99,14 @@ def test_each_sequence_of_a_batch_gets_its_own_penalties_at_every_index(
     """``late``: by how many steps the host learns of a token late; one token at most is still being computed."""
     logits = np.random.default_rng(seed).normal(size=(len(rows), VOCABULARY)).astype(np.float32)
     known: list[list[int]] = [[] for _ in rows]
-    adjustments: list[LogitProcessor | None] = [
+    processors: list[LogitProcessor | None] = [
         logit_processor_for(asked, prompt, known[i], EOS, VOCABULARY)
         for i, (asked, prompt, _) in enumerate(rows)
     ]
-    together = LogitProcessors(adjustments)
+    together = LogitProcessors(processors)
     for index in range(min(len(generated) for *_, generated in rows) + 1):
         if index == late:
-            together = LogitProcessors(adjustments)  # as when a row joins
+            together = LogitProcessors(processors)  # as when a row joins
         for i, (*_, generated) in enumerate(rows):
             known[i][:] = generated[: max(0, index - late % 2)]
         last = mx.array([generated[index - 1] if index else 5 for *_, generated in rows], dtype=mx.uint32)
