@@ -21,7 +21,7 @@ class DeltaBatch:
     ended: dict[str, int] = field(default_factory=dict)
 
     def singles(self) -> list["DeltaBatch"]:
-        """The same deltas, each in a batch of its own; a request ends with the last of its deltas."""
+        """Splits the batch into one batch per delta; a request ends with the last of its deltas."""
         last = {delta.request_id: at for at, delta in enumerate(self.deltas)}
         return [
             DeltaBatch(self.api, [delta], {id: self.ended[id]} if id in self.ended and last[id] == at else {})

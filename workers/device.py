@@ -1,4 +1,4 @@
-"""Where MLX computes, and on how many cores; the one place that decides it.
+"""Decides on which device MLX computes, and on how many cores; no other module does.
 
 Rule: nothing here imports mlx before it is asked.
 """

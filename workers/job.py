@@ -104,7 +104,7 @@ class Engine(Protocol[Taken]):
 
     @property
     def kv_use(self) -> KvUse:
-        """As of the last step; for the heartbeat, like ``report``."""
+        """The memory use after the last step, for the heartbeat."""
         ...
 
     def lend(self, size: int) -> None:

@@ -51,7 +51,7 @@ class TokenMask(Protocol):
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Of one drawn token: its own log-probability and the best ones' (id, logprob)."""
+    """The log-probability of a drawn token, and (id, log-probability) of the best tokens."""
 
     chosen: float
     top: list[tuple[int, float]]

@@ -61,7 +61,7 @@ class TemplateAnalysis:
 UNKNOWN = TemplateAnalysis(
     Demands(thoughts="reasoning_content", thoughts_shown=True), reason="it was not analysed"
 )
-"""Of a template that nothing is known of: it gets a conversation as it is."""
+"""The analysis of an unknown template, which gets a conversation unchanged."""
 
 
 def analyse(template: str, added_tokens: Collection[str] = ()) -> TemplateAnalysis:
@@ -100,7 +100,7 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
 
 
 def digest_of(template: str, added_tokens: Collection[str] = ()) -> str:
-    """By which an analysis may be kept."""
+    """The key under which an analysis is cached."""
     return sha256(
         "\0".join([str(VERSION), template, *sorted(added_tokens)]).encode("utf-8", "replace")
     ).hexdigest()

@@ -190,7 +190,7 @@ def _worst(*outcomes: Outcome) -> Outcome:
 
 
 def _of_thoughts(asking: _Asking) -> dict[str, Json]:
-    """Where thinking is shown: in an answer, within a tool loop and behind one, before a later user."""
+    """Finds where the template shows thinking: in an answer, in a tool loop, after one, before a later user turn."""
     for name in THOUGHTS:
         thinks = {name: THOUGHT}
         looped = [user(), {**asking.called(), **thinks}, asking.answered()]

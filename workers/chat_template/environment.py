@@ -68,7 +68,7 @@ def _refuse(message: str) -> None:
 
 
 def _to_json(value: Any, **options: Any) -> str:
-    """As transformers' filter; what is no JSON (a generator, an undefined name) is a list, or refused as there."""
+    """Replaces transformers' ``tojson`` filter; a generator becomes a list, an undefined name is refused as there."""
     allowed = {name: options[name] for name in ("indent", "separators", "sort_keys") if name in options}
     return json.dumps(value, ensure_ascii=options.get("ensure_ascii", False), default=list, **allowed)
 
@@ -141,7 +141,7 @@ class Rendering:
 
 
 def copied(value: Json) -> Json:
-    """Of what JSON can hold."""
+    """A deep copy of a JSON value."""
     if isinstance(value, dict):
         return {key: copied(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

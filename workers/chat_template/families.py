@@ -136,7 +136,7 @@ FAMILIES = (
 
 
 def family_format(template: str, added_tokens: Collection[str]) -> CallFormat | None:
-    """For a template that shows tools and no calls."""
+    """The call format of a family, for a template that shows tools and no calls."""
     known = set(added_tokens)
     return next(
         (each.format for each in FAMILIES if all(mark in known or mark in template for mark in each.marks)),
@@ -145,7 +145,7 @@ def family_format(template: str, added_tokens: Collection[str]) -> CallFormat | 
 
 
 def completed(format: CallFormat, template: str, added_tokens: Collection[str]) -> CallFormat:
-    """With what models write beside what their template shows."""
+    """Adds to a format the spellings that models write and their template does not show."""
     if format.kind == "json" and not format.marks and "<|python_tag|>" in {*added_tokens, *_in(template)}:
         return replace(format, also=("<|python_tag|>",), between=";")  # Llama 3, which joins calls so
     if format.kind == "name_json" and format.opening.startswith(N) and len(format.between.strip()) > 1:

@@ -182,7 +182,7 @@ def _holes(text: str) -> str:
 
 
 def _bodies(text: str, calls: Sequence[ProbeCall]) -> str:
-    """With a hole for each JSON value that is a call's object or its arguments."""
+    """Replaces each JSON value that is a call's object or its arguments with a hole."""
     arguments = [dict(call.arguments) for call in calls]
     done, at = "", 0
     for start, end, value in _json_values(text):

@@ -45,7 +45,7 @@ def _readable(message: Message, number: int, left_out: LeftOut) -> Message:
 
 
 def _text(content: Json, left_out: LeftOut) -> str:
-    """Of a text, a list of parts, or nothing."""
+    """The text of a message's content: a text, a list of parts, or None."""
     if content is None:
         return ""
     if isinstance(content, str):

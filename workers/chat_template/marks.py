@@ -25,7 +25,7 @@ def is_strong(token: str) -> bool:
 
 
 def common_prefix(a: Sequence[str], b: Sequence[str]) -> Tokens:
-    """With a hole for digits that differ."""
+    """The common prefix of two token lists, with a hole for digits that differ."""
     found: Tokens = []
     for one, other in zip(a, b, strict=False):
         if (token := _merged(one, other)) is None:

@@ -109,7 +109,7 @@ def _result(call: Json, content: str) -> Message:
 
 
 def _with_ids(turns: list[Message], demands: Demands) -> list[Message]:
-    """With ids of the form that is demanded, alike for a call and its result."""
+    """Gives calls and their results matching ids of the demanded form."""
     if demands.ids == "any":
         return [_arguments(turn, demands) for turn in turns]
     names: dict[str, str] = {}

@@ -99,7 +99,7 @@ def _verdict(probe: Probe, found: FoundFormat, rendering: Rendering) -> Verdict:
 
 
 def _same(calls: Sequence[ProbeCall], wanted: Sequence[ProbeCall]) -> bool:
-    """With types, without the order of keys."""
+    """Compares calls by value and type; the order of keys does not matter."""
     return [_exact(call) for call in calls] == [_exact(call) for call in wanted]
 
 

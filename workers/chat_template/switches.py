@@ -1,4 +1,4 @@
-"""Which variables about thinking a template listens to, and what they do: found by trying each with each value."""
+"""Finds which variables switch a template's thinking, by rendering it with each variable and value."""
 
 import re
 from collections.abc import Mapping, Sequence

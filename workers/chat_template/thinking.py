@@ -70,7 +70,7 @@ def _named(template: str, words: Collection[str]) -> ThinkingMarks | None:
 
 
 def _rendered(rendering: Rendering, name: str) -> ThinkingMarks | None:
-    """Of a turn whose thinking stands before its text, or before a call."""
+    """The marks in a turn whose thinking stands before its text, or before a call."""
     parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": TEXT}]
     turns = [(assistant(parts), TEXT)]
     if name:

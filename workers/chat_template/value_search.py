@@ -74,7 +74,7 @@ def _scalar(value: Json) -> list[str]:
 
 
 def _quote_behind(found: CallFormat) -> str:
-    """Of quotes that open with one token, what closes is the first token behind the value."""
+    """The closing quote: the first token behind the value, for quotes that open with one token."""
     tokens = tokens_of(found.after)
     return tokens[0] if tokens else ""
 

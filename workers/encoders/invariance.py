@@ -10,7 +10,7 @@ from workers.engine.cpu.install import Invariance, invariance_of_weights
 
 
 def invariance_of_encoder(modules: Iterable[Module]) -> Invariance:
-    """Of texts that are not padded: then products of matrices are all that sees more than one of them."""
+    """Measures an encoder for unpadded texts, where only matrix products mix several texts."""
     if has_accelerator():
         return "rounding"
     return invariance_of_weights({layer.weight.shape: layer.weight for layer in _linears(modules)}.values())

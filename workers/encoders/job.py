@@ -59,7 +59,7 @@ class EncodingJob:
 
 
 def shortened(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """Of length 1 again."""
+    """Shortens vectors to ``dimensions`` numbers and normalises them to length 1."""
     return vectors if dimensions is None else unit(vectors[:, :dimensions])
 
 

@@ -1,4 +1,4 @@
-"""Which texts a step computes, and which of them side by side; pure.
+"""Decides which texts a step computes, and which of them in one group; pure.
 
 Rule 1: a step has at most ``budget`` tokens, or one text.
 Rule 2: callers get equal shares of it, see ``workers.engine.fairness``; of one caller the shortest texts come first.
@@ -60,7 +60,7 @@ def choose(pending: Iterable[Pending], budget: int) -> list[Choice]:
 
 
 def _in_order(pending: Sequence[Pending], budget: int) -> Iterator[Choice]:
-    """Without those that surely do not fit."""
+    """Yields the choices in order, without texts that cannot fit."""
     late = sorted((each for each in pending if each.passed >= PATIENCE), key=lambda each: -each.passed)
     first = [Choice(each, each.waiting[-1], each.lengths[each.waiting[-1]]) for each in late]
     yield from first
@@ -73,7 +73,7 @@ def _in_order(pending: Sequence[Pending], budget: int) -> Iterator[Choice]:
 
 
 def _shortest(pending: Pending, budget: int) -> Iterator[Choice]:
-    """As many as fill a step."""
+    """Yields the shortest texts until a step is full."""
     left = budget
     for text in reversed(pending.waiting):
         yield Choice(pending, text, pending.lengths[text])

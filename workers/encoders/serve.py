@@ -76,8 +76,10 @@ def _limit(settings: Settings, name: str) -> int | None:
 
 
 def limits_for(loaded: LoadedEncoder) -> EncoderLimits:
-    """On a CPU texts of one length only are computed side by side: nothing is wasted, and nothing rounds otherwise.
-    Of a decoder each group reads all weights, so there groups are as large as they may be."""
+    """The limits of an encoder: on a CPU a group holds texts of one length, which need no padding.
+
+    A decoder reads all its weights for each group, so its groups are as large as possible.
+    """
     if has_accelerator():
         return EncoderLimits(ON_GPU, PADDING)
     least, most = ON_CPU

@@ -73,7 +73,7 @@ class TextEncoder:
         return text.lower() if self._lower_case else text
 
     def _length_of_prompt(self, prompt: str) -> int:
-        """With what opens a text, without what ends it."""
+        """Tokens of a prompt with the opening special tokens and without the closing ones."""
         whole = self._encoded("", self._cased(prompt))
         return len(whole.ids) - 1 if whole.special_tokens_mask[-1:] == [1] else len(whole.ids)
 

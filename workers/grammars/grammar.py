@@ -92,7 +92,7 @@ class Guide:
             self._fail()
 
     def mask(self) -> Mask:
-        """Which tokens may come next, as one bit per token of the vocabulary."""
+        """The tokens that may come next, one bit per token of the vocabulary."""
         if self.sleeping or self.failed:
             return self._all_but_the_end()
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)

@@ -62,7 +62,7 @@ class Tensor:
 
 
 def _tensors(header: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Of a header that ``inspect`` has checked."""
+    """The tensors in a header that ``inspect`` has checked."""
     for name, said in header.items():
         if name != "__metadata__":
             start, end = said["data_offsets"]
@@ -88,7 +88,7 @@ def _as_float32(tensor: Tensor, tensors: Mapping[str, Tensor], quantization: Map
 
 
 def _bits(layer: str, quantization: Mapping[str, Any]) -> int:
-    """Of one weight; some models have layers with bits of their own."""
+    """The bits of one quantized weight; some models have layers with their own."""
     own = quantization.get(layer)
     said = (own if isinstance(own, dict) else quantization).get("bits", 4)
     return said if isinstance(said, int) and 1 <= said <= 32 else 4

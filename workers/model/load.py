@@ -1,4 +1,4 @@
-"""From a model's source to a model in memory: locate its folder, inspect it, load it.
+"""Loads a model from its source: locates its folder, inspects it, reads its weights.
 
 Rule 1: MLX reads only files that were inspected: safetensors, JSON and tokenizer files, and no code.
 Rule 2: ``inspect`` is pure Python and imports no mlx.

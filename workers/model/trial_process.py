@@ -121,7 +121,7 @@ def _failure(line: str, code: int | None) -> LoadError:
 
 
 def analysis_of(tokenizer: Any) -> TemplateAnalysis:
-    """In the child, or of a template that is our own."""
+    """Analyses a tokenizer's template; runs in the child, or for a template of our own."""
     if not isinstance(tokenizer.chat_template, str):
         return UNKNOWN
     return analyse(

@@ -215,7 +215,7 @@ class Scan:
         return "".join(_CLOSERS[bracket] for bracket in reversed(self._open))
 
     def _behind_quoted(self, text: str, opening: str, closing: str) -> int | None:
-        """Behind the string without escapes that begins here, if one does; None: that is not known yet."""
+        """The index after the string without escapes that begins here, if one does; None if it is not known yet."""
         if not text.startswith(opening, self.at):
             return None if opening.startswith(text[self.at : self.at + len(opening)]) else self.at
         end = text.find(closing, self.at + len(opening))

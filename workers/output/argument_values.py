@@ -83,7 +83,7 @@ def schema_at(root: Schema, key: str) -> Json:
 def tagged_value(
     text: str, opens: tuple[str, str], closes: tuple[str, str], schema: Json, root: Schema
 ) -> Json:
-    """Of objects and lists that are written as tags within tags. Raises ValueError."""
+    """Reads an object or a list that is written as nested tags. Raises ValueError."""
     children = list(_children(text, opens, closes))
     if not children:
         kinds = kinds_of(schema, root)

@@ -25,7 +25,7 @@ class ParsedCall:
 
 class CallBody(Protocol):
     def read(self, text: Text, follows: Follows) -> tuple[int, list[ParsedCall]]:
-        """Where the calls end, and the calls."""
+        """Gives the index after the calls, and the calls."""
         ...
 
 
@@ -50,7 +50,7 @@ class _JsonBody:
         return end, parse(text.text[self._start : end].rstrip() + self._scan.missing)
 
     def _end(self, text: Text, at: int) -> int:
-        """Behind as many pieces of the closing mark as are there."""
+        """The index after the pieces of the closing mark that are present."""
         for piece in self._closing:
             try:
                 at = text.pieces((piece,), at, NO_NAMES, NO_NAMES).end

@@ -80,7 +80,7 @@ class Text:
         return Mismatch() if self.whole else More()
 
     def literal(self, word: str, at: int) -> int:
-        """Behind the word. Raises More, Mismatch."""
+        """The index after the word. Raises More, Mismatch."""
         if self.text.startswith(word, at):
             return at + len(word)
         if word.startswith(self.text[at:]):

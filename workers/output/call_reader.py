@@ -47,7 +47,7 @@ class CallReader:
 
     @property
     def inside(self) -> bool:
-        """In a call, as far as is known yet."""
+        """Whether the text so far ends inside a call."""
         return self._body is not None or self._state == self._behind
 
     def push(self, text: str) -> Read:
@@ -140,7 +140,7 @@ class CallReader:
         return True
 
     def _outer_end(self, text: Text) -> int:
-        """Behind what ends all calls, as far as it is there. Raises More."""
+        """The index after the mark that ends all calls, or after the part of it that is present. Raises More."""
         if text.whole and self._grammar.is_cut_end(text.text):
             return len(text.text)
         end = 0

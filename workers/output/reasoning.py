@@ -72,7 +72,7 @@ class ReasoningFilter:
         return Split(split.reasoning, self._before_end(split.text)) if self._thinking.answer_end else split
 
     def _before_end(self, text: str) -> str:
-        """Without what may yet turn out to close the answer."""
+        """Holds back text that may be the beginning of the answer's end delimiter."""
         text, end = self._ending + text, self._thinking.answer_end
         stripped = text.rstrip()
         size = len(stripped) - len(end) if stripped.endswith(end) else len(text) - overlap(text, end)
@@ -121,7 +121,7 @@ class ReasoningFilter:
         return before, bool(found)
 
     def _on_a_line(self, text: str, word: str) -> int:
-        """Where the word begins a line; -1 if it does not."""
+        """The index at which ``word`` begins a line; -1 if it does not."""
         at = text.find(word)
         while at > 0 and text[at - 1] != "\n":
             at = text.find(word, at + 1)
@@ -137,7 +137,7 @@ class ReasoningFilter:
         return Split("", self._answered(text))
 
     def _answered(self, text: str) -> str:
-        """Without the mark that opens the answer."""
+        """Removes the mark that opens the answer."""
         text = self._behind_delimiter(text)
         if self._lead is None or not self._thinking.leads:
             return text

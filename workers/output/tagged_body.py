@@ -87,7 +87,7 @@ class TaggedBody:
         raise Mismatch
 
     def _end(self, text: Text, at: int, follows: Follows) -> int:
-        """Behind the call's end; its last marks may be missing where something else ends it. Raises More, Mismatch."""
+        """The index after the call; its last marks may be missing if something else ends it. Raises More, Mismatch."""
         try:
             end = text.pieces(self._closing, at, NO_NAMES, NO_NAMES).end
             if not self._weak or follows(text, end, True):
@@ -143,7 +143,7 @@ class TaggedBody:
         return scan.end is None and scan.broken is None
 
     def _find_end(self, text: Text, start: int, mark: Pieces, follows: Follows) -> tuple[int, int]:
-        """Where the value ends, and where what follows begins: the first place from which the rest makes sense."""
+        """The end of the value and the begin of what follows: the first position from which the rest parses."""
         searched = self._searched[1] if self._searched[0] == start else start
         places = _places(mark, self._comma, self._closing, self._keys)
         for place in places.finditer(text.text, searched):
@@ -230,7 +230,7 @@ def _common(one: Pieces, other: Pieces) -> int:
 
 
 def _without_blanks(text: str, format: CallFormat) -> str:
-    """Without the blanks that the template itself writes around a value."""
+    """Removes the blanks that the template writes around a value."""
     lead = format.key[len(format.key.rstrip()) :]
     trail = format.after[: len(format.after) - len(format.after.lstrip())]
     text = text.removeprefix(lead) if lead else text
@@ -240,7 +240,7 @@ def _without_blanks(text: str, format: CallFormat) -> str:
 def _places(
     mark: Pieces, comma: Pieces, closing: Pieces, keys: Sequence[tuple[str, Pieces]]
 ) -> re.Pattern[str]:
-    """Where a value may end: at the first word of its mark, of another argument, or of the call's end."""
+    """A pattern of possible ends of a value: the first word of its mark, of another argument or of the call's end."""
     firsts = [mark, closing, comma or keys[0][1]]
     words = {pieces[0].parts[0] for pieces in firsts if pieces} - {KEY_HOLE}
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")

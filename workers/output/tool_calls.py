@@ -135,7 +135,7 @@ class CallFilter:
         return True
 
     def _behind(self) -> bool:
-        """Behind streamed arguments: the end delimiter or another call follows."""
+        """Reads what follows streamed arguments: the end delimiter or another call."""
         assert self._format.stream
         look = self._rest[:LOOK]
         end, tail = self._format.end, self._format.stream.tail.match(look)

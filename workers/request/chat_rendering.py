@@ -45,7 +45,7 @@ class ChatRendering:
     said: Collection[str] = ()
 
     def __call__(self, prompt: ChatPrompt) -> str:
-        """With marks in what would be special tokens and is not the template's. Raises InvalidRequest."""
+        """Renders a chat, with marks in text that would be read as special tokens. Raises InvalidRequest."""
         demands = self.analysis.demands if self.native else replace(self.analysis.demands, calls="dropped")
         strict = replace(
             demands, late="refused", second="refused", users="refused", assistants="refused", thoughts=""
@@ -68,7 +68,7 @@ class ChatRendering:
         return well_formed(text) if isinstance(text, str) else text
 
     def _shown(self, prompt: ChatPrompt, demands: Demands) -> ChatPrompt:
-        """As the template gets it."""
+        """The prompt with messages and tools as the template takes them."""
         fitted = normalize(prompt.messages, prompt.tools, demands)
         messages, tools, more = (
             fitted.messages,

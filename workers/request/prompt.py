@@ -183,8 +183,9 @@ class Preparation:
         policy: ToolPolicy | None,
         answers: bool,
     ) -> CompiledGrammar:
-        """Of answers that are messages with headers; ``text`` None: of a required call. ``answers``: the prompt ends
-        in an answer.
+        """The grammar of answers that are messages with headers.
+
+        ``text`` None: a call is required. ``answers``: the prompt ends in an answer.
         """
         special = self.output_format.special
         if text is None:

@@ -17,7 +17,7 @@ _INTRODUCTION = (
 
 
 def in_plain_words(prompt: ChatPrompt) -> ChatPrompt:
-    """The same conversation without roles or fields that belong to tools."""
+    """The conversation without roles and fields of tools, which are described in prose."""
     messages = [_plain(message) for message in prompt.messages]
     if prompt.tools:
         messages = _with_system(_introduction(prompt.tools), messages)

@@ -21,7 +21,7 @@ SHA256 = {
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
-"""Of every file that is read."""
+"""The SHA-256 of every file that is read."""
 
 
 def minilm_folder(progress: Progress) -> Path:

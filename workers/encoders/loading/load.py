@@ -1,4 +1,4 @@
-"""From an inspected folder to an encoder in memory. On a CPU its weights become float32."""
+"""Loads an encoder from an inspected folder; on a CPU its weights become float32."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -189,7 +189,7 @@ def _max_length(folder: Path, positions: int, recipe: Recipe, wanted: int | None
 
 
 def labels_of(config: Mapping[str, Any]) -> int:
-    """As transformers counts them: two where nothing is said."""
+    """The number of labels as transformers counts them: two without ``id2label``."""
     labels = config.get("id2label")
     if isinstance(labels, dict):
         return len(labels)

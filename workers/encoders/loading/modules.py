@@ -49,7 +49,7 @@ def _module(entry: object) -> Module:
 
 
 def last_name(type_: str) -> str:
-    """Of the class, which has moved between packages from version to version."""
+    """The class name without its package, which differs between versions."""
     return type_.rpartition(".")[2]
 
 

@@ -89,7 +89,7 @@ def _widen(model: Any) -> None:
 
 
 def _yes_and_no(folder: Path, config: Mapping[str, Any]) -> tuple[int, int | None]:
-    """By the folder's LogitScore module, or by their spelling."""
+    """The ids of yes and no, from the folder's LogitScore module or from their spelling."""
     for module in modules_of(folder):
         if last_name(module.type) == "LogitScore":
             ids = json_object(folder / module.path / "config.json")

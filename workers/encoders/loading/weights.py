@@ -26,7 +26,7 @@ _OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))  # of norms, in what Te
 
 
 def read_weights(files: Iterable[Path], dtype: mx.Dtype | None) -> dict[str, mx.array]:
-    """By the names of the bare model, not yet in memory. ``dtype``: what they become; None: they stay."""
+    """The weights by their names in the bare model, lazily loaded and converted to ``dtype`` unless it is None."""
     bare = {_bare(name): array for name, array in raw_weights(files).items()}
     return {
         name: array if dtype is None else array.astype(dtype)
@@ -36,7 +36,7 @@ def read_weights(files: Iterable[Path], dtype: mx.Dtype | None) -> dict[str, mx.
 
 
 def raw_weights(files: Iterable[Path]) -> dict[str, mx.array]:
-    """As they are in the files, not yet in memory."""
+    """The weights by their names in the files, lazily loaded."""
     weights: dict[str, mx.array] = {}
     for file in sorted(files):
         arrays: dict[str, mx.array] = mx.load(str(file))  # type: ignore[assignment]

@@ -35,7 +35,7 @@ _BY_NAME: dict[str, Activation] = {
 
 
 def activation(name: object) -> Activation:
-    """By a config's name for it, or by the class of torch's that sentence-transformers writes. Raises LoadError."""
+    """Finds an activation by its name in a config, or by a torch class name. Raises LoadError."""
     found = _BY_NAME.get(str(name).rpartition(".")[2].lower())
     if found is None:
         known = ", ".join(_BY_NAME)

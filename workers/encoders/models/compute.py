@@ -18,7 +18,7 @@ Head = Callable[[mx.array, tuple[int, ...]], mx.array]
 """Hidden states and lengths -> log-odds, (texts,)."""
 
 Results = list[np.ndarray]
-"""Of each group: (texts, dimensions), or (texts, 1) of scores; float32."""
+"""One float32 array per group: vectors (texts, dimensions) or scores (texts, 1)."""
 
 
 class Dense(EncoderPart):
@@ -65,7 +65,7 @@ class Scorer:
         self._head = head
 
     def __call__(self, groups: Sequence[Group], skipped: Sequence[Sequence[int]]) -> Results:
-        """From 0 to 1."""
+        """Scores from 0 to 1 for each group."""
         hidden = self._body(groups)
         odds = [self._head(states, group.lengths) for states, group in zip(hidden, groups, strict=True)]
         scores = [mx.sigmoid(each.astype(mx.float32))[:, None] for each in odds]

@@ -50,8 +50,10 @@ class Packed:
         self.types = mx.array(np.concatenate([group.types.ravel() for group in groups]))
 
     def positions(self, padding: int | None = None) -> mx.array:
-        """Of each token in its text, from 0 on; with ``padding`` as RoBERTa counts them: behind the id of padding,
-        whose tokens count for nothing."""
+        """The position of each token in its text, from 0 on.
+
+        With ``padding`` it counts as RoBERTa does: from that id + 1 on, and without padding tokens.
+        """
         return mx.array(np.concatenate([_positions(group.ids, padding).ravel() for group in self.groups]))
 
     def split(self, x: mx.array) -> list[mx.array]:

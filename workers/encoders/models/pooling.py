@@ -1,4 +1,4 @@
-"""From a text's last hidden states to one vector, as sentence-transformers defines it for each mode."""
+"""Pools a text's last hidden states into one vector, by sentence-transformers' modes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Pool = Callable[[mx.array, mx.array], mx.array]  # hidden (texts, tokens, size),
 
 
 def _first(hidden: mx.array, weights: mx.array) -> mx.array:
-    """Of the text, also where a prompt's tokens count for nothing."""
+    """The first token of the text, also where a prompt's tokens are not pooled."""
     return hidden[:, 0]
 
 
@@ -43,7 +43,7 @@ MODES: dict[str, Pool] = {
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-"""In the order in which several are put behind one another."""
+"""The pooling modes, in the order in which several are concatenated."""
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,5 @@ class Pooling:
 
 
 def normalised(vectors: mx.array) -> mx.array:
-    """To length 1, but a vector of zeros, which stays."""
+    """Normalises vectors to length 1; a zero vector stays zero."""
     return vectors / mx.maximum(mx.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
