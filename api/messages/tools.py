@@ -28,7 +28,7 @@ SEARCH = "tool_search_tool_"  # the types of the searches that Anthropic defines
 
 
 @dataclass(frozen=True)
-class Change:
+class ToolChange:
     """Adds or removes a tool. ``definition``: of a new tool, and its field."""
 
     name: str
@@ -68,15 +68,15 @@ def in_words(block: ToolReferenceBlock | ToolChangeBlock) -> list[str]:
     return [f"The tool {change.name} {'is no longer' if change.removed else 'is now'} available."]
 
 
-def change_of(block: ToolReferenceBlock | ToolChangeBlock, path: str) -> Change | None:
+def change_of(block: ToolReferenceBlock | ToolChangeBlock, path: str) -> ToolChange | None:
     match block:
         case ToolReferenceBlock():
-            return Change(block.tool_name)
+            return ToolChange(block.tool_name)
         case ToolChangeBlock(tool=NamedTool(name=name)):
-            return Change(name, removed=block.type == "tool_removal")
+            return ToolChange(name, removed=block.type == "tool_removal")
         case ToolChangeBlock(tool=DefinedTool(definition=CustomTool() as defined)):
             definition = defined, f"{path}.tool.definition"
-            return Change(defined.name, removed=block.type == "tool_removal", definition=definition)
+            return ToolChange(defined.name, removed=block.type == "tool_removal", definition=definition)
         case _:
             return None
 
@@ -85,13 +85,13 @@ def _tool(made: Tools, one: CustomTool, path: str) -> dict[str, Any]:
     return made.make(one.name, one.description, one.input_schema, f"{path}.input_schema")
 
 
-def _changes(request: CountTokensRequest) -> Iterator[Change]:
+def _changes(request: CountTokensRequest) -> Iterator[ToolChange]:
     for i, message in enumerate(request.messages):
         for j, block in enumerate(message.content if isinstance(message.content, list) else []):
             yield from _changes_in(block, f"messages[{i}].content[{j}]")
 
 
-def _changes_in(block: InputBlock, path: str) -> Iterator[Change]:
+def _changes_in(block: InputBlock, path: str) -> Iterator[ToolChange]:
     parts = (
         block.content if isinstance(block, ToolResultBlock) and isinstance(block.content, list) else [block]
     )

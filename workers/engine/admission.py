@@ -13,7 +13,7 @@ from workers.engine.prefill import PrefillQueue, PrefillTask, width_of
 from workers.engine.prefix_reuse import PrefixReuse
 
 
-class MemoryAdmission:
+class KvAdmission:
     def __init__(
         self, budget: Budget, batch: Batch, waiting: PrefillQueue, prefixes: PrefixCache, reuse: PrefixReuse
     ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from workers.device import has_accelerator
-from workers.engine.admission import MemoryAdmission
+from workers.engine.admission import KvAdmission
 from workers.engine.batch import Batch, BatchSlot, PendingStep
 from workers.engine.batch_probe import gives_last_logits
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
@@ -98,9 +98,7 @@ class BatchEngine:
         self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
         self._waiting = PrefillQueue()
-        self._admission = MemoryAdmission(
-            self.budget, self._batch, self._waiting, self._prefixes, self._reuse
-        )
+        self._admission = KvAdmission(self.budget, self._batch, self._waiting, self._prefixes, self._reuse)
         self._preemption = Preemption(self._admission, self._batch, self._waiting, self._most_sequences)
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._decode = self._decode_ahead if ahead else self._decode_in_turn

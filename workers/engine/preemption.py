@@ -6,7 +6,7 @@ A sequence that leaves is prefilled again, prompt and generated tokens, when the
 from collections import Counter
 from collections.abc import Callable
 
-from workers.engine.admission import MemoryAdmission
+from workers.engine.admission import KvAdmission
 from workers.engine.batch import Batch
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.job import Output
@@ -19,7 +19,7 @@ Collect = Callable[[], list[Output]]  # the outputs of all passes that were laun
 
 class Preemption:
     def __init__(
-        self, admission: MemoryAdmission, batch: Batch, waiting: PrefillQueue, most_sequences: int
+        self, admission: KvAdmission, batch: Batch, waiting: PrefillQueue, most_sequences: int
     ) -> None:
         self._admission = admission
         self._batch = batch
