@@ -49,7 +49,7 @@ def rows(stack: FaultStack) -> int:
 
 
 @either_way
-def test_a_client_that_leaves_while_its_prompt_is_read_frees_its_row(slow: FaultStack, reset: bool) -> None:
+def test_a_client_that_leaves_during_prefill_frees_its_batch_slot(slow: FaultStack, reset: bool) -> None:
     warm(slow)
     caller = Caller(slow)
     slow.until(lambda: slow.in_flight() == 1, "in flight")
@@ -85,7 +85,7 @@ def test_a_model_whose_only_client_left_is_loaded_and_idle(slow: FaultStack, mod
     all_right([slow.stream(1, 5, model)])
 
 
-def test_a_worker_killed_while_it_reads_a_prompt_repeats_nothing(slow: FaultStack) -> None:
+def test_a_worker_killed_during_prefill_repeats_no_token(slow: FaultStack) -> None:
     victim = warm(slow)
     stream = slow.stream(4, 20)
     slow.until(lambda: slow.in_flight() == 1, "in flight")

@@ -76,7 +76,7 @@ def test_a_cancelled_request_gives_no_more_deltas() -> None:
     assert {delta.request_id for delta in deltas} == {"b"}
 
 
-def test_every_choice_ends_once() -> None:
+def test_every_choice_of_a_request_finishes_once() -> None:
     deltas = run(Add(job("a", n=3, max_tokens=4)))
     assert sorted(delta.choice for delta in deltas if delta.finish) == [0, 1, 2]
 

@@ -1,8 +1,8 @@
-"""Whose turn it is: batch slots are shared out evenly between callers, and between the groups of a caller. Pure.
+"""Orders waiting requests fairly: callers get equal numbers of batch slots, and so do the groups of a caller. Pure.
 
-A group is what came with one HTTP request; of callers without a key each group counts as a caller. A caller of higher
-priority gets ``SHARE`` times as many slots as one of the next level; waiting raises a request's level, so that low
-never starves.
+A group holds the requests of one HTTP request; without an API key each group counts as a caller. A caller of higher
+priority gets ``SHARE`` times as many slots as one of the next level. Waiting raises a request's level, so that no level
+starves.
 """
 
 from collections import Counter
@@ -33,9 +33,9 @@ def in_turns(
     held: Iterable[Asker],
     weight: Sequence[int] | None = None,
 ) -> list[T]:
-    """``urgent``, most urgent first, so that the asker with fewer sequences goes first; ``held``: one per sequence.
+    """Reorders ``urgent`` (most urgent first): an asker with fewer sequences goes first. ``held``: one per sequence.
 
-    ``weight``: what a sequence of each counts.
+    ``weight``: what a sequence of each entry counts.
     """
     weight = weight or [1] * len(urgent)
     held = list(held)

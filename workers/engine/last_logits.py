@@ -15,7 +15,7 @@ from workers.engine.pass_memo import begin_pass
 
 
 def prefill_with_last_logits(model: Any, cache: Cache, rows: list[list[int]]) -> mx.array:
-    """(rows, vocabulary). The cache is of full-attention keys and values, see ``caches.feed``; no row is empty."""
+    """Prefills rows into a full-attention cache and gives their last logits (rows, vocabulary); no row may be empty."""
     begin_pass()
     logits = logits_at(model, padded(rows), cache, [len(row) - 1 for row in rows])
     evaluate(cache, logits)
@@ -23,7 +23,7 @@ def prefill_with_last_logits(model: Any, cache: Cache, rows: list[list[int]]) ->
 
 
 def logits_at(model: Any, tokens: mx.array, cache: Cache, positions: list[int]) -> mx.array:
-    """(rows, vocabulary), not computed yet: one position for each row of ``tokens``.
+    """The lazy logits (rows, vocabulary) of one position of each row of ``tokens``.
 
     Raises AttributeError for a model whose body has another name.
     """
@@ -38,7 +38,7 @@ def logits_at(model: Any, tokens: mx.array, cache: Cache, positions: list[int]) 
 
 
 class _Showing:
-    """A model's body that shows one position of each row."""
+    """Wraps a model's body and gives one position of each row."""
 
     def __init__(self, body: Any, positions: list[int]) -> None:
         self._body = body

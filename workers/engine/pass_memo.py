@@ -21,13 +21,16 @@ def _passes() -> int:
 
 
 class PassMemo(threading.local, Generic[T]):
-    """By key the last value, with what it was made from, in this pass."""
+    """Remembers the last value of each key in this pass, with the sources it was computed from."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, tuple[tuple[Any, ...], T]] = {}
 
     def get(self, key: Hashable, sources: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """Arrays among ``sources`` are compared by identity, and kept so that theirs is not given to another."""
+        """The value of ``key``; computed by ``make`` in a new pass or with other sources.
+
+        Arrays among ``sources`` are compared by identity, and referenced so that no other array gets their id.
+        """
         sources = _passes(), *sources
         known = self._made.get(key)
         if known is None or not all(map(_same, known[0], sources)):

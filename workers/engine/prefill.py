@@ -1,4 +1,4 @@
-"""Prompts that wait for prefill, and which of them the next pass takes.
+"""Queues prompts for prefill and decides which of them the next pass takes.
 
 Rule 1: shortest remaining first. Waiting makes a prompt count as shorter (ageing), so that none starves.
 Rule 2: short prompts share a pass; a long one has passes of its own, in chunks.
@@ -20,7 +20,7 @@ from workers.sequence import TokenSequence
 from workers.token_ids import Ids, as_ids, common_prefix
 
 AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
-PASSED = 100  # steps
+PASSED = 100  # steps for which a task may be overtaken
 WORTH = 64  # tokens that must be saved before a shared prefix gets a pass of its own
 
 
@@ -51,19 +51,19 @@ class PrefillTask:
 
     @property
     def stop(self) -> int:
-        """Length at which to stop and store the prefix; that of ``read`` if nowhere."""
+        """The length at which the task stops to store a prefix; the length of ``read`` if it does not stop."""
         least, end = max(self.done + 1, self.kept + WORTH), len(self.read)
         ahead = (length for length in self.sequences[0].job.checkpoints if least <= length < end)
         return min(self.pause or end, next(ahead, end))
 
     @property
     def stops(self) -> bool:
-        """Whether it stops to store a prefix; at its end too, if others wait for that."""
+        """Whether the task stops to store a prefix; also at its end, if other tasks wait for it."""
         return self.pause is not None or self.stop < len(self.read)
 
     @property
     def scores(self) -> bool:
-        """Whether the prompt's log-probabilities are asked for: then all of it is prefilled, alone."""
+        """Whether prompt log-probabilities are requested; such a prompt is prefilled whole and alone."""
         return self.sequences[0].job.scores_prompt and not self.sequences[0].ids
 
     @property
@@ -88,7 +88,7 @@ class PrefillTask:
         return nbytes(self.cache) if self.cache is not None else 0
 
     def may_fit_before(self, refused: "PrefillTask") -> bool:
-        """Whether it asks for less than ``refused``, which did not fit: hundreds may wait for memory."""
+        """Whether the task is smaller than ``refused``, which did not fit; it saves the check of hundreds of tasks."""
         return (
             self.cache is not None
             or len(self.ids) < len(refused.ids)
@@ -96,7 +96,7 @@ class PrefillTask:
         )
 
     def restart(self) -> None:
-        """Drops its cache; the prefix cache is asked again."""
+        """Drops the task's cache; the prefix cache is matched again."""
         self.cache, self.done, self.matched, self.kept, self.pause = None, 0, False, 0, None
         for sequence in self.sequences:
             sequence.prompt_logprobs = None
@@ -108,7 +108,7 @@ class PrefillTask:
 
 
 def width_of(tasks: Sequence[PrefillTask]) -> int:
-    """Tokens of the padded cache of these tasks: each rest begins behind the longest ``done``."""
+    """The tokens of the tasks' padded cache, in which each rest begins after the longest ``done``."""
     done = max((task.done for task in tasks), default=0)
     return done + max((len(task.ids) - task.done for task in tasks), default=0)
 

@@ -32,7 +32,7 @@ class PrefixReuse:
                 sequence.cached_tokens = min(hit.length, len(sequence.job.prompt))
 
     def half_prefilled(self, task: PrefillTask) -> None:
-        """Stores what it has prefilled so far; also of a cancelled task, so that a retry goes on there."""
+        """Stores the prefilled part of a task; a cancelled task stores it for its retry."""
         if task.cache is not None:
             task.kept = task.done
             cache, span = task.cache, TokenSpan(0, 0, task.done)
@@ -49,7 +49,7 @@ class PrefixReuse:
         self._keep(slot.sequence.job.generation.cache_namespace, slot.fed, cache)
 
     def _keep(self, namespace: str, ids: list[int], cache: Callable[[int], Cache]) -> None:
-        """``cache`` from a token on, or all of it, is made only if it is missing."""
+        """Stores what is missing of ``ids``; ``cache`` copies a sequence's cache from a token on."""
         start = self._prefixes.missing(namespace, ids)
         if start is None:
             return
@@ -58,7 +58,7 @@ class PrefixReuse:
         self._prefixes.keep(namespace, ids, own)
 
     def _cut_out(self, cache: Cache, span: TokenSpan, start: int) -> Cache:
-        """The cache of one sequence; from token ``start`` on for full attention."""
+        """A copy of one sequence's cache; with full attention from token ``start`` on."""
         if self._full_attention:
             return cut_out(cache, TokenSpan(span.row, span.start + start, span.length - start))
         return extract(cache, span.row) if self._batches else fork(cache)

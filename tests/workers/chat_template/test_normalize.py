@@ -85,7 +85,7 @@ def test_any_history_renders_and_every_word_is_in_the_prompt_or_said_to_be_left_
 
 
 @pytest.mark.parametrize("what", TEMPLATES)
-def test_a_normalised_history_is_normal(what: str) -> None:
+def test_normalizing_a_normalized_history_changes_nothing(what: str) -> None:
     _, demands = asked(what)
     for name, (messages, _) in CONVERSATIONS.items():
         once = normalize(messages, TOOLS, demands)
@@ -93,7 +93,7 @@ def test_a_normalised_history_is_normal(what: str) -> None:
         assert (twice.messages, twice.tools) == (once.messages, once.tools), name
 
 
-def test_what_a_template_takes_stays_as_it_is() -> None:
+def test_messages_that_a_template_takes_are_not_changed() -> None:
     _, demands = asked("json")
     messages = [
         user("a"),
@@ -145,7 +145,7 @@ def test_past_thinking_is_kept_under_whichever_name_it_comes(name: str) -> None:
         ("{'a': True,}", {"a": True}),
     ],
 )
-def test_arguments_are_repaired(arguments: Any, meant: Any) -> None:
+def test_malformed_arguments_of_past_calls_are_repaired(arguments: Any, meant: Any) -> None:
     assert repaired(arguments) == (meant if meant is not None else {"arguments": arguments})
 
 

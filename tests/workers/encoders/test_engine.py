@@ -69,7 +69,7 @@ def test_a_cancelled_request_gives_nothing_and_the_others_all(encoder: LoadedEnc
     assert np.abs(table(delta.vectors) - encode(encoder, some(encoder))).max() < NEAR
 
 
-def test_the_report_says_what_waits(encoder: LoadedEncoder) -> None:
+def test_the_encoder_engines_report_counts_waiting_texts(encoder: LoadedEncoder) -> None:
     engine = EncoderEngine(encoder.compute, EncoderLimits(tokens=20))
     engine.add(job("a", some(encoder)))
     engine.step()

@@ -149,7 +149,7 @@ def test_modernbert_with_texts_longer_than_its_window_and_than_a_block_of_querie
         assert np.abs(vector - expected).max() < TOLERANCE
 
 
-def test_modernbert_as_a_classifier(tmp_path: Path) -> None:
+def test_a_modernbert_classifier_pools_and_scores_as_numpy_does(tmp_path: Path) -> None:
     config: dict[str, Any] = folders.MODERN_BERT | {
         "architectures": ["ModernBertForSequenceClassification"],
         "classifier_pooling": "mean",

@@ -34,7 +34,7 @@ def test_an_id_beyond_the_vocabulary_is_refused(encoder: TextEncoder, ids: list[
         encoder.tokens(ids, "input[0]")
 
 
-def test_ids_are_taken_as_they_are(encoder: TextEncoder) -> None:
+def test_an_encoder_takes_token_ids_unchanged(encoder: TextEncoder) -> None:
     assert encoder.tokens([5, 6], "input").ids == [5, 6]
     with pytest.raises(InvalidRequest, match="has no tokens"):
         encoder.tokens([], "input")

@@ -15,7 +15,7 @@ from workers.model.load import LoadedModel
 
 
 def most_rows(engine: BatchEngine, tokens: int) -> int:
-    """So many of a prompt of so many tokens fit when nobody else is there."""
+    """How many sequences of a prompt of ``tokens`` tokens fit into an empty engine."""
     return engine.budget.rows(tokens, engine.most_sequences)
 
 
@@ -41,7 +41,7 @@ def test_sequences_that_outgrow_the_memory_are_preempted_in_turns_and_give_what_
 
 
 def test_a_prompt_that_needs_most_of_the_memory_is_prefilled_in_chunks(make_engine: MakeEngine) -> None:
-    """What it has read itself does not stand in its way, nor do others that are read half-way."""
+    """Neither its own prefilled tokens nor those of other tasks block it."""
     engine = make_engine()
     size = bytes_of(engine, 300)
     alone = play(make_engine(chunk=16), [job("long", list(range(3, 240)), max_tokens=3, ignore_eos=True)])
@@ -59,7 +59,7 @@ def test_a_prompt_that_needs_most_of_the_memory_is_prefilled_in_chunks(make_engi
 def test_keys_and_values_never_exceed_the_memory_while_sequences_join_and_leave(
     make_engine: MakeEngine, rows: int
 ) -> None:
-    """Rows join, grow past the steps in which room is made, outgrow the memory, leave, and are kept."""
+    """Sequences join, grow past a buffer step, outgrow the memory, leave, and are stored in the prefix cache."""
     size = make_engine().budget.cost.bytes(512, rows)
     engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=64)
     most = 0
@@ -87,7 +87,7 @@ def test_many_choices_of_one_prompt_never_exceed_the_memory(make_engine: MakeEng
 
 
 def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes behind each pass over the rests of prompts, before these are kept and their rows seated."""
+    """Bytes after each last prefill pass, before the prompts are stored and their sequences get batch slots."""
     held, prefill_rest = list[int](), engine._prefill_rest
 
     def measured(tasks: Any) -> Any:
@@ -103,7 +103,7 @@ def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cached_prefix_beside_a_new_prompt_never_exceeds_the_memory(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read together they are as wide as both."""
+    """Prefilled together, both are padded to the sum of their lengths."""
     size = make_engine().budget.cost.bytes(900, 2)
     engine = make_engine(kv_bytes=size, cache_bytes=size, chunk=400)
     beginning, unread = (LONG * 4)[:400], [50] * 380
@@ -118,7 +118,7 @@ def test_a_cached_prefix_beside_a_new_prompt_never_exceeds_the_memory(
 def test_prefill_passes_never_exceed_the_memory(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """What the rows hold in reserve, and those that have ended, is given back before."""
+    """Headroom and the buffers of ended sequences are freed before a prefill pass."""
     size = make_engine().budget.cost.bytes(512, rows)
     engine = make_engine(kv_bytes=size, cache_bytes=0, chunk=64)
     held = held_while_reading(engine, monkeypatch)
@@ -246,7 +246,7 @@ def test_a_long_request_takes_no_more_memory_than_its_own_length(
 
 
 def test_a_prefix_cache_hit_uses_no_more_memory_than_admission_counted(make_engine: MakeEngine) -> None:
-    """One that is kept whole has a token less in its cache than one that is read to its end."""
+    """A stored prompt has one token less in its cache than one that was prefilled with last logits."""
     prompt, size = (LONG * 5)[:513], make_engine().budget.cost.bytes(8500)
     engine = make_engine(kv_bytes=size, rows=64)
     play(engine, [job("kept", prompt, max_tokens=1, ignore_eos=True)])

@@ -231,7 +231,7 @@ def test_the_engine_is_empty_when_the_last_sequence_has_ended_or_was_cancelled(
 
 
 def first_steps(engine: BatchEngine) -> dict[str, int]:
-    """Runs to the end; the step in which each request got its first token."""
+    """Runs to the end and gives the step in which each request emitted its first token."""
     firsts: dict[str, int] = {}
     step = 0
     while engine.active:
@@ -242,7 +242,7 @@ def first_steps(engine: BatchEngine) -> dict[str, int]:
 
 
 def test_prompts_that_arrive_together_emit_their_first_tokens_in_one_step(make_engine: MakeEngine) -> None:
-    """Three passes over prompts, one behind the other, and no row decodes between them."""
+    """Three prefill passes run one after another, and no sequence decodes between them."""
     engine = make_engine(rows=8, chunk=20)
     for number in range(6):
         engine.add(job(f"r{number}", [number + 3] * 29, max_tokens=3))
@@ -253,7 +253,7 @@ def test_prompts_that_arrive_together_emit_their_first_tokens_in_one_step(make_e
 def test_a_prompt_that_arrives_during_a_prefill_emits_its_first_token_with_it(
     make_engine: MakeEngine,
 ) -> None:
-    """Each time: how long rows have waited is counted anew."""
+    """The time that sequences are held starts again with each batch."""
     engine = make_engine(rows=8, chunk=64, max_stall=1.0)
     for _ in range(3):
         engine.add(job("first", [5] * 30, max_tokens=6, ignore_eos=True))
@@ -265,7 +265,7 @@ def test_a_prompt_that_arrives_during_a_prefill_emits_its_first_token_with_it(
 
 
 def test_sequences_are_not_held_for_a_prompt_that_is_prefilled_in_chunks(make_engine: MakeEngine) -> None:
-    """Of many chunks: they decode beside it, though nobody has heard of them yet."""
+    """Sequences without an emitted token decode beside a prompt of many chunks."""
     engine = make_engine(rows=8, chunk=20, max_stall=10.0)
     for number in range(2):
         engine.add(job(f"short{number}", [number + 3] * 9, max_tokens=3, ignore_eos=True))
@@ -309,7 +309,7 @@ def test_a_first_token_may_be_the_last(make_engine: MakeEngine, options: dict[st
 
 
 def test_sequences_that_end_with_their_first_token_hold_no_others(make_engine: MakeEngine) -> None:
-    """A row whose prompt was kept joins without a first token, and is due when its wait for others is over."""
+    """A sequence from the prefix cache joins without a first token and starts when it was held long enough."""
     engine = make_engine(max_stall=0.001)
     play(engine, [job("before", LONG)])
     engine.add(job("kept", LONG))
@@ -339,7 +339,7 @@ def test_a_sequence_cancelled_before_its_first_token_leaves_its_prompt_in_the_pr
 def test_cancelling_a_prompt_of_one_token_before_its_pass_changes_no_other_request(
     make_engine: MakeEngine,
 ) -> None:
-    """Nothing was read, so its neighbour has nothing to be moved."""
+    """Nothing was prefilled, so there are no keys to move."""
     engine = make_engine()
     for name in "ab":
         engine.add(job(name, [5], max_tokens=3, ignore_eos=True))
@@ -387,7 +387,7 @@ def test_the_engine_report_shows_the_state_of_each_requests_sequences(make_engin
 
 
 def test_the_engine_report_can_be_read_at_any_moment_of_a_step(make_engine: MakeEngine) -> None:
-    """By another thread, while callers come, prompts are kept, and what is kept gives way."""
+    """Another thread reads it while requests arrive and prefix cache entries are stored and evicted."""
     engine, asked, raised = make_engine(rows=4, chunk=16, cache_bytes=20_000), 0, list[Exception]()
     ended = threading.Event()
 

@@ -53,7 +53,7 @@ def test_the_next_turn_of_a_conversation_reuses_the_cached_answer(make_engine: M
 
 @pytest.mark.parametrize("chunk", [16, 512])
 def test_another_chat_reuses_the_system_prompt_of_the_first(make_engine: MakeEngine, chunk: int) -> None:
-    """Also where a cache is right only as a whole, as it was kept there."""
+    """It also holds for caches that are stored whole."""
     engine, system = make_engine(chunk=chunk), [(7 * i) % 200 + 20 for i in range(100)]
     play(engine, [job("first", [*system, 5, 6, 7], checkpoints=[100], temperature=0.0)])
     other = job("other", [*system, 8, 9], checkpoints=[100], temperature=0.0)

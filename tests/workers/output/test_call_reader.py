@@ -213,7 +213,7 @@ ALMOST = {
 
 
 @pytest.mark.parametrize("what", ALMOST)
-def test_json_that_is_nearly_right_is_read_as_it_was_meant(what: str) -> None:
+def test_almost_valid_json_arguments_are_repaired(what: str) -> None:
     read = read_one("json", f"<tool_call>\n{ALMOST[what]}\n</tool_call>")
     assert calls_of(read) == [("get", exact({"a": "x\ny"}))]
 

@@ -35,7 +35,7 @@ def play(ids: list[int], stops: list[str]) -> tuple[list[str], str | None]:
     return [*shown, last.text], last.stopped
 
 
-def test_text_comes_token_by_token() -> None:
+def test_each_token_is_shown_as_text_at_once() -> None:
     assert play([0, 1, 2, 3], []) == (["hel", "lo", " wor", "ld", ""], None)
 
 
@@ -71,13 +71,13 @@ def test_a_stop_string_that_overlaps_itself_is_found() -> None:
     assert play([11, 11, 12], ["aab"]) == (["", "aa", ""], "aab")
 
 
-def test_stop_strings_do_not_count_before_they_may() -> None:
+def test_stop_strings_are_ignored_before_min_tokens() -> None:
     text = TextFilter(WORDS, ["lo"])
     assert text.push(1, may_stop=False).stopped is None
     assert text.push(1).stopped == "lo"
 
 
-def test_unknown_ids_add_nothing() -> None:
+def test_ids_outside_the_vocabulary_add_no_text() -> None:
     assert TextFilter(WORDS).push(10_000).text == ""
 
 

@@ -172,7 +172,7 @@ def test_a_long_sequence_makes_no_slab_of_short_ones_grow(model: Any) -> None:
 
 @pytest.mark.parametrize("row", [0, 1])
 def test_only_prefilled_sequences_with_a_batch_slot_join_the_merged_caches(tmp_path: Path, row: int) -> None:
-    """Caches that mlx-lm merges; a prompt that wanted no token was read beside them."""
+    """A batch cache of mlx-lm, from a pass that also prefilled a prompt with max_tokens 0."""
     folder = make_tiny_model(tmp_path / "model", "sliding")
     model = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
     prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
@@ -186,7 +186,7 @@ def test_only_prefilled_sequences_with_a_batch_slot_join_the_merged_caches(tmp_p
 
 
 def spoilt(model: Any, tokens: int) -> Cache:
-    """Keys and values of a row that ran over."""
+    """A prefilled cache whose keys are NaN and whose values are infinite."""
     cache = merge([new_cache(model)])
     feed(model, cache, [[5] * tokens])
     for layer in cache:
@@ -214,7 +214,7 @@ def test_stale_tokens_behind_a_shorter_sequence_are_cleared(
 def test_nan_of_an_ended_sequence_does_not_reach_the_next_one_in_its_slot(
     slots: Slots, model: Any, mover: bool, joined: list[int]
 ) -> None:
-    """Though it looks at as many as the longest row has."""
+    """Although a pass attends to as many keys as the longest sequence has."""
     longest = list(range(10, 160))
     slots.join(*read(model, [longest]))
     slots.join(spoilt(model, 170), [TokenSpan(0, 0, 170)])
@@ -236,7 +236,7 @@ def test_a_leaving_sequence_moves_only_the_last_slots() -> None:
 
 
 def capacity(slots: Slots) -> list[tuple[int, int]]:
-    """Rows and tokens of each slab, in all layers."""
+    """The slots and tokens of each slab, checked in all layers."""
     [held] = {
         tuple((values.shape[0], values.shape[2]) for values in layer.state[1::2]) for layer in slots.layers
     }
@@ -275,7 +275,7 @@ def some_keys(layers: int, tokens: int) -> Cache:
 
 
 def test_joining_sequences_are_copied_layer_by_layer(slots: Slots) -> None:
-    """Never all of what was read besides all that there is then."""
+    """The peak is less than the whole prefilled cache and the whole batch together."""
     layers, tokens = 16, 8 * TOKENS - 1
     slots.join(some_keys(layers, tokens), [TokenSpan(0, 0, tokens)])
     read = some_keys(layers, tokens)
@@ -286,7 +286,7 @@ def test_joining_sequences_are_copied_layer_by_layer(slots: Slots) -> None:
 
 
 def test_kv_buffers_grow_layer_by_layer(slots: Slots, model: Any) -> None:
-    """Never two copies of all of it."""
+    """The peak is less than two copies of all layers."""
     layers = 16
     slots.join(some_keys(layers, TOKENS - 1), [TokenSpan(0, 0, TOKENS - 1)])
     slots.begin()
