@@ -38,9 +38,10 @@ PREFIXES: tuple[list[int], ...] = ([*range(40, 51)], [60, 61], [])
 RESTS = ([51, 52], [62, 63, 64, 65, 66], [10, 11, 12, 13])
 EQUAL_RESTS = ([51, 52, 53], [62, 63, 64], [10, 11, 12])  # for caches that cannot be padded
 STEPS = ([71, 72, 73], [81, 82, 83], [91, 92, 93])  # the ids of the decode steps
-# Of the logits' spread, by the coarsest type of the weights. What rows compute wrongly differs by most of it.
+# The largest accepted error, relative to the spread of the logits, by the coarsest weight type. A sequence that is
+# computed wrongly differs by most of the spread.
 TOLERANCES = {mx.float32: 1e-3, mx.float16: 0.05, mx.bfloat16: 0.1}
-# Rounding that sends tokens to other experts goes further: so many times what it does to a row alone, but no more.
+# Rounding may select other experts. Then the error may be TIMES that of rounding one sequence alone, up to MOST.
 TIMES, MOST = 8, 0.5
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 

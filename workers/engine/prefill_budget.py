@@ -17,7 +17,9 @@ FEW, MANY = 8, 64  # tokens of the passes that are measured first
 DEEP = 448  # tokens of context of one more measured pass: 512 with it, which every model has positions for
 SMOOTHING = 0.2  # weight of the newest measurement
 PATIENCE = 3  # steps that a prompt may wait for others to share its pass
-SHARE = 8  # of so many rows, one ends in a step or a few: as many prompts are worth waiting for
+SHARE = (
+    8  # a batch ends about one in SHARE sequences within a few steps; waiting for as many prompts is worth it
+)
 
 
 class PrefillBudget:

@@ -15,7 +15,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache,
 
 from workers.engine.kv.mlx_caches import GROWTH, Cache, feed_one, new_cache
 
-HEADROOM = 128  # tokens a sequence is expected to grow by before it is asked again whether there is room
+HEADROOM = 128  # tokens by which a sequence may grow before the budget is checked again
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _made(
 def lower_bound(row: Floats, count: int) -> np.float32:
     """A value that at least ``count`` tokens of a row reach, and few more.
 
-    It is the ``count``-th largest of the maxima of ``COLUMNS`` columns, which is cheaper than that of the whole row.
+    For a long row it is the ``count``-th largest of ``COLUMNS`` column maxima, which is cheap to find.
     """
     whole = len(row) - len(row) % COLUMNS
     if whole > COLUMNS >= count:
