@@ -59,11 +59,11 @@ def why_alone(model: Any, vocabulary_size: int) -> str | None:
                 where = f" past its {', '.join(sorted(names))}"
                 errors[where] = probe.error_in_batch()
     except FAILURES as failure:
-        return f"sequences of unlike length fail in a batch{where} ({type(failure).__name__}: {failure})"
+        return f"sequences of unlike length fail together{where} ({type(failure).__name__}: {failure})"
     for where, error in errors.items():
         # NaN is an error too.
         if not error <= _tolerance(model) and not error <= min(TIMES * probe.rounding(), MOST):
-            return f"sequences of unlike length get other logits in a batch than alone{where} (off by {error:.2g})"
+            return f"sequences of unlike length compute together what none computes alone{where} (off by {error:.2g})"
     return None
 
 

@@ -287,4 +287,4 @@ def test_the_log_says_why_requests_are_answered_one_after_another(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         serve_model(loaded(tmp_path / "m", "bigcode"), Settings())
-    assert "one after another: sequences of unlike length fail in a batch" in caplog.text
+    assert "one after another: sequences of unlike length fail together" in caplog.text
