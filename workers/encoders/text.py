@@ -1,6 +1,6 @@
 """Texts and pairs of texts -> token ids for one encoder.
 
-Rule 1: nothing is cut in silence: what is longer than the model reads is refused with its number of tokens.
+Rule 1: what is longer than the model reads is refused with its number of tokens, or cut where an operator said so.
 Rule 2: what a client writes stays text: words that spell a special token do not become it.
 Rule 3: an id that the model has no embedding for is refused: it would be read out of bounds.
 """
@@ -31,39 +31,55 @@ class EncodedText(NamedTuple):
 
 
 class TextEncoder:
-    """``ids``: the model knows so many, from 0 on. ``max_length``: tokens that it reads."""
+    """``ids``: the model knows so many, from 0 on. ``max_length``: tokens that it reads. ``truncates``: a longer text
+    loses its end, of a pair the longer one does; what a tokenizer puts at the end of a text stays.
+    """
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int, ids: int, *, lower_case: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        ids: int,
+        *,
+        lower_case: bool = False,
+        truncates: bool = False,
+    ) -> None:
         tokenizer.no_truncation()
+        if truncates:
+            tokenizer.enable_truncation(max_length)
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self._lower_case = lower_case
+        self._truncates = truncates
         self._ids = ids
         self._characters = max(CHARACTERS, max(map(len, tokenizer.get_vocab()), default=1)) * max_length
         self.max_length = max_length
 
     def text(self, text: str, param: str, prompt: str = "", *, counts_prompt: bool = True) -> EncodedText:
         """``prompt`` goes before it. ``param``: what the client calls the text. Raises InvalidRequest."""
-        self._refuse_long(len(text), param)
+        text = self._short(text, param)
         encoded = self._encoded(param, self._cased(prompt + text))
         skipped = 0 if counts_prompt or not prompt else self._length_of_prompt(prompt)
         return self._checked(encoded.ids, encoded.type_ids, param, skipped)
 
     def pair(self, first: str, second: str, param: str) -> EncodedText:
         """Raises InvalidRequest."""
-        self._refuse_long(len(first) + len(second), param)
+        first, second = self._short(first, param), self._short(second, param)
         encoded = self._encoded(param, self._cased(first), self._cased(second))
         return self._checked(encoded.ids, encoded.type_ids, param)
 
     def framed(self, before: Sequence[int], text: str, after: Sequence[int], param: str) -> EncodedText:
         """Between ids of a template. Raises InvalidRequest."""
-        self._refuse_long(len(text), param)
-        ids = [*before, *self._encoded(param, self._cased(text), opened=False).ids, *after]
+        ids = self._encoded(param, self._cased(self._short(text, param)), opened=False).ids
+        room = self.max_length - len(before) - len(after)
+        ids = [*before, *(ids[: max(0, room)] if self._truncates else ids), *after]
         return self._checked(ids, [0] * len(ids), param)
 
     def tokens(self, ids: Sequence[int], param: str) -> EncodedText:
         """Ids as a client has them: nothing is put around them. Raises InvalidRequest."""
+        if self._truncates:
+            ids = ids[: self.max_length]
         return self._checked(list(ids), [0] * len(ids), param)
 
     def decoded(self, ids: Sequence[int]) -> str:
@@ -87,15 +103,19 @@ class TextEncoder:
                 f"This model's tokenizer cannot read {param} ({type(error).__name__}).", param=param
             ) from None
 
-    def _refuse_long(self, characters: int, param: str) -> None:
-        if characters > self._characters:
+    def _short(self, text: str, param: str) -> str:
+        """The text, or what of it the model may read; no tokenizer sees more."""
+        if self._truncates:
+            return text[: self._characters]
+        if len(text) > self._characters:
             raise ContextLengthExceeded(
-                f"{param} has {characters} characters, and this model reads {self.max_length} tokens of a text "
+                f"{param} has {len(text)} characters, and this model reads {self.max_length} tokens of a text "
                 "at most: split it.",
                 param=param,
                 prompt_tokens=self.max_length + 1,
                 context_length=self.max_length,
             )
+        return text
 
     def _checked(self, ids: list[int], types: list[int], param: str, skipped: int = 0) -> EncodedText:
         if not ids:

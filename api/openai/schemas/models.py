@@ -6,7 +6,9 @@ from api.generation.schemas import Response
 
 
 class ModelCapabilities(Response):
-    """``dimensions`` and ``ranking`` (by the cosine of vectors, or by scores) are of models that are no chat models."""
+    """Of models that are no chat models: ``dimensions``, ``ranking`` (by the cosine of vectors, or by scores) and
+    ``truncates`` (a text that is too long is cut).
+    """
 
     kind: Literal["chat", "embedding", "rerank"] = "chat"
     tools: Literal["native", "described", "none"]
@@ -16,6 +18,7 @@ class ModelCapabilities(Response):
     infill: bool
     dimensions: int | None = None
     ranking: Literal["cosine", "scores"] | None = None
+    truncates: bool = False
 
 
 class Loading(Response):

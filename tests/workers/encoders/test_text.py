@@ -28,6 +28,28 @@ def test_a_text_that_no_tokens_can_hold_is_refused_before_it_is_read(encoder: Te
         encoder.text("a" * 1_000_000, "input")
 
 
+@pytest.fixture
+def cutting() -> TextEncoder:
+    return TextEncoder(word_tokenizer(), max_length=8, ids=30, truncates=True)
+
+
+def test_where_an_operator_allows_it_a_long_text_is_cut_before_what_ends_it(
+    encoder: TextEncoder, cutting: TextEncoder
+) -> None:
+    whole = encoder.text("a b c d e f", "input")
+    assert cutting.text("a b c d e f", "input") == whole
+    assert cutting.text("a b c d e f g h", "input") == whole
+    assert cutting.text("a b c d e f" + " g" * 1_000_000, "input") == whole
+
+
+def test_where_an_operator_allows_it_ids_and_the_longer_text_of_a_pair_are_cut(cutting: TextEncoder) -> None:
+    assert cutting.tokens([5] * 9, "input").ids == [5] * 8
+    pair = cutting.pair("a", "b c d e f g h", "documents[0]")
+    assert (pair.ids[:3], pair.ids[-1], pair.tokens) == ([CLS, 4, SEP], SEP, 8)
+    framed = cutting.framed([20, 21], "a b c d e f g h", [22], "documents[0]")
+    assert framed.ids == [20, 21, 4, 5, 6, 7, 8, 22]
+
+
 @pytest.mark.parametrize("ids", [[0, 30], [-1], [2**40]])
 def test_an_id_beyond_the_vocabulary_is_refused(encoder: TextEncoder, ids: list[int]) -> None:
     with pytest.raises(InvalidRequest, match="ids are 0 to 29"):

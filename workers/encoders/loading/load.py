@@ -75,9 +75,15 @@ class LoadedEncoder:
 
 
 def load_encoder(
-    folder: Path, kind: Kind, name: str, progress: Progress, *, context_length: int | None = None
+    folder: Path,
+    kind: Kind,
+    name: str,
+    progress: Progress,
+    *,
+    context_length: int | None = None,
+    truncates: bool = False,
 ) -> LoadedEncoder:
-    """``context_length``: an operator's limit. Raises LoadError."""
+    """``context_length``, ``truncates``: an operator's words. Raises LoadError."""
     config = json_object(folder / "config.json")
     model_type = config.get("model_type")
     if model_type not in (*ENCODERS, *DECODERS):
@@ -107,6 +113,7 @@ def load_encoder(
         _max_length(folder, parts.positions, recipe, context_length),
         int(config["vocab_size"]),
         lower_case=recipe.lower_case,
+        truncates=truncates,
     )
     return LoadedEncoder(
         kind=kind,
