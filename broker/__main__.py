@@ -17,7 +17,9 @@ from broker.clock import AwakeClock
 from broker.configuration import changes, memory_rules
 from broker.core import Broker
 from broker.learned_file import LearnedFile
+from broker.machine_memory import machine_memory
 from broker.mailbox import Mailbox
+from broker.memory_decisions import GB
 from broker.pulls_file import PullsFile
 from broker.rules import Changes
 from broker.rundir import AlreadyRunningError, RunDir, RunDirError
@@ -86,15 +88,21 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     log.info("serving %s in %s, pid %d", ", ".join(settings.sources), settings.sockets_dir, life.pid)
     if settings.config:
         log.info("settings and models are from %s", settings.config)
-    core = make_core(settings, life)
-    reread = Configuration(settings).reread
+    memory = machine_memory()
+    if memory.for_models < settings.max_cache_size_gb * GB:
+        log.warning(
+            "the budget is %.1f GB, what %s has for models: MLX_SERVER_MAX_CACHE_SIZE_GB is %g",
+            *(memory.for_models / GB, memory.whose, settings.max_cache_size_gb),
+        )
+    core = make_core(settings, life, memory.for_models)
+    reread = Configuration(settings, memory.for_models).reread
     Server(core, apis, workers, supervisor, state_file, wakeup, clock, reread, learned_file, pulls_file).run()
     context.term()
     wakeup.close()
     log.info("left")
 
 
-def make_core(settings: Settings, life: Life) -> Broker:
+def make_core(settings: Settings, life: Life, most: int) -> Broker:
     limits = Limits(
         max_in_flight=settings.max_in_flight,
         queue_per_model=settings.queue_per_model,
@@ -107,19 +115,20 @@ def make_core(settings: Settings, life: Life) -> Broker:
         load=settings.load_timeout,
         drain=settings.drain_timeout,
     )
-    return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life, memory_rules(settings))
+    return Broker(tuple(settings.sources), Scheduler(limits), timeouts, life, memory_rules(settings, most))
 
 
 class Configuration:
     """The settings in force, and how to read them anew."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, most: int) -> None:
         self._settings = settings
+        self._most = most
 
     def reread(self) -> Changes:
         """Raises SettingsError, and leaves what is in force."""
         before, self._settings = self._settings, read_settings()
-        return changes(before, self._settings)
+        return changes(before, self._settings, self._most)
 
 
 if __name__ == "__main__":

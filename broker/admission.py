@@ -90,8 +90,8 @@ def outdated_api() -> BrokerLost:
 def unaffordable(never: Never) -> ModelUnavailable:
     """With the figures, and what to set."""
     return ModelUnavailable(
-        f"The model {never.model!r} cannot be loaded: {never}. MLX_SERVER_MAX_CACHE_SIZE_GB sets the budget, and "
-        "context_length of the model in mlx-server.toml what it needs for keys and values."
+        f"The model {never.model!r} cannot be loaded: {never}. MLX_SERVER_MAX_CACHE_SIZE_GB and the memory of this "
+        "machine set the budget, and context_length of the model in mlx-server.toml what it needs for keys and values."
     )
 
 

@@ -7,7 +7,7 @@ Rule 2: a model is loaded anew when something has changed that its worker reads.
 from collections.abc import Iterator
 
 from broker.memory_decisions import GB
-from broker.rules import Changes, MemoryRules
+from broker.rules import UNBOUNDED, Changes, MemoryRules
 from shared.model_table import ModelTable
 from shared.settings import Settings
 
@@ -16,10 +16,11 @@ _LIVE = ("max_cache_size_gb", "min_stay", "max_wait", "ttl", "default_model")
 _SAID_BY_MODEL = ("models", "available_models")
 
 
-def memory_rules(settings: Settings) -> MemoryRules:
+def memory_rules(settings: Settings, most: int = UNBOUNDED) -> MemoryRules:
+    """``most``: bytes that this machine has for models."""
     tables = {model: settings.table(model) for model in settings.sources}
     return MemoryRules(
-        budget=int(settings.max_cache_size_gb * GB),
+        budget=min(int(settings.max_cache_size_gb * GB), most),
         lends=True,
         inspects=settings.worker_command == Settings.model_fields["worker_command"].default,
         min_stay=settings.min_stay,
@@ -32,7 +33,7 @@ def memory_rules(settings: Settings) -> MemoryRules:
     )
 
 
-def changes(before: Settings, after: Settings) -> Changes:
+def changes(before: Settings, after: Settings, most: int = UNBOUNDED) -> Changes:
     again: list[str] = []
     lines = [*_come_and_gone(before, after)]
     for model in after.sources:
@@ -40,7 +41,10 @@ def changes(before: Settings, after: Settings) -> Changes:
             lines += _differences(model, before, after, again)
     lines += _settings(before, after)
     return Changes(
-        tuple(after.sources), memory_rules(after), tuple(again), tuple(lines) or ("nothing has changed",)
+        tuple(after.sources),
+        memory_rules(after, most),
+        tuple(again),
+        tuple(lines) or ("nothing has changed",),
     )
 
 
