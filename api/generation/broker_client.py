@@ -72,7 +72,7 @@ RETRY_AFTER = 5
 ORDER_WITHIN = 5.0  # seconds for the answer to an order that does not wait
 Answer = StatusReport | OrderReply | Reloaded | ChangesReport
 Action = Literal["load", "unload", "reload", "pull", "cancel"]
-LINGER = 200  # milliseconds in which the last Cancels are sent
+LINGER = 1000  # milliseconds at most until the last Cancels are sent
 
 
 class BrokerClient:

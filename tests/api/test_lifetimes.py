@@ -340,8 +340,8 @@ def test_stopping_the_api_cancels_running_requests() -> None:
         stack.broker.script = accept_only
         client = post(stack, stream=True)
         submit = stack.broker.wait_for(Submit)
-    assert stack.broker.wait_for(Cancel).request_id == submit.request_id
     client.close()
+    assert stack.broker.wait_for(Cancel).request_id == submit.request_id
 
 
 def test_a_stalled_stream_is_complete_once_its_tokens_come(stack: Stack) -> None:

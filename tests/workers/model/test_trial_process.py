@@ -40,6 +40,7 @@ def refused(folder: Path) -> str:
     return caught.value.reason
 
 
+@pytest.mark.timeout(180)  # the bounds are in processor time, of which a busy machine gives little
 @pytest.mark.parametrize(
     "written",
     [
@@ -91,6 +92,7 @@ def test_the_trial_brings_back_what_the_chat_template_tells(folder: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_template_whose_analysis_does_not_end_is_used_as_if_nothing_were_known_of_it(folder: Path) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     slow = "{% for m in messages %}{{ m.content }}{% if m.tool_calls %}" + endless + "{% endif %}{% endfor %}"
@@ -102,6 +104,7 @@ def test_a_template_whose_analysis_does_not_end_is_used_as_if_nothing_were_known
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_tokenizer_whose_regular_expression_does_not_end_is_refused(folder: Path) -> None:
     split = {
         "type": "Split",
