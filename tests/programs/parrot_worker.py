@@ -26,7 +26,7 @@ from tests.tiny_model import EOS, byte_tokenizer
 from tests.workers.output.family_templates import FAMILIES, HARMONY, format_of, template_of
 from tests.workers.output.written import write
 from workers.chat_template.marks import is_strong, tokens_of
-from workers.chat_template.probes import Call
+from workers.chat_template.probes import ProbeCall
 from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served
 from workers.model.load_error import Progress
@@ -46,7 +46,7 @@ CONTEXT_LENGTH = 400_000  # bytes, as each is a token: agents begin with 50,000 
 THOUGHT, ANSWER, RESULT = "hm, 1 < 2", "It is sunny.", "sunny, 20 degrees"
 DIE = "and drop dead"
 ORDER = re.compile(r"call (\w+) with (\{.*?\}) now")
-FIRST = Call("get_weather", {"city": "Paris", "days": 2})
+FIRST = ProbeCall("get_weather", {"city": "Paris", "days": 2})
 _HARMONY_THOUGHT = f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant"
 
 
@@ -65,7 +65,7 @@ def said(family: str, prompt: str) -> str:
     return thought + (FAMILIES[family]["one"] if call is FIRST else write(format_of(family), [call]))
 
 
-def _asked_for(prompt: str) -> Call | None:
+def _asked_for(prompt: str) -> ProbeCall | None:
     """The call that is still to be made. Only a request with tools has their schemas in its prompt."""
     if RESULT in prompt or '"properties"' not in prompt:
         return None
@@ -75,7 +75,7 @@ def _asked_for(prompt: str) -> Call | None:
     behind = prompt[order.end() :]
     answered = "<|turn|>tool " in behind or "<|start|>functions." in behind
     arguments = order[2].replace('\\"', '"')  # opencode quotes what it is told in its arguments
-    return None if answered else Call(order[1], json.loads(arguments))
+    return None if answered else ProbeCall(order[1], json.loads(arguments))
 
 
 def tokenizer_of(family: str) -> Any:
