@@ -44,7 +44,7 @@ from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start
 from broker.orders import Orders
 from broker.quarantine import Quarantine
 from broker.registry import Api, Registry
-from broker.requests import Requests
+from broker.requests import CANCELLED, Requests
 from broker.rules import Changes, MemoryRules
 from broker.scheduler import Scheduler
 from broker.startup import Life, Survivor, Timeouts
@@ -227,7 +227,7 @@ class Broker:
             case Never(model):
                 self._memory.refuse(decision)
                 error = unaffordable(decision)
-                yield from self._requests.refuse_model(model, error)
+                yield from self._requests.refuse_model(model, error, now)
 
     # ---------------------------------------------------------------- apis
 
@@ -247,7 +247,7 @@ class Broker:
             case Done():
                 yield from self._requests.finish(message)
             case Cancel():
-                yield from self._requests.cancel(message)
+                yield from self._requests.cancel(message, now)
             case Order():
                 yield from self._orders.take(api, message, now)
             case Follow():
@@ -268,12 +268,13 @@ class Broker:
 
     def _lose_peer(self, peer: str, now: float) -> Iterator[Action]:
         if peer in self._registry.apis:
-            yield from self._lose_api(peer, "lost its connection")
+            yield from self._lose_api(peer, "lost its connection", now)
         elif worker := self._registry.get(peer):
             yield from self._workers.lose_connection(worker, now)
 
-    def _lose_api(self, api: str, why: str) -> Iterator[Action]:
+    def _lose_api(self, api: str, why: str, now: float) -> Iterator[Action]:
         yield Forget(api, why)
+        self._requests.recent.end_all_of(api, CANCELLED, now)
         del self._registry.apis[api]
         self._orders.forget(api)
         self._lost_apis += 1
@@ -296,6 +297,7 @@ class Broker:
             workers=[status.of_worker(worker, now) for worker in self._registry],
             in_flight=sum(len(worker.in_flight) for worker in self._registry),
             queued=len(self._scheduler),
+            recent=self._requests.recent.latest(now),
             deaths=self._workers.crash_reports.latest(now),
             memory=self._memory.report(now),
             keys=self._keys.report(now),
@@ -311,7 +313,7 @@ class Broker:
             )
             failure = self._failures.record(model, found.reason, found.permanent, now)
             self._memory.wishes.pop(model, None)
-            yield from self._requests.refuse_model(model, unavailable(model, failure, now))
+            yield from self._requests.refuse_model(model, unavailable(model, failure, now), now)
 
     def _changes_since(self, asked: Follow) -> ChangesReport:
         ours = asked.epoch == self._life.epoch
@@ -341,7 +343,7 @@ class Broker:
             yield Note(f"settings: {line}")
         for model in gone:
             error = ModelNotFound(model, self._models)
-            yield from self._requests.refuse_model(model, error)
+            yield from self._requests.refuse_model(model, error, now)
             yield from self._workers.end([worker.id for worker in self._registry.of_model(model)], now)
         yield from self._fetches.stop(gone)
         for model in read.outcome.again:
@@ -366,7 +368,7 @@ class Broker:
     def _expire(self, now: float) -> Iterator[Action]:
         silent = [name for name, a in self._registry.apis.items() if now - a.last_heard > self._api_silence]
         for api in silent:
-            yield from self._lose_api(api, f"was silent for {self._api_silence:g} s")
+            yield from self._lose_api(api, f"was silent for {self._api_silence:g} s", now)
         yield from self._workers.expire(now)
         yield from expire_unwanted(self._registry, self._memory, self._workers, now)
         downloads = self._memory.downloads
@@ -385,7 +387,7 @@ class Broker:
             self._pulls_at_end = self.pulls
             self._admission.closed = True
             yield from self._fetches.stop(self._models)
-            yield from self._requests.refuse_waiting(lambda _: True, draining())
+            yield from self._requests.refuse_waiting(lambda _: True, draining(), now)
             yield from self._workers.stop(now)
 
 

@@ -14,6 +14,7 @@ from broker.crash_reports import shape_of
 from broker.events import Action, TellApi, TellWorker
 from broker.exit_causes import ExitCause, Fault
 from broker.quarantine import Quarantine
+from broker.recent_requests import RecentRequests
 from broker.registry import Registry, Retained, Running, Worker
 from broker.scheduler import Queued, Scheduler
 from shared.errors import KeyLimitReached, QueueFull, RequestCrashedEngine, ServingError
@@ -29,6 +30,8 @@ from shared.protocol import (
     SubmitHeader,
 )
 
+FINISHED, CANCELLED = "finished", "cancelled"
+
 
 class Requests:
     def __init__(
@@ -41,6 +44,7 @@ class Requests:
         counts: Counts,
     ) -> None:
         """``retention``: seconds for which a request that no api has claimed stays on record."""
+        self.recent = RecentRequests()
         self._registry = registry
         self._scheduler = scheduler
         self._admission = admission
@@ -70,6 +74,7 @@ class Requests:
             yield refuse(queued, objection)
         else:
             keys.let_in(api, submit, now)
+            self.recent.ask(api, submit, now)
             self._scheduler.add(queued)
 
     def acknowledge(self, ack: Ack) -> Iterator[Action]:
@@ -79,11 +84,13 @@ class Requests:
 
     def finish(self, done: Done) -> Iterator[Action]:
         """The api has all of it."""
+        self.recent.count(done.request_id, done.tokens)
         for worker in self._registry.holders(done.request_id):
             yield from self._release(worker, done.request_id, done)
 
-    def cancel(self, cancel: Cancel) -> Iterator[Action]:
+    def cancel(self, cancel: Cancel, now: float) -> Iterator[Action]:
         self._scheduler.take(cancel.request_id)
+        self.recent.end(cancel.request_id, CANCELLED, now)
         yield from self._cancel_run(cancel.request_id)
         for worker in self._registry.holders(cancel.request_id):
             yield from self._release(worker, cancel.request_id, cancel)
@@ -106,6 +113,7 @@ class Requests:
             run = replace(run, fingerprint=submit.fingerprint)
             worker.on_probation = submit.request_id
         worker.in_flight[submit.request_id] = run
+        self.recent.begin(queued.api, submit, worker.id, now)
         worker.wanted_at = now
         return TellWorker(worker.id, RunHeader(api=queued.api, submit=submit), queued.body)
 
@@ -122,13 +130,15 @@ class Requests:
             run = worker.in_flight.get(request_id)
             if run and run.attempt == attempt:
                 worker.drop(request_id)
+                self.recent.end(request_id, FINISHED, now)
                 if attempt == 1:  # a later attempt runs for a part of the request only
                     self._scheduler.note_duration(worker.model, now - run.since)
                 worker.retained[request_id] = Retained(attempt, now + self._retention, ended=True)
 
-    def fail(self, worker: Worker, request_id: str, failure: Failure) -> Action:
+    def fail(self, worker: Worker, request_id: str, failure: Failure, now: float) -> Action:
         run = worker.in_flight[request_id]
         worker.drop(request_id)
+        self.recent.end(request_id, failure.code, now)
         return TellApi(run.api, Refused(request_id=request_id, attempt=run.attempt, failure=failure))
 
     def hand_over(self, worker: Worker, request_id: str, cause: ExitCause) -> Action:
@@ -137,6 +147,7 @@ class Requests:
         worker.drop(request_id)
         if self._admission.closed:
             return _refusal(run.api, request_id, run.attempt, draining())
+        self.recent.resume(request_id, f"its worker {cause.how}")
         again = Resubmit(
             request_id=request_id,
             attempt=run.attempt,
@@ -152,6 +163,7 @@ class Requests:
         for request_id, run in list(worker.in_flight.items()):
             if request_id == culprit:
                 worker.drop(request_id)
+                self.recent.end(request_id, RequestCrashedEngine.code, now)
                 error = RequestCrashedEngine(f"The engine crashes over this request: it {cause.how}.")
                 yield _refusal(run.api, request_id, run.attempt, error)
             else:
@@ -159,12 +171,15 @@ class Requests:
 
     # ---------------------------------------------------------------- what waits
 
-    def refuse_waiting(self, chosen: Callable[[Queued], bool], error: ServingError) -> Iterator[Action]:
+    def refuse_waiting(
+        self, chosen: Callable[[Queued], bool], error: ServingError, now: float
+    ) -> Iterator[Action]:
         for queued in self._scheduler.withdraw(chosen):
+            self.recent.end(queued.submit.request_id, error.code, now)
             yield refuse(queued, error)
 
-    def refuse_model(self, model: str, error: ServingError) -> Iterator[Action]:
-        yield from self.refuse_waiting(lambda queued: queued.submit.model == model, error)
+    def refuse_model(self, model: str, error: ServingError, now: float) -> Iterator[Action]:
+        yield from self.refuse_waiting(lambda queued: queued.submit.model == model, error, now)
 
     def expire(self, now: float, coming: Collection[str] = ()) -> Iterator[Action]:
         """``coming``: models that are fetched or have to be."""
@@ -176,6 +191,7 @@ class Requests:
             limit = self._scheduler.limits.queue_age
             message = f"No worker of {queued.submit.model!r} had room within {limit:g} s."
             seconds = self._scheduler.retry_after(queued.submit, self._registry, now)
+            self.recent.end(queued.submit.request_id, QueueFull.code, now)
             yield refuse(queued, QueueFull(message, retry_after=seconds))
 
     # ---------------------------------------------------------------- inside

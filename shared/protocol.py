@@ -49,6 +49,7 @@ from shared.reports import (
     MemoryStatus,
     ModelCounts,
     ModelStatus,
+    RecentRequest,
     RequestShape,
     StatusReport,
     WorkerStatus,
@@ -107,6 +108,7 @@ __all__ = [
     "Pong",
     "Prompt",
     "Ranking",
+    "RecentRequest",
     "Refused",
     "Register",
     "Reload",
@@ -246,11 +248,12 @@ class Ack(Part):
 
 
 class Done(Part):
-    """The api has all of it: the worker that retains the request may forget it."""
+    """The api has all of it, so many ``tokens``: the worker that retains the request may forget it."""
 
     type: Literal["done"] = "done"
     request_id: str
     spent: Spent | None = None
+    tokens: int = 0
 
 
 class Cancel(Part):

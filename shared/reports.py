@@ -100,6 +100,27 @@ class RequestShape(Part):
     held: list[int]
 
 
+class RecentRequest(Part):
+    """A request that was let in, without its text; ``size`` as in a RequestShape.
+
+    ``waited``, ``took``: seconds in the queue, and from then to its end. ``worker``: empty while it waits; ``ended``:
+    empty until it has. ``tokens``: of all its choices, once the api has them. ``resumes``: why it went on elsewhere.
+    """
+
+    request_id: str
+    model: str
+    worker: str = ""
+    prompt: str
+    size: int
+    max_tokens: int | None = None
+    n: int = 1
+    waited: float = 0.0
+    took: float | None = None
+    ended: str = ""
+    tokens: int | None = None
+    resumes: list[str] = []
+
+
 class CrashReport(Part):
     """A worker that did not end in good order. ``memory``: its last known resident bytes."""
 
@@ -162,6 +183,7 @@ class StatusReport(Part):
     workers: list[WorkerStatus]
     in_flight: int
     queued: int
+    recent: list[RecentRequest] = []  # the last ones, newest first
     deaths: list[CrashReport] = []  # the last ones, newest first
     memory: MemoryStatus = MemoryStatus()
     keys: list[KeyUsage] = []

@@ -2,12 +2,15 @@
 
 Rule 1: every route is in ``OPERATIONS``; a test compares it with the app.
 Rule 2: nothing that a schema can say is described by hand.
-Rule 3: a schema is named after its class, with its dialect in front where dialects share that name.
+Rule 3: what a field means is one sentence in `fields.toml`.
+Rule 4: a schema is named after its class, with its dialect in front where dialects share that name.
 """
 
 import re
+import tomllib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,6 +24,7 @@ from api.ops.models import ModelOrder, ModelOrdered, SettingsReloaded
 from api.responses import schemas as responses
 
 VERSION = "3.1.0"
+FIELDS = Path(__file__).parent / "fields.toml"
 REFS = "#/components/schemas/"
 _QUALIFIED = re.compile(r"api\.(openai|messages|responses|embeddings)\.schemas(?:\.[a-z]+)?\.(\w+)")
 
@@ -222,8 +226,19 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "tags": [{"name": tag} for tag in dict.fromkeys(TAGS.values())],
         "security": [{}, {"key": []}],
-        "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": {"key": KEY}},
+        "components": {"schemas": explained(definitions.get("$defs", {})), "securitySchemes": {"key": KEY}},
     }
+
+
+def explained(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The same schemas, with a sentence for each of their fields."""
+    sentences = tomllib.loads(FIELDS.read_text())
+    for name, schema in schemas.items():
+        own = {**sentences["any"], **sentences.get(name, {})}
+        for field, described in schema.get("properties", {}).items():
+            if field in own:
+                described["description"] = own[field]
+    return schemas
 
 
 def _described(one: Operation, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:

@@ -311,7 +311,8 @@ class BrokerClient:
                 if request.watch:
                     request.watch.end(fresh.finish, self._loop.time())
                 del self._live[request.request_id]
-                self._send(Done(request_id=request.request_id, spent=request.newly_spent()))
+                spent = request.newly_spent()
+                self._send(Done(request_id=request.request_id, spent=spent, tokens=request.tokens))
 
     def _park(self, request: Received) -> None:
         log.info("request %s is parked: its client reads too slowly", request.request_id)

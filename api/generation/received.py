@@ -56,6 +56,11 @@ class Received:
     def finished(self) -> bool:
         return not self._open
 
+    @property
+    def tokens(self) -> int:
+        """How many were received, of all choices."""
+        return sum(map(len, self._held))
+
     def submit(self) -> Submit:
         """Begins the next attempt."""
         self.attempt += 1

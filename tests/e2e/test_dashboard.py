@@ -46,7 +46,7 @@ def api() -> Iterator[ApiStack]:
 
 
 def url(server: FaultStack, view: str) -> str:
-    return f"http://127.0.0.1:{server.port}/ui#{view}"
+    return f"http://127.0.0.1:{server.port}/ui#/{view}"
 
 
 def row(page: Page, table: str, model: str) -> Any:
@@ -149,7 +149,7 @@ def test_thinking_and_calls_are_shown_apart_and_a_call_is_answered(browser: Brow
     api.broker.script = saying(
         {"reasoning": "let me see"}, {"text": "I ask."}, *call("c1", "weather", '{"at":', '"X"}')
     )
-    with visit(browser, f"{api.url}/ui#chat") as page:
+    with visit(browser, f"{api.url}/ui#/chat") as page:
         page.select_option("#model", "tiny")
         say(page, "how is it outside?")
         expect(answer(page).locator(".reasoning")).to_contain_text("Thinking")
@@ -165,7 +165,7 @@ def test_thinking_and_calls_are_shown_apart_and_a_call_is_answered(browser: Brow
 
 def test_a_refused_answer_says_why(browser: Browser, api: ApiStack) -> None:
     api.broker.reset()
-    with visit(browser, f"{api.url}/ui#chat") as page:
+    with visit(browser, f"{api.url}/ui#/chat") as page:
         page.select_option("#model", "tiny")
         page.locator("#settings summary").click()
         page.locator("[name=temperature]").fill("9")
@@ -185,7 +185,7 @@ def test_what_a_model_says_never_becomes_markup(browser: Browser, api: ApiStack)
     api.broker.reset()
     pieces = [{"reasoning": HOSTILE}, *({"text": letter} for letter in HOSTILE), *call("c", HOSTILE, HOSTILE)]
     api.broker.script = saying(*pieces)
-    with visit(browser, f"{api.url}/ui#chat") as page:
+    with visit(browser, f"{api.url}/ui#/chat") as page:
         page.select_option("#model", "tiny")
         say(page, HOSTILE)
         expect(answer(page).locator(".call")).to_contain_text("<img src=x")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.stack import Stack
 from tests.faults.client import Stream
-from tests.faults.stack import all_right
+from tests.faults.stack import all_right, cmdline
 
 COMMAND = json.dumps([sys.executable, "-m", "tests.programs.scripted_worker", "--step", "0.02"])
 BEFORE = '[models.a]\nsource = "/none"\naliases = ["gpt-4o"]\n'
@@ -53,7 +53,7 @@ def test_a_changed_file_is_read_anew_and_running_streams_go_on(stack: Stack, fil
 
 
 def test_a_signal_reads_the_file_anew_and_a_wrong_file_changes_nothing(stack: Stack, file: Path) -> None:
-    [broker] = [p for p in stack.descendants() if " -m broker" in " ".join(p.cmdline())]
+    [broker] = [p for p in stack.descendants() if " -m broker" in " ".join(cmdline(p))]
     file.write_text(AFTER.replace("aliases", "alias", 1))
     answer = stack.http.post("/admin/reload")
     assert answer.status_code == 400

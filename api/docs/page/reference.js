@@ -12,6 +12,7 @@ window.SwaggerUIBundle({
   deepLinking: true,
   docExpansion: "list",
   defaultModelsExpandDepth: 0,
+  defaultModelExpandDepth: 2, // a request's fields with their sentences
   displayRequestDuration: true,
   filter: true,
   tryItOutEnabled: true,

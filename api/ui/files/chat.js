@@ -33,7 +33,7 @@ class Chat {
     this.#wantKey = wantKey;
     const fresh = el("button", { type: "button", id: "fresh", click: () => this.#open(newConversation(newId(), this.#now.model, this.#now.settings)) }, "New conversation");
     root.append(
-      el("aside", {}, el("label", {}, "Model ", this.#model), fresh, this.#settings.node, el("details", { open: true }, el("summary", {}, "Conversations in this browser"), this.#list)),
+      el("aside", {}, el("label", {}, "Model ", this.#model), fresh, this.#settings.node, el("details", { open: matchMedia("(min-width: 46rem)").matches }, el("summary", {}, "Conversations in this browser"), this.#list)),
       el("section", { id: "talk" }, this.#messages, el("div", { class: "row", id: "composer" }, this.#text, this.#send)),
     );
     this.#open(this.#now);

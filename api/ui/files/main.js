@@ -21,11 +21,11 @@ let wake = () => {};
 let heard = Infinity; // when the last event came
 
 function show() {
-  const asked = location.hash.slice(1);
+  const asked = location.hash.replace(/^#\//, ""); // no id of the page, to which a browser would scroll
   const wanted = views.includes(asked) ? asked : "status";
   for (const view of views) byId(view).hidden = view !== wanted;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.getAttribute("href") === `#${wanted}`) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === `#/${wanted}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }

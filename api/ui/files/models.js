@@ -30,13 +30,14 @@ export class ModelRow {
 
   row(model) {
     const can = model.capabilities;
+    const size = can?.bytes || model.weights;
     const stays = model.pinned ? "pinned" : model.ttl ? `${seconds(model.ttl)} without a request` : "until room is needed";
     return el(
       "tr",
       {},
       cell("model", el("b", {}, model.id), el("small", {}, model.aliases.length ? `also ${model.aliases.join(", ")}` : "")),
       cell("state", badge(model.state), ...progress(model), model.reason ? el("small", { class: "reason" }, model.reason) : null),
-      cell("size", can?.bytes ? bytes(can.bytes) : "–", el("small", {}, can ? can.kind : "")),
+      cell("size", size ? bytes(size) : "–", el("small", {}, can ? can.kind : "")),
       cell("context", model.context_length ? count(model.context_length) : "–"),
       cell("waiting", count(model.queued)),
       cell("stays", stays),
@@ -86,6 +87,8 @@ export class ModelRow {
 
 function progress(model) {
   if (!model.phase) return [];
-  const done = model.total ? ` ${bytes(model.done)} of ${bytes(model.total)}` : "";
+  const pace = model.rate ? `, ${bytes(model.rate)}/s` : "";
+  const left = model.eta ? `, ${seconds(model.eta)} left` : "";
+  const done = model.total ? ` ${bytes(model.done)} of ${bytes(model.total)}${pace}${left}` : "";
   return [el("small", {}, model.phase + done), model.total ? bar(model.done, model.total, model.phase) : null];
 }

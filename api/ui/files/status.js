@@ -5,6 +5,8 @@ import { ago, bytes, count, percent, seconds } from "/ui/format.js";
 import { badge, bar, ModelRow } from "/ui/models.js";
 import { sparkline } from "/ui/sparkline.js";
 
+const SHOWN = 20; // of the last requests
+
 const section = (title, body, id) => el("section", { id }, el("h2", {}, title), body);
 const head = (...names) => el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name))));
 const cell = (label, ...inside) => el("td", { "data-label": label }, inside);
@@ -20,7 +22,8 @@ export class StatusView {
   #figures = el("dl", { id: "figures" });
   #workers = table(["worker", "state", "memory of its process", "keys and values", "sequences", "tokens/s", ""]);
   #models = table(["model", "state", "size", "context", "waiting", "stays", ""]);
-  #requests = table(["request", "model", "asked for", "waited", "first token", "took", "tokens", "ended"]);
+  #requests = table(["request", "model", "asked for", "waited", "took", "tokens", "ended"]);
+  #keys = table(["key", "now", "requests", "refused", "tokens in", "of them cached", "tokens out"]);
   #crashes = el("ol", { class: "plain" });
   #decisions = el("ol", { class: "plain" });
   #changes = el("ol", { class: "plain" });
@@ -33,6 +36,7 @@ export class StatusView {
       section("Workers", this.#workers.node, "workers"),
       section("Models", this.#models.node, "models"),
       section("Recent requests", this.#requests.node, "requests"),
+      section("Keys", this.#keys.node, "keys"),
       section("Crashes", this.#crashes, "crashes"),
       section("Memory decisions", this.#decisions, "decisions"),
       section("Changes", this.#changes, "changes"),
@@ -60,8 +64,9 @@ export class StatusView {
       workerRow,
     );
     keyed(this.#models.rows, report.models, (model) => model.id, (model) => this.#orders.row(model));
-    keyed(this.#requests.rows, report.recent ?? [], (one) => one.request_id, requestRow);
-    document.getElementById("requests").hidden = report.recent === undefined;
+    keyed(this.#requests.rows, report.recent.slice(0, SHOWN), (one) => one.request_id, requestRow);
+    keyed(this.#keys.rows, report.keys, (one) => one.name, keyRow);
+    document.getElementById("keys").hidden = !report.keys.length;
     keyed(this.#crashes, report.deaths.map(stable), (one) => `${one.worker} ${one.pid}`, crash);
     keyed(this.#decisions, memory.decisions.map((one) => ({ line: one.line, age: coarse(one.age) })), (one) => one.line, decision);
     keyed(this.#changes, changes, (one) => `${one.at} ${one.kind} ${one.name} ${one.state} ${one.detail}`, change);
@@ -104,14 +109,27 @@ function requestRow(one) {
   return el(
     "tr",
     {},
-    cell("request", el("code", {}, one.request_id)),
-    cell("model", one.model),
+    cell("request", el("code", { title: one.request_id }, one.request_id.slice(0, 12))),
+    cell("model", one.model, el("small", {}, one.worker)),
     cell("asked for", asked.filter(Boolean).join(", ")),
     cell("waited", seconds(one.waited)),
-    cell("first token", one.first_token === null ? "–" : seconds(one.first_token)),
     cell("took", one.took === null ? "…" : seconds(one.took)),
     cell("tokens", one.tokens === null ? "–" : count(one.tokens)),
-    cell("ended", badge(one.ended || "running"), ...one.resumes.map((why) => el("small", {}, `resumed: ${why}`))),
+    cell("ended", badge(one.ended || (one.worker ? "running" : "waiting")), ...one.resumes.map((why) => el("small", {}, `resumed: ${why}`))),
+  );
+}
+
+function keyRow(one) {
+  return el(
+    "tr",
+    {},
+    cell("key", el("b", {}, one.name), one.owed ? el("small", {}, `its budget is overdrawn by ${count(one.owed)} tokens`) : null),
+    cell("now", count(one.open)),
+    cell("requests", count(one.requests)),
+    cell("refused", count(one.refused)),
+    cell("tokens in", count(one.prompt)),
+    cell("of them cached", count(one.cached)),
+    cell("tokens out", count(one.out)),
   );
 }
 

@@ -2,11 +2,12 @@
 
 import json
 import re
+import tomllib
 from hashlib import sha256
 from typing import Any
 
 from api.app import make_routes
-from api.docs.openapi import OPERATIONS, REFS, document
+from api.docs.openapi import FIELDS, OPERATIONS, REFS, document
 from api.docs.reference import FOLDERS
 from api.generation.broker_client import BrokerClient
 from api.http.router import Routes
@@ -72,3 +73,33 @@ def test_swagger_ui_asks_no_other_server_and_reads_our_document() -> None:
     script = (FOLDERS[1] / "reference.js").read_text()
     assert 'url: "/openapi.json"' in script
     assert "validatorUrl: null" in script
+
+
+def fields() -> set[tuple[str, str]]:
+    schemas = document()["components"]["schemas"]
+    return {(name, field) for name, schema in schemas.items() for field in schema.get("properties", {})}
+
+
+def test_every_field_of_the_openapi_document_is_one_sentence_in_fields_toml() -> None:
+    schemas = document()["components"]["schemas"]
+    said = {
+        (name, field): schemas[name]["properties"][field].get("description", "") for name, field in fields()
+    }
+    assert not [where for where, words in said.items() if not re.fullmatch(r"[^\n]{6,199}\.", words)]
+
+
+def test_no_table_of_fields_toml_has_a_field_that_its_schema_lacks() -> None:
+    sentences, schemas = tomllib.loads(FIELDS.read_text()), document()["components"]["schemas"]
+    own = {(name, field) for name in sentences.keys() & schemas.keys() for field in sentences[name]}
+    assert own <= fields()
+
+
+def test_a_field_that_may_be_left_out_has_its_default_in_the_openapi_document() -> None:
+    schemas = document()["components"]["schemas"]
+    lacking = {
+        (name, field)
+        for name, field in fields()
+        if field not in schemas[name].get("required", [])
+        and "default" not in schemas[name]["properties"][field]
+    }
+    assert not lacking
