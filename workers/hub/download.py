@@ -6,6 +6,7 @@ Rule 3: the disk keeps ``floor`` bytes free, before the first byte and with each
 """
 
 import fcntl
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ ASK = 60.0  # seconds for the list of files, and for giving them their places
 AT_ONCE = 4  # files
 _LOOK = 0.25  # seconds between two reports
 _LOOK_AT_DISK = 0.5
+_ETAG = re.compile(r"\w[\w.-]*", re.ASCII)  # it becomes the name of a file
 
 T = TypeVar("T")
 
@@ -192,7 +194,7 @@ class _Transfer:
 
         url = hf_hub_url(self._repository, name, revision=self._commit)
         etag = get_hf_file_metadata(url, timeout=self._bounds.silence).etag
-        if not etag or "/" in etag:
+        if not etag or not _ETAG.fullmatch(etag):
             raise LoadError(f"The hub gives no usable etag for {name} of {self._repository}.", False)
         return Remote(self._repository, name, url, etag, size)
 

@@ -84,6 +84,12 @@ def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_for
     assert hub.asked == []
 
 
+@pytest.mark.parametrize("etag", ["..", "../../outside", "/tmp/outside", ".hidden"])
+def test_an_etag_that_is_no_name_for_a_file_is_refused(hub: Hub, etag: str) -> None:
+    hub.etag = etag
+    assert "no usable etag for model.safetensors" in (fetch(hub).reason or "")
+
+
 def test_what_a_killed_process_had_is_not_fetched_again_and_not_served(hub: Hub) -> None:
     size = hub.weights.stat().st_size
     hub.stall_after = size // 2
