@@ -60,6 +60,7 @@ def test_a_listed_model_has_its_capabilities_or_the_reason_of_its_failure(stack:
         "infill": False,
         "dimensions": None,
         "ranking": None,
+        "truncates": False,
     }
     assert (hot["size"], hot["max_input_tokens"]) == (123, 2048)
     assert (failed["status"], failed["reason"], failed["capabilities"]) == ("failed", "no such folder", None)
