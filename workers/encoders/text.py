@@ -65,7 +65,7 @@ class TextEncoder:
 
     def pair(self, first: str, second: str, param: str) -> EncodedText:
         """Raises InvalidRequest."""
-        first, second = self._short(first, param), self._short(second, param)
+        first, second = self._short(first, param, len(second)), self._short(second, param, len(first))
         encoded = self._encoded(param, self._cased(first), self._cased(second))
         return self._checked(encoded.ids, encoded.type_ids, param)
 
@@ -103,13 +103,16 @@ class TextEncoder:
                 f"This model's tokenizer cannot read {param} ({type(error).__name__}).", param=param
             ) from None
 
-    def _short(self, text: str, param: str) -> str:
-        """The text, or what of it the model may read; no tokenizer sees more."""
+    def _short(self, text: str, param: str, beside: int = 0) -> str:
+        """The text, or what of it the model may read; no tokenizer sees more.
+
+        ``beside``: characters of the other text of a pair.
+        """
         if self._truncates:
             return text[: self._characters]
-        if len(text) > self._characters:
+        if (characters := len(text) + beside) > self._characters:
             raise ContextLengthExceeded(
-                f"{param} has {len(text)} characters, and this model reads {self.max_length} tokens of a text "
+                f"{param} has {characters} characters, and this model reads {self.max_length} tokens of a text "
                 "at most: split it.",
                 param=param,
                 prompt_tokens=self.max_length + 1,

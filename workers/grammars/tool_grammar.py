@@ -15,7 +15,9 @@ from workers.output.tool_formats import CallSyntax
 Schema = dict[str, Any]
 
 REFERENCES = 8  # followed from one to the next
-LEVELS = 6  # of objects and arrays that are written like arguments; below, an object has no members
+# Objects and arrays that are written like arguments have no members below that level, or behind so many rules: the
+# grammar of a schema that names itself several times would grow exponentially.
+LEVELS, MOST_RULES = 6, 2000
 NOTHING: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 ANYTHING: Schema = {"type": "object"}
 
@@ -71,7 +73,7 @@ class ToolGrammar:
         """Arguments in the schema's order. Each key has two rules: one as the first argument, one as a later one."""
         required = set(schema.get("required") or ())
         first = more = _EMPTY
-        properties = list((schema.get("properties") or {}).items()) if level < LEVELS else []
+        properties = list((schema.get("properties") or {}).items()) if self._has_room(level) else []
         for i, (key, value) in reversed(list(enumerate(properties))):
             argument = self._rule(f"{rule}_a{i}", self._argument(key, value, root, f"{rule}_v{i}", level))
             comma = self._literal(self.syntax.comma)
@@ -80,6 +82,9 @@ class ToolGrammar:
             first = self._rule(f"{rule}_f{i}", given if must else f"{given} | {first}")
             more = self._rule(f"{rule}_m{i}", with_comma if must else f"{with_comma} | {more}")
         return first
+
+    def _has_room(self, level: int) -> bool:
+        return level == 0 or (level < LEVELS and len(self.rules) < MOST_RULES)
 
     def _argument(self, key: str, schema: Any, root: Schema, rule: str, level: int = 0) -> str:
         typed = self._typed(resolved(schema, root))
@@ -111,7 +116,9 @@ class ToolGrammar:
         if "object" in kinds:
             return f"{self._keyed(schema, root, rule, level + 1)} {self._literal(after)}"
         if "array" in kinds:
-            items = schema.get("items") if level < LEVELS else None
+            if not self._has_room(level):
+                return self._literal(after)
+            items = schema.get("items")
             item = self._rule(f"{rule}_i", self._argument("item", items, root, f"{rule}_e", level + 1))
             return f"{item}* {self._literal(after)}"
         if self.syntax.quotes is None or not _is_text(schema):

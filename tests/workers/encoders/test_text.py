@@ -28,6 +28,11 @@ def test_a_text_that_no_tokens_can_hold_is_refused_before_it_is_read(encoder: Te
         encoder.text("a" * 1_000_000, "input")
 
 
+def test_a_pair_that_no_tokens_can_hold_is_refused_before_it_is_read(encoder: TextEncoder) -> None:
+    with pytest.raises(ContextLengthExceeded, match="has 600 characters"):
+        encoder.pair("a" * 300, "b" * 300, "documents[0]")
+
+
 @pytest.fixture
 def cutting() -> TextEncoder:
     return TextEncoder(word_tokenizer(), max_length=8, ids=30, truncates=True)

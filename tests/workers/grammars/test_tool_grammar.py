@@ -18,6 +18,7 @@ from tests.workers.output.family_templates import format_of
 from tests.workers.schemas import DIGIT, record
 from workers.engine.engine import BatchEngine
 from workers.grammars.grammar import CompiledGrammar, Grammars
+from workers.grammars.tool_grammar import CallableTool, ToolGrammar
 from workers.job import Job
 from workers.model.load import LoadedModel
 from workers.output.channels import HARMONY
@@ -115,6 +116,17 @@ def test_required_arguments_of_any_depth_are_generated_where_containers_are_writ
             grown.append(json.loads(arguments))
             jsonschema.validate(grown[-1], parameters)
     assert any(each["root"].get("nodes") for each in grown)
+
+
+def test_a_schema_that_names_itself_many_times_gives_no_larger_a_grammar() -> None:
+    node = {"type": "object", "properties": {f"p{i}": {"$ref": "#/$defs/node"} for i in range(30)}}
+    both = {"type": "object", "properties": {"a": {"$ref": "#/$defs/node"}, "b": {"type": "string"}}}
+    syntax = DERIVED["MiniMax M3"].syntax
+    assert syntax is not None
+    grammar = ToolGrammar(syntax, {}, {})
+    written = grammar.grammar([CallableTool("grow", {**both, "$defs": {"node": node}})], parallel=False)
+    assert len(written) < 500_000
+    assert "<b>" in written, "what stands behind it is still an argument"
 
 
 @pytest.mark.parametrize(
