@@ -85,18 +85,12 @@ def load_encoder(
 ) -> LoadedEncoder:
     """``context_length``, ``truncates``: an operator's words. Raises LoadError."""
     config = json_object(folder / "config.json")
-    model_type = config.get("model_type")
-    if model_type not in (*ENCODERS, *DECODERS):
-        known = ", ".join((*ENCODERS, *DECODERS))
-        raise LoadError(f"No {kind} model of type {model_type!r:.40} is known here, but {known}.", True)
-    if is_classifier(config) and labels_of(config) != 1:
-        raise LoadError(
-            f"The model tells {labels_of(config)} classes apart; a reranker gives one score.", permanent=True
-        )
+    _refuse_unknown(config, kind)
+    is_decoder = config["model_type"] in DECODERS
     recipe = recipe_of(folder, name) if kind == "embedding" else Recipe(())
     progress("tokenizer", 0, 0)
     tokenizer = read_tokenizer(folder)
-    parts = _qwen3(folder, config, kind) if model_type in DECODERS else _encoder(folder, config, kind)
+    parts = _qwen3(folder, config, kind) if is_decoder else _encoder(folder, config, kind)
     denses = [_dense(each) for each in recipe.denses]
     if kind == "rerank":
         assert parts.head is not None
@@ -124,9 +118,21 @@ def load_encoder(
         bytes=in_memory(holder, progress),
         parameters=_parameters(holder),
         modules=modules,
-        is_decoder=model_type in DECODERS,
-        template=template_of(folder, config, tokenizer) if model_type in DECODERS else None,
+        is_decoder=is_decoder,
+        template=template_of(folder, config, tokenizer) if is_decoder else None,
     )
+
+
+def _refuse_unknown(config: Mapping[str, Any], kind: Kind) -> None:
+    """Raises LoadError."""
+    model_type = config.get("model_type")
+    if model_type not in (*ENCODERS, *DECODERS):
+        known = ", ".join((*ENCODERS, *DECODERS))
+        raise LoadError(f"No {kind} model of type {model_type!r:.40} is known here, but {known}.", True)
+    if is_classifier(config) and labels_of(config) != 1:
+        raise LoadError(
+            f"The model tells {labels_of(config)} classes apart; a reranker gives one score.", permanent=True
+        )
 
 
 @dataclass(frozen=True)
