@@ -152,7 +152,7 @@ class Broker:
         actions = [*self._react(event, now), *self._schedule(now, asks_ledger=not is_frequent(event))]
         for action in actions:
             if isinstance(action, TellApi) and isinstance(action.message, Refused):
-                self._keys.end(action.message.request_id)  # whoever refused it
+                self._requests.note_refusal(action.message, now)
         return actions
 
     def _react(self, event: Event, now: float) -> Iterator[Action]:
@@ -227,7 +227,7 @@ class Broker:
             case Never(model):
                 self._memory.refuse(decision)
                 error = unaffordable(decision)
-                yield from self._requests.refuse_model(model, error, now)
+                yield from self._requests.refuse_model(model, error)
 
     # ---------------------------------------------------------------- apis
 
@@ -313,7 +313,7 @@ class Broker:
             )
             failure = self._failures.record(model, found.reason, found.permanent, now)
             self._memory.wishes.pop(model, None)
-            yield from self._requests.refuse_model(model, unavailable(model, failure, now), now)
+            yield from self._requests.refuse_model(model, unavailable(model, failure, now))
 
     def _changes_since(self, asked: Follow) -> ChangesReport:
         ours = asked.epoch == self._life.epoch
@@ -343,7 +343,7 @@ class Broker:
             yield Note(f"settings: {line}")
         for model in gone:
             error = ModelNotFound(model, self._models)
-            yield from self._requests.refuse_model(model, error, now)
+            yield from self._requests.refuse_model(model, error)
             yield from self._workers.end([worker.id for worker in self._registry.of_model(model)], now)
         yield from self._fetches.stop(gone)
         for model in read.outcome.again:
@@ -387,7 +387,7 @@ class Broker:
             self._pulls_at_end = self.pulls
             self._admission.closed = True
             yield from self._fetches.stop(self._models)
-            yield from self._requests.refuse_waiting(lambda _: True, draining(), now)
+            yield from self._requests.refuse_waiting(lambda _: True, draining())
             yield from self._workers.stop(now)
 
 

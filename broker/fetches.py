@@ -66,7 +66,7 @@ class Fetches:
             case "cancelled":
                 yield Note(f"the download of {model!r} was cancelled; what has arrived is kept")
                 self._memory.wishes.pop(model, None)
-                yield from self._requests.refuse_model(model, cancelled_download(model), now)
+                yield from self._requests.refuse_model(model, cancelled_download(model))
             case DownloadReport() as failed:
                 yield from self._fail(model, failed, now)
 
@@ -87,7 +87,7 @@ class Fetches:
         if not self._registry.of_model(model):
             failure = self._failures.record(model, failed.reason, failed.permanent, now)
             self._memory.wishes.pop(model, None)
-            yield from self._requests.refuse_model(model, unavailable(model, failure, now), now)
+            yield from self._requests.refuse_model(model, unavailable(model, failure, now))
 
 
 def progress_of(downloads: Downloads, model: str) -> str:

@@ -135,10 +135,9 @@ class Requests:
                     self._scheduler.note_duration(worker.model, now - run.since)
                 worker.retained[request_id] = Retained(attempt, now + self._retention, ended=True)
 
-    def fail(self, worker: Worker, request_id: str, failure: Failure, now: float) -> Action:
+    def fail(self, worker: Worker, request_id: str, failure: Failure) -> Action:
         run = worker.in_flight[request_id]
         worker.drop(request_id)
-        self.recent.end(request_id, failure.code, now)
         return TellApi(run.api, Refused(request_id=request_id, attempt=run.attempt, failure=failure))
 
     def hand_over(self, worker: Worker, request_id: str, cause: ExitCause) -> Action:
@@ -163,7 +162,6 @@ class Requests:
         for request_id, run in list(worker.in_flight.items()):
             if request_id == culprit:
                 worker.drop(request_id)
-                self.recent.end(request_id, RequestCrashedEngine.code, now)
                 error = RequestCrashedEngine(f"The engine crashes over this request: it {cause.how}.")
                 yield _refusal(run.api, request_id, run.attempt, error)
             else:
@@ -171,15 +169,17 @@ class Requests:
 
     # ---------------------------------------------------------------- what waits
 
-    def refuse_waiting(
-        self, chosen: Callable[[Queued], bool], error: ServingError, now: float
-    ) -> Iterator[Action]:
+    def refuse_waiting(self, chosen: Callable[[Queued], bool], error: ServingError) -> Iterator[Action]:
         for queued in self._scheduler.withdraw(chosen):
-            self.recent.end(queued.submit.request_id, error.code, now)
             yield refuse(queued, error)
 
-    def refuse_model(self, model: str, error: ServingError, now: float) -> Iterator[Action]:
-        yield from self.refuse_waiting(lambda queued: queued.submit.model == model, error, now)
+    def refuse_model(self, model: str, error: ServingError) -> Iterator[Action]:
+        yield from self.refuse_waiting(lambda queued: queued.submit.model == model, error)
+
+    def note_refusal(self, refused: Refused, now: float) -> None:
+        """Whatever refused it."""
+        self._admission.keys.end(refused.request_id)
+        self.recent.end(refused.request_id, refused.failure.code, now)
 
     def expire(self, now: float, coming: Collection[str] = ()) -> Iterator[Action]:
         """``coming``: models that are fetched or have to be."""
@@ -191,7 +191,6 @@ class Requests:
             limit = self._scheduler.limits.queue_age
             message = f"No worker of {queued.submit.model!r} had room within {limit:g} s."
             seconds = self._scheduler.retry_after(queued.submit, self._registry, now)
-            self.recent.end(queued.submit.request_id, QueueFull.code, now)
             yield refuse(queued, QueueFull(message, retry_after=seconds))
 
     # ---------------------------------------------------------------- inside

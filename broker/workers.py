@@ -191,7 +191,7 @@ class Workers:
         if run is None or run.attempt != failed.attempt:
             return
         if failed.failure.code != Draining.code:
-            yield self._requests.fail(worker, failed.request_id, failed.failure, now)
+            yield self._requests.fail(worker, failed.request_id, failed.failure)
             return
         if worker.state is State.READY:
             worker.receive(Signal.DRAIN, now)
@@ -285,7 +285,7 @@ class Workers:
         if not tried_again or failure.broken:
             self._memory.wishes.pop(model, None)
             error = unavailable(model, failure, now)
-            yield from self._requests.refuse_model(model, error, now)
+            yield from self._requests.refuse_model(model, error)
 
     def _give_up(self, worker: Worker, cause: ExitCause, now: float) -> Iterator[Action]:
         first = worker.state is not State.STOPPING

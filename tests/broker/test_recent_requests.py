@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from broker.admission import MAX_LOSSES
 from broker.core import Broker
 from broker.events import ApiSaid, PeerGone, WorkerExited, WorkerSaid
 from broker.recent_requests import REMEMBERED
@@ -49,6 +50,13 @@ def test_a_resumed_request_is_one_record_with_the_reason(broker: Broker) -> None
     assert ["SIGKILL" in why for why in one.resumes] == [True]
     play(broker, forward("a#2", "r1", attempt=2), now=5.0)
     assert (recent(broker)["r1"].took, recent(broker)["r1"].ended) == (5.0, "finished")
+
+
+def test_a_resumed_request_that_is_refused_has_ended(broker: Broker) -> None:
+    play(broker, ask("r1"), ready("a#1"), WorkerExited("a#1", -signal.SIGKILL))
+    play(broker, ask("r1", attempt=2, losses=MAX_LOSSES), now=1.0)
+    one = recent(broker)["r1"]
+    assert (one.ended, one.took) == ("worker_lost", 1.0)
 
 
 def test_only_the_last_requests_are_remembered_the_latest_first(broker: Broker) -> None:
