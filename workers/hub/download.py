@@ -9,6 +9,7 @@ import fcntl
 import re
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
@@ -151,6 +152,7 @@ class _Transfer:
         self._bounds = bounds
         self._blobs = folder_of(repository) / "blobs"
         self._lock = Lock()
+        self._contents: defaultdict[str, Lock] = defaultdict(Lock)  # by etag
         self._next_look = 0.0
         self.total = sum(sizes.values())
         self.here = 0
@@ -185,9 +187,15 @@ class _Transfer:
             except Empty:
                 return
             remote = self._remote(name, size)
-            file = FileDownload(remote, self._blobs, headers, self._bounds.silence, self._arrived)
-            self._arrived(file.here())
-            file.run()
+            with self._only(remote.etag):
+                file = FileDownload(remote, self._blobs, headers, self._bounds.silence, self._arrived)
+                self._arrived(file.here())
+                file.run()
+
+    def _only(self, etag: str) -> Lock:
+        """Files of the same content are one file of the cache: one lane fetches it, the next one finds it whole."""
+        with self._lock:
+            return self._contents[etag]
 
     def _remote(self, name: str, size: int) -> Remote:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url

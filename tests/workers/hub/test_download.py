@@ -84,6 +84,17 @@ def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_for
     assert hub.asked == []
 
 
+def test_files_of_the_same_content_are_fetched_once(hub: Hub) -> None:
+    for folder in ("1_One", "2_Two"):
+        (hub.folder / folder).mkdir()
+        shutil.copy(hub.weights, hub.folder / folder)
+    hub.rate = hub.weights.stat().st_size
+    assert fetch(hub) == WHOLE
+    assert len(hub.fetched()) == 1
+    found = [content for name, content in local(hub).items() if name.endswith(hub.weights.name)]
+    assert found == [hub.weights.read_bytes()] * 3
+
+
 @pytest.mark.parametrize("etag", ["..", "../../outside", "/tmp/outside", ".hidden"])
 def test_an_etag_that_is_no_name_for_a_file_is_refused(hub: Hub, etag: str) -> None:
     hub.etag = etag
