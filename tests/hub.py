@@ -31,6 +31,7 @@ class Hub:
         self.ranges = True
         self.private = False
         self.busy = 0  # answers of 503 still to be given for the weights
+        self.out_of_range = 0  # answers of 416 still to be given for a range of the weights
         self.on_bytes: Callable[[int], None] = lambda sent: None
         self.asked: list[tuple[str, str, str | None]] = []  # method, path, range
         self.sent = 0  # bytes of weights
@@ -147,6 +148,9 @@ class Hub:
         if is_weights and to.command == "GET" and self.busy:
             self.busy -= 1
             _send(to, 503, {}, b"")
+        elif asked and is_weights and self.out_of_range:
+            self.out_of_range -= 1
+            _send(to, 416, {}, b"")
         elif asked and self.ranges:
             start = int(asked[1])
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"

@@ -118,6 +118,7 @@ class FileDownload:
             raise NoAnswer(f"the hub answers {answer.status_code}")
         if answer.status_code == 416:
             self._part.unlink(missing_ok=True)
+            self._arrived(-here)
             raise NoAnswer("the hub has no such bytes")
         if answer.status_code not in (200, 206):
             raise refused(self._file.repository, answer.status_code)

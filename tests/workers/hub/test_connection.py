@@ -88,6 +88,16 @@ def test_a_hub_that_is_busy_is_asked_again(hub: Hub, tmp_path: Path) -> None:
     check(hub, fetched)
 
 
+def test_a_hub_that_denies_the_bytes_that_are_left_is_read_from_the_beginning(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.out_of_range, hub.cut_after = 1, hub.weights.stat().st_size // 2
+    fetched = Fetched(hub, tmp_path / "blobs", SILENCE)
+    hub.on_bytes = lambda sent: setattr(hub, "cut_after", None)
+    fetched.file.run()
+    check(hub, fetched)
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_hub_that_brings_nothing_more_five_times_is_given_up_and_what_came_is_kept(
     hub: Hub, tmp_path: Path, ranges: bool
