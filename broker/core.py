@@ -176,6 +176,7 @@ class Broker:
                 yield from self._fetches.hear(event, now)
             case DownloadEnded():
                 yield from self._fetches.end(event, now)
+                yield from self._orders.go_on_after_fetch(event.model, now)
             case SettingsRead():
                 yield from self._configure(event, now)
             case Leave() | StopAll():

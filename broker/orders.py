@@ -124,6 +124,19 @@ class Orders:
                     f"{worker.id} was not started by this server; restart it, so that it reads the settings"
                 )
 
+    def go_on_after_fetch(self, model: str, now: float) -> Iterator[Action]:
+        """A reload that found its model absent: the old worker served on while it was fetched."""
+        if model not in self._workers.absent_replacements or self._fetches(model):
+            return
+        self._workers.absent_replacements.discard(model)
+        match self._memory.downloads.outcomes.get(model):
+            case "whole":
+                yield from self.renew(model, now)
+            case DownloadReport(reason=reason):
+                self._workers.failed_replacements[model] = reason
+            case _:
+                self._workers.failed_replacements[model] = "its download was cancelled"
+
     def _want(self, model: str, now: float, *, again: bool = False) -> None:
         """An operator's word is worth a try, whatever has failed before."""
         if again or not self._registry.ready(model):
@@ -165,7 +178,9 @@ class Orders:
         if pending.order.action in ("pull", "cancel"):
             return self._failed_pull(model)
         fresh = [worker for worker in self._registry.ready(model) if worker.id not in pending.before]
-        under_way = self._registry.starting(model) or fresh or model in self._memory.wishes
+        under_way = (
+            self._registry.starting(model) or fresh or model in self._memory.wishes or self._fetches(model)
+        )
         if pending.order.action == "unload" or under_way:
             return None
         if reason := self._workers.failed_replacements.get(model):

@@ -66,6 +66,7 @@ class Workers:
         self.crash_reports = CrashReports()
         self._losses: dict[str, Loss] = {}  # by id, of workers whose process has still to end
         self.failed_replacements: dict[str, str] = {}  # the reason by model, until it is reloaded again
+        self.absent_replacements: set[str] = set()  # models to be reloaded once they are fetched
         self._awaited = {survivor.id for survivor in life.survivors}
         for survivor in life.survivors:
             if survivor.spawned:
@@ -113,7 +114,9 @@ class Workers:
             case LoadFailed(absent=True) if worker.state in STARTING:
                 yield Note(f"{worker.id} cannot load: {worker.model!r} has to be fetched first")
                 self._memory.downloads.absent.add(worker.model)
-                if not worker.spawned:  # whoever started it starts the next one, request or not
+                if worker.replaces:
+                    self.absent_replacements.add(worker.model)
+                if worker.replaces or not worker.spawned:  # no request or wish has it fetched
                     self._memory.downloads.order(worker.model)
                 worker.receive(Signal.STOP, now)
                 self._remove_foreign(worker, now)

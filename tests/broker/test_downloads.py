@@ -21,6 +21,7 @@ from broker.events import (
     StopAll,
     StopDownload,
     Tick,
+    WorkerExited,
     WorkerSaid,
 )
 from broker.memory_decisions import GB
@@ -41,6 +42,7 @@ from shared.protocol import (
 from tests.broker.plays import (
     API,
     ask,
+    forward,
     loading,
     make_broker,
     play,
@@ -200,6 +202,44 @@ def test_a_model_that_somebody_elses_worker_finds_absent_is_fetched_without_a_re
     play(broker, loading("static", model="a"))
     absent = LoadFailed(reason="it is not here", permanent=False, absent=True)
     assert Download("a") in play(broker, WorkerSaid("static", absent))
+
+
+def reloading() -> Broker:
+    """``a`` is loaded, and the worker that a reload started finds that its files are not here."""
+    broker = make_broker(rules=MemoryRules(budget=32 * GB, lends=True))
+    play(broker, ask("r1"), ready("a#1"), forward("a#1", "r1"))
+    assert Spawn("a#2", "a") in play(broker, order("reload"))
+    absent = LoadFailed(reason="it is not here", permanent=False, absent=True)
+    actions = play(broker, WorkerSaid("a#2", absent))
+    assert Download("a") in actions
+    assert reply(actions) is None, "the reload goes on after the download"
+    play(broker, WorkerExited("a#2", 75))
+    assert run("a#1", "r2") in play(broker, ask("r2")), "the old worker goes on"
+    return broker
+
+
+def test_a_reload_that_finds_its_model_absent_has_it_fetched_and_goes_on_then() -> None:
+    broker = reloading()
+    actions = play(broker, *ended(WHOLE))
+    assert Spawn("a#3", "a") in actions
+    assert reply(actions) is None
+    play(broker, ready("a#3"), forward("a#1", "r2"))
+    found = reply(play(broker, WorkerExited("a#1", 0)))
+    assert found and found.done
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_reload_whose_download_does_not_end_well_says_so_and_the_old_worker_goes_on(
+    cancelled: bool,
+) -> None:
+    broker = reloading()
+    if cancelled:
+        play(broker, ApiSaid(API, Order(query="c", action="cancel", model="a")))
+    found = reply(play(broker, *ended(None if cancelled else OFFLINE)))
+    assert found and found.failure
+    why = "its download was cancelled" if cancelled else "the hub cannot be reached"
+    assert f"the old one goes on: {why}" in found.failure.message
+    assert state(broker) == "hot"
 
 
 def test_a_pull_that_waits_is_answered_when_it_is_whole_and_another_one_shares_it() -> None:
