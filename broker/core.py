@@ -104,8 +104,10 @@ class Broker:
         self._workers = Workers(
             models, registry, scheduler, self._requests, failures, memory, timeouts, life, self._counts
         )
-        self._orders = Orders(models, registry, self._admission, failures, memory, self._workers)
         self._fetches = Fetches(registry, scheduler, self._requests, failures, memory)
+        self._orders = Orders(
+            models, registry, self._admission, failures, memory, self._workers, self._fetches
+        )
         self._memory.needs.restore(life.learned)
         for model in life.pulls:
             if model in models:

@@ -104,11 +104,12 @@ class Downloads:
 
     def restart(self, model: str) -> bool:
         """Of what runs, as it fetches by settings of before. Whether a child has to be told."""
-        if model not in self.running:
+        running = self.running.get(model)
+        if running is None or running.cancelled:
             return False
-        told = self.cancel(model)
+        self.cancel(model)
         self.order(model)
-        return told
+        return True
 
     def cancel(self, model: str) -> bool:
         """Whether a child has to be told."""

@@ -65,10 +65,15 @@ class Fetches:
                 pass  # another one has been asked for meanwhile
             case "cancelled":
                 yield Note(f"the download of {model!r} was cancelled; what has arrived is kept")
-                self._memory.wishes.pop(model, None)
-                yield from self._requests.refuse_model(model, cancelled_download(model))
+                yield from self._refuse_cancelled(model)
             case DownloadReport() as failed:
                 yield from self._fail(model, failed, now)
+
+    def cancel(self, model: str) -> Iterator[Action]:
+        """An operator's word, also when others have their turn first and no child has been started."""
+        yield from self.stop([model])
+        if model in self._downloads.absent and model not in self._downloads.running:
+            yield from self._refuse_cancelled(model)
 
     def stop(self, models: Iterable[str]) -> Iterator[Action]:
         for model in models:
@@ -79,6 +84,10 @@ class Fetches:
         """Its settings have changed, perhaps the repository."""
         if self._downloads.restart(model):
             yield StopDownload(model)
+
+    def _refuse_cancelled(self, model: str) -> Iterator[Action]:
+        self._memory.wishes.pop(model, None)
+        yield from self._requests.refuse_model(model, cancelled_download(model))
 
     def _fail(self, model: str, failed: DownloadReport, now: float) -> Iterator[Action]:
         yield Note(

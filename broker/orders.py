@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from broker.admission import Admission, cancelled_download, draining, unaffordable, unavailable
-from broker.events import Action, Note, StopDownload, TellApi
+from broker.events import Action, Note, TellApi
+from broker.fetches import Fetches
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
 from broker.registry import Registry
@@ -38,6 +39,7 @@ class Orders:
         failures: LoadFailures,
         memory: Memory,
         workers: Workers,
+        fetches: Fetches,
     ) -> None:
         self._models = models
         self._registry = registry
@@ -45,6 +47,7 @@ class Orders:
         self._failures = failures
         self._memory = memory
         self._workers = workers
+        self._fetches = fetches
         self._pending: list[_Pending] = []
 
     def take(self, api: str, order: Order, now: float) -> Iterator[Action]:
@@ -100,8 +103,7 @@ class Orders:
                 self._failures.clear(model)
                 self._memory.downloads.order(model)
             case "cancel":
-                if self._memory.downloads.cancel(model):
-                    yield StopDownload(model)
+                yield from self._fetches.cancel(model)
             case "unload":
                 self._memory.wishes.pop(model, None)
                 yield from self._workers.end(pending.before, now)
@@ -126,7 +128,7 @@ class Orders:
 
     def go_on_after_fetch(self, model: str, now: float) -> Iterator[Action]:
         """A reload that found its model absent: the old worker served on while it was fetched."""
-        if model not in self._workers.absent_replacements or self._fetches(model):
+        if model not in self._workers.absent_replacements or self._is_fetched(model):
             return
         self._workers.absent_replacements.discard(model)
         match self._memory.downloads.outcomes.get(model):
@@ -154,15 +156,15 @@ class Orders:
             case "reload":
                 return gone and bool(self._registry.ready(model))
             case "pull":
-                return self._memory.downloads.outcomes.get(model) == "whole" and not self._fetches(model)
+                return self._memory.downloads.outcomes.get(model) == "whole" and not self._is_fetched(model)
             case "cancel":
-                return not self._fetches(model)
+                return not self._is_fetched(model)
 
-    def _fetches(self, model: str) -> bool:
+    def _is_fetched(self, model: str) -> bool:
         return self._memory.downloads.is_under_way(model)
 
     def _failed_pull(self, model: str) -> ServingError | None:
-        if self._fetches(model):
+        if self._is_fetched(model):
             return None
         match self._memory.downloads.outcomes.get(model):
             case DownloadReport(reason=reason):
@@ -179,7 +181,7 @@ class Orders:
             return self._failed_pull(model)
         fresh = [worker for worker in self._registry.ready(model) if worker.id not in pending.before]
         under_way = (
-            self._registry.starting(model) or fresh or model in self._memory.wishes or self._fetches(model)
+            self._registry.starting(model) or fresh or model in self._memory.wishes or self._is_fetched(model)
         )
         if pending.order.action == "unload" or under_way:
             return None

@@ -280,6 +280,35 @@ def test_a_cancel_of_what_is_not_fetched_is_done_at_once() -> None:
     assert found and found.done
 
 
+def test_a_cancelled_download_whose_turn_has_not_come_does_not_begin() -> None:
+    models = [f"m{number}" for number in range(AT_ONCE + 1)]
+    broker = make_broker(models, rules=MemoryRules(budget=8 * GB, lends=True, inspects=True))
+    play(broker, Tick(), *(Inspected(model, ABSENT) for model in models))
+    play(broker, *(ask(f"r-{model}", model) for model in models))
+    last = models[-1]
+    assert state(broker, last) == "downloading"
+    actions = play(broker, order("cancel", last))
+    assert refusals(actions) == [(f"r-{last}", "model_unavailable")]
+    assert "was cancelled" in reason(actions)
+    assert state(broker, last) == "loadable"
+    assert Download(last) not in play(broker, *ended(WHOLE, models[0]))
+
+
+def test_a_cancel_refuses_nobody_who_waits_for_a_model_that_is_here() -> None:
+    broker = broker_with()
+    play(broker, ask("r1", "b"))
+    assert refusals(play(broker, order("cancel", "b"))) == []
+
+
+def test_a_cancelled_download_is_not_begun_again_when_the_settings_change() -> None:
+    broker = broker_with()
+    play(broker, order("pull", wait=False), order("cancel", wait=False))
+    rules = MemoryRules(budget=8 * GB, lends=True, inspects=True)
+    play(broker, SettingsRead(Changes(("a", "b"), rules, again=("a",))))
+    assert Download("a") not in play(broker, *ended(None))
+    assert broker.pulls == frozenset()
+
+
 def test_a_pull_after_a_cancel_begins_when_the_first_child_has_ended() -> None:
     broker = broker_with()
     play(broker, order("pull", wait=False), order("cancel", wait=False))
