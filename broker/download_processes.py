@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from broker.events import DownloadEnded, DownloadSaid
@@ -39,14 +40,16 @@ class _Child:
 
 
 class DownloadProcesses:
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        """``command``: the model's name is its last argument."""
+        self._command = tuple(command)
         self._children: dict[str, _Child] = {}
 
     def start(self, model: str) -> str | None:
         """Returns why it failed, if it did."""
         try:
             process = subprocess.Popen(
-                [*COMMAND, model],
+                [*self._command, model],
                 bufsize=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
