@@ -51,6 +51,13 @@ def children(stack: FaultStack) -> list[int]:
     return [p.pid for p in stack.descendants() if "workers.hub" in cmdline(p)]
 
 
+def pull_half(stack: FaultStack, hub: Hub) -> None:
+    """A pull that nobody waits for, of which no more than half arrives."""
+    hub.stall_after = hub.weights.stat().st_size // 2
+    assert stack.http.post(f"/admin/models/{REPOSITORY}/pull").status_code == 202
+    stack.until(lambda: hub.partial() == hub.stall_after, "half of it")
+
+
 @pytest.mark.slow
 def test_a_request_waits_for_its_models_download_and_is_told_how_far_it_is(
     stack: FaultStack, hub: Hub
@@ -90,9 +97,7 @@ def test_two_requests_and_a_pull_at_once_are_one_download(stack: FaultStack, hub
 def test_a_cancelled_download_keeps_what_has_arrived_and_goes_on_when_asked_again(
     stack: FaultStack, hub: Hub
 ) -> None:
-    hub.stall_after = hub.weights.stat().st_size // 2
-    assert stack.http.post(f"/admin/models/{REPOSITORY}/pull").status_code == 202
-    stack.until(lambda: hub.partial() == hub.stall_after, "half of it")
+    pull_half(stack, hub)
     stack.until(lambda: model(stack)["state"] == "downloading", "downloading")
     assert stack.http.delete(f"/admin/models/{REPOSITORY}/pull").status_code in (200, 202)
     stack.until(lambda: model(stack)["state"] == "loadable" and not children(stack), "cancelled")
@@ -129,9 +134,7 @@ def test_a_broker_killed_in_the_middle_of_a_download_leaves_no_child_and_the_nex
 def test_a_pull_that_nobody_waits_for_is_gone_on_with_after_the_brokers_end(
     stack: FaultStack, hub: Hub
 ) -> None:
-    hub.stall_after = hub.weights.stat().st_size // 2
-    assert stack.http.post(f"/admin/models/{REPOSITORY}/pull").status_code == 202
-    stack.until(lambda: hub.partial() == hub.stall_after, "half of it")
+    pull_half(stack, hub)
     stack.kill_broker()
     hub.stall_after = None
     stack.until(lambda: any(hub.home.glob("hub/*/snapshots/*/model.safetensors")), "whole", 60)
