@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from broker.memory_decisions import gb
 from shared.protocol import DownloadReport
 
 AT_ONCE = 2
@@ -45,7 +46,9 @@ class Transfer:
     @property
     def rate(self) -> float:
         """Bytes a second, lately."""
-        (began, before), (at, done) = (self._samples or [(0.0, 0)])[0], (self._samples or [(0.0, 0)])[-1]
+        if not self._samples:
+            return 0.0
+        (began, before), (at, done) = self._samples[0], self._samples[-1]
         return max(0.0, (done - before) / (at - began)) if at > began else 0.0
 
     @property
@@ -56,6 +59,11 @@ class Transfer:
     @property
     def percent(self) -> int:
         return 100 * self.done // self.total if self.total else 0
+
+    @property
+    def share(self) -> str:
+        """``42 % of 1.8 GB``; empty: not known."""
+        return f"{self.percent} % of {gb(self.total)}" if self.total else ""
 
     @property
     def pace(self) -> str:

@@ -50,7 +50,8 @@ class Fetches:
         transfer = self._downloads.of(said.model)
         if transfer and transfer.percent >= self._logged.get(said.model, 0) + _LOGGED:
             self._logged[said.model] = transfer.percent
-            yield Note(f"fetching {said.model!r}: {progress_of(self._downloads, said.model)}")
+            told = ", ".join(part for part in (transfer.share, transfer.pace) if part)
+            yield Note(f"fetching {said.model!r}: {told}")
 
     def end(self, ended: DownloadEnded, now: float) -> Iterator[Action]:
         model = ended.model
@@ -97,12 +98,3 @@ class Fetches:
             failure = self._failures.record(model, failed.reason, failed.permanent, now)
             self._memory.wishes.pop(model, None)
             yield from self._requests.refuse_model(model, unavailable(model, failure, now))
-
-
-def progress_of(downloads: Downloads, model: str) -> str:
-    """``42 % of 1.8 GB, 12.3 MB/s, 31 s left``; empty of a model that is not fetched."""
-    transfer = downloads.of(model)
-    if transfer is None:
-        return ""
-    share = f"{transfer.percent} % of {transfer.total / 1e9:.1f} GB" if transfer.total else ""
-    return ", ".join(part for part in (share, transfer.pace) if part)

@@ -7,7 +7,6 @@ from broker.downloads import Downloads
 from broker.lifecycle import State
 from broker.load_failures import LoadFailures
 from broker.memory import Memory
-from broker.memory_decisions import gb
 from broker.registry import Registry, Worker
 from broker.scheduler import Scheduler
 from shared.protocol import ModelStatus, WorkerStatus
@@ -62,10 +61,7 @@ def states_of_models(
 def states_of_downloads(downloads: Downloads) -> dict[str, tuple[str, str]]:
     """How far each is: a new detail with each percent, in which its pace is shown."""
     return {
-        model: (
-            "downloading",
-            f"{transfer.percent} % of {gb(transfer.total)}" if transfer.total else transfer.phase,
-        )
+        model: ("downloading", transfer.share or transfer.phase)
         for model, transfer in downloads.running.items()
     }
 

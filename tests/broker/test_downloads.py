@@ -45,6 +45,7 @@ from tests.broker.plays import (
     forward,
     loading,
     make_broker,
+    notes,
     play,
     ready,
     reason,
@@ -145,6 +146,21 @@ def test_each_percent_of_a_download_is_an_event_and_so_is_its_end() -> None:
         ("gone", ""),
     ]
     assert "downloading" in [one.state for one in changes if one.kind == "model" and one.name == "a"]
+
+
+def test_each_ten_percent_of_a_download_are_a_line_of_the_log() -> None:
+    broker = broker_with()
+    play(broker, ask("r1"))
+    lines = [
+        notes(broker.handle(progress(done * 10**6, 10**9), done / 100)) for done in (0, 90, 110, 190, 500)
+    ]
+    assert lines == [
+        [],
+        [],
+        ["fetching 'a': 11 % of 1.0 GB, 100.0 MB/s, 9 s left"],
+        [],
+        ["fetching 'a': 50 % of 1.0 GB, 100.0 MB/s, 5 s left"],
+    ]
 
 
 def test_requests_are_not_too_old_while_their_model_is_fetched_nor_right_after() -> None:
