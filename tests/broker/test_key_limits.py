@@ -7,8 +7,20 @@ from hypothesis import strategies as st
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Event, PeerGone, Tick, WorkerExited, WorkerSaid
 from broker.scheduler import Limits
-from shared.protocol import Ack, Cancel, Done, Failed, Failure, KeyTerms, KeyUsage, Refused, Spent
-from tests.broker.plays import API, ask, cancel, forward, make_broker, play, ready, refusals, said, status
+from shared.protocol import Ack, Cancel, Done, Failed, Failure, KeyTerms, KeyUsage, Ping, Refused, Spent
+from tests.broker.plays import (
+    API,
+    ask,
+    beat,
+    cancel,
+    forward,
+    make_broker,
+    play,
+    ready,
+    refusals,
+    said,
+    status,
+)
 
 TWO = KeyTerms(name="anna", concurrency=2)
 SIXTY = KeyTerms(name="anna", tokens_per_minute=60)
@@ -86,6 +98,13 @@ def test_a_request_that_its_api_gave_up_unheard_holds_no_place_for_ever(broker: 
     assert usage(broker, now).open == 0
 
 
+def test_a_request_that_runs_for_long_keeps_its_place(broker: Broker) -> None:
+    play(broker, ask("r1", key=TWO), ask("r2", key=TWO))
+    for now in range(0, 60, 4):
+        play(broker, beat("a#1"), ApiSaid(API, Ping()), Tick(), now=now)
+    assert usage(broker, now).open == 2
+
+
 def test_the_prompts_of_one_list_are_one_request(broker: Broker) -> None:
     one = KeyTerms(name="anna", concurrency=1)
     prompts = [ask(f"p{i}", key=one, group="list") for i in range(5)]
@@ -108,6 +127,7 @@ def test_a_new_broker_refuses_no_request_that_resumes(broker: Broker) -> None:
     play(broker, ask("r1", key=one, attempt=2))
     assert refusals(play(broker, ask("r2", key=one, attempt=3))) == []
     assert refusals(play(broker, ask("r3", key=one))) == [("r3", LIMITED)]
+    assert usage(broker) == KeyUsage(name="anna", open=2, requests=0, refused=1)
 
 
 def test_a_debt_of_tokens_refuses_new_requests_until_it_is_paid_back(broker: Broker) -> None:
@@ -134,6 +154,15 @@ def test_new_limits_of_a_key_hold_from_its_next_request_on(broker: Broker) -> No
     play(broker, ask("r1", key=KeyTerms(name="anna")))
     play(broker, done("r1", Spent(prompt=500, out=500)))
     assert refusals(play(broker, ask("r2", key=SIXTY))) == []
+
+
+def test_a_debt_outlasts_a_change_of_the_limits_and_an_unused_budget_is_none(broker: Broker) -> None:
+    play(broker, ask("r1", key=SIXTY))
+    assert usage(broker).owed == 0
+    play(broker, done("r1", Spent(prompt=200)))
+    more = KeyTerms(name="anna", tokens_per_minute=100)
+    assert refusals(play(broker, ask("r2", key=more))) == [("r2", LIMITED)]
+    assert usage(broker).owed == 40
 
 
 @given(
