@@ -172,6 +172,29 @@ def test_requests_are_not_too_old_while_their_model_is_fetched_nor_right_after()
     assert refusals(play(broker, Tick(), now=9.5)) == [("r1", "queue_full")]
 
 
+def test_requests_are_not_too_old_while_other_downloads_have_their_turn() -> None:
+    models = [f"m{number}" for number in range(AT_ONCE + 1)]
+    rules = MemoryRules(budget=8 * GB, lends=True, inspects=True)
+    broker = make_broker(models, Limits(queue_age=2), rules=rules)
+    play(broker, Tick(), *(Inspected(model, ABSENT) for model in models))
+    play(broker, *(ask(f"r-{model}", model) for model in models))
+    assert refusals(play(broker, Tick(), now=4.0)) == []
+
+
+def test_a_whole_download_makes_up_for_the_failures_before_it() -> None:
+    broker = broker_with()
+    play(broker, ask("r1"), *ended(OFFLINE))
+    play(broker, ask("r2"), *ended(WHOLE), now=1.0)
+    assert state(broker) == "queued"
+
+
+def test_a_broker_that_fetches_looks_often_how_far_it_is() -> None:
+    broker = broker_with()
+    assert broker.idle
+    play(broker, order("pull", wait=False))
+    assert not broker.idle
+
+
 def test_a_download_that_fails_refuses_who_waits_with_its_reason_and_the_next_request_tries_again() -> None:
     broker = broker_with()
     play(broker, ask("r1"))
