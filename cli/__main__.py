@@ -69,11 +69,11 @@ def _all(
 def serve(
     host: Host = None,
     allow_anyone: Annotated[
-        bool,
+        bool | None,
         typer.Option("--allow-anyone", help="Listen beyond this machine, though nobody checks who asks."),
-    ] = False,
+    ] = None,
     port: Port = None,
-    models: Annotated[
+    available_models: Annotated[
         str | None,
         typer.Option(
             "--models",
@@ -85,9 +85,9 @@ def serve(
     config: Annotated[
         str | None, typer.Option(help="File with settings and models, mlx-server.toml.", show_default=False)
     ] = None,
-    keys: Annotated[
+    keys_file: Annotated[
         str | None,
-        typer.Option(help="File of the API keys that `keys create` made.", show_default=False),
+        typer.Option("--keys", help="File of the API keys that `keys create` made.", show_default=False),
     ] = None,
     default_model: Annotated[
         str | None, typer.Option(help="Serves requests that name no model.", show_default=False)
@@ -109,15 +109,16 @@ def serve(
     ] = False,
 ) -> None:
     """Serve until Ctrl-C, or in the background."""
+    # A parameter that is a setting has its name: ``service`` reads them so.
     from cli.serve import serve
 
     given = {
         "host": host,
-        "allow_anyone": allow_anyone or None,
+        "allow_anyone": allow_anyone,
         "port": port,
-        "available_models": models,
+        "available_models": available_models,
         "config": config,
-        "keys_file": keys,
+        "keys_file": keys_file,
         "default_model": default_model,
         "api_processes": api_processes,
         "run_dir": run_dir,

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from cli import probe
+from cli import probe, serve_options
 from cli.models import wrong_models
 from cli.refusal import Refused, refuse
 from cli.service_files import Command, Launchd, Manager, Service, Systemd
@@ -29,37 +30,33 @@ from shared.settings_errors import SettingsError
 READY_SECONDS = 90.0
 TRIES = 20  # launchd refuses a service whose last process is not quite gone yet
 _RUN_DIR = ".cache/mlx-server/service"
-_OPTIONS = {
-    "--host": "host",
-    "--port": "port",
-    "--config": "config",
-    "--models": "available_models",
-    "--model": "available_models",
-}
 
 
-def manager(personal: bool, user: str | None, words: Sequence[str] = ()) -> Manager:
+def manager(personal: bool, user: str | None) -> Manager:
     """Of this system. ``user``: who runs it, if it is the system's; else who asks. Raises Refused."""
     try:
         who = pwd.getpwnam(user) if user and not personal else pwd.getpwuid(_uid())
     except KeyError:
         raise Refused(f"--run-as: there is no user {user}.") from None
     home = Path.home() if personal else Path(who.pw_dir)
-    service = Service(
-        [*_program(), "serve", *words], who.pw_name, who.pw_uid, home, home / _RUN_DIR, personal
-    )
+    return _manager(Service((), who.pw_name, who.pw_uid, home, home / _RUN_DIR, personal))
+
+
+def _manager(service: Service) -> Manager:
     return Launchd(service) if sys.platform == "darwin" else Systemd(service)
 
 
 def install(personal: bool, user: str | None, words: Sequence[str], *, dry_run: bool) -> int:
     """Also again, with other options. Returns the exit code, as all of these."""
     try:
-        service = manager(personal, user, _absolute(words))
+        service = manager(personal, user)
         _may(service, dry_run)
         if not personal and user is None and _uid() == 0:
             raise Refused("Say with --run-as NAME who runs the server, so that it is not root.")
-        _try_options(service.service.command)
-        settings = _settings(service.service.command)
+        options = serve_options.read(words)
+        settings = _settings(service, options)
+        command = [*_program(), "serve", *serve_options.absolute(words, options, settings)]
+        service = _manager(replace(service.service, command=command))
         _warn_of_variables()
         if dry_run:
             _print_plan(service)
@@ -72,7 +69,7 @@ def install(personal: bool, user: str | None, words: Sequence[str], *, dry_run: 
 def restart(personal: bool, user: str | None, *, dry_run: bool) -> int:
     try:
         service = manager(personal, user)
-        settings = _settings(_installed(service))
+        settings = _installed_settings(service)
         _may(service, dry_run)
         if dry_run:
             _print_commands([*service.stop(), *service.start()])
@@ -106,7 +103,7 @@ def uninstall(personal: bool, user: str | None, *, dry_run: bool) -> int:
 def status(personal: bool, user: str | None) -> int:
     try:
         service = manager(personal, user)
-        settings = _settings(_installed(service))
+        settings = _installed_settings(service)
     except Refused as failure:
         return refuse(failure)
     with suppress(OSError):
@@ -138,24 +135,6 @@ def _program() -> list[str]:
     return [str(command)] if command.is_file() else [sys.executable, "-P", "-m", "cli"]
 
 
-def _absolute(words: Sequence[str]) -> list[str]:
-    """The service is started in another folder than the one where its file is named."""
-    named = [None, *words]
-    return [
-        str(Path(word).absolute()) if before == "--config" else word
-        for before, word in zip(named, words, strict=False)
-    ]
-
-
-def _try_options(command: Sequence[str]) -> None:
-    """Raises Refused for options that ``serve`` does not have, or does not have as a service."""
-    if {"--detach", "-d"} & set(command):
-        raise Refused("--detach is not for a service: the system keeps it in the background.")
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Refused(f"`serve` does not take these options:\n{done.stderr.strip()}")
-
-
 def _may(service: Manager, dry_run: bool) -> None:
     if not dry_run and not service.service.personal and _uid() != 0:
         again = " ".join(["sudo", str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
@@ -174,16 +153,16 @@ def _installed(service: Manager) -> list[str]:
         raise Refused(f"{service.path}: {error}") from None
 
 
-def _settings(command: Sequence[str]) -> Settings:
-    """Those that the service will have, as far as options and files say them. Raises Refused for what cannot be."""
+def _installed_settings(service: Manager) -> Settings:
+    command = _installed(service)
     words = command[command.index("serve") + 1 :] if "serve" in command else command
-    given = {
-        **dict(pairwise(words)),
-        **dict(word.split("=", 1) for word in words if "=" in word),
-    }
-    options = {setting: given[name] for name, setting in _OPTIONS.items() if name in given}
+    return _settings(service, serve_options.read(words))
+
+
+def _settings(service: Manager, options: Mapping[str, Any]) -> Settings:
+    """Those that the service will have, as far as options and files say them. Raises Refused for what cannot be."""
     try:
-        settings = read_settings(**options)
+        settings = read_settings(**{"run_dir": service.service.run_dir, **options})
     except SettingsError as error:
         raise Refused(
             "These settings cannot be used, and nothing is changed:\n" + "\n".join(error.lines)

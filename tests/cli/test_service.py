@@ -113,14 +113,17 @@ def test_systemd_itself_finds_nothing_wrong_with_the_unit(personal: bool, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
-def test_a_dry_run_prints_file_and_commands_and_does_nothing(tmp_path: Path) -> None:
-    config = tmp_path / "mine.toml"
+def test_a_dry_run_prints_file_and_commands_and_does_nothing(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_dir)
+    config = run_dir / "mine.toml"
     config.write_text("[server]\nport = 9001\n")
-    done = call("service", "install", "--user", "--dry-run", "--config", "mine.toml", HOME=str(tmp_path))
+    done = call("service", "install", "--user", "--dry-run", "--config", "mine.toml", HOME=str(run_dir))
     assert done.returncode == 0
     assert str(config) in done.stdout
     assert "# then:" in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+    assert [path.name for path in run_dir.iterdir()] == ["mine.toml"]
 
 
 @pytest.mark.parametrize(
@@ -130,16 +133,37 @@ def test_a_dry_run_prints_file_and_commands_and_does_nothing(tmp_path: Path) -> 
         (["--prot", "9000"], "No such option: --prot"),
         (["--models", "a=/no/such/folder"], "there is no folder /no/such/folder"),
         (["--detach"], "--detach is not for a service"),
+        (["--log-level", "loud"], "MLX_SERVER_LOG_LEVEL: "),
+        (["--run-dir", f"/{'long' * 30}"], "MLX_SERVER_RUN_DIR: "),
+        (["--config"], "requires an argument"),
+        (["9000"], "unexpected extra argument"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_options_that_serve_cannot_use_make_no_service(
-    words: list[str], sentence: str, tmp_path: Path
+    words: list[str], sentence: str, run_dir: Path
 ) -> None:
-    done = call("service", "install", "--user", *words, HOME=str(tmp_path))
+    done = call("service", "install", "--user", *words, HOME=str(run_dir))
     assert done.returncode == 1
     assert sentence in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert not list(run_dir.iterdir())
+
+
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_a_service_finds_the_files_that_were_named_from_another_folder(
+    joint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text("[server]\nport = 9001\n")
+    Path("model").mkdir()
+    Path("model/config.json").write_text("{}")
+    given = ["--config mine.toml", "--keys keys.json", "--run-dir run", "--model a=./model"]
+    words = [word for option in given for word in option.replace(" ", joint, 1).split(" ")]
+    done = call("service", "install", "--user", "--dry-run", "--port", "9002", *words, HOME="/home/anna")
+    assert done.returncode == 0, done.stderr
+    for name in ("mine.toml", "keys.json", "run", "a=model"):
+        assert (f"a={tmp_path / 'model'}" if name == "a=model" else str(tmp_path / name)) in done.stdout
+    assert "9002" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "restart", "uninstall"])
@@ -150,15 +174,15 @@ def test_without_a_service_it_is_said_how_to_get_one(command: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("tool", ["", "#!/bin/sh\necho no bus >&2\nexit 1\n"], ids=["none", "one that fails"])
-def test_where_the_system_does_not_take_the_service_no_file_is_left(tool: str, tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
+def test_where_the_system_does_not_take_the_service_no_file_is_left(tool: str, run_dir: Path) -> None:
+    (run_dir / "bin").mkdir()
     for name in ("systemctl", "launchctl") if tool else ():
-        (tmp_path / "bin" / name).write_text(tool)
-        (tmp_path / "bin" / name).chmod(0o700)
-    done = call("service", "install", "--user", HOME=str(tmp_path), PATH=str(tmp_path / "bin"))
+        (run_dir / "bin" / name).write_text(tool)
+        (run_dir / "bin" / name).chmod(0o700)
+    done = call("service", "install", "--user", HOME=str(run_dir), PATH=str(run_dir / "bin"))
     assert done.returncode == 1
     assert ("no bus" if tool else "does not run this system") in done.stderr
-    assert not [*tmp_path.rglob("*.service"), *tmp_path.rglob("*.plist")]
+    assert not [*run_dir.rglob("*.service"), *run_dir.rglob("*.plist")]
 
 
 @pytest.fixture
