@@ -7,6 +7,7 @@ command waits until the new server is ready.
 
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from cli import probe, serve_options
+from cli import claim, probe, serve_options
 from cli.models import wrong_models
 from cli.refusal import Refused, refuse
 from cli.service_files import Command, Launchd, Manager, Service, Systemd
 from shared import exits
 from shared.commands import typed
-from shared.settings import PREFIX, Settings, origins, read_settings
+from shared.config_file import IN_FOLDER
+from shared.settings import ENV_FILE, PREFIX, Settings, origins, read_settings
 from shared.settings_errors import SettingsError
 
 READY_SECONDS = 90.0
@@ -57,7 +59,7 @@ def install(personal: bool, user: str | None, words: Sequence[str], *, dry_run: 
         settings = _settings(service, options)
         command = [*_program(), "serve", *serve_options.absolute(words, options, settings)]
         service = _manager(replace(service.service, command=command))
-        _warn_of_variables()
+        _warn_of_what_stays_here(options)
         if dry_run:
             _print_plan(service)
             return 0
@@ -137,7 +139,7 @@ def _program() -> list[str]:
 
 def _may(service: Manager, dry_run: bool) -> None:
     if not dry_run and not service.service.personal and _uid() != 0:
-        again = " ".join(["sudo", str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
+        again = shlex.join(["sudo", str(Path(sys.argv[0]).absolute()), *sys.argv[1:]])
         raise Refused(f"A service of the system needs root: `{again}`; `--user` makes it yours alone.")
 
 
@@ -172,9 +174,16 @@ def _settings(service: Manager, options: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _warn_of_variables() -> None:
-    if here := [PREFIX + name.upper() for name, source in origins().items() if source == "environment"]:
-        refuse(f"{', '.join(here)} of this shell does not reach the service; put it into its --config file.")
+def _warn_of_what_stays_here(options: Mapping[str, Any]) -> None:
+    """The service is started elsewhere, without the variables of this shell and the files of this folder."""
+    sources = origins(**options)
+    here = [PREFIX + name.upper() for name, source in sources.items() if source == "environment"]
+    if any(source.startswith(f"{ENV_FILE}, ") for source in sources.values()):
+        here.append(ENV_FILE)
+    if sources["config"] == "found" and Path(IN_FOLDER).is_file():
+        here.append(IN_FOLDER)
+    if here:
+        refuse(f"These do not reach the service, which a file named by --config does: {', '.join(here)}.")
 
 
 def _command(service: Manager, word: str) -> str:
@@ -187,12 +196,22 @@ def _put(service: Manager, settings: Settings) -> int:
     if shutil.which(tool) is None:
         raise Refused(f"There is no `{tool}` here: {service.title} does not run this system.")
     before = service.path.read_text() if service.path.exists() else None
+    if before is None:  # else what listens there is the service itself
+        _check_port(settings)
     _write(service)
     try:
         return _begin(service, settings, service.stop() if isinstance(service, Launchd) else [])
     except Refused:
         service.path.unlink() if before is None else service.path.write_text(before)
         raise
+
+
+def _check_port(settings: Settings) -> None:
+    """Another server there would be taken for the service when it is ready."""
+    try:
+        claim.check_port(settings.host, settings.port)
+    except claim.Refusal as refusal:
+        raise Refused(f"{refusal} Nothing is changed.") from None
 
 
 def _print_plan(service: Manager) -> None:
@@ -204,7 +223,7 @@ def _print_plan(service: Manager) -> None:
 def _print_commands(commands: Iterable[Command]) -> None:
     print("# then:")
     for command in commands:
-        print(" ".join(command))
+        print(shlex.join(command))
 
 
 def _write(service: Manager) -> None:

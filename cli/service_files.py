@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.parsers.expat import ExpatError
 
 from shared import exits
 from shared.files import FILES_WANTED
@@ -96,7 +97,7 @@ class Launchd:
         """Raises ValueError."""
         try:
             return [str(word) for word in plistlib.loads(text.encode())["ProgramArguments"]]
-        except (plistlib.InvalidFileException, KeyError, TypeError) as error:
+        except (plistlib.InvalidFileException, ExpatError, KeyError, TypeError) as error:
             raise ValueError("this is no property list of a service") from error
 
 

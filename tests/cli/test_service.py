@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.service_files import LABEL, Launchd, Service, Systemd
+from tests.cli.answering import answering
 from tests.cli.command import call, run
 from tests.ports import free_port
 
@@ -95,6 +96,15 @@ def test_a_command_is_read_back_from_the_file_as_it_was_given(kind: Any, words: 
     assert told.command_in(told.text()) == list(told.service.command)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "<plist>", "<?xml version='1.0'?><plist><dict>", "ExecStart='", "[Service]"]
+)
+@pytest.mark.parametrize("kind", [Launchd, Systemd])
+def test_a_file_that_is_no_service_is_said_to_be_none(kind: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        kind.command_in(text)
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
 @pytest.mark.parametrize("personal", [False, True])
 def test_systemd_itself_finds_nothing_wrong_with_the_unit(personal: bool, tmp_path: Path) -> None:
@@ -164,6 +174,33 @@ def test_a_service_finds_the_files_that_were_named_from_another_folder(
     for name in ("mine.toml", "keys.json", "run", "a=model"):
         assert (f"a={tmp_path / 'model'}" if name == "a=model" else str(tmp_path / name)) in done.stdout
     assert "9002" in done.stdout
+
+
+def test_what_a_service_will_not_find_is_named(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run_dir)
+    monkeypatch.delenv("MLX_SERVER_CONFIG")
+    Path("mlx-server.toml").write_text("[server]\nport = 9001\n")
+    Path(".env").write_text("MLX_SERVER_TTL=7\n")
+    words = ("service", "install", "--user", "--dry-run")
+    done = call(*words, HOME=str(run_dir), MLX_SERVER_PORT="9002")
+    assert "do not reach the service" in done.stderr
+    assert "MLX_SERVER_PORT, .env, mlx-server.toml.\n" in done.stderr
+    named = call(*words, "--config", "mlx-server.toml", HOME=str(run_dir))
+    assert named.stderr.endswith(".env.\n")
+
+
+def test_where_another_server_has_the_port_no_service_is_made(run_dir: Path) -> None:
+    (run_dir / "bin").mkdir()
+    for name in ("systemctl", "launchctl"):
+        (run_dir / "bin" / name).write_text("#!/bin/sh\n")
+        (run_dir / "bin" / name).chmod(0o700)
+    with answering(200, {}) as (port, _):
+        done = call(
+            *("service", "install", "--user", "--port", port), HOME=str(run_dir), PATH=str(run_dir / "bin")
+        )
+    assert done.returncode == 1
+    assert f"Port {port} on 127.0.0.1 is in use" in done.stderr
+    assert not [*run_dir.rglob("*.service"), *run_dir.rglob("*.plist")]
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "restart", "uninstall"])
