@@ -5,15 +5,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
 from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
 
-from cli import probe
 from cli.refusal import refuse
-from cli.status import read_report
+from cli.status import known_report
 from shared.api_keys import ApiKey, KeyFile, KeysUnusable
 from shared.key_terms import Priority
 from shared.protocol import KeyUsage
@@ -95,13 +93,8 @@ def revoke(name: str) -> int:
 
 def _usage(settings: Settings) -> dict[str, KeyUsage]:
     """By name, as the running server has counted since its broker started; empty if none runs."""
-    answer = probe.get(settings, "/admin/status")
-    if answer is None or answer.status != HTTPStatus.OK:
-        return {}
-    try:
-        return {usage.name: usage for usage in read_report(answer.body).keys}
-    except ValueError:
-        return {}
+    report = known_report(settings)
+    return {usage.name: usage for usage in report.keys} if report else {}
 
 
 def _as_json(key: ApiKey, used: KeyUsage | None) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from cli import probe
-from cli.status import read_report
+from cli.status import known_report
 from shared.protocol import ModelStatus
 from shared.settings import Settings, load_settings
 
@@ -42,11 +40,5 @@ def _row(settings: Settings, model: str, state: ModelStatus | None) -> dict[str,
 
 
 def _known(settings: Settings) -> dict[str, ModelStatus]:
-    answer = probe.get(settings, "/admin/status", timeout=2.0)
-    if answer is None or answer.status != HTTPStatus.OK:
-        return {}
-    try:
-        report = read_report(answer.body)
-    except ValueError:
-        return {}
-    return {model.id: model for model in report.models}
+    report = known_report(settings)
+    return {model.id: model for model in report.models} if report else {}

@@ -25,7 +25,7 @@ from rich.progress import (
 
 from cli import probe
 from cli.refusal import refuse, something_else_answers
-from cli.status import read_report
+from cli.status import known_report
 from shared.errors import ModelNotFound
 from shared.protocol import DownloadReport
 from shared.settings import Settings, load_settings
@@ -110,11 +110,8 @@ def _follow(settings: Settings, name: str) -> int:
 
 
 def _so_far(settings: Settings, model: str) -> tuple[int, int]:
-    answer = probe.get(settings, "/admin/status", timeout=2.0)
-    try:
-        models = read_report(answer.body).models if answer else []
-    except ValueError:
-        models = []
+    report = known_report(settings)
+    models = report.models if report else []
     return next(
         ((known.done, known.total) for known in models if known.id == model and known.state == "downloading"),
         (0, 0),

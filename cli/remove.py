@@ -5,7 +5,6 @@ Rule 2: what a server has in memory or is fetching stays, and what is pinned, un
 """
 
 import fcntl
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -76,7 +75,7 @@ def _why_not(settings: Settings, sharing: list[str]) -> str:
         return f"The server at {probe.address(settings)} does not say what it has loaded."
     try:
         states = {known.id: known.state for known in read_report(answer.body).models}
-    except (ValueError, json.JSONDecodeError):
+    except ValueError:
         return ""
     used = next((model for model in sharing if states.get(model) in IN_USE), None)
     return f"{used} is {states[used]} in the server at {probe.address(settings)}." if used else ""

@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from cli import probe
 from cli.refusal import refuse
-from cli.status import read_report
+from cli.status import known_report
 from shared.errors import ModelNotFound
 from shared.protocol import Capabilities, ModelStatus
 from shared.settings import Settings, load_settings
 
 _SOURCES = {"hub": "the hub", "folder": "a folder", "embedded": "this server's wheel"}
+WEIGHTS = "weights"  # bytes
 
 
 def show(name: str, options: Mapping[str, Any], *, as_json: bool) -> int:
@@ -30,19 +29,14 @@ def show(name: str, options: Mapping[str, Any], *, as_json: bool) -> int:
         return 0
     table = Table("", Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     for key, value in facts.items():
-        table.add_row(key, _shown(value))
+        table.add_row(key, _size(value) if key == WEIGHTS and value else _shown(value))
     Console(highlight=False, markup=False).print(table)
     return 0
 
 
 def _known(settings: Settings, model: str) -> ModelStatus | None:
-    answer = probe.get(settings, "/admin/status", timeout=2.0)
-    if answer is None or answer.status != HTTPStatus.OK:
-        return None
-    try:
-        return next((known for known in read_report(answer.body).models if known.id == model), None)
-    except ValueError:
-        return None
+    report = known_report(settings)
+    return next((known for known in report.models if known.id == model), None) if report else None
 
 
 def _facts(settings: Settings, model: str, known: ModelStatus | None) -> Iterator[tuple[str, Any]]:
@@ -61,7 +55,7 @@ def _facts(settings: Settings, model: str, known: ModelStatus | None) -> Iterato
         yield "downloaded bytes", f"{known.done} of {known.total}"
     yield "on this disk", not known.absent
     yield "architecture", known.architecture
-    yield "weights", known.weights or (known.capabilities.bytes if known.capabilities else 0)
+    yield WEIGHTS, known.weights or (known.capabilities.bytes if known.capabilities else 0)
     yield "context", known.context_length
     if known.capabilities:
         yield from _abilities(known.capabilities)
@@ -81,6 +75,10 @@ def _abilities(can: Capabilities) -> Iterator[tuple[str, Any]]:
         yield "ranking", can.ranking
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
+
+
 def _shown(value: Any) -> str:
     match value:
         case bool():
@@ -91,7 +89,5 @@ def _shown(value: Any) -> str:
             return ", ".join(value)
         case dict():
             return ", ".join(f"{key} {one:g}" for key, one in value.items())
-        case int() if value >= 10**6:
-            return f"{value / 1e9:.2f} GB" if value >= 10**8 else f"{value / 1e6:.1f} MB"
         case _:
             return str(value)

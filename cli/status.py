@@ -72,6 +72,17 @@ def _ask(settings: Settings) -> tuple[bytes, StatusReport | None]:
     return b"", None
 
 
+def known_report(settings: Settings) -> StatusReport | None:
+    """What a running server says of itself, for commands that also work without one."""
+    answer = probe.get(settings, "/admin/status", timeout=2.0)
+    if answer is None or answer.status != HTTPStatus.OK:
+        return None
+    try:
+        return read_report(answer.body)
+    except ValueError:
+        return None
+
+
 def read_report(body: bytes) -> StatusReport:
     """Raises ValueError."""
     raw = json.loads(body)

@@ -119,14 +119,14 @@ def test_show_says_what_a_server_knows_of_a_model_and_no_path(hub: Hub) -> None:
         state="loadable",
         architecture="llama",
         weights=2_340_000_000,
-        context_length=4096,
+        context_length=1_048_576,
         capabilities=Capabilities(tools="native", reasoning=True),
     )
     with answering(200, report(known)) as (port, _):
         shown = alone(hub, "show", "mine", MLX_SERVER_PORT=port)
         facts = json.loads(alone(hub, "show", "mine", "--json", MLX_SERVER_PORT=port).stdout)
     words = dict(line.strip().split(maxsplit=1) for line in shown.stdout.splitlines() if line.split()[1:])
-    assert (words["architecture"], words["weights"], words["context"]) == ("llama", "2.34 GB", "4096")
+    assert (words["architecture"], words["weights"], words["context"]) == ("llama", "2.34 GB", "1048576")
     assert (facts["tools"], facts["reasoning"], facts["from"]) == ("native", True, "a folder")
     assert "/none" not in shown.stdout
 
