@@ -20,6 +20,7 @@ from cli import probe
 from cli.refusal import refuse
 from cli.status import read_report
 from shared.errors import ModelNotFound
+from shared.hub_cache import folder_of, lock_file
 from shared.settings import Settings, load_settings
 
 IN_USE = ("hot", "loading", "downloading")
@@ -35,7 +36,7 @@ def remove(name: str, options: Mapping[str, Any], *, yes: bool, force: bool) -> 
     if source.kind != "hub":
         whose = "lies in a folder of yours" if source.kind == "folder" else "comes with this server"
         return refuse(f"{model} {whose}: there is nothing of the hub to remove.")
-    folder = _folder(source.location)
+    folder = folder_of(source.location)
     if not folder.is_dir():
         return refuse(f"{model} is not on this disk.")
     sharing = [other.id for other in settings.sources.values() if other.location == source.location]
@@ -54,13 +55,13 @@ def _remove(settings: Settings, model: str, sharing: list[str], folder: Path) ->
         path = f"/admin/models/{quote(other)}"
         probe.delete(settings, f"{path}/pull", timeout=10.0)
         probe.post(settings, f"{path}/unload", {"wait": True, "force": True}, timeout=120.0)
-    with _lock(folder) as held:
-        if not held:
-            return refuse(f"{model} is being fetched by another process; try again when that has ended.")
-        try:
+    try:
+        with _lock(settings.sources[model].location) as held:
+            if not held:
+                return refuse(f"{model} is being fetched by another process; try again when that has ended.")
             shutil.rmtree(folder)
-        except OSError as error:
-            return refuse(f"{model} could not be removed: {error.strerror}.")
+    except OSError as error:
+        return refuse(f"{model} could not be removed from {folder}: {error.strerror or error}.")
     print(f"{model} is removed from this disk.")
     return 0
 
@@ -81,22 +82,15 @@ def _why_not(settings: Settings, sharing: list[str]) -> str:
     return f"{used} is {states[used]} in the server at {probe.address(settings)}." if used else ""
 
 
-def _folder(repository: str) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
-
-
 def _size(folder: Path) -> int:
     files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
     return sum(file.stat().st_size for file in files)
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """That of a download, so that none runs meanwhile; False: one does."""
-    path = folder.parent / ".locks" / folder.name / "mlx-server.lock"
+def _lock(repository: str) -> Iterator[bool]:
+    """That of a download, so that none runs meanwhile; False: one does. Raises OSError."""
+    path = lock_file(repository)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:

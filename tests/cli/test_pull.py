@@ -113,6 +113,27 @@ def test_a_model_that_a_server_has_in_memory_is_not_removed_unless_forced(hub: H
     assert not folder.exists()
 
 
+def test_a_folder_that_is_linked_into_the_cache_stays(hub: Hub, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (hub.home / "hub").mkdir(parents=True, exist_ok=True)
+    (hub.home / "hub" / "models--org--tiny").symlink_to(elsewhere)
+    done = alone(hub, "rm", REPOSITORY, "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "symbolic link" in done.stderr
+    assert elsewhere.exists()
+
+
+def test_where_the_cache_cannot_be_written_nothing_is_removed(hub: Hub) -> None:
+    folder = hub.home / "hub" / "models--org--tiny"
+    folder.mkdir(parents=True)
+    (folder.parent / ".locks").write_text("no folder")
+    done = alone(hub, "rm", REPOSITORY, "--yes")
+    assert (done.returncode, "could not be removed" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
+    assert folder.exists()
+
+
 def test_show_says_what_a_server_knows_of_a_model_and_no_path(hub: Hub) -> None:
     known = ModelStatus(
         id="mine",

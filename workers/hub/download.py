@@ -19,9 +19,10 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
+from shared.hub_cache import folder_of, lock_file
 from workers.hub.connection import FileDownload, Remote
 from workers.hub.errors import disk_full, failure, said, silent, unreachable
-from workers.hub.local import FETCHED, NOT_FETCHED, folder_of, is_fetched, lock_file
+from workers.hub.local import FETCHED, NOT_FETCHED, is_fetched
 from workers.model.load import whole_copy
 from workers.model.load_error import LoadError, Progress
 
