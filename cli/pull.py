@@ -26,6 +26,7 @@ from rich.progress import (
 from cli import probe
 from cli.refusal import refuse, something_else_answers
 from cli.status import known_report
+from shared.commands import typed
 from shared.errors import ModelNotFound
 from shared.protocol import DownloadReport
 from shared.settings import Settings, load_settings
@@ -33,7 +34,8 @@ from shared.settings import Settings, load_settings
 LOOK = 0.5  # seconds between two looks at a server's status
 PATIENCE = 7 * 86400.0
 TRIES = 5  # brokers that may end meanwhile
-COMMAND = (sys.executable, "-m", "workers.hub")
+INTERRUPTED = 130
+COMMAND = (sys.executable, "-P", "-m", "workers.hub")
 
 Draw = Callable[[int, int], None]
 """(bytes here, bytes in all)"""
@@ -45,8 +47,8 @@ def pull(name: str, options: Mapping[str, Any]) -> int:
     begun = probe.post(settings, _path(name), {}, timeout=10.0)
     if begun is None:
         return _pull_here(settings, name)
-    if begun.status >= HTTPStatus.BAD_REQUEST:
-        return refuse(_message(begun.body) or something_else_answers(settings))
+    if why := _why_not(settings, begun):
+        return refuse(why)
     return _follow(settings, name)
 
 
@@ -56,8 +58,8 @@ def cancel(name: str, options: Mapping[str, Any]) -> int:
     answer = probe.delete(settings, _path(name), timeout=10.0)
     if answer is None:
         return refuse(f"Nothing answers at {probe.address(settings)}, so no server fetches {name}.")
-    if answer.status >= HTTPStatus.BAD_REQUEST:
-        return refuse(_message(answer.body) or something_else_answers(settings))
+    if why := _why_not(settings, answer):
+        return refuse(why)
     print(f"{name} is not fetched any more; what has arrived is kept.")
     return 0
 
@@ -66,19 +68,22 @@ def _path(name: str) -> str:
     return f"/admin/models/{quote(name)}/pull"
 
 
-def _message(body: bytes) -> str:
-    return _of_error(body, "message")
-
-
-def _code(body: bytes) -> str:
-    return _of_error(body, "code")
-
-
-def _of_error(body: bytes, what: str) -> str:
+def _why_not(settings: Settings, answer: probe.Answer) -> str:
+    """The server's refusal, or that it is no server of ours; empty if it does as it was asked."""
     try:
-        return str(json.loads(body)["error"][what])
+        said = json.loads(answer.body)
+        return (
+            "" if answer.status < HTTPStatus.BAD_REQUEST and said["model"] else str(said["error"]["message"])
+        )
     except (ValueError, KeyError, TypeError):
-        return ""
+        return something_else_answers(settings)
+
+
+def _is_broker_lost(answer: probe.Answer) -> bool:
+    try:
+        return bool(json.loads(answer.body)["error"]["code"] == "broker_lost")
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _follow(settings: Settings, name: str) -> int:
@@ -89,22 +94,26 @@ def _follow(settings: Settings, name: str) -> int:
         """A broker that is being restarted is asked again."""
         for _ in range(TRIES):
             answer = probe.post(settings, _path(name), {"wait": True}, timeout=PATIENCE)
-            if answer is None or _code(answer.body) != "broker_lost":
+            if answer is None or not _is_broker_lost(answer):
                 break
         answers.append(answer)
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     model = settings.registry.resolve(name) or name
-    with _bar(name) as draw:
-        while waiting.is_alive():
-            waiting.join(LOOK)
-            draw(*_so_far(settings, model))
+    try:
+        with _bar(name) as draw:
+            while waiting.is_alive():
+                waiting.join(LOOK)
+                draw(*_so_far(settings, model))
+    except KeyboardInterrupt:
+        refuse(f"The server goes on with {name}; `{typed('mlx-server')} pull --cancel {name}` ends that.")
+        return INTERRUPTED
     [answer] = answers
     if answer is None:
         return refuse("The server went away; say it again, and what has arrived is not fetched twice.")
-    if answer.status >= HTTPStatus.BAD_REQUEST:
-        return refuse(_message(answer.body) or something_else_answers(settings))
+    if why := _why_not(settings, answer):
+        return refuse(why)
     print(f"{name} is on this disk.")
     return 0
 
@@ -126,14 +135,18 @@ def _pull_here(settings: Settings, name: str) -> int:
             "mlx-server.toml or MLX_SERVER_AVAILABLE_MODELS."
         )
     last = DownloadReport(reason="it ended without a word")
-    with subprocess.Popen([*COMMAND, model], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+    # In its own session, so that a terminal's Ctrl-C reaches only this process.
+    with subprocess.Popen(
+        [*COMMAND, model], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+    ) as child:
         try:
             with _bar(name) as draw:
                 for last in _reports(child):
                     draw(last.done, last.total)
         except KeyboardInterrupt:
             child.terminate()
-            return refuse(f"{name} is not whole; say it again to go on with what has arrived.")
+            refuse(f"{name} is not whole; say it again to go on with what has arrived.")
+            return INTERRUPTED
     if not last.whole:
         return refuse(f"{name} could not be fetched: {last.reason}.")
     print(f"{name} is on this disk.")

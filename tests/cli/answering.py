@@ -2,16 +2,19 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def answering(status: int, said: object, key: str = "") -> Iterator[tuple[str, list[tuple[str, object]]]]:
+def answering(
+    status: int, said: object, key: str = "", while_waiting: Callable[[], object] = lambda: None
+) -> Iterator[tuple[str, list[tuple[str, object]]]]:
     """Yields the port and what is asked of it: paths, and bodies where there are any.
 
     ``said``: text, or what becomes JSON. ``key``: whoever does not show it gets 401.
+    ``while_waiting``: is called before an order with ``wait`` is answered.
     """
     text = said if isinstance(said, str) else json.dumps(said)
     asked: list[tuple[str, object]] = []
@@ -19,7 +22,9 @@ def answering(status: int, said: object, key: str = "") -> Iterator[tuple[str, l
     class Api(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            asked.append((self.path, json.loads(body)))
+            asked.append((self.path, order := json.loads(body)))
+            if order.get("wait"):
+                while_waiting()
             self._answer()
 
         def do_GET(self) -> None:

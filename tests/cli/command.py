@@ -38,11 +38,11 @@ def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
-def start(*arguments: str, stand_in: str = "") -> subprocess.Popen[str]:
+def start(*arguments: str, stand_in: str = "", **more: str) -> subprocess.Popen[str]:
     """``serve`` with the stand-ins for broker and api; SIGINT stands for Ctrl-C."""
     return subprocess.Popen(
         [*COMMAND, *arguments],
-        env=environment(PYTHONPATH=f"{STAND_INS}{os.pathsep}{ROOT}", STAND_IN=stand_in),
+        env=environment(**{"PYTHONPATH": f"{STAND_INS}{os.pathsep}{ROOT}", "STAND_IN": stand_in, **more}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

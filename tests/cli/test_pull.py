@@ -1,6 +1,8 @@
 """``mlx-server pull``, ``rm`` and ``show``: with a running server, and without one against a hub on this machine."""
 
 import json
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from shared.protocol import Capabilities, ModelStatus, StatusReport
 from tests.cli.answering import answering
-from tests.cli.command import run
+from tests.cli.command import run, start
 from tests.hub import REPOSITORY, Hub, hub_of
 from tests.ports import free_port
 from tests.tiny_model import make_tiny_llama
@@ -59,6 +61,56 @@ def test_only_models_of_the_settings_are_fetched(hub: Hub) -> None:
     assert done.returncode == 1
     assert "MLX_SERVER_AVAILABLE_MODELS" in done.stderr
     assert hub.asked == []
+
+
+def test_a_folder_named_like_one_of_ours_does_not_keep_a_model_from_being_fetched(hub: Hub) -> None:
+    Path("workers").mkdir()
+    Path("workers/__init__.py").write_text("raise SystemExit('another project')")
+    done = alone(hub, "pull", REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_ends_what_the_command_has_begun_and_says_how_to_go_on(hub: Hub) -> None:
+    arrives = threading.Event()
+    hub.rate, hub.on_bytes = 1000.0, lambda _: arrives.set()
+    settings = {"MLX_SERVER_AVAILABLE_MODELS": REPOSITORY, "MLX_SERVER_PORT": str(free_port())}
+    command = start("pull", REPOSITORY, **hub.environment, **settings)
+    assert arrives.wait(30)
+    command.send_signal(signal.SIGINT)
+    said = command.communicate(timeout=30)[1]
+    assert (command.returncode, said) == (
+        130,
+        f"mlx-server: {REPOSITORY} is not whole; say it again to go on with what has arrived.\n",
+    )
+
+
+def test_ctrl_c_leaves_a_servers_download_and_says_how_to_end_it() -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        asked.set()
+        over.wait(30)
+
+    with answering(200, {"model": "org/name", "done": False}, while_waiting=wait) as (port, _):
+        command = start("pull", "org/name", "--port", port)
+        assert asked.wait(30)
+        command.send_signal(signal.SIGINT)
+        said = command.communicate(timeout=30)[1]
+        over.set()
+    assert command.returncode == 130
+    assert "The server goes on with org/name" in said
+    assert "pull --cancel org/name` ends that" in said
+
+
+@pytest.mark.parametrize("said", ["[]", "{}", "<html>"])
+@pytest.mark.parametrize("more", [(), ("--cancel",)])
+def test_what_is_no_server_of_ours_is_not_said_to_have_fetched_anything(
+    said: str, more: tuple[str, ...]
+) -> None:
+    with answering(200, said) as (port, _):
+        done = run("pull", "org/name", *more, "--port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not an mlx-server" in done.stderr
 
 
 def test_a_servers_refusal_is_one_sentence() -> None:
