@@ -46,6 +46,7 @@ def print_welcome(settings: Settings) -> None:
     print_lines(
         f"Serving {', '.join(settings.sources)}",
         f"     at {address}/v1",
+        f"     ui {address}/ui",
         f"   logs {settings.log_dir}",
         *([f" config {settings.config}"] if settings.config else []),
         describe_blas(open_blas(settings.blas)),
