@@ -19,15 +19,15 @@ from rich.table import Column, Table
 
 from cli import probe
 from cli.benching import Answered, Level, level, number, prompt, take
+from cli.chat_models import chat_models
 from cli.client_key import NO_KEY, Key, client_key
-from cli.refusal import FAILED, Refused, refuse
+from cli.refusal import FAILED, INTERRUPTED, Refused, refuse
 from shared import exits
 from shared.output import printable
 from shared.settings import load_settings
 
 SILENCE = httpx.Timeout(10.0, read=600.0)  # seconds; a model may have to be loaded first
 EACH = 4  # requests of a client, where their number is not said
-INTERRUPTED = 130
 MOST = 1024  # clients
 BAR = 8  # characters of the longest
 
@@ -106,8 +106,7 @@ def _the_only(url: str, key: Key) -> str:
     """Of several chat models none is meant more than the others."""
     try:
         answer = httpx.get(f"{url}/models", headers=_headers(key), timeout=10.0, trust_env=False)
-        models = answer.raise_for_status().json()["data"]
-        names = [str(info["id"]) for info in models if _may_chat(info)]
+        names = chat_models(answer.raise_for_status().json())
     except httpx.HTTPStatusError as error:
         if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise Refused(f"{url} asks for an API key: --key-file FILE.") from None
@@ -115,16 +114,12 @@ def _the_only(url: str, key: Key) -> str:
             f"{url}/models answers {error.response.status_code}; say the model with --model."
         ) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Refused(f"Nothing answers at {url}: {error}.") from None
+        raise Refused(f"Nothing answers at {url}: {str(error).rstrip('.')}.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Refused(f"{url}/models is no list of models; the address of an API ends with /v1.") from None
     if len(names) != 1:
         raise Refused(f"Say with --model which one to ask: {printable(', '.join(names)) or 'there is none'}.")
     return names[0]
-
-
-def _may_chat(info: Mapping[str, Any]) -> bool:
-    return (info.get("capabilities") or {}).get("kind", "chat") == "chat" and not info.get("alias_of")
 
 
 def _headers(key: Key) -> dict[str, str]:

@@ -15,11 +15,10 @@ from typing import Any
 import httpx
 
 from cli import probe
-from cli.refusal import nothing_answers, refuse
+from cli.refusal import INTERRUPTED, nothing_answers, refuse
 from shared.output import printable
 from shared.settings import Settings, load_settings
 
-_INTERRUPTED = 130
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _SILENCE = httpx.Timeout(10.0, read=600.0)  # seconds; a model may have to be loaded first
 HELP = """/clear          forget the conversation
@@ -118,7 +117,7 @@ def chat(
     except NoAnswer as failure:
         return refuse(failure)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 

@@ -9,14 +9,15 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from cli import probe
+from cli.chat_models import chat_models
 from cli.client_key import Key, client_key
 from cli.orders import PATIENCE
 from cli.programs import PROGRAMS, Program, Target, Telling
@@ -25,6 +26,7 @@ from shared import exits
 from shared.commands import typed
 from shared.settings import Settings, load_settings
 
+T = TypeVar("T")
 ROOM = 2  # times of what a program begins with: less leaves no conversation
 _OURS = Path(__file__).resolve().parents[1]  # of a wheel: a folder on PYTHONPATH, and not for others
 
@@ -84,7 +86,8 @@ def _unknown(name: str) -> str:
     return f"`launch` knows no program {name!r}; {f'did you mean {near[0]}?' if near else known}"
 
 
-def _ask(settings: Settings, path: str, key: str) -> dict[str, Any]:
+def _ask(settings: Settings, path: str, key: str, read: Callable[[Any], T]) -> T:
+    """``read`` raises what a dictionary or list of another form does where the answer is not what was asked for."""
     answer = probe.get(settings, path, key=key)
     if answer is None:
         raise Refused(nothing_answers(settings))
@@ -94,34 +97,34 @@ def _ask(settings: Settings, path: str, key: str) -> dict[str, Any]:
             f"`{typed('mlx-server')} keys create NAME > FILE` makes one."
         )
     try:
-        found: dict[str, Any] = json.loads(answer.body)
-        if answer.status != HTTPStatus.OK:
-            raise Refused(found["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(answer.body)
+        if answer.status == HTTPStatus.OK:
+            return read(found)
+        message = found["error"]["message"]
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise Refused(something_else_answers(settings)) from None
-    return found
+    raise Refused(message)
 
 
 def _model(settings: Settings, wanted: str | None, key: str) -> dict[str, Any]:
     """The model of this name or alias, else the only one; loaded, if nothing is known of it yet."""
-    info = _ask(settings, f"/v1/models/{quote(wanted or _the_only(settings, key))}", key)
-    try:
-        if info["status"] == "failed" or (info["capabilities"] and info["context_length"]):
-            return info
-        print(f"Loading {info['id']}, to see what it can do …", file=sys.stderr, flush=True)
-        probe.post(settings, f"/admin/models/{quote(info['id'])}/load", {"wait": True}, PATIENCE)
-        return _ask(settings, f"/v1/models/{quote(info['id'])}", key)
-    except KeyError:
-        raise Refused(something_else_answers(settings)) from None
+    info = _ask(settings, f"/v1/models/{quote(wanted or _the_only(settings, key))}", key, _known)
+    if info["status"] == "failed" or (info["capabilities"] and info["context_length"]):
+        return info
+    print(f"Loading {info['id']}, to see what it can do …", file=sys.stderr, flush=True)
+    probe.post(settings, f"/admin/models/{quote(info['id'])}/load", {"wait": True}, PATIENCE)
+    return _ask(settings, f"/v1/models/{quote(info['id'])}", key, _known)
+
+
+def _known(said: Any) -> dict[str, Any]:
+    return {name: said[name] for name in ("id", "status", "capabilities", "context_length", "reason")}
 
 
 def _the_only(settings: Settings, key: str) -> str:
-    found = _ask(settings, "/v1/models", key).get("data", [])
-    own = [info for info in found if not info.get("alias_of") and info.get("status") != "failed"]
-    chats = [info["id"] for info in own if (info.get("capabilities") or {}).get("kind", "chat") == "chat"]
+    chats = _ask(settings, "/v1/models", key, chat_models)
     if len(chats) != 1:
         raise Refused(f"Say with --model which one it is to use: {', '.join(chats) or 'there is none'}.")
-    return str(chats[0])
+    return chats[0]
 
 
 def objections(program: Program, info: Mapping[str, Any]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from cli import probe
-from cli.refusal import refuse, something_else_answers
+from cli.refusal import INTERRUPTED, refuse, something_else_answers
 from cli.status import known_report
 from shared.commands import typed
 from shared.errors import ModelNotFound
@@ -34,7 +34,6 @@ from shared.settings import Settings, load_settings
 LOOK = 0.5  # seconds between two looks at a server's status
 PATIENCE = 7 * 86400.0
 TRIES = 5  # brokers that may end meanwhile
-INTERRUPTED = 130
 COMMAND = (sys.executable, "-P", "-m", "workers.hub")
 
 Draw = Callable[[int, int], None]

@@ -7,6 +7,7 @@ from shared.commands import typed
 from shared.settings import Settings
 
 FAILED = 1
+INTERRUPTED = 130  # by Ctrl-C, before it was done
 
 
 class Refused(Exception):

@@ -13,6 +13,7 @@ from cli import claim, probe
 from cli.events import Event, EventSource
 from cli.messages import print_failure, print_lines, print_welcome
 from cli.models import wrong_models
+from cli.refusal import INTERRUPTED
 from cli.stack import Stack
 from shared import exits
 from shared.settings import Settings, load_settings, unusable_keys
@@ -92,7 +93,7 @@ def _stop(stack: Stack, events: EventSource) -> int:
     if happened == Event.ENDED:
         _sweep(stack, events)
         return 0
-    return 130 if happened == Event.STOP else 1
+    return INTERRUPTED if happened == Event.STOP else 1
 
 
 def _sweep(stack: Stack, events: EventSource) -> None:

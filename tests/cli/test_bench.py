@@ -105,6 +105,14 @@ def test_a_first_request_that_fails_is_the_answer(status: int, said: object, sen
     assert sentence in refusal
 
 
+def test_the_only_chat_model_is_measured_without_its_name() -> None:
+    others = [{"id": "all-minilm-l6-v2"}, {"id": "b", "capabilities": {"kind": "embedding"}}]
+    with answering(200, {"data": [{"id": "a", "capabilities": ["tool_use"]}, *others]}) as (port, asked):
+        done = call("bench", f"http://127.0.0.1:{port}/v1")
+    assert "a at http://" in done.stderr
+    assert asked[0] == ("/v1/models", None)
+
+
 def test_a_server_that_asks_for_a_key_is_said_to_do_so() -> None:
     with answering(200, {"data": []}, key="secret") as (port, _):
         done = call("bench", f"http://127.0.0.1:{port}/v1")

@@ -136,6 +136,31 @@ def test_where_there_are_several_models_they_are_named() -> None:
     assert done.stderr == "mlx-server: Say with --model which one it is to use: coder, writer.\n"
 
 
+def test_what_is_known_to_be_no_chat_model_is_no_choice(installed: str) -> None:
+    def model(id: str, **more: Any) -> dict[str, Any]:
+        return {**CODER, "id": id, "capabilities": None, **more}
+
+    others = [
+        model("all-minilm-l6-v2"),
+        model("ranks", capabilities={"kind": "reranker"}),
+        model("gpt-4o", alias_of="coder"),
+        model("broken", status="failed"),
+    ]
+    with answering(200, {**CODER, "data": [*others, CODER]}) as (port, asked):
+        assert run("launch", "codex", "--port", port, PATH=installed).returncode == 0
+    assert asked[-1] == ("/v1/models/coder", None)
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "coder")])
+@pytest.mark.parametrize(
+    "said", ["[]", "{}", '"text"', '{"data": [{"name": "coder"}]}', '{"data": ["coder"]}']
+)
+def test_what_is_no_server_of_ours_is_said_to_be_none(said: str, model: tuple[str, ...]) -> None:
+    with answering(200, said) as (port, _):
+        done = call("launch", "codex", "--port", port, *model)
+    assert (done.returncode, "is not an mlx-server" in done.stderr) == (1, True)
+
+
 def test_a_server_that_asks_for_a_key_is_shown_the_one_of_its_owner(installed: str, run_dir: Path) -> None:
     (run_dir / "worker.token").write_text("owner\n")
     with answering(200, served(), key="owner") as (port, _):
