@@ -87,13 +87,13 @@ def uninstall(personal: bool, user: str | None, *, dry_run: bool) -> int:
         _installed(service)
         _may(service, dry_run)
         if dry_run:
-            _print_commands([*service.stop(), *service.forget(), ("rm", str(service.path))])
+            _print_commands(
+                [*service.stop(), *service.forget(), ("rm", str(service.path)), *service.read_anew()]
+            )
             return 0
         for command in service.stop():
             _run(command, must=False)
-        service.path.unlink()
-        for command in service.forget():
-            _run(command, must=False)
+        _forget(service)
     except (Refused, OSError) as failure:
         return refuse(failure)
     print(
@@ -202,8 +202,19 @@ def _put(service: Manager, settings: Settings) -> int:
     try:
         return _begin(service, settings, service.stop() if isinstance(service, Launchd) else [])
     except Refused:
-        service.path.unlink() if before is None else service.path.write_text(before)
+        if before is None:
+            _forget(service)
+        else:
+            service.path.write_text(before)
         raise
+
+
+def _forget(service: Manager) -> None:
+    for command in service.forget():
+        _run(command, must=False)
+    service.path.unlink()
+    for command in service.read_anew():
+        _run(command, must=False)
 
 
 def _check_port(settings: Settings) -> None:

@@ -84,6 +84,10 @@ class Launchd:
         return [("launchctl", "bootout", f"{self.domain}/{LABEL}")]
 
     def forget(self) -> list[Command]:
+        """Before the file is removed; afterwards ``read_anew``."""
+        return []
+
+    def read_anew(self) -> list[Command]:
         return []
 
     def status(self) -> Command:
@@ -151,7 +155,7 @@ class Systemd:
     def start(self) -> list[Command]:
         lingers = [("loginctl", "enable-linger", self.service.user)] if self.service.personal else []
         return [
-            self._call("daemon-reload"),
+            *self.read_anew(),
             self._call("enable", self.unit),
             self._call("restart", self.unit),
             *lingers,
@@ -161,7 +165,10 @@ class Systemd:
         return [self._call("stop", self.unit)]
 
     def forget(self) -> list[Command]:
-        return [self._call("disable", self.unit), self._call("daemon-reload")]
+        return [self._call("disable", self.unit)]
+
+    def read_anew(self) -> list[Command]:
+        return [self._call("daemon-reload")]
 
     def status(self) -> Command:
         return self._call("status", "--no-pager", "--lines=0", self.unit)

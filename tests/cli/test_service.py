@@ -222,6 +222,20 @@ def test_where_the_system_does_not_take_the_service_no_file_is_left(tool: str, r
     assert not [*run_dir.rglob("*.service"), *run_dir.rglob("*.plist")]
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="it plays systemd")
+def test_a_service_that_cannot_be_started_is_forgotten_before_its_file_goes(run_dir: Path) -> None:
+    (run_dir / "bin").mkdir()
+    tool = run_dir / "bin" / "systemctl"
+    unit = run_dir / ".config/systemd/user/mlx-server.service"
+    tool.write_text(f"#!/bin/sh\n[ -f {unit} ] && echo $2 >>{run_dir}/calls\n[ $2 != restart ]\n")
+    tool.chmod(0o700)
+    words = ("service", "install", "--user", "--port", str(free_port()))
+    done = call(*words, HOME=str(run_dir), PATH=str(run_dir / "bin"))
+    assert (done.returncode, "restart mlx-server.service` failed" in done.stderr) == (1, True)
+    assert (run_dir / "calls").read_text().split() == ["daemon-reload", "enable", "restart", "disable"]
+    assert not unit.exists()
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """With a systemctl; its path is short, as the sockets in it need."""
