@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shared.errors import without_folders
 from shared.protocol import Capabilities, ModelStatus, StatusReport
 from tests.cli.answering import answering
 from tests.cli.command import run, start
@@ -54,6 +55,7 @@ def test_a_download_that_fails_without_a_server_says_why(hub: Hub) -> None:
     assert done.returncode == 1
     assert "the hub cannot be reached" in done.stderr
     assert "HF_HUB_OFFLINE is set" in done.stderr
+    assert "hf download org/tiny`" in without_folders(done.stderr)
 
 
 def test_only_models_of_the_settings_are_fetched(hub: Hub) -> None:

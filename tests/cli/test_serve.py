@@ -85,6 +85,7 @@ def test_serve_prints_the_models_the_address_and_a_first_request(served: Served)
     text = served.wait_until_ready()
     assert "Serving mlx-community/Llama-3.2-3B-Instruct-4bit, smollm2-135m-instruct" in text
     assert f"http://127.0.0.1:{served.port}/v1\n" in text
+    assert f"http://127.0.0.1:{served.port}/ui\n" in text
     assert str(served.run_dir / "log") in text
     assert "BLAS" in text
     assert f"curl http://127.0.0.1:{served.port}/v1/chat/completions" in text

@@ -21,9 +21,15 @@ def unreachable(repository: str, why: str) -> LoadError:
     return LoadError(
         f"{repository} is not whole on this disk and the hub cannot be reached at {constants.ENDPOINT} ({why}). Check "
         "the network and HTTPS_PROXY, name a mirror in HF_ENDPOINT, or bring the model here first with "
-        f"`{typed('hf')} download {repository}`.",
+        f"`{_hf()} download {repository}`.",
         permanent=False,
     )
+
+
+def _hf() -> str:
+    """Without the folder of an absolute path: the sentence goes to clients, and would lose all before the last '/'."""
+    command = typed("hf")
+    return "hf" if command.startswith("/") else command
 
 
 def silent(repository: str, why: str) -> LoadError:
