@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli.groups import config, service
+from cli.groups import config, keys, service
 from cli.options import Host, Json, Port, only_given
 from cli.programs import PROGRAMS
 
@@ -249,7 +249,7 @@ def rm(
 @app.command()
 def show(
     model: Model,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     host: Host = None,
     port: Port = None,
 ) -> None:
@@ -289,7 +289,7 @@ def run(
 def listing(
     host: Host = None,
     port: Port = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the models that may be asked for, also of a server that does not run."""
     from cli.listing import listing
@@ -384,62 +384,7 @@ def launch(
 
 app.add_typer(config, name="config")
 app.add_typer(service, name="service")
-
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")
 app.add_typer(keys, name="keys")
-
-
-@keys.command("create")
-def keys_create(
-    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, '.', '_', '-'.")],
-    admin: Annotated[
-        bool, typer.Option("--admin", help="It may load and unload models and see the status.")
-    ] = False,
-    models: Annotated[str, typer.Option(help="The models it may use: names or patterns; all.")] = "",
-    expires: Annotated[
-        str | None, typer.Option(help="How long it holds: 12h, 30d, 8w.", show_default=False)
-    ] = None,
-    priority: Annotated[
-        str,
-        typer.Option(help="Which requests go first: high, normal or low. Low ones wait, but not for ever."),
-    ] = "normal",
-    concurrency: Annotated[
-        int, typer.Option(min=0, help="Requests at a time, running or waiting; 0: any number.")
-    ] = 0,
-    tokens_per_minute: Annotated[
-        int, typer.Option(min=0, help="Tokens of prompts and answers in a minute; 0: any number.")
-    ] = 0,
-) -> None:
-    """Make a key and print it once. From then on every client must show one."""
-    from cli.keys import create
-
-    raise typer.Exit(
-        create(
-            name,
-            admin=admin,
-            models=models,
-            expires=expires,
-            priority=priority,
-            concurrency=concurrency,
-            tokens_per_minute=tokens_per_minute,
-        )
-    )
-
-
-@keys.command("list")
-def keys_list(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the keys by name; the keys themselves are stored nowhere."""
-    from cli.keys import listed
-
-    raise typer.Exit(listed(as_json=as_json))
-
-
-@keys.command("revoke")
-def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> None:
-    """Revoke a key; a running server obeys at once."""
-    from cli.keys import revoke
-
-    raise typer.Exit(revoke(name))
 
 
 def _order(

@@ -1,4 +1,4 @@
-"""The groups of commands ``config`` and ``service``: their options. Each command is imported when it is called."""
+"""The groups of commands ``config``, ``service`` and ``keys``: their options. Each command is imported when it is called."""
 
 from pathlib import Path
 from typing import Annotated
@@ -113,3 +113,59 @@ def service_uninstall(user: Personal = False, run_as: RunAs = None, dry_run: Dry
     from cli.service import uninstall
 
     raise typer.Exit(uninstall(user, run_as, dry_run=dry_run))
+
+
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, '.', '_', '-'.")],
+    admin: Annotated[
+        bool, typer.Option("--admin", help="It may load and unload models and see the status.")
+    ] = False,
+    models: Annotated[str, typer.Option(help="The models it may use: names or patterns; all.")] = "",
+    expires: Annotated[
+        str | None, typer.Option(help="How long it holds: 12h, 30d, 8w.", show_default=False)
+    ] = None,
+    priority: Annotated[
+        str,
+        typer.Option(help="Which requests go first: high, normal or low. Low ones wait, but not for ever."),
+    ] = "normal",
+    concurrency: Annotated[
+        int, typer.Option(min=0, help="Requests at a time, running or waiting; 0: any number.")
+    ] = 0,
+    tokens_per_minute: Annotated[
+        int, typer.Option(min=0, help="Tokens of prompts and answers in a minute; 0: any number.")
+    ] = 0,
+) -> None:
+    """Make a key and print it once. From then on every client must show one."""
+    from cli.keys import create
+
+    raise typer.Exit(
+        create(
+            name,
+            admin=admin,
+            models=models,
+            expires=expires,
+            priority=priority,
+            concurrency=concurrency,
+            tokens_per_minute=tokens_per_minute,
+        )
+    )
+
+
+@keys.command("list")
+def keys_list(as_json: Json = False) -> None:
+    """List the keys by name; the keys themselves are stored nowhere."""
+    from cli.keys import listed
+
+    raise typer.Exit(listed(as_json=as_json))
+
+
+@keys.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> None:
+    """Revoke a key; a running server obeys at once."""
+    from cli.keys import revoke
+
+    raise typer.Exit(revoke(name))
