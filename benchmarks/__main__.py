@@ -36,7 +36,7 @@ from benchmarks.targets import (
     verdicts,
 )
 from benchmarks.workloads import WORKLOADS, Plan, Workload, brief
-from cli.benching import number
+from cli.bench.figures import number
 from shared.settings import load_settings
 
 PATIENCE = 300.0  # seconds for one play

@@ -13,7 +13,7 @@ import psutil
 from benchmarks.servers import Server, our_server
 from benchmarks.targets import Figure, figures
 from benchmarks.workloads import ClosedLoop
-from cli.benching import number
+from cli.bench.figures import number
 
 STREAMS = 128
 IDLE = 5.0  # seconds

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from benchmarks.client import Played
 from benchmarks.workloads import WORKLOADS
-from cli.benching import number, percentile
+from cli.bench.figures import number, percentile
 
 OURS, THEIRS, ENGINE, BARE = "mlx-server", "mlx_lm.server", "our engine", "bare loop"
 HEADINGS = ("workload", "figure", "ours", "against", "ratio (rounds)", "target", "verdict")

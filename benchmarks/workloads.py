@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from cli.benching import some_words
+from cli.bench.figures import some_words
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from cli.groups import config, keys, service
+from cli.launch.programs import PROGRAMS
 from cli.options import Host, Json, Port, only_given
-from cli.programs import PROGRAMS
 
 INSTEAD = {
     "download": "{command} pull MODEL",
@@ -225,7 +225,7 @@ def pull(
     port: Port = None,
 ) -> None:
     """Fetch a model of the hub, by the running server or without one."""
-    from cli import pull as command
+    from cli.models import pull as command
 
     options = only_given({"host": host, "port": port})
     raise typer.Exit(command.cancel(model, options) if cancel else command.pull(model, options))
@@ -241,7 +241,7 @@ def rm(
     port: Port = None,
 ) -> None:
     """Remove a model of the hub from this disk."""
-    from cli.remove import remove
+    from cli.models.remove import remove
 
     raise typer.Exit(remove(model, only_given({"host": host, "port": port}), yes=yes, force=force))
 
@@ -254,7 +254,7 @@ def show(
     port: Port = None,
 ) -> None:
     """Show what is known of a model."""
-    from cli.show import show
+    from cli.models.show import show
 
     raise typer.Exit(show(model, only_given({"host": host, "port": port}), as_json=as_json))
 
@@ -292,7 +292,7 @@ def listing(
     as_json: Json = False,
 ) -> None:
     """List the models that may be asked for, also of a server that does not run."""
-    from cli.listing import listing
+    from cli.models.listing import listing
 
     raise typer.Exit(listing(only_given({"host": host, "port": port}), as_json=as_json))
 
@@ -332,7 +332,7 @@ def bench(
     port: Port = None,
 ) -> None:
     """Measure a server: requests and tokens per second, first tokens and gaps, with several clients at a time."""
-    from cli.bench import bench
+    from cli.bench.measure import bench
 
     raise typer.Exit(
         bench(
@@ -374,7 +374,7 @@ def launch(
     port: Port = None,
 ) -> None:
     """Start a coding agent with a model of a running server; none of its files is changed."""
-    from cli.launch import launch
+    from cli.launch.start import launch
 
     options = only_given({"host": host, "port": port})
     raise typer.Exit(
@@ -390,7 +390,7 @@ app.add_typer(keys, name="keys")
 def _order(
     action: str, model: str, host: str | None, port: int | None, *, wait: bool, force: bool = False
 ) -> None:
-    from cli.orders import order
+    from cli.models.orders import order
 
     raise typer.Exit(order(action, model, only_given({"host": host, "port": port}), wait=wait, force=force))
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 from rich.console import Console
 from rich.table import Column, Table
 
-from cli.models import wrong_models
+from cli.models.wrong import wrong_models
 from cli.refusal import refuse
 from shared import exits
 from shared.commands import typed

@@ -25,7 +25,7 @@ from rich.table import Column, Table
 
 from cli import claim, probe
 from cli.messages import what_computes
-from cli.models import wrong_models
+from cli.models.wrong import wrong_models
 from cli.refusal import FAILED
 from shared.commands import typed
 from shared.files import FILES_NEEDED

@@ -1,4 +1,4 @@
-"""The groups of commands ``config``, ``service`` and ``keys``: their options. Each command is imported when it is called."""
+"""The options of the groups ``config``, ``service`` and ``keys``. Each command is imported when it is called."""
 
 from pathlib import Path
 from typing import Annotated
@@ -73,7 +73,7 @@ def service_install(
     dry_run: DryRun = False,
 ) -> None:
     """Start the server now, at each boot, and again when it falls over."""
-    from cli.service import install
+    from cli.service.manage import install
 
     raise typer.Exit(install(user, run_as, words or [], dry_run=dry_run))
 
@@ -81,7 +81,7 @@ def service_install(
 @service.command("status")
 def service_status(user: Personal = False, run_as: RunAs = None) -> None:
     """Say what the system knows of the service, and whether the server is ready."""
-    from cli.service import status
+    from cli.service.manage import status
 
     raise typer.Exit(status(user, run_as))
 
@@ -94,7 +94,7 @@ def service_logs(
     run_as: RunAs = None,
 ) -> None:
     """Show what `serve` printed as a service."""
-    from cli.service import logs
+    from cli.service.manage import logs
 
     raise typer.Exit(logs(user, run_as, follow=follow, lines=lines))
 
@@ -102,7 +102,7 @@ def service_logs(
 @service.command("restart")
 def service_restart(user: Personal = False, run_as: RunAs = None, dry_run: DryRun = False) -> None:
     """Read the settings, then stop the server in order, start it, and wait until it is ready."""
-    from cli.service import restart
+    from cli.service.manage import restart
 
     raise typer.Exit(restart(user, run_as, dry_run=dry_run))
 
@@ -110,7 +110,7 @@ def service_restart(user: Personal = False, run_as: RunAs = None, dry_run: DryRu
 @service.command("uninstall")
 def service_uninstall(user: Personal = False, run_as: RunAs = None, dry_run: DryRun = False) -> None:
     """Stop the server, and let the system forget it."""
-    from cli.service import uninstall
+    from cli.service.manage import uninstall
 
     raise typer.Exit(uninstall(user, run_as, dry_run=dry_run))
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from cli import claim, probe
 from cli.events import Event, EventSource
 from cli.messages import print_failure, print_lines, print_welcome
-from cli.models import wrong_models
+from cli.models.wrong import wrong_models
 from cli.refusal import INTERRUPTED
 from cli.stack import Stack
 from shared import exits

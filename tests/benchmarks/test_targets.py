@@ -17,7 +17,7 @@ from benchmarks.targets import (
     judged,
     verdicts,
 )
-from cli.benching import number, percentile
+from cli.bench.figures import number, percentile
 
 SPEED, TTFT = Target("greedy-8", Figure.SPEED, 1.3), Target("prefix-8", Figure.TTFT, 0.25)
 

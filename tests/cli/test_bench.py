@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cli.benching import Answered, level, take
+from cli.bench.figures import Answered, level, take
 from tests.cli.answering import answering
 from tests.cli.command import call
 from tests.e2e.stack import scripted_stack

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cli.launch import objections
-from cli.programs import PROGRAMS, Target
+from cli.launch.programs import PROGRAMS, Target
+from cli.launch.start import objections
 from tests.cli.answering import answering
 from tests.cli.command import call, run
 from tests.marks import quick_and_slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.models import wrong_models
+from cli.models.wrong import wrong_models
 from shared.settings import Settings
 from tests.cli.command import run
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.service_files import LABEL, Launchd, Service, Systemd
+from cli.service.files import LABEL, Launchd, Service, Systemd
 from tests.cli.answering import answering
 from tests.cli.command import call, run
 from tests.ports import free_port
@@ -83,7 +83,7 @@ def test_systemd_starts_a_system_service_at_boot_as_its_user() -> None:
 @pytest.mark.parametrize("kind", [Launchd, Systemd])
 def test_a_server_has_the_time_that_an_orderly_stop_takes(kind: type[Launchd] | type[Systemd]) -> None:
     from cli.serve import STOP_TIMEOUT
-    from cli.service_files import STOP_SECONDS
+    from cli.service.files import STOP_SECONDS
 
     assert STOP_SECONDS > STOP_TIMEOUT
     assert str(STOP_SECONDS) in kind(service()).text()

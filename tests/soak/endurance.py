@@ -24,7 +24,7 @@ from benchmarks.__main__ import INTERRUPTED, end_in_order, float32_model, linked
 from benchmarks.client import Failed
 from benchmarks.servers import our_server
 from benchmarks.stack import parts
-from cli.benching import some_words
+from cli.bench.figures import some_words
 from shared.settings import load_settings
 from workers.loop import REST
 

@@ -19,10 +19,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from cli import claim, probe, serve_options
-from cli.models import wrong_models
+from cli import claim, probe
+from cli.models.wrong import wrong_models
 from cli.refusal import Refused, refuse
-from cli.service_files import Command, Launchd, Manager, Service, Systemd
+from cli.service import serve_options
+from cli.service.files import Command, Launchd, Manager, Service, Systemd
 from shared import exits
 from shared.commands import typed
 from shared.config_file import IN_FOLDER

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from cli import probe
-from cli.benching import Answered, Level, level, number, prompt, take
-from cli.chat_models import chat_models
+from cli.bench.figures import Answered, Level, level, number, prompt, take
 from cli.client_key import NO_KEY, Key, client_key
+from cli.models.chat_models import chat_models
 from cli.refusal import FAILED, INTERRUPTED, Refused, refuse
 from shared import exits
 from shared.output import printable

@@ -17,10 +17,10 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from cli import probe
-from cli.chat_models import chat_models
 from cli.client_key import Key, client_key
-from cli.orders import PATIENCE
-from cli.programs import PROGRAMS, Program, Target, Telling
+from cli.launch.programs import PROGRAMS, Program, Target, Telling
+from cli.models.chat_models import chat_models
+from cli.models.orders import PATIENCE
 from cli.refusal import Refused, nothing_answers, refuse, something_else_answers
 from shared import exits
 from shared.commands import typed
@@ -28,7 +28,7 @@ from shared.settings import Settings, load_settings
 
 T = TypeVar("T")
 ROOM = 2  # times of what a program begins with: less leaves no conversation
-_OURS = Path(__file__).resolve().parents[1]  # of a wheel: a folder on PYTHONPATH, and not for others
+_OURS = Path(__file__).resolve().parents[2]  # of a wheel: a folder on PYTHONPATH, and not for others
 
 
 def launch(

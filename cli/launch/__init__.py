@@ -1,0 +1,1 @@
+"""Coding agents with a model of a server."""
