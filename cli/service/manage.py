@@ -38,9 +38,11 @@ _RUN_DIR = ".cache/mlx-server/service"
 def manager(personal: bool, user: str | None) -> Manager:
     """Of this system. ``user``: who runs it, if it is the system's; else who asks. Raises Refused."""
     try:
+        if personal and user and user != pwd.getpwuid(_uid()).pw_name:
+            raise Refused("--user makes a service of your own: say it without `sudo` and --run-as.")
         who = pwd.getpwnam(user) if user and not personal else pwd.getpwuid(_uid())
     except KeyError:
-        raise Refused(f"--run-as: there is no user {user}.") from None
+        raise Refused(f"--run-as: there is no user {user or _uid()}.") from None
     home = Path.home() if personal else Path(who.pw_dir)
     return _manager(Service((), who.pw_name, who.pw_uid, home, home / _RUN_DIR, personal))
 

@@ -210,6 +210,13 @@ def test_without_a_service_it_is_said_how_to_get_one(command: str, tmp_path: Pat
     assert "service install --user` makes one" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["install", "status", "restart", "uninstall"])
+def test_a_users_own_service_is_not_made_by_sudo(command: str, run_dir: Path) -> None:
+    done = call("service", command, "--user", HOME=str(run_dir), SUDO_USER="nobody")
+    assert (done.returncode, "without `sudo`" in done.stderr) == (1, True)
+    assert not list(run_dir.iterdir())
+
+
 @pytest.mark.parametrize("tool", ["", "#!/bin/sh\necho no bus >&2\nexit 1\n"], ids=["none", "one that fails"])
 def test_where_the_system_does_not_take_the_service_no_file_is_left(tool: str, run_dir: Path) -> None:
     (run_dir / "bin").mkdir()
