@@ -62,6 +62,13 @@ def answer(page: Page) -> Any:
     return page.locator(".message.assistant").last
 
 
+def set_parameters(page: Page, **values: str) -> None:
+    """Of a chat with the model that is chosen."""
+    page.locator("#settings summary").click()
+    for name, value in values.items():
+        page.locator(f"[name={name}]").fill(value)
+
+
 def test_a_model_is_loaded_and_unloaded_and_the_page_sees_it(browser: Browser, server: FaultStack) -> None:
     with visit(browser, url(server, "status")) as page:
         expect(page.locator("#connection")).to_have_text("live")
@@ -79,8 +86,7 @@ def test_a_killed_worker_is_seen_with_its_reason_and_its_stream_goes_on(
 ) -> None:
     with visit(browser, url(server, "chat")) as page:
         page.select_option("#model", "a")
-        page.locator("#settings summary").click()
-        page.locator("[name=max_tokens]").fill("150")
+        set_parameters(page, max_tokens="150")
         say(page, "hello")
         expect(answer(page)).to_contain_text("w")
         psutil.Process(server.worker_pid("a")).send_signal(signal.SIGKILL)
@@ -95,8 +101,7 @@ def test_a_chat_streams_stops_is_edited_and_made_again_and_stays_in_this_browser
 ) -> None:
     with visit(browser, url(server, "chat")) as page:
         page.select_option("#model", "a")
-        page.locator("#settings summary").click()
-        page.locator("[name=seed]").fill("7")
+        set_parameters(page, seed="7")
         say(page, "count to a million")
         expect(answer(page)).to_contain_text("w")
         expect(page.locator("#send")).to_have_text("Stop")
@@ -167,8 +172,7 @@ def test_a_refused_answer_says_why(browser: Browser, api: ApiStack) -> None:
     api.broker.reset()
     with visit(browser, f"{api.url}/ui#/chat") as page:
         page.select_option("#model", "tiny")
-        page.locator("#settings summary").click()
-        page.locator("[name=temperature]").fill("9")
+        set_parameters(page, temperature="9")
         say(page, "hi")
         expect(answer(page).locator(".refusal")).to_contain_text("temperature")
 
