@@ -1,6 +1,7 @@
 """The dashboard and the reference in headless Chromium, on whole servers."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,38 @@ def test_a_chat_streams_stops_is_edited_and_made_again_and_stays_in_this_browser
         page.reload()
         expect(page.locator("#connection")).to_have_text("live")
         expect(page.locator("#conversations li")).to_have_count(0)
+
+
+def test_a_question_that_is_changed_while_its_answer_grows_has_the_new_answer_alone(
+    browser: Browser, server: FaultStack
+) -> None:
+    with visit(browser, url(server, "chat")) as page:
+        page.select_option("#model", "a")
+        set_parameters(page, max_tokens="5000")
+        say(page, "count to a million")
+        expect(answer(page)).to_contain_text("w")
+        page.get_by_role("button", name="Edit").click()
+        page.get_by_label("the message").fill("count to four")
+        page.locator("[name=max_tokens]").fill("4")
+        page.get_by_role("button", name="Send again").click()
+        expect(answer(page)).to_contain_text("4 tokens")
+        expect(page.locator(".message")).to_have_count(2)
+        expect(page.locator(".message.user")).to_have_text(re.compile("count to four"))
+
+
+def test_two_tabs_keep_each_others_conversations(browser: Browser, server: FaultStack) -> None:
+    with visit(browser, url(server, "chat")) as one:
+        other = one.context.new_page()
+        other.goto(url(server, "chat"))
+        for page, text in ((one, "from one tab"), (other, "from the other")):
+            page.select_option("#model", "a")
+            set_parameters(page, max_tokens="4")
+            say(page, text)
+            expect(answer(page)).to_contain_text("4 tokens")
+        for page in (one, other):
+            expect(page.locator("#conversations li")).to_have_count(2)
+        one.reload()
+        expect(one.locator("#conversations li")).to_have_count(2)
 
 
 def test_the_page_asks_for_the_key_and_forgets_it_with_the_tab(browser: Browser, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Chat {
       el("section", { id: "talk" }, this.#messages, el("div", { class: "row", id: "composer" }, this.#text, this.#send)),
     );
     this.#open(this.#now);
+    window.addEventListener("storage", () => this.#reread());
   }
 
   // The models of this server, which may have changed.
@@ -126,7 +127,7 @@ class Chat {
     if (this.#running === running) {
       this.#running = null;
       this.#send.textContent = "Send";
-    }
+    } else if (this.#now.id === id) return; // the next answer of this conversation takes its place
     const asked = this.#now.id === id ? this.#now : this.#all.find((one) => one.id === id);
     if (!asked) return; // it was deleted meanwhile
     this.#keep({ ...asked, messages: [...asked.messages, message] });
@@ -142,6 +143,12 @@ class Chat {
     writeAll(this.#all);
     this.#showList();
     return kept;
+  }
+
+  // Another tab has written.
+  #reread() {
+    this.#all = readAll();
+    this.#showList();
   }
 
   #open(conversation) {
