@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -271,6 +272,33 @@ def test_no_name_reason_or_log_line_of_a_server_becomes_markup(browser: Browser,
             expect(page.locator(place)).to_contain_text("<img src=x")
         expect(page.locator("#model option").first).to_contain_text("<img src=x")
         assert_unharmed(page)
+
+
+def test_a_model_that_is_not_here_is_fetched_and_its_download_stopped(
+    browser: Browser, server: FaultStack
+) -> None:
+    orders: list[str] = []
+
+    def answers(route: Route) -> None:
+        if "/admin/events" in route.request.url:
+            report = server.status()
+            absent, fetched = report["models"][:2]
+            absent.update(id="absent", state="loadable", absent=True)
+            fetched.update(id="org/fetched", state="downloading")
+            route.fulfill(
+                content_type="text/event-stream", body=f"event: snapshot\ndata: {json.dumps(report)}\n\n"
+            )
+        else:
+            orders.append(f"{route.request.method} {urlsplit(route.request.url).path}")
+            route.fulfill(json={})
+
+    with visit(browser, "about:blank") as page:
+        page.route("**/admin/**", answers)
+        page.goto(url(server, "status"))
+        page.get_by_role("button", name="pull absent").click()
+        page.get_by_role("button", name="stop the download org/fetched").click()
+        server.until(lambda: len(orders) == 2, "both orders")
+        assert orders == ["POST /admin/models/absent/pull", "DELETE /admin/models/org/fetched/pull"]
 
 
 NOTE_CONNECTION = """

@@ -2,7 +2,7 @@
 
 import { startChat } from "/ui/chat.js";
 import { StatusView } from "/ui/status.js";
-import { ask, get, getKey, Refused, setKey } from "/ui/server.js";
+import { ask, getKey, Refused, setKey } from "/ui/server.js";
 import { events } from "/ui/sse.js";
 import { State } from "/ui/state.js";
 
@@ -118,5 +118,4 @@ byId("later").addEventListener("click", () => byId("ask").close());
 byId("key").addEventListener("click", () => wantKey(getKey() ? "This tab has a key." : "This tab has no key."));
 show();
 connection("connecting", false);
-get("/openapi.json").then((document) => status.offers(document), () => {});
 follow();

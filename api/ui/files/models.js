@@ -16,16 +16,9 @@ const cell = (label, ...inside) => el("td", { "data-label": label }, inside);
 
 export class ModelRow {
   #wantKey;
-  #pulls = false;
 
   constructor(wantKey) {
     this.#wantKey = wantKey;
-  }
-
-  offers(document) {
-    this.#pulls = Object.entries(document.paths).some(
-      ([path, methods]) => path.startsWith("/admin/models/") && (path.endsWith("/pull") || "delete" in methods),
-    );
   }
 
   row(model) {
@@ -65,7 +58,7 @@ export class ModelRow {
       case "queued":
         return [["unload", "POST", model.pinned]];
       default:
-        return [["load", "POST", false], ...(this.#pulls && model.absent ? [["pull", "POST", false]] : [])];
+        return [["load", "POST", false], ...(model.absent ? [["pull", "POST", false]] : [])];
     }
   }
 

@@ -48,11 +48,6 @@ export class StatusView {
     this.#refusal.hidden = !sentence;
   }
 
-  // What of all orders this server knows, by its OpenAPI document.
-  offers(document) {
-    this.#orders.offers(document);
-  }
-
   show({ report, rates, changes }) {
     if (!report) return;
     const { memory } = report;
