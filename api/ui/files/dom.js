@@ -24,7 +24,8 @@ export function keyed(container, items, keyOf, render) {
   const before = container.shown ?? new Map();
   const shown = new Map();
   for (const item of items) {
-    const key = keyOf(item);
+    let key = keyOf(item);
+    while (shown.has(key)) key += "'"; // the same again
     const text = JSON.stringify(item);
     const known = before.get(key);
     shown.set(key, known?.text === text ? known : { text, node: replaced(known?.node, render(item)) });
