@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from api.http.allowed_hosts import Hosts, RequestHead
+from api.http.allowed_hosts import Hosts, RequestHead, is_admin
 from api.http.body import PARSED, Bodies, Body, ClientDisconnected, Message, Receive
 from api.http.errors import DialectOf, ErrorAnswer, OpenAIErrors, RequestError, answer_to
 from api.http.keys import Keys, current_key
@@ -181,6 +181,8 @@ class Exchange:
                 )
                 if not work.done() and (self._stuck() or (left.done() and not self._ended)):
                     raise ClientDisconnected
+                if not work.done() and is_admin(self._path):  # a stream of events has no end of its own
+                    self._guard.keys.check(self._path, self._headers)
             work.result()
         finally:
             left.cancel()

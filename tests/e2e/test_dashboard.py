@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from api.docs.openapi import OPERATIONS
+from shared.api_keys import KeyFile
 from tests.api.conftest import Stack as ApiStack
 from tests.api.conftest import run_stack
 from tests.api.fake_broker import call, saying
@@ -183,6 +184,23 @@ def test_the_page_asks_for_the_key_and_forgets_it_with_the_tab(browser: Browser,
             expect(page.locator("#ask")).to_be_visible()
 
 
+def test_a_key_that_is_revoked_while_the_page_is_open_is_asked_for_again(
+    browser: Browser, tmp_path: Path
+) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    key = keys.add("ops", admin=True)
+    with (
+        run_stack(keys_file=keys.path, api_keys=f"other={KEY}") as stack,
+        visit(browser, f"{stack.url}/ui") as page,
+    ):
+        page.fill("#secret", key)
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.locator("#connection")).to_have_text("live")
+        keys.revoke("ops")
+        expect(page.locator("#ask")).to_be_visible()
+        expect(page.locator("#changes li")).to_have_count(0)
+
+
 def test_thinking_and_calls_are_shown_apart_and_a_call_is_answered(browser: Browser, api: ApiStack) -> None:
     api.broker.reset()
     api.broker.script = saying(
@@ -248,6 +266,11 @@ def poisoned(value: Any) -> Any:
     return value
 
 
+def snapshot(report: Any) -> str:
+    """The first event of /admin/events."""
+    return f"event: snapshot\ndata: {json.dumps(report)}\n\n"
+
+
 def test_no_name_reason_or_log_line_of_a_server_becomes_markup(browser: Browser, server: FaultStack) -> None:
     server.http.post("/admin/models/a/load", json={"wait": True})
     pid = server.worker_pid("a")
@@ -256,7 +279,7 @@ def test_no_name_reason_or_log_line_of_a_server_becomes_markup(browser: Browser,
     server.http.post("/admin/models/a/load", json={"wait": True})
     report, models = poisoned(server.status()), poisoned(server.http.get("/v1/models").json())
     change = {"name": HOSTILE, "state": HOSTILE, "detail": HOSTILE}
-    events = f"event: snapshot\ndata: {json.dumps(report)}\n\nevent: memory\ndata: {json.dumps(change)}\n\n"
+    events = snapshot(report) + f"event: memory\ndata: {json.dumps(change)}\n\n"
 
     def answers(route: Route) -> None:
         if "/admin/events" in route.request.url:
@@ -274,6 +297,20 @@ def test_no_name_reason_or_log_line_of_a_server_becomes_markup(browser: Browser,
         assert_unharmed(page)
 
 
+def test_a_decision_that_is_made_twice_is_shown_twice(browser: Browser, server: FaultStack) -> None:
+    report = server.status()
+    report["memory"]["decisions"] = [{"age": age, "line": "b makes room for a"} for age in (5, 3600)]
+    events = snapshot(report)
+    with visit(browser, "about:blank") as page:
+        page.route(
+            "**/admin/events*", lambda route: route.fulfill(content_type="text/event-stream", body=events)
+        )
+        page.goto(url(server, "status"))
+        expect(page.locator("#decisions li")).to_have_text(
+            [re.compile("5.0 s ago"), re.compile("1 h 0 min ago")]
+        )
+
+
 def test_a_model_that_is_not_here_is_fetched_and_its_download_stopped(
     browser: Browser, server: FaultStack
 ) -> None:
@@ -285,9 +322,7 @@ def test_a_model_that_is_not_here_is_fetched_and_its_download_stopped(
             absent, fetched = report["models"][:2]
             absent.update(id="absent", state="loadable", absent=True)
             fetched.update(id="org/fetched", state="downloading")
-            route.fulfill(
-                content_type="text/event-stream", body=f"event: snapshot\ndata: {json.dumps(report)}\n\n"
-            )
+            route.fulfill(content_type="text/event-stream", body=snapshot(report))
         else:
             orders.append(f"{route.request.method} {urlsplit(route.request.url).path}")
             route.fulfill(json={})

@@ -85,6 +85,7 @@ async function followOnce() {
   const response = await ask("GET", "/admin/events?status=1", { headers, signal: stream.signal });
   status.refusedBecause("");
   for await (const event of events(response)) {
+    if (event.event === "message") return; // an error that ends the stream; the next one is refused with it
     heard = performance.now();
     connection("live", true);
     last = event.id || last;

@@ -1,6 +1,8 @@
 """Requests with and without API keys, through the whole api."""
 
+import time
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from shared.api_keys import KeyFile
 from shared.errors import KeyLimitReached
 from shared.protocol import Ack, Done, KeyTerms, Refused, Submit
 from tests.api.conftest import Stack, chat_body, run_stack
-from tests.api.fake_broker import PROMPT_TOKENS, WORDS
+from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS
 from tests.api.http.test_caller import DIALECTS
 
 ADMIN = "an-admin-key-for-tests"
@@ -163,3 +165,14 @@ def test_without_a_key_nothing_is_told_of_tokens() -> None:
         open_stack.chat()
         assert open_stack.broker.wait_for(Done).spent is None
         assert open_stack.broker.wait_for(Submit).key is None
+
+
+def test_a_stream_of_administration_ends_with_the_key_that_asked_for_it(stack: Stack, keys: KeyFile) -> None:
+    key = keys.add("bert", admin=True)
+    with stack.client.stream("GET", "/admin/events", headers=bearer(key)) as answer:
+        pieces = answer.iter_bytes()
+        next(pieces)
+        keys.revoke("bert")
+        deadline = time.monotonic() + DEADLINE
+        heard = list(takewhile(lambda _: time.monotonic() < deadline, pieces))
+    assert b"invalid_api_key" in heard[-1]
