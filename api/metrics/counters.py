@@ -8,7 +8,7 @@ Rule 3: what means the same as vLLM's has vLLM's name, labels and bounds.
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import Metric
@@ -28,63 +28,37 @@ Sums = Mapping[str, float]
 
 class Counters:
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, labelnames=MODEL, registry=self.registry)
+        self.requests = counter(
             "mlx_server_requests",
             "HTTP requests answered; status 499: the client left first.",
             ["route", "status", "model", "key"],
-            registry=registry,
         )
-        self.refusals = Counter(
-            "mlx_server_refusals", "Errors that clients got, by their code.", ["code"], registry=registry
+        self.refusals = counter("mlx_server_refusals", "Errors that clients got, by their code.", ["code"])
+        self.resumes = counter(
+            "mlx_server_resumes", "Running requests that were submitted again, and why.", ["model", "cause"]
         )
-        self.resumes = Counter(
-            "mlx_server_resumes",
-            "Running requests that were submitted again, and why.",
-            ["model", "cause"],
-            registry=registry,
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts, cached ones too.", MODEL)
+        self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.", MODEL)
+        self.cache_queries = counter(
+            "vllm:prefix_cache_queries", "Tokens that were looked for in the prefix cache.", MODEL
         )
-        self.prompt_tokens = Counter(
-            "vllm:prompt_tokens", "Tokens of prompts, cached ones too.", MODEL, registry=registry
-        )
-        self.generation_tokens = Counter(
-            "vllm:generation_tokens", "Tokens generated.", MODEL, registry=registry
-        )
-        self.cache_queries = Counter(
-            "vllm:prefix_cache_queries",
-            "Tokens that were looked for in the prefix cache.",
-            MODEL,
-            registry=registry,
-        )
-        self.cache_hits = Counter(
-            "vllm:prefix_cache_hits", "Tokens that the prefix cache had.", MODEL, registry=registry
-        )
-        self.success = Counter(
+        self.cache_hits = counter("vllm:prefix_cache_hits", "Tokens that the prefix cache had.", MODEL)
+        self.success = counter(
             "vllm:request_success",
             "Requests that ended well: each prompt of a list is one.",
             [*MODEL, "finished_reason"],
-            registry=registry,
         )
-        self.first_token = Histogram(
-            "vllm:time_to_first_token_seconds",
-            "From the request to its first token.",
-            MODEL,
-            buckets=FIRST_TOKEN,
-            registry=registry,
+        self.first_token = histogram(
+            "vllm:time_to_first_token_seconds", "From the request to its first token.", buckets=FIRST_TOKEN
         )
-        self.between_tokens = Histogram(
-            "vllm:inter_token_latency_seconds",
-            "Between two outputs of a choice.",
-            MODEL,
-            buckets=BETWEEN_TOKENS,
-            registry=registry,
+        self.between_tokens = histogram(
+            "vllm:inter_token_latency_seconds", "Between two outputs of a choice.", buckets=BETWEEN_TOKENS
         )
-        self.request_time = Histogram(
-            "vllm:e2e_request_latency_seconds",
-            "From the request to its last token.",
-            MODEL,
-            buckets=REQUEST,
-            registry=registry,
+        self.request_time = histogram(
+            "vllm:e2e_request_latency_seconds", "From the request to its last token.", buckets=REQUEST
         )
 
     def answered(self, route: str, status: int, who: Served) -> None:
