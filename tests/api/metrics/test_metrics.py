@@ -164,35 +164,38 @@ def test_without_a_broker_there_are_no_metrics(stack: Stack) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unavailable")
 
 
-def test_the_brokers_report_is_added_up_by_model() -> None:
-    def worker(id: str, **engine: float) -> WorkerStatus:
-        return WorkerStatus(
-            id=id,
-            model="m",
-            pid=1,
-            state="ready",
-            since=0,
-            in_flight=2,
-            spawned=True,
-            memory=10,
-            engine=dict(engine),
-        )
-
-    times = [1, 0, 2] + [0] * (len(REQUEST) - 2)
-    counts = ModelCounts(loads=3, evictions=1, losses=2, queue_times=times, queue_seconds=1.5)
-    report = StatusReport(
-        query="q",
-        epoch="e",
+def worker(id: str, **engine: float) -> WorkerStatus:
+    return WorkerStatus(
+        id=id,
+        model="m",
         pid=1,
-        uptime=9,
-        models=[ModelStatus(id="m", state="hot", queued=4, counts=counts)],
-        workers=[worker("m#1", rows=3, kv_bytes=5), worker("m#2", rows=1, kv_bytes=2)],
-        in_flight=4,
-        queued=4,
-        keys=[KeyUsage(name="anna", open=1, requests=7, refused=2, prompt=30, cached=10, out=20, owed=5)],
-        swaps=1,
+        state="ready",
+        since=0,
+        in_flight=2,
+        spawned=True,
+        memory=10,
+        engine=dict(engine),
     )
-    samples = read(exposition(Counters(), report).decode())
+
+
+TIMES = [1, 0, 2] + [0] * (len(REQUEST) - 2)
+COUNTS = ModelCounts(loads=3, evictions=1, losses=2, queue_times=TIMES, queue_seconds=1.5)
+REPORT = StatusReport(
+    query="q",
+    epoch="e",
+    pid=1,
+    uptime=9,
+    models=[ModelStatus(id="m", state="hot", queued=4, counts=COUNTS)],
+    workers=[worker("m#1", rows=3, kv_bytes=5), worker("m#2", rows=1, kv_bytes=2)],
+    in_flight=4,
+    queued=4,
+    keys=[KeyUsage(name="anna", open=1, requests=7, refused=2, prompt=30, cached=10, out=20, owed=5)],
+    swaps=1,
+)
+
+
+def test_the_brokers_report_is_added_up_by_model() -> None:
+    samples = read(exposition(Counters(), REPORT).decode())
     expected = {
         "vllm:num_requests_running": 4,
         "vllm:num_requests_waiting": 4,
