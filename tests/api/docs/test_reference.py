@@ -88,10 +88,13 @@ def test_every_field_of_the_openapi_document_is_one_sentence_in_fields_toml() ->
     assert not [where for where, words in said.items() if not re.fullmatch(r"[^\n]{6,199}\.", words)]
 
 
-def test_no_table_of_fields_toml_has_a_field_that_its_schema_lacks() -> None:
-    sentences, schemas = tomllib.loads(FIELDS.read_text()), document()["components"]["schemas"]
-    own = {(name, field) for name in sentences.keys() & schemas.keys() for field in sentences[name]}
+def test_every_sentence_of_fields_toml_is_used_and_stands_there_once() -> None:
+    sentences = tomllib.loads(FIELDS.read_text())
+    shared = sentences.pop("any")
+    own = {(name, field) for name, table in sentences.items() for field in table}
     assert own <= fields()
+    assert shared.keys() == {field for _, field in fields() - own}
+    assert not {(name, field) for name, field in own if sentences[name][field] == shared.get(field)}
 
 
 def test_a_field_that_may_be_left_out_has_its_default_in_the_openapi_document() -> None:
