@@ -12,9 +12,19 @@ from api.metrics.resource import exposition
 from shared.api_keys import KeyFile
 from shared.buckets import REQUEST
 from shared.errors import QueueFull
-from shared.protocol import KeyUsage, ModelCounts, ModelStatus, Refused, StatusReport, Submit, WorkerStatus
+from shared.protocol import (
+    Chunks,
+    FinishReason,
+    KeyUsage,
+    ModelCounts,
+    ModelStatus,
+    Refused,
+    StatusReport,
+    Submit,
+    WorkerStatus,
+)
 from tests.api.conftest import Stack, chat_body, run_stack
-from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS
+from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS, call, deltas, saying
 
 ADMIN = "an-admin-key-for-tests"
 OPS = {"authorization": f"Bearer {ADMIN}"}
@@ -96,6 +106,32 @@ def test_a_refusal_of_the_broker_is_counted_by_its_code(fresh: Stack) -> None:
     assert one(samples, "mlx_server_refusals_total", code="queue_full") == 1
     assert one(samples, "mlx_server_requests_total", status="503", model="tiny") == 1
     assert one(samples, "vllm:request_success_total") == 0
+
+
+def test_a_gap_and_a_new_broker_are_resumes_and_count_no_token_twice(fresh: Stack) -> None:
+    def three_then_a_gap_then_all(submit: Submit) -> list[Chunks]:
+        if submit.attempt == 1:
+            return [Chunks(deltas=deltas(submit, end=3))]
+        missing = 4 if submit.attempt == 2 else None
+        return [Chunks(deltas=[delta for delta in deltas(submit) if delta.index != missing])]
+
+    fresh.broker.script = three_then_a_gap_then_all
+    with fresh.client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as answer:
+        lines = answer.iter_lines()
+        next(line for line in lines if WORDS[0].strip() in line)
+        fresh.broker.restart()
+        list(lines)
+    samples = scrape(fresh)
+    assert one(samples, "mlx_server_resumes_total", model="tiny", cause="broker") == 1
+    assert one(samples, "mlx_server_resumes_total", model="tiny", cause="gap") == 1
+    assert one(samples, "vllm:generation_tokens_total", model_name="tiny") == len(WORDS)
+
+
+def test_a_tool_call_counts_as_a_stop_as_it_does_to_vllm(fresh: Stack) -> None:
+    fresh.broker.script = saying(*call("c1", "weather", "{}"), reason=FinishReason.TOOL_CALLS)
+    assert fresh.chat().json()["choices"][0]["finish_reason"] == "tool_calls"
+    samples = scrape(fresh)
+    assert one(samples, "vllm:request_success_total", model_name="tiny", finished_reason="stop") == 1
 
 
 def test_what_clients_make_up_makes_no_new_series(fresh: Stack) -> None:
