@@ -34,6 +34,22 @@ def test_a_killed_broker_is_seen_by_none_of_20_streams(stack: FaultStack) -> Non
     assert [stack.worker_pid(), stack.worker_pid("b")] == workers
 
 
+@pytest.mark.slow
+def test_a_broker_that_dies_again_and_again_comes_back_as_soon_as_after_its_first_death(
+    stack: FaultStack,
+) -> None:
+    for _ in range(5):
+        stack.program("broker")
+        seen = time.monotonic()
+        while time.monotonic() < seen + 1.5:  # longer than supervisord's startsecs
+            stack.http.get("/health")
+        killed = time.monotonic()
+        stack.kill_broker()
+        stack.program("broker")
+        assert time.monotonic() - killed < 4
+    all_right([stack.stream(1, 20)])
+
+
 @pytest.mark.parametrize("edge", quick_and_slow(EDGES, MORE_EDGES))
 def test_a_broker_killed_at_any_edge_loses_nothing(stack: FaultStack, edge: str) -> None:
     worker = warm(stack)
