@@ -14,21 +14,21 @@ import sys
 import zmq
 
 from broker.clock import AwakeClock
-from broker.configuration import changes, memory_rules
 from broker.core import Broker
-from broker.learned_file import LearnedFile
-from broker.machine_memory import machine_memory
-from broker.mailbox import Mailbox
-from broker.memory_decisions import GB
-from broker.pulls_file import PullsFile
+from broker.memory.decisions import GB
+from broker.models.configuration import changes, memory_rules
+from broker.requests.scheduler import Limits, Scheduler
 from broker.rules import Changes
-from broker.rundir import AlreadyRunningError, RunDir, RunDirError
-from broker.scheduler import Limits, Scheduler
 from broker.server import Server
 from broker.startup import Life, Timeouts
-from broker.statefile import StateFile
-from broker.supervisor import Supervisor, name_worker
-from broker.wakeup import Wakeup
+from broker.system.learned_file import LearnedFile
+from broker.system.machine_memory import machine_memory
+from broker.system.mailbox import Mailbox
+from broker.system.pulls_file import PullsFile
+from broker.system.rundir import AlreadyRunningError, RunDir, RunDirError
+from broker.system.statefile import StateFile
+from broker.system.supervisor import Supervisor, name_worker
+from broker.system.wakeup import Wakeup
 from shared import exits, failpoints, logs
 from shared.files import FILES_NEEDED, raise_file_limit
 from shared.settings import Settings, load_settings, read_settings

@@ -7,10 +7,6 @@ Rule 2: `requests` decides what becomes of a request, `workers` what becomes of 
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from broker import status
-from broker.admission import Admission, draining, unaffordable, unavailable
-from broker.api_figures import ApiFigures
-from broker.counts import Counts
 from broker.events import (
     Action,
     ApiSaid,
@@ -33,24 +29,28 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.exit_causes import ExitCause, Fault
-from broker.fetches import Fetches
-from broker.history import History
-from broker.key_limits import KeyLimits
-from broker.lifecycle import SERVING, State
-from broker.load_failures import LoadFailures
-from broker.memory import Memory
-from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start
-from broker.orders import Orders
-from broker.quarantine import Quarantine
-from broker.registry import Api, Registry
-from broker.requests import CANCELLED, Requests
+from broker.memory.accounts import Memory
+from broker.memory.decisions import Decision, Evict, Grow, Never, Shrink, Start
+from broker.models.fetches import Fetches
+from broker.models.load_failures import LoadFailures
+from broker.models.orders import Orders
+from broker.models.unwanted import expire_unwanted
+from broker.reports import status
+from broker.reports.api_figures import ApiFigures
+from broker.reports.counts import Counts
+from broker.reports.history import History
+from broker.requests.admission import Admission, draining, unaffordable, unavailable
+from broker.requests.key_limits import KeyLimits
+from broker.requests.quarantine import Quarantine
+from broker.requests.requests import CANCELLED, Requests
+from broker.requests.scheduler import Scheduler
+from broker.requests.waiting import positions
 from broker.rules import Changes, MemoryRules
-from broker.scheduler import Scheduler
 from broker.startup import Life, Survivor, Timeouts
-from broker.unwanted import expire_unwanted
-from broker.waiting import positions
-from broker.workers import Workers
+from broker.workers.exit_causes import ExitCause, Fault
+from broker.workers.lifecycle import SERVING, State
+from broker.workers.registry import Api, Registry
+from broker.workers.workers import Workers
 from shared.errors import InvalidSettings, ModelNotFound
 from shared.protocol import (
     Ack,

@@ -14,7 +14,6 @@ from typing import Final
 
 import zmq
 
-from broker import event_log
 from broker.clock import AwakeClock
 from broker.core import Broker
 from broker.events import (
@@ -44,13 +43,14 @@ from broker.events import (
     Tick,
     WorkerSaid,
 )
-from broker.learned_file import LearnedFile
-from broker.mailbox import Mailbox
-from broker.pulls_file import PullsFile
+from broker.reports import event_log
 from broker.rules import Changes
-from broker.statefile import StateFile
-from broker.supervisor import Supervisor
-from broker.wakeup import Wakeup
+from broker.system.learned_file import LearnedFile
+from broker.system.mailbox import Mailbox
+from broker.system.pulls_file import PullsFile
+from broker.system.statefile import StateFile
+from broker.system.supervisor import Supervisor
+from broker.system.wakeup import Wakeup
 from shared.errors import CannotBePassedOn
 from shared.failpoints import failpoint
 from shared.protocol import Forward, Goodbye, Part, SubmitHeader

@@ -100,7 +100,7 @@ def _make_private(run_dir: Path) -> None:
 
 
 def _open_private(path: Path) -> IO[str]:
-    """Opens a file without following links and readable for its owner only, as broker/rundir.py does."""
+    """Opens a file without following links and readable for its owner only, as broker/system/rundir.py does."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.fchmod(file, 0o600)

@@ -3,8 +3,8 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from broker.ledger import Entry, Lease, Ledger, Need, Usage
-from broker.lifecycle import State
+from broker.memory.ledger import Entry, Lease, Ledger, Need, Usage
+from broker.workers.lifecycle import State
 
 GB = 10**9
 MIN_STAY = 4.0

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
-from broker.ledger import Entry, Lease, Ledger, Need, Usage
-from broker.lifecycle import State
-from broker.memory_decisions import Decision, Evict, Grow, Never, Shrink, Start, Wait
-from broker.swaps import Demand, Turns
+from broker.memory.decisions import Decision, Evict, Grow, Never, Shrink, Start, Wait
+from broker.memory.ledger import Entry, Lease, Ledger, Need, Usage
+from broker.memory.swaps import Demand, Turns
+from broker.workers.lifecycle import State
 
 GB = 10**9
 STEP, BEAT, EXIT = 0.5, 1.0, 1.5  # seconds

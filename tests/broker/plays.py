@@ -6,8 +6,8 @@ from typing import Any
 
 from broker.core import Broker
 from broker.events import Action, ApiSaid, Event, Note, TellApi, TellWorker, WorkerSaid
+from broker.requests.scheduler import Limits, Scheduler
 from broker.rules import MemoryRules
-from broker.scheduler import Limits, Scheduler
 from broker.startup import Life, Survivor, Timeouts
 from shared.protocol import (
     BrokerToApi,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.memory_decisions import GB
+from broker.memory.decisions import GB
 from broker.rules import MemoryRules
 from tests.broker.plays import status
 from tests.broker.world import MODELS, World

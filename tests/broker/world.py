@@ -34,8 +34,8 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
+from broker.requests.scheduler import Limits
 from broker.rules import MemoryRules
-from broker.scheduler import Limits
 from broker.startup import Survivor, Timeouts
 from shared.errors import Draining
 from shared.protocol import (

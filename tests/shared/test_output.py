@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.log_files import keep_end, keep_newest
+from broker.system.log_files import keep_end, keep_newest
 from shared.logs import LONGEST, OneLine
 from shared.output import printable
 

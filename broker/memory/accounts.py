@@ -1,0 +1,221 @@
+"""The ledger of this broker: what its registry and queues say, as entries and demands; and the leases of its workers.
+
+Rule 1: it decides and remembers; `core` does what it says.
+Rule 2: a worker is told its first lease before its first request; one that an earlier broker gave goes on. Only a
+    worker that has confirmed a lease gets a larger one.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from broker.events import Action, TellWorker
+from broker.memory.decisions import Decision, Grow, Never, Wait
+from broker.memory.ledger import Entry, Lease, Ledger, Usage
+from broker.memory.needs import Needs
+from broker.memory.swaps import Demand, Turns
+from broker.models.downloads import Downloads
+from broker.models.inspections import Inspections
+from broker.models.load_failures import LoadFailures
+from broker.requests.scheduler import Scheduler
+from broker.rules import UNBOUNDED, MemoryRules
+from broker.workers.lifecycle import State
+from broker.workers.registry import Registry, Worker
+from shared import protocol
+from shared.protocol import Inspection, MemoryDecision, MemoryStatus, Register
+
+_REMEMBERED = 50  # decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """That a model be loaded without a request. ``yields``: only into memory that is free anyway."""
+
+    since: float
+    yields: bool = False
+
+
+class Memory:
+    def __init__(
+        self,
+        rules: MemoryRules,
+        registry: Registry,
+        scheduler: Scheduler,
+        failures: LoadFailures,
+        started: float,
+    ) -> None:
+        self.rules = rules
+        self._registry = registry
+        self._scheduler = scheduler
+        self._failures = failures
+        self.needs = Needs(rules.budget, rules.said, rules.pinned)
+        self.inspections = Inspections(rules.inspects)
+        self.downloads = Downloads()
+        self._turns = Turns(rules.max_wait)
+        self.wishes = {model: Wish(started, yields=True) for model in rules.preload}
+        self.nevers: dict[str, Never] = {}  # by model, why its last wish cannot be had
+        # The first serial number: larger in each life of a broker since the machine started.
+        self._first = int(started * 1000)
+        self._leases: dict[str, Lease] = {}
+        self._starts: dict[str, float] = {}  # of workers that load
+        self._decisions: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
+        self._news: list[str] = []
+        self._last = ""  # the last decision without its figures, so that a wait is noted once
+
+    def decide(self, now: float) -> Decision | None:
+        """The next thing to do; to be asked again until it is nothing."""
+        ledger = self._ledger(now)
+        decision = self._turns.decide(self._demands(ledger, now), ledger, now)
+        for worker in self._registry:
+            worker.closed = worker.id in self._turns.closed
+        if isinstance(decision, Grow) and not self.rules.lends:
+            return None
+        self._note(decision, now)
+        return None if isinstance(decision, Wait) else decision
+
+    def news(self) -> list[str]:
+        """Lines for the log about what was decided since it was last asked."""
+        news, self._news = self._news, []
+        return news if self.rules.lends else []
+
+    def report(self, now: float) -> MemoryStatus:
+        ledger = self._ledger(now)
+        return MemoryStatus(
+            budget=self.rules.budget,
+            used=ledger.charged,
+            leases={entry.worker: entry.lease.size for entry in ledger.entries},
+            decisions=[MemoryDecision(age=now - at, line=line) for at, line in self._decisions],
+        )
+
+    def _ledger(self, now: float) -> Ledger:
+        entries = tuple(self._entry(worker, now) for worker in self._registry)
+        return Ledger(self.rules.budget, self.rules.min_stay, entries, self.needs.pinned(now))
+
+    def _entry(self, worker: Worker, now: float) -> Entry:
+        need = self.needs.of(worker.model, now, worker.total if worker.state is State.LOADING else 0)
+        use = worker.use
+        keeps_to_leases = worker.use.serial > self._first  # one that does not could never be cut again
+        grows = worker.state is State.READY and keeps_to_leases and has_kv(worker)
+        wanted = UNBOUNDED if grows else 0
+        return Entry(
+            worker.id,
+            need,
+            worker.state,
+            worker.since,
+            self._leases.get(worker.id) or Lease.first(need.least_kv),
+            Usage(use.footprint, use.kv, use.committed, use.kept, wanted),
+            running=worker.load,
+            waiting=len(self._scheduler.of_model(worker.model)),
+            served=worker.served,
+            static=not worker.spawned,
+            closed=worker.closed,
+        )
+
+    def _demands(self, ledger: Ledger, now: float) -> list[Demand]:
+        """Of models without any process: one that is ending has to end first."""
+        arrivals = self._scheduler.arrivals()
+        for model, wish in self.wishes.items():
+            if not wish.yields or self.needs.of(model, now).total <= ledger.free(model):
+                arrivals[model] = tuple(sorted((wish.since, *arrivals.get(model, ()))))
+        return [
+            Demand(self.needs.of(model, now), waiting)
+            for model, waiting in arrivals.items()
+            if self._failures.may_start(model, now)
+            and not self._registry.of_model(model)
+            and not self.inspections.awaits(model)
+            and not self.downloads.holds_back(model)
+        ]
+
+    def next_to_inspect(self, models: Collection[str]) -> str | None:
+        return self.inspections.next(models, [*self._scheduler.arrivals(), *self.wishes])
+
+    def note_inspection(self, model: str, found: Inspection | None) -> None:
+        self.inspections.finish()
+        if found:
+            self.inspections.found[model] = found
+        if found and found.absent:
+            self.downloads.absent.add(model)
+        elif found:
+            self.downloads.absent.discard(model)
+        if found and found.weights:
+            self.needs.note_weights(model, found.weights)
+
+    def has_room_for_another(self, model: str, now: float) -> bool:
+        """Beside the worker that the model has. Leases that hold nothing are cut as it starts."""
+        ledger = self._ledger(now)
+        unused = sum(entry.unused for entry in ledger.entries)
+        return self.needs.of(model, now).total <= ledger.free(model) + unused
+
+    def is_wanted(self, model: str) -> bool:
+        wish = self.wishes.get(model)
+        return self._scheduler.has_waiting(model) or (wish is not None and not wish.yields)
+
+    def wish(self, model: str, now: float) -> None:
+        self.nevers.pop(model, None)
+        self.wishes[model] = Wish(now)
+
+    def refuse(self, never: Never) -> None:
+        if self.wishes.pop(never.model, None):
+            self.nevers[never.model] = never
+
+    def _note(self, decision: Decision | None, now: float) -> None:
+        line = str(decision) if decision else ""
+        about = line.partition(":")[0] if isinstance(decision, Wait) else line
+        if decision and about != self._last:
+            self._decisions.appendleft((now, line))
+            self._news.append(line)
+        self._last = about
+
+    def configure(self, rules: MemoryRules, models: Collection[str]) -> None:
+        """What has been learned stays. What is newly to be preloaded is, but for what is ready."""
+        fresh = [
+            model
+            for model in rules.preload
+            if model not in self.rules.preload and not self._registry.ready(model)
+        ]
+        self.rules = rules
+        self.needs.configure(rules.budget, rules.said, rules.pinned)
+        self._turns.max_wait = rules.max_wait
+        self.wishes = {model: wish for model, wish in self.wishes.items() if model in models}
+        self.wishes |= {model: Wish(0.0, yields=True) for model in fresh}
+
+    # ---- what happens to workers
+
+    def note_start(self, worker: Worker, lease: int, now: float) -> None:
+        self._leases[worker.id] = Lease(lease, lease, self._first)
+        self._starts[worker.id] = now
+
+    def first_lease(self, worker: Worker, said: Register, now: float) -> Iterator[Action]:
+        self.wishes.pop(worker.model, None)
+        weights = said.capabilities.bytes if said.capabilities else 0
+        self.needs.note_load(worker.model, said.digest, weights, said.context_bytes)
+        if (start := self._starts.pop(worker.id, None)) is not None:
+            self.needs.note_load_seconds(worker.model, now - start)
+            self._scheduler.note_load(worker.model, now - start)
+        if not self.rules.lends:
+            return
+        if said.lease:
+            self._leases[worker.id] = Lease(said.lease, said.lease, self._first)
+        yield self.tell(worker.id, said.lease or self.needs.of(worker.model, now).least_kv)
+
+    def tell(self, worker_id: str, size: int) -> Action:
+        lease = self._leases.get(worker_id) or Lease(0, 0, self._first)
+        self._leases[worker_id] = lease = lease.tell(size)
+        return TellWorker(worker_id, protocol.Lease(size=lease.size, serial=lease.serial))
+
+    def note_use(self, worker: Worker) -> None:
+        if lease := self._leases.get(worker.id):
+            self._leases[worker.id] = lease.confirm(worker.use.serial, worker.use.obeyed)
+        if worker.use.footprint and worker.state is State.READY:
+            self.needs.note_base(worker.model, worker.use.footprint - worker.use.kv)
+
+    def forget(self, worker_id: str) -> None:
+        self._leases.pop(worker_id, None)
+        self._starts.pop(worker_id, None)
+        self._turns.closed.pop(worker_id, None)
+
+
+def has_kv(worker: Worker) -> bool:
+    """An encoder keeps no keys and values, so it has no use for a lease."""
+    can = worker.details.capabilities if worker.details else None
+    return can is None or can.kind == "chat"

@@ -1,0 +1,225 @@
+"""Worker processes: spawns them, adopts those of an earlier broker, signals them, reaps them.
+
+Rule 1: a signal is sent only to a process that is surely a worker of ours: a child not reaped yet, or one held by its
+pidfd. Rule 2: a worker has a session of its own, so that the end of the broker or its terminal does not end it.
+"""
+
+import logging
+import os
+import re
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from broker.events import DownloadEnded, DownloadSaid, Inspected, WorkerExited
+from broker.system.download_processes import DownloadProcesses
+from broker.system.log_files import keep_end, keep_newest
+from broker.system.processes import start_of
+from shared.protocol import Inspection
+
+log = logging.getLogger(__name__)
+
+KEPT_LOGS = 20
+INSPECTION = 30.0  # seconds
+LOG_BYTES = 10 << 20  # of each
+_TAIL_BYTES, _TAIL_LINES, _LINE = 8192, 12, 500
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def name_worker(model: str) -> str:
+    """A new name, for a process, its socket and its log file."""
+    return f"worker-{_UNSAFE.sub('-', model)[-64:]}-{secrets.token_hex(4)}"
+
+
+class Process(Protocol):
+    pid: int
+    code: int | None  # once it has ended; None then: it was not our child
+
+    def ended(self) -> bool: ...
+
+    def signal(self, number: int) -> None: ...
+
+
+class Child:
+    def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
+        self._popen = popen
+        self.pid = popen.pid
+        self.code: int | None = None
+
+    def ended(self) -> bool:
+        self.code = self._popen.poll()
+        return self.code is not None
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+
+class Adopted:
+    """A child of an earlier broker, held by a pidfd or, where there are none, known by its pid and start time."""
+
+    code: int | None = None
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._start = start_of(pid)
+        self.fd: int | None = None
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):
+                self.fd = os.pidfd_open(pid)
+
+    def ended(self) -> bool:
+        gone = self._start is None or start_of(self.pid) != self._start
+        if gone and self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+        return gone
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            if self.fd is not None:
+                signal.pidfd_send_signal(self.fd, number)
+            elif not self.ended():
+                os.kill(self.pid, number)
+
+
+class Supervisor:
+    def __init__(self, command: Sequence[str], log_dir: Path, inspection: float = INSPECTION) -> None:
+        """``inspection``: seconds that one may take."""
+        self._command = list(command)
+        self._log_dir = log_dir
+        self._inspection = inspection
+        self._processes: dict[str, Process] = {}
+        self._inspections: dict[str, tuple[subprocess.Popen[bytes], float]] = {}  # by model, and until when
+        self.downloads = DownloadProcesses()
+        self.watched: list[int] = []  # readable when an adopted process has ended
+
+    def log_of(self, worker: str) -> str:
+        return str(self._log_dir / f"{worker}.log")
+
+    def pid_of(self, worker: str) -> int:
+        """0: the worker is not a process of ours."""
+        process = self._processes.get(worker)
+        return process.pid if process else 0
+
+    def spawn(self, worker: str, model: str) -> str | None:
+        """Returns why it failed, if it did."""
+        output = self._output(worker)
+        try:
+            child = subprocess.Popen(
+                [*self._command, "--model", model, "--id", worker],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                close_fds=True,
+            )
+        except OSError as error:
+            log.error("MLX_SERVER_WORKER_COMMAND: %s cannot be started: %s", self._command[0], error)
+            return f"{Path(self._command[0]).name!r}: {error.strerror}"
+        finally:
+            os.close(output)
+        self._processes[worker] = Child(child)
+        return None
+
+    def inspect(self, model: str) -> bool:
+        """False: it cannot begin. Else ``reap`` returns what was found."""
+        command = [*self._command, "--model", model, "--inspect"]
+        try:
+            child = subprocess.Popen(
+                command,
+                bufsize=0,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            log.warning("%s cannot be inspected: %s", model, error)
+            return False
+        self._inspections[model] = child, time.monotonic() + self._inspection
+        return True
+
+    def end_overdue_inspections(self) -> None:
+        for child, until in self._inspections.values():
+            if time.monotonic() > until:
+                child.kill()
+
+    def _reap_inspections(self) -> list[Inspected]:
+        found = []
+        for model, (child, _) in list(self._inspections.items()):
+            if child.poll() is not None:
+                del self._inspections[model]
+                found.append(Inspected(model, _read(model, child)))
+        return found
+
+    def _output(self, worker: str) -> int:
+        """A new log file, or /dev/null when it cannot be opened: a worker without a log is better than none."""
+        self.trim_logs(make_room=1)
+        path = self.log_of(worker)
+        try:
+            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.warning("%s runs without a log: %s: %s", worker, path, error.strerror)
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def trim_logs(self, make_room: int = 0) -> None:
+        """Keeps the newest logs of workers, and the end of each. Logs of living workers are not removed."""
+        living = [self.log_of(worker) for worker in self._processes]
+        keep_newest(self._log_dir.glob("worker-*.log"), KEPT_LOGS - make_room, living)
+        for path in living:
+            keep_end(path, LOG_BYTES)
+
+    def adopt(self, worker: str, pid: int) -> None:
+        adopted = self._processes[worker] = Adopted(pid)
+        if adopted.fd is not None:
+            self.watched.append(adopted.fd)
+
+    def reap(self) -> list[WorkerExited | Inspected | DownloadSaid | DownloadEnded]:
+        """The workers, the inspections and the downloads that ended since the last call."""
+        ended = [(worker, process) for worker, process in self._processes.items() if process.ended()]
+        for worker, _ in ended:
+            del self._processes[worker]
+        exits = [
+            WorkerExited(worker, process.code, () if process.code == 0 else self._last_lines(worker))
+            for worker, process in ended
+        ]
+        return [*exits, *self._reap_inspections(), *self.downloads.reap()]
+
+    def _last_lines(self, worker: str) -> tuple[str, ...]:
+        try:
+            with Path(self.log_of(worker)).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ()
+        return tuple(line[:_LINE] for line in lines[-_TAIL_LINES:])
+
+    def signal(self, worker: str, number: int) -> None:
+        if process := self._processes.get(worker):
+            process.signal(number)
+
+    def close(self, patience: float) -> None:
+        """Reaps killed workers for ``patience`` seconds; the others live on, as children of init."""
+        for child, _ in self._inspections.values():
+            child.kill()
+        self.downloads.close()
+        deadline = time.monotonic() + patience
+        while self.reap() or (self._processes and time.monotonic() < deadline):
+            time.sleep(0.01)
+
+
+def _read(model: str, child: "subprocess.Popen[bytes]") -> Inspection | None:
+    """What it printed is little, so it is in the pipe; a child of its own may hold that open, so none is waited for."""
+    assert child.stdout
+    with child.stdout as pipe:
+        os.set_blocking(pipe.fileno(), False)
+        said = pipe.read(1 << 16) or b""
+    try:
+        return Inspection.model_validate_json(said)
+    except ValueError:
+        log.warning("the inspection of %s failed with exit code %s", model, child.returncode)
+        return None

@@ -1,0 +1,60 @@
+"""Inspections as processes: what is read of them, and that none of them holds the broker up."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from broker.events import DownloadEnded, DownloadSaid, Inspected, WorkerExited
+from broker.system.supervisor import Supervisor
+from shared.protocol import Inspection
+
+PATIENCE = 30.0  # seconds; a sleep of the programs below is longer
+
+
+def supervisor(tmp_path: Path, script: str, inspection: float = PATIENCE) -> Supervisor:
+    return Supervisor(["/bin/sh", "-c", script], tmp_path, inspection)
+
+
+def reaped(children: Supervisor) -> list[WorkerExited | Inspected | DownloadSaid | DownloadEnded]:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := children.reap()):
+        assert time.monotonic() < deadline, "nothing ended"
+        time.sleep(0.01)
+    return found
+
+
+def test_an_inspection_is_what_its_process_printed(tmp_path: Path) -> None:
+    children = supervisor(tmp_path, """echo '{"weights": 5}'""")
+    assert children.inspect("m")
+    assert reaped(children) == [Inspected("m", Inspection(weights=5))]
+    assert children.reap() == []
+
+
+def test_a_process_that_printed_no_inspection_found_nothing(tmp_path: Path) -> None:
+    for script in ("exit 0", "exit 70", "echo hello"):
+        children = supervisor(tmp_path, script)
+        assert children.inspect("m")
+        assert reaped(children) == [Inspected("m", None)]
+
+
+def test_an_inspection_without_a_program_cannot_begin(tmp_path: Path) -> None:
+    children = Supervisor([str(tmp_path / "none")], tmp_path)
+    assert not children.inspect("m")
+    assert children.reap() == []
+
+
+def test_an_inspection_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    children = supervisor(tmp_path, "exec sleep 600", inspection=-1.0)
+    assert children.inspect("m")
+    children.end_overdue_inspections()
+    assert reaped(children) == [Inspected("m", None)]
+
+
+def test_an_inspection_whose_own_child_holds_its_output_open_holds_nothing_up(tmp_path: Path) -> None:
+    children = supervisor(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pid")
+    try:
+        assert children.inspect("m")
+        assert reaped(children) == [Inspected("m", None)]
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
