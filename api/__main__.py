@@ -14,7 +14,9 @@ from api.app import make_app
 from api.generation.broker_client import BrokerClient
 from api.http.connection import Connection
 from api.http.connection_limits import ConnectionLimits
+from api.http.tls import Certificate
 from shared import exits, failpoints, logs
+from shared.certificate import CertificateUnusable
 from shared.files import NotPrivate, make_private, raise_file_limit
 from shared.settings import Settings, load_settings, unusable_keys
 
@@ -32,10 +34,22 @@ def main() -> None:
         sys.stderr.write(f"api: {why}\n")
         raise SystemExit(exits.MISCONFIGURED)
     logs.configure("api", settings.log_level)
+    certificate = certificate_of(settings)
     claim_run_dir(settings)
     limits = ConnectionLimits(int(raise_file_limit() * FOR_CONNECTIONS), settings.unfinished_per_address)
     listener = listen(settings) if fd is None else socket.socket(fileno=fd)
-    serve(settings, listener, limits)
+    serve(settings, listener, limits, certificate)
+
+
+def certificate_of(settings: Settings) -> Certificate | None:
+    """Exits 78 with one line when it cannot be served with."""
+    if settings.tls_certificate is None:
+        return None
+    try:
+        return Certificate(settings.tls_certificate, settings.tls_key or settings.tls_certificate)
+    except CertificateUnusable as error:
+        sys.stderr.write(f"api: {error}\n")
+        raise SystemExit(exits.MISCONFIGURED) from None
 
 
 def claim_run_dir(settings: Settings) -> None:
@@ -62,10 +76,13 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve(settings: Settings, listener: socket.socket, limits: ConnectionLimits) -> None:
+def serve(
+    settings: Settings, listener: socket.socket, limits: ConnectionLimits, certificate: Certificate | None
+) -> None:
     config = uvicorn.Config(
         make_app(settings, BrokerClient(settings)),
-        loop="uvloop",
+        loop="api.http.tls:Loop",
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         http=Connection.of(limits),
         ws="none",
         lifespan="on",

@@ -67,7 +67,13 @@ class ServerClient:
         self.settings, self.where = settings, probe.address(settings)
         token = probe.owner_token(settings)
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.Client(base_url=self.where, headers=headers, timeout=_SILENCE, trust_env=False)
+        self._client = httpx.Client(
+            base_url=self.where,
+            headers=headers,
+            timeout=_SILENCE,
+            trust_env=False,
+            verify=probe.trust(settings) or True,
+        )
 
     def answer(self, conversation: Conversation) -> Iterator[dict[str, Any]]:
         """The chunks of a streamed answer. Raises NoAnswer."""

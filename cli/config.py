@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from cli.models.wrong import wrong_models
 from cli.refusal import refuse
 from shared import exits
+from shared.certificate import unusable_certificate
 from shared.commands import typed
 from shared.config_file import IN_FOLDER
 from shared.dotenv import NOT_FROM_A_FOLDER
@@ -30,6 +31,9 @@ _NOTHING: tuple[object, ...] = (None, [], {})
 # For settings and keys of tables whose default is nothing.
 _EXAMPLES: Mapping[str, object] = {
     "api_keys_file": "~/mlx-server.keys",
+    "tls_certificate": "~/tls/fullchain.pem",
+    "tls_key": "~/tls/key.pem",
+    "tls_ca": "~/tls/ca.pem",
     "default_model": "small",
     "run_dir": "/tmp/mlx-server",  # noqa: S108
     "context_length": 32768,
@@ -68,7 +72,7 @@ def check(file: Path | None) -> int:
         return exits.UNUSABLE
     if settings.config is None:
         return refuse(f"There is no configuration file here; `{typed('mlx-server')} config init` writes one.")
-    if wrong := list(wrong_models(settings)):
+    if wrong := [line for line in (unusable_certificate(settings), *wrong_models(settings)) if line]:
         for line in wrong:
             refuse(line)
         return exits.UNUSABLE

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +28,14 @@ from cli import claim, probe
 from cli.messages import what_computes
 from cli.models.wrong import wrong_models
 from cli.refusal import FAILED
+from shared.certificate import CertificateUnusable, proved
 from shared.commands import typed
 from shared.files import FILES_NEEDED
-from shared.settings import PREFIX, Settings, load_settings, unusable_keys
+from shared.settings import PREFIX, Settings, is_loopback, load_settings, unusable_keys
 
 State = Literal["well", "care", "wrong"]
 HUB_WITHIN = 3.0  # seconds
+RENEW_WITHIN = timedelta(days=14)
 ROOM = 5 << 30  # bytes of disk, below which a model of some billions of weights does not fit
 _COLOURS = {"well": "green", "care": "yellow", "wrong": "red"}
 
@@ -70,6 +73,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _cache,
         _models,
         _keys,
+        _certificate,
         _hub,
     )
     for look in looks:
@@ -199,6 +203,26 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         yield Finding("API keys", "care", "none, and others may connect: nobody checks who asks", remedy)
     else:
         yield Finding("API keys", "well", "none: whoever is on this machine is served")
+
+
+def _certificate(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = proved(settings)
+    except CertificateUnusable as error:
+        yield Finding("certificate", "wrong", str(error))
+        return
+    if found is None:
+        if is_loopback(settings.host):
+            yield Finding("certificate", "well", "none: nothing leaves this machine")
+        else:
+            remedy = f"set {PREFIX}TLS_CERTIFICATE, or let a proxy with TLS stand before it"
+            yield Finding("certificate", "care", "none: keys and prompts travel as they are", remedy)
+        return
+    said = f"for {', '.join(found.names) or 'no name'}, until {found.until:%Y-%m-%d}"
+    soon = found.until - datetime.now(UTC) < RENEW_WITHIN
+    yield Finding(
+        "certificate", "care" if soon else "well", said, "renew it; the server takes it up" if soon else ""
+    )
 
 
 def _hub(settings: Settings) -> Iterator[Finding]:

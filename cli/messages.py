@@ -1,6 +1,7 @@
 """What ``serve`` prints: the addresses and a first request, or the failure and the log that explains it."""
 
 import json
+import shlex
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TextIO
 from cli import probe
 from cli.events import Event
 from cli.stack import Stack
+from shared.certificate import file_to_trust
 from shared.models import EMBEDDED_MODEL
 from shared.settings import Settings
 
@@ -53,7 +55,7 @@ def print_welcome(settings: Settings) -> None:
         "",
         "Try it (the first request of a model loads it):",
         "",
-        *_first_request(address, _model_to_try(settings)),
+        *_first_request(address, _model_to_try(settings), file_to_trust(settings)),
         "",
         STOPS,
     )
@@ -74,11 +76,12 @@ def _model_to_try(settings: Settings) -> str:
     return settings.default_model or next(iter(settings.sources))
 
 
-def _first_request(address: str, model: str) -> list[str]:
+def _first_request(address: str, model: str, trust: Path | None) -> list[str]:
     question = {"role": "user", "content": "What is the capital of France?"}
     body = json.dumps({"model": model, "messages": [question], "temperature": 0})
+    curl = f"curl --cacert {shlex.quote(str(trust))}" if trust else "curl"
     return [
-        f"  curl {address}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        f"  {curl} {address}/v1/chat/completions -H 'Content-Type: application/json' \\",
         f"    -d '{body}'",
     ]
 

@@ -3,9 +3,13 @@
 import http.client
 import json
 import socket
+import ssl
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shared import exits
+from shared.certificate import CertificateUnusable, authorities, client_context, known_as
 from shared.settings import Settings
 
 
@@ -56,7 +60,7 @@ def _is_here(host: str) -> bool:
 def _ask(
     settings: Settings, timeout: float, method: str, path: str, body: str | None, key: str
 ) -> Answer | None:
-    connection = http.client.HTTPConnection(reachable(settings.host), settings.port, timeout=timeout)
+    connection = _connection(settings, timeout)
     headers = {} if body is None else {"content-type": "application/json"}
     if key or (path.startswith("/admin") and (key := owner_token(settings))):
         headers["authorization"] = f"Bearer {key}"
@@ -70,10 +74,42 @@ def _ask(
         connection.close()
 
 
+def _connection(settings: Settings, timeout: float) -> http.client.HTTPConnection:
+    host, trusted = reachable(settings.host), trust(settings)
+    if trusted is None:
+        return http.client.HTTPConnection(host, settings.port, timeout=timeout)
+    return http.client.HTTPSConnection(host, settings.port, timeout=timeout, context=trusted)
+
+
+def trust(settings: Settings, *, anywhere: bool = False) -> ssl.SSLContext | None:
+    """How its certificate is checked; None: the server has none, or (``anywhere``) the system's authorities decide.
+
+    Exits 2 with one line when a file of the settings cannot be used.
+    """
+    try:
+        return authorities(settings) if anywhere else client_context(settings)
+    except CertificateUnusable as error:
+        print(f"mlx-server: {error}", file=sys.stderr)
+        raise SystemExit(exits.UNUSABLE) from None
+
+
+def is_taken(settings: Settings) -> bool:
+    """Whether something listens there, whatever it speaks."""
+    try:
+        socket.create_connection((reachable(settings.host), settings.port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def reachable(host: str) -> str:
     """The address to connect to: a server that listens on all addresses listens on 127.0.0.1."""
     return "127.0.0.1" if host in ("0.0.0.0", "") else host  # noqa: S104
 
 
 def address(settings: Settings) -> str:
-    return f"http://{reachable(settings.host)}:{settings.port}"
+    """With a certificate, by a name that it is for."""
+    host = reachable(settings.host)
+    if settings.tls_certificate is None and settings.tls_ca is None:
+        return f"http://{host}:{settings.port}"
+    return f"https://{known_as(settings, host)}:{settings.port}"

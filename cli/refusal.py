@@ -2,9 +2,9 @@
 
 import sys
 
-from cli.probe import address
+from cli.probe import address, is_taken
 from shared.commands import typed
-from shared.settings import Settings
+from shared.settings import PREFIX, Settings
 
 FAILED = 1
 INTERRUPTED = 130  # by Ctrl-C, before it was done
@@ -21,6 +21,12 @@ def refuse(sentence: object) -> int:
 
 
 def nothing_answers(settings: Settings) -> str:
+    if is_taken(settings):
+        scheme = "http" if (where := address(settings)).startswith("https") else "https"
+        return (
+            f"What listens at {where} does not answer there. If it is a server that speaks {scheme}, this command "
+            f"needs its {PREFIX}TLS_CERTIFICATE, or {PREFIX}TLS_CA, as the server's settings have it."
+        )
     return f"Nothing answers at {address(settings)}. `{typed('mlx-server')} serve` starts a server."
 
 

@@ -16,6 +16,7 @@ from cli.models.wrong import wrong_models
 from cli.refusal import INTERRUPTED
 from cli.stack import Stack
 from shared import exits
+from shared.certificate import unusable_certificate
 from shared.settings import Settings, load_settings, unusable_keys
 
 STOP_TIMEOUT = 120.0  # longer than the api and the broker may take together, by supervisord.conf
@@ -26,7 +27,11 @@ WORKER_GRACE = 10.0  # seconds for workers that outlive the broker
 def serve(options: Mapping[str, Any], ready_timeout: float) -> int:
     """Returns the exit code: 0 after an orderly stop, 1 after a failure, 2 for bad settings, 75 if a lock is taken."""
     settings = load_settings(**options)
-    if wrong := [line for line in (unusable_keys(settings), *wrong_models(settings)) if line]:
+    if wrong := [
+        line
+        for line in (unusable_keys(settings), unusable_certificate(settings), *wrong_models(settings))
+        if line
+    ]:
         print_lines(*(f"mlx-server: {line}" for line in wrong), file=sys.stderr)
         return exits.UNUSABLE
     try:

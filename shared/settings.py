@@ -41,6 +41,7 @@ _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
 _ORIGIN = re.compile(
     rf"[A-Za-z][A-Za-z0-9+.-]*://(?:{_HOST.pattern})(?::[0-9]+)?/?|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://\*"
 )
+_TLS = ("tls_certificate", "tls_key", "tls_ca")
 _MAX_SOCKET_PATH = 100  # Linux allows 107 bytes, macOS about 103
 
 
@@ -66,6 +67,13 @@ class Settings(BaseSettings):
         Path("~/.config/mlx-server/keys.json"),
         validate_default=True,
         description="digests of the keys that `mlx-server keys create` made",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="file of the certificate to serve https with, and those that signed it; PEM"
+    )
+    tls_key: Path | None = Field(None, description="file of its private key, if the certificate's has none")
+    tls_ca: Path | None = Field(
+        None, description="file of the authorities by which commands trust a server's certificate; PEM"
     )
     port: int = Field(8000, ge=1, le=65535, description="port the api listens on")
     available_models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -255,7 +263,7 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, path: Any) -> Any:
         return None if path == "" else path
 
-    @field_validator("config", "cache_dir", "run_dir", "api_keys_file", "keys_file")
+    @field_validator("config", "cache_dir", "run_dir", "api_keys_file", "keys_file", *_TLS)
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
@@ -265,6 +273,8 @@ class Settings(BaseSettings):
         registry = self.registry  # raises what is wrong with it
         if self.default_model is not None and registry.resolve(self.default_model) is None:
             raise ValueError(f"default_model {self.default_model!r} is not one of available_models")
+        if self.tls_key and not self.tls_certificate:
+            raise ValueError("tls_key stands alone: tls_certificate names the certificate that it belongs to")
         if len(os.fsencode(self.api_socket)) > _MAX_SOCKET_PATH:
             raise ValueError(f"run_dir {self.sockets_dir} is too long a path for a socket")
         return self
@@ -285,7 +295,7 @@ class Settings(BaseSettings):
 
     def open_to_others(self, has_keys: bool) -> str | None:
         """Why the api does not listen at this address, if it does not: nobody would check who asks."""
-        if has_keys or self.allow_anyone or _is_loopback(self.host):
+        if has_keys or self.allow_anyone or is_loopback(self.host):
             return None
         return (
             f"{PREFIX}HOST: {self.host} can be reached from other machines, and nobody checks who asks. Make a key "
@@ -348,7 +358,7 @@ class Settings(BaseSettings):
         return self.sockets_dir / "log"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

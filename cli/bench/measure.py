@@ -6,6 +6,7 @@ Rule 2: a request that fails is counted as failed and in no other figure, and ma
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -51,6 +52,19 @@ class Load:
         }
 
 
+@dataclass(frozen=True)
+class Server:
+    """``url`` ends with ``/v1``. ``trusted``: as httpx has ``verify``."""
+
+    url: str
+    key: Key
+    trusted: ssl.SSLContext | bool
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key.value}"}
+
+
 @dataclass
 class Measured:
     """So far."""
@@ -80,8 +94,9 @@ def bench(
     try:
         counts = _counts(clients)
         key = client_key(settings, key_file) if key_file or url is None else Key(NO_KEY, NO_KEY)
-        found.model = model or _the_only(found.url, key)
-        _measure(found, key, Load(found.model, words, max_tokens), counts, requests)
+        server = Server(found.url, key, probe.trust(settings, anywhere=url is not None) or True)
+        found.model = model or _the_only(server)
+        _measure(found, server, Load(found.model, words, max_tokens), counts, requests)
     except Refused as refusal:
         return refuse(refusal)
     except KeyboardInterrupt:
@@ -102,10 +117,13 @@ def _counts(clients: str) -> list[int]:
     return counts
 
 
-def _the_only(url: str, key: Key) -> str:
+def _the_only(server: Server) -> str:
     """Of several chat models none is meant more than the others."""
+    url = server.url
     try:
-        answer = httpx.get(f"{url}/models", headers=_headers(key), timeout=10.0, trust_env=False)
+        answer = httpx.get(
+            f"{url}/models", headers=server.headers, timeout=10.0, trust_env=False, verify=server.trusted
+        )
         names = chat_models(answer.raise_for_status().json())
     except httpx.HTTPStatusError as error:
         if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -122,39 +140,35 @@ def _the_only(url: str, key: Key) -> str:
     return names[0]
 
 
-def _headers(key: Key) -> dict[str, str]:
-    return {"authorization": f"Bearer {key.value}"}
-
-
-def _measure(found: Measured, key: Key, load: Load, counts: Sequence[int], requests: int | None) -> None:
+def _measure(
+    found: Measured, server: Server, load: Load, counts: Sequence[int], requests: int | None
+) -> None:
     """Adds a level for each number of clients. Raises Refused if the first request fails."""
     random = Random()
     with Console(stderr=True).status(f"{load.model} answers a first request …") as status:
-        (first,) = asyncio.run(_play(found.url, key, Load(load.model, load.words, 1), 1, 1, random))[0]
+        (first,) = asyncio.run(_play(server, Load(load.model, load.words, 1), 1, 1, random))[0]
         if first.failure:
             raise Refused(f"{load.model} at {found.url}: {first.failure}")
         for clients in counts:
             status.update(f"{clients} clients ask {load.model} …")
-            answers, seconds = asyncio.run(
-                _play(found.url, key, load, clients, requests or EACH * clients, random)
-            )
+            answers, seconds = asyncio.run(_play(server, load, clients, requests or EACH * clients, random))
             found.levels.append(level(clients, answers, seconds))
             failures = [answer.failure for answer in answers if answer.failure]
             found.failures = list(dict.fromkeys([*found.failures, *failures]))
 
 
 async def _play(
-    url: str, key: Key, load: Load, clients: int, requests: int, random: Random
+    server: Server, load: Load, clients: int, requests: int, random: Random
 ) -> tuple[list[Answered], float]:
     """Clients that each ask again as soon as they are answered; returns the answers and the seconds of all."""
     bodies = iter([load.body(random) for _ in range(requests)])
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
-        headers=_headers(key), timeout=SILENCE, limits=limits, trust_env=False
+        headers=server.headers, timeout=SILENCE, limits=limits, trust_env=False, verify=server.trusted
     ) as client:
 
         async def ask_in_turns() -> list[Answered]:
-            return [await _ask(client, f"{url}/chat/completions", body) for body in bodies]
+            return [await _ask(client, f"{server.url}/chat/completions", body) for body in bodies]
 
         began = time.perf_counter()
         answered = await asyncio.gather(*(ask_in_turns() for _ in range(min(clients, requests))))

@@ -34,7 +34,11 @@ class Telling:
 
 @dataclass(frozen=True)
 class Program:
-    """``begins_with``: tokens of its prompt before its user has said a word, rounded up; measured where it was run."""
+    """``begins_with``: tokens of its prompt before its user has said a word, rounded up; measured where it was run.
+
+    ``trusts``: the variable that names a file of certificates to trust; for the two whose HTTP is not Node's and that
+    have none of their own it is OpenSSL's, and then they trust no other.
+    """
 
     title: str
     command: str
@@ -42,6 +46,7 @@ class Program:
     begins_with: int
     install: str
     needs_tools: bool = True
+    trusts: str = "NODE_EXTRA_CA_CERTS"
 
 
 def _codex(target: Target) -> Telling:
@@ -138,10 +143,22 @@ def _openai(target: Target, base: str) -> dict[str, str]:
 
 
 PROGRAMS = {
-    "codex": Program("Codex CLI", "codex", _codex, 9_000, "npm install -g @openai/codex"),
+    "codex": Program(
+        "Codex CLI", "codex", _codex, 9_000, "npm install -g @openai/codex", trusts="CODEX_CA_CERTIFICATE"
+    ),
     "claude": Program("Claude Code", "claude", _claude, 16_000, "npm install -g @anthropic-ai/claude-code"),
     "opencode": Program("opencode", "opencode", _opencode, 8_000, "npm install -g opencode-ai"),
     "qwen": Program("Qwen Code", "qwen", _qwen, 16_000, "npm install -g @qwen-code/qwen-code"),
-    "goose": Program("goose", "goose", _goose, 8_000, "https://goose-docs.ai says how"),
-    "aider": Program("aider", "aider", _aider, 2_000, "pipx install aider-chat", needs_tools=False),
+    "goose": Program(
+        "goose", "goose", _goose, 8_000, "https://goose-docs.ai says how", trusts="SSL_CERT_FILE"
+    ),
+    "aider": Program(
+        "aider",
+        "aider",
+        _aider,
+        2_000,
+        "pipx install aider-chat",
+        needs_tools=False,
+        trusts="SSL_CERT_FILE",
+    ),
 }

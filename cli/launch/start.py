@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from http import HTTPStatus
 from pathlib import Path
@@ -23,6 +24,7 @@ from cli.models.chat_models import chat_models
 from cli.models.orders import PATIENCE
 from cli.refusal import Refused, nothing_answers, refuse, something_else_answers
 from shared import exits
+from shared.certificate import file_to_trust
 from shared.commands import typed
 from shared.settings import Settings, load_settings
 
@@ -51,7 +53,7 @@ def launch(
         info = _model(settings, model or settings.default_model, key.value)
         _check(program, info, anyway)
         target = Target(probe.address(settings), info["id"], info["context_length"], key.value)
-        telling = program.tell(target)
+        telling = _trusting(program, program.tell(target), file_to_trust(settings))
         if only_print:
             print(_shell(program, telling, key, words))
             return 0
@@ -60,6 +62,12 @@ def launch(
         return refuse(refusal)
     print(_sentence(program, target), file=sys.stderr, flush=True)
     return _become(path, [program.command, *telling.flags, *words], _environment(telling))
+
+
+def _trusting(program: Program, telling: Telling, certificate: Path | None) -> Telling:
+    if certificate is None:
+        return telling
+    return replace(telling, variables={**telling.variables, program.trusts: str(certificate)})
 
 
 def _become(path: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:

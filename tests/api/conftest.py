@@ -18,6 +18,7 @@ import uvicorn
 from api.app import make_app
 from api.generation.broker_client import BrokerClient
 from api.http.connection import Connection
+from api.http.tls import Certificate
 from api.metrics.counters import Counters
 from shared.settings import Settings
 from tests.api.fake_broker import DEADLINE, FakeBroker
@@ -84,14 +85,19 @@ def run_stack(**overrides: Any) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def serve(
-    app: Any, http: type[Connection] = Connection, lifespan: Literal["on", "off"] = "on"
+    app: Any,
+    http: type[Connection] = Connection,
+    lifespan: Literal["on", "off"] = "on",
+    loop: str = "uvloop",
+    certificate: Certificate | None = None,
 ) -> Iterator[int]:
     """Yields its port."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        loop="uvloop",
+        loop=loop,
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         http=http,
         ws="none",
         lifespan=lifespan,
