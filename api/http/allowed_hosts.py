@@ -2,8 +2,10 @@
 
 Rule 1: only known host names are served. After DNS rebinding a browser still sends the attacker's name as Host. The
 address that the connection came in at is known too, as DNS cannot rebind an address.
-Rule 2: an Origin that is neither a known host nor configured is refused before the body is read.
-Rule 3: ``/admin`` and ``/metrics`` need a loopback name, a peer on this machine and no proxy between.
+Rule 2: an Origin that is neither a known host nor configured is refused before the body is read. CORS headers go to
+configured origins only: the very one that asked, never ``*``, and never with credentials.
+Rule 3: ``/admin`` and ``/metrics`` need a loopback name, a peer on this machine and no proxy between. Of pages that are
+not configured, only this server's own may ask them: pages of other ports of this machine are other people's.
 
 An HTTP/1.0 request may lack Host: the version does not define it, and no browser speaks it.
 """
@@ -26,7 +28,9 @@ ADMIN, METRICS = "/admin", "/metrics"
 EXPOSED = b"x-request-id, request-id, retry-after, x-should-retry"
 PREFLIGHT_LASTS = b"600"  # seconds
 
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{0,5}))?")
+_ORIGIN = re.compile(rf"null|[a-z][a-z0-9+.-]*://(?:{_HOST.pattern})?")  # as browsers write it, in lower case
+_DEFAULT_PORT = {"http": "80", "https": "443"}
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9_\-, ]{0,1024}")
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 
@@ -51,23 +55,24 @@ class Hosts:
         self._any_host = ANY in settings.allowed_hosts
         bound = {_bracketed(settings.host)} if settings.host not in ("", "0.0.0.0", "::") else set()  # noqa: S104
         self._names = LOOPBACK | bound | {host.lower() for host in settings.allowed_hosts}
-        self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins)
+        self._origins = frozenset(_as_browsers_write(origin) for origin in settings.cors_origins)
 
     def check(self, head: RequestHead) -> None:
         """Raises RequestError: 400 for an invalid Host, 403 for a host or an origin that is not allowed."""
         asked_for = self._named_hosts(head)
-        for host in asked_for:
+        for host, _ in asked_for:
             self._check_host(host, head)
         admin = is_admin(head.path)
         for origin in head.all(b"origin"):
-            if not (self._is_ours(origin, head) or self._may_share(origin, admin)):
+            ours = _same_server(origin, asked_for) if admin else self._is_ours(origin, head)
+            if not (ours or self._may_share(origin, admin)):
                 raise RequestError(
                     403,
                     f"Requests from the web page at {_quoted(origin)} are not allowed here. If they should be, set"
                     f" {ORIGINS_SETTING} to its origin.",
                     code="origin_not_allowed",
                 )
-        if admin and not (_is_here(head) and all(self._is_local(host, head) for host in asked_for)):
+        if admin and not (_is_here(head) and all(self._is_local(host, head) for host, _ in asked_for)):
             raise RequestError(
                 403,
                 f"{METRICS if head.path == METRICS else ADMIN} is for this machine alone: "
@@ -102,8 +107,8 @@ class Hosts:
             granted.append((b"access-control-allow-private-network", b"true"))
         return granted
 
-    def _named_hosts(self, head: RequestHead) -> list[str]:
-        """The hosts of the Host header and of an absolute target, in lower case and without their ports."""
+    def _named_hosts(self, head: RequestHead) -> list[tuple[str, str | None]]:
+        """The hosts of the Host header and of an absolute target, in lower case, and their ports."""
         named = head.all(b"host")
         if len(named) > 1 or (not named and head.http_version != "1.0"):
             raise RequestError(400, "The request must have exactly one Host header.", code="invalid_host")
@@ -114,7 +119,7 @@ class Hosts:
             found = _HOST.fullmatch(one.strip().lower())
             if found is None:
                 raise RequestError(400, f"{_quoted(one)} is not a host.", code="invalid_host")
-            hosts.append(found[1])
+            hosts.append((found[1], found[2]))
         return hosts
 
     def _check_host(self, host: str, head: RequestHead) -> None:
@@ -136,11 +141,29 @@ class Hosts:
 
     def _may_share(self, origin: str, admin: bool) -> bool:
         origin = origin.lower()
-        return (
+        return _ORIGIN.fullmatch(origin) is not None and (
             origin in self._origins - {ANY}
             or f"{origin.partition('://')[0]}://{ANY}" in self._origins
             or (ANY in self._origins and not admin)
         )
+
+
+def _as_browsers_write(origin: str) -> str:
+    """Of a configured one: in lower case, without a slash at its end or the port that its scheme has anyway."""
+    origin = origin.lower().rstrip("/")
+    port = _DEFAULT_PORT.get(origin.partition("://")[0])
+    return origin.removesuffix(f":{port}") if port else origin
+
+
+def _same_server(origin: str, asked_for: Sequence[tuple[str, str | None]]) -> bool:
+    """Whether this server, by the name and port that it was asked for, served the page."""
+    scheme, _, rest = origin.lower().partition("://")
+    port = _DEFAULT_PORT.get(scheme)
+    found = _HOST.fullmatch(rest)
+    if port is None or found is None or not asked_for:
+        return False
+    page = (found[1], found[2] or port)
+    return all((host, named or port) == page for host, named in asked_for)
 
 
 def is_admin(path: str) -> bool:

@@ -1,8 +1,11 @@
 """Host and Origin checks: DNS rebinding and requests from other sites' pages are refused."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from api.http.allowed_hosts import Hosts, RequestHead
 from api.http.errors import RequestError
@@ -132,6 +135,115 @@ def test_admin_answers_requests_from_this_machine_only(
 ) -> None:
     found = refusal(*headers, path="/admin/status", client=client, allowed_hosts=("*",), cors_origins=("*",))
     assert found == status
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost:8000", "http://localhost:8000", 200),
+        ("localhost", "https://localhost:443", 200),
+        ("[::1]:8000", "http://[::1]:8000", 200),
+        ("localhost:8000", "http://localhost:3000", 403),
+        ("localhost:8000", "http://127.0.0.1:8000", 403),
+        ("localhost", "http://localhost:8000", 403),
+        ("localhost:8000", "tauri://localhost:8000", 403),
+        ("localhost:8000", "http://dev.example", 200),
+    ],
+)
+@pytest.mark.parametrize("path", ["/admin/reload", "/metrics"])
+def test_admin_answers_its_own_page_and_configured_ones_but_no_page_of_another_port(
+    host: str, origin: str, status: int, path: str
+) -> None:
+    """An order without a body needs no preflight, so a page of any port of this machine could give one."""
+    found = refusal(("host", host), ("origin", origin), path=path, cors_origins=("http://dev.example",))
+    assert found == status
+
+
+def test_admin_answers_no_page_that_asks_without_a_host() -> None:
+    assert refusal(("origin", "http://localhost"), path="/admin/status", version="1.0") == 403
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin"),
+    [
+        ("https://chat.example.com:443", "https://chat.example.com"),
+        ("http://chat.example.com:80/", "http://chat.example.com"),
+        ("HTTPS://Chat.Example.com/", "https://chat.example.com"),
+    ],
+)
+def test_an_origin_may_be_configured_in_any_way_that_browsers_shorten(allowed: str, origin: str) -> None:
+    assert refusal(("host", "localhost"), ("origin", origin), cors_origins=(allowed,)) == 200
+
+
+ALLOWED = ("https://chat.example.com", "app://obsidian.md", "chrome-extension://*")
+SCHEMES = ["https", "http", "chrome-extension", "app", "null"]
+HOSTS = ["chat.example.com", "evil.example", "obsidian.md", "abcdef", "localhost", "EXAMPLE", ".com"]
+ODD = [
+    "*",
+    ":",
+    "://",
+    "//",
+    "/",
+    ".",
+    "@",
+    ":443",
+    ":8443",
+    " ",
+    ",",
+    "\\",
+    "#",
+    "?",
+    "%2e",
+    "\t",
+    "\xe9",
+    "\0",
+    '"',
+]
+PARTS = st.sampled_from([*SCHEMES, *HOSTS, *ODD])
+ODD_ORIGINS = st.one_of(
+    st.sampled_from(ALLOWED),
+    st.lists(PARTS, max_size=6).map("".join),
+    st.builds(lambda a, b, c: a + b + c, PARTS | st.just(""), st.sampled_from(ALLOWED), PARTS | st.just("")),
+    st.text(st.characters(max_codepoint=255), max_size=30),
+)
+
+
+def must_be_granted(origin: str) -> bool:
+    return origin in ALLOWED[:2] or re.fullmatch(r"chrome-extension://[a-z]+", origin) is not None
+
+
+def may_be_granted(origin: str) -> bool:
+    """Letters of either case are the same origin, and the port of an extension is its own affair."""
+    origin = origin.lower()
+    return origin in ALLOWED[:2] or re.fullmatch(r"chrome-extension://[\][a-z0-9:._-]*", origin) is not None
+
+
+@settings(max_examples=300)
+@given(st.lists(ODD_ORIGINS, max_size=2), st.sampled_from(["/v1/models", "/admin/status"]), st.booleans())
+def test_cors_headers_go_to_the_one_configured_origin_that_asked_whatever_it_is_spelled_like(
+    origins: list[str], path: str, preflight: bool
+) -> None:
+    asked = [(b"access-control-request-method", b"POST")] if preflight else []
+    headers = [
+        (b"host", b"localhost:8000"),
+        *asked,
+        *((b"origin", each.encode("latin-1")) for each in origins),
+    ]
+    head = RequestHead(path, "1.1", path, headers, HERE, ("127.0.0.1", 1))
+    none, some = Hosts(Settings()), Hosts(Settings(cors_origins=ALLOWED))
+    assert (none.sharing(head), none.preflight(head, ["POST"])) == ([], None)
+
+    shared = dict(some.sharing(head))
+    assert shared.pop(b"vary") == b"Origin"
+    assert b"access-control-allow-credentials" not in shared
+    if allowed := shared.get(b"access-control-allow-origin"):
+        assert [allowed.decode("latin-1")] == origins
+        assert may_be_granted(origins[0])
+        some.check(head)  # what may be read is also served
+    else:
+        assert len(origins) != 1 or not must_be_granted(origins[0])
+        assert shared == {}
+    assert (some.preflight(head, ["POST"]) is not None) == (preflight and bool(shared))
 
 
 def test_a_refusal_of_a_host_names_the_setting_and_asks_the_broker_nothing(stack: Stack) -> None:
