@@ -20,11 +20,15 @@ MINUTE = 60.0  # seconds
 
 @dataclass(slots=True)
 class _Account:
-    """``level``: tokens left of the budget at ``at``; below zero they are owed."""
+    """``used``: tokens that time has not paid back at ``at``; above the budget they are owed.
+
+    ``pays``: how many come back in a minute: the budget, or where there is none now, the last one.
+    """
 
     terms: KeyTerms
-    level: float
     at: float
+    used: float = 0.0
+    pays: int = 0
     groups: dict[str, set[str]] = field(default_factory=dict)  # request ids by group, none of them empty
     requests: int = 0
     refused: int = 0
@@ -34,14 +38,13 @@ class _Account:
     def agree(self, terms: KeyTerms, now: float) -> None:
         """The terms may have changed since the last request."""
         self._pay_back(now)
-        if terms.tokens_per_minute != self.terms.tokens_per_minute:
-            self.level = min(self.level, 0.0) + terms.tokens_per_minute if terms.tokens_per_minute else 0.0
         self.terms = terms
+        self.pays = terms.tokens_per_minute or self.pays
 
     def charge(self, spent: Spent, now: float) -> None:
         self._pay_back(now)
         if self.terms.tokens_per_minute:
-            self.level -= spent.prompt + spent.out
+            self.used += spent.prompt + spent.out
         before = self.spent
         self.spent = Spent(
             prompt=before.prompt + spent.prompt,
@@ -50,13 +53,13 @@ class _Account:
         )
 
     def _pay_back(self, now: float) -> None:
-        budget = self.terms.tokens_per_minute
-        self.level = min(budget, self.level + budget * (now - self.at) / MINUTE)
+        self.used = max(0.0, self.used - self.pays * (now - self.at) / MINUTE)
         self.at = now
 
-    def owed(self, now: float) -> float:
+    def over(self, now: float) -> float:
+        """Tokens used beyond the budget; zero or less: none."""
         self._pay_back(now)
-        return max(0.0, -self.level)
+        return self.used - self.terms.tokens_per_minute if self.terms.tokens_per_minute else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class KeyLimits:
         account = self._account(submit.key, now)
         if _group_of(submit) in account.groups:
             return None
-        return _refusal(account, retry_after)
+        return _refusal(account, now, retry_after)
 
     def note_refusal(self, submit: SubmitHeader, now: float) -> None:
         if submit.key is None:
@@ -136,7 +139,7 @@ class KeyLimits:
                 prompt=account.spent.prompt,
                 cached=account.spent.cached,
                 out=account.spent.out,
-                owed=math.ceil(account.owed(now)),
+                owed=math.ceil(max(0.0, account.over(now))),
             )
             for name, account in sorted(self._accounts.items())
         ]
@@ -144,20 +147,20 @@ class KeyLimits:
     def _account(self, terms: KeyTerms, now: float) -> _Account:
         account = self._accounts.get(terms.name)
         if account is None:
-            account = self._accounts[terms.name] = _Account(terms, float(terms.tokens_per_minute), now)
+            account = self._accounts[terms.name] = _Account(terms, now)
         account.agree(terms, now)
         return account
 
 
-def _refusal(account: _Account, retry_after: int) -> KeyLimitReached | None:
+def _refusal(account: _Account, now: float, retry_after: int) -> KeyLimitReached | None:
     terms, held = account.terms, len(account.groups)
     if terms.concurrency and held >= terms.concurrency:
         return KeyLimitReached(
             f"The key {terms.name!r} may have {terms.concurrency} requests at a time and has {held}.",
             retry_after=retry_after,
         )
-    if terms.tokens_per_minute and account.level <= 0:
-        seconds = math.floor(-account.level * MINUTE / terms.tokens_per_minute) + 1
+    if terms.tokens_per_minute and (over := account.over(now)) >= 0:
+        seconds = math.floor(over * MINUTE / terms.tokens_per_minute) + 1
         return KeyLimitReached(
             f"The key {terms.name!r} may use {terms.tokens_per_minute} tokens a minute and has used more.",
             retry_after=seconds,

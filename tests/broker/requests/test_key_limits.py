@@ -162,7 +162,26 @@ def test_a_debt_outlasts_a_change_of_the_limits_and_an_unused_budget_is_none(bro
     play(broker, done("r1", Spent(prompt=200)))
     more = KeyTerms(name="anna", tokens_per_minute=100)
     assert refusals(play(broker, ask("r2", key=more))) == [("r2", LIMITED)]
-    assert usage(broker).owed == 40
+    assert usage(broker).owed == 100  # 200 are used of a hundred
+
+
+def test_what_a_key_has_used_of_its_budget_outlasts_any_change_of_it(broker: Broker) -> None:
+    """Else a key whose limits are changed and changed back could use each minute's tokens twice."""
+    play(broker, ask("r1", key=SIXTY))
+    play(broker, done("r1", Spent(prompt=50)))
+    for number, budget in enumerate((0, 600, 0, 61, 60)):
+        terms = KeyTerms(name="anna", tokens_per_minute=budget)
+        play(broker, ask(f"c{number}", key=terms), done(f"c{number}"))
+    play(broker, ask("r2", key=SIXTY))
+    play(broker, done("r2", Spent(prompt=10)))
+    assert refusals(play(broker, ask("r3", key=SIXTY))) == [("r3", LIMITED)]
+
+
+def test_time_pays_back_what_a_key_has_used_also_while_it_has_no_budget(broker: Broker) -> None:
+    play(broker, ask("r1", key=SIXTY))
+    play(broker, done("r1", Spent(prompt=120)))
+    play(broker, ask("r2", key=KeyTerms(name="anna")), done("r2"))
+    assert refusals(play(broker, ask("r3", key=SIXTY), now=61.0)) == []
 
 
 @given(
