@@ -27,7 +27,7 @@ class Models:
         self._created = int(time.time())
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        states = await self._states()
+        states = await model_states(self._broker)
         infos = [self._info(name, states) for name in self._catalog.names]
         infos.sort(key=lambda info: _ORDER.index(info.status))
         first, last = (infos[0].id, infos[-1].id) if infos else (None, None)
@@ -35,14 +35,7 @@ class Models:
 
     async def on_get_one(self, req: Request, resp: Response, id: str) -> None:
         name = self._catalog.resolve(id)
-        respond_json(resp, self._info(name, await self._states()))
-
-    async def _states(self) -> dict[str, ModelStatus]:
-        try:
-            report = await self._broker.status(ASK_WITHIN)
-        except BrokerLost:
-            return {}
-        return {state.id: state for state in report.models}
+        respond_json(resp, self._info(name, await model_states(self._broker)))
 
     def _info(self, id: str, states: Mapping[str, ModelStatus]) -> ModelInfo:
         model = self._catalog.model(id)
@@ -59,6 +52,15 @@ class Models:
             lifecycle="retired" if status == "failed" else "active",
             **_known(state),
         )
+
+
+async def model_states(broker: BrokerClient) -> dict[str, ModelStatus]:
+    """What the broker knows, by model; nothing while there is none."""
+    try:
+        report = await broker.status(ASK_WITHIN)
+    except BrokerLost:
+        return {}
+    return {state.id: state for state in report.models}
 
 
 def _known(state: ModelStatus | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from api.generation.parse import read
 from api.generation.prompt_reading import prompt_as_read
 from api.generation.refusals import wrong
 from api.http.respond import respond_json
+from api.openai.models import model_states
 from api.openai.request import chat_prompt, prompt_tools
 from api.openai.schemas import (
     ApplyTemplateRequest,
@@ -30,7 +31,9 @@ class Tokenize:
         model = self._catalog.resolve(request.model)
         start = await prompt_as_read(self._broker, model, _prompt(request))
         tokens = start.prompt_ids or []
-        respond_json(resp, TokenizeResponse(tokens=tokens, count=len(tokens), max_model_len=None))
+        known = (await model_states(self._broker)).get(model)  # it has been loaded to tokenize
+        longest = known.context_length if known else None
+        respond_json(resp, TokenizeResponse(tokens=tokens, count=len(tokens), max_model_len=longest))
 
 
 class Detokenize:

@@ -14,6 +14,15 @@ def test_tokenize_takes_a_text_as_prompt_or_content(stack: Stack, field: str) ->
     assert (body["tokens"], body["count"]) == ([72, 105, 33], 3)
 
 
+@pytest.mark.parametrize("context_length", [2048, None])
+def test_tokenize_tells_the_models_context_length_as_vllm_does(
+    stack: Stack, context_length: int | None
+) -> None:
+    stack.broker.models = [ModelStatus(id="tiny", state="hot", context_length=context_length)]
+    body = stack.client.post("/tokenize", json={"model": "tiny", "prompt": "Hi!"}).json()
+    assert (body["count"], body["max_model_len"]) == (3, context_length)
+
+
 def test_tokenize_takes_messages_and_their_tools(stack: Stack) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     body = stack.client.post("/tokenize", json={"model": "tiny", "messages": MESSAGES, "tools": tools}).json()
