@@ -25,6 +25,7 @@ class Chat {
   #list = el("ul", { class: "plain", id: "conversations" });
   #model = el("select", { id: "model", "aria-label": "model", change: () => this.#choose() });
   #settings = new SettingsForm((settings) => this.#keep({ ...this.#now, settings }));
+  #unkept = el("p", { id: "unkept", role: "status", hidden: true }, "This browser has no room for all conversations: those that are missing after a reload are the earliest, or the one that is too long. Deleting some makes room.");
   #messages = el("div", { id: "messages", "aria-live": "off" });
   #text = el("textarea", { id: "say", rows: 3, placeholder: "Say something. Enter sends, Shift+Enter is a new line.", "aria-label": "message", keydown: (event) => this.#onKey(event) });
   #send = el("button", { id: "send", type: "button", class: "first", click: () => (this.#running ? this.stop() : this.#say()) }, "Send");
@@ -33,7 +34,7 @@ class Chat {
     this.#wantKey = wantKey;
     const fresh = el("button", { type: "button", id: "fresh", click: () => this.#open(newConversation(newId(), this.#now.model, this.#now.settings)) }, "New conversation");
     root.append(
-      el("aside", {}, el("label", {}, "Model ", this.#model), fresh, this.#settings.node, el("details", { open: matchMedia("(min-width: 46rem)").matches }, el("summary", {}, "Conversations in this browser"), this.#list)),
+      el("aside", {}, el("label", {}, "Model ", this.#model), fresh, this.#settings.node, el("details", { open: matchMedia("(min-width: 46rem)").matches }, el("summary", {}, "Conversations in this browser"), this.#list), this.#unkept),
       el("section", { id: "talk" }, this.#messages, el("div", { class: "row", id: "composer" }, this.#text, this.#send)),
     );
     this.#open(this.#now);
@@ -140,7 +141,7 @@ class Chat {
     const kept = { ...conversation, title: titleOf(conversation) };
     if (this.#now.id === kept.id) this.#now = kept;
     this.#all = [kept, ...this.#all.filter((one) => one.id !== kept.id)];
-    writeAll(this.#all);
+    this.#unkept.hidden = writeAll(this.#all);
     this.#showList();
     return kept;
   }
@@ -162,7 +163,7 @@ class Chat {
 
   #forget(id) {
     this.#all = this.#all.filter((one) => one.id !== id);
-    writeAll(this.#all);
+    this.#unkept.hidden = writeAll(this.#all);
     if (this.#now.id === id) this.#open(newConversation(newId(), this.#now.model, this.#now.settings));
     else this.#showList();
   }

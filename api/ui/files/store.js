@@ -12,14 +12,17 @@ export function readAll() {
   }
 }
 
-// The latest come first; where the browser has no room for all, the earliest go.
+// The latest come first; where the browser has no room for all, the earliest go. Returns whether all are kept: where not
+// even the latest has room, what was kept before stays.
 export function writeAll(conversations) {
-  for (let kept = conversations.filter((one) => one.messages.length).slice(0, MOST); ; kept = kept.slice(0, kept.length >> 1)) {
+  const all = conversations.filter((one) => one.messages.length).slice(0, MOST);
+  for (let kept = all; kept.length || !all.length; kept = kept.slice(0, kept.length >> 1)) {
     try {
       localStorage.setItem(KEY, JSON.stringify(kept));
-      return;
+      return kept.length === all.length;
     } catch {
-      if (!kept.length) return;
+      if (!kept.length) return true;
     }
   }
+  return false;
 }

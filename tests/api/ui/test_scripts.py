@@ -193,3 +193,34 @@ def test_a_worker_that_is_gone_leaves_the_page_before_the_next_status() -> None:
     """)
     [left], rates, changes = workers
     assert (left["id"], left["state"], rates, changes) == ("w2", "draining", [["w1", [2]], ["w2", [2]]], 2)
+
+
+def kept_in(room: int, *sizes: int) -> tuple[bool, list[str]]:
+    """Whether all are kept, and which; before them ``old`` was. ``room`` and ``sizes`` are characters."""
+    found = run(f"""
+        const storage = new Map();
+        globalThis.localStorage = {{
+          getItem: (key) => storage.get(key) ?? null,
+          setItem(key, value) {{
+            if (value.length > {room}) throw new Error("QuotaExceededError");
+            storage.set(key, value);
+          }},
+        }};
+        const {{ readAll, writeAll }} = await import("./store.js");
+        const conversation = (id, size) => ({{ id, settings: {{}}, messages: [{{ content: "x".repeat(size) }}] }});
+        writeAll([conversation("old", 1)]);
+        const all = writeAll({json.dumps(list(sizes))}.map((size, at) => conversation(String(at), size)));
+        console.log(JSON.stringify([all, readAll().map((one) => one.id)]));
+    """)
+    return found[0], found[1]
+
+
+def test_a_full_browser_keeps_the_latest_conversations_and_says_that_not_all_are_kept() -> None:
+    assert kept_in(10_000, 100, 100, 100) == (True, ["0", "1", "2"])
+    assert kept_in(1_000, 600, 600, 600, 600) == (False, ["0"])
+    assert kept_in(1_000) == (True, [])
+
+
+def test_a_conversation_that_has_no_room_takes_nothing_from_those_that_are_kept() -> None:
+    assert kept_in(1_000, 2_000) == (False, ["old"])
+    assert kept_in(0, 10) == (False, [])
