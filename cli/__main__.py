@@ -10,7 +10,23 @@ from typer.core import TyperGroup
 
 from cli.groups import config, keys, service
 from cli.launch.programs import PROGRAMS
-from cli.options import Host, Json, Port, only_given
+from cli.options import (
+    AllowAnyone,
+    ApiProcesses,
+    AvailableModels,
+    ConfigPath,
+    DefaultModel,
+    Host,
+    InBackground,
+    Json,
+    KeysPath,
+    LogLevel,
+    Port,
+    ReadyTimeout,
+    RunDir,
+    SocketsOf,
+    only_given,
+)
 
 INSTEAD = {
     "download": "{command} pull MODEL",
@@ -68,45 +84,17 @@ def _all(
 @app.command()
 def serve(
     host: Host = None,
-    allow_anyone: Annotated[
-        bool | None,
-        typer.Option("--allow-anyone", help="Listen beyond this machine, though nobody checks who asks."),
-    ] = None,
+    allow_anyone: AllowAnyone = None,
     port: Port = None,
-    available_models: Annotated[
-        str | None,
-        typer.Option(
-            "--models",
-            "--model",
-            help="Models that may be asked for: ID, /folder or ID=/folder, comma-separated.",
-            show_default=False,
-        ),
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="File with settings and models, mlx-server.toml.", show_default=False)
-    ] = None,
-    keys_file: Annotated[
-        str | None,
-        typer.Option("--keys", help="File of the API keys that `keys create` made.", show_default=False),
-    ] = None,
-    default_model: Annotated[
-        str | None, typer.Option(help="Serves requests that name no model.", show_default=False)
-    ] = None,
-    api_processes: Annotated[
-        int | None, typer.Option(help="Api processes that share the port.", show_default=False)
-    ] = None,
-    run_dir: Annotated[
-        str | None, typer.Option(help="Folder for sockets, locks and logs.", show_default=False)
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error.", show_default=False)
-    ] = None,
-    ready_timeout: Annotated[
-        float, typer.Option(help="Give up if it is not ready after so many seconds.")
-    ] = 60.0,
-    in_background: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return when it is ready; `stop` stops it.")
-    ] = False,
+    available_models: AvailableModels = None,
+    config: ConfigPath = None,
+    keys_file: KeysPath = None,
+    default_model: DefaultModel = None,
+    api_processes: ApiProcesses = None,
+    run_dir: RunDir = None,
+    log_level: LogLevel = None,
+    ready_timeout: ReadyTimeout = 60.0,
+    in_background: InBackground = False,
 ) -> None:
     """Serve until Ctrl-C, or in the background."""
     # A parameter that is a setting has its name: ``service`` reads them so.
@@ -135,9 +123,7 @@ def serve(
 @app.command()
 def stop(
     port: Port = None,
-    run_dir: Annotated[
-        str | None, typer.Option(help="Folder of the server's sockets.", show_default=False)
-    ] = None,
+    run_dir: SocketsOf = None,
 ) -> None:
     """Stop a server, in the background or in another terminal, and wait for its end."""
     from cli.background import stop
@@ -153,9 +139,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they grow.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="So many of each.", min=0)] = 20,
     port: Port = None,
-    run_dir: Annotated[
-        str | None, typer.Option(help="Folder of the server's sockets.", show_default=False)
-    ] = None,
+    run_dir: SocketsOf = None,
 ) -> None:
     """Show the end of the server's logs."""
     from cli.background import logs
