@@ -73,7 +73,8 @@ def weights_in_memory(tensors: Mapping[str, Tensor], config: Mapping[str, Any], 
     """Bytes. A GPU computes on the weights as they are; without one they become float32, dequantized."""
     if accelerator:
         return sum(tensor.size for tensor in tensors.values())
-    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    said = [config.get(key) for key in ("quantization", "quantization_config")]
+    quantization = next((each for each in said if isinstance(each, dict) and each), {})
     return sum(_as_float32(tensor, tensors, quantization) for tensor in tensors.values())
 
 

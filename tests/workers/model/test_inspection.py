@@ -11,7 +11,7 @@ from shared.protocol import Inspection
 from tests.tiny_model import Kind, make_tiny_model
 from tests.workers.model.folders import ROOT, edit_json
 from tests.workers.model.test_load import pack
-from workers.model.inspection import inspected
+from workers.model.inspection import Tensor, inspected, weights_in_memory
 from workers.model.load import inspect, load
 
 
@@ -35,6 +35,15 @@ def test_quantized_weights_count_as_what_they_become(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path)
     pack(folder)
     assert found(folder).weights == loaded_bytes(folder)
+
+
+@pytest.mark.parametrize("said", [True, [None], "4", 4])
+def test_a_quantization_that_is_no_object_says_nothing_of_the_weights(said: object) -> None:
+    tensors = {
+        "a.weight": Tensor("a.weight", "U32", 8, 32),
+        "a.scales": Tensor("a.scales", "F16", 1, 2),
+    }
+    assert weights_in_memory(tensors, {"quantization": said}, accelerator=False) == 8 * 8 * 4  # as of 4 bits
 
 
 def test_a_folder_that_cannot_be_loaded_says_why_and_names_no_path(tmp_path: Path) -> None:
