@@ -5,6 +5,7 @@
 # make swagger-ui  fetch the viewer of /docs anew, in the version that its ORIGIN.json names
 # make docs      write the lists of modules and of the config's keys anew
 # make agents    install the coding agents that some slow tests need, from npm (1 GB)
+# make fuzz      feed damaged input to what reads the world's, for MINUTES=10 each; says what crashed or grew
 # make soak      kill processes at random under load, for MINUTES=30, and count what went wrong
 #
 # Everything is installed into .venv, once, and again when pyproject.toml or a lock file changes.
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := uv>=0.9,<1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs swagger-ui serve test test-slow test-all check agents soak endure bench lock clean
+.PHONY: help docs swagger-ui serve test test-slow test-all check agents soak endure fuzz bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,6 +55,9 @@ soak: $(VENV)/dev.stamp
 
 endure: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.soak.endurance --minutes $(or $(MINUTES),30) $(ARGS)
+
+fuzz: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)
