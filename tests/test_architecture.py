@@ -320,6 +320,40 @@ def test_nothing_is_pickled() -> None:
     assert not {file: names for file, names in found.items() if names}
 
 
+def test_zeromq_never_listens_on_a_network() -> None:
+    """Its sockets are files of the run directory; without TCP nobody beyond this machine can speak to them."""
+    texts = {
+        file_id(path): [
+            node.value
+            for node in nodes(parse(path))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "tcp://" in node.value
+        ]
+        for path in sources(*PACKAGES)
+    }
+    assert not {file: found for file, found in texts.items() if found}
+
+
+def test_digests_of_api_keys_are_compared_in_constant_time_only() -> None:
+    found = [
+        f"{file_id(path)}: {ast.unparse(node)}"
+        for path in sources("shared", "api", "cli")
+        for node in nodes(parse(path))
+        if isinstance(node, ast.Compare) and ".digest" in ast.unparse(node)
+    ]
+    assert found == []
+
+
+def test_each_locked_package_has_hashes_and_is_installed_with_them() -> None:
+    for lock in (ROOT / "requirements").glob("*.lock"):
+        lines = [line for line in lock.read_text().splitlines() if line and not line.lstrip().startswith("#")]
+        packages = [index for index, line in enumerate(lines) if not line.startswith(" ")]
+        assert packages
+        assert [lines[index] for index in packages if "--hash=" not in lines[index + 1]] == []
+    installs = re.findall(r"install \\\n.*|install .*requirements/.*", (ROOT / "Makefile").read_text())
+    assert installs
+    assert [line for line in installs if "--require-hashes" not in line] == []
+
+
 def patched_paths(path: Path) -> list[str]:
     """The dotted paths that a test file patches by name, which no import checks and no rename follows."""
     calls = [node for node in nodes(parse(path)) if isinstance(node, ast.Call) and node.args]

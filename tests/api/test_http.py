@@ -1,12 +1,14 @@
 """Routes, answers and errors over real HTTP, with httpx and the official client."""
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
+from api.generation.catalog import Catalog
 from shared.errors import InvalidRequest, ModelUnavailable, QueueFull, ServingError, WorkerLost
 from shared.protocol import ChatPrompt, ModelStatus, Refused, Submit, TokenPrompt
 from tests.api.conftest import Stack, chat_body
@@ -270,6 +272,64 @@ def test_a_content_type_with_a_charset_is_accepted(stack: Stack) -> None:
     content = json.dumps(chat_body()).encode()
     headers = {"content-type": "application/json; charset=utf-8"}
     assert stack.client.post("/v1/chat/completions?x=y", content=content, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "method"),
+    [
+        ({"content-type": "application/x-www-form-urlencoded"}, "POST"),
+        ({"content-type": "multipart/form-data; boundary=x"}, "POST"),
+        ({"content-type": "text/plain"}, "POST"),
+        ({"content-type": "text/plain", "origin": "http://localhost:3000"}, "POST"),
+        ({"content-type": "application/json", "origin": "null"}, "POST"),
+        ({"content-type": "application/json", "origin": "https://evil.example"}, "POST"),
+        ({"origin": "https://evil.example", "access-control-request-method": "POST"}, "OPTIONS"),
+        ({"origin": "http://localhost:3000", "access-control-request-method": "POST"}, "OPTIONS"),
+    ],
+)
+def test_what_a_page_can_send_without_leave_reaches_no_broker_and_may_be_read_by_no_page(
+    stack: Stack, headers: dict[str, str], method: str
+) -> None:
+    content = json.dumps(chat_body()).encode()
+    answer = stack.client.request(method, "/v1/chat/completions", headers=headers, content=content)
+    assert answer.status_code in (403, 405, 415) or method == "OPTIONS"
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert not [m for m in stack.broker.received if isinstance(m, Submit)]
+
+
+OPENED: list[str] = []  # by the test below
+HOOKS: list[bool] = []  # a hook stays until the process ends, so there is one
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if OPENED and event in ("open", "os.listdir", "os.scandir", "socket.connect", "socket.getaddrinfo"):
+        OPENED.append(f"{event} {arguments[0]}")
+
+
+def test_a_name_of_a_model_opens_no_file_and_no_connection(stack: Stack) -> None:
+    if not HOOKS:
+        sys.addaudithook(_note)
+        HOOKS.append(True)
+    names = [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "hf.co/x/y",
+        "x" * 10_000,
+        "t\u0131ny",
+        "tiny\0",
+        "file:///etc",
+        "~",
+    ]
+    catalog = Catalog(stack.settings)
+    OPENED.append("from here on")
+    try:
+        for name in names:
+            with pytest.raises(ServingError):
+                catalog.resolve(name)
+        found = OPENED[1:]
+    finally:
+        OPENED.clear()
+    assert found == []
 
 
 @pytest.mark.parametrize("model", ["nope", "no/such", "../../etc", "/etc", "", "tiny\x00"])

@@ -1,5 +1,6 @@
 """Requests with and without API keys, through the whole api."""
 
+import logging
 import time
 from collections.abc import Iterator
 from itertools import takewhile
@@ -176,3 +177,20 @@ def test_a_stream_of_administration_ends_with_the_key_that_asked_for_it(stack: S
         deadline = time.monotonic() + DEADLINE
         heard = list(takewhile(lambda _: time.monotonic() < deadline, pieces))
     assert b"invalid_api_key" in heard[-1]
+
+
+def test_no_log_answer_status_or_metric_holds_a_key(
+    keys: KeyFile, stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, wrong = keys.add("anna", tokens_per_minute=1), "a-wrong-key-that-somebody-tried"
+    with caplog.at_level(logging.DEBUG):
+        texts = [
+            stack.client.get(path, headers={**headers, "host": "localhost"}).text
+            for headers in (bearer(made), bearer(wrong), {"x-api-key": wrong}, bearer(ADMIN))
+            for path in ("/v1/models", "/admin/status", "/metrics", "/nowhere")
+        ]
+        texts.append(stack.client.post("/v1/chat/completions", json=chat_body(), headers=bearer(made)).text)
+        stack.client.post("/v1/chat/completions", json=chat_body(model=made), headers=bearer(made))
+    said = caplog.text + "".join(texts)
+    assert "req_" in said
+    assert [key for key in (made, wrong, ADMIN) if key in said] == []

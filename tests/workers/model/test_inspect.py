@@ -169,3 +169,31 @@ def test_weights_that_are_missing_are_named_if_the_index_knows_their_file(folder
     with pytest.raises(LoadError, match=r"lacks model-2\.safetensors") as caught:
         load(folder, inspect(folder), silent, trusted=True)
     assert caught.value.permanent
+
+
+LOADS_WITHOUT_A_NETWORK = """
+import pathlib, socket, sys
+from tests.tiny_model import make_tiny_llama
+folder = make_tiny_llama(pathlib.Path(sys.argv[1]) / "model")
+from workers.model.load import inspect, load
+
+def refuse(event, arguments):
+    if event == "socket.getaddrinfo" or (event == "socket.connect" and arguments[0].family != socket.AF_UNIX):
+        print("asked for", event, arguments[1:], flush=True)
+        raise PermissionError(event)
+
+sys.addaudithook(refuse)
+load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
+print("loaded")
+"""
+
+
+def test_a_model_of_a_folder_is_loaded_without_asking_any_network(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS_WITHOUT_A_NETWORK, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "loaded\n", done.stderr
