@@ -31,6 +31,7 @@ from broker.events import (
 )
 from broker.memory.accounts import Memory
 from broker.memory.decisions import Decision, Evict, Grow, Never, Shrink, Start
+from broker.memory.replicas import surplus
 from broker.models.fetches import Fetches
 from broker.models.load_failures import LoadFailures
 from broker.models.orders import Orders
@@ -339,6 +340,7 @@ class Broker:
                 yield TellApi(read.api, Reloaded(query=read.query, failure=wrong.to_failure()))
             return
         gone = [model for model in self._models if model not in read.outcome.models]
+        before = self._memory.rules.replicas
         self._models[:] = read.outcome.models
         self._memory.configure(read.outcome.rules, self._models)
         for line in read.outcome.lines:
@@ -349,6 +351,9 @@ class Broker:
             yield from self._requests.refuse_model(model, error)
             yield from self._workers.end([worker.id for worker in self._registry.of_model(model)], now)
         yield from self._fetches.stop(gone)
+        for model, bounds in read.outcome.rules.replicas.items():
+            if bounds != before.get(model, bounds):
+                yield from self._workers.end(surplus(self._registry, model, bounds), now)
         for model in read.outcome.again:
             yield from self._fetches.restart(model)
             yield from self._orders.renew(model, now)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shared.model_table import Replicas
+
 UNBOUNDED = 1 << 62  # bytes
 
 
@@ -19,6 +21,7 @@ class MemoryRules:
     pinned: frozenset[str] = frozenset()
     inspects: bool = False
     ttl: Mapping[str, float] = field(default_factory=dict)
+    replicas: Mapping[str, Replicas] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

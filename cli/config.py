@@ -41,6 +41,7 @@ _EXAMPLES: Mapping[str, object] = {
     "revision": "main",
     "aliases": ["gpt-4o", "claude-*"],
     "ttl": 600,
+    "replicas": "1-2",
     "memory_gb": 4,
     "defaults": {"temperature": 0.7},
 }

@@ -4,22 +4,67 @@ Each key takes effect somewhere. Those that a later version will have are refuse
 """
 
 import json
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 NOT_BUILT = frozenset(
     {
-        "replicas",
         "chat_template",
         "python",
         "allow_code",
     }
 )
 
+MOST_REPLICAS = 64
+_REPLICAS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?", re.ASCII)
+
 Key = tuple[str | int, ...]
+
+
+class Replicas(NamedTuple):
+    """How many workers a loaded model has: ``least`` as far as there is memory, ``most`` while requests queue."""
+
+    least: int = 1
+    most: int = 1
+
+    def __str__(self) -> str:
+        return str(self.least) if self.least == self.most else f"{self.least}-{self.most}"
+
+
+def replicas_of(text: str) -> Replicas:
+    """``2``, or ``1-2``. Raises ValueError."""
+    match = _REPLICAS.fullmatch(text)
+    least = int(match[1]) if match else 0
+    most = int(match[2] or least) if match else 0
+    if not 1 <= least <= most <= MOST_REPLICAS:
+        raise ValueError(
+            f"{text!r} is not a number of workers from 1 to {MOST_REPLICAS}, such as 2, nor a range such as 1-2"
+        )
+    return Replicas(least, most)
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _checked(text: str) -> str:
+    return str(replicas_of(text))
+
+
+ReplicaRange = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked)]
+"""A number, or a range as text."""
 
 
 class WrongTable(ValueError):
@@ -74,6 +119,11 @@ class ModelTable(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="seconds without a request after which it is unloaded, 0: never; else `MLX_SERVER_TTL`",
+    )
+    replicas: ReplicaRange | None = Field(
+        None,
+        description="how many workers serve it: a number, or a range such as `1-2`, in which it grows while requests "
+        "queue; else `MLX_SERVER_REPLICAS`",
     )
     preload: bool = Field(
         False,

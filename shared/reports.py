@@ -65,7 +65,7 @@ class ModelStatus(Part):
     ``phase``, and ``done`` of ``total`` bytes, while it loads or is fetched; then also ``rate`` in bytes a second and
     ``eta``, the seconds that are left at that rate. ``absent``: it has to be fetched from the hub before it can be
     loaded. ``architecture`` and ``weights`` (bytes in memory) are what an inspection found.
-    ``ttl``: seconds without a request, 0: for ever.
+    ``ttl``: seconds without a request, 0: for ever. ``workers``: that are ready, of ``replicas`` (``2``, ``1-2``).
     """
 
     id: str
@@ -82,6 +82,8 @@ class ModelStatus(Part):
     aliases: list[str] = []
     pinned: bool = False
     ttl: float = 0.0
+    workers: int = 0
+    replicas: str = "1"
     reason: str | None = None
     context_length: int | None = None
     capabilities: Capabilities | None = None

@@ -22,7 +22,7 @@ from shared.commands import typed
 from shared.config_file import ConfigError, ConfigFile, find
 from shared.dotenv import NOT_FROM_A_FOLDER, Line, read_dotenv, unknown_names
 from shared.dotenv import PREFIX as PREFIX
-from shared.model_table import ModelTable, decoded
+from shared.model_table import ModelTable, ReplicaRange, decoded
 from shared.models import (
     EMBEDDED_EMBEDDER,
     EMBEDDED_MODEL,
@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     )
 
     ttl: float = Field(0.0, ge=0, description="a model without a request for so long is unloaded; 0: none is")
+
+    replicas: ReplicaRange = Field(
+        "1", description="how many workers serve one model: a number, or a range such as 1-2, by what queues"
+    )
 
     run_dir: Path | None = Field(
         None, description="sockets, locks and logs; by default one per user and port"

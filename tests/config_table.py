@@ -25,7 +25,7 @@ def kind(annotation: Any) -> str:
     if getattr(annotation, "__origin__", None) is tuple:
         return _WORDS[tuple]
     named = [part for part in get_args(annotation) if part is not type(None)] or [annotation]
-    return _WORDS[named[0]]
+    return _WORDS[getattr(named[0], "__origin__", named[0])]
 
 
 def config_table() -> str:

@@ -78,6 +78,8 @@ def _known(state: ModelStatus | None) -> dict[str, Any]:
         "absent": state.absent,
         "pinned": state.pinned,
         "ttl": state.ttl,
+        "workers": state.workers,
+        "replicas": state.replicas,
         "context_length": state.context_length,
         "max_input_tokens": state.context_length,
         "capabilities": None

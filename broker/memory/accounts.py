@@ -13,6 +13,7 @@ from broker.events import Action, TellWorker
 from broker.memory.decisions import Decision, Grow, Never, Wait
 from broker.memory.ledger import Entry, Lease, Ledger, Usage
 from broker.memory.needs import Needs
+from broker.memory.replicas import Growth, More, with_replicas
 from broker.memory.swaps import Demand, Turns
 from broker.models.downloads import Downloads
 from broker.models.inspections import Inspections
@@ -52,6 +53,7 @@ class Memory:
         self.inspections = Inspections(rules.inspects)
         self.downloads = Downloads()
         self._turns = Turns(rules.max_wait)
+        self.growth = Growth(registry, scheduler)
         self.wishes = {model: Wish(started, yields=True) for model in rules.preload}
         self.nevers: dict[str, Never] = {}  # by model, why its last wish cannot be had
         # The first serial number: larger in each life of a broker since the machine started.
@@ -65,7 +67,7 @@ class Memory:
     def decide(self, now: float) -> Decision | None:
         """The next thing to do; to be asked again until it is nothing."""
         ledger = self._ledger(now)
-        decision = self._turns.decide(self._demands(ledger, now), ledger, now)
+        decision = self._turns.decide(self._demands(ledger, now), ledger, now, self._more(now))
         for worker in self._registry:
             worker.closed = worker.id in self._turns.closed
         if isinstance(decision, Grow) and not self.rules.lends:
@@ -88,7 +90,7 @@ class Memory:
         )
 
     def _ledger(self, now: float) -> Ledger:
-        entries = tuple(self._entry(worker, now) for worker in self._registry)
+        entries = with_replicas([self._entry(worker, now) for worker in self._registry])
         return Ledger(self.rules.budget, self.rules.min_stay, entries, self.needs.pinned(now))
 
     def _entry(self, worker: Worker, now: float) -> Entry:
@@ -124,6 +126,13 @@ class Memory:
             and not self._registry.of_model(model)
             and not self.inspections.awaits(model)
             and not self.downloads.holds_back(model)
+        ]
+
+    def _more(self, now: float) -> list[More]:
+        return [
+            More(self.needs.of(model, now), why)
+            for model, why in self.growth.wanted(self.rules, now).items()
+            if not self.inspections.awaits(model) and not self.downloads.holds_back(model)
         ]
 
     def next_to_inspect(self, models: Collection[str]) -> str | None:
@@ -187,6 +196,7 @@ class Memory:
 
     def first_lease(self, worker: Worker, said: Register, now: float) -> Iterator[Action]:
         self.wishes.pop(worker.model, None)
+        self.growth.failures.clear(worker.model)
         weights = said.capabilities.bytes if said.capabilities else 0
         self.needs.note_load(worker.model, said.digest, weights, said.context_bytes)
         if (start := self._starts.pop(worker.id, None)) is not None:

@@ -3,7 +3,8 @@
 Rule 1: leases that hold nothing go first, then kept prompts, then workers; never more than is missing.
 Rule 2: no worker is evicted that is loading, runs answers, has just come, or owes the first of those it was loaded for.
     A busy worker that is to go gets nothing new, and goes when it is idle: no answer is ever aborted.
-Rule 3: of the others those go that save the least time of loading per byte by staying (GreedyDual-Size).
+Rule 3: of the others replicas go first, and then those that save the least time of loading per byte by staying
+    (GreedyDual-Size).
 Rule 4: nothing grows while memory is on its way back: it was cut for another model.
 """
 
@@ -88,10 +89,13 @@ def _outlast(victims: Sequence[Entry], beneficiary: str, now: float, turn_ends: 
     return Wait(beneficiary, f"the last answers of a turn run ({answers})", closing=_names(victims))
 
 
-def cuts(entries: Collection[Entry], missing: int) -> dict[str, int]:
-    """New leases, by worker, that give back ``missing`` bytes; none if all of them together cannot."""
+def cuts(entries: Collection[Entry], missing: int, *, unused_only: bool = False) -> dict[str, int]:
+    """New leases, by worker, that give back ``missing`` bytes; none if all of them together cannot.
+
+    ``unused_only``: no kept prompt gives way.
+    """
     taken: dict[str, int] = {}
-    for most in (attrgetter("unused"), attrgetter("spare")):
+    for most in (attrgetter("unused"), *([] if unused_only else [attrgetter("spare")])):
         for entry in sorted(entries, key=_first_to_go):
             left = missing - sum(taken.values())
             more = min(left, most(entry) - taken.get(entry.worker, 0))
@@ -124,9 +128,9 @@ def _gain(chosen: Iterable[Entry]) -> int:
     return sum(entry.settled - entry.spare for entry in chosen)
 
 
-def _first_to_go(entry: Entry) -> tuple[bool, float]:
+def _first_to_go(entry: Entry) -> tuple[bool, bool, float]:
     """Whoever is closed goes before all others, else two that are half drained could take turns at it."""
-    return not entry.closed, entry.worth
+    return not entry.closed, not entry.replica, entry.worth
 
 
 def obstacle(entry: Entry, min_stay: float, now: float) -> tuple[float, str] | None:

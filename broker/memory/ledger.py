@@ -4,7 +4,7 @@ Rule 1: a worker is charged with what it may use, its base and its lease, or wit
 Rule 2: memory on its way back is not free: a cut counts when the worker confirms its serial number, an exit when the
     process is gone, which is when its entry goes.
 Rule 3: a model needs its base and the least lease; what is learned of it is the base, never a lease that it once had.
-Rule 4: a pinned model has its need reserved before it is loaded, and is never a victim afterwards.
+Rule 4: a pinned model has its need reserved before it is loaded, and its last worker is never a victim afterwards.
 """
 
 from dataclasses import dataclass, replace
@@ -70,7 +70,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One worker process, from its start until it is gone. ``closed``: it gets no new requests."""
+    """One worker process, from its start until it is gone. ``closed``: it gets no new requests.
+
+    ``replica``: another worker of its model would go on serving if it went.
+    """
 
     worker: str
     need: Need
@@ -83,6 +86,7 @@ class Entry:
     served: int = 0
     static: bool = False  # an operator's, who also ends it
     closed: bool = False
+    replica: bool = False
 
     @property
     def base(self) -> int:
@@ -104,7 +108,7 @@ class Entry:
     @property
     def stays(self) -> bool:
         """Whether it may never be evicted."""
-        return (self.need.pinned or self.static) and not self.leaving
+        return ((self.need.pinned and not self.replica) or self.static) and not self.leaving
 
     @property
     def unused(self) -> int:

@@ -4,7 +4,8 @@ Rule 1: a model that can never fit is refused at once; one that nobody waits for
 Rule 2: who has waited longest is first. A model that had a turn waits from its end on, however old its requests are:
     else two long queues would pass the turn to each other, and a third model would never have it.
 Rule 3: others start before the first only in memory that the first has no use for, and evict none.
-Rule 4: a turn ends when all the waiting adds up to what swapping there and back costs, at the latest when the first
+Rule 4: a model that is served gets another worker only while no other waits, see `replicas`.
+Rule 5: a turn ends when all the waiting adds up to what swapping there and back costs, at the latest when the first
     has waited ``max_wait``, and never within a worker's minimum stay.
 """
 
@@ -15,6 +16,7 @@ from math import inf
 from broker.memory.decisions import Decision, Evict, Shrink, Start, Wait
 from broker.memory.eviction import choose, cuts, grow, plan, refusal, relieve
 from broker.memory.ledger import Entry, Ledger, Need
+from broker.memory.replicas import More, another
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,11 @@ class Turns:
     closed: dict[str, float] = field(default_factory=dict)  # workers, and since when
     _ended: dict[str, float] = field(default_factory=dict)  # models' last turns
 
-    def decide(self, demands: Collection[Demand], ledger: Ledger, now: float) -> Decision | None:
+    def decide(
+        self, demands: Collection[Demand], ledger: Ledger, now: float, more: Collection[More] = ()
+    ) -> Decision | None:
         """What to do next. Ask again after doing it, until the answer is Wait, or None: there is nothing to do."""
-        decision = self._decide(demands, ledger, now)
+        decision = self._decide(demands, ledger, now, more)
         if isinstance(decision, Evict):
             for entry in ledger.entries:
                 if entry.worker in decision.victims:
@@ -45,7 +49,9 @@ class Turns:
             self.closed = {worker: self.closed.get(worker, now) for worker in closing}
         return decision
 
-    def _decide(self, demands: Collection[Demand], ledger: Ledger, now: float) -> Decision | None:
+    def _decide(
+        self, demands: Collection[Demand], ledger: Ledger, now: float, more: Collection[More]
+    ) -> Decision | None:
         waiting = [demand for demand in demands if not ledger.serves(demand.need.model)]
         for demand in waiting:
             if never := refusal(demand.need, ledger):
@@ -53,7 +59,7 @@ class Turns:
         if relief := relieve(ledger, now):
             return relief
         if not waiting:
-            return grow(ledger, ledger.entries)
+            return another(more, ledger) or grow(ledger, ledger.entries)
         first, *others = sorted(waiting, key=self.since)
         ahead = in_the_way(first.need, ledger)
         decision = plan(first.need, ledger, now, self._turn_ends(first, others, ahead, now))

@@ -8,11 +8,18 @@ from collections.abc import Iterator
 
 from broker.memory.decisions import GB
 from broker.rules import UNBOUNDED, Changes, MemoryRules
-from shared.model_table import ModelTable
+from shared.model_table import ModelTable, replicas_of
 from shared.settings import Settings
 
-_OF_THE_BROKER = ("aliases", "pinned", "ttl", "preload", "memory_gb")  # keys of a table that no worker reads
-_LIVE = ("max_cache_size_gb", "min_stay", "max_wait", "ttl", "default_model")
+_OF_THE_BROKER = (
+    "aliases",
+    "pinned",
+    "ttl",
+    "replicas",
+    "preload",
+    "memory_gb",
+)  # keys of a table that no worker reads
+_LIVE = ("max_cache_size_gb", "min_stay", "max_wait", "ttl", "replicas", "default_model")
 _SAID_BY_MODEL = ("models", "available_models")
 
 
@@ -28,6 +35,7 @@ def memory_rules(settings: Settings, most: int = UNBOUNDED) -> MemoryRules:
         said={model: int(table.memory_gb * GB) for model, table in tables.items() if table.memory_gb},
         pinned=frozenset(model for model, table in tables.items() if table.pinned),
         ttl={model: _ttl(table, settings) for model, table in tables.items()},
+        replicas={model: replicas_of(table.replicas or settings.replicas) for model, table in tables.items()},
         preload=tuple(model for model, table in tables.items() if table.preload),
         aliases={model: tuple(settings.registry.aliases_of(model)) for model in tables},
     )

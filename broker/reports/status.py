@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from broker.memory.accounts import Memory
+from broker.memory.replicas import ONE
 from broker.models.downloads import Downloads
 from broker.models.load_failures import LoadFailures
 from broker.reports.counts import Counts
@@ -26,7 +27,7 @@ def of_worker(worker: Worker, now: float) -> WorkerStatus:
         total=worker.total,
         context_length=worker.details.context_length if worker.details else None,
         memory=worker.memory,
-        idle=0.0 if worker.load else now - max(worker.since, worker.wanted_at),
+        idle=worker.idle(now),
         engine=worker.engine,
     )
 
@@ -96,6 +97,8 @@ def of_model(
         aliases=list(rules.aliases.get(model, ())),
         pinned=model in rules.pinned,
         ttl=rules.ttl.get(model, 0.0),
+        workers=len(registry.ready(model)),
+        replicas=str(rules.replicas.get(model, ONE)),
         reason=failure.reason if failure else None,
         context_length=details.context_length if details else None,
         capabilities=details.capabilities if details else None,

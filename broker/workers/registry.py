@@ -79,9 +79,19 @@ class Worker:
         return self.use.footprint
 
     @property
+    def waited(self) -> float:
+        """Seconds that the oldest prompt has waited for the engine to begin with it, as last told."""
+        told = self.engine.get("waited", 0.0)
+        return 0.0 if isinstance(told, str) else float(told)
+
+    @property
     def load(self) -> int:
         """Requests that take one of its places."""
         return len(self.in_flight) + sum(not retained.ended for retained in self.retained.values())
+
+    def idle(self, now: float) -> float:
+        """Seconds since it last ran a request or one waited for it, or since it came."""
+        return 0.0 if self.load else now - max(self.wanted_at, self.since)
 
     def receive(self, signal: Signal, now: float) -> None:
         self.state = advance(self.state, signal)

@@ -282,6 +282,8 @@ class Workers:
         if self._registry.ready(model) or self._registry.starting(model):
             if worker.replaces:
                 self.failed_replacements[model] = reason
+            else:
+                self._memory.growth.failures.record(model, reason, permanent, now)
             return
         self._counts.failed_loads[model] += 1
         failure = self._failures.record(model, reason, permanent, now)

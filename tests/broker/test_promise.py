@@ -1,9 +1,12 @@
 """The broker's promise under random play: each attempt is answered once, every request ends, refusals have causes."""
 
+from collections.abc import Callable
+
 import pytest
 
 from broker.memory.decisions import GB
 from broker.rules import MemoryRules
+from shared.model_table import Replicas
 from tests.broker.plays import status
 from tests.broker.world import MODELS, World
 
@@ -16,11 +19,18 @@ CRASHES = ("crash", "hang")
 CODES = {"c", "draining", "queue_full", "model_unavailable", "request_crashed_engine"}
 
 
-def play(seed: int, steps: int, rarely: tuple[str, ...], rules: MemoryRules | None = None) -> World:
+def play(
+    seed: int,
+    steps: int,
+    rarely: tuple[str, ...],
+    rules: MemoryRules | None = None,
+    check: Callable[[World], None] = lambda world: None,
+) -> World:
     world = World(seed, rules)
     for _ in range(steps):
         world.now += world.rng.random()
         world.do(world.rng.choice(OFTEN * 4 + rarely))
+        check(world)
     return world
 
 
@@ -56,6 +66,37 @@ def test_models_that_do_not_fit_together_answer_every_request_whatever_happens_t
     world.do("tick")
     report = status(world.broker, world.now)
     assert (report.queued, report.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_models_with_several_workers_keep_to_their_number_and_budget_and_answer_every_request(
+    seed: int,
+) -> None:
+    least, most = 1 + seed % 2, 2 + seed % 3
+    rules = MemoryRules(
+        12 * GB,
+        lends=True,
+        min_stay=1.0,
+        max_wait=4.0,
+        said=dict.fromkeys(MODELS, 3 * GB),
+        ttl=dict.fromkeys(MODELS, 6.0 * (seed % 2)),
+        replicas=dict.fromkeys(MODELS, Replicas(least, most)),
+    )
+    ours = tuple(what for what in RARELY if what != "start_foreign")
+    world = play(seed, 160, (*ours, *CRASHES), rules, replicas_of)
+    world.settle()
+    assert not world.open
+
+
+def replicas_of(world: World) -> None:
+    report = status(world.broker, world.now)
+    assert report.memory.used <= 12 * GB
+    assert world.rules
+    for model, bounds in world.rules.replicas.items():
+        serving = [
+            w for w in report.workers if w.model == model and w.state in ("spawned", "loading", "ready")
+        ]
+        assert len(serving) <= bounds.most
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -137,6 +137,7 @@ class BatchEngine:
             rows=len(self._batch),
             prefilling=self._waiting.sequences(half_prefilled=True),
             waiting=self._waiting.sequences(half_prefilled=False),
+            waited=round(self._waiting.waited(time.monotonic()), 1),
             waiting_tokens=self._waiting.tokens,
             tokens=self._tokens,
             tokens_read=self._tokens_read,
@@ -197,7 +198,7 @@ class BatchEngine:
         for together in [*resumed, fresh] if fresh else resumed:
             ids = [*job.prompt, *together[0].ids]
             for some in self.budget.fitting_groups(together, len(ids), self._most_sequences):
-                self._waiting.add(PrefillTask(ids, list(some), self._steps))
+                self._waiting.add(PrefillTask(ids, list(some), self._steps, time.monotonic()))
         self._forget_ended(job.request_id)
         self._tally()
 

@@ -11,6 +11,7 @@ Rule 5: callers take turns before all that: the caller with fewer sequences is n
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from shared.callers import Asker
 from workers.engine.fairness import in_turns, weights
@@ -35,6 +36,7 @@ class PrefillTask:
     ids: list[int]
     sequences: list[TokenSequence]
     since: int  # the step it came in
+    came: float = inf  # when its request came, in seconds; inf: it has run before
     cache: Cache | None = None  # of the first ``done`` ids
     done: int = 0
     matched: bool = False  # in the prefix cache
@@ -123,6 +125,12 @@ class PrefillQueue:
     def sequences(self, *, half_prefilled: bool) -> int:
         """How many sequences wait for tasks that are prefilled in part, or for those not begun."""
         return sum(len(r.sequences) for r in self._tasks if (r.cache is not None) == half_prefilled)
+
+    def waited(self, now: float) -> float:
+        """Seconds that the oldest request has waited for its prefill to begin."""
+        return max(
+            (now - task.came for task in self._tasks if task.cache is None and task.came < inf), default=0.0
+        )
 
     @property
     def tokens(self) -> int:

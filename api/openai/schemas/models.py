@@ -44,8 +44,8 @@ class ModelInfo(Response):
     ``capabilities``, ``size`` (bytes of the weights) and ``default_sampling`` (generation_config.json) are known after
     the model was loaded once. ``alias_of`` is the model that an alias stands for; ``aliases`` are those of a model,
     with patterns, in which ``*`` is any text. ``queued``: it waits for memory. ``pinned``: it never makes room for
-    another model; ``ttl``: it is unloaded after so many seconds without a request, 0: never. ``absent``: it is fetched
-    from the hub when it is first asked for.
+    another model; ``ttl``: it is unloaded after so many seconds without a request, 0: never. ``workers`` serve it now,
+    of ``replicas`` that it may have (``2``, ``1-2``). ``absent``: it is fetched from the hub when first asked for.
     """
 
     id: str
@@ -65,6 +65,8 @@ class ModelInfo(Response):
     absent: bool = False
     pinned: bool = False
     ttl: float = 0.0
+    workers: int = 0
+    replicas: str = "1"
     aliases: list[str] = []
     alias_of: str | None = None
     reason: str | None = None

@@ -29,7 +29,7 @@ export class ModelRow {
       "tr",
       {},
       cell("model", el("b", {}, model.id), el("small", {}, model.aliases.length ? `also ${model.aliases.join(", ")}` : "")),
-      cell("state", badge(model.state), ...progress(model), model.reason ? el("small", { class: "reason" }, model.reason) : null),
+      cell("state", badge(model.state), ...progress(model), model.replicas !== "1" ? el("small", {}, `${model.workers} of ${model.replicas} workers`) : null, model.reason ? el("small", { class: "reason" }, model.reason) : null),
       cell("size", size ? bytes(size) : "–", el("small", {}, can ? can.kind : "")),
       cell("context", model.context_length ? count(model.context_length) : "–"),
       cell("waiting", count(model.queued)),

@@ -85,7 +85,7 @@ def test_each_change_is_one_line_with_the_old_and_the_new_value() -> None:
 
 
 def test_only_what_a_worker_reads_makes_its_model_load_anew() -> None:
-    of_the_broker = {"aliases": ["x"], "pinned": True, "preload": True, "memory_gb": 2.0}
+    of_the_broker = {"aliases": ["x"], "pinned": True, "preload": True, "memory_gb": 2.0, "replicas": "1-2"}
     assert changes(A_AND_B, settings(a=of_the_broker, b={"ttl": 5.0})).again == ()
     assert changes(A_AND_B, settings(a={"source": "/other"}, b={"defaults": {"top_p": 0.5}})).again == (
         "a",
@@ -192,3 +192,9 @@ def test_a_changed_model_of_a_static_worker_is_named() -> None:
 
 def test_changes_are_compared_as_values() -> None:
     assert changes(A_AND_B, A_AND_B) == Changes(("a", "b"), memory_rules(A_AND_B))
+
+
+def test_a_model_has_as_many_workers_as_its_table_says_or_else_the_setting() -> None:
+    tables = {"a": ModelTable(replicas="2-3"), "b": ModelTable()}
+    rules = memory_rules(Settings(models=tables, replicas="1-2"))
+    assert rules.replicas == {"a": (2, 3), "b": (1, 2)}

@@ -48,6 +48,14 @@ def test_prefill_tasks_whose_sequences_have_ended_are_dropped() -> None:
     assert names(queue.in_order(0)) == ["stays"]
 
 
+def test_the_oldest_prompt_that_has_not_begun_tells_how_long_prompts_wait() -> None:
+    old, begun, preempted = (reading(name, [1] * 9) for name in ("old", "begun", "preempted"))
+    old.came, begun.came = 3.0, 1.0
+    begun.advance([], 4)
+    assert waiting(begun, old, preempted).waited(10.0) == 7.0
+    assert waiting(begun, preempted).waited(10.0) == waiting().waited(10.0) == 0.0
+
+
 def test_a_prompt_is_stored_at_its_checkpoints_but_not_for_a_few_tokens() -> None:
     few, far = WORTH - 1, WORTH + 100
     ids, checkpoints = [1] * (far + 200), [few, far, far + few, far + WORTH]

@@ -1,0 +1,77 @@
+"""Replicas of a model as real processes: they come with a queue, share what it asks, and lose no token."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.client import Stream
+from tests.faults.stack import FaultStack, all_right, fault_stack
+
+
+def rules(replicas: str) -> dict[str, object]:
+    """Room for two requests in a worker, so that the third waits for a worker."""
+    tables = {name: {"source": "/none", "replicas": replicas} for name in "ab"}
+    return {"models": json.dumps(tables), "available_models": "a,b", "max_in_flight": 2, "ttl": 3}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[FaultStack]:
+    with fault_stack("--step", "0.02", **rules("1-2")) as stack:
+        yield stack
+
+
+def workers(stack: FaultStack) -> list[int]:
+    return [worker["pid"] for worker in stack.workers("a")]
+
+
+def crowded(stack: FaultStack) -> list[Stream]:
+    """Six streams, of which four wait until there is a second worker."""
+    streams = [stack.stream(seed, 150) for seed in range(6)]
+    stack.until(lambda: len(workers(stack)) == 2, "two workers")
+    return streams
+
+
+def test_a_queue_brings_a_second_worker_which_leaves_again_when_it_is_idle(stack: FaultStack) -> None:
+    all_right(crowded(stack))
+    shown = {model["id"]: model for model in stack.http.get("/v1/models").json()["data"]}
+    assert (shown["a"]["replicas"], shown["b"]["replicas"]) == ("1-2", "1-2")
+    assert "start a with" in stack.log("broker") and "it has 1 of 1-2 workers" in stack.log("broker")
+    stack.until(lambda: not stack.status()["workers"], "unloaded after its ttl")
+    assert "one of its 2 workers had no request for 3 s" in stack.log("broker")
+
+
+@pytest.mark.slow
+def test_the_streams_of_a_killed_replica_go_on_with_the_other(stack: FaultStack) -> None:
+    streams = crowded(stack)
+    stack.until(lambda: all(w["in_flight"] for w in stack.workers("a")), "both busy")
+    killed = workers(stack)[1]
+    os.kill(killed, signal.SIGKILL)
+    all_right(streams)
+    assert stack.status()["deaths"][0]["pid"] == killed
+
+
+@pytest.mark.slow
+def test_a_broker_killed_beside_two_workers_finds_both_again(stack: FaultStack) -> None:
+    streams = crowded(stack)
+    before = set(workers(stack))
+    stack.kill_broker()
+    stack.until(lambda: {w["pid"] for w in stack.workers_in("ready")} == before, "both back")
+    all_right(streams)
+    assert len(stack.worker_processes()) <= 2
+
+
+@pytest.mark.slow
+def test_reload_and_unload_are_for_all_workers_and_streams_stay_whole(stack: FaultStack) -> None:
+    streams = crowded(stack)
+    before = set(workers(stack))
+    for action, left in (("reload", 1), ("unload", 0)):
+        answer = stack.http.post(f"/admin/models/a/{action}", json={"wait": True})
+        assert answer.json()["done"] is True
+        assert not before & {process.pid for process in stack.worker_processes()}
+        if action == "reload":
+            all_right(streams)
+            assert left <= len(workers(stack)) <= 2
+    stack.until(lambda: not stack.worker_processes(), "all gone")
