@@ -5,18 +5,16 @@ Rule 2: no worker is evicted that is loading, runs answers, has just come, or ow
     A busy worker that is to go gets nothing new, and goes when it is idle: no answer is ever aborted.
 Rule 3: of the others replicas go first, and then those that save the least time of loading per byte by staying
     (GreedyDual-Size).
-Rule 4: nothing grows while memory is on its way back: it was cut for another model.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from math import inf
 from operator import attrgetter
 
-from broker.memory.decisions import Decision, Evict, Grow, Never, Shrink, Start, Wait, gb
+from broker.memory.decisions import Decision, Evict, Never, Shrink, Start, Wait, gb
 from broker.memory.ledger import Entry, Ledger, Need
-from broker.workers.lifecycle import STARTING, State
+from broker.workers.lifecycle import STARTING
 
-GRAIN = 50 * 10**6  # bytes; what is left over absorbs small changes of footprints
 _THE_BUDGET = "the budget"
 
 
@@ -48,17 +46,6 @@ def relieve(ledger: Ledger, now: float) -> Decision | None:
         leases = cuts(staying, staying[0].spare) if staying[0].spare else {}
         return Shrink(leases, _THE_BUDGET, f"{gb(over)} are missing") if leases else None
     return make_room(over, _THE_BUDGET, ledger, now, turn_ends=now)
-
-
-def grow(ledger: Ledger, candidates: Iterable[Entry]) -> Grow | None:
-    """Equal shares of what is free, for those that could fill more than they have."""
-    if ledger.returning:
-        return None
-    pressed = [
-        e for e in candidates if e.state is State.READY and not e.closed and e.usage.wanted > e.lease.size
-    ]
-    share = max(0, ledger.free()) // len(pressed) // GRAIN * GRAIN if pressed else 0
-    return Grow({e.worker: min(e.usage.wanted, e.lease.size + share) for e in pressed}) if share else None
 
 
 def make_room(missing: int, beneficiary: str, ledger: Ledger, now: float, turn_ends: float) -> Decision:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from math import inf
 
 from broker.memory.decisions import Decision, Evict, Shrink, Start, Wait
-from broker.memory.eviction import choose, cuts, grow, plan, refusal, relieve
+from broker.memory.eviction import choose, cuts, plan, refusal, relieve
+from broker.memory.leases import balance, grow
 from broker.memory.ledger import Entry, Ledger, Need
 from broker.memory.replicas import More, another
 
@@ -59,7 +60,7 @@ class Turns:
         if relief := relieve(ledger, now):
             return relief
         if not waiting:
-            return another(more, ledger) or grow(ledger, ledger.entries)
+            return another(more, ledger) or grow(ledger, ledger.entries) or balance(ledger)
         first, *others = sorted(waiting, key=self.since)
         ahead = in_the_way(first.need, ledger)
         decision = plan(first.need, ledger, now, self._turn_ends(first, others, ahead, now))

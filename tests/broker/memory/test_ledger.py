@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.memory.decisions import Decision, Evict, Grow, Never, Shrink, Start, Wait
-from broker.memory.eviction import cuts, grow, plan, relieve
+from broker.memory.eviction import cuts, plan, relieve
+from broker.memory.leases import grow
 from broker.memory.ledger import Entry, Lease, Need
 from broker.workers.lifecycle import State
 from tests.broker.ledgers import GB, MIN_STAY, A, B, C, ledger, worker
