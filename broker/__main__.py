@@ -85,6 +85,8 @@ def serve(settings: Settings, run_dir: RunDir) -> None:
     workers = Mailbox(context, settings.worker_socket)
     for survivor in survivors:
         log.info("%s of an earlier broker lives still: pid %d", survivor.id, survivor.pid)
+    if survivors:
+        log.info("which prompts they keep is not known any more: requests find their workers by prefix anew")
     log.info("serving %s in %s, pid %d", ", ".join(settings.sources), settings.sockets_dir, life.pid)
     if settings.config:
         log.info("settings and models are from %s", settings.config)

@@ -105,7 +105,7 @@ class Generation(Part):
     ``logprobs`` k: those of each chosen token and of the k best; None: none. ``echo``: the first delta's ``start`` has
     the prompt's text and, with ``logprobs``, its log-probabilities. ``tool_use`` None: text that looks like a call
     stays text. ``split_reasoning``: thinking goes to the deltas' ``reasoning``. Prompts of different
-    ``cache_namespace`` never share a cached prefix.
+    ``cache_namespace`` never share a cached prefix; those of one ``cache_key`` go to the same worker where they can.
     """
 
     prompt: Prompt
@@ -118,6 +118,7 @@ class Generation(Part):
     tool_use: ToolUse | None = None
     split_reasoning: bool = False
     cache_namespace: str = ""
+    cache_key: str = ""
 
     @property
     def param(self) -> str:

@@ -195,7 +195,7 @@ class SubmitHeader(Part):
 
     ``prompt`` is the kind of the prompt, or of what an encoder is asked for; ``size`` its length in tokens or, of a
     text, in characters; ``lengths`` the number of held tokens of each choice. ``fingerprint`` is a digest of the
-    request without caller and seed.
+    request without caller and seed. ``path``: where its prompt may begin like others, see ``shared.prefix_path``.
     """
 
     type: Literal["submit"] = "submit"
@@ -213,6 +213,7 @@ class SubmitHeader(Part):
     n: int = 1
     lengths: list[int] = []
     fingerprint: bytes = b""
+    path: bytes = b""
 
 
 class SubmitBody(Part):

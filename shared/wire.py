@@ -17,6 +17,7 @@ import msgpack
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shared.errors import CannotBePassedOn
+from shared.prefix_path import path_of
 from shared.protocol import (
     ApiToBroker,
     BrokerToApi,
@@ -112,12 +113,16 @@ def header_of(submit: Submit) -> SubmitHeader:
         n=task.n,
         lengths=[len(ids) for ids in submit.held],
         fingerprint=fingerprint(submit.model, task),
+        path=path_of(task) if isinstance(task, Generation) else b"",
     )
+
+
+_NOT_SAID: Final[dict[str, Any]] = {"cache_namespace": True, "cache_key": True, "sampling": {"seed"}}
 
 
 def fingerprint(model: str, task: Task) -> bytes:
     """A digest of the request without caller and seed."""
-    said = task.model_dump(exclude_none=True, exclude={"cache_namespace": True, "sampling": {"seed"}})
+    said = task.model_dump(exclude_none=True, exclude=_NOT_SAID)
     return blake2b(_pack([model, said]), digest_size=16).digest()
 
 

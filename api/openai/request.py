@@ -57,6 +57,7 @@ def chat_generation(request: ChatCompletionRequest) -> Generation:
         grammar=constraint(request, _grammar(request.response_format), use),
         tool_use=use,
         split_reasoning=True,
+        cache_key=request.prompt_cache_key or "",
     )
 
 
@@ -115,6 +116,7 @@ def completion_generations(request: CompletionRequest) -> list[Generation]:
             logprobs=judged if request.logprobs is None else request.logprobs,
             echo=request.echo,
             grammar=constraint(request, _grammar(request.response_format), None),
+            cache_key=request.prompt_cache_key or "",
         )
         for prompt in prompts
     ]

@@ -32,6 +32,7 @@ def response_generation(request: ResponsesRequest, items: list[InputItem]) -> Ge
         grammar=constraint(request, _grammar(request), use),
         tool_use=use,
         split_reasoning=True,
+        cache_key=request.prompt_cache_key or "",
     )
 
 

@@ -18,6 +18,7 @@ from broker.workers.crash_reports import shape_of
 from broker.workers.exit_causes import ExitCause, Fault
 from broker.workers.registry import Registry, Retained, Running, Worker
 from shared.errors import KeyLimitReached, QueueFull, RequestCrashedEngine, ServingError
+from shared.prefix_path import points_of
 from shared.protocol import (
     Ack,
     Cancel,
@@ -113,6 +114,7 @@ class Requests:
             run = replace(run, fingerprint=submit.fingerprint)
             worker.on_probation = submit.request_id
         worker.in_flight[submit.request_id] = run
+        worker.kept.note(points_of(submit.path))
         self.recent.begin(queued.api, submit, worker.id, now)
         worker.wanted_at = now
         return TellWorker(worker.id, RunHeader(api=queued.api, submit=submit), queued.body)

@@ -9,6 +9,7 @@ holds its queue up.
 Rule 5: a request's age counts only while something could serve it, so not while its model loads or is fetched.
 Rule 6: a refused request is told to come back when the queue would be through, at the pace at which runs ended lately,
     behind what is left of its model's load.
+Rule 7: of several workers that have room, the one that has read most of the prompt gets it, see `affinity`.
 """
 
 import math
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from zlib import crc32
 
+from broker.requests.affinity import pick
 from broker.requests.caller_share import may_hold_more
 from broker.requests.priority_queue import PriorityQueue
 from broker.workers.registry import Registry, Worker
@@ -205,8 +207,8 @@ class Scheduler:
         held = {worker.id: Counter(run.caller for run in worker.in_flight.values()) for worker in open_to_any}
         for queued in queue.heads():
             fit = [worker for worker in open_to_any if self._fits(queued, worker, held[worker.id])]
-            if worker := min(fit, key=lambda worker: worker.load, default=None):
-                return queued, worker
+            if fit:
+                return queued, pick(queued.submit.path, fit)
             if queued.suspect:
                 return None
         return None

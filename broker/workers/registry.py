@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from broker.workers.kept_prefixes import KeptPrefixes
 from broker.workers.lifecycle import SERVING, STARTING, Signal, State, advance
 from shared.protocol import Capabilities, Heartbeat, MemoryUse, RequestShape
 
@@ -60,6 +61,7 @@ class Worker:
     engine: dict[str, float | int | str] = field(default_factory=dict)
     in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
     retained: dict[str, Retained] = field(default_factory=dict)  # none of them in flight
+    kept: KeptPrefixes = field(default_factory=KeptPrefixes)
     returning: bool = False
     on_probation: str | None = None  # the id of a suspect in flight
     step: int = 0

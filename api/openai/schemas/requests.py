@@ -81,6 +81,7 @@ class _GenerationRequest(Constrained, Sampled):
     top_p: float = Field(1.0, ge=0, le=1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     response_format: ResponseFormat | None = None
+    prompt_cache_key: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 

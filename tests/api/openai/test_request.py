@@ -76,6 +76,12 @@ def test_every_sampling_parameter_reaches_the_generation() -> None:
     assert (generation.stopping.stop, generation.stopping.min_tokens, generation.n) == (["x"], 2, 3)
 
 
+def test_the_cache_key_of_a_chat_or_completion_reaches_the_generation() -> None:
+    assert chat(prompt_cache_key="k").cache_key == "k"
+    assert [one.cache_key for one in completions(prompt=["a", "b"], prompt_cache_key="k")] == ["k", "k"]
+    assert chat().cache_key == ""
+
+
 def test_top_logprobs_becomes_the_number_of_alternatives() -> None:
     assert [chat().logprobs, chat(logprobs=True).logprobs, chat(logprobs=True, top_logprobs=3).logprobs] == [
         None,

@@ -142,3 +142,7 @@ def test_a_text_format_of_a_response_becomes_a_grammar(
 def test_a_response_request_asks_for_logprobs_by_number_or_by_include() -> None:
     by_name = translated(include=["message.output_text.logprobs"])
     assert [translated().logprobs, by_name.logprobs, translated(top_logprobs=2).logprobs] == [None, 0, 2]
+
+
+def test_the_cache_key_reaches_the_generation() -> None:
+    assert translated(prompt_cache_key="k").cache_key == "k"
