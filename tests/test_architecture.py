@@ -262,6 +262,17 @@ def test_the_engine_imports_only_itself_and_the_seam(path: Path) -> None:
     assert not {name for name in modules_of(path, "workers") if not within(name, allowed)}
 
 
+def test_the_scheduler_reaches_neither_mlx_nor_the_clock_nor_what_it_plans_for() -> None:
+    found, waiting = set[str](), ["workers.engine.scheduler"]
+    while waiting:
+        path = ROOT / f"{waiting.pop().replace('.', '/')}.py"
+        names = {name for name in imports(parse(path)) if (ROOT / f"{name.replace('.', '/')}.py").is_file()}
+        assert not tops(path) & {*HEAVY, "time"}, path
+        waiting += names - found
+        found |= names
+    assert {"workers.engine.engine", "workers.engine.batch", "workers.engine.prefill"}.isdisjoint(found)
+
+
 def test_the_seam_does_not_import_the_engine() -> None:
     for module in SEAM:
         assert not modules_of(ROOT / f"{module.replace('.', '/')}.py", "workers.engine")

@@ -6,7 +6,7 @@ A sequence that turns out to have ended takes part in one more pass, whose token
 grammar ``start`` runs the model, its last token makes the mask meanwhile, and ``draw`` gives the pass its tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -14,9 +14,9 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from shared.callers import Asker
 from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.mlx_caches import Cache, TokenSpan
+from workers.engine.plan import Row
 from workers.engine.sampling.sampler import Drawn, Sampler, SequenceParameters
 from workers.sequence import TokenLogprobs, TokenMask, TokenSequence
 
@@ -33,6 +33,10 @@ class BatchSlot:
     drawn: int
     token: int  # the last known one; the first input, if the cache does not hold it yet
     launched: bool = False  # a pass had it
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        self.id = f"{self.sequence.job.request_id}/{self.sequence.choice}"
 
     @property
     def begun(self) -> bool:
@@ -112,18 +116,15 @@ class Batch:
     def nbytes(self) -> int:
         return self._caches.nbytes
 
-    @property
-    def askers(self) -> list[Asker]:
-        """One for each sequence."""
-        return [slot.sequence.job.asker for slot in self._slots if not slot.done]
+    def shown(self) -> tuple[Row, ...]:
+        """What the scheduler is shown of the sequences; those that have ended must have been dropped."""
+        return tuple(Row(slot.id, slot.sequence.job.asker, slot.drawn, slot.begun) for slot in self._slots)
 
-    def evict_youngest(self, caller: str | None = None) -> TokenSequence:
-        """Takes out the sequence, of this caller if given, with fewest generated tokens. No step may be pending."""
-        self.drop_done()
-        theirs = [slot for slot in self._slots if caller in (None, slot.sequence.job.asker.caller)]
-        youngest = min(theirs, key=lambda slot: slot.drawn)
-        self._keep_slots([i for i, slot in enumerate(self._slots) if slot is not youngest])
-        return youngest.sequence
+    def preempt(self, ids: Collection[str]) -> list[TokenSequence]:
+        """Takes these sequences out, in this order. No step may be pending."""
+        leaving = {slot.id: slot.sequence for slot in self._slots if slot.id in ids}
+        self._keep_slots([i for i, slot in enumerate(self._slots) if slot.id not in leaving])
+        return [leaving[id] for id in ids]
 
     @property
     def waits(self) -> bool:

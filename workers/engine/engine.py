@@ -1,13 +1,12 @@
 """The engine: every request of a model in one batch, served step by step.
 
 One step:
-1. preempt: sequences leave the batch when memory is short or when a caller without one has waited too long.
-2. prefill: one pass over prompts, as many tokens as keep the stall of decoding sequences below ``max_stall``.
-3. join: a prefilled prompt becomes one sequence per choice, each with its first token. Sequences without an emitted
-   token are held up to ``HOLD`` stalls, so that more prompts share their first step.
-4. launch: the forward pass that draws the next token of every sequence.
-5. collect: its tokens become text, log-probabilities and finishes. An accelerator collects the pass before, while the
-   next one runs. On a CPU MLX lets the host run at most a hundred operations ahead, so each pass is collected at once.
+1. The scheduler is shown what waits and runs, and plans the step: see ``scheduler``.
+2. The plan is carried out: sequences and cached prefixes give way, a prefill pass runs, prefilled prompts join the
+   batch as one sequence per choice, and a forward pass draws the next token of every sequence.
+3. Tokens that were drawn become text, log-probabilities and finishes. An accelerator collects the pass before, while
+   the next one runs. On a CPU MLX lets the host run at most a hundred operations ahead, so each pass is collected at
+   once.
 """
 
 import time
@@ -17,14 +16,14 @@ from typing import Any
 import mlx.core as mx
 
 from workers.device import has_accelerator
-from workers.engine.admission import KvAdmission
+from workers.engine import scheduler
 from workers.engine.batch import Batch, BatchSlot, PendingStep
 from workers.engine.batch_probe import gives_last_logits
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
 from workers.engine.figures import Figures, Report
 from workers.engine.kv.budget import Budget
-from workers.engine.kv.cost import measure_cost
 from workers.engine.kv.decode_caches import Alone, caches_for
+from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
@@ -40,9 +39,9 @@ from workers.engine.kv.mlx_caches import (
 )
 from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.last_logits import prefill_with_last_logits
-from workers.engine.preemption import Preemption
-from workers.engine.prefill import PASSED, PrefillQueue, PrefillTask
-from workers.engine.prefill_budget import PrefillBudget
+from workers.engine.pass_costs import PassCosts
+from workers.engine.plan import Chunk, Limits, Memory, Plan, View
+from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.logprobs import score_prompt_tokens
@@ -50,16 +49,11 @@ from workers.engine.sampling.sampler import SequenceParameters
 from workers.job import Job, KvUse, Output
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
-HOLD = 15  # times ``max_stall`` that sequences are held with their first token
-# Chunks in a pass over several prompts that stalls no sequence: attention does not cost more for them. A longer prompt
-# holds no sequences.
-PROMPTS_AT_ONCE = 3
-
 
 @dataclass(frozen=True)
 class EngineLimits:
     rows: int = 32  # sequences decoded together; 1 for a model that ``batch_probe`` keeps alone
-    chunk: int = 512  # most tokens of a prompt in one pass; PROMPTS_AT_ONCE times as many of several
+    chunk: int = 512  # most tokens of a prompt in one pass; three times as many of several
     max_stall: float = 0.2  # seconds that a prefill pass may stall the decoding sequences
     cache_bytes: int = 1 << 30  # of the prefix cache
     kv_bytes: int = 1 << 40  # of all keys and values, the prefix cache included
@@ -83,10 +77,8 @@ class BatchEngine:
         self._rules = rules
         self._vocabulary_size = vocabulary_size
         self._batches = limits.rows > 1 and can_merge(model)
-        self._pads = can_pad(model)
         self._most_sequences = limits.rows if self._batches else 1
-        self._prefill_budget = PrefillBudget(limits.chunk, limits.max_stall)
-        self._max_stall = limits.max_stall
+        self._pass_costs = PassCosts(limits.max_stall)
         self._fresh_since: float | None = None
         self._full_attention = is_full_attention(new_cache(model))
         self._gives_last_logits = self._full_attention and gives_last_logits(model, vocabulary_size)
@@ -98,8 +90,14 @@ class BatchEngine:
         self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
         self._waiting = PrefillQueue()
-        self._admission = KvAdmission(self.budget, self._batch, self._waiting, self._prefixes, self._reuse)
-        self._preemption = Preemption(self._admission, self._batch, self._waiting, self._most_sequences)
+        self._limits = Limits(
+            rows=self._most_sequences,
+            chunk=limits.chunk,
+            max_stall=limits.max_stall,
+            batches=self._batches,
+            pads=can_pad(model),
+            last_logits=self._gives_last_logits,
+        )
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._decode = self._decode_ahead if ahead else self._decode_in_turn
         self._pending: list[PendingStep] = []  # to collect, the oldest first
@@ -141,7 +139,7 @@ class BatchEngine:
             waiting_tokens=self._waiting.tokens,
             tokens=self._tokens,
             tokens_read=self._tokens_read,
-            kv_bytes=self._admission.held,
+            kv_bytes=self._held,
             cache_bytes=self._prefixes.bytes,
             cache_entries=self._prefixes.entries,
             cache_hit_rate=round(self._prefixes.hit_rate, 4),
@@ -151,11 +149,16 @@ class BatchEngine:
         self._kv_use = self._kv_use_now()
 
     def _kv_use_now(self) -> KvUse:
-        held, kept = self._admission.held, self._prefixes.bytes
+        held, kept = self._held, self._prefixes.bytes
         self._held_most = max(self._held_most, held + kept)
         jobs = [each.job for group in self._sequences.values() for each in group if not each.ended]
         committed = sum(self.budget.cost.bytes(len(job.prompt) + job.max_tokens) for job in jobs)
         return KvUse(max(self.budget.size, held), self._held_most, committed, kept)
+
+    @property
+    def _held(self) -> int:
+        """Bytes of the decoding sequences, headroom included, and of the partly prefilled tasks."""
+        return self._batch.nbytes + self._waiting.bytes
 
     @property
     def _phase(self) -> str:
@@ -166,7 +169,7 @@ class BatchEngine:
     def calibrate(self) -> None:
         """Measures the cost of prefill on this machine; to be called before the first request."""
         read = prefill_with_last_logits if self._gives_last_logits else feed
-        self._prefill_budget.calibrate(
+        self._pass_costs.calibrate(
             lambda behind: blank(self._model, behind) if behind else new_cache(self._model),
             lambda cache, tokens: read(self._model, cache, [[0] * tokens]),
             full_attention=self._full_attention,
@@ -183,7 +186,7 @@ class BatchEngine:
     def lend(self, size: int) -> None:
         self.budget.size = size
         self._prefixes.budget = min(self._cache_bytes, size)
-        self._admission.cap_prefix_cache()
+        self._cap_prefix_cache()
         self._tally()
 
     def add(self, job: Job) -> None:
@@ -198,7 +201,7 @@ class BatchEngine:
         for together in [*resumed, fresh] if fresh else resumed:
             ids = [*job.prompt, *together[0].ids]
             for some in self.budget.fitting_groups(together, len(ids), self._most_sequences):
-                self._waiting.add(PrefillTask(ids, list(some), self._steps, time.monotonic()))
+                self._waiting.add(ids, list(some), self._steps, time.monotonic())
         self._forget_ended(job.request_id)
         self._tally()
 
@@ -213,48 +216,82 @@ class BatchEngine:
         self._held_most = 0
         self._tally()
 
+    # ------------------------------------------------------------ a step
+
     def step(self) -> list[Output]:
         self._steps += 1
-        outputs = self._preemption.for_memory(self._steps, self._collect_all)
-        outputs += self._preemption.for_callers(self._steps, self._collect_all)
-        if not len(self._batch):
-            outputs += self._collect_all()  # else the last tokens would wait for a prefill pass
-        read = self._prefilled_last = self._prefill()
-        finished, self._finished = self._finished, []
-        outputs += finished
-        began = time.perf_counter()
-        if not (read and self._holds(began)):
-            self._fresh_since = None
-            decoding = self._decoding
-            collected = self._decode()
-            outputs += collected
-            if collected and decoding:
-                self._prefill_budget.decoded(time.perf_counter() - began)
-        self._admission.cap_prefix_cache()
+        # Without sequences that decode, the last tokens would wait for a prefill pass.
+        outputs = [] if len(self._batch) else self._collect_all()
+        plan = self._plan()
+        if plan.preempt and self._pending:  # tokens on their way may end the sequences that should leave
+            outputs += self._collect_all()
+            plan = self._plan()
+        self._make_room(plan)
+        self._prefilled_last = self._prefill(plan)
+        outputs += self._take_finished()
+        outputs += self._hold() if plan.hold else self._decode_timed()
+        self._cap_prefix_cache()
         self._tally()
         return outputs
 
-    @property
-    def _decoding(self) -> int:
-        """How many sequences a prefill pass would stall; a batch without an emitted token counts none."""
-        return 0 if self._batch.fresh else len(self._batch)
+    def _plan(self) -> Plan:
+        """After those that have ended have given their memory back; the prefix cache stores what they leave."""
+        for dropped in self._waiting.drop_ended():
+            self._reuse.half_prefilled(dropped)
+        self._batch.drop_done()
+        return scheduler.plan(self._view(), time.perf_counter())
 
-    def _holds(self, now: float) -> bool:
-        """Whether sequences without an emitted token are held, so that waiting prompts share their first step.
-
-        Prompts are prefilled faster in one pass, and sequences that begin together end together.
-        """
-        if self._decoding or not len(self._batch) or self._long_is_next:
-            return False
-        self._fresh_since = self._fresh_since or now
-        return now - self._fresh_since < HOLD * self._max_stall
-
-    @property
-    def _long_is_next(self) -> bool:
-        order = self._order()
-        return bool(order) and order[0].left > PROMPTS_AT_ONCE * self._prefill_budget.budget(
-            beside_decode=False
+    def _view(self) -> View:
+        self._waiting.look_up(self._prefixes.matched, self._prefixes.changes)
+        return View(
+            step=self._steps,
+            waiting=self._waiting.shown(),
+            running=self._batch.shown(),
+            memory=Memory(
+                cost=self.budget.cost,
+                size=self.budget.size,
+                footprint=self._caches.footprint(),
+                cache_bytes=self._prefixes.bytes,
+                chunk=self.budget.chunk,
+            ),
+            costs=self._pass_costs.now,
+            limits=self._limits,
+            fresh_since=self._fresh_since,
         )
+
+    def _make_room(self, plan: Plan) -> None:
+        """What gives way: sequences to the queue, partly prefilled prompts and the rest of the prefix cache."""
+        for sequence in self._batch.preempt(plan.preempt) if plan.preempt else ():
+            self._waiting.add([*sequence.job.prompt, *sequence.ids], [sequence], self._steps)
+        for task in self._waiting.find(plan.restart):
+            self._reuse.half_prefilled(task)
+            task.restart()
+        self._caches.compact = plan.compact
+        if plan.cache_bytes is not None:
+            for task in self._waiting.find(chunk.task for chunk in plan.prefill):
+                self._prefixes.touch(task.namespace, task.read)  # what the plan reads is evicted last
+            self._prefixes.shrink(plan.cache_bytes)
+
+    def _hold(self) -> list[Output]:
+        """First tokens wait."""
+        self._fresh_since = self._fresh_since or time.perf_counter()
+        return []
+
+    def _decode_timed(self) -> list[Output]:
+        self._fresh_since = None
+        decoding, began = not self._batch.fresh, time.perf_counter()
+        outputs = self._decode()
+        if outputs and decoding:
+            self._pass_costs.decoded(time.perf_counter() - began)
+        return outputs
+
+    def _take_finished(self) -> list[Output]:
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _cap_prefix_cache(self) -> None:
+        """The prefix cache may have what sequences and tasks leave."""
+        self._prefixes.shrink(max(0, self.budget.size - self._held))
 
     def _decode_in_turn(self) -> list[Output]:
         """A batch without an emitted token emits the first ones; its next pass is in the next step."""
@@ -288,109 +325,44 @@ class BatchEngine:
 
     # ------------------------------------------------------------ prefill
 
-    def _prefill(self) -> bool:
-        """Runs at most one pass: a chunk of one prompt, or the rest of several. Gives whether it ran."""
-        for dropped in self._waiting.drop_ended():
-            self._reuse.half_prefilled(dropped)
-        self._batch.drop_done()  # their memory is not counted below
-        slots = self._most_sequences - len(self._batch)
-        order = self._fitting(self._order(), slots)
-        if not order or self._waits_for_more(order):
+    def _prefill(self, plan: Plan) -> bool:
+        """Runs the pass of the plan, if there is one. Gives whether it ran."""
+        tasks = self._waiting.find(chunk.task for chunk in plan.prefill)
+        for task in tasks:
+            self._reuse.match(task)
+        # A prefix that was evicted for this plan is missing: the task has another turn.
+        ready = [
+            (task, chunk) for task, chunk in zip(tasks, plan.prefill, strict=True) if task.done == chunk.start
+        ]
+        for task, chunk in ready:
+            self._lead(task, chunk)
+        if not ready:
             return False
-        first = order[0]
-        self._reuse.match(first)
-        self._waiting.lead(first)
-        budget = self._chunk_behind(first.done)
-        if first.stop - first.done > budget or first.stops or (first.scores and first.left):
-            self._caches.resize()
-            self._prefill_chunk(first, min(budget, first.stop - first.done))
+        self._caches.resize()
+        if plan.prefill[0].joins:
+            self._finish_prefill([task for task, _ in ready])
         else:
-            together = self._together(order, slots)
-            self._caches.resize()
-            self._finish_prefill(together)
+            [(task, chunk)] = ready
+            self._prefill_chunk(task, chunk.end - chunk.start)
         return True
 
-    def _order(self) -> list[PrefillTask]:
-        return self._waiting.in_order(self._steps, self._batch.askers)
-
-    def _chunk_behind(self, tokens: int) -> int:
-        """Most tokens of a pass behind a context of so many."""
-        return self._prefill_budget.budget(beside_decode=self._decoding > 0, behind=tokens)
-
-    def _fitting(self, order: list[PrefillTask], slots: int) -> list[PrefillTask]:
-        """The order from the first task that fits; see rule 4 of ``prefill``."""
-        if not slots:
-            return []
-        refused: PrefillTask | None = None
-        for position, task in enumerate(order):
-            if refused is None or task.may_fit_before(refused):
-                if len(task.sequences) <= slots and self._admission.admits(task):
-                    return order[position:]
-                refused = task
-            if self._steps - task.since >= PASSED:
-                return []
-        return []
-
-    def _waits_for_more(self, order: list[PrefillTask]) -> bool:
-        if any(task.done for task in order):
-            return False
-        oldest = self._steps - min(task.since for task in order)
-        return self._prefill_budget.waits_for_more(self._decoding, len(order), oldest)
-
-    def _together(self, order: list[PrefillTask], slots: int) -> list[PrefillTask]:
-        """The tasks whose rest fits into one padded pass. The cheapest refusals are tried first."""
-
-        def rest(task: PrefillTask) -> int:
-            return task.left + (1 if self._gives_last_logits else 0)
-
-        chosen, sequences, width = [order[0]], len(order[0].sequences), rest(order[0])
-        refused: PrefillTask | None = None
-
-        def full(width: int, behind: int) -> bool:
-            most = self._chunk_behind(behind) * (1 if self._decoding else PROMPTS_AT_ONCE)
-            return width * (len(chosen) + 1) > most
-
-        def in_pass(task: PrefillTask) -> bool:
-            behind = max(task.done, *(each.done for each in chosen))
-            return not full(max(width, rest(task)), behind) and (self._pads or rest(task) == width)
-
-        for task in order[1:] if self._batches else ():
-            if sequences == slots or full(width, behind=0):
-                break
-            # A task that was chosen before may block it.
-            if (
-                task.blocked
-                or sequences + len(task.sequences) > slots
-                or (task.matched and not in_pass(task))
-            ):
-                continue
-            if refused and not task.may_fit_before(refused):
-                continue
-            if not self._admission.admits(task, chosen):
-                refused = task
-                continue
-            self._reuse.match(task)
-            if not in_pass(task) or not self._admission.admits(task, chosen):
-                continue
-            self._waiting.lead(task)
-            if task.stops or (task.scores and task.left):
-                continue
-            chosen.append(task)
-            sequences, width = sequences + len(task.sequences), max(width, rest(task))
-        return chosen
+    def _lead(self, task: PrefillTask, chunk: Chunk) -> None:
+        """The followers wait until the task has come to its pause."""
+        if chunk.pause is not None:
+            task.now(pause=chunk.pause)
+            for follower in self._waiting.find(chunk.followers):
+                follower.now(leader=task.id)
 
     def _prefill_chunk(self, task: PrefillTask, size: int) -> None:
         """Prefills a chunk of one prompt."""
         cache = task.cache if task.cache is not None else new_cache(self._model)
-        stop, stops = task.stop, task.stops
-        with self._prefill_budget.timing(size, task.done):
+        stop, stops = task.shown.stop, task.shown.stops
+        with self._pass_costs.timing(size, task.done):
             self._feed(task, cache, task.ids[task.done : task.done + size])
         task.advance(cache, size)
         self._tokens_read += size
         if stops and task.done == stop:
             self._reuse.half_prefilled(task)
-        if task.done == task.pause:
-            task.pause = None
 
     def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
         if not task.scores:
@@ -409,8 +381,6 @@ class BatchEngine:
     def _finish_prefill(self, tasks: list[PrefillTask]) -> None:
         """Prefills the rest of these prompts; their sequences join the batch."""
         read = self._prefill_rest(tasks)
-        for task in tasks:
-            task.done = len(task.read)
         self._waiting.remove(tasks)
         for task in tasks:
             if task.scores:
@@ -438,7 +408,7 @@ class BatchEngine:
         cache = caches[0] if alone else merge(caches)
         logits = None
         if tokens:
-            with self._prefill_budget.timing(tokens, max(task.done for task in tasks)):
+            with self._pass_costs.timing(tokens, max(task.done for task in tasks)):
                 if to_ends:
                     logits = prefill_with_last_logits(self._model, cache, rest)
                 else:

@@ -1,28 +1,18 @@
-"""Queues prompts for prefill and decides which of them the next pass takes.
+"""The prompts that wait to be prefilled: their ids and caches, and what the scheduler is shown of them.
 
-Rule 1: shortest remaining first. Waiting makes a prompt count as shorter (ageing), so that none starves.
-Rule 2: short prompts share a pass; a long one has passes of its own, in chunks.
-Rule 3: a prefix that several waiting prompts share is prefilled once: one task stops at its end and stores it in the
-prefix cache, the others wait and match it. A task stops at its prompt's checkpoints too.
-Rule 4: a task that does not fit, for want of batch slots or memory, is passed by tasks that do. After ``PASSED`` steps
-at the head of the order it is passed no more: sequences end until it fits.
-Rule 5: callers take turns before all that: the caller with fewer sequences is next, weighed by its priority.
+The queue keeps its tasks in the order of their ids, so that prompts with a common prefix are neighbours. It decides
+nothing: see ``scheduler``.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from math import inf
 
-from shared.callers import Asker
-from workers.engine.fairness import in_turns, weights
 from workers.engine.kv.mlx_caches import Cache, nbytes
-from workers.engine.kv.prefix_cache import SMALLEST
+from workers.engine.plan import Task
 from workers.sequence import TokenSequence
 from workers.token_ids import Ids, as_ids, common_prefix
-
-AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
-PASSED = 100  # steps for which a task may be overtaken
-WORTH = 64  # tokens that must be saved before a shared prefix gets a pass of its own
 
 
 @dataclass(eq=False)
@@ -36,155 +26,146 @@ class PrefillTask:
     ids: list[int]
     sequences: list[TokenSequence]
     since: int  # the step it came in
+    number: int = 0
     came: float = inf  # when its request came, in seconds; inf: it has run before
     cache: Cache | None = None  # of the first ``done`` ids
-    done: int = 0
-    matched: bool = False  # in the prefix cache
-    kept: int = 0  # ids that the prefix cache has
-    pause: int | None = None  # length of the shared prefix to be stored
-    leader: "PrefillTask | None" = None  # the task that prefills the shared prefix
 
     def __post_init__(self) -> None:
         self.read: Ids = as_ids(self.ids[:-1])
+        first = self.sequences[0]
+        job = first.job
+        self.key = job.generation.cache_namespace.encode() + b"\0" + self.read.astype(">i4").tobytes()
+        self.shown = Task(
+            id=f"{job.request_id}/{first.choice}",
+            number=self.number,
+            since=self.since,
+            tokens=len(self.ids),
+            asker=job.asker,
+            priority=job.priority,
+            sequences=len(self.sequences),
+            wanted=job.max_tokens - len(first.ids),
+            resumed=bool(first.ids),
+            checkpoints=tuple(job.checkpoints),
+            scores=job.scores_prompt and not first.ids,
+        )
+
+    def now(self, **changed: object) -> None:
+        """What the scheduler is shown from now on."""
+        if any(getattr(self.shown, name) != value for name, value in changed.items()):
+            self.shown = replace(self.shown, **changed)  # type: ignore[arg-type]
+
+    @property
+    def id(self) -> str:
+        return self.shown.id
+
+    @property
+    def done(self) -> int:
+        return self.shown.done
 
     @property
     def left(self) -> int:
         return len(self.read) - self.done
 
     @property
-    def stop(self) -> int:
-        """The length at which the task stops to store a prefix; the length of ``read`` if it does not stop."""
-        least, end = max(self.done + 1, self.kept + WORTH), len(self.read)
-        ahead = (length for length in self.sequences[0].job.checkpoints if least <= length < end)
-        return min(self.pause or end, next(ahead, end))
-
-    @property
-    def stops(self) -> bool:
-        """Whether the task stops to store a prefix; also at its end, if other tasks wait for it."""
-        return self.pause is not None or self.stop < len(self.read)
-
-    @property
     def scores(self) -> bool:
-        """Whether prompt log-probabilities are requested; such a prompt is prefilled whole and alone."""
-        return self.sequences[0].job.scores_prompt and not self.sequences[0].ids
+        return self.shown.scores
 
     @property
     def namespace(self) -> str:
         return self.sequences[0].job.generation.cache_namespace
 
     @property
-    def asker(self) -> Asker:
-        return self.sequences[0].job.asker
-
-    @property
     def ended(self) -> bool:
         return all(sequence.ended for sequence in self.sequences)
 
-    @property
-    def blocked(self) -> bool:
-        leader = self.leader
-        return leader is not None and leader.pause is not None and not leader.ended
-
-    @property
-    def bytes(self) -> int:
-        return nbytes(self.cache) if self.cache is not None else 0
-
-    def may_fit_before(self, refused: "PrefillTask") -> bool:
-        """Whether the task is smaller than ``refused``, which did not fit; it saves the check of hundreds of tasks."""
-        return (
-            self.cache is not None
-            or len(self.ids) < len(refused.ids)
-            or len(self.sequences) < len(refused.sequences)
-        )
-
     def restart(self) -> None:
         """Drops the task's cache; the prefix cache is matched again."""
-        self.cache, self.done, self.matched, self.kept, self.pause = None, 0, False, 0, None
+        self.cache = None
+        self.now(done=0, bytes=0, kept=0, pause=None)
         for sequence in self.sequences:
             sequence.prompt_logprobs = None
 
     def advance(self, cache: Cache, tokens: int) -> None:
         self.cache = cache
-        self.done += tokens
-        self.matched = True
-
-
-def width_of(tasks: Sequence[PrefillTask]) -> int:
-    """The tokens of the tasks' padded cache, in which each rest begins after the longest ``done``."""
-    done = max((task.done for task in tasks), default=0)
-    return done + max((len(task.ids) - task.done for task in tasks), default=0)
+        done = self.done + tokens
+        pause = None if self.shown.pause == done else self.shown.pause
+        self.now(done=done, cached=0, bytes=nbytes(cache), pause=pause)
 
 
 class PrefillQueue:
+    """``tasks``: in the order of namespace and ids."""
+
     def __init__(self) -> None:
-        self._tasks: list[PrefillTask] = []
+        self.tasks: list[PrefillTask] = []
+        self._keys: list[bytes] = []
+        self._count = 0
+        self._looked_up = -1  # the state of the prefix cache at the last look
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self.tasks)
 
     def sequences(self, *, half_prefilled: bool) -> int:
         """How many sequences wait for tasks that are prefilled in part, or for those not begun."""
-        return sum(len(r.sequences) for r in self._tasks if (r.cache is not None) == half_prefilled)
+        return sum(len(r.sequences) for r in self.tasks if (r.cache is not None) == half_prefilled)
 
     def waited(self, now: float) -> float:
         """Seconds that the oldest request has waited for its prefill to begin."""
         return max(
-            (now - task.came for task in self._tasks if task.cache is None and task.came < inf), default=0.0
+            (now - task.came for task in self.tasks if task.cache is None and task.came < inf), default=0.0
         )
 
     @property
     def tokens(self) -> int:
-        return sum(task.left for task in self._tasks)
+        return sum(task.left for task in self.tasks)
 
     @property
     def bytes(self) -> int:
         """Bytes of the caches of partly prefilled tasks."""
-        return sum(task.bytes for task in self._tasks)
+        return sum(task.shown.bytes for task in self.tasks)
 
-    def half_prefilled(self) -> list[PrefillTask]:
-        return [task for task in self._tasks if task.cache is not None]
+    def shown(self) -> tuple[Task, ...]:
+        return tuple(task.shown for task in self.tasks)
 
-    def add(self, task: PrefillTask) -> None:
-        self._tasks.append(task)
+    def find(self, ids: Iterable[str]) -> list[PrefillTask]:
+        known = {task.id: task for task in self.tasks}
+        return [known[id] for id in ids]
+
+    def add(self, ids: list[int], sequences: list[TokenSequence], step: int, came: float = inf) -> None:
+        self._count += 1
+        task = PrefillTask(ids, sequences, step, self._count, came)
+        place = bisect_left(self._keys, task.key)
+        self.tasks.insert(place, task)
+        self._keys.insert(place, task.key)
+        self._share(place)
+        self._share(place + 1)
+        self._looked_up = -1
 
     def remove(self, tasks: list[PrefillTask]) -> None:
-        self._tasks = [task for task in self._tasks if task not in tasks]
+        for task in tasks:
+            place = self.tasks.index(task)
+            del self.tasks[place], self._keys[place]
+            self._share(place)
 
     def drop_ended(self) -> list[PrefillTask]:
         """Takes out the tasks whose sequences have all ended."""
-        ended = [task for task in self._tasks if task.ended]
+        ended = [task for task in self.tasks if task.ended]
         if ended:
             self.remove(ended)
         return ended
 
-    def in_order(self, step: int, held: Iterable[Asker] = ()) -> list[PrefillTask]:
-        """The tasks that may run now, the next one first; ``held``: the askers of the decoding sequences."""
-        free = [task for task in self._tasks if not task.blocked]
-        urgent = sorted(free, key=lambda r: (r.left - AGEING * (step - r.since), r.since))
-        weight = weights([(task.sequences[0].job.priority, step - task.since) for task in urgent])
-        return in_turns(urgent, lambda r: r.asker, lambda r: len(r.sequences), held, weight)
+    def look_up(self, matched: Callable[[str, Ids], int], changes: int) -> None:
+        """Notes what the prefix cache has of tasks that have not begun. ``changes`` counts those of the cache."""
+        if changes == self._looked_up:
+            return
+        self._looked_up = changes
+        for task in self.tasks:
+            if task.cache is None and not task.scores:
+                task.now(cached=matched(task.namespace, task.read))
 
-    def lead(self, task: PrefillTask) -> None:
-        """Sets the pause where others can go on from ``task``; they wait for it, then match it."""
-        if task.pause is not None:
+    def _share(self, place: int) -> None:
+        """Notes what the task at ``place`` has in common with the one before."""
+        if not place < len(self.tasks):
             return
-        followers = [
-            (common_prefix(task.read, other.read), other)
-            for other in self._tasks
-            if other is not task
-            and not other.done
-            and not other.blocked
-            and other.namespace == task.namespace
-        ]
-        saved = {
-            length: (length - task.done) * sum(shared >= length for shared, _ in followers)
-            for length, _ in followers
-            if length >= SMALLEST and length > task.done
-        }
-        best = max(saved, key=lambda length: saved[length], default=0)
-        if not best or saved[best] < WORTH:
-            return
-        task.pause = best
-        for shared, other in followers:
-            if shared >= best:
-                other.leader, other.matched = task, False
+        task, before = self.tasks[place], self.tasks[place - 1] if place else None
+        alike = before is not None and before.namespace == task.namespace
+        task.now(shares=common_prefix(before.read, task.read) if before and alike else 0)

@@ -20,21 +20,20 @@ class PrefixReuse:
         self._batches = batches
 
     def match(self, task: PrefillTask) -> None:
-        """Advances the task behind the longest prefix that the cache has."""
-        if task.matched:
-            return
-        task.matched = True
-        hit = None if task.scores else self._prefixes.find(task.namespace, task.read)
+        """Advances a task that has not begun behind the longest prefix that the cache has."""
+        hit = (
+            None if task.cache is not None or task.scores else self._prefixes.find(task.namespace, task.read)
+        )
         if hit:
             task.advance(hit.cache, hit.length)
-            task.kept = hit.length
+            task.now(kept=hit.length)
             for sequence in task.sequences:
                 sequence.cached_tokens = min(hit.length, len(sequence.job.prompt))
 
     def half_prefilled(self, task: PrefillTask) -> None:
         """Stores the prefilled part of a task; a cancelled task stores it for its retry."""
         if task.cache is not None:
-            task.kept = task.done
+            task.now(kept=task.done)
             cache, span = task.cache, TokenSpan(0, 0, task.done)
             cut = partial(self._cut_out, cache, span) if self._full_attention else lambda start: fork(cache)
             self._keep(task.namespace, task.ids[: task.done], cut)

@@ -10,7 +10,7 @@ from tests.marks import quick_and_slow
 from tests.workers.engines import LONG, MakeEngine, ids, play
 from workers.engine.engine import BatchEngine
 from workers.engine.kv.mlx_caches import is_full_attention, nbytes, new_cache
-from workers.engine.prefill import PASSED
+from workers.engine.scheduler import PASSED
 from workers.model.load import LoadedModel
 
 
@@ -93,7 +93,7 @@ def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> 
     def measured(tasks: Any) -> Any:
         kept = engine._prefixes.bytes
         read = prefill_rest(tasks)
-        held.append(engine._admission.held - sum(task.bytes for task in tasks) + nbytes(read[0]) + kept)
+        held.append(engine._held - sum(task.shown.bytes for task in tasks) + nbytes(read[0]) + kept)
         return read
 
     monkeypatch.setattr(engine, "_prefill_rest", measured)
@@ -169,46 +169,6 @@ def test_a_prompt_that_does_not_fit_is_overtaken_for_a_limited_number_of_steps(
     assert any(began + 5 < at for at in small)
     assert first["large"] > began + PASSED
     assert not any(began + PASSED + 3 < at < first["large"] for at in small)
-
-
-def count_looks(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
-    admits = engine._admission.admits
-
-    def counted(reading: Any, *besides: Any) -> bool:
-        asked.append(1)
-        return admits(reading, *besides)
-
-    monkeypatch.setattr(engine._admission, "admits", counted)
-
-
-def test_with_hundreds_waiting_for_a_batch_slot_a_step_checks_one_prompt(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, asked = make_engine(rows=2), list[int]()
-    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
-    for _ in range(4):
-        engine.step()
-    for i in range(300):
-        engine.add(job(str(i), [i % 200 + 3] * 20))
-    count_looks(engine, monkeypatch, asked)
-    engine.step()
-    assert len(asked) == 1
-    assert engine.report["waiting"] == 299
-
-
-def test_with_hundreds_waiting_for_memory_a_step_checks_one_prompt(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, asked = make_engine(kv_bytes=make_engine().budget.cost.bytes(512, 3), cache_bytes=0), list[int]()
-    engine.add(job("runs", LONG[:20], max_tokens=60, ignore_eos=True))
-    for _ in range(4):
-        engine.step()
-    for i in range(300):
-        engine.add(job(str(i), [i % 200 + 3] * 20, n=most_rows(engine, 20), max_tokens=100, ignore_eos=True))
-    count_looks(engine, monkeypatch, asked)
-    engine.step()
-    assert len(asked) == 1
-    assert engine.report["waiting"] == 300 * most_rows(engine, 20)
 
 
 def test_the_longest_sequence_is_computed_quickly_when_none_fits(make_engine: MakeEngine) -> None:

@@ -79,22 +79,6 @@ def test_n_choices_prefill_the_prompt_once(make_engine: MakeEngine, unread: int)
     assert engine.report["tokens_read"] == len(LONG) - unread
 
 
-def test_a_padded_prefill_pass_is_budgeted_by_its_longest_context(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, beginning = make_engine(chunk=512, cache_bytes=1 << 30), (LONG * 8)[:900]
-    play(engine, [job("kept", beginning, max_tokens=1)])
-    engine.add(job("runs", [5] * 20, max_tokens=200, ignore_eos=True))
-    while engine.report["phase"] != "decode":
-        engine.step()
-    most = {0: 200, 899: 100, 900: 100}
-    monkeypatch.setattr(engine._prefill_budget, "budget", lambda *, beside_decode, behind: most[behind])
-    engine.add(job("new", [6] * 90))
-    engine.add(job("on", [*beginning, *([7] * 85)]))
-    engine.step()
-    assert int(engine.report["waiting"]) + int(engine.report["prefilling"]) == 1
-
-
 def test_a_retry_of_a_cancelled_prompt_reuses_its_prefilled_tokens(make_engine: MakeEngine) -> None:
     engine = make_engine(chunk=16)
     engine.add(job("a", LONG))

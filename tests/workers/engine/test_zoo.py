@@ -20,7 +20,7 @@ from tests.workers.engines import cached_tokens, ids, play
 from tests.zoo import architectures, as_mlx_lm_computes, config_of
 from workers.device import has_accelerator
 from workers.engine.engine import BatchEngine
-from workers.engine.kv.cost import measure_cost
+from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import feed_one, nbytes, new_cache
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load

@@ -1,7 +1,4 @@
-"""Computes how many bytes sequences and prefill tasks take in the KV caches. Pure.
-
-``compact``: the caches hold no headroom.
-"""
+"""Computes which sequences fit into the memory for keys and values when no others are there. Pure."""
 
 from bisect import bisect
 from collections.abc import Iterator, Sequence
@@ -10,7 +7,7 @@ from typing import TypeVar
 
 from workers.engine.kv.cost import HEADROOM, Cost
 from workers.engine.kv.decode_caches import DecodeCaches
-from workers.engine.kv.mlx_caches import GROWTH
+from workers.engine.kv.footprint import GROWTH
 
 T = TypeVar("T")
 
@@ -40,23 +37,6 @@ class Budget:
         """Splits sequences of ``tokens`` tokens each into groups that fit without others; see ``rows``."""
         size = self.rows(tokens, most)
         return (sequences[start : start + size] for start in range(0, len(sequences), size))
-
-    def needed(self, joining: Sequence[int], reads: int, width: int, *, compact: bool) -> int:
-        """The peak of bytes from now until the prefilled sequences have joined the batch.
-
-        ``joining``: tokens of each joining sequence; one more than needed if the last id is not prefilled.
-        ``width``: tokens of the longest of the ``reads`` prompts.
-        """
-        before = self._held((), 1, compact=compact)
-        if not reads:
-            return before
-        joins = joining, [tokens - 1 for tokens in joining]
-        after = (self._held(each, more, compact=compact) for each in joins for more in (1, HEADROOM))
-        return max(before + self.cost.bytes(width + GROWTH, reads, chunk=self.chunk), *after)
-
-    def _held(self, joining: Sequence[int], more: int, *, compact: bool) -> int:
-        arrays = self.caches.footprint(joining, more, compact=compact)
-        return sum(self.cost.bytes(tokens, rows) for rows, tokens in arrays)
 
     def _serves_alone(self, tokens: int) -> bool:
         read = self.cost.bytes(tokens + GROWTH, chunk=self.chunk)

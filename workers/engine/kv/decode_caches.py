@@ -6,8 +6,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from workers.engine.kv.footprint import GROWTH, Footprint, OneArray
 from workers.engine.kv.mlx_caches import (
-    GROWTH,
     Cache,
     TokenSpan,
     divide,
@@ -44,11 +44,8 @@ class DecodeCaches(Protocol):
         """
         ...
 
-    def footprint(self, joining: Sequence[int], more: int, *, compact: bool) -> list[tuple[int, int]]:
-        """The size of each array (sequences, tokens) after a join, headroom included.
-
-        ``joining``: tokens of each joining sequence; ``more``: tokens that every sequence grows by.
-        """
+    def footprint(self) -> Footprint:
+        """What the arrays would be for another batch, as a value."""
         ...
 
     def least(self, tokens: int) -> int:
@@ -85,9 +82,8 @@ class _Unreserved:
     def nbytes(self) -> int:
         return nbytes(self.layers)
 
-    def footprint(self, joining: Sequence[int], more: int, *, compact: bool) -> list[tuple[int, int]]:
-        lengths = [*self._lengths, *joining]
-        return [(len(lengths), self.least(max(lengths) + more))] if lengths else []
+    def footprint(self) -> Footprint:
+        return OneArray(tuple(self._lengths))
 
     def least(self, tokens: int) -> int:
         return tokens + GROWTH

@@ -10,12 +10,13 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.prefill_batch import PaddedPrefillLayer, padded_prefill_batch
 from workers.engine.pass_memo import begin_pass
 
 Cache = list[Any]
 
-GROWTH = KVCache.step  # tokens; mlx-lm's caches make room for so many at a time
+assert KVCache.step == GROWTH, "mlx-lm's caches grow by another number of tokens"
 
 
 @dataclass(frozen=True)

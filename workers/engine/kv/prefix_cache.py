@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from workers.engine.kv.mlx_caches import Cache, divide, fork, join, nbytes, set_out
-from workers.engine.kv.radix import Node, Path, drop, grow, walk
+from workers.engine.kv.radix import SMALLEST, Node, Path, drop, grow, walk
 from workers.token_ids import Ids, as_ids
-
-SMALLEST = 16  # tokens; fewer are prefilled faster than matched and stored
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class PrefixCache:
         self._uses = 0
         self.entries = 0
         self.bytes = 0
+        self.changes = 0  # how often entries were stored or evicted
         self._asked = 0
         self._found = 0
 
@@ -42,6 +41,15 @@ class PrefixCache:
     def hit_rate(self) -> float:
         """The share of prompt tokens that were matched."""
         return self._found / self._asked if self._asked else 0.0
+
+    def matched(self, namespace: str, ids: Sequence[int] | Ids) -> int:
+        """How many ids ``find`` would match now; without any effect."""
+        _, length = self._usable(self._walk(namespace, ids))
+        return length if length >= SMALLEST else 0
+
+    def touch(self, namespace: str, ids: Sequence[int] | Ids) -> None:
+        """The entries that ``ids`` match count as used: they are evicted last."""
+        self._touch(self._usable(self._walk(namespace, ids))[0])
 
     def find(self, namespace: str, ids: Sequence[int] | Ids) -> Hit | None:
         """Matches the longest prefix of ``ids`` that is stored."""
@@ -76,6 +84,7 @@ class PrefixCache:
         node = grow(root, as_ids(ids), cache, self._cut)
         self.bytes += size
         self.entries += 1
+        self.changes += 1
         self._touch(self._walk(namespace, ids).nodes)
         assert node.held is cache
         self.shrink(self.budget)
@@ -87,6 +96,7 @@ class PrefixCache:
             assert oldest.held is not None
             self.bytes -= nbytes(oldest.held)
             self.entries -= 1
+            self.changes += 1
             drop(oldest)
             self._roots = {namespace: root for namespace, root in self._roots.items() if root.children}
 

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 from workers.token_ids import Ids, common_prefix
 
+SMALLEST = 16  # tokens; fewer are prefilled faster than matched and stored
+
 Held = TypeVar("Held")
 Cut = Callable[
     [Held, int], tuple[Held | None, Held]

@@ -5,7 +5,6 @@ most one other sequence moved into its slot. mlx-lm's batch cache aligns sequenc
 tokens whenever one joins or leaves: 70 ms each with 32 sequences of a 135M model on two cores, half a step.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,10 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 from workers.engine.kv.buffers import BlockBuffer, Ends, KVBuffer, TokenBuffer
+from workers.engine.kv.footprint import capacity_for
 from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.length_groups import LengthGroup, length_groups_of
 from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer
-
-TOKENS, ROWS = 128, 4  # steps in which the tokens and the slots of a slab grow
-SMALL = 512  # tokens; slots longer than this are not reserved as headroom
 
 
 @dataclass(frozen=True)
@@ -177,17 +174,3 @@ class Slab:
             for buffer in buffers:
                 buffer.resize(self.rows, self.tokens)
         return buffers
-
-
-def capacity_for(there: tuple[int, int], rows: int, tokens: int, *, compact: bool) -> tuple[int, int]:
-    """The new capacity (sequences, tokens): unchanged unless too small or twice too large; ``compact``: no headroom."""
-    least = rows, rounded(tokens, TOKENS)
-    if compact:
-        return least
-    ample = rounded(rows, ROWS) if least[1] <= SMALL else rows, least[1]
-    enough = rows <= there[0] and tokens <= there[1]
-    return there if enough and math.prod(there) <= 2 * math.prod(ample) else ample
-
-
-def rounded(number: int, step: int) -> int:
-    return -(-number // step) * step

@@ -4,20 +4,17 @@ A long sequence then costs short ones neither memory nor the time to grow their 
 sequences of a 135M model waited up to two seconds when a sequence of 2,000 tokens joined.
 """
 
-import math
 import weakref
 from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
 from workers.device import has_accelerator
+from workers.engine.kv.footprint import TOKENS, Slabs, SlabSize, rounded, slab_for
 from workers.engine.kv.mlx_caches import Cache, TokenSpan
-from workers.engine.kv.slab import TOKENS, Slab, SlabView, capacity_for, rounded
+from workers.engine.kv.slab import Slab, SlabView
 from workers.engine.pass_memo import begin_pass
 
-ALIKE = 256  # tokens; shorter sequences count as this long
-APART = 2  # the largest ratio of lengths within a slab
-WIDENED = 1.25  # the largest memory of one widened slab, relative to two slabs
 SLABS = 8  # the largest number of slabs, because each adds some operations per layer
 
 
@@ -119,20 +116,9 @@ class Slots:
         first, slab = next((at, slab) for at, slab in self.slabs if row < at + len(slab))
         return [slab.copy_of(layer, row - first, start) for layer in range(len(self._layers))]
 
-    def footprint(self, joining: Sequence[int], more: int, *, compact: bool) -> list[tuple[int, int]]:
-        there = [(slab.rows, slab.tokens) for slab in self._slabs]
-        then = [(len(slab), slab.width) for slab in self._slabs]
-        for length in joining:
-            at = slab_for(then, length, self._most)
-            if at == len(then):
-                there.append((0, 0))
-                then.append((0, 0))
-            rows, width = then[at]
-            then[at] = rows + 1, max(width, length)
-        return [
-            capacity_for(size, rows, width + more, compact=compact)
-            for size, (rows, width) in zip(there, then, strict=True)
-        ]
+    def footprint(self) -> Slabs:
+        sizes = (SlabSize(slab.rows, slab.tokens, tuple(slab.lengths)) for slab in self._slabs)
+        return Slabs(tuple(sizes), self._most)
 
     def least(self, tokens: int) -> int:
         return rounded(tokens, TOKENS)
@@ -204,27 +190,3 @@ class SlotLayer:
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.state)
-
-
-def slab_for(slabs: Sequence[tuple[int, int]], length: int, most: int) -> int:
-    """The index of the slab that a sequence of ``length`` tokens joins; ``len(slabs)`` for a new slab.
-
-    ``slabs``: the rows and the width of each.
-    """
-
-    def apart(width: int) -> float:
-        less, more = sorted((max(width, ALIKE), max(length, ALIKE)))
-        return more / less
-
-    def takes_in(rows: int, width: int) -> bool:
-        """Whether the lengths are similar, and widening the slab costs little more memory than a new one."""
-        wider = _size(rows + 1, max(width, length))
-        return apart(width) <= APART and wider <= WIDENED * (_size(rows, width) + _size(1, length))
-
-    nearest = sorted(range(len(slabs)), key=lambda at: apart(slabs[at][1]))
-    found = next((at for at in nearest if takes_in(*slabs[at])), len(slabs))
-    return nearest[0] if found == len(slabs) >= most else found
-
-
-def _size(rows: int, tokens: int) -> int:
-    return math.prod(capacity_for((0, 0), rows, tokens + 1, compact=False))

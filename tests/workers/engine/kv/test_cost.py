@@ -6,8 +6,9 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, ConcatenateKVCache, KVCache, RotatingKVCache
 
-from workers.engine.kv.cost import measure_cost
-from workers.engine.kv.mlx_caches import GROWTH, feed_one, nbytes, new_cache
+from workers.engine.kv.footprint import GROWTH
+from workers.engine.kv.measured_cost import measure_cost
+from workers.engine.kv.mlx_caches import feed_one, nbytes, new_cache
 
 
 class Compressing(ConcatenateKVCache):

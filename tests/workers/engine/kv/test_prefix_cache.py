@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
-from workers.engine.kv.mlx_caches import GROWTH, Cache, nbytes
-from workers.engine.kv.prefix_cache import SMALLEST, PrefixCache
-from workers.engine.kv.radix import Node, drop, grow, walk
+from workers.engine.kv.footprint import GROWTH
+from workers.engine.kv.mlx_caches import Cache, nbytes
+from workers.engine.kv.prefix_cache import PrefixCache
+from workers.engine.kv.radix import SMALLEST, Node, drop, grow, walk
 from workers.token_ids import as_ids, common_prefix
 
 BYTES = 2 * 4  # of a token here: one key, one value, each one float32

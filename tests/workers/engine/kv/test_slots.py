@@ -12,10 +12,11 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from workers.engine.kv.buffers import BlockBuffer, TokenBuffer
 from workers.engine.kv.decode_caches import Merged
+from workers.engine.kv.footprint import ROWS, TOKENS, slab_for
 from workers.engine.kv.length_groups import LengthGroup
 from workers.engine.kv.mlx_caches import Cache, TokenSpan, evaluate, feed, feed_one, merge, new_cache, spans
-from workers.engine.kv.slab import ROWS, TOKENS, Slab
-from workers.engine.kv.slots import SLABS, Slots, slab_for
+from workers.engine.kv.slab import Slab
+from workers.engine.kv.slots import SLABS, Slots
 from workers.model.load import inspect, load
 
 
@@ -252,7 +253,7 @@ def test_the_predicted_footprint_of_slabs_equals_the_bytes_they_hold(
     rows, slots.compact = 0, compact
     for _ in range(12):
         joining = [rng.choice([3, 130, 300, 600]) for _ in range(rng.randrange(1, 4))]
-        promised = slots.footprint(joining, 1, compact=compact)
+        promised = slots.footprint().arrays(joining, 1, compact=compact)
         slots.join(*read(model, [[5] * length for length in joining]))
         rows += len(joining)
         step(model, slots, [6] * rows)
@@ -261,7 +262,7 @@ def test_the_predicted_footprint_of_slabs_equals_the_bytes_they_hold(
         assert not compact or promised == [(len(slab), slots.least(slab.width)) for slab in slabs]
         rows = len(slots.keep([row for row in range(rows) if rng.random() < 0.6]))
         if rows:
-            promised = slots.footprint([], 1, compact=compact)
+            promised = slots.footprint().arrays([], 1, compact=compact)
             step(model, slots, [6] * rows)
             assert capacity(slots) == promised
 
