@@ -9,7 +9,7 @@ import pytest
 from tests.scheduler.views import memory, plan, read, row, task, view
 from workers.engine import scheduler
 from workers.engine.plan import SMALLEST, WORTH, Chunk, Costs, Limits, Plan, Row, Task
-from workers.engine.scheduler import AGEING, HOLD, PASSED, PATIENCE, PROMPTS_AT_ONCE, YIELD
+from workers.engine.scheduler import HOLD, PASSED, PATIENCE, PROMPTS_AT_ONCE, TURN, TURNS, YIELD
 from workers.engine.shared_prefixes import Prefixes
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +41,29 @@ def test_tokens_that_the_prefix_cache_has_are_not_left() -> None:
     assert read(plan(task("long", 500, "x", cached=490), task("short", 20, "x"), row("r")))[0] == "long"
 
 
-def test_a_long_prompt_that_has_waited_goes_before_new_short_ones() -> None:
-    step = 500 // AGEING + 1
-    waiting = task("long", 500, "x"), task("short", 10, "x", since=step)
-    assert read(plan(*waiting, step=step))[0] == "long"
+def test_every_fourth_pass_is_the_oldest_prompts_and_no_longer_wait_changes_the_others() -> None:
+    waiting = task("old", 5000, "x"), task("new", 10, "x", since=900)
+    firsts = [read(plan(*waiting, step=1000, passes=number))[0] for number in range(2 * TURNS)]
+    assert firsts == [*["new"] * (TURNS - 1), "old"] * 2
+
+
+def test_the_turn_of_the_oldest_is_of_the_callers_that_had_least_of_the_machine() -> None:
+    waiting = task("bulk", 900, "rich"), task("chat", 500, "poor", since=5), task("short", 10, "new", since=9)
+
+    def first(**used: float) -> str:
+        return read(plan(*waiting, step=10, passes=TURNS - 1, used=tuple(used.items())))[0]
+
+    assert first(rich=0.9 * TURN, poor=0.1) == "bulk"  # equals: the oldest
+    assert first(rich=40.0, poor=1.0) == "chat"
+    assert (
+        first(rich=30.0, poor=29.0, other=10.0) == "bulk"
+    )  # both had less than half as much again as the mean
+
+
+def test_the_turn_of_the_oldest_comes_whatever_its_priority() -> None:
+    waiting = task("low", 900, "x", priority="low"), task("high", 10, "y", priority="high", since=5)
+    assert read(plan(*waiting, step=6, passes=0))[0] == "high"
+    assert read(plan(*waiting, step=6, passes=TURNS - 1))[0] == "low"
 
 
 def test_the_caller_with_fewer_sequences_is_next() -> None:
@@ -75,6 +94,20 @@ def test_a_prompt_without_decoding_sequences_is_prefilled_in_the_largest_chunks(
 def test_beside_decoding_sequences_a_prefill_pass_takes_at_most_max_stall() -> None:
     costs, limits = Costs(fixed=0.08, per_token=0.004), Limits(max_stall=0.4)
     assert plan(task("a", 2000), row("r"), costs=costs, limits=limits).prefill == (Chunk("a", 0, 80),)
+
+
+def test_sequences_decode_until_prefill_has_no_more_than_its_share_of_the_time() -> None:
+    limits, costs = Limits(read_share=0.75), Costs(decode=0.02)
+
+    def after(read: float, decoded: float) -> Plan:
+        return plan(task("a"), row("r"), read=read, decoded=decoded, limits=limits, costs=costs)
+
+    since = [after(0.2, decoded) for decoded in (0.0, 0.06, 0.07)]
+    assert [read(each) for each in since] == [[], [], ["a"]]
+    assert read(plan(task("a"), row("r", begun=False), read=0.2, limits=limits)) == [
+        "a"
+    ]  # nothing is stalled
+    assert read(plan(task("a"), read=0.2, limits=limits)) == ["a"]
 
 
 def test_a_prefill_pass_may_take_as_long_as_a_decode_step() -> None:
@@ -263,6 +296,10 @@ def test_first_tokens_are_held_while_prompts_are_prefilled_beside_them() -> None
     assert plan(*more).hold  # those that this pass lets join
     assert not plan(fresh()).hold  # nothing is read
     assert not plan(row("r"), *more).hold  # a client has tokens
+
+
+def test_first_tokens_are_not_held_on_an_accelerator() -> None:
+    assert not plan(fresh(), task("a"), limits=Limits(holds=False)).hold
 
 
 def test_first_tokens_are_held_for_a_limited_time() -> None:

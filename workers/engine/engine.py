@@ -19,6 +19,7 @@ from workers.device import has_accelerator
 from workers.engine import scheduler
 from workers.engine.batch import Batch, BatchSlot, PendingStep
 from workers.engine.batch_probe import gives_last_logits
+from workers.engine.caller_use import CallerUse
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
 from workers.engine.figures import Figures, Report
 from workers.engine.kv.budget import Budget
@@ -80,6 +81,9 @@ class BatchEngine:
         self._most_sequences = limits.rows if self._batches else 1
         self._pass_costs = PassCosts(limits.max_stall)
         self._fresh_since: float | None = None
+        self._caller_use = CallerUse()
+        self._passes = 0  # of prefill
+        self._read = self._decoded = 0.0  # see View
         self._full_attention = is_full_attention(new_cache(model))
         self._gives_last_logits = self._full_attention and gives_last_logits(model, vocabulary_size)
         self._prefixes = PrefixCache(
@@ -90,6 +94,7 @@ class BatchEngine:
         self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
         self._waiting = PrefillQueue()
+        ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._limits = Limits(
             rows=self._most_sequences,
             chunk=limits.chunk,
@@ -97,8 +102,8 @@ class BatchEngine:
             batches=self._batches,
             pads=can_pad(model),
             last_logits=self._gives_last_logits,
+            holds=not ahead,
         )
-        ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._decode = self._decode_ahead if ahead else self._decode_in_turn
         self._pending: list[PendingStep] = []  # to collect, the oldest first
         self._sequences: dict[str, list[TokenSequence]] = {}  # by request: its sequences that have not ended
@@ -239,9 +244,10 @@ class BatchEngine:
         for dropped in self._waiting.drop_ended():
             self._reuse.half_prefilled(dropped)
         self._batch.drop_done()
-        return scheduler.plan(self._view(), time.perf_counter())
+        now = time.perf_counter()
+        return scheduler.plan(self._view(now), now)
 
-    def _view(self) -> View:
+    def _view(self, now: float) -> View:
         self._waiting.look_up(self._prefixes.matched, self._prefixes.changes)
         return View(
             step=self._steps,
@@ -257,6 +263,10 @@ class BatchEngine:
             costs=self._pass_costs.now,
             limits=self._limits,
             fresh_since=self._fresh_since,
+            used=self._caller_use.shown(now),
+            passes=self._passes,
+            read=self._read,
+            decoded=self._decoded,
         )
 
     def _make_room(self, plan: Plan) -> None:
@@ -282,7 +292,10 @@ class BatchEngine:
         decoding, began = not self._batch.fresh, time.perf_counter()
         outputs = self._decode()
         if outputs and decoding:
-            self._pass_costs.decoded(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._pass_costs.decoded(seconds)
+            self._decoded += seconds
+            self._caller_use.charge([row.asker.caller for row in self._batch.shown()], seconds)
         return outputs
 
     def _take_finished(self) -> list[Output]:
@@ -339,11 +352,16 @@ class BatchEngine:
         if not ready:
             return False
         self._caches.resize()
+        stalls, began = not self._batch.fresh, time.perf_counter()
         if plan.prefill[0].joins:
             self._finish_prefill([task for task, _ in ready])
         else:
             [(task, chunk)] = ready
             self._prefill_chunk(task, chunk.end - chunk.start)
+        seconds = time.perf_counter() - began
+        self._passes += 1
+        self._read, self._decoded = seconds if stalls else 0.0, 0.0
+        self._caller_use.charge([task.shown.asker.caller for task, _ in ready], seconds)
         return True
 
     def _lead(self, task: PrefillTask, chunk: Chunk) -> None:

@@ -15,15 +15,15 @@ from shared.key_terms import Priority
 SHARE = 4
 LEVEL_STEPS = 64  # of the engine, after which a request counts as of the next higher priority
 LEVELS: tuple[Priority, ...] = get_args(Priority)  # the first goes first
+RANKS = {level: rank for rank, level in enumerate(LEVELS)}
 
 T = TypeVar("T")
 
 
 def weights(waiting: Sequence[tuple[Priority, int]]) -> list[int]:
     """What a sequence of each counts, by its priority and the steps it has waited; 1 for the highest that waits."""
-    highest = min((LEVELS.index(priority) for priority, _ in waiting), default=0)
-    levels = [LEVELS.index(priority) - highest - steps // LEVEL_STEPS for priority, steps in waiting]
-    return [SHARE ** max(0, level) for level in levels]
+    highest = min((RANKS[priority] for priority, _ in waiting), default=0)
+    return [SHARE ** max(0, RANKS[priority] - highest - steps // LEVEL_STEPS) for priority, steps in waiting]
 
 
 def in_turns(
@@ -37,25 +37,22 @@ def in_turns(
 
     ``weight``: what a sequence of each entry counts.
     """
-    weight = weight or [1] * len(urgent)
-    held = list(held)
-    by_group = _before(urgent, asker, sequences, Counter(held))
-    within = sorted(range(len(urgent)), key=lambda i: by_group[i])
-    ordered = [urgent[i] for i in within]
-    by_caller = _before(ordered, lambda each: asker(each).caller, sequences, Counter(a.caller for a in held))
-    shares = [(by_caller[i] + 1) * weight[within[i]] for i in range(len(ordered))]
-    return [ordered[i] for i in sorted(range(len(ordered)), key=lambda i: (shares[i], within[i]))]
+    askers, counts, held = [asker(each) for each in urgent], [sequences(each) for each in urgent], list(held)
+    by_group = _before(askers, counts, Counter(held))
+    within = sorted(range(len(urgent)), key=by_group.__getitem__)
+    callers = [askers[i].caller for i in within]
+    by_caller = _before(callers, [counts[i] for i in within], Counter(asker.caller for asker in held))
+    shares = [before + 1 for before in by_caller]
+    if weight is not None:
+        shares = [share * weight[i] for share, i in zip(shares, within, strict=True)]
+    return [urgent[i] for _, i in sorted(zip(shares, within, strict=True))]
 
 
-def _before(
-    things: Sequence[T],
-    whose: Callable[[T], Hashable],
-    sequences: Callable[[T], int],
-    held: Counter[Hashable],
-) -> list[int]:
+def _before(owners: Iterable[Hashable], sequences: Iterable[int], held: Counter[Hashable]) -> list[int]:
     """For each entry, how many sequences its owner has or gets before it."""
     before = []
-    for each in things:
-        before.append(held[whose(each)])
-        held[whose(each)] += sequences(each)
+    for owner, more in zip(owners, sequences, strict=True):
+        had = held.get(owner, 0)
+        before.append(had)
+        held[owner] = had + more
     return before

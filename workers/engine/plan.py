@@ -116,16 +116,19 @@ class Costs:
 class Limits:
     """``batches`` and ``pads``: prompts, and prompts of unlike length, can share a pass.
 
-    ``last_logits``: a prompt's last pass gives its first token. Where a decode pass takes longer than ``max_stall``, a
-    prefill pass may take as long as it: else a batch would never fill.
+    ``last_logits``: a prompt's last pass gives its first token. ``holds``: first tokens are held, which pays where
+    prompts are prefilled much faster together than one by one, as on a CPU. Where a decode pass takes longer than
+    ``max_stall``, a prefill pass may take as long as it: else a batch would never fill.
     """
 
     rows: int = 32  # sequences that decode together
     chunk: int = 512  # most tokens of a prompt in a pass
     max_stall: float = 0.2  # seconds that a prefill pass may stall the decoding sequences
+    read_share: float = 0.75  # of the time that prefill passes may take while sequences decode
     batches: bool = True
     pads: bool = True
     last_logits: bool = True
+    holds: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class View:
     """``waiting``: in the order of their ids, so that tasks with a common prefix are neighbours; see ``Task.shares``.
 
     ``running``: in the order of the batch, ended sequences left out. ``fresh_since``: since when first tokens are held.
+    ``used``: seconds of the machine that each caller had lately. ``read``: seconds of the last prefill pass, if it
+    stalled sequences; ``decoded``: seconds of decode passes since then.
     """
 
     step: int
@@ -142,6 +147,10 @@ class View:
     costs: Costs = field(default_factory=Costs)
     limits: Limits = field(default_factory=Limits)
     fresh_since: float | None = None
+    used: tuple[tuple[str, float], ...] = ()
+    passes: int = 0  # prefill passes so far
+    read: float = 0.0
+    decoded: float = 0.0
 
 
 @dataclass(frozen=True)

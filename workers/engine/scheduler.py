@@ -3,10 +3,12 @@
 Rule 1, memory: the youngest sequences are preempted until the others can have their next pass.
 Rule 2, callers: the caller with fewer sequences is next, weighed by its priority. For one that has waited ``YIELD``
 steps without any, the youngest sequences of the caller with most are preempted.
-Rule 3, order: of a caller the prompt with fewest tokens left; waiting makes a prompt count as shorter.
+Rule 3, order: of a caller the prompt with fewest tokens left. Every ``TURNS``-th pass is the oldest prompt's of the
+callers that had least of the machine, whatever its length and class: a wait is bounded by what came before it.
 Rule 4, passing: a task that does not fit, for want of batch slots or memory, is passed by tasks that do. After
 ``PASSED`` steps at the head of the order it is passed no more: sequences end until it fits.
-Rule 5, stall: a prefill pass beside sequences that decode has as many tokens as ``max_stall`` allows.
+Rule 5, stall: a prefill pass beside sequences that decode has as many tokens as ``max_stall`` allows. Then they decode
+for a while, so that prefill has no more than ``read_share`` of the time.
 Rule 6, passes: short prompts share a pass; a long one has passes of its own, in chunks. A full batch waits a few steps
 for more prompts.
 Rule 7, prefixes: a prefix that several waiting prompts share is prefilled once: see ``shared_prefixes``.
@@ -14,7 +16,7 @@ Rule 8, hold: while no client has a token, first tokens wait for prompts to be p
 prefilled faster in one pass, and sequences that begin together end together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shared.callers import Asker
@@ -23,21 +25,48 @@ from workers.engine.ledger import Ledger, Room
 from workers.engine.plan import SMALLEST, Chunk, Plan, Row, Task, View
 from workers.engine.shared_prefixes import Prefixes
 
-AGEING = 64  # tokens a prompt counts as shorter for each step it has waited
+TURNS = 4  # of so many prefill passes one is the oldest prompt's
+TURN = 2.0  # seconds of the machine; callers that had less are equals,
+FAIR = 1.5  # and so are those that had less than so many times the mean
 PASSED = 100  # steps for which a task may be overtaken
 YIELD = 16  # steps that a caller without a sequence waits for one to end
 PATIENCE = 3  # steps that a prompt may wait for others to share its pass
 COMPANY = (
     8  # a batch ends about one in so many sequences in a few steps; waiting for as many prompts is worth it
 )
+DECODES = 8  # decode passes between two prefill passes, at the most
 HOLD = 15  # times ``max_stall`` that first tokens are held
 # Chunks in a pass over several prompts that stalls no sequence: attention does not cost more for them. A longer prompt
 # holds no sequences.
 PROMPTS_AT_ONCE = 3
 
 
-def plan(view: View, now: float) -> Plan:
-    planner = _Planner(view)
+def in_order(view: View, tasks: Sequence[Task], held: Sequence[Asker]) -> list[Task]:
+    """Rule 3, the next one first; ``held``: the askers of the decoding sequences."""
+    urgent = sorted(tasks, key=lambda task: (task.left, task.number))
+    alike = len({task.priority for task in urgent}) < 2
+    weight = None if alike else weights([(task.priority, view.step - task.since) for task in urgent])
+    order = in_turns(urgent, lambda task: task.asker, lambda task: task.sequences, held, weight)
+    if order and view.passes % TURNS == TURNS - 1:
+        oldest = _oldest(view, order)
+        order.remove(oldest)
+        order.insert(0, oldest)
+    return order
+
+
+def _oldest(view: View, tasks: Sequence[Task]) -> Task:
+    """The oldest task of the callers that had least."""
+    used = dict(view.used)
+    turn = max(TURN, FAIR * sum(used.values()) / max(1, len(used)))
+    return min(tasks, key=lambda task: (used.get(task.asker.caller, 0.0) // turn, task.since, task.number))
+
+
+Order = Callable[[View, Sequence[Task], Sequence[Asker]], list[Task]]
+
+
+def plan(view: View, now: float, order: Order = in_order) -> Plan:
+    """``order`` as ``in_order``, which others can be compared with."""
+    planner = _Planner(view, order)
     ledger = planner.ledger
     ledger.let_rows_grow()
     planner.let_callers_in()
@@ -53,18 +82,12 @@ def plan(view: View, now: float) -> Plan:
     )
 
 
-def in_order(view: View, tasks: Sequence[Task], held: Sequence[Asker]) -> list[Task]:
-    """The next one first; ``held``: the askers of the decoding sequences."""
-    urgent = sorted(tasks, key=lambda task: (task.left - AGEING * (view.step - task.since), task.number))
-    weight = weights([(task.priority, view.step - task.since) for task in urgent])
-    return in_turns(urgent, lambda task: task.asker, lambda task: task.sequences, held, weight)
-
-
 class _Planner:
     """A plan in the making."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, order: Order) -> None:
         self._view = view
+        self._in_order = order
         self.ledger = Ledger(view)
         self._prefixes = Prefixes(view.waiting)
         self._free = [task for task in view.waiting if not self._prefixes.blocked(task)]
@@ -80,7 +103,7 @@ class _Planner:
         """The tasks that may run now, the next one first."""
         if self._order is None:
             askers = [row.asker for row in self.ledger.rows]
-            self._order = in_order(self._view, self._free, askers)
+            self._order = self._in_order(self._view, self._free, askers)
         return self._order
 
     def let_callers_in(self) -> None:
@@ -114,6 +137,8 @@ class _Planner:
 
     def prefill(self) -> tuple[Chunk, ...]:
         """At most one pass: a chunk of one prompt, or the rest of several."""
+        if self._decodes_first():
+            return ()
         order, room = self._fitting()
         if room is None or self._waits_for_more(order):
             return ()
@@ -127,6 +152,12 @@ class _Planner:
         self._waiting_for_chunk = set() if end == first.pause else set(followers)
         pause = first.pause if followers else None
         return (Chunk(first.id, first.start, end, pause=pause, followers=followers),)
+
+    def _decodes_first(self) -> bool:
+        """Rule 5: whether prefill has had its share for now."""
+        share, costs = self._view.limits.read_share, self._view.costs
+        owed = min(self._view.read * (1 - share) / share, DECODES * costs.decode)
+        return self._decoding > 0 and self._view.decoded < owed
 
     def _tokens_behind(self, context: int) -> int:
         """Rule 5: most tokens of a pass behind a context of so many."""
@@ -190,7 +221,7 @@ class _Planner:
 
     def holds(self, now: float) -> bool:
         """Rule 8, after this plan's pass."""
-        rows = [*self.ledger.rows, *self._joined()]
+        rows = [*self.ledger.rows, *self._joined()] if self._view.limits.holds else []
         if not rows or _decoding(rows) or self._long_is_next(rows):
             return False
         since = now if self._view.fresh_since is None else self._view.fresh_since
@@ -211,7 +242,8 @@ class _Planner:
         tasks = [task for task in self._free if task.id not in taken]
         if self._chunked:
             tasks = [self._chunked if task.id == self._chunked.id else task for task in tasks]
-        order = in_order(self._view, tasks, [row.asker for row in rows])
+        after = replace(self._view, passes=self._view.passes + 1)
+        order = self._in_order(after, tasks, [row.asker for row in rows])
         return bool(order) and order[0].left > PROMPTS_AT_ONCE * self._view.limits.chunk
 
 

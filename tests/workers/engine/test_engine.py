@@ -72,9 +72,10 @@ def test_tokens_come_with_their_pass_or_with_the_next_one_if_that_is_launched_ah
     for ahead in (False, True):
         engine = make_engine(launches_ahead=ahead)
         engine.add(job("a", PROMPTS[0], max_tokens=5, ignore_eos=True, **options))
-        engine.step()  # reads the prompt
         rows = options.get("n", 1)
-        assert [len(engine.step()) for _ in range(3)] == [0 if ahead and unread else rows, rows, rows]
+        # On a CPU the first tokens are held in the step that reads the prompt.
+        first = rows if ahead and not unread else 0
+        assert [len(engine.step()) for _ in range(4)] == [first, rows, rows, rows]
 
 
 def test_a_prompt_prefilled_in_chunks_gives_the_same_answer(make_engine: MakeEngine) -> None:
