@@ -11,6 +11,8 @@ from api.docs.reference import Docs, OpenApi
 from api.embeddings.resource import Embeddings, Rerank
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
+from api.hosting.hosting import Hosting
+from api.hosting.resource import ONLY_HOSTED, OnlyHosted
 from api.http.errors import ErrorDialect, OpenAIErrors, from_falcon
 from api.http.guard import Guard
 from api.http.router import Routes
@@ -30,6 +32,7 @@ from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
 from api.responses.store import Store
 from api.ui.resource import Dashboard
+from shared.hosting import PATHS
 from shared.settings import Settings
 
 
@@ -50,26 +53,30 @@ def make_routes(
 ) -> falcon.asgi.App[Any, Any]:
     catalog = Catalog(settings)
     broker.on_new_settings(catalog.use)
+    hosting = Hosting(settings, catalog, broker)
+    broker.on_new_settings(hosting.use)
     models = Models(catalog, broker)
     app = falcon.asgi.App(middleware=[Lifespan(broker)], router=routes or Routes())
     app.router_options.converters["response"] = ResponseId
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{id:path}", models, suffix="one")
-    app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker))
-    app.add_route("/v1/completions", Completions(catalog, broker))
-    app.add_route("/v1/embeddings", Embeddings(catalog, broker))
+    app.add_route("/v1/chat/completions", ChatCompletions(catalog, broker, hosting))
+    app.add_route("/v1/completions", Completions(catalog, broker, hosting))
+    app.add_route("/v1/embeddings", Embeddings(catalog, broker, hosting))
     for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
-        app.add_route(path, Rerank(catalog, broker))
+        app.add_route(path, Rerank(catalog, broker, hosting))
     conversations = Conversations(Store(settings.responses_file, settings.response_store_bytes))
-    responses, stored = Responses(catalog, broker, conversations), StoredResponses(conversations)
+    responses, stored = Responses(catalog, broker, hosting, conversations), StoredResponses(conversations)
     app.add_route("/v1/responses", responses)
     app.add_route("/v1/responses/input_tokens", responses, suffix="count")
     app.add_route("/v1/responses/{id:response}", stored)
     app.add_route("/v1/responses/{id:response}/cancel", stored, suffix="cancel")
     app.add_route("/v1/responses/{id:response}/input_items", stored, suffix="input")
-    messages = Messages(catalog, broker)
+    messages = Messages(catalog, broker, hosting)
     app.add_route("/v1/messages", messages)
     app.add_route("/v1/messages/count_tokens", messages, suffix="count")
+    for endpoint in ONLY_HOSTED:
+        app.add_route(PATHS[endpoint], OnlyHosted(hosting, endpoint))
     app.add_route("/tokenize", Tokenize(catalog, broker))
     app.add_route("/detokenize", Detokenize(catalog, broker))
     app.add_route("/apply-template", ApplyTemplate(catalog, broker))

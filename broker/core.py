@@ -89,6 +89,7 @@ class Broker:
     ) -> None:
         self._models = models = list(models)  # all that decide read this list, and only the core changes it
         self._scheduler = scheduler
+        scheduler.concurrency = rules.concurrency if rules else {}
         self._life = life
         self._registry = registry = Registry()
         self._failures = failures = LoadFailures()
@@ -249,7 +250,7 @@ class Broker:
             case Ack():
                 yield from self._requests.acknowledge(message)
             case Done():
-                yield from self._requests.finish(message)
+                yield from self._requests.finish(message, now)
             case Cancel():
                 yield from self._requests.cancel(message, now)
             case Order():
@@ -343,6 +344,7 @@ class Broker:
         before = self._memory.rules.replicas
         self._models[:] = read.outcome.models
         self._memory.configure(read.outcome.rules, self._models)
+        self._scheduler.concurrency = read.outcome.rules.concurrency
         for line in read.outcome.lines:
             self._history.note("settings", line)
             yield Note(f"settings: {line}")

@@ -11,7 +11,8 @@ UNBOUNDED = 1 << 62  # bytes
 @dataclass(frozen=True)
 class MemoryRules:
     """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model.
-    ``inspects``: whether workers' program can be asked what a model would take."""
+    ``inspects``: whether workers' program can be asked what a model would take. ``concurrency``: requests that a worker
+    of the model gets at once, where an operator bounds them."""
 
     budget: int = UNBOUNDED
     lends: bool = False
@@ -24,6 +25,7 @@ class MemoryRules:
     replicas: Mapping[str, Replicas] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    concurrency: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

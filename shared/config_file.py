@@ -69,9 +69,13 @@ class ConfigFile:
                 "this file has [models] as well; give each of these models a table there, and leave this out",
             )
         for name, table in self.models.items():
-            source = table.get("source") if isinstance(table, dict) else None
-            if not self.named and isinstance(source, str) and is_folder(source):
+            if self.named or not isinstance(table, dict):
+                continue
+            source = table.get("source")
+            if isinstance(source, str) and is_folder(source):
                 yield self.at(("models", name, "source"), _not_from_here("name a folder"))
+            if "serve" in table:
+                yield self.at(("models", name, "serve"), _not_from_here("name a command"))
 
 
 def _not_from_here(what: str) -> str:
@@ -137,10 +141,10 @@ def _unknown_table(name: str) -> str:
 
 def _from_folder(table: Any, folder: Path) -> Any:
     """A relative folder is meant from the file on, wherever the server is started."""
-    source = table.get("source") if isinstance(table, dict) else None
-    if isinstance(source, str) and source.startswith("."):
-        return {**table, "source": str((folder / source).resolve())}
-    return table
+    if not isinstance(table, dict):
+        return table
+    relative = {key: table[key] for key in ("source", "cwd") if str(table.get(key, "")).startswith(".")}
+    return {**table, **{key: str((folder / path).resolve()) for key, path in relative.items()}}
 
 
 def line_of(text: str, key: Key) -> int | None:

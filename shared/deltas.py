@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Literal
 
 from shared.encoding import Scores, Vectors
+from shared.hosting import Place
 from shared.parts import Ids, Part
 
 
@@ -78,6 +79,7 @@ class Delta(Part):
     finish: Finish | None = None
     vectors: Vectors | None = None  # these two are all of an encoder's answer, in one delta without ids
     scores: Scores | None = None
+    place: Place | None = None  # of a hosted model: all that its worker says
 
 
 class Failure(Part):

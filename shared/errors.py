@@ -187,3 +187,16 @@ class BrokerLost(ServingError):
 class Draining(ServingError):
     status = 503
     code = "draining"
+
+
+class HostedServerFailed(ServingError):
+    """The server of a hosted model ended, closed the connection, or answered with what is no answer."""
+
+    status = 502
+    code = "hosted_server_failed"
+
+
+class EndpointMissing(InvalidRequest):
+    """No model of this name has this endpoint."""
+
+    code = "endpoint_missing"

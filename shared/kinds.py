@@ -4,22 +4,34 @@ from typing import Literal
 
 from shared.errors import WrongKind
 
-Kind = Literal["chat", "embedding", "rerank"]
-Asked = Literal["generation", "embedding", "ranking", "reading"]
-"""``reading``: what a text is in tokens, and what tokens are as text."""
+Kind = Literal["chat", "embedding", "rerank", "hosted"]
+Asked = Literal["generation", "embedding", "ranking", "reading", "hosted"]
+"""``reading``: what a text is in tokens, and tokens as text. ``hosted``: a place at the server of a hosted model."""
 
 _CAN: dict[Kind, tuple[Asked, ...]] = {
     "chat": ("generation", "reading"),
     "embedding": ("embedding", "ranking", "reading"),
     "rerank": ("ranking", "reading"),
+    "hosted": ("hosted",),
 }
-_CALLED: dict[Kind, str] = {"chat": "a chat model", "embedding": "an embedding model", "rerank": "a reranker"}
-_AT: dict[Kind, str] = {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings", "rerank": "/v1/rerank"}
+_CALLED: dict[Kind, str] = {
+    "chat": "a chat model",
+    "embedding": "an embedding model",
+    "rerank": "a reranker",
+    "hosted": "a model of another server",
+}
+_AT: dict[Kind, str] = {
+    "chat": "/v1/chat/completions",
+    "embedding": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+    "hosted": "an endpoint that /v1/models lists for it",
+}
 _WANTED: dict[Asked, str] = {
     "generation": "a chat model",
     "embedding": "an embedding model",
     "ranking": "a reranker or an embedding model",
-    "reading": "a model",
+    "reading": "a model of this server's own",
+    "hosted": "a model of another server",
 }
 
 
@@ -30,6 +42,8 @@ def asked_of(prompt: str, max_tokens: int | None) -> Asked:
             return "embedding"
         case "ranking":
             return "ranking"
+        case "hosted":
+            return "hosted"
     return "reading" if max_tokens == 0 and prompt in ("text", "tokens") else "generation"
 
 

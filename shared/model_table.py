@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from shared.hosting import ENDPOINTS, Endpoint
 
 NOT_BUILT = frozenset(
     {
@@ -91,9 +93,54 @@ class SamplingDefaults(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
-class ModelTable(BaseModel):
+class HostingKeys(BaseModel):
+    """How another server is run as the worker of a model."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    serve: tuple[str, ...] = Field(
+        (),
+        description="the command of another OpenAI-compatible server that answers for this model, as a list; "
+        "`{port}` in it, or in `env`, is the port it has to listen at",
+    )
+    env: dict[str, str] = Field({}, description="with `serve`: what its environment has beside this server's")
+    cwd: str | None = Field(
+        None, min_length=1, description="with `serve`: the folder it is started in; else this server's"
+    )
+    ready: str | None = Field(
+        None,
+        pattern="^/",
+        description="with `serve`: the path that answers once it can serve; else `/health`, or `/v1/models` where that "
+        "is not known",
+    )
+    ready_status: int = Field(
+        200, ge=200, le=499, description="with `serve`: the status by which `ready` says so"
+    )
+    ready_timeout: float = Field(
+        300,
+        gt=0,
+        allow_inf_nan=False,
+        description="with `serve`: seconds without a line in its log after which its start has failed",
+    )
+    model_name: str | None = Field(
+        None,
+        min_length=1,
+        description="with `serve`: what it calls the model; else the one name that its `/v1/models` lists, or the "
+        "name here",
+    )
+    endpoints: tuple[Endpoint, ...] = Field(
+        (), description=f"with `serve`: which of {', '.join(ENDPOINTS)} it has; else it is asked"
+    )
+    concurrency: int = Field(8, ge=1, le=4096, description="with `serve`: requests it gets at once")
+    stop_signal: Literal["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] = Field(
+        "SIGTERM", description="with `serve`: the signal that ends it; SIGKILL follows after ten seconds"
+    )
+
+
+_NOT_HOSTED = ("source", "revision", "context_length", "truncate", "defaults")  # its own server decides these
+
+
+class ModelTable(HostingKeys):
     source: str | None = Field(
         None,
         description="where it comes from: `org/name` of the hub, a folder (`/…`, `~/…`, `./…`, from the file's folder "
@@ -145,6 +192,20 @@ class ModelTable(BaseModel):
     def _pinned_stays(self) -> "ModelTable":
         if self.pinned and self.ttl:
             raise ValueError("a pinned model stays loaded, so it has no ttl: leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
+    def _hosted_or_not(self) -> "ModelTable":
+        if not self.serve:
+            if said := sorted(self.model_fields_set & set(HostingKeys.model_fields) - {"serve"}):
+                raise ValueError(f"{said[0]} is of a model with `serve` only, which this is not")
+            return self
+        if said := [key for key in _NOT_HOSTED if key in self.model_fields_set]:
+            raise ValueError(
+                f"{said[0]} is for the server that `serve` starts to decide; leave one of the two out"
+            )
+        if not any("{port}" in text for text in (*self.serve, *self.env.values())):
+            raise ValueError("serve has to say {port} where its server reads the port to listen at")
         return self
 
     @field_validator("aliases", mode="before")

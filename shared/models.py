@@ -24,13 +24,13 @@ _LETTERS = "letters, digits and . _ / @ : - only, 200 at most"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """``location``: a folder's path or a hub repository's id; empty for an embedded model.
+    """``location``: a folder's path or a hub repository's id; empty for an embedded or a hosted model.
 
     ``revision``: of a hub repository; None is its main branch.
     """
 
     id: str
-    kind: Literal["embedded", "folder", "hub"]
+    kind: Literal["embedded", "folder", "hub", "hosted"]
     location: str
     revision: str | None = None
 
@@ -93,6 +93,8 @@ def check_name(name: str) -> None:
 
 def table_source(name: str, table: ModelTable) -> ModelSource:
     """The model of a table ``[models."NAME"]``. Raises WrongTable."""
+    if table.serve:
+        return ModelSource(name, "hosted", "")
     source = _named_source(name, table.source)
     if table.revision is None:
         return source

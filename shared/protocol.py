@@ -1,7 +1,8 @@
 """Every message that crosses a socket, and, imported from here, every part that a message has.
 
-Rule 1: nothing travels between processes unless it is defined here or in the six modules whose names this one
-re-exports: `parts`, `generation`, `encoding`, `deltas`, `reports`, `key_terms`. Import all of them from here.
+Rule 1: nothing travels between processes unless it is defined here or in the seven modules whose names this one
+re-exports: `parts`, `generation`, `encoding`, `hosting`, `deltas`, `reports`, `key_terms`. Import all of them from
+here.
 Rule 2: this module knows no sockets, no models and no HTTP.
 Rule 3: each Submit is answered by deltas that end every choice, or by exactly one Refused.
 Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,
@@ -28,6 +29,7 @@ from shared.generation import (
     TokenPrompt,
     ToolUse,
 )
+from shared.hosting import Hosted, Place
 from shared.key_terms import KeyTerms, Spent
 from shared.operations import (
     Change,
@@ -89,6 +91,8 @@ __all__ = [
     "Goodbye",
     "Grammar",
     "Heartbeat",
+    "Hosted",
+    "HostedBody",
     "Ids",
     "Inspection",
     "KeyTerms",
@@ -105,6 +109,7 @@ __all__ = [
     "OrderReply",
     "Part",
     "Ping",
+    "Place",
     "Pong",
     "Prompt",
     "Ranking",
@@ -138,7 +143,7 @@ __all__ = [
     "WorkerToBroker",
 ]
 
-Task = Generation | Embedding | Ranking
+Task = Generation | Embedding | Ranking | Hosted
 """What a request asks for; a model's kind says which of them it can do."""
 
 # ---------------------------------------------------------------- api -> broker
@@ -238,6 +243,17 @@ class EncodingBody(Part):
         return self.encoding
 
 
+class HostedBody(Part):
+    """A SubmitBody of a request to a hosted model, whose words go to its server alone."""
+
+    hosted: Hosted
+    held: list[Ids] = []
+
+    @property
+    def task(self) -> Task:
+        return self.hosted
+
+
 class Ack(Part):
     """The api has every token of the choice below ``next_index``. ``spent``: of a request with a key."""
 
@@ -249,7 +265,10 @@ class Ack(Part):
 
 
 class Done(Part):
-    """The api has all of it, so many ``tokens``: the worker that retains the request may forget it."""
+    """The api has all of it, so many ``tokens``: the worker that retains the request may forget it.
+
+    Of a hosted model: the api is done with the Place, and this ends the request.
+    """
 
     type: Literal["done"] = "done"
     request_id: str

@@ -12,9 +12,10 @@ class Capabilities(Part):
     message as. ``bytes`` is the size of its weights, ``sampling`` how tokens are chosen where a request does not say.
     ``dimensions`` are those of its vectors; ``ranking`` is whether documents are ranked by the cosine of their vectors
     with the query's, or by scores that the model was trained to give; ``truncates``: longer texts are cut.
+    ``endpoints``: of a hosted model's server.
     """
 
-    kind: Literal["chat", "embedding", "rerank"] = "chat"
+    kind: Literal["chat", "embedding", "rerank", "hosted"] = "chat"
     dimensions: int | None = None
     ranking: Literal["cosine", "scores"] | None = None
     truncates: bool = False
@@ -23,6 +24,7 @@ class Capabilities(Part):
     reasoning: bool = False
     json_schema: bool = False
     infill: bool = False
+    endpoints: list[str] = []
     bytes: int = 0
     sampling: dict[str, float] = {}
 

@@ -461,14 +461,18 @@ def _settings(file: ConfigFile | None, elsewhere: Collection[str], overrides: di
 
 
 def _may_not(line: Line) -> bool:
-    """Models of the hub may be named there, folders may not."""
+    """Models of the hub may be named there, folders and commands may not."""
     try:
         match line.setting:
             case "available_models":
                 return names_a_folder(line.value)
             case "models":
                 tables = decoded(line.value).values()
-                return any(is_folder(str(table.get("source"))) for table in tables if isinstance(table, dict))
+                return any(
+                    "serve" in table or is_folder(str(table.get("source")))
+                    for table in tables
+                    if isinstance(table, dict)
+                )
             case _:
                 return line.setting in NOT_FROM_A_FOLDER
     except ValueError:  # which Settings refuses, too

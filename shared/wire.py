@@ -26,6 +26,8 @@ from shared.protocol import (
     Chunks,
     EncodingBody,
     Generation,
+    Hosted,
+    HostedBody,
     Prompt,
     Run,
     RunHeader,
@@ -45,7 +47,9 @@ FROM_API: Final[TypeAdapter[Any]] = TypeAdapter(ApiToBroker)
 TO_API: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToApi)
 TO_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToWorker)
 FROM_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(WorkerToBroker)
-BODY: Final[TypeAdapter[SubmitBody | EncodingBody]] = TypeAdapter(SubmitBody | EncodingBody)
+BODY: Final[TypeAdapter[SubmitBody | EncodingBody | HostedBody]] = TypeAdapter(
+    SubmitBody | EncodingBody | HostedBody
+)
 
 MAX_FRAME = 64 << 20  # bytes; the sockets refuse larger frames
 MAX_HEADER = 1 << 20  # of a message that the broker or a worker's link reads
@@ -90,9 +94,11 @@ def encode(message: BaseModel) -> bytes:
     return packed
 
 
-def _body_of(submit: Submit) -> SubmitBody | EncodingBody:
+def _body_of(submit: Submit) -> SubmitBody | EncodingBody | HostedBody:
     if isinstance(submit.task, Generation):
         return SubmitBody(generation=submit.task, held=submit.held)
+    if isinstance(submit.task, Hosted):
+        return HostedBody(hosted=submit.task, held=submit.held)
     return EncodingBody(encoding=submit.task, held=submit.held)
 
 

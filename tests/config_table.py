@@ -3,7 +3,7 @@
 ``python -m tests.config_table`` writes it; ``tests/test_config_docs.py`` fails where it is out of date.
 """
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from shared.model_table import ModelTable, SamplingDefaults
 from tests.module_list import ROOT
@@ -16,14 +16,17 @@ _WORDS = {
     float: "number",
     bool: "true or false",
     SamplingDefaults: "table",
+    dict: "table of texts",
     tuple: "list of texts",
 }
 
 
 def kind(annotation: Any) -> str:
     """In words for an operator; a KeyError is a type that has none yet."""
-    if getattr(annotation, "__origin__", None) is tuple:
-        return _WORDS[tuple]
+    if (origin := get_origin(annotation)) in (tuple, dict):
+        return _WORDS[origin]
+    if origin is Literal:
+        return _WORDS[str]
     named = [part for part in get_args(annotation) if part is not type(None)] or [annotation]
     return _WORDS[getattr(named[0], "__origin__", named[0])]
 

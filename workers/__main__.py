@@ -31,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure(f"worker {options.model}", settings.log_level)
     if options.inspect:
         return _inspect(settings, options.model)
+    source = settings.sources.get(options.model)
+    if source and source.kind == "hosted":
+        from workers.host.serve import serve_hosted
+
+        return serve_hosted(settings, options.model, options.id)
     log.info("%s", describe_blas(open_blas(settings.blas)))
     return serve(
         settings, options.model, options.id, lambda progress: _load(settings, options.model, progress)
@@ -49,9 +54,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _inspect(settings: Settings, model: str) -> int:
     """Standard output has one Inspection and nothing else."""
+    source = settings.sources.get(model)
+    if source and source.kind == "hosted":
+        from workers.host.serve import inspected_hosted
+
+        sys.stdout.write(inspected_hosted(settings.table(model)).model_dump_json() + "\n")
+        return exits.STOPPED
     from workers.model.inspection import inspected
 
-    source = settings.sources.get(model)
     found = inspected(source, settings.cache_dir) if source else Inspection()
     sys.stdout.write(found.model_dump_json() + "\n")
     return exits.STOPPED

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from types import FrameType
 
 from shared import exits, wire
@@ -61,7 +62,15 @@ MOST_STUCK = 4  # preparing threads that do not end; with so many the worker dra
 
 
 class Link:
-    def __init__(self, settings: Settings, who: WorkerIdentity, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        who: WorkerIdentity,
+        inbox: Inbox,
+        footprint: Callable[[], int] = footprint,
+    ) -> None:
+        """``footprint``: bytes of all that this worker consists of."""
+        self._footprint = footprint
         self._settings = settings
         self._identity = who
         self._inbox = inbox
@@ -196,7 +205,7 @@ class Link:
         assert self._loaded
         serial, use = self._loaded.lease(), self._loaded.served.engine.kv_use
         return MemoryUse(
-            footprint=footprint(),
+            footprint=self._footprint(),
             serial=serial,
             obeyed=use.obeyed,
             kv=use.held,

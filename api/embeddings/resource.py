@@ -8,6 +8,7 @@ from api.embeddings.schemas import EmbeddingsRequest, RerankRequest
 from api.generation.broker_client import BrokerClient
 from api.generation.catalog import Catalog
 from api.generation.parse import read
+from api.hosting.hosting import Hosting
 from api.http.caller import caller
 from api.http.respond import respond_json, respond_with
 from shared.errors import WorkerLost
@@ -15,11 +16,14 @@ from shared.protocol import Delta
 
 
 class Embeddings:
-    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+    def __init__(self, catalog: Catalog, broker: BrokerClient, hosting: Hosting) -> None:
         self._catalog = catalog
         self._broker = broker
+        self._hosting = hosting
 
     async def on_post(self, req: Request, resp: Response) -> None:
+        if await self._hosting.passed(req, resp, "embeddings"):
+            return
         request = await read(req, EmbeddingsRequest)
         model = self._catalog.resolve(request.model)
         answer = await whole(await self._broker.generate(model, [embedding(request)], caller(req)))
@@ -29,11 +33,14 @@ class Embeddings:
 
 
 class Rerank:
-    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+    def __init__(self, catalog: Catalog, broker: BrokerClient, hosting: Hosting) -> None:
         self._catalog = catalog
         self._broker = broker
+        self._hosting = hosting
 
     async def on_post(self, req: Request, resp: Response) -> None:
+        if await self._hosting.passed(req, resp, "rerank"):
+            return
         request = await read(req, RerankRequest)
         model = self._catalog.resolve(request.model)
         answer = await whole(await self._broker.generate(model, [ranking(request)], caller(req)))

@@ -51,6 +51,7 @@ from shared.protocol import (
     Reload,
     Reloaded,
     Resubmit,
+    Start,
     Status,
     StatusReport,
     Submit,
@@ -151,6 +152,16 @@ class BrokerClient:
             await asyncio.sleep(0)  # the loop runs between the encodings of many prompts
         await replies.first(self._settings.first_token_silence)
         return replies
+
+    def done(self, replies: Replies, start: Start, tokens: int) -> None:
+        """The place at a hosted server that ``replies`` has told of is free; what was counted of its answer."""
+        for request, own in list(self._live.values()):
+            if own is replies:
+                del self._live[request.request_id]
+                request.count(start, tokens)
+                if request.watch:
+                    request.watch.count(start, tokens, self._loop.time())
+                self._send(Done(request_id=request.request_id, spent=request.newly_spent(), tokens=tokens))
 
     async def status(self, within: float, *, figures: bool = False) -> StatusReport:
         """Raises BrokerLost; at once when no broker is seen. ``figures``: with what all api processes have counted."""
@@ -276,14 +287,15 @@ class BrokerClient:
             answer.set_result(message)
 
     def _end_attempt(self, message: Resubmit | Refused) -> None:
-        request, _ = self._live.get(message.request_id, (None, None))
-        if request is None or request.attempt != message.attempt:
+        request, replies = self._live.get(message.request_id, (None, None))
+        if request is None or replies is None or request.attempt != message.attempt:
             return
         if isinstance(message, Refused):
             self._end(request, FailureFromElsewhere(message.failure))
         else:
             log.info("request %s goes on elsewhere: %s", message.request_id, message.reason)
             self._note_resume(request, "worker")
+            replies.lost.set()
             request.worker_lost(blameless=message.blameless)
             self._submit(request)
 

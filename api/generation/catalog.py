@@ -18,6 +18,11 @@ class Catalog:
         self.ids = tuple(settings.sources)
         self._default = settings.default_model
 
+    @property
+    def default(self) -> str:
+        """The name where a request has none; empty: it must have one."""
+        return self._default or ""
+
     def resolve(self, name: str | None) -> str:
         """The name that the answer carries: of a model or an alias.
 

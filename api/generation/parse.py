@@ -24,7 +24,8 @@ R = TypeVar("R", bound=BaseModel)
 
 
 async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
-    data = await request.stream.read()
+    data = await received(request)
+    request.context.body = None
     try:
         return parse(data, schema) if len(data) <= SMALL else await in_side_thread(parse, data, schema)
     finally:
@@ -32,9 +33,23 @@ async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
             parsed()
 
 
+async def received(request: falcon.asgi.Request) -> bytes:
+    """The body, for several readers; ``read`` is the last of them."""
+    data: bytes | None = getattr(request.context, "body", None)
+    if data is None:
+        data = request.context.body = await request.stream.read()
+    return data
+
+
+async def read_object(request: falcon.asgi.Request) -> dict[str, object]:
+    """The JSON object of a body that another server reads next, within the bounds of all. Raises InvalidField."""
+    data = await received(request)
+    return json_object(data) if len(data) <= SMALL else await in_side_thread(json_object, data)
+
+
 def parse(data: bytes, schema: type[R]) -> R:
     """Raises InvalidField, or UnsupportedParameter for another server's parameter that would change the answer."""
-    body = _json(data)
+    body = json_object(data)
     refuse(body, schema)
     try:
         return schema.model_validate(body, context=LENIENT)
@@ -42,7 +57,7 @@ def parse(data: bytes, schema: type[R]) -> R:
         raise invalid(error, body) from error
 
 
-def _json(data: bytes) -> dict[str, object]:
+def json_object(data: bytes) -> dict[str, object]:
     data = data.removeprefix(BOM)
     if not data or data.isspace():
         raise InvalidField(

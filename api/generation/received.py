@@ -49,6 +49,7 @@ class Received:
         self._digest = ""  # of the weights that made the tokens received
         self._held: list[list[int]] = [[] for _ in range(task.n)]
         self._acked = [0] * task.n
+        self._counted = 0  # tokens that were counted elsewhere
         self._open = set(range(task.n))
         self._started: set[int] = set()
 
@@ -59,7 +60,11 @@ class Received:
     @property
     def tokens(self) -> int:
         """How many were received, of all choices."""
-        return sum(map(len, self._held))
+        return self._counted + sum(map(len, self._held))
+
+    def count(self, start: Start, tokens: int) -> None:
+        """What another server has answered, and said of the prompt."""
+        self._prompt, self._counted = start, tokens
 
     def submit(self) -> Submit:
         """Begins the next attempt."""
@@ -139,6 +144,6 @@ class Received:
         self._told = now = Spent(
             prompt=start.prompt_tokens if start else 0,
             cached=start.cached_tokens if start else 0,
-            out=sum(len(held) for held in self._held),
+            out=self.tokens,
         )
         return Spent(prompt=now.prompt - told.prompt, cached=now.cached - told.cached, out=now.out - told.out)

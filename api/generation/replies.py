@@ -25,6 +25,7 @@ class Replies:
         self._keepalive_timer = self._loop.call_later(keepalive, self._keepalive_due)
         self._closed = False
         self.waiting = ""  # in words, while the request is in a queue
+        self.lost = asyncio.Event()  # set when a worker is lost that had one of the requests
 
     # ---- the side of the broker client
 

@@ -35,6 +35,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 ABORT, CLOSING, TARGET = "mlx_server.abort", "mlx_server.closing", "mlx_server.target"
 CLIENT_LEFT = 499  # nginx's status for it; no client gets it
 NO_ROUTE = "none"
+FORM, TAKE_FORMS = b"multipart/form-data", ("/v1/audio/transcriptions",)
 MAX_HEADERS = 64 << 10  # bytes
 MAX_TARGET = 8 << 10  # bytes
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -157,8 +158,9 @@ class Exchange:
                 sentence = f"{self._route.template} answers {', '.join(methods)}, and not {method}."
                 raise RequestError(405, sentence, {"allow": ", ".join(methods)})
         kind = self._headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if method == "POST" and not self._body.whole and kind != b"application/json":
-            raise RequestError(415, "The content type must be application/json.")
+        wanted = FORM if self._path in TAKE_FORMS else b"application/json"
+        if method == "POST" and not self._body.whole and kind != wanted:
+            raise RequestError(415, f"The content type must be {wanted.decode()}.")
 
     def _preflight(self) -> list[tuple[bytes, bytes]] | None:
         if self._scope["method"] != "OPTIONS":

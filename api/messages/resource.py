@@ -9,6 +9,7 @@ from api.generation.event_streams import server_sent
 from api.generation.parse import read
 from api.generation.prompt_reading import prompt_as_read
 from api.generation.usage import Identity
+from api.hosting.hosting import Hosting
 from api.http.caller import caller
 from api.http.respond import respond_json, respond_stream
 from api.messages.answer import message
@@ -20,16 +21,19 @@ from shared.errors import ServingError
 
 
 class Messages:
-    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+    def __init__(self, catalog: Catalog, broker: BrokerClient, hosting: Hosting) -> None:
         self._catalog = catalog
         self._broker = broker
+        self._hosting = hosting
 
     async def on_post(self, req: Request, resp: Response) -> None:
+        if await self._hosting.passed(req, resp, "messages"):
+            return
         request = await read(req, MessagesRequest)
         model = self._catalog.resolve(request.model)
         generation, who = message_generation(request), caller(req)
         try:
-            replies = await self._broker.generate(model, [generation], who)
+            replies = await self._hosting.generate(model, [generation], who)
         except ServingError as error:
             raise anthropic_error(error) from error
         identity = Identity.new("msg_", model)

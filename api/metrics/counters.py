@@ -16,7 +16,7 @@ from prometheus_client.samples import Sample
 
 from api.http.served import Served
 from shared.buckets import BETWEEN_TOKENS, FIRST_TOKEN, REQUEST
-from shared.protocol import Delta, Finish, FinishReason
+from shared.protocol import Delta, Finish, FinishReason, Start
 
 MODEL = ["model_name"]  # vLLM's label
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
@@ -123,6 +123,12 @@ class Watch:
         reason = finish.reason if finish else FinishReason.STOP
         self._counters.success.labels(self._model, _SUCCESS.get(reason, str(reason))).inc()
         self._counters.request_time.labels(self._model).observe(now - self._begun)
+
+    def count(self, start: Start, tokens: int, now: float) -> None:
+        """The whole answer of another server, which tells of its tokens at its end."""
+        self.take(Delta(request_id="", attempt=0, index=0, start=start), now)
+        self._generated.inc(tokens)
+        self.end(None, now)
 
     def resume(self, cause: str) -> None:
         self._counters.resumes.labels(self._model, cause).inc()

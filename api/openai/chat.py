@@ -8,6 +8,7 @@ from api.generation.catalog import Catalog
 from api.generation.event_streams import server_sent
 from api.generation.parse import read
 from api.generation.usage import Identity
+from api.hosting.hosting import Hosting
 from api.http.caller import caller
 from api.http.respond import respond_json, respond_stream
 from api.openai.answer import chat_completion
@@ -17,11 +18,14 @@ from api.openai.schemas import ChatCompletionRequest
 
 
 class ChatCompletions:
-    def __init__(self, catalog: Catalog, broker: BrokerClient) -> None:
+    def __init__(self, catalog: Catalog, broker: BrokerClient, hosting: Hosting) -> None:
         self._catalog = catalog
         self._broker = broker
+        self._hosting = hosting
 
     async def on_post(self, req: Request, resp: Response) -> None:
+        if await self._hosting.passed(req, resp, "chat"):
+            return
         request = await read(req, ChatCompletionRequest)
         model = self._catalog.resolve(request.model)
         replies = await self._broker.generate(model, [chat_generation(request)], caller(req))

@@ -18,6 +18,7 @@ ASK_WITHIN = 1.0  # seconds; without an answer, every model is shown as loadable
 
 Known = Literal["hot", "loading", "downloading", "queued", "loadable", "failed"]
 _ORDER = get_args(Known)
+NOT_PROMISED = ["resume", "seed", "prompt_cache_by_key"]  # of a hosted model
 
 
 class Models:
@@ -80,11 +81,14 @@ def _known(state: ModelStatus | None) -> dict[str, Any]:
         "ttl": state.ttl,
         "workers": state.workers,
         "replicas": state.replicas,
-        "context_length": state.context_length,
-        "max_input_tokens": state.context_length,
+        "context_length": state.context_length or None,
+        "max_input_tokens": state.context_length or None,
         "capabilities": None
         if can is None
-        else ModelCapabilities(**can.model_dump(exclude={"bytes", "sampling"})),
+        else ModelCapabilities(
+            **can.model_dump(exclude={"bytes", "sampling"}),
+            not_promised=NOT_PROMISED if can.kind == "hosted" else [],
+        ),
         "size": None if can is None else can.bytes,
         "default_sampling": None if can is None else can.sampling,
     }

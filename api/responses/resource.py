@@ -12,6 +12,7 @@ from api.generation.parse import read
 from api.generation.prompt_reading import prompt_as_read
 from api.generation.replies import Replies
 from api.generation.usage import Identity, now
+from api.hosting.hosting import Hosting
 from api.http.caller import caller
 from api.http.respond import respond_json, respond_object, respond_stream
 from api.responses.answer import PREFIX, ended
@@ -33,12 +34,17 @@ MAX_PAGE = 100
 
 
 class Responses:
-    def __init__(self, catalog: Catalog, broker: BrokerClient, conversations: Conversations) -> None:
+    def __init__(
+        self, catalog: Catalog, broker: BrokerClient, hosting: Hosting, conversations: Conversations
+    ) -> None:
         self._catalog = catalog
         self._broker = broker
+        self._hosting = hosting
         self._conversations = conversations
 
     async def on_post(self, req: Request, resp: Response) -> None:
+        if await self._hosting.passed(req, resp, "responses"):
+            return
         request = await read(req, ResponsesRequest)
         model = self._catalog.resolve(request.model)
         who = caller(req)
@@ -58,7 +64,7 @@ class Responses:
         self, model: str, request: ResponsesRequest, items: list[InputItem], who: str
     ) -> AsyncIterable[list[Delta]]:
         async def ask(items: list[InputItem]) -> AsyncIterable[list[Delta]]:
-            return await self._broker.generate(model, [response_generation(request, items)], who)
+            return await self._hosting.generate(model, [response_generation(request, items)], who)
 
         return await (truncated(ask, items) if request.truncation == "auto" else ask(items))
 

@@ -18,6 +18,7 @@ _OF_THE_BROKER = (
     "replicas",
     "preload",
     "memory_gb",
+    "concurrency",
 )  # keys of a table that no worker reads
 _LIVE = ("max_cache_size_gb", "min_stay", "max_wait", "ttl", "replicas", "default_model")
 _SAID_BY_MODEL = ("models", "available_models")
@@ -32,12 +33,18 @@ def memory_rules(settings: Settings, most: int = UNBOUNDED) -> MemoryRules:
         inspects=settings.worker_command == Settings.model_fields["worker_command"].default,
         min_stay=settings.min_stay,
         max_wait=settings.max_wait,
-        said={model: int(table.memory_gb * GB) for model, table in tables.items() if table.memory_gb},
+        said={
+            model: int(table.memory_gb * GB)
+            for model, table in tables.items()
+            if table.memory_gb
+            and not table.serve  # a hosted server's is the first guess, which its inspection tells
+        },
         pinned=frozenset(model for model, table in tables.items() if table.pinned),
         ttl={model: _ttl(table, settings) for model, table in tables.items()},
         replicas={model: replicas_of(table.replicas or settings.replicas) for model, table in tables.items()},
         preload=tuple(model for model, table in tables.items() if table.preload),
         aliases={model: tuple(settings.registry.aliases_of(model)) for model in tables},
+        concurrency={model: table.concurrency for model, table in tables.items() if table.serve},
     )
 
 

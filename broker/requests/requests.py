@@ -83,9 +83,15 @@ class Requests:
             self._quarantine.note_progress(worker, ack)
             yield TellWorker(worker.id, ack)
 
-    def finish(self, done: Done) -> Iterator[Action]:
-        """The api has all of it."""
+    def finish(self, done: Done, now: float) -> Iterator[Action]:
+        """The api has all of it. One that still runs is of a hosted model, and ends with this."""
         self.recent.count(done.request_id, done.tokens)
+        if worker := self._registry.runner(done.request_id):
+            run = worker.drop(done.request_id)
+            self.recent.end(done.request_id, FINISHED, now)
+            if run and run.attempt == 1:
+                self._scheduler.note_duration(worker.model, now - run.since)
+            yield TellWorker(worker.id, done)
         for worker in self._registry.holders(done.request_id):
             yield from self._release(worker, done.request_id, done)
 

@@ -14,7 +14,7 @@ Rule 7: of several workers that have room, the one that has read most of the pro
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from zlib import crc32
@@ -87,6 +87,7 @@ class _Queue:
 class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.concurrency: Mapping[str, int] = {}  # by model, where its workers get fewer requests than others
         self._queues: dict[str, _Queue] = {}  # by model, none of them empty
         self._loads: dict[str, float] = {}  # seconds that the last load of each model took
         self._durations: dict[str, float] = {}  # seconds, by model: moving average of finished runs
@@ -138,7 +139,7 @@ class Scheduler:
         """Whole seconds, 1 to 60; spread out, so that requests refused together do not come back together."""
         model = refused.model
         waiting = self.of_model(model)
-        slots = self.limits.max_in_flight * max(1, len(registry.ready(model)))
+        slots = self._places(model) * max(1, len(registry.ready(model)))
         ahead = (len(waiting) + 1) * self._durations.get(model, 0.0) / slots
         oldest = min((queued.since for queued in waiting), default=now)
         # A queue that has slowed down shows in its oldest request.
@@ -200,7 +201,7 @@ class Scheduler:
         }
 
     def _match(self, queue: _Queue, workers: list[Worker]) -> tuple[Queued, Worker] | None:
-        size = self.limits.max_in_flight
+        size = max((self._places(worker.model) for worker in workers), default=0)
         open_to_any = [w for w in workers if not (w.closed or w.on_probation) and w.load < size]
         if not open_to_any:
             return None
@@ -214,10 +215,14 @@ class Scheduler:
         return None
 
     def _fits(self, queued: Queued, worker: Worker, held: Counter[str]) -> bool:
-        size = self.limits.max_in_flight
+        size = self._places(worker.model)
         if not may_hold_more(held[queued.asker.caller], size - worker.load, size):
             return False
         return not queued.suspect or all(run.cleared for run in worker.in_flight.values())
+
+    def _places(self, model: str) -> int:
+        """Of each worker."""
+        return self.concurrency.get(model, self.limits.max_in_flight)
 
     def _leave(self, queued: Queued, *, as_turn: bool) -> None:
         model = queued.submit.model

@@ -24,6 +24,11 @@ from shared.hub_cache import folder_of, lock_file
 from shared.settings import Settings, load_settings
 
 IN_USE = ("hot", "loading", "downloading")
+_WHOSE = {
+    "folder": "lies in a folder of yours",
+    "embedded": "comes with this server",
+    "hosted": "is of the server that its table names",
+}
 
 
 def remove(name: str, options: Mapping[str, Any], *, yes: bool, force: bool) -> int:
@@ -34,7 +39,7 @@ def remove(name: str, options: Mapping[str, Any], *, yes: bool, force: bool) -> 
         return refuse(ModelNotFound(name, settings.registry.names).message)
     source = settings.sources[model]
     if source.kind != "hub":
-        whose = "lies in a folder of yours" if source.kind == "folder" else "comes with this server"
+        whose = _WHOSE[source.kind]
         return refuse(f"{model} {whose}: there is nothing of the hub to remove.")
     folder = folder_of(source.location)
     if not folder.is_dir():

@@ -13,7 +13,12 @@ from shared.errors import ModelNotFound
 from shared.protocol import Capabilities, ModelStatus
 from shared.settings import Settings, load_settings
 
-_SOURCES = {"hub": "the hub", "folder": "a folder", "embedded": "this server's wheel"}
+_SOURCES = {
+    "hub": "the hub",
+    "folder": "a folder",
+    "embedded": "this server's wheel",
+    "hosted": "another server",
+}
 WEIGHTS = "weights"  # bytes
 
 

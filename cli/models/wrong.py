@@ -25,7 +25,7 @@ def wrong_models(settings: Settings) -> Iterator[str]:
 def _why_not(source: ModelSource) -> str | None:
     if source.kind == "folder":
         return _why_not_folder(Path(source.location))
-    return None if source.kind == "embedded" else _why_not_hub(source.location)
+    return _why_not_hub(source.location) if source.kind == "hub" else None
 
 
 def _why_not_folder(folder: Path) -> str | None:

@@ -4,7 +4,18 @@ from dataclasses import dataclass
 
 from shared.errors import InvalidRequest
 from shared.kinds import Asked, Kind, asked_of, wrong_kind
-from shared.protocol import ChatPrompt, Embedding, Generation, Prompt, Ranking, Run, Start, TokenPrompt
+from shared.protocol import (
+    ChatPrompt,
+    Embedding,
+    Generation,
+    Hosted,
+    Prompt,
+    Ranking,
+    Run,
+    Start,
+    Task,
+    TokenPrompt,
+)
 from workers.encoders.job import Answer, EncodingJob
 from workers.encoders.loading.recipe import Recipe
 from workers.encoders.template import PairTemplate
@@ -30,6 +41,7 @@ class EncoderPreparation:
         task = run.submit.task
         if refusal := wrong_kind(self.model, self.kind, _asked(task)):
             raise refusal
+        assert not isinstance(task, Hosted)
         match task:
             case Embedding():
                 return self._job(run, self._embedded(task), "vectors", self._dimensions(task))
@@ -130,7 +142,7 @@ class EncoderPreparation:
         )
 
 
-def _asked(task: Generation | Embedding | Ranking) -> Asked:
+def _asked(task: Task) -> Asked:
     if isinstance(task, Generation):
         return asked_of(task.prompt.kind, task.stopping.max_tokens)
-    return task.kind
+    return asked_of(task.kind, None)

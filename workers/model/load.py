@@ -119,6 +119,8 @@ def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
             return Path(source.location)
         case "hub":
             return _from_hub(source.location, source.revision)
+        case "hosted":
+            raise LoadError("The model of another server has no folder.", permanent=True)
         case _:
             assert_never(source.kind)
 

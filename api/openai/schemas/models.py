@@ -7,10 +7,11 @@ from api.generation.schemas import Response
 
 class ModelCapabilities(Response):
     """Of models that are no chat models: ``dimensions``, ``ranking`` (by the cosine of vectors, or by scores) and
-    ``truncates`` (a text that is too long is cut).
+    ``truncates`` (a text that is too long is cut). Of a hosted model, which another server answers: its ``endpoints``,
+    and what is ``not_promised`` of it that is of all others.
     """
 
-    kind: Literal["chat", "embedding", "rerank"] = "chat"
+    kind: Literal["chat", "embedding", "rerank", "hosted"] = "chat"
     tools: Literal["native", "described", "none"]
     content: Literal["text", "parts"]
     reasoning: bool
@@ -19,6 +20,8 @@ class ModelCapabilities(Response):
     dimensions: int | None = None
     ranking: Literal["cosine", "scores"] | None = None
     truncates: bool = False
+    endpoints: list[str] = []
+    not_promised: list[str] = []
 
 
 class Loading(Response):

@@ -9,7 +9,7 @@ from shared.errors import without_folders
 from workers.job import Served
 from workers.model.load_error import LoadError, Progress, explained
 from workers.posted import LoadingFailed
-from workers.serve import _engine_thread
+from workers.serve import _engine_thread, engine_loop
 
 
 class Panic(BaseException):
@@ -46,7 +46,7 @@ def test_any_exception_while_loading_is_reported_to_the_broker(error: BaseExcept
         raise error
 
     link: Any = Heard()
-    _engine_thread(link, SimpleQueue(), load)
+    _engine_thread(link, SimpleQueue(), load, engine_loop)
     (failed,) = link.posted
     assert isinstance(failed, LoadingFailed)
     assert failed.permanent == (error in FOR_GOOD)

@@ -1,0 +1,123 @@
+"""What every resource asks: is this request for a hosted model, and then, pass it on or translate it.
+
+Where no model is hosted, nothing of this folder runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from falcon.asgi import Request, Response
+
+from api.generation.broker_client import BrokerClient
+from api.generation.catalog import Catalog
+from api.generation.parse import BOM, read_object, received
+from api.generation.replies import Replies
+from api.hosting.forms import MULTIPART, boundary_of, value_of, with_value
+from api.hosting.lease import Lease
+from api.hosting.proxy import Passing, missing
+from api.hosting.renaming import named
+from api.hosting.translated import Translated
+from api.http.caller import caller
+from shared.errors import EndpointMissing, InvalidRequest
+from shared.hosting import PATHS, Endpoint
+from shared.protocol import Generation, Place, Task
+from shared.settings import Settings
+
+TRANSLATED: tuple[Endpoint, ...] = ("responses", "messages")
+"""Dialects that are served all the same by a server that has chat completions only."""
+
+
+class Hosting:
+    def __init__(self, settings: Settings, catalog: Catalog, broker: BrokerClient) -> None:
+        self._catalog = catalog
+        self._broker = broker
+        self._lacking: set[tuple[str, Endpoint]] = set()  # (model, endpoint) that were found to be missing
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Also later: an operator may change models while the server runs."""
+        self._settings = settings
+        self._hosted = {model for model, source in settings.sources.items() if source.kind == "hosted"}
+        self._lacking.clear()
+
+    def serves(self, model: str) -> bool:
+        """``model``: a name that was asked for."""
+        return (self._catalog.registry.resolve(model) or model) in self._hosted
+
+    async def passed(self, req: Request, resp: Response, endpoint: Endpoint) -> bool:
+        """False: the request is not for a hosted model, or its server leaves this dialect to be translated."""
+        if not self._hosted:
+            return False
+        asked = await self._asked(req)
+        if not self.serves(asked.model) or (asked.model, endpoint) in self._lacking:
+            return False
+        model, who = self._catalog.resolve(asked.model), caller(req)
+        data = await received(req)
+        lease = await Lease.take(self._broker, model, endpoint, data, who)
+        place = await _first_place(lease, asked.streams)
+        if place and endpoint not in place.endpoints:
+            lease.give_back()
+            if endpoint not in TRANSLATED:
+                raise missing(model, endpoint, place)
+            self._lacking.add((model, endpoint))
+            return False
+        passing = Passing(endpoint, model, asked.named, _headers(req))
+        await passing.answer(resp, lease, place)
+        return True
+
+    async def only_hosted(self, req: Request, resp: Response, endpoint: Endpoint) -> None:
+        """For endpoints that this server has no model of its own for. Raises EndpointMissing."""
+        if await self.passed(req, resp, endpoint):
+            return
+        model = self._catalog.resolve((await self._asked(req)).model or None)
+        raise EndpointMissing(
+            f"The model {model!r} does not serve {PATHS[endpoint]}: only models of other servers do, which an operator "
+            "names with `serve` in mlx-server.toml.",
+            param="model",
+        )
+
+    async def generate(self, model: str, tasks: Sequence[Task], caller: str) -> Replies:
+        """As BrokerClient.generate, of any model."""
+        if not self.serves(model):
+            return await self._broker.generate(model, tasks, caller)
+        if len(tasks) != 1 or not isinstance(tasks[0], Generation) or tasks[0].n != 1:
+            raise InvalidRequest("The server of this model gives one answer to one prompt here.", param="n")
+        return await Translated(self._broker, self._settings, model, tasks[0], caller).replies()
+
+    async def _asked(self, req: Request) -> "Asked":
+        """Raises InvalidField for what is no JSON object and no form."""
+        kind = req.content_type or ""
+        if kind.partition(";")[0].strip().lower() == MULTIPART:
+            data, boundary = await received(req), boundary_of(kind)
+            model = value_of(data, boundary, "model") or self._catalog.default
+            streams = value_of(data, boundary, "stream") in ("true", "True", "1")
+            return Asked(model, streams, partial(with_value, data, boundary, "model"))
+        body, data = await read_object(req), await received(req)
+        name = body.get("model", self._catalog.default)
+        return Asked(
+            name if isinstance(name, str) else "",
+            body.get("stream") is True,
+            lambda name: named(data.removeprefix(BOM).decode(), name).encode(),
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``model``: empty where none is named; ``named``: the body with another model's name."""
+
+    model: str
+    streams: bool
+    named: Callable[[str], bytes]
+
+
+def _headers(req: Request) -> dict[str, str]:
+    return {name.lower(): value for name, value in req.headers.items()}
+
+
+async def _first_place(lease: Lease, streams: bool) -> Place | None:
+    """None: it comes so late that the head of a stream goes out before."""
+    place = await lease.next()
+    while place is None and not streams:
+        place = await lease.next()
+    return place

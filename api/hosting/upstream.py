@@ -1,0 +1,127 @@
+"""Asks hosted servers by HTTP on loopback; every way in which they can fail becomes one error.
+
+Rule 1: no header of a client but those of PASSED_ON reaches a hosted server: keys are for this server alone.
+Rule 2: the end of the task that asked closes the connection, by which a server sees that its client is gone.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import httpx
+
+from api.http.respond import EVENT_STREAM
+from shared.errors import HostedServerFailed
+
+CONNECT = 5.0  # seconds
+SILENCE = 600.0  # seconds in which a server sends nothing
+PASSED_ON = ("content-type", "accept", "anthropic-version", "anthropic-beta", "openai-beta")
+MOST_WHOLE = 64 << 20  # bytes of an answer that is one object
+MOST_TOLD = 200  # characters of an answer that is no JSON, in an error
+JSON = "application/json"
+
+_client: httpx.AsyncClient | None = None
+
+
+def _shared() -> httpx.AsyncClient:
+    """One for the process, made in its event loop; proxies of the environment are for other machines."""
+    global _client
+    if _client is None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=5.0)
+        timeout = httpx.Timeout(SILENCE, connect=CONNECT)
+        _client = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
+    return _client
+
+
+class Upstream:
+    """An answer whose head has come, and its first piece; empty: it has no body."""
+
+    def __init__(self, model: str, answer: httpx.Response) -> None:
+        self._model = model
+        self._answer = answer
+        self._pieces = answer.aiter_raw()
+        self.first = b""
+
+    @classmethod
+    async def ask(cls, model: str, url: str, body: bytes, headers: Mapping[str, str]) -> "Upstream":
+        """Raises HostedServerFailed while no byte of an answer has come."""
+        sent = {name: headers[name] for name in PASSED_ON if name in headers}
+        client = _shared()
+        request = client.build_request(
+            "POST", url, content=body, headers={"accept-encoding": "identity", **sent}
+        )
+        try:
+            answer = await client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise _failed(model, error) from error
+        upstream = cls(model, answer)
+        loop, owner = asyncio.get_running_loop(), asyncio.current_task()
+        assert owner is not None
+        owner.add_done_callback(lambda _: loop.create_task(upstream.close()))
+        upstream.first = await upstream.piece()
+        return upstream
+
+    @property
+    def status(self) -> int:
+        return self._answer.status_code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._answer.headers
+
+    @property
+    def kind(self) -> str:
+        return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+    @property
+    def is_events(self) -> bool:
+        return self.status < 400 and self.kind == EVENT_STREAM
+
+    async def piece(self) -> bytes:
+        """The next one; empty at the end. Raises HostedServerFailed."""
+        try:
+            async for piece in self._pieces:
+                if piece:
+                    return piece
+        except httpx.HTTPError as error:
+            raise _failed(self._model, error) from error
+        return b""
+
+    async def whole(self) -> bytes:
+        """Raises HostedServerFailed."""
+        data, piece = bytearray(), self.first
+        while piece:
+            data += piece
+            if len(data) > MOST_WHOLE:
+                raise HostedServerFailed(
+                    f"The server of {self._model!r} answers with more than {MOST_WHOLE} bytes."
+                )
+            piece = await self.piece()
+        await self.close()
+        return bytes(data)
+
+    async def close(self) -> None:
+        """May be called twice."""
+        await self._answer.aclose()
+
+
+def _failed(model: str, error: httpx.HTTPError) -> HostedServerFailed:
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout():
+            how = "takes no connection"
+        case httpx.TimeoutException():
+            how = f"sent nothing for {SILENCE:.0f} s"
+        case httpx.RemoteProtocolError() if "disconnected" in str(error) or "incomplete" in str(error):
+            how = "closed the connection before its answer was whole"
+        case httpx.RemoteProtocolError() | httpx.DecodingError():
+            how = "answered with what is no HTTP"
+        case _:
+            how = "broke the connection before its answer was whole"
+    return HostedServerFailed(f"The server of {model!r} {how}.")
+
+
+def no_json(model: str, upstream: Upstream, said: bytes) -> HostedServerFailed:
+    """Of an answer that is not in the form of its endpoint."""
+    text = " ".join(said[: 4 * MOST_TOLD].decode(errors="replace").split())[:MOST_TOLD]
+    return HostedServerFailed(
+        f"The server of {model!r} answered with status {upstream.status} and what is no JSON object: {text!a}"
+    )
