@@ -25,12 +25,11 @@ from cli.models.orders import PATIENCE
 from cli.refusal import Refused, nothing_answers, refuse, something_else_answers
 from shared import exits
 from shared.certificate import file_to_trust
-from shared.commands import typed
+from shared.commands import for_others, typed
 from shared.settings import Settings, load_settings
 
 T = TypeVar("T")
 ROOM = 2  # times of what a program begins with: less leaves no conversation
-_OURS = Path(__file__).resolve().parents[2]  # of a wheel: a folder on PYTHONPATH, and not for others
 
 
 def launch(
@@ -160,12 +159,7 @@ def _sentence(program: Program, target: Target) -> str:
 
 def _environment(telling: Telling) -> dict[str, str]:
     mine = {name: value for name, value in os.environ.items() if name not in telling.without}
-    folders = [
-        each
-        for each in mine.pop("PYTHONPATH", "").split(os.pathsep)
-        if each and Path(each).resolve() != _OURS
-    ]
-    return {**mine, **({"PYTHONPATH": os.pathsep.join(folders)} if folders else {}), **telling.variables}
+    return {**for_others(mine), **telling.variables}
 
 
 def _shell(program: Program, telling: Telling, key: Key, words: Sequence[str]) -> str:

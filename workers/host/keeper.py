@@ -1,7 +1,7 @@
 """Keeps one hosted server: starts it, and ends it and all that it started when its worker is gone.
 
-``python -m workers.host.keeper SIGNAL COMMAND…``; standard input is a pipe whose other end the worker holds, so that
-its end, also by SIGKILL, is the end of the pipe.
+``python -P keeper.py SIGNAL COMMAND…``, which needs nothing else of ours. Standard input is a pipe whose other end the
+worker holds, so that the worker's end, also by SIGKILL, is the end of the pipe.
 
 Rule 1: the server gets a session of its own. SIGNAL ends it; what is left of its session and, on Linux, of its
 descendants is killed PATIENCE seconds later, or at once when the server has ended by itself.

@@ -75,14 +75,14 @@ def digest_of(table: ModelTable) -> str:
 
 def _started(table: ModelTable) -> HostedServer:
     try:
-        return HostedServer.start(table)
+        return HostedServer.start(table, (table.ready,) if table.ready else READY_PATHS)
     except OSError as error:
         raise LoadError(f"Its server cannot be started: {error.strerror}", permanent=False) from error
 
 
 def wait_until_ready(server: HostedServer, table: ModelTable, progress: Progress) -> None:
     """Raises LoadError when it ends, or says nothing for ``ready_timeout``."""
-    asked = table.ready or " or ".join(READY_PATHS)
+    asked = table.ready or "/health or its list of models"
     begun = time.monotonic()
     while not ready(server.port, table.ready, table.ready_status):
         now = time.monotonic()

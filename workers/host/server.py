@@ -10,38 +10,43 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from shared.commands import for_others
 from shared.model_table import HostingKeys
 from shared.settings import PREFIX
 from workers.footprint import footprint_of
-from workers.host.keeper import PATIENCE
+from workers.host import keeper
 
-_END_WITHIN = PATIENCE + 5.0  # seconds
+_END_WITHIN = keeper.PATIENCE + 5.0  # seconds
 _CHUNK = 64 << 10
 
 
 @dataclass(eq=False)
 class HostedServer:
-    """``name``: of this life of it; ``said``: when it last wrote a line to its log."""
+    """``name``: of this life of it; ``said``: when it last logged anything but our asking for ``asked``."""
 
-    keeper: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes]"
     port: int
+    asked: tuple[bytes, ...] = ()
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     said: float = field(default_factory=time.monotonic)
     _processes: list[psutil.Process] = field(default_factory=list)
 
     @classmethod
-    def start(cls, table: HostingKeys) -> "HostedServer":
-        """Its output goes to this worker's log. Raises OSError."""
+    def start(cls, table: HostingKeys, asked: Sequence[str]) -> "HostedServer":
+        """Its output goes to this worker's log. ``asked``: the paths that it is asked for until it is ready.
+
+        Raises OSError.
+        """
         port = _free_port()
-        command = [sys.executable, "-m", "workers.host.keeper", table.stop_signal]
-        keeper = subprocess.Popen(
+        command = [sys.executable, "-P", keeper.__file__, table.stop_signal]
+        process = subprocess.Popen(
             [*command, *(_with_port(word, port) for word in table.serve)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -50,7 +55,7 @@ class HostedServer:
             env=_environment(table.env, port, os.environ),
             cwd=Path(table.cwd).expanduser() if table.cwd else None,
         )
-        server = cls(keeper, port)
+        server = cls(process, port, tuple(path.encode() for path in asked))
         threading.Thread(target=server._copy_log, name="log", daemon=True).start()
         return server
 
@@ -59,35 +64,39 @@ class HostedServer:
         return f"http://127.0.0.1:{self.port}"
 
     def _copy_log(self) -> None:
-        assert self.keeper.stdout
-        while said := os.read(self.keeper.stdout.fileno(), _CHUNK):
-            self.said = time.monotonic()
+        assert self.process.stdout
+        while said := os.read(self.process.stdout.fileno(), _CHUNK):
+            if any(not any(path in line for path in self.asked) for line in said.splitlines()):
+                self.said = time.monotonic()
             with suppress(OSError):  # a full disk
                 os.write(2, said)
 
     def ended(self) -> int | None:
         """Its exit code, or minus the signal that killed it; None while it runs."""
-        code = self.keeper.poll()
+        code = self.process.poll()
         if code is not None:
             self._kill_left()
         return code
 
     def close(self) -> None:
         """Ends it in order; returns when nothing of it is left."""
-        assert self.keeper.stdin
+        assert self.process.stdin
         with suppress(OSError):
-            self.keeper.stdin.close()
+            self.process.stdin.close()
         try:
-            self.keeper.wait(_END_WITHIN)
+            self.process.wait(_END_WITHIN)
         except subprocess.TimeoutExpired:
-            self.keeper.kill()
+            self.process.kill()
         self._kill_left()
 
     def footprint(self) -> int:
         """Bytes of this worker and of all processes of its server."""
+        found: list[psutil.Process] = []
         with suppress(psutil.Error):
-            keeper = psutil.Process(self.keeper.pid)
-            self._processes = [keeper, *keeper.children(recursive=True)]
+            first = psutil.Process(self.process.pid)
+            found = [first, *first.children(recursive=True)]
+        lost = [one for one in self._processes if one not in found and one.is_running()]  # theirs was killed
+        self._processes = [*found, *lost]
         return footprint_of(os.getpid()) + sum(footprint_of(process.pid) for process in self._processes)
 
     def _kill_left(self) -> None:
@@ -121,6 +130,8 @@ def _with_port(text: str, port: int) -> str:
 
 
 def _environment(own: Mapping[str, str], port: int, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Nothing of this server's settings, which may hold keys."""
-    kept = {name: value for name, value in inherited.items() if not name.upper().startswith(PREFIX)}
+    """Nothing of this server's settings, which may hold keys, and none of its modules."""
+    kept = {
+        name: value for name, value in for_others(inherited).items() if not name.upper().startswith(PREFIX)
+    }
     return {**kept, **{name: _with_port(value, port) for name, value in own.items()}}
