@@ -77,10 +77,13 @@ class Chunks:
     def _choice(self, choice: dict[str, Any]) -> Iterator[Delta]:
         said = choice.get("delta")
         delta = said if isinstance(said, dict) else {}
-        self._reason = choice.get("finish_reason") or self._reason
+        self._reason = _text(choice.get("finish_reason")) or self._reason
         text = _text(delta.get("content"))
         reasoning = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
-        calls = [self._call(call) for call in delta.get("tool_calls") or () if isinstance(call, dict)]
+        listed = delta.get("tool_calls")
+        calls = (
+            [self._call(one) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        )
         if text or reasoning or calls:
             yield Delta(
                 request_id="",

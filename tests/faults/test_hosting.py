@@ -126,7 +126,8 @@ def test_models_tell_that_it_is_hosted_and_what_is_not_promised(stack: FaultStac
 
 def test_messages_and_responses_are_translated_with_tools(stack: FaultStack) -> None:
     tool = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
-    body = {"model": "good", "max_tokens": 99, "messages": [{"role": "user", "content": "Hi"}]}
+    asked = [{"role": "user", "content": "Hi"}]
+    body = {"model": "good", "max_tokens": 99, "messages": asked}
     plain = stack.http.post("/v1/messages", json=body).json()
     assert plain["content"] == [{"type": "text", "text": "".join(words())}]
     assert plain["usage"]["input_tokens"] == 7
@@ -139,7 +140,7 @@ def test_messages_and_responses_are_translated_with_tools(stack: FaultStack) -> 
         {"role": "assistant", "content": [use]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use["id"], "content": "sunny"}]},
     ]
-    again = {**body, "messages": body["messages"] + result, "tools": [tool]}
+    again = {**body, "messages": [*asked, *result], "tools": [tool]}
     assert stack.http.post("/v1/messages", json=again).json()["stop_reason"] == "end_turn"
     events = streamed(stack, body, "/v1/messages")
     assert json.loads(events[-1])["type"] == "message_stop"
@@ -158,7 +159,7 @@ def test_bytes_of_images_and_audio_arrive_as_they_were_sent(stack: FaultStack) -
     body = {"model": "images", "messages": [{"role": "user", "content": content}]}
     answer = stack.http.post("/v1/chat/completions", json=body).json()
     assert answer["choices"][0]["message"]["content"] == f"image {hashlib.sha256(image).hexdigest()}"
-    files = {"file": ("a.wav", image, "audio/wav"), "model": (None, "images")}
+    files: Any = {"file": ("a.wav", image, "audio/wav"), "model": (None, "images")}
     heard = stack.http.post("/v1/audio/transcriptions", files=files)
     assert heard.status_code == 200, heard.text
     assert heard.json()["bytes"] > len(image)

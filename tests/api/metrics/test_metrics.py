@@ -258,7 +258,7 @@ def test_the_brokers_report_is_added_up_by_model() -> None:
 
 def test_counts_that_are_too_many_for_a_message_end_no_process(fresh: Stack) -> None:
     fresh.chat()
-    for number in range(20_000):
-        fresh.counters.refused(f"code-{number:050}")
+    for number in range(3_000):
+        fresh.counters.refused(f"code-{number:0500}")
     assert fresh.chat().status_code == 200
     assert fresh.client.get("/metrics").status_code == 200

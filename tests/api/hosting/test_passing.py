@@ -1,0 +1,83 @@
+"""What passes of a hosted server's stream, however it is cut into pieces."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.hosting.passing import PassingEvents, Tokens, passed_object
+from shared.hosting import Endpoint
+
+EVENTS: list[dict[str, Any]] = [
+    *({"model": "theirs", "choices": [{"delta": {"content": text}}]} for text in ("a\u2028", "é", '"', "")),
+    {"model": "theirs", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+]
+
+
+def stream(end: str = "data: [DONE]\n\n") -> bytes:
+    lines = [": a comment", "", *(f"data: {json.dumps(e, ensure_ascii=False)}\n" for e in EVENTS), end]
+    return "\n".join(lines).encode()
+
+
+def passed(data: bytes, cuts: list[int], endpoint: Endpoint = "chat") -> tuple[bytes, PassingEvents]:
+    passing = PassingEvents(endpoint, "ours")
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    out = b"".join(passing.take(data[a:b]) for a, b in itertools.pairwise(edges))
+    return out + passing.end(), passing
+
+
+@given(st.lists(st.integers(min_value=0, max_value=2000)))
+def test_all_but_the_name_passes_however_it_is_cut(cuts: list[int]) -> None:
+    out, passing = passed(stream(), cuts)
+    assert out == stream().replace(b'"theirs"', b'"ours"')
+    assert passing.complete
+    assert (passing.tokens.prompt, passing.tokens.out) == (3, 4)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=2000)))
+def test_a_stream_without_its_last_event_is_not_complete(cuts: list[int]) -> None:
+    assert not passed(stream(end=""), cuts)[1].complete
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "last"),
+    [
+        ("completions", "data: [DONE]"),
+        ("responses", 'data: {"type":"response.completed"}'),
+        ("messages", 'data: {"type":"message_stop"}'),
+        ("chat", 'data: {"error": {"message": "full"}}'),
+        ("audio/speech", "data: any"),
+    ],
+)
+def test_each_endpoint_has_its_last_event(endpoint: Endpoint, last: str) -> None:
+    assert passed(stream(end=last), [], endpoint)[1].complete
+
+
+def test_without_a_usage_each_event_with_text_is_a_token() -> None:
+    data = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in EVENTS[:3])
+    assert passed(data, [])[1].tokens.out == 3
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 5, "completion_tokens": 6, "prompt_tokens_details": {"cached_tokens": 2}},
+        {"input_tokens": 5, "output_tokens": 6, "input_tokens_details": {"cached_tokens": 2}},
+    ],
+)
+@pytest.mark.parametrize("outer", [None, "response", "message"])
+def test_the_tokens_of_every_dialect_are_read(usage: dict[str, Any], outer: str | None) -> None:
+    tokens = Tokens()
+    answer: dict[str, Any] = {"usage": usage}
+    passed_object(json.dumps({outer: answer} if outer else answer).encode(), "ours", tokens)
+    assert (tokens.prompt, tokens.cached, tokens.out) == (5, 2, 6)
+
+
+@pytest.mark.parametrize("usage", [None, [], "many", {"prompt_tokens": "5"}, {"prompt_tokens": -1, "x": {}}])
+def test_a_usage_that_is_none_counts_nothing(usage: Any) -> None:
+    tokens = Tokens()
+    passed_object(json.dumps({"usage": usage}).encode(), "ours", tokens)
+    assert (tokens.prompt, tokens.out) == (0, 0)
