@@ -180,7 +180,7 @@ class ModelTable(HostingKeys):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="memory it needs, in place of what is measured and learned",
+        description="memory it needs, in place of what is measured and learned; of a hosted model the first guess",
     )
     defaults: SamplingDefaults = Field(
         SamplingDefaults(),

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.deltas import Alternative, CallPiece, Delta, Failure, Finish, FinishReason, Start, TokenLogprob
-from shared.encoding import Embedding, Encoding, Ranking, Scores, Vectors
+from shared.encoding import Embedding, Ranking, Scores, Vectors
 from shared.generation import (
     MODELS_OWN,
     ChatPrompt,
@@ -92,7 +92,6 @@ __all__ = [
     "Grammar",
     "Heartbeat",
     "Hosted",
-    "HostedBody",
     "Ids",
     "Inspection",
     "KeyTerms",
@@ -233,25 +232,14 @@ class SubmitBody(Part):
 
 
 class EncodingBody(Part):
-    """A SubmitBody of what an encoder is asked for; nothing of its answer is ever held."""
+    """A SubmitBody of what is no generation: nothing of its answer is ever held."""
 
-    encoding: Encoding
+    encoding: Annotated[Embedding | Ranking | Hosted, Field(discriminator="kind")]
     held: list[Ids] = []
 
     @property
     def task(self) -> Task:
         return self.encoding
-
-
-class HostedBody(Part):
-    """A SubmitBody of a request to a hosted model, whose words go to its server alone."""
-
-    hosted: Hosted
-    held: list[Ids] = []
-
-    @property
-    def task(self) -> Task:
-        return self.hosted
 
 
 class Ack(Part):

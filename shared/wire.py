@@ -26,8 +26,6 @@ from shared.protocol import (
     Chunks,
     EncodingBody,
     Generation,
-    Hosted,
-    HostedBody,
     Prompt,
     Run,
     RunHeader,
@@ -47,9 +45,7 @@ FROM_API: Final[TypeAdapter[Any]] = TypeAdapter(ApiToBroker)
 TO_API: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToApi)
 TO_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(BrokerToWorker)
 FROM_WORKER: Final[TypeAdapter[Any]] = TypeAdapter(WorkerToBroker)
-BODY: Final[TypeAdapter[SubmitBody | EncodingBody | HostedBody]] = TypeAdapter(
-    SubmitBody | EncodingBody | HostedBody
-)
+BODY: Final[TypeAdapter[SubmitBody | EncodingBody]] = TypeAdapter(SubmitBody | EncodingBody)
 
 MAX_FRAME = 64 << 20  # bytes; the sockets refuse larger frames
 MAX_HEADER = 1 << 20  # of a message that the broker or a worker's link reads
@@ -94,11 +90,9 @@ def encode(message: BaseModel) -> bytes:
     return packed
 
 
-def _body_of(submit: Submit) -> SubmitBody | EncodingBody | HostedBody:
+def _body_of(submit: Submit) -> SubmitBody | EncodingBody:
     if isinstance(submit.task, Generation):
         return SubmitBody(generation=submit.task, held=submit.held)
-    if isinstance(submit.task, Hosted):
-        return HostedBody(hosted=submit.task, held=submit.held)
     return EncodingBody(encoding=submit.task, held=submit.held)
 
 

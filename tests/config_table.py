@@ -5,7 +5,7 @@
 
 from typing import Any, Literal, get_args, get_origin
 
-from shared.model_table import ModelTable, SamplingDefaults
+from shared.model_table import HostingKeys, ModelTable, SamplingDefaults
 from tests.module_list import ROOT
 
 GUIDE = ROOT / "docs" / "operators.md"
@@ -34,7 +34,9 @@ def kind(annotation: Any) -> str:
 def config_table() -> str:
     rows = [
         f"| `{name}` | {kind(field.annotation)} | {field.description} |"
-        for name, field in ModelTable.model_fields.items()
+        for name, field in sorted(
+            ModelTable.model_fields.items(), key=lambda item: item[0] in HostingKeys.model_fields
+        )
     ]
     return "\n".join(["| key | | meaning |", "|---|---|---|", *rows])
 

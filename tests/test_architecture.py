@@ -78,7 +78,7 @@ SERIALISERS_THAT_RUN_CODE = {
 }
 METHODS_THAT_PICKLE = {"send_pyobj", "recv_pyobj"}
 
-PASSES_THE_ENVIRONMENT_ON = {"cli/stack.py", "cli/launch/start.py"}
+PASSES_THE_ENVIRONMENT_ON = {"cli/stack.py", "cli/launch/start.py", "workers/host/server.py"}
 THE_ONE_PLACE = {"shared/settings.py"}
 TELLS_THE_TIME = {
     "api/generation/usage.py",

@@ -40,6 +40,8 @@ TAGS = {
     "/v2/rerank": "Embeddings and rerank",
     "/rerank": "Embeddings and rerank",
     "/v1/models": "Models",
+    "/v1/audio": "Audio and images of hosted models",
+    "/v1/images": "Audio and images of hosted models",
     "/tokenize": "Tokens",
     "/detokenize": "Tokens",
     "/apply-template": "Tokens",
@@ -140,6 +142,9 @@ OPERATIONS = (
         )
         for path in ("/v1/rerank", "/v2/rerank", "/rerank")
     ),
+    Operation("post", "/v1/audio/transcriptions", "The text of a recording, from a hosted model"),
+    Operation("post", "/v1/audio/speech", "A recording of a text, from a hosted model"),
+    Operation("post", "/v1/images/generations", "Images by their description, from a hosted model"),
     Operation("get", "/v1/models", "What may be asked for, the hot models first", openai.ModelListResponse),
     Operation("get", "/v1/models/{id}", "One model", openai.ModelInfo),
     Operation(

@@ -78,9 +78,9 @@ def text_of(events: list[str]) -> str:
     )
 
 
-def servers(model: str) -> list[psutil.Process]:
+def servers(model: str, options: list[str] | None = None) -> list[psutil.Process]:
     """All processes of the hosted server of a model, forks in sessions of their own included."""
-    options = MODELS[model]["serve"][4:]
+    options = options or MODELS[model]["serve"][4:]
     found = [p for p in psutil.process_iter() if cmdline(p)[1:2] == [PROGRAM] and cmdline(p)[4:] == options]
     children = [child for p in found for child in p.children(recursive=True)]
     return [*found, *children]

@@ -16,9 +16,7 @@ from workers.sequence import TokenRules, TokenSequence
 from workers.token_ids import Ids, common_prefix
 
 
-def add(
-    queue: PrefillQueue, name: str, ids: list[int], namespace: str = "", came: float = math.inf
-) -> None:
+def add(queue: PrefillQueue, name: str, ids: list[int], namespace: str = "", came: float = math.inf) -> None:
     queue.add(ids, [TokenSequence(job(name, ids, namespace=namespace), 0, RULES)], 0, came)
 
 
