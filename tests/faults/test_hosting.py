@@ -31,7 +31,7 @@ MODELS = {
     "never-ready": served("--do", "never-ready", ready_timeout=HANG),
     "no-program": served() | {"serve": ["/no/such/program", "{port}"]},
     "ends": served() | {"serve": [sys.executable, "-c", "raise SystemExit(3)", "{port}"]},
-    "silent": served("--do", "silent"),
+    "silent": served("--do", "silent", "--do", "open"),
     "deaf": served("--do", "deaf", "--do", "forks"),
     "leaks": served("--do", "leaks"),
     **{way: served("--do", way) for way in ("garbage", "cut", "html", "dies", "no-json")},
@@ -207,8 +207,12 @@ def test_a_server_that_cannot_be_started_is_a_refusal_with_its_reason(
     stack.until(lambda: gone(servers(model)), "without its processes", 30)
 
 
-def test_a_server_without_a_log_serves(stack: FaultStack) -> None:
-    assert ask(stack, "silent").status_code == 200
+def test_a_server_without_a_log_serves_and_one_that_is_open_to_others_is_warned_of(stack: FaultStack) -> None:
+    answer = ask(stack, "silent")
+    assert answer.status_code == 200, answer.text
+    ask(stack, "good")
+    assert "its server listens beyond this machine" in stack.log("worker-silent")
+    assert "its server listens beyond this machine" not in stack.log("worker-good")
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])

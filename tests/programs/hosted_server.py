@@ -30,6 +30,7 @@ WAYS = (
     "dies",
     "hangs",
     "no-json",
+    "open",
 )
 PIECES = 20
 
@@ -110,7 +111,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def __init__(self, port: int, does: set[str], endpoints: set[str], model: str, step: float) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("0.0.0.0" if "open" in does else "127.0.0.1", port), Handler)
         self.does, self.endpoints, self.model, self.step = does, endpoints, model, step
         self.taken: list[mmap.mmap] = []
 

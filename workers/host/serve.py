@@ -61,10 +61,17 @@ def serve_hosted(settings: Settings, model: str, worker_id: str | None) -> int:
 
 def inspected_hosted(table: ModelTable) -> Inspection:
     """``memory_gb`` of the table is the first guess; what the server's processes take is learned later."""
-    program = table.serve[0]
-    if which(program, path=table.env.get("PATH")) is None and which(program) is None:
-        return Inspection(reason=f"its command {program!r} is no program on this machine", permanent=True)
+    if why := no_program(table):
+        return Inspection(reason=why, permanent=True)
     return Inspection(weights=int((table.memory_gb or 0) * _GB), architecture="hosted")
+
+
+def no_program(table: ModelTable) -> str | None:
+    """Why its command cannot be started on this machine, if it cannot."""
+    program = table.serve[0]
+    if which(program, path=table.env.get("PATH")) or which(program):
+        return None
+    return f"its command {program!r} is no program on this machine"
 
 
 def digest_of(table: ModelTable) -> str:
@@ -74,6 +81,8 @@ def digest_of(table: ModelTable) -> str:
 
 
 def _started(table: ModelTable) -> HostedServer:
+    if why := no_program(table):
+        raise LoadError(why, permanent=True)
     try:
         return HostedServer.start(table, (table.ready,) if table.ready else READY_PATHS)
     except OSError as error:
@@ -107,6 +116,10 @@ def _served(server: HostedServer, table: ModelTable, model: str) -> Served[Any]:
         raise LoadError(
             "Its server is ready and has no endpoint that is known here; `endpoints` of its table may name them",
             permanent=False,
+        )
+    if server.open_to_others():
+        log.warning(
+            "its server listens beyond this machine, where no key is asked for: tell it 127.0.0.1 in `serve`"
         )
     names = [] if table.model_name else model_names(server.port)
     name = table.model_name or (names[0] if len(names) == 1 else model)

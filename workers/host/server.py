@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -98,6 +99,17 @@ class HostedServer:
         lost = [one for one in self._processes if one not in found and one.is_running()]  # theirs was killed
         self._processes = [*found, *lost]
         return footprint_of(os.getpid()) + sum(footprint_of(process.pid) for process in self._processes)
+
+    def open_to_others(self) -> bool:
+        """Whether any of its processes listens at an address that other machines reach."""
+        with suppress(psutil.Error):
+            first = psutil.Process(self.process.pid)
+            return any(
+                connection.status == psutil.CONN_LISTEN and not ip_address(connection.laddr.ip).is_loopback
+                for process in (first, *first.children(recursive=True))
+                for connection in process.net_connections()
+            )
+        return False
 
     def _kill_left(self) -> None:
         """Only where the keeper was killed before it could."""
