@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from workers.grammars.json_in_string import JsonInString
+from workers.grammars.references import resolved as resolved
 from workers.output.tool_formats import CallSyntax
 
 Schema = dict[str, Any]
 
-REFERENCES = 8  # followed from one to the next
 # Objects and arrays that are written like arguments have no members below that level, or behind so many rules: the
 # grammar of a schema that names itself several times would grow exponentially.
 LEVELS, MOST_RULES = 6, 2000
@@ -63,10 +64,12 @@ class ToolGrammar:
 
     def _call(self, tool: CallableTool, rule: str) -> str:
         opening = self._literal(self.syntax.opening.replace("{name}", tool.name))
-        whole = self.syntax.key is None
-        arguments = (
-            self._json(tool.parameters) if whole else self._keyed(tool.parameters, tool.parameters, rule)
-        )
+        if self.syntax.as_text:
+            arguments = JsonInString(tool.parameters, rule, self.rules).arguments()
+        elif self.syntax.key is None:
+            arguments = self._json(tool.parameters)
+        else:
+            arguments = self._keyed(tool.parameters, tool.parameters, rule)
         return self._rule(rule, f"{opening} {arguments} {self._literal(self.syntax.closing)}")
 
     def _keyed(self, schema: Schema, root: Schema, rule: str, level: int = 0) -> str:
@@ -170,18 +173,6 @@ def _json(schema: Schema, options: Mapping[str, Any]) -> str:
 
 def _escaped(text: str) -> str:
     return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")
-
-
-def resolved(schema: Any, root: Schema) -> Schema:
-    """Follows a reference into the tool's own schema; one that cannot be followed allows any value."""
-    for _ in range(REFERENCES):
-        if not isinstance(schema, dict) or "$ref" not in schema:
-            break
-        found: Any = root
-        for step in str(schema["$ref"]).removeprefix("#/").split("/"):
-            found = found.get(step) if isinstance(found, dict) else None
-        schema = found
-    return schema if isinstance(schema, dict) else {}
 
 
 def _choices(schema: Schema) -> list[Any]:

@@ -104,6 +104,7 @@ def _written(syntax: CallSyntax, calls: int = 1) -> str:
     """The sample call in this syntax, so many times."""
     if syntax.key is None:
         body = json.dumps(_SAMPLE)
+        body = json.dumps(body)[1:-1] if syntax.as_text else body
     else:
         values = [_value(syntax, key, value) for key, value in _SAMPLE.items()]
         body = syntax.comma.join(values)
@@ -147,14 +148,18 @@ def syntax_of(format: CallFormat) -> CallSyntax | None:
     if format.kind == "tagged":
         as_json = format.escaped and format.values != "loose"
         return _keyed(format, outer, None if as_json else format.quotes)
+    as_text = format.arguments_as_text
+    quote = '"' if as_text else ""
     if format.name_is_key:
-        return CallSyntax(opening + '{"{name}": ', "}" + closing, outer, between)
-    if len(format.name) != 1 or len(format.arguments) != 1 or format.arguments_as_text:
+        return CallSyntax(
+            opening + '{"{name}": ' + quote, quote + "}" + closing, outer, between, as_text=as_text
+        )
+    if len(format.name) != 1 or len(format.arguments) != 1:
         return None
-    head = f'{{"{format.name[0]}": "{{name}}", "{format.arguments[0]}": '
+    head = f'{{"{format.name[0]}": "{{name}}", "{format.arguments[0]}": {quote}'
     if format.kind == "json_list":
-        return CallSyntax(head, "}", (outer[0] + "[", "]" + outer[1]), ", ")
-    return CallSyntax(opening + head, "}" + closing, outer, between)
+        return CallSyntax(head, quote + "}", (outer[0] + "[", "]" + outer[1]), ", ", as_text=as_text)
+    return CallSyntax(opening + head, quote + "}" + closing, outer, between, as_text=as_text)
 
 
 def _keyed(format: CallFormat, outer: tuple[str, str], quotes: tuple[str, str] | None) -> CallSyntax:

@@ -20,16 +20,17 @@ Parse = Callable[[str, Any], Any]  # (text between the delimiters, tools) -> cal
 class CallSyntax:
     """The text of a call. ``{name}`` stands for the tool's name, ``{key}`` for the argument's.
 
-    ``key`` None: the arguments are one JSON object. ``key_by_type``: what stands in place of ``key`` before a number,
-    boolean, null, object or array. ``quotes``: delimiters of strings; None: strings are JSON. ``several``: more than
-    one call may be demanded. ``nested``: the members of objects and arrays are written like arguments, an array's with
-    the key ``item``.
+    ``key`` None: the arguments are one JSON object; ``as_text``: inside a JSON string. ``key_by_type``: what stands in
+    place of ``key`` before a number, boolean, null, object or array. ``quotes``: delimiters of strings; None: strings
+    are JSON. ``several``: more than one call may be demanded. ``nested``: the members of objects and arrays are written
+    like arguments, an array's with the key ``item``.
     """
 
     opening: str
     closing: str
     outer: tuple[str, str] = ("", "")  # before the first call, behind the last
     between: str = ""  # between two calls
+    as_text: bool = False
     key: str | None = None
     key_by_type: Mapping[str, str] = field(default_factory=dict)
     after: str = ""  # behind each value

@@ -47,14 +47,11 @@ def calls(tools: ToolFormat | None, text: str) -> list[str | None]:
 def demanded(tools: ToolFormat, count: int = 1) -> str:
     assert tools.syntax is not None
     before, behind = tools.syntax.quotes or ('"', '"')
-    body = '{"word": "x"}'
+    body = r"{\"word\": \"x\"}" if tools.syntax.as_text else '{"word": "x"}'
     if tools.syntax.key is not None:
         body = (tools.syntax.key + before + "x" + behind + tools.syntax.after).replace("{key}", "word")
     call = tools.syntax.opening.replace("{name}", "get") + body + tools.syntax.closing
     return tools.syntax.outer[0] + tools.syntax.between.join([call] * count) + tools.syntax.outer[1]
-
-
-UNDEMANDABLE = {"json, arguments as text"}
 
 
 @pytest.mark.parametrize("kind", CALLS)
@@ -62,12 +59,11 @@ UNDEMANDABLE = {"json, arguments as text"}
 def test_a_demanded_call_is_one_that_the_model_s_reader_reads(kind: str, name: str | None) -> None:
     tools = joined(table(name) if name else None, kind)
     assert tools is not None
-    assert (tools.syntax is None) is (kind in UNDEMANDABLE)
-    if tools.syntax is not None:
-        assert calls(tools, demanded(tools)) == ["get"]
-        assert tools.syntax.several is (tools.format is None or tools.format.several)
-        if tools.syntax.several:
-            assert calls(tools, demanded(tools, 2)) == ["get", "get"]
+    assert tools.syntax is not None
+    assert calls(tools, demanded(tools)) == ["get"]
+    assert tools.syntax.several is (tools.format is None or tools.format.several)
+    if tools.syntax.several:
+        assert calls(tools, demanded(tools, 2)) == ["get", "get"]
 
 
 def test_a_reader_that_streams_arguments_stays_where_it_reads_what_the_template_shows() -> None:
