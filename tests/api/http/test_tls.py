@@ -14,7 +14,7 @@ from api.http.tls import Certificate, Loop
 from shared.certificate import CertificateUnusable
 from tests.api.conftest import serve
 from tests.api.fake_broker import DEADLINE
-from tests.certificates import self_signed
+from tests.certificates import Pair, self_signed
 
 
 def shown(certificate: Certificate, name: str | None = None) -> str:
@@ -81,23 +81,45 @@ async def tells_the_scheme(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def test_clients_without_a_handshake_or_without_a_request_are_cut_and_others_served(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return self_signed(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03"])
+def test_a_client_that_makes_no_handshake_is_cut_and_is_no_line_in_the_log(
+    said: bytes, pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That is: silent ones, those that speak plain HTTP, and those that send nothing once they may."""
-    pair = self_signed(tmp_path)
-    trust = ssl.create_default_context(cafile=pair.certificate)
+    """Silent, speaking plain HTTP, or stopping within the handshake."""
     certificate, loop = Certificate(pair.certificate, pair.key), f"{__name__}:ImpatientLoop"
-    with serve(tells_the_scheme, Impatient, "off", loop, certificate) as port:
-        for said in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03"):
-            with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
-                client.sendall(said)
-                assert b"HTTP" not in read_until_end(client)
+    with (
+        serve(tells_the_scheme, lifespan="off", loop=loop, certificate=certificate) as port,
+        socket.create_connection(("127.0.0.1", port), DEADLINE) as client,
+    ):
+        client.sendall(said)
+        assert b"HTTP" not in read_until_end(client)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_client_that_sends_nothing_behind_its_handshake_is_cut_as_without_https(pair: Pair) -> None:
+    trust, certificate = (
+        ssl.create_default_context(cafile=pair.certificate),
+        Certificate(pair.certificate, pair.key),
+    )
+    with serve(tells_the_scheme, Impatient, "off", certificate=certificate) as port:
         plain = socket.create_connection(("127.0.0.1", port), DEADLINE)
         with trust.wrap_socket(plain, server_hostname="localhost") as client:
             assert read_until_end(client) == b""
+
+
+def test_a_request_by_https_knows_its_scheme(pair: Pair) -> None:
+    trust, certificate = (
+        ssl.create_default_context(cafile=pair.certificate),
+        Certificate(pair.certificate, pair.key),
+    )
+    loop = f"{Loop.__module__}:Loop"
+    with serve(tells_the_scheme, lifespan="off", loop=loop, certificate=certificate) as port:
         assert httpx.get(f"https://127.0.0.1:{port}/", verify=trust).text == "https"
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def read_until_end(client: socket.socket) -> bytes:
