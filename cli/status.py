@@ -145,6 +145,8 @@ def _progress(worker: WorkerStatus) -> str:
 
 def _until(worker: WorkerStatus, model: ModelStatus) -> str:
     """When an idle worker is unloaded."""
+    if not worker.spawned:
+        return "static"
     if model.pinned:
         return "pinned"
     if not model.ttl:

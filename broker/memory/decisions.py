@@ -70,17 +70,19 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """``most``: bytes that could be free for it at most."""
+    """``most``: bytes that could be free for it at most. ``beside``: models with workers that are never evicted."""
 
     model: str
     need: int
     most: int
     budget: int
+    beside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        beside = f" beside {', '.join(self.beside)}, which stay" if self.beside else ""
         return (
             f"{self.model} can never fit: it needs {gb(self.need)}, and of the budget of {gb(self.budget)} "
-            f"{gb(self.most)} can be free for it at most"
+            f"{gb(self.most)} can be free for it at most{beside}"
         )
 
 

@@ -30,7 +30,8 @@ def plan(need: Need, ledger: Ledger, now: float, turn_ends: float = inf) -> Deci
 
 def refusal(need: Need, ledger: Ledger) -> Never | None:
     most = ledger.most(need.model)
-    return Never(need.model, need.total, most, ledger.budget) if need.total > most else None
+    beside = sorted({entry.need.model for entry in ledger.entries if entry.stays})
+    return Never(need.model, need.total, most, ledger.budget, tuple(beside)) if need.total > most else None
 
 
 def relieve(ledger: Ledger, now: float) -> Decision | None:

@@ -161,6 +161,7 @@ class Workers:
             self._scheduler.restart_ages(worker.model, now)
         yield Note(
             f"{worker.id} is ready: {worker.model!r}, pid {worker.pid}, holds {len(message.held)} requests"
+            f"{'' if worker.spawned else '; static: its memory counts, and it is never evicted'}"
         )
         yield from self._memory.first_lease(worker, message, now)
         yield from self.end(worker.replaces, now)

@@ -59,6 +59,9 @@ def test_ps_shows_what_is_in_memory_and_until_when() -> None:
                 id="w2", model="b", pid=3, state="loading", since=9.0, in_flight=0, spawned=True,
                 phase="weights", done=1, total=4,
             ),
+            WorkerStatus(
+                id="w3", model="a", pid=4, state="ready", since=9.0, in_flight=2, spawned=False,
+            ),
         ],
         in_flight=0,
         queued=0,
@@ -68,3 +71,4 @@ def test_ps_shows_what_is_in_memory_and_until_when() -> None:
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "a ready 2.3 GB 0 1 min 3 min from now" in lines
     assert "b loading (weights 25 %) 0 pinned" in lines
+    assert "a ready 2 static" in lines

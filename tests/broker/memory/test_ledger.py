@@ -26,7 +26,8 @@ def test_what_fits_is_started_with_the_least_lease() -> None:
 
 def test_what_can_never_fit_is_refused_with_the_figures() -> None:
     assert str(plan_b(worker(static=True))) == (
-        "b can never fit: it needs 6.0 GB, and of the budget of 10.0 GB 4.0 GB can be free for it at most"
+        "b can never fit: it needs 6.0 GB, and of the budget of 10.0 GB 4.0 GB can be free for it at most "
+        "beside a, which stay"
     )
     assert isinstance(plan_b(worker(static=True, state=State.DRAINING)), Wait)
 

@@ -325,7 +325,11 @@ def test_what_a_worker_that_may_not_serve_claims_is_not_logged(broker: Broker, w
 
 
 def test_a_worker_is_logged_as_ready_when_it_is(broker: Broker) -> None:
+    play(broker, ask("r1"))
     assert notes(broker.handle(ready("a#1", "a"), 0.0)) == ["a#1 is ready: 'a', pid 7, holds 0 requests"]
+    assert notes(broker.handle(ready("static-1", "a"), 0.0)) == [
+        "static-1 is ready: 'a', pid 7, holds 0 requests; static: its memory counts, and it is never evicted"
+    ]
 
 
 @pytest.mark.parametrize(
