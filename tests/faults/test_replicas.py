@@ -9,6 +9,9 @@ import pytest
 
 from tests.faults.client import Stream
 from tests.faults.stack import FaultStack, all_right, fault_stack
+from tests.soak.swaps import Watch
+
+MB = 10**6
 
 
 def rules(replicas: str) -> dict[str, object]:
@@ -75,3 +78,21 @@ def test_reload_and_unload_are_for_all_workers_and_streams_stay_whole(stack: Fau
             all_right(streams)
             assert left <= len(workers(stack)) <= 2
     stack.until(lambda: not stack.worker_processes(), "all gone")
+
+
+@pytest.mark.slow
+def test_a_replica_makes_room_for_another_model_and_the_sum_of_footprints_keeps_to_the_budget() -> None:
+    tables = {name: {"source": "/none", "replicas": "1-2", "memory_gb": 0.45} for name in "ab"}
+    times = {"min_stay": 0.3, "max_wait": 1.0, "max_in_flight": 2, "max_cache_size_gb": 1}
+    options = ("--step", "0.02", "--load", "0.2", "--weights", str(250 * MB))
+    settings = {"models": json.dumps(tables), "available_models": "a,b", **times}
+    with fault_stack(*options, **settings) as stack:
+        watch = Watch(stack)
+        streams = crowded(stack)
+        streams += [stack.stream(seed, 20, "b") for seed in range(2)]
+        stack.until(lambda: len(stack.workers("b")) == len(workers(stack)) == 1, "one worker of each")
+        all_right(streams)
+        assert watch.close() <= 1000 * MB
+        assert stack.status()["deaths"] == []
+        lines = [one["line"] for one in stack.status()["memory"]["decisions"]]
+        assert any(line.startswith("evict worker-a-") for line in lines)

@@ -29,7 +29,7 @@ UNHURRIED = {"heartbeat_timeout": 5.0, "stall_timeout": 30.0, "context_length": 
 _LOAD = re.compile(r"(\S+ \S+) INFO broker: (?:starting (\S+) for|(\S+) is ready)")
 
 
-def rules(source: str, need: float, budget: float) -> dict[str, object]:
+def rules(source: str, need: float, budget: float, replicas: str = "1") -> dict[str, object]:
     """Settings of the server; the need of each model and the budget in GB."""
     tables = {name: {"source": source, "memory_gb": need} for name in MODELS}
     return {
@@ -38,6 +38,7 @@ def rules(source: str, need: float, budget: float) -> dict[str, object]:
         "min_stay": MIN_STAY,
         "max_wait": MAX_WAIT,
         "max_cache_size_gb": budget,
+        "replicas": replicas,
     }
 
 
@@ -193,9 +194,15 @@ def swaps(stack: FaultStack, seconds: float) -> Outcome:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Three embedded models under a budget for two.")
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--replicas", default="1", help="workers of a model, such as 1-2")
+    parser.add_argument("--budget", type=float, default=2.7, help="GB for all of them")
     options = parser.parse_args()
     command = json.dumps([sys.executable, "-m", "workers"])
-    settings = {"worker_command": command, **rules("embedded", need=1.3, budget=2.7), **UNHURRIED}
+    settings = {
+        "worker_command": command,
+        **rules("embedded", 1.3, options.budget, options.replicas),
+        **UNHURRIED,
+    }
     with fault_stack(**settings) as stack:
         outcome = swaps(stack, options.minutes * 60)
         for decision in reversed(stack.status()["memory"]["decisions"]):
