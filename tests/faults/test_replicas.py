@@ -96,3 +96,15 @@ def test_a_replica_makes_room_for_another_model_and_the_sum_of_footprints_keeps_
         assert stack.status()["deaths"] == []
         lines = [one["line"] for one in stack.status()["memory"]["decisions"]]
         assert any(line.startswith("evict worker-a-") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_broker_killed_while_a_second_worker_loads_starts_none_twice() -> None:
+    with fault_stack("--step", "0.02", "--load", "1.5", **rules("1-2")) as stack:
+        streams = [stack.stream(seed, 200) for seed in range(6)]
+        stack.until(lambda: stack.workers("a") and stack.workers_in("loading"), "a second one loading")
+        before = {process.pid for process in stack.worker_processes()}
+        stack.kill_broker()
+        stack.until(lambda: {worker["pid"] for worker in stack.workers_in("ready")} == before, "both ready")
+        all_right(streams)
+        assert len(before) == len(stack.log("broker").split("starting worker-a-")) - 1 == 2
