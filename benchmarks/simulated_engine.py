@@ -102,7 +102,7 @@ class SimulatedEngine:
         self.now = 0.0
         self.lives: dict[str, Life] = {}
         self.ended: list[Life] = []
-        self.planning: list[float] = []  # seconds of each plan
+        self.planning: list[float] = []  # processor seconds of each plan
         self.stalls: list[
             tuple[float, float]
         ] = []  # seconds of a pass beside decoding rows, and of a decode pass
@@ -133,9 +133,9 @@ class SimulatedEngine:
         """Plans, carries the plan out, and lets the time pass that it takes."""
         self._steps += 1
         view = self.view()
-        began = time.perf_counter()
+        began = time.process_time()
         plan = self.planned(view, self.now)
-        self.planning.append(time.perf_counter() - began)
+        self.planning.append(time.process_time() - began)
         self._make_room(plan)
         stalls = any(self.lives[id].times for id in self._rows)
         read = self._prefill(plan, stalls)
