@@ -22,6 +22,8 @@ from broker.events import (
     PeerGone,
     ReadSettings,
     SettingsRead,
+    SpareEnded,
+    SpareSaid,
     SpawnFailed,
     StopAll,
     TellApi,
@@ -102,7 +104,9 @@ class Broker:
         self._requests = Requests(
             registry, scheduler, self._admission, quarantine, self._api_silence, self._counts
         )
-        self._memory = memory = Memory(rules or MemoryRules(), registry, scheduler, failures, life.started)
+        self._memory = memory = Memory(
+            rules or MemoryRules(), registry, scheduler, failures, life.started, life.name_worker
+        )
         self._workers = Workers(
             models, registry, scheduler, self._requests, failures, memory, timeouts, life, self._counts
         )
@@ -176,15 +180,27 @@ class Broker:
                 yield from self._expire(now)
             case Inspected(model, found):
                 yield from self._note_inspection(model, found, now)
+            case DownloadSaid() | DownloadEnded() | SpareSaid() | SpareEnded():
+                yield from self._hear_child(event, now)
+            case SettingsRead():
+                yield from self._configure(event, now)
+            case Leave() | StopAll():
+                yield from self._depart(event, now)
+
+    def _hear_child(
+        self, event: DownloadSaid | DownloadEnded | SpareSaid | SpareEnded, now: float
+    ) -> Iterator[Action]:
+        """Of a process that is no worker, or not yet one."""
+        match event:
             case DownloadSaid():
                 yield from self._fetches.hear(event, now)
             case DownloadEnded():
                 yield from self._fetches.end(event, now)
                 yield from self._orders.go_on_after_fetch(event.model, now)
-            case SettingsRead():
-                yield from self._configure(event, now)
-            case Leave() | StopAll():
-                yield from self._depart(event, now)
+            case SpareSaid(spare, footprint):
+                self._memory.spares.hear(spare, footprint)
+            case SpareEnded():
+                yield from self._memory.spares.note_end(event, now)
 
     def _schedule(self, now: float, *, asks_ledger: bool) -> Iterator[Action]:
         self._workers.end_recovery(now)
@@ -215,6 +231,8 @@ class Broker:
     def _share_memory(self, now: float) -> Iterator[Action]:
         while decision := self._memory.decide(now):
             yield from self._arrange(decision, now)
+        for said in list(self._memory.look_after_spares(now)):
+            yield from self._arrange(said, now) if isinstance(said, Shrink) else [said]
         for line in self._memory.news():
             self._history.note("memory", line)
             yield Note(line)

@@ -103,6 +103,22 @@ class DownloadEnded:
     how: str
 
 
+@dataclass(frozen=True, slots=True)
+class SpareSaid:
+    """It has imported everything. ``footprint``: bytes."""
+
+    spare: str
+    footprint: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpareEnded:
+    """Before it became a worker; ``how`` is the rest of a sentence that begins with it."""
+
+    spare: str
+    how: str
+
+
 Event = (
     ApiSaid
     | WorkerSaid
@@ -116,6 +132,8 @@ Event = (
     | Inspected
     | DownloadSaid
     | DownloadEnded
+    | SpareSaid
+    | SpareEnded
 )
 
 # ---------------------------------------------------------------- actions
@@ -145,8 +163,25 @@ class PassOn:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
+    """``spare``: the process that becomes this worker, if one does."""
+
     worker: str
     model: str
+    spare: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartSpare:
+    """SpareSaid follows, or SpareEnded."""
+
+    spare: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndSpare:
+    """SpareEnded follows."""
+
+    spare: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +255,8 @@ Action = (
     | TellWorker
     | PassOn
     | Spawn
+    | StartSpare
+    | EndSpare
     | Terminate
     | Kill
     | Abort

@@ -11,8 +11,8 @@ UNBOUNDED = 1 << 62  # bytes
 @dataclass(frozen=True)
 class MemoryRules:
     """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model.
-    ``inspects``: whether workers' program can be asked what a model would take. ``concurrency``: requests that a worker
-    of the model gets at once, where an operator bounds them."""
+    ``inspects``: whether workers' program can be asked what a model would take. ``spares``: processes that wait for a
+    model. ``concurrency``: requests that a worker of the model gets at once, where an operator bounds them."""
 
     budget: int = UNBOUNDED
     lends: bool = False
@@ -21,6 +21,7 @@ class MemoryRules:
     said: Mapping[str, int] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     inspects: bool = False
+    spares: int = 0
     ttl: Mapping[str, float] = field(default_factory=dict)
     replicas: Mapping[str, Replicas] = field(default_factory=dict)
     preload: tuple[str, ...] = ()

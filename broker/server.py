@@ -22,6 +22,7 @@ from broker.events import (
     ApiSaid,
     Download,
     DownloadEnded,
+    EndSpare,
     Event,
     Exit,
     Forget,
@@ -33,8 +34,10 @@ from broker.events import (
     PeerGone,
     ReadSettings,
     SettingsRead,
+    SpareEnded,
     Spawn,
     SpawnFailed,
+    StartSpare,
     StopAll,
     StopDownload,
     TellApi,
@@ -129,7 +132,7 @@ class Server:
         self._handle_ends()
         if self._now >= self._ticked + self._tick and (all(drained) or self._now > self._ticked + _OVERDUE):
             self._ticked = self._now
-            for said in self._supervisor.downloads.read():
+            for said in self._supervisor.read():
                 self._handle(said)
             self._handle(Tick())
             self._supervisor.end_overdue_inspections()
@@ -269,10 +272,13 @@ class Server:
 
     def _act_on_process(self, action: Action) -> None:
         match action:
-            case Spawn(worker, model):
-                self._write_state()
-                if reason := self._supervisor.spawn(worker, model):
-                    self._pending.append(SpawnFailed(worker, reason))
+            case Spawn():
+                self._spawn(action)
+            case StartSpare(spare):
+                if reason := self._supervisor.start_spare(spare):
+                    self._pending.append(SpareEnded(spare, reason))
+            case EndSpare(spare):
+                self._supervisor.spares.end(spare)
             case Terminate(worker) | Kill(worker) | Abort(worker):
                 self._supervisor.signal(worker, _SIGNALS[type(action)])
             case Inspect(model):
@@ -282,6 +288,15 @@ class Server:
                     self._pending.append(DownloadEnded(model, reason))
             case StopDownload(model):
                 self._supervisor.downloads.stop(model)
+
+    def _spawn(self, wanted: Spawn) -> None:
+        """The state says the worker's name before its process gets it, so that a next broker finds it."""
+        supervisor = self._supervisor
+        was_spare = bool(wanted.spare) and supervisor.spawn_from(wanted.spare, wanted.worker)
+        self._write_state()
+        begin = supervisor.hand_over if was_spare else supervisor.spawn
+        if reason := begin(wanted.worker, wanted.model):
+            self._pending.append(SpawnFailed(wanted.worker, reason))
 
     def _inspect(self, model: str) -> None:
         if not self._supervisor.inspect(model):

@@ -80,6 +80,19 @@ class DownloadReport(Part):
     permanent: bool = False
 
 
+class SpareReady(Part):
+    """A line of a spare worker process, as JSON: it has imported everything. ``footprint``: bytes that it takes."""
+
+    footprint: int
+
+
+class Assignment(Part):
+    """The line that makes a spare process this ``worker`` of this ``model``, as JSON."""
+
+    worker: str
+    model: str
+
+
 class Follow(Part):
     """What has changed since the change ``since`` of the broker with this ``epoch``?"""
 

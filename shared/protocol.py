@@ -32,6 +32,7 @@ from shared.generation import (
 from shared.hosting import Hosted, Place
 from shared.key_terms import KeyTerms, Spent
 from shared.operations import (
+    Assignment,
     Change,
     ChangesReport,
     DownloadReport,
@@ -41,6 +42,7 @@ from shared.operations import (
     OrderReply,
     Reload,
     Reloaded,
+    SpareReady,
 )
 from shared.parts import AsJson, Ids, Part
 from shared.reports import (
@@ -63,6 +65,7 @@ __all__ = [
     "Alternative",
     "ApiToBroker",
     "AsJson",
+    "Assignment",
     "BrokerToApi",
     "BrokerToWorker",
     "Bye",
@@ -123,6 +126,7 @@ __all__ = [
     "RunHeader",
     "Sampling",
     "Scores",
+    "SpareReady",
     "Spent",
     "Start",
     "Status",

@@ -149,13 +149,15 @@ class MemoryDecision(Part):
 
 
 class MemoryStatus(Part):
-    """Bytes. ``used``: what all workers are charged with: what they have or may come to use.
+    """Bytes. ``used``: what all workers are charged with: what they have or may come to use; and what spares take.
 
-    ``leases``: by worker, for keys and values. ``decisions``: the last ones, the latest first.
+    ``spares``: by name, of processes that wait for a model. ``leases``: by worker, for keys and values.
+    ``decisions``: the last ones, the latest first.
     """
 
     budget: int = 0
     used: int = 0
+    spares: dict[str, int] = {}
     leases: dict[str, int] = {}
     decisions: list[MemoryDecision] = []
 

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         30.0, gt=0, description="how long requests wait at most until the turn of a model in their way ends"
     )
 
+    spare_workers: int = Field(
+        1,
+        ge=0,
+        le=8,
+        description="processes with everything imported that wait for the next model to be loaded",
+    )
     ttl: float = Field(0.0, ge=0, description="a model without a request for so long is unloaded; 0: none is")
 
     replicas: ReplicaRange = Field(

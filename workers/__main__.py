@@ -19,6 +19,7 @@ from workers.engine.cpu.install import describe_blas, keep_freed_memory, open_bl
 from workers.job import Served
 from workers.model.load_error import LoadError, Progress
 from workers.serve import serve
+from workers.spare import await_assignment
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +29,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     settings = load_settings()
-    logs.configure(f"worker {options.model}", settings.log_level)
     if options.inspect:
         return _inspect(settings, options.model)
-    source = settings.sources.get(options.model)
+    logs.configure(f"worker {options.model}" if options.model else "spare", settings.log_level)
+    log.info("%s", describe_blas(open_blas(settings.blas)))
+    if options.model:
+        return _serve(settings, options.model, options.id)
+    told = await_assignment()
+    return _serve(load_settings(), told.model, told.worker) if told else exits.STOPPED
+
+
+def _serve(settings: Settings, model: str, worker: str | None) -> int:
+    logs.configure(f"worker {model}", settings.log_level)
+    source = settings.sources.get(model)
     if source and source.kind == "hosted":
         from workers.host.serve import serve_hosted
 
-        return serve_hosted(settings, options.model, options.id)
-    log.info("%s", describe_blas(open_blas(settings.blas)))
-    return serve(
-        settings, options.model, options.id, lambda progress: _load(settings, options.model, progress)
-    )
+        return serve_hosted(settings, model, worker)
+    return serve(settings, model, worker, lambda progress: _load(settings, model, progress))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers", description="Serve one model.")
-    parser.add_argument("--model", required=True, help="one of MLX_SERVER_AVAILABLE_MODELS")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="one of MLX_SERVER_AVAILABLE_MODELS")
+    what.add_argument("--spare", metavar="NAME", help="wait for a model, which the broker tells on a socket")
     parser.add_argument("--id", help="name of this worker, given by the broker that starts it")
     parser.add_argument(
         "--inspect", action="store_true", help="load nothing; print what the model would take, as JSON"

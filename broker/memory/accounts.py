@@ -6,26 +6,28 @@ Rule 2: a worker is told its first lease before its first request; one that an e
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from broker.events import Action, TellWorker
-from broker.memory.decisions import Decision, Grow, Never, Wait
+from broker.memory.decisions import Decision, Grow, Never, Shrink, Start, Wait, gb
 from broker.memory.ledger import Entry, Lease, Ledger, Usage
 from broker.memory.needs import Needs
 from broker.memory.replicas import Growth, More, with_replicas
+from broker.memory.spares import Spares
 from broker.memory.swaps import Demand, Turns
 from broker.models.downloads import Downloads
 from broker.models.inspections import Inspections
 from broker.models.load_failures import LoadFailures
 from broker.requests.scheduler import Scheduler
 from broker.rules import UNBOUNDED, MemoryRules
-from broker.workers.lifecycle import State
+from broker.workers.lifecycle import STARTING, State
 from broker.workers.registry import Registry, Worker
 from shared import protocol
 from shared.protocol import Inspection, MemoryDecision, MemoryStatus, Register
 
 _REMEMBERED = 50  # decisions
+_SETTLES = 10.0  # seconds in which a model answers those that it was loaded for, and no spare process imports beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Memory:
         scheduler: Scheduler,
         failures: LoadFailures,
         started: float,
+        name_worker: Callable[[str], str] = str,
     ) -> None:
         self.rules = rules
         self._registry = registry
@@ -52,6 +55,7 @@ class Memory:
         self.needs = Needs(rules.budget, rules.said, rules.pinned)
         self.inspections = Inspections(rules.inspects)
         self.downloads = Downloads()
+        self.spares = Spares(rules.spares, name_worker)
         self._turns = Turns(rules.max_wait)
         self.growth = Growth(registry, scheduler)
         self.wishes = {model: Wish(started, yields=True) for model in rules.preload}
@@ -62,6 +66,8 @@ class Memory:
         self._starts: dict[str, float] = {}  # of workers that load
         self._decisions: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
         self._news: list[str] = []
+        self._waits = False  # a model, for memory
+        self._hindered = False  # by spares, which therefore have to end
         self._last = ""  # the last decision without its figures, so that a wait is noted once
 
     def decide(self, now: float) -> Decision | None:
@@ -72,8 +78,34 @@ class Memory:
             worker.closed = worker.id in self._turns.closed
         if isinstance(decision, Grow) and not self.rules.lends:
             return None
+        self._hindered = False
+        if isinstance(decision, Start):
+            decision = self._unless_spares_hinder(decision, ledger, now)
+            self._hindered = isinstance(decision, Wait)
+        self._waits = isinstance(decision, Wait)
         self._note(decision, now)
         return None if isinstance(decision, Wait) else decision
+
+    def _unless_spares_hinder(self, start: Start, ledger: Ledger, now: float) -> Start | Wait:
+        """A plan counts no spares, so those that the new worker does not become may have to end first."""
+        over = self.needs.of(start.model, now).total + self.spares.beside - ledger.free(start.model)
+        return (
+            start
+            if over <= 0
+            else Wait(start.model, f"{gb(over)} are missing until a spare process has ended")
+        )
+
+    def look_after_spares(self, now: float) -> Iterator[Action | Shrink]:
+        """To be asked once ``decide`` has nothing more."""
+        yield from self.spares.look(self._ledger(now), now, hinders=self._hindered, calm=self._is_calm(now))
+
+    def _is_calm(self, now: float) -> bool:
+        """No model is loading or waits for memory, and none begins the answers that it was loaded for."""
+        return not self._waits and not any(
+            (worker.state in STARTING and not worker.returning)
+            or (worker.in_flight and now - worker.since < _SETTLES)
+            for worker in self._registry
+        )
 
     def news(self) -> list[str]:
         """Lines for the log about what was decided since it was last asked."""
@@ -84,14 +116,16 @@ class Memory:
         ledger = self._ledger(now)
         return MemoryStatus(
             budget=self.rules.budget,
-            used=ledger.charged,
+            used=ledger.charged + sum(self.spares.sizes.values()),
+            spares=self.spares.sizes,
             leases={entry.worker: entry.lease.size for entry in ledger.entries},
             decisions=[MemoryDecision(age=now - at, line=line) for at, line in self._decisions],
         )
 
     def _ledger(self, now: float) -> Ledger:
         entries = with_replicas([self._entry(worker, now) for worker in self._registry])
-        return Ledger(self.rules.budget, self.rules.min_stay, entries, self.needs.pinned(now))
+        pinned = self.needs.pinned(now)
+        return Ledger(self.rules.budget, self.rules.min_stay, entries, pinned, self.spares.claim)
 
     def _entry(self, worker: Worker, now: float) -> Entry:
         need = self.needs.of(worker.model, now, worker.total if worker.state is State.LOADING else 0)
@@ -185,6 +219,7 @@ class Memory:
         self.rules = rules
         self.needs.configure(rules.budget, rules.said, rules.pinned)
         self._turns.max_wait = rules.max_wait
+        self.spares.wanted = rules.spares
         self.wishes = {model: wish for model, wish in self.wishes.items() if model in models}
         self.wishes |= {model: Wish(0.0, yields=True) for model in fresh}
 

@@ -17,7 +17,7 @@ _UNLIKE = 4 * GRAIN  # less is not worth moving
 
 def grow(ledger: Ledger, candidates: Iterable[Entry]) -> Grow | None:
     """What is free, to those that could fill more than they have."""
-    free = 0 if ledger.returning else ledger.free() // GRAIN * GRAIN
+    free = 0 if ledger.returning else max(0, ledger.free() - ledger.spares) // GRAIN * GRAIN
     leases = filled([entry for entry in candidates if _grows(entry)], free)
     return Grow(leases) if leases else None
 

@@ -131,12 +131,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """``pinned``: the needs of all pinned models, loaded or not."""
+    """``pinned``: the needs of all pinned models, loaded or not. ``spares``: bytes that no lease grows into.
+
+    Spare processes take them, and give way to any model, so nothing else here counts them.
+    """
 
     budget: int
     min_stay: float
     entries: tuple[Entry, ...] = ()
     pinned: tuple[Need, ...] = ()
+    spares: int = 0
 
     @property
     def charged(self) -> int:

@@ -20,17 +20,19 @@ _OF_THE_BROKER = (
     "memory_gb",
     "concurrency",
 )  # keys of a table that no worker reads
-_LIVE = ("max_cache_size_gb", "min_stay", "max_wait", "ttl", "replicas", "default_model")
+_LIVE = ("max_cache_size_gb", "min_stay", "max_wait", "ttl", "replicas", "spare_workers", "default_model")
 _SAID_BY_MODEL = ("models", "available_models")
 
 
 def memory_rules(settings: Settings, most: int = UNBOUNDED) -> MemoryRules:
     """``most``: bytes that this machine has for models."""
     tables = {model: settings.table(model) for model in settings.sources}
+    own_workers = settings.worker_command == Settings.model_fields["worker_command"].default
     return MemoryRules(
         budget=min(int(settings.max_cache_size_gb * GB), most),
         lends=True,
-        inspects=settings.worker_command == Settings.model_fields["worker_command"].default,
+        inspects=own_workers,
+        spares=settings.spare_workers if own_workers else 0,
         min_stay=settings.min_stay,
         max_wait=settings.max_wait,
         said={

@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from broker.events import DownloadEnded, DownloadSaid, Inspected, WorkerExited
+from broker.events import DownloadEnded, DownloadSaid, Inspected, SpareEnded, SpareSaid, WorkerExited
 from broker.system.download_processes import DownloadProcesses
 from broker.system.log_files import keep_end, keep_newest
 from broker.system.processes import start_of
+from broker.system.spare_processes import SpareProcesses
 from shared.protocol import Inspection
 
 log = logging.getLogger(__name__)
@@ -94,8 +95,10 @@ class Supervisor:
         self._log_dir = log_dir
         self._inspection = inspection
         self._processes: dict[str, Process] = {}
+        self._replaced: list[Process] = []  # that are not reaped yet, and whose ends are no news
         self._inspections: dict[str, tuple[subprocess.Popen[bytes], float]] = {}  # by model, and until when
         self.downloads = DownloadProcesses()
+        self.spares = SpareProcesses(command)
         self.watched: list[int] = []  # readable when an adopted process has ended
 
     def log_of(self, worker: str) -> str:
@@ -125,6 +128,36 @@ class Supervisor:
             os.close(output)
         self._processes[worker] = Child(child)
         return None
+
+    def start_spare(self, spare: str) -> str | None:
+        """Returns why it failed, if it did."""
+        output = self._output(spare)
+        try:
+            return self.spares.start(spare, output)
+        finally:
+            os.close(output)
+
+    def spawn_from(self, spare: str, worker: str) -> bool:
+        """Makes the spare process this worker's, which gets its log and its pid; False: the spare has ended.
+
+        ``hand_over`` follows. Between the two the state is written, so that a next broker knows the pid.
+        """
+        process = self.spares.give(spare, worker)
+        if process is None:
+            return False
+        self._processes[worker] = Child(process)
+        with suppress(OSError):
+            Path(self.log_of(spare)).rename(self.log_of(worker))  # it writes on to the same file
+        return True
+
+    def hand_over(self, worker: str, model: str) -> str | None:
+        """Returns why it failed, if it did: then another process was tried."""
+        if self.spares.hand_over(worker, model):
+            return None
+        silent = self._processes.pop(worker)
+        silent.signal(signal.SIGKILL)
+        self._replaced.append(silent)
+        return self.spawn(worker, model)
 
     def inspect(self, model: str) -> bool:
         """False: it cannot begin. Else ``reap`` returns what was found."""
@@ -168,7 +201,7 @@ class Supervisor:
 
     def trim_logs(self, make_room: int = 0) -> None:
         """Keeps the newest logs of workers, and the end of each. Logs of living workers are not removed."""
-        living = [self.log_of(worker) for worker in self._processes]
+        living = [self.log_of(name) for name in (*self._processes, *self.spares.names)]
         keep_newest(self._log_dir.glob("worker-*.log"), KEPT_LOGS - make_room, living)
         for path in living:
             keep_end(path, LOG_BYTES)
@@ -178,8 +211,13 @@ class Supervisor:
         if adopted.fd is not None:
             self.watched.append(adopted.fd)
 
-    def reap(self) -> list[WorkerExited | Inspected | DownloadSaid | DownloadEnded]:
-        """The workers, the inspections and the downloads that ended since the last call."""
+    def read(self) -> list[DownloadSaid | SpareSaid]:
+        """What children that are no workers have said since the last call."""
+        return [*self.downloads.read(), *self.spares.read()]
+
+    def reap(self) -> list[WorkerExited | Inspected | DownloadSaid | DownloadEnded | SpareEnded]:
+        """The workers, the inspections, the downloads and the spares that ended since the last call."""
+        self._replaced = [process for process in self._replaced if not process.ended()]
         ended = [(worker, process) for worker, process in self._processes.items() if process.ended()]
         for worker, _ in ended:
             del self._processes[worker]
@@ -187,7 +225,7 @@ class Supervisor:
             WorkerExited(worker, process.code, () if process.code == 0 else self._last_lines(worker))
             for worker, process in ended
         ]
-        return [*exits, *self._reap_inspections(), *self.downloads.reap()]
+        return [*exits, *self._reap_inspections(), *self.downloads.reap(), *self.spares.reap()]
 
     def _last_lines(self, worker: str) -> tuple[str, ...]:
         try:
@@ -207,6 +245,7 @@ class Supervisor:
         for child, _ in self._inspections.values():
             child.kill()
         self.downloads.close()
+        self.spares.close()
         deadline = time.monotonic() + patience
         while self.reap() or (self._processes and time.monotonic() < deadline):
             time.sleep(0.01)

@@ -73,6 +73,7 @@ class Worker:
     closed: bool = False  # gets nothing new: it is to make room for another model
     added: float = 0.0  # when its process was started, or first heard
     wanted_at: float = 0.0  # when it last ran a request, or one waited for it
+    was_spare: bool = False  # its process was started before it was known for which model
     replaces: tuple[str, ...] = ()  # workers of its model, which leave when it is ready; none afterwards
 
     @property

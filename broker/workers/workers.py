@@ -86,7 +86,9 @@ class Workers:
         worker = self._registry.add(self._life.name_worker(model), model, now, spawned=True)
         worker.replaces = replaces
         self._memory.note_start(worker, lease, now)
-        return Spawn(worker.id, model)
+        spare = self._memory.spares.take()
+        worker.was_spare = bool(spare)
+        return Spawn(worker.id, model, spare)
 
     # ---------------------------------------------------------------- what a worker says
 
@@ -206,6 +208,10 @@ class Workers:
     def note_exit(self, event: WorkerExited, now: float, cause: ExitCause | None = None) -> Iterator[Action]:
         if worker := self._registry.get(event.worker):
             cause = cause or of_exit(event.code)
+            if (
+                worker.was_spare and worker.state is State.SPAWNED
+            ):  # it ended before the model had anything to do with it
+                cause = ExitCause(cause.how)
             early = " before it was ready" if worker.state in STARTING else ""
             how = f"{cause.how}{early}; the log of {worker.id} says more"
             yield from self._lose(worker, ExitCause(how, cause.fault), now)

@@ -58,9 +58,10 @@ def test_models_that_do_not_fit_together_answer_every_request_whatever_happens_t
         max_wait=4.0,
         said=dict.fromkeys(MODELS, 5 * GB),
         ttl=dict.fromkeys(MODELS, 6.0 * (seed % 2)),
+        spares=seed % 3,
     )
     ours = tuple(what for what in RARELY if what != "start_foreign")  # whose memory nobody could have back
-    world = play(seed, 160, (*ours, *CRASHES), rules)
+    world = play(seed, 160, (*ours, *CRASHES, "lose_spare", "import_spare", "import_spare"), rules)
     world.settle()
     assert not world.open
     world.do("tick")

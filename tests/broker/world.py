@@ -18,14 +18,18 @@ from broker.events import (
     Abort,
     Action,
     ApiSaid,
+    EndSpare,
     Event,
     Exit,
     Kill,
     Leave,
     PassOn,
     PeerGone,
+    SpareEnded,
+    SpareSaid,
     Spawn,
     SpawnFailed,
+    StartSpare,
     StopAll,
     TellApi,
     TellWorker,
@@ -34,22 +38,16 @@ from broker.events import (
     WorkerExited,
     WorkerSaid,
 )
-from broker.requests.scheduler import Limits
 from broker.rules import MemoryRules
 from broker.startup import Survivor, Timeouts
-from shared.errors import Draining
 from shared.protocol import (
     BrokerToApi,
-    BrokerToWorker,
     Bye,
-    Cancel,
     Done,
-    Drain,
     Failed,
     Failure,
     Forward,
     Goodbye,
-    Heartbeat,
     Ping,
     Pong,
     Refused,
@@ -62,7 +60,6 @@ from tests.broker.plays import (
     API,
     BODY,
     cancel,
-    forward,
     header,
     load_failed,
     loading,
@@ -70,67 +67,15 @@ from tests.broker.plays import (
     ready,
     status,
 )
+from tests.broker.world_process import LIMITS, Process
 
 MODELS = ("a", "b")
-LIMITS = Limits(max_in_flight=3, queue_per_model=5, queue_total=8, queue_age=40)
 TIMEOUTS = Timeouts(silence=5, stall=6, load=20, drain=10)
 OWN_FAILURE = Failure(status=400, code="c", message="m")
 CRASHES = (-11, 70)
 FROM_OUTSIDE = (-9, 0)
-
-
-class Process:
-    """A worker as it is, whatever the broker thinks of it."""
-
-    def __init__(self, id: str, model: str, spawned: bool) -> None:
-        self.id = id
-        self.model = model
-        self.spawned = spawned
-        self.ready = False
-        self.silent = False
-        self.hangs = False
-        self.drains = False
-        self.epoch = ""
-        self.registered = 0  # in which life of the broker
-        self.step = 0
-        self.runs: dict[str, int] = {}
-        self.ended: dict[str, int] = {}
-        self.words: deque[WorkerSaid] = deque()
-
-    def obey(self, message: BrokerToWorker) -> None:
-        match message:
-            case RunHeader(submit=submit) if submit.request_id in self.ended:
-                del self.ended[submit.request_id]
-                self.end(submit.request_id, submit.attempt)
-            case RunHeader(submit=submit) if self.drains and submit.request_id not in self.runs:
-                leaving = Draining("I leave").to_failure()
-                self.fail(submit.request_id, submit.attempt, leaving)
-            case RunHeader(submit=submit):
-                self.runs[submit.request_id] = submit.attempt
-                assert len(self.runs) <= LIMITS.max_in_flight, "a worker got more than it may hold"
-            case Cancel(request_id=request_id) | Done(request_id=request_id):
-                self.runs.pop(request_id, None)
-                self.ended.pop(request_id, None)
-            case Drain():
-                self.drains = True
-            case Pong(epoch=epoch) if epoch != self.epoch:
-                self.epoch = epoch
-                if self.ready:
-                    held = {**self.runs, **self.ended}
-                    self.words.append(ready(self.id, self.model, held, epoch))
-
-    def end(self, request_id: str, attempt: int) -> None:
-        self.ended[request_id] = attempt
-        self.words.append(forward(self.id, request_id, attempt=attempt))
-
-    def fail(self, request_id: str, attempt: int, failure: Failure) -> None:
-        failed = Failed(request_id=request_id, attempt=attempt, failure=failure)
-        self.words.append(WorkerSaid(self.id, failed))
-
-    def beat(self) -> None:
-        self.step += not self.hangs
-        word = Heartbeat(epoch=self.epoch, step=self.step, active=len(self.runs))
-        self.words.append(WorkerSaid(self.id, word))
+SIGNALS = {Kill: -9, Abort: -6, Terminate: -15}
+SPARE = 10**9 // 4  # bytes
 
 
 class World:
@@ -145,7 +90,8 @@ class World:
         self.epoch = "e1"
         self.alive: dict[str, Process] = {}
         self.dead: list[Process] = []
-        self.exits: deque[WorkerExited] = deque()
+        self.spares: set[str] = set()
+        self.exits: deque[WorkerExited | SpareEnded] = deque()
         self.caused: deque[Event] = deque()  # not handled yet; the first is being handled
         self.open: dict[str, tuple[str, int]] = {}  # request -> model, attempt
         self.cancelled: set[str] = set()
@@ -189,14 +135,13 @@ class World:
 
     def act(self, action: Action, cause: Event) -> None:
         match action:
-            case Spawn(worker, model):
+            case StartSpare() | EndSpare():
+                self.act_on_spare(action)
+            case Spawn(worker, model, spare):
+                self.spares.discard(spare)  # without it a new process is started
                 self.alive[worker] = Process(worker, model, spawned=True)
-            case Kill(worker):
-                self.die(worker, -9)
-            case Abort(worker):
-                self.die(worker, -6)
-            case Terminate(worker):
-                self.die(worker, -15)
+            case Kill() | Abort() | Terminate():
+                self.die(action.worker, SIGNALS[type(action)])
             case TellWorker(worker, Goodbye()):
                 self.die(worker, 0)
             case TellWorker(worker, message) if worker in self.alive:
@@ -268,6 +213,17 @@ class World:
             if process.spawned:
                 self.exits.append(WorkerExited(worker, code))
 
+    def act_on_spare(self, action: StartSpare | EndSpare) -> None:
+        if isinstance(action, StartSpare):
+            self.spares.add(action.spare)
+        else:
+            self.end_spare(action.spare)
+
+    def end_spare(self, spare: str) -> None:
+        if spare in self.spares:
+            self.spares.remove(spare)
+            self.exits.append(SpareEnded(spare, "was killed by SIGKILL"))
+
     # ---------------------------------------------------------------- what must hold
 
     def with_room(self, report: StatusReport, model: str) -> bool:
@@ -306,6 +262,16 @@ class World:
                 assert self.crashed[request_id] >= 2, "refused for crashes that it was not in"
             case _:
                 raise AssertionError(f"refused without a cause: {code}")
+
+    def check_spares(self) -> None:
+        """No more than are wanted, and all of them, with the workers, within the budget."""
+        if not self.rules or not self.rules.spares:
+            assert not self.spares
+            return
+        memory = status(self.broker, self.now).memory
+        assert len(self.spares) <= self.rules.spares
+        assert self.spares <= memory.spares.keys(), "the broker has forgotten one"
+        assert memory.used <= memory.budget, "more than the budget is in use"
 
     def check_queue(self) -> None:
         report = status(self.broker, self.now)
@@ -428,8 +394,17 @@ class World:
             for _ in range(self.rng.randrange(len(process.words) + 1)):
                 process.words.popleft()
         self.exits.clear()
+        self.spares.clear()  # each ends with its broker
         self.dead.clear()  # what they said is lost with the broker that would have read it
         self.broker = self.next_broker(survivors)
+
+    def lose_spare(self) -> None:
+        for spare in sorted(self.spares)[:1]:
+            self.end_spare(spare)
+
+    def import_spare(self) -> None:
+        for spare in sorted(self.spares)[:1]:
+            self.play(SpareSaid(spare, SPARE))
 
     def lose_worker(self) -> None:
         for process in self.some():
@@ -457,6 +432,7 @@ class World:
             self.play(self.exits.popleft())
         self.play(Tick())
         self.check_queue()
+        self.check_spares()
 
     def do(self, what: str) -> None:
         getattr(self, what)()

@@ -31,7 +31,8 @@ class Stack:
         self.folder = self.make_folder()
         (self.folder / "log").mkdir(mode=0o700)
         self.port = free_port()
-        wanted = {"port": self.port, "run_dir": self.folder, **settings}
+        quiet = {"spare_workers": 0}  # whose imports would slow down what runs beside them
+        wanted = {"port": self.port, "run_dir": self.folder, **quiet, **settings}
         ours = {f"MLX_SERVER_{name.upper()}": str(value) for name, value in wanted.items()}
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **ours}
         self.process = subprocess.Popen(

@@ -266,6 +266,15 @@ def load(
         return loaded
 
 
+def import_libraries() -> None:
+    """What loading a model imports, for a process that does so ahead of time.
+
+    The modules of most families share theirs with Llama's.
+    """
+
+    import workers.model.serve_model  # noqa: F401
+
+
 def _weights_of(folder: Path, facts: ModelFacts) -> "tuple[Module, dict[str, Any]]":
     """Loads the model; names the missing files, where mlx-lm's error names the missing parameters."""
     from mlx_lm.utils import load_model

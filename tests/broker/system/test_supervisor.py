@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from broker.events import DownloadEnded, DownloadSaid, Inspected, WorkerExited
+from broker.events import DownloadEnded, DownloadSaid, Inspected, SpareEnded, WorkerExited
 from broker.system.supervisor import Supervisor
 from shared.protocol import Inspection
 
@@ -16,7 +16,9 @@ def supervisor(tmp_path: Path, script: str, inspection: float = PATIENCE) -> Sup
     return Supervisor(["/bin/sh", "-c", script], tmp_path, inspection)
 
 
-def reaped(children: Supervisor) -> list[WorkerExited | Inspected | DownloadSaid | DownloadEnded]:
+def reaped(
+    children: Supervisor,
+) -> list[WorkerExited | Inspected | DownloadSaid | DownloadEnded | SpareEnded]:
     deadline = time.monotonic() + PATIENCE
     while not (found := children.reap()):
         assert time.monotonic() < deadline, "nothing ended"
