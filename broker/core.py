@@ -37,6 +37,7 @@ from broker.memory.replicas import surplus
 from broker.models.fetches import Fetches
 from broker.models.load_failures import LoadFailures
 from broker.models.orders import Orders
+from broker.models.recycling import Recycling
 from broker.models.unwanted import expire_unwanted
 from broker.reports import status
 from broker.reports.api_figures import ApiFigures
@@ -114,6 +115,7 @@ class Broker:
         self._orders = Orders(
             models, registry, self._admission, failures, memory, self._workers, self._fetches
         )
+        self._recycling = Recycling(registry, memory, self._orders)
         self._memory.needs.restore(life.learned)
         for model in life.pulls:
             if model in models:
@@ -399,6 +401,8 @@ class Broker:
             yield from self._lose_api(api, f"was silent for {self._api_silence:g} s", now)
         yield from self._workers.expire(now)
         yield from expire_unwanted(self._registry, self._memory, self._workers, now)
+        if not self.stopping:
+            yield from self._recycling.look(now)
         downloads = self._memory.downloads
         yield from self._requests.expire(now, downloads.absent | downloads.running.keys())
         if now >= self._told_at + _TELL_POSITIONS:

@@ -12,7 +12,8 @@ UNBOUNDED = 1 << 62  # bytes
 class MemoryRules:
     """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model.
     ``inspects``: whether workers' program can be asked what a model would take. ``spares``: processes that wait for a
-    model. ``concurrency``: requests that a worker of the model gets at once, where an operator bounds them."""
+    model. ``recycle``: bytes by which a worker may grow at rest, 0: as much as it likes. ``concurrency``: requests that a
+    worker of the model gets at once, where an operator bounds them."""
 
     budget: int = UNBOUNDED
     lends: bool = False
@@ -22,6 +23,7 @@ class MemoryRules:
     pinned: frozenset[str] = frozenset()
     inspects: bool = False
     spares: int = 0
+    recycle: int = 0
     ttl: Mapping[str, float] = field(default_factory=dict)
     replicas: Mapping[str, Replicas] = field(default_factory=dict)
     preload: tuple[str, ...] = ()

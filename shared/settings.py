@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         le=8,
         description="processes with everything imported that wait for the next model to be loaded",
     )
+    recycle_gb: float = Field(
+        2.0,
+        ge=0,
+        description="an idle worker that has grown by so much since its load is replaced; 0: none is",
+    )
     ttl: float = Field(0.0, ge=0, description="a model without a request for so long is unloaded; 0: none is")
 
     replicas: ReplicaRange = Field(

@@ -64,6 +64,7 @@ class Memory:
         self._first = int(started * 1000)
         self._leases: dict[str, Lease] = {}
         self._starts: dict[str, float] = {}  # of workers that load
+        self._outgrown: set[str] = set()  # workers that are to be replaced for what they have grown by
         self._decisions: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
         self._news: list[str] = []
         self._waits = False  # a model, for memory
@@ -205,9 +206,13 @@ class Memory:
         line = str(decision) if decision else ""
         about = line.partition(":")[0] if isinstance(decision, Wait) else line
         if decision and about != self._last:
-            self._decisions.appendleft((now, line))
-            self._news.append(line)
+            self.note(line, now)
         self._last = about
+
+    def note(self, line: str, now: float) -> None:
+        """Among the decisions and in the log."""
+        self._decisions.appendleft((now, line))
+        self._news.append(line)
 
     def configure(self, rules: MemoryRules, models: Collection[str]) -> None:
         """What has been learned stays. What is newly to be preloaded is, but for what is ready."""
@@ -251,10 +256,16 @@ class Memory:
     def note_use(self, worker: Worker) -> None:
         if lease := self._leases.get(worker.id):
             self._leases[worker.id] = lease.confirm(worker.use.serial, worker.use.obeyed)
-        if worker.use.footprint and worker.state is State.READY:
+        if worker.use.footprint and worker.state is State.READY and worker.id not in self._outgrown:
             self.needs.note_base(worker.model, worker.use.footprint - worker.use.kv)
 
+    def unlearn(self, worker: Worker, base: int) -> None:
+        """What the worker takes beyond ``base`` is growth, and nothing more is learned from it."""
+        self._outgrown.add(worker.id)
+        self.needs.unlearn(worker.model, base)
+
     def forget(self, worker_id: str) -> None:
+        self._outgrown.discard(worker_id)
         self._leases.pop(worker_id, None)
         self._starts.pop(worker_id, None)
         self._turns.closed.pop(worker_id, None)

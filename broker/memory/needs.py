@@ -111,6 +111,15 @@ class Needs:
     def note_load_seconds(self, model: str, seconds: float) -> None:
         self._learned.setdefault(model, Learned()).loads.append(seconds)
 
+    def known_base(self, model: str) -> int:
+        """0: nothing is known of it."""
+        return self._learned[model].base if model in self._learned else 0
+
+    def unlearn(self, model: str, base: int) -> None:
+        """What has been learned beyond ``base`` was growth, and no need."""
+        known = self._learned.setdefault(model, Learned())
+        known.base = min(known.base, base)
+
     def note_base(self, model: str, base: int) -> None:
         known = self._learned.setdefault(model, Learned())
         known.base = max(known.base, base)

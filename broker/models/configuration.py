@@ -20,7 +20,16 @@ _OF_THE_BROKER = (
     "memory_gb",
     "concurrency",
 )  # keys of a table that no worker reads
-_LIVE = ("max_cache_size_gb", "min_stay", "max_wait", "ttl", "replicas", "spare_workers", "default_model")
+_LIVE = (
+    "max_cache_size_gb",
+    "min_stay",
+    "max_wait",
+    "ttl",
+    "replicas",
+    "spare_workers",
+    "recycle_gb",
+    "default_model",
+)
 _SAID_BY_MODEL = ("models", "available_models")
 
 
@@ -33,6 +42,7 @@ def memory_rules(settings: Settings, most: int = UNBOUNDED) -> MemoryRules:
         lends=True,
         inspects=own_workers,
         spares=settings.spare_workers if own_workers else 0,
+        recycle=int(settings.recycle_gb * GB),
         min_stay=settings.min_stay,
         max_wait=settings.max_wait,
         said={

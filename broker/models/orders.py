@@ -15,7 +15,7 @@ from broker.models.fetches import Fetches
 from broker.models.load_failures import LoadFailures
 from broker.reports.status import state_of
 from broker.requests.admission import Admission, cancelled_download, draining, unaffordable, unavailable
-from broker.workers.registry import Registry
+from broker.workers.registry import Registry, Worker
 from broker.workers.workers import Workers
 from shared.errors import ModelConflict, ModelNotFound, ModelUnavailable, ServingError, without_folders
 from shared.protocol import DownloadReport, Order, OrderReply
@@ -125,6 +125,17 @@ class Orders:
                 yield Note(
                     f"{worker.id} was not started by this server; restart it, so that it reads the settings"
                 )
+
+    def replace(self, worker: Worker, now: float) -> Iterator[Action]:
+        """One worker, of the broker's own accord; its model stays loaded, or is loaded again."""
+        model = worker.model
+        if self._memory.has_room_for_another(model, now):
+            lease = self._memory.needs.of(model, now).least_kv
+            yield self._workers.spawn(model, lease, now, replaces=(worker.id,))
+            return
+        yield from self._workers.end([worker.id], now)
+        if not self._registry.ready(model):
+            self._memory.wish(model, now)
 
     def go_on_after_fetch(self, model: str, now: float) -> Iterator[Action]:
         """A reload that found its model absent: the old worker served on while it was fetched."""
