@@ -207,7 +207,7 @@ class Broker:
     def _schedule(self, now: float, *, asks_ledger: bool) -> Iterator[Action]:
         self._workers.end_recovery(now)
         if asks_ledger and not self.stopping and (model := self._memory.next_to_inspect(self._models)):
-            yield Inspect(model)
+            yield Inspect(model, self._memory.rules.pythons.get(model, ""))
         if asks_ledger and not self.stopping:
             yield from self._fetches.begin(now)
         if not self._workers.awaits_survivors:

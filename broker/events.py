@@ -163,11 +163,12 @@ class PassOn:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """``spare``: the process that becomes this worker, if one does."""
+    """``spare``: the process that becomes this worker, if one does. ``python``: its own interpreter, if it has one."""
 
     worker: str
     model: str
     spare: str = ""
+    python: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +221,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Inspected follows."""
+    """Inspected follows. ``python``: the model's own interpreter, if it has one."""
 
     model: str
+    python: str = ""
 
 
 @dataclass(frozen=True, slots=True)

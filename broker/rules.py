@@ -13,7 +13,8 @@ class MemoryRules:
     """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model.
     ``inspects``: whether workers' program can be asked what a model would take. ``spares``: processes that wait for a
     model. ``recycle``: bytes by which a worker may grow at rest, 0: as much as it likes. ``concurrency``: requests that a
-    worker of the model gets at once, where an operator bounds them."""
+    worker of the model gets at once, where an operator bounds them. ``pythons``: by model, of those that have an
+    interpreter of their own."""
 
     budget: int = UNBOUNDED
     lends: bool = False
@@ -24,6 +25,7 @@ class MemoryRules:
     inspects: bool = False
     spares: int = 0
     recycle: int = 0
+    pythons: Mapping[str, str] = field(default_factory=dict)
     ttl: Mapping[str, float] = field(default_factory=dict)
     replicas: Mapping[str, Replicas] = field(default_factory=dict)
     preload: tuple[str, ...] = ()

@@ -281,8 +281,8 @@ class Server:
                 self._supervisor.spares.end(spare)
             case Terminate(worker) | Kill(worker) | Abort(worker):
                 self._supervisor.signal(worker, _SIGNALS[type(action)])
-            case Inspect(model):
-                self._inspect(model)
+            case Inspect(model, python):
+                self._inspect(model, python)
             case Download(model):
                 if reason := self._supervisor.downloads.start(model):
                     self._pending.append(DownloadEnded(model, reason))
@@ -294,12 +294,15 @@ class Server:
         supervisor = self._supervisor
         was_spare = bool(wanted.spare) and supervisor.spawn_from(wanted.spare, wanted.worker)
         self._write_state()
-        begin = supervisor.hand_over if was_spare else supervisor.spawn
-        if reason := begin(wanted.worker, wanted.model):
+        if was_spare:
+            reason = supervisor.hand_over(wanted.worker, wanted.model)
+        else:
+            reason = supervisor.spawn(wanted.worker, wanted.model, wanted.python)
+        if reason:
             self._pending.append(SpawnFailed(wanted.worker, reason))
 
-    def _inspect(self, model: str) -> None:
-        if not self._supervisor.inspect(model):
+    def _inspect(self, model: str, python: str) -> None:
+        if not self._supervisor.inspect(model, python):
             self._pending.append(Inspected(model, None))
 
     def _read_settings(self, api: str = "", query: str = "") -> SettingsRead:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.dotenv import NOT_FROM_A_FOLDER
-from shared.model_table import Key
+from shared.model_table import NAMES_A_FILE, Key
 from shared.models import is_folder, names_a_folder
 
 IN_FOLDER = "mlx-server.toml"
@@ -74,8 +74,9 @@ class ConfigFile:
             source = table.get("source")
             if isinstance(source, str) and is_folder(source):
                 yield self.at(("models", name, "source"), _not_from_here("name a folder"))
-            if "serve" in table:
-                yield self.at(("models", name, "serve"), _not_from_here("name a command"))
+            for key in (*NAMES_A_FILE, "serve"):
+                if key in table:
+                    yield self.at(("models", name, key), _not_from_here("name a file or a program"))
 
 
 def _not_from_here(what: str) -> str:
@@ -140,11 +141,17 @@ def _unknown_table(name: str) -> str:
 
 
 def _from_folder(table: Any, folder: Path) -> Any:
-    """A relative folder is meant from the file on, wherever the server is started."""
+    """A relative path is meant from the file on, wherever the server is started."""
     if not isinstance(table, dict):
         return table
-    relative = {key: table[key] for key in ("source", "cwd") if str(table.get(key, "")).startswith(".")}
-    return {**table, **{key: str((folder / path).resolve()) for key, path in relative.items()}}
+    found = dict(table)
+    for key in ("source", "cwd"):
+        if isinstance(path := table.get(key), str) and path.startswith("."):
+            found[key] = str((folder / path).resolve())
+    for key in NAMES_A_FILE:
+        if isinstance(path := table.get(key), str) and not path.startswith("~"):
+            found[key] = str(folder / path)
+    return found
 
 
 def line_of(text: str, key: Key) -> int | None:

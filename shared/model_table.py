@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
@@ -21,10 +22,10 @@ from pydantic import (
 
 from shared.hosting import ENDPOINTS, Endpoint
 
+from shared.operators_files import check_python, template_in
+
 NOT_BUILT = frozenset(
     {
-        "chat_template",
-        "python",
         "allow_code",
     }
 )
@@ -137,7 +138,7 @@ class HostingKeys(BaseModel):
     )
 
 
-_NOT_HOSTED = ("source", "revision", "context_length", "truncate", "defaults")  # its own server decides these
+_NOT_HOSTED = ("source", "revision", "context_length", "truncate", "defaults", "chat_template", "python")  # its own server decides these
 
 
 class ModelTable(HostingKeys):
@@ -182,6 +183,16 @@ class ModelTable(HostingKeys):
         allow_inf_nan=False,
         description="memory it needs, in place of what is measured and learned; of a hosted model the first guess",
     )
+    chat_template: Path | None = Field(
+        None,
+        description="file with the chat template that is used in place of the model's own, from the file's folder on; "
+        "read when the model is loaded",
+    )
+    python: Path | None = Field(
+        None,
+        description="interpreter of this model's worker, such as `/venvs/other/bin/python`, in which mlx-server is "
+        "installed with another mlx; no spare process is used for it",
+    )
     defaults: SamplingDefaults = Field(
         SamplingDefaults(),
         description=f"table of {', '.join(f'`{name}`' for name in SamplingDefaults.model_fields)} for requests that do "
@@ -208,10 +219,28 @@ class ModelTable(HostingKeys):
             raise ValueError("serve has to say {port} where its server reads the port to listen at")
         return self
 
+    @field_validator("chat_template")
+    @classmethod
+    def _is_a_template(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            template_in(path := path.expanduser().absolute())
+        return path
+
+    @field_validator("python")
+    @classmethod
+    def _is_a_program(cls, path: Path | None) -> Path | None:
+        """Links stay: a virtual environment is known by the place of its link."""
+        if path is not None:
+            check_python(path := path.expanduser().absolute())
+        return path
+
     @field_validator("aliases", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+
+NAMES_A_FILE = ("chat_template", "python")  # which a file that was merely found may not do
 
 
 def decoded(tables: str) -> dict[str, Any]:

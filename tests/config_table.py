@@ -3,6 +3,7 @@
 ``python -m tests.config_table`` writes it; ``tests/test_config_docs.py`` fails where it is out of date.
 """
 
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from shared.model_table import HostingKeys, ModelTable, SamplingDefaults
@@ -18,6 +19,7 @@ _WORDS = {
     SamplingDefaults: "table",
     dict: "table of texts",
     tuple: "list of texts",
+    Path: "path",
 }
 
 

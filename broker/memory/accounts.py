@@ -68,7 +68,7 @@ class Memory:
         self._decisions: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
         self._news: list[str] = []
         self._waits = False  # a model, for memory
-        self._hindered = False  # by spares, which therefore have to end
+        self._spares_to_keep: int | None = None  # where a model waits until the others have ended
         self._last = ""  # the last decision without its figures, so that a wait is noted once
 
     def decide(self, now: float) -> Decision | None:
@@ -79,26 +79,27 @@ class Memory:
             worker.closed = worker.id in self._turns.closed
         if isinstance(decision, Grow) and not self.rules.lends:
             return None
-        self._hindered = False
+        self._spares_to_keep = None
         if isinstance(decision, Start):
             decision = self._unless_spares_hinder(decision, ledger, now)
-            self._hindered = isinstance(decision, Wait)
         self._waits = isinstance(decision, Wait)
         self._note(decision, now)
         return None if isinstance(decision, Wait) else decision
 
     def _unless_spares_hinder(self, start: Start, ledger: Ledger, now: float) -> Start | Wait:
         """A plan counts no spares, so those that the new worker does not become may have to end first."""
-        over = self.needs.of(start.model, now).total + self.spares.beside - ledger.free(start.model)
-        return (
-            start
-            if over <= 0
-            else Wait(start.model, f"{gb(over)} are missing until a spare process has ended")
-        )
+        taken = 0 if start.model in self.rules.pythons else 1
+        need = self.needs.of(start.model, now).total
+        over = need + self.spares.beside(taken) - ledger.free(start.model)
+        if over <= 0:
+            return start
+        self._spares_to_keep = taken
+        return Wait(start.model, f"{gb(over)} are missing until a spare process has ended")
 
     def look_after_spares(self, now: float) -> Iterator[Action | Shrink]:
         """To be asked once ``decide`` has nothing more."""
-        yield from self.spares.look(self._ledger(now), now, hinders=self._hindered, calm=self._is_calm(now))
+        keep = self._spares_to_keep
+        yield from self.spares.look(self._ledger(now), now, keep=keep, calm=self._is_calm(now))
 
     def _is_calm(self, now: float) -> bool:
         """No model is loading or waits for memory, and none begins the answers that it was loaded for."""

@@ -53,11 +53,10 @@ class Spares:
         self._spares.pop(name, None)
         return name
 
-    @property
-    def beside(self) -> int:
-        """Bytes of those that the next worker does not become."""
+    def beside(self, taken: int) -> int:
+        """Bytes of all but the next ``taken`` of them."""
         sizes = self.sizes
-        return sum(sizes.values()) - sum(sizes[name] for name in self._staying[:1])
+        return sum(sizes.values()) - sum(sizes[name] for name in self._staying[:taken])
 
     def hear(self, spare: str, footprint: int) -> None:
         if known := self._spares.get(spare):
@@ -74,17 +73,17 @@ class Spares:
                 f"{event.spare} {event.how}; another spare process is started in {delay:g} s at the earliest"
             )
 
-    def look(self, ledger: Ledger, now: float, *, hinders: bool, calm: bool) -> Iterator[Action | Shrink]:
+    def look(self, ledger: Ledger, now: float, *, keep: int | None, calm: bool) -> Iterator[Action | Shrink]:
         """To be asked when all else is decided.
 
-        ``hinders``: a model waits until all but the next one have ended.
+        ``keep``: a model waits until all but so many have ended.
         ``calm``: no model is loading, or waits for memory.
         """
         left = ledger.free() - sum(self.sizes.values())
         if len(self._staying) > self.wanted:
             yield from self._give_up("fewer are wanted", now, keep=self.wanted)
-        elif hinders:
-            yield from self._give_up("a model needs its memory", now, keep=1)
+        elif keep is not None:
+            yield from self._give_up("a model needs its memory", now, keep=keep)
         elif left < 0 and self._staying:
             yield from self._give_up(f"{gb(-left)} are missing", now)
         elif calm and len(self._spares) < self.wanted and now >= self._retry_at:

@@ -42,6 +42,7 @@ def memory_rules(settings: Settings, most: int = UNBOUNDED) -> MemoryRules:
         lends=True,
         inspects=own_workers,
         spares=settings.spare_workers if own_workers else 0,
+        pythons={model: str(table.python) for model, table in tables.items() if table.python},
         recycle=int(settings.recycle_gb * GB),
         min_stay=settings.min_stay,
         max_wait=settings.max_wait,

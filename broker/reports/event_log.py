@@ -45,8 +45,10 @@ def of_action(action: Action) -> str | None:
     match action:
         case Note(line):
             return line
-        case Spawn(worker, model, ""):
+        case Spawn(worker, model, spare="", python=""):
             return f"starting {worker} for {model!r}"
+        case Spawn(worker, model, python=python) if python:
+            return f"starting {worker} for {model!r} with {python}"
         case Spawn(worker, model, spare):
             return f"{spare} becomes {worker} for {model!r}"
         case Terminate(worker):

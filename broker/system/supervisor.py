@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -29,12 +30,22 @@ KEPT_LOGS = 20
 INSPECTION = 30.0  # seconds
 LOG_BYTES = 10 << 20  # of each
 _TAIL_BYTES, _TAIL_LINES, _LINE = 8192, 12, 500
+_OF_A_WORKER = ("-m", "workers")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def name_worker(model: str) -> str:
     """A new name, for a process, its socket and its log file."""
     return f"worker-{_UNSAFE.sub('-', model)[-64:]}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Inspection:
+    """``until``: when it is ended. ``python``: the model's own, if it has one."""
+
+    child: "subprocess.Popen[bytes]"
+    until: float
+    python: str
 
 
 class Process(Protocol):
@@ -96,7 +107,7 @@ class Supervisor:
         self._inspection = inspection
         self._processes: dict[str, Process] = {}
         self._replaced: list[Process] = []  # that are not reaped yet, and whose ends are no news
-        self._inspections: dict[str, tuple[subprocess.Popen[bytes], float]] = {}  # by model, and until when
+        self._inspections: dict[str, _Inspection] = {}  # by model
         self.downloads = DownloadProcesses()
         self.spares = SpareProcesses(command)
         self.watched: list[int] = []  # readable when an adopted process has ended
@@ -109,12 +120,12 @@ class Supervisor:
         process = self._processes.get(worker)
         return process.pid if process else 0
 
-    def spawn(self, worker: str, model: str) -> str | None:
-        """Returns why it failed, if it did."""
-        output = self._output(worker)
+    def spawn(self, worker: str, model: str, python: str = "") -> str | None:
+        """Returns why it failed, if it did. ``python``: the interpreter, if it is not that of the other workers."""
+        output, command = self._output(worker), self._command_by(python)
         try:
             child = subprocess.Popen(
-                [*self._command, "--model", model, "--id", worker],
+                [*command, "--model", model, "--id", worker],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -122,8 +133,9 @@ class Supervisor:
                 close_fds=True,
             )
         except OSError as error:
-            log.error("MLX_SERVER_WORKER_COMMAND: %s cannot be started: %s", self._command[0], error)
-            return f"{Path(self._command[0]).name!r}: {error.strerror}"
+            named = "python" if python else "MLX_SERVER_WORKER_COMMAND"
+            log.error("%s: %s cannot be started: %s", named, command[0], error)
+            return f"{Path(command[0]).name!r}: {error.strerror}"
         finally:
             os.close(output)
         self._processes[worker] = Child(child)
@@ -159,9 +171,12 @@ class Supervisor:
         self._replaced.append(silent)
         return self.spawn(worker, model)
 
-    def inspect(self, model: str) -> bool:
+    def _command_by(self, python: str) -> list[str]:
+        return [python, *_OF_A_WORKER] if python else self._command
+
+    def inspect(self, model: str, python: str = "") -> bool:
         """False: it cannot begin. Else ``reap`` returns what was found."""
-        command = [*self._command, "--model", model, "--inspect"]
+        command = [*self._command_by(python), "--model", model, "--inspect"]
         try:
             child = subprocess.Popen(
                 command,
@@ -173,20 +188,20 @@ class Supervisor:
         except OSError as error:
             log.warning("%s cannot be inspected: %s", model, error)
             return False
-        self._inspections[model] = child, time.monotonic() + self._inspection
+        self._inspections[model] = _Inspection(child, time.monotonic() + self._inspection, python)
         return True
 
     def end_overdue_inspections(self) -> None:
-        for child, until in self._inspections.values():
-            if time.monotonic() > until:
-                child.kill()
+        for inspection in self._inspections.values():
+            if time.monotonic() > inspection.until:
+                inspection.child.kill()
 
     def _reap_inspections(self) -> list[Inspected]:
         found = []
-        for model, (child, _) in list(self._inspections.items()):
-            if child.poll() is not None:
+        for model, inspection in list(self._inspections.items()):
+            if inspection.child.poll() is not None:
                 del self._inspections[model]
-                found.append(Inspected(model, _read(model, child)))
+                found.append(Inspected(model, _read(model, inspection)))
         return found
 
     def _output(self, worker: str) -> int:
@@ -242,8 +257,8 @@ class Supervisor:
 
     def close(self, patience: float) -> None:
         """Reaps killed workers for ``patience`` seconds; the others live on, as children of init."""
-        for child, _ in self._inspections.values():
-            child.kill()
+        for inspection in self._inspections.values():
+            inspection.child.kill()
         self.downloads.close()
         self.spares.close()
         deadline = time.monotonic() + patience
@@ -251,8 +266,12 @@ class Supervisor:
             time.sleep(0.01)
 
 
-def _read(model: str, child: "subprocess.Popen[bytes]") -> Inspection | None:
-    """What it printed is little, so it is in the pipe; a child of its own may hold that open, so none is waited for."""
+def _read(model: str, inspection: _Inspection) -> Inspection | None:
+    """What it printed is little, so it is in the pipe; a child of its own may hold that open, so none is waited for.
+
+    A Python of an operator's that prints no inspection cannot run a worker, which is said of its model.
+    """
+    child = inspection.child
     assert child.stdout
     with child.stdout as pipe:
         os.set_blocking(pipe.fileno(), False)
@@ -261,4 +280,10 @@ def _read(model: str, child: "subprocess.Popen[bytes]") -> Inspection | None:
         return Inspection.model_validate_json(said)
     except ValueError:
         log.warning("the inspection of %s failed with exit code %s", model, child.returncode)
+    if not inspection.python or child.returncode < 0:
         return None
+    log.warning(
+        "%s, the python of %s, cannot run a worker: is mlx-server installed there?", inspection.python, model
+    )
+    reason = "the python of its table cannot run a worker: install this mlx-server there, or leave python out"
+    return Inspection(reason=reason, permanent=True)

@@ -86,9 +86,10 @@ class Workers:
         worker = self._registry.add(self._life.name_worker(model), model, now, spawned=True)
         worker.replaces = replaces
         self._memory.note_start(worker, lease, now)
-        spare = self._memory.spares.take()
+        python = self._memory.rules.pythons.get(model, "")
+        spare = "" if python else self._memory.spares.take()
         worker.was_spare = bool(spare)
-        return Spawn(worker.id, model, spare)
+        return Spawn(worker.id, model, spare, python)
 
     # ---------------------------------------------------------------- what a worker says
 

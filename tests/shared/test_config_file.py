@@ -1,5 +1,6 @@
 """What an operator may write into mlx-server.toml, what it comes to, and what is said where it is wrong."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,6 +243,60 @@ def test_a_key_that_is_not_built_is_refused_by_name(key: str, refused: Callable[
     assert f"mine.toml, line 2: models.x.{key}: this key is not built yet" in refused(
         f"[models.x]\n{key} = 1\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "said"),
+    [
+        ("chat_template", None, "cannot be read: No such file or directory"),
+        ("chat_template", b"\xff", "is no chat template: it is not UTF-8 at byte 0"),
+        (
+            "chat_template",
+            b"{% if messages %}\n{% endfor %}",
+            "is no chat template: line 2: Encountered unknown tag",
+        ),
+        ("chat_template", b"Dear reader", "is no chat template: it never reads messages"),
+        (
+            "chat_template",
+            b"{{ messages }}" + b"x" * (1 << 20),
+            "is no chat template: it has more than 1048576",
+        ),
+        ("python", None, "there is no program"),
+        ("python", b"#!/bin/sh", "may not be run"),
+    ],
+)
+def test_a_file_of_a_table_that_cannot_be_what_it_should_is_an_error_with_file_line_and_key(
+    key: str, content: bytes | None, said: str, refused: Callable[[str], str], tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "it").write_bytes(content)
+    error = refused(f'[models.x]\npinned = true\n{key} = "it"\n')
+    assert f"mine.toml, line 3: models.x.{key}: {tmp_path / 'it'} {said}" in error or (
+        f"mine.toml, line 3: models.x.{key}: {said} {tmp_path / 'it'}" in error
+    )
+
+
+def test_files_of_a_table_are_meant_from_the_file_on(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("{% generation %}{{ messages }}{% endgeneration %}")
+    (tmp_path / "python").symlink_to(sys.executable)
+    table = load('[models.x]\nchat_template = "mine.jinja"\npython = "./python"\n').table("x")
+    assert table.chat_template == tmp_path / "mine.jinja"
+    assert table.python == tmp_path / "python"
+
+
+@pytest.mark.parametrize("key", ["chat_template", "python"])
+def test_a_file_that_was_merely_found_names_no_file_and_no_program(
+    key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mlx-server.toml").write_text(f'[models.x]\n{key} = "{sys.executable}"\n')
+    with pytest.raises(SystemExit):
+        load_settings()
+    assert f"line 2: models.x.{key}: a file in the folder where" in capsys.readouterr().err
+    Path("mlx-server.toml").unlink()
+    Path(".env").write_text(f'MLX_SERVER_MODELS={{"x": {{"{key}": "{sys.executable}"}}}}\n')
+    with pytest.raises(SystemExit):
+        load_settings()
+    assert "MLX_SERVER_MODELS: line 1 of" in capsys.readouterr().err
 
 
 def test_an_error_of_the_environment_names_its_variable(

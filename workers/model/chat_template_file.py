@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.operators_files import MAX_TEMPLATE
 from workers.model.folder import optional_json_object
 from workers.model.load_error import LoadError, first_line
-
-MAX_TEMPLATE = 1 << 20  # characters; the largest known have 30,000
 
 
 def chat_template_of(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:

@@ -9,12 +9,13 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from shared.commands import typed
 from shared.models import EMBEDDED_EMBEDDER, ModelSource
+from shared.operators_files import template_in
 from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis
 from workers.device import has_accelerator
 from workers.encoders.loading.embedded import minilm_folder
@@ -244,24 +245,27 @@ def load(
     accelerator: bool | None = None,
     *,
     trusted: bool = False,
+    template: Path | None = None,
 ) -> LoadedModel:
     """Brings an inspected folder into memory, ready for its first request. Raises LoadError.
 
     ``accelerator``: whether MLX computes on a GPU; detected if not given. Without a GPU the weights become float32,
     which takes more memory and is many times faster on a CPU than quantized weights.
     ``trusted``: tokenizer and template are the server's own and need no trial.
+    ``template``: the file of an operator's chat template, in place of the folder's.
     """
     progress("import", 0, 0)
     with explained(f"The model (of type {facts.model_type})"):
-        if trusted:
-            loaded = _load(folder, facts, progress, accelerator)
+        text = template_in(template) if template else None
+        if trusted and not template:
+            loaded = _load(folder, facts, progress, accelerator, text)
             loaded.analysis = analysis_of(loaded.tokenizer)
             return loaded
-        with trial(folder) as await_trial:
+        with trial(folder, template=template) as await_trial:
             import mlx_lm.utils  # noqa: F401 (takes a second, during which the trial runs)
 
             analysis = await_trial(progress)
-        loaded = _load(folder, facts, progress, accelerator)
+        loaded = _load(folder, facts, progress, accelerator, text)
         loaded.analysis = analysis
         return loaded
 
@@ -290,13 +294,15 @@ def _weights_of(folder: Path, facts: ModelFacts) -> "tuple[Module, dict[str, Any
         ) from error
 
 
-def _load(folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool | None) -> LoadedModel:
+def _load(
+    folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool | None, template: str | None
+) -> LoadedModel:
     from mlx_lm.utils import load_config
 
     if accelerator is None:
         accelerator = has_accelerator()
     progress("tokenizer", 0, 0)
-    tokenizer = _read_tokenizer(folder, load_config(folder).get("eos_token_id"))
+    tokenizer = _read_tokenizer(folder, load_config(folder).get("eos_token_id"), template)
     model, config = _weights_of(folder, facts)
     if not accelerator:
         log.info("no GPU: the weights of %s become float32", folder)
@@ -304,17 +310,19 @@ def _load(folder: Path, facts: ModelFacts, progress: Progress, accelerator: bool
     _read_weights(model, progress)
     progress("warm-up", 0, 0)
     _warm_up(model)
+    if template is not None:
+        facts = replace(facts, digest=hashlib.sha256(f"{facts.digest} {template}".encode()).hexdigest())
     return LoadedModel(
         model, tokenizer, config, facts, _context_length(config, facts, tokenizer), own_sampling(folder)
     )
 
 
-def _read_tokenizer(folder: Path, eos: object) -> "TokenizerWrapper":
+def _read_tokenizer(folder: Path, eos: object, template: str | None = None) -> "TokenizerWrapper":
     from mlx_lm.utils import load_tokenizer
 
     read: Callable[..., TokenizerWrapper] = load_tokenizer
     try:
-        return read(folder, tokenizer_options(folder), eos_token_ids=eos)
+        return read(folder, tokenizer_options(folder, template), eos_token_ids=eos)
     except ValueError as error:
         refuse_code_only(folder, error)
         raise

@@ -49,9 +49,10 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
     if (kind := kind_of(folder, source.id)) != "chat":
         with explained(f"The {kind} model (of type {facts.model_type})"):
             return serve_encoder(folder, facts, kind, source.id, settings, progress, trusted=trusted)
-    loaded = load(folder, facts, progress, trusted=trusted)
+    table = settings.table(source.id)
+    loaded = load(folder, facts, progress, trusted=trusted, template=table.chat_template)
     with explained(f"The model (of type {loaded.facts.model_type})"):
-        return serve_model(loaded, settings, settings.table(source.id))
+        return serve_model(loaded, settings, table)
 
 
 def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | None = None) -> Served[Job]:

@@ -12,11 +12,15 @@ from workers.model.folder import optional_json_object
 from workers.model.load_error import LoadError
 
 
-def tokenizer_options(folder: Path) -> dict[str, Any]:
-    """The options for AutoTokenizer.from_pretrained. Imports transformers. Raises LoadError."""
+def tokenizer_options(folder: Path, template: str | None = None) -> dict[str, Any]:
+    """``template``: an operator's, in place of the folder's.
+
+    The options for AutoTokenizer.from_pretrained. Imports transformers. Raises LoadError."""
     config = optional_json_object(folder / "tokenizer_config.json")
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    if (template := chat_template_of(folder, config)) is not None:
+    if template is None:
+        template = chat_template_of(folder, config)
+    if template is not None:
         options["chat_template"] = template
     if _names_code(config) and (folder / "tokenizer.json").is_file():
         options["tokenizer_type"] = _read_as_it_is()

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shared.operators_files import template_in
 from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis, analyse, from_json, to_json
 from workers.model.load_error import LoadError, Progress, first_line, load_error
 
@@ -59,15 +60,22 @@ CHATS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
 
 @contextmanager
 def trial(
-    folder: Path, wall_seconds: float = WALL_SECONDS
+    folder: Path, wall_seconds: float = WALL_SECONDS, template: Path | None = None
 ) -> Iterator[Callable[[Progress], TemplateAnalysis]]:
     """Starts the child at once; the yielded function waits for its end and raises LoadError.
 
     A template that cannot be analysed in time is no error: nothing is known of it then.
+    ``template``: the file of an operator's, in place of the folder's.
     """
     began = time.monotonic()
     with tempfile.TemporaryFile() as said:
-        command = [sys.executable, "-m", "workers.model.trial_process", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "workers.model.trial_process",
+            str(folder),
+            *([str(template)] if template else []),
+        ]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.DEVNULL)
         try:
             yield lambda progress: _wait(child, began + wall_seconds, said, progress)
@@ -136,15 +144,16 @@ def _say(**what: str) -> None:
     print(json.dumps(what), flush=True)  # noqa: T201 (read by the parent)
 
 
-def _try(folder: Path) -> None:
+def _try(folder: Path, template: Path | None = None) -> None:
     from transformers import AutoTokenizer
 
     from workers.model.tokenizer import refuse_code_only, tokenizer_options
 
     _say(step="Reading the tokenizer")
     _bounded(READ_SECONDS)
+    options = tokenizer_options(folder, template_in(template) if template else None)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **tokenizer_options(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:
         refuse_code_only(folder, error)
         raise
@@ -195,7 +204,7 @@ def main() -> None:
     except (ValueError, OSError):
         pass  # macOS has no such limit
     try:
-        _try(Path(sys.argv[1]))
+        _try(*map(Path, sys.argv[1:]))
     except BaseException as error:  # noqa: BLE001 (a panic in Rust is no Exception)
         reason = error.reason if isinstance(error, LoadError) else None
         _say(reason=reason or load_error("The tokenizer", error).reason)

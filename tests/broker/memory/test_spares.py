@@ -149,3 +149,13 @@ def test_a_worker_that_ends_before_it_was_told_its_model_is_nobodys_fault() -> N
     again = play(broker, WorkerExited("a#2", -11), now=1.0)
     assert not refusals(again)
     assert Spawn("a#3", "a") in again
+
+
+def test_a_model_with_a_python_of_its_own_takes_no_spare_and_waits_for_the_end_of_those_in_its_way() -> None:
+    broker = with_a_ready_spare(budget=8, pythons={"a": "/other/python"})
+    assert Spawn("a#2", "a", python="/other/python") in play(broker, ask("r1"))
+    assert Spawn("b#3", "b", "spare#1") in play(broker, ask("r2", "b"))
+    tight = with_a_ready_spare(budget=3.1, pythons={"a": "/other/python"})
+    assert EndSpare("spare#1") in play(tight, ask("r1"))
+    ended = play(tight, SpareEnded("spare#1", "was killed by SIGKILL"))
+    assert Spawn("a#2", "a", python="/other/python") in ended

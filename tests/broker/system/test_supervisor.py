@@ -60,3 +60,26 @@ def test_an_inspection_whose_own_child_holds_its_output_open_holds_nothing_up(tm
         assert reaped(children) == [Inspected("m", None)]
     finally:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_python_of_a_model_that_cannot_run_a_worker_is_said_of_the_model(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\necho No module named workers >&2; exit 1\n")
+    other.chmod(0o700)
+    children = supervisor(tmp_path, "exit 0")
+    assert children.inspect("m", str(other))
+    [found] = reaped(children)
+    assert isinstance(found, Inspected)
+    assert found.found
+    assert found.found.permanent
+    assert "the python of its table cannot run a worker" in found.found.reason
+
+
+def test_a_worker_is_started_with_the_python_of_its_model(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    other.write_text('#!/bin/sh\necho "$@"; exit 0\n')
+    other.chmod(0o700)
+    children = supervisor(tmp_path, "exit 1")
+    assert children.spawn("worker-m-1", "m", str(other)) is None
+    assert reaped(children) == [WorkerExited("worker-m-1", 0)]
+    assert (tmp_path / "worker-m-1.log").read_text() == "-m workers --model m --id worker-m-1\n"

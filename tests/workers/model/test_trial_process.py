@@ -150,3 +150,17 @@ def test_loading_refuses_what_the_trial_refuses(folder: Path) -> None:
     with pytest.raises(LoadError, match="tokenizer") as caught:
         load(folder, inspect(folder), silent)
     assert caught.value.permanent
+
+
+def test_the_template_of_an_operator_is_tried_and_used_in_place_of_the_models_own(
+    folder: Path, tmp_path: Path
+) -> None:
+    shows = template(CALLS["json, name as key"])
+    own = tmp_path / "own.jinja"
+    own.write_text(shows)
+    edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template="{{ messages }}"))
+    facts = inspect(folder)
+    loaded = load(folder, facts, silent, template=own)
+    assert loaded.tokenizer.chat_template == shows
+    assert loaded.analysis == analyse(shows, SPECIAL)
+    assert loaded.facts.digest != facts.digest, "a stream would go on under another template"
