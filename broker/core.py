@@ -18,6 +18,7 @@ from broker.events import (
     Inspect,
     Inspected,
     Leave,
+    MemoryRead,
     Note,
     PeerGone,
     ReadSettings,
@@ -184,6 +185,8 @@ class Broker:
                 yield from self._note_inspection(model, found, now)
             case DownloadSaid() | DownloadEnded() | SpareSaid() | SpareEnded():
                 yield from self._hear_child(event, now)
+            case MemoryRead(available):
+                self._memory.hear_machine(available, now)
             case SettingsRead():
                 yield from self._configure(event, now)
             case Leave() | StopAll():

@@ -119,6 +119,13 @@ class SpareEnded:
     how: str
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryRead:
+    """``available``: bytes that the machine, or the container, could still give to programs."""
+
+    available: int
+
+
 Event = (
     ApiSaid
     | WorkerSaid
@@ -134,6 +141,7 @@ Event = (
     | DownloadEnded
     | SpareSaid
     | SpareEnded
+    | MemoryRead
 )
 
 # ---------------------------------------------------------------- actions

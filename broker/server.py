@@ -30,6 +30,7 @@ from broker.events import (
     Inspected,
     Kill,
     Leave,
+    MemoryRead,
     PassOn,
     PeerGone,
     ReadSettings,
@@ -49,6 +50,7 @@ from broker.events import (
 from broker.reports import event_log
 from broker.rules import Changes
 from broker.system.learned_file import LearnedFile
+from broker.system.machine_memory import available_memory
 from broker.system.mailbox import Mailbox
 from broker.system.pulls_file import PullsFile
 from broker.system.statefile import StateFile
@@ -71,6 +73,7 @@ _OVERDUE = 1.0  # longest delay of a Tick by sockets that never run empty
 _LINGER = 0.2
 _REAP = 1.0
 _LAST_MESSAGES = 20  # milliseconds to wait for what a worker sent before it ended
+_MEASURE = 5.0  # between looks at the memory of the machine
 _TRIM = 10.0  # between looks at the sizes of workers' logs
 _SENDERS_LOGGED: Final = 1000  # of garbage, each once
 _SIGNALS: Final = {Terminate: signal.SIGTERM, Kill: signal.SIGKILL, Abort: signal.SIGABRT}
@@ -101,7 +104,7 @@ class Server:
         self._state_file = state_file
         self._wakeup = wakeup
         self._clock = clock
-        self._now = self._ticked = self._trimmed = clock.wake(0.0)
+        self._now = self._ticked = self._trimmed = self._measured = clock.wake(0.0)
         self._pending: deque[Event] = deque()
         self._ends: deque[Event] = deque()  # of processes and connections, handled at the end of the turn
         self._garbage_senders: set[bytes] = set()
@@ -134,6 +137,9 @@ class Server:
             self._ticked = self._now
             for said in self._supervisor.read():
                 self._handle(said)
+            if self._now >= self._measured + _MEASURE:
+                self._measured = self._now
+                self._handle(MemoryRead(available_memory()))
             self._handle(Tick())
             self._supervisor.end_overdue_inspections()
             self._learned_file.write(self._core.learned)

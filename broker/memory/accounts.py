@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from broker.events import Action, TellWorker
 from broker.memory.decisions import Decision, Grow, Never, Shrink, Start, Wait, gb
 from broker.memory.ledger import Entry, Lease, Ledger, Usage
+from broker.memory.machine_bound import MachineBound
 from broker.memory.needs import Needs
 from broker.memory.replicas import Growth, More, with_replicas
 from broker.memory.spares import Spares
@@ -55,6 +56,7 @@ class Memory:
         self.needs = Needs(rules.budget, rules.said, rules.pinned)
         self.inspections = Inspections(rules.inspects)
         self.downloads = Downloads()
+        self._machine = MachineBound()
         self.spares = Spares(rules.spares, name_worker)
         self._turns = Turns(rules.max_wait)
         self.growth = Growth(registry, scheduler)
@@ -70,6 +72,24 @@ class Memory:
         self._waits = False  # a model, for memory
         self._spares_to_keep: int | None = None  # where a model waits until the others have ended
         self._last = ""  # the last decision without its figures, so that a wait is noted once
+
+    @property
+    def budget(self) -> int:
+        """Bytes: what the operator gives, or what the machine has while others use it too."""
+        return min(self.rules.budget, self._machine.size)
+
+    def hear_machine(self, available: int, now: float) -> None:
+        """What workers hold is known only where none of them is coming or going."""
+        moving = any(worker.state is not State.READY or not worker.use.footprint for worker in self._registry)
+        if moving or not self.rules.lends:
+            self._machine.skip()
+            return
+        before = self.budget
+        held = sum(worker.use.footprint for worker in self._registry) + sum(self.spares.sizes.values())
+        if self._machine.hear(available, held) and self.budget != before:
+            self.needs.configure(self.budget, self.rules.said, self.rules.pinned)
+            why = f"{gb(available)} of the machine's memory are available, and workers hold {gb(held)}"
+            self.note(f"the budget is {gb(self.budget)}, was {gb(before)}: {why}", now)
 
     def decide(self, now: float) -> Decision | None:
         """The next thing to do; to be asked again until it is nothing."""
@@ -117,7 +137,7 @@ class Memory:
     def report(self, now: float) -> MemoryStatus:
         ledger = self._ledger(now)
         return MemoryStatus(
-            budget=self.rules.budget,
+            budget=self.budget,
             used=ledger.charged + sum(self.spares.sizes.values()),
             spares=self.spares.sizes,
             leases={entry.worker: entry.lease.size for entry in ledger.entries},
@@ -127,7 +147,7 @@ class Memory:
     def _ledger(self, now: float) -> Ledger:
         entries = with_replicas([self._entry(worker, now) for worker in self._registry])
         pinned = self.needs.pinned(now)
-        return Ledger(self.rules.budget, self.rules.min_stay, entries, pinned, self.spares.claim)
+        return Ledger(self.budget, self.rules.min_stay, entries, pinned, self.spares.claim)
 
     def _entry(self, worker: Worker, now: float) -> Entry:
         need = self.needs.of(worker.model, now, worker.total if worker.state is State.LOADING else 0)
@@ -223,7 +243,7 @@ class Memory:
             if model not in self.rules.preload and not self._registry.ready(model)
         ]
         self.rules = rules
-        self.needs.configure(rules.budget, rules.said, rules.pinned)
+        self.needs.configure(self.budget, rules.said, rules.pinned)
         self._turns.max_wait = rules.max_wait
         self.spares.wanted = rules.spares
         self.wishes = {model: wish for model, wish in self.wishes.items() if model in models}

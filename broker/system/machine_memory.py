@@ -1,4 +1,4 @@
-"""The memory that this machine, or the container this process runs in, has for its processes; it bounds the budget.
+"""The memory that this machine, or the container this process runs in, has for its processes: in all, and available.
 
 Linux: ``memory.max`` of the process's control group and of those around it (kernel documentation, cgroup-v2), or
 ``memory.limit_in_bytes`` of version 1, which says "no limit" with a huge number.
@@ -33,6 +33,50 @@ def machine_memory() -> MachineMemory:
     machine = MachineMemory(psutil.virtual_memory().total)
     limit = container_limit(_GROUPS, _MOUNTED)
     return machine if limit is None or limit >= machine.size else MachineMemory(limit, "the container")
+
+
+def available_memory() -> int:
+    """Bytes that programs could still get without swapping: free memory, and page cache that can be dropped."""
+    free = int(psutil.virtual_memory().available)
+    container = container_available(_GROUPS, _MOUNTED)
+    return free if container is None else min(free, container)
+
+
+def container_available(groups: Path, mounted: Path) -> int | None:
+    """Bytes; of control groups of version 2 only. None: no limit binds this process."""
+    found = []
+    for group in _groups_of_v2(groups):
+        for folder in (group, *group.parents):
+            limit = _number(mounted / folder / "memory.max")
+            used = _number(mounted / folder / "memory.current")
+            if limit is not None and used is not None:
+                found.append(max(0, limit - used + _page_cache(mounted / folder / "memory.stat")))
+    return min(found, default=None)
+
+
+def _groups_of_v2(groups: Path) -> list[Path]:
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:  # no Linux
+        return []
+    return [Path(line.removeprefix("0::").lstrip("/")) for line in lines if line.startswith("0::")]
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _page_cache(stat: Path) -> int:
+    """Bytes of files, which count as used and are dropped before anything else."""
+    try:
+        said = dict(line.split(" ", 1) for line in stat.read_text().splitlines())
+        return int(said["inactive_file"]) + int(said["active_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def container_limit(groups: Path, mounted: Path) -> int | None:

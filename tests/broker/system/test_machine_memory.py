@@ -6,7 +6,14 @@ import psutil
 import pytest
 
 from broker.models.configuration import memory_rules
-from broker.system.machine_memory import OTHERS, MachineMemory, container_limit, machine_memory
+from broker.system.machine_memory import (
+    OTHERS,
+    MachineMemory,
+    available_memory,
+    container_available,
+    container_limit,
+    machine_memory,
+)
 from shared.settings import Settings
 
 GB = 10**9
@@ -51,3 +58,16 @@ def test_the_budget_is_what_is_asked_for_but_no_more_than_the_machine_has_for_mo
     assert memory_rules(settings).budget == 8 * GB
     assert memory_rules(settings, small.for_models).budget == 4 * GB - OTHERS
     assert memory_rules(settings, MachineMemory(64 * GB).for_models).budget == 8 * GB
+
+
+def test_page_cache_of_a_container_counts_as_available(tmp_path: Path) -> None:
+    own = written(tmp_path, {"own": "0::/a/b\n"}) / "own"
+    stat = "anon 1000\ninactive_file 2000\nactive_file 500\n"
+    group = {"a/memory.max": "9000\n", "a/memory.current": "5000\n", "a/memory.stat": stat}
+    mounted = written(tmp_path / "mounted", {**group, "a/b/memory.max": "max\n", "a/b/memory.current": "4\n"})
+    assert container_available(own, mounted) == 9000 - 5000 + 2500
+
+
+def test_without_a_container_what_is_available_is_the_machines(tmp_path: Path) -> None:
+    assert container_available(tmp_path / "none", tmp_path) is None
+    assert 0 < available_memory() <= psutil.virtual_memory().total
