@@ -12,9 +12,9 @@ UNBOUNDED = 1 << 62  # bytes
 class MemoryRules:
     """Bytes and seconds. ``lends``: whether workers are told how much they may use. ``said``: needs by model.
     ``inspects``: whether workers' program can be asked what a model would take. ``spares``: processes that wait for a
-    model. ``recycle``: bytes by which a worker may grow at rest, 0: as much as it likes. ``concurrency``: requests that a
-    worker of the model gets at once, where an operator bounds them. ``pythons``: by model, of those that have an
-    interpreter of their own."""
+    model. ``recycle``: bytes by which a worker may grow at rest, 0: as much as it likes. ``concurrency``: requests that
+    a worker of the model gets at once, where an operator bounds them. ``pythons``: by model, of those that have an
+    interpreter of their own. ``hosted``: models of other servers."""
 
     budget: int = UNBOUNDED
     lends: bool = False
@@ -31,6 +31,11 @@ class MemoryRules:
     preload: tuple[str, ...] = ()
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     concurrency: Mapping[str, int] = field(default_factory=dict)
+    hosted: frozenset[str] = frozenset()
+
+    def takes_a_spare(self, model: str) -> bool:
+        """Not one with an interpreter or a server of its own."""
+        return model not in self.pythons and model not in self.hosted
 
 
 @dataclass(frozen=True)

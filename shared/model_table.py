@@ -21,7 +21,6 @@ from pydantic import (
 )
 
 from shared.hosting import ENDPOINTS, Endpoint
-
 from shared.operators_files import check_python, template_in
 
 NOT_BUILT = frozenset(
@@ -138,7 +137,15 @@ class HostingKeys(BaseModel):
     )
 
 
-_NOT_HOSTED = ("source", "revision", "context_length", "truncate", "defaults", "chat_template", "python")  # its own server decides these
+_NOT_HOSTED = (
+    "source",
+    "revision",
+    "context_length",
+    "truncate",
+    "defaults",
+    "chat_template",
+    "python",
+)  # its own server decides these
 
 
 class ModelTable(HostingKeys):

@@ -480,7 +480,8 @@ def _may_not(line: Line) -> bool:
             case "models":
                 tables = decoded(line.value).values()
                 return any(
-                    is_folder(str(table.get("source"))) or not table.keys().isdisjoint({*NAMES_A_FILE, "serve"})
+                    is_folder(str(table.get("source")))
+                    or not table.keys().isdisjoint({*NAMES_A_FILE, "serve"})
                     for table in tables
                     if isinstance(table, dict)
                 )

@@ -108,7 +108,7 @@ class Memory:
 
     def _unless_spares_hinder(self, start: Start, ledger: Ledger, now: float) -> Start | Wait:
         """A plan counts no spares, so those that the new worker does not become may have to end first."""
-        taken = 0 if start.model in self.rules.pythons else 1
+        taken = int(self.rules.takes_a_spare(start.model))
         need = self.needs.of(start.model, now).total
         over = need + self.spares.beside(taken) - ledger.free(start.model)
         if over <= 0:

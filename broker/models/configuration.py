@@ -57,6 +57,7 @@ def memory_rules(settings: Settings, most: int = UNBOUNDED) -> MemoryRules:
         replicas={model: replicas_of(table.replicas or settings.replicas) for model, table in tables.items()},
         preload=tuple(model for model, table in tables.items() if table.preload),
         aliases={model: tuple(settings.registry.aliases_of(model)) for model in tables},
+        hosted=frozenset(model for model, table in tables.items() if table.serve),
         concurrency={model: table.concurrency for model, table in tables.items() if table.serve},
     )
 

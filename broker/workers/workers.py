@@ -87,7 +87,7 @@ class Workers:
         worker.replaces = replaces
         self._memory.note_start(worker, lease, now)
         python = self._memory.rules.pythons.get(model, "")
-        spare = "" if python else self._memory.spares.take()
+        spare = self._memory.spares.take() if self._memory.rules.takes_a_spare(model) else ""
         worker.was_spare = bool(spare)
         return Spawn(worker.id, model, spare, python)
 
