@@ -406,6 +406,7 @@ class Broker:
         yield from expire_unwanted(self._registry, self._memory, self._workers, now)
         if not self.stopping:
             yield from self._recycling.look(now)
+            yield from self._requests.even_out(now)
         downloads = self._memory.downloads
         yield from self._requests.expire(now, downloads.absent | downloads.running.keys())
         if now >= self._told_at + _TELL_POSITIONS:

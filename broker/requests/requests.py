@@ -12,6 +12,7 @@ from broker.events import Action, TellApi, TellWorker
 from broker.reports.counts import Counts
 from broker.reports.recent_requests import RecentRequests
 from broker.requests.admission import Admission, draining, outdated_api
+from broker.requests.moves import moving
 from broker.requests.quarantine import Quarantine
 from broker.requests.scheduler import Queued, Scheduler
 from broker.workers.crash_reports import shape_of
@@ -81,6 +82,9 @@ class Requests:
     def acknowledge(self, ack: Ack) -> Iterator[Action]:
         if worker := self._registry.runner(ack.request_id):
             self._quarantine.note_progress(worker, ack)
+            if ack.next_index:
+                run = worker.in_flight[ack.request_id]
+                worker.in_flight[ack.request_id] = replace(run, begun=True)
             yield TellWorker(worker.id, ack)
 
     def finish(self, done: Done, now: float) -> Iterator[Action]:
@@ -162,6 +166,16 @@ class Requests:
             blameless=cause.fault is Fault.NONE,
         )
         return TellApi(run.api, again)
+
+    def even_out(self, now: float) -> Iterator[Action]:
+        """Requests that wait within a worker go to another one that has room."""
+        for worker_id, leaving in moving(self._registry, now).items():
+            worker = self._registry.get(worker_id)
+            assert worker
+            worker.moved = now
+            for request_id in leaving:
+                yield TellWorker(worker_id, Cancel(request_id=request_id))
+                yield self.hand_over(worker, request_id, ExitCause("has others before it", Fault.NONE))
 
     def lose_worker(self, worker: Worker, cause: ExitCause, now: float) -> Iterator[Action]:
         """Answers for all that it ran."""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from broker.workers.kept_prefixes import KeptPrefixes
 from broker.workers.lifecycle import SERVING, STARTING, Signal, State, advance
@@ -11,7 +12,10 @@ from shared.protocol import Capabilities, Heartbeat, MemoryUse, RequestShape
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A request in flight. ``cleared``: it was a suspect and has passed its probation here."""
+    """A request in flight. ``cleared``: it was a suspect and has passed its probation here.
+
+    ``begun``: its api has a token of it.
+    """
 
     api: str
     caller: str
@@ -19,6 +23,7 @@ class Running:
     since: float
     fingerprint: bytes = b""  # of a suspect
     cleared: bool = False
+    begun: bool = False
 
     @property
     def attempt(self) -> int:
@@ -62,6 +67,7 @@ class Worker:
     in_flight: dict[str, Running] = field(default_factory=dict)  # by request id
     retained: dict[str, Retained] = field(default_factory=dict)  # none of them in flight
     kept: KeptPrefixes = field(default_factory=KeptPrefixes)
+    moved: float = -inf  # when requests that waited here last went to another worker
     returning: bool = False
     on_probation: str | None = None  # the id of a suspect in flight
     step: int = 0
