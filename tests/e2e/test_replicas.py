@@ -78,3 +78,31 @@ def test_conversations_on_two_workers_find_nine_tenths_of_what_they_find_on_one(
     assert len(ran) == 2
     assert min(ran.values()) >= TURNS
     assert together >= 0.9 * alone
+
+
+def test_prompts_that_wait_in_one_worker_bring_another_one_which_takes_some_of_them(tmp_path: Path) -> None:
+    """One sequence at a time in a worker, so that the others wait there."""
+    tables = {"tiny": {"source": str(make_tiny_llama(tmp_path / "tiny")), "replicas": "1-2", "preload": True}}
+    stack = Stack({"models": json.dumps(tables), "available_models": "tiny", "max_batch_rows": 1})
+    said = {"model": "tiny", "max_tokens": 400, "ignore_eos": True, "temperature": 0}
+    tokens: list[int] = []
+
+    def ask(number: int) -> None:
+        body = {**said, "prompt": f"Number {number}: ", "stream": False}
+        answer = stack.http.post("/v1/completions", json=body, timeout=200).json()
+        tokens.append(answer["usage"]["completion_tokens"])
+
+    try:
+        stack.until(lambda: stack.workers("tiny"), "a worker", 120)
+        clients = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join(200)
+        recent = stack.status()["recent"]
+    finally:
+        stack.close()
+    assert tokens == [400] * 40
+    moved = [one for one in recent if "its worker has others before it" in one["resumes"]]
+    assert moved
+    assert len({one["worker"] for one in recent}) == 2
