@@ -242,20 +242,22 @@ def first_steps(engine: BatchEngine) -> dict[str, int]:
     return firsts
 
 
-def test_prompts_that_arrive_together_emit_their_first_tokens_in_one_step(make_engine: MakeEngine) -> None:
+def test_prompts_that_arrive_together_emit_their_first_tokens_in_one_step_on_a_cpu(
+    make_engine: MakeEngine,
+) -> None:
     """Three prefill passes run one after another, and no sequence decodes between them."""
-    engine = make_engine(rows=8, chunk=20)
+    engine = make_engine(rows=8, chunk=20, launches_ahead=False)
     for number in range(6):
         engine.add(job(f"r{number}", [number + 3] * 29, max_tokens=3))
     firsts = first_steps(engine)
     assert len(firsts) == 6 and len(set(firsts.values())) == 1
 
 
-def test_a_prompt_that_arrives_during_a_prefill_emits_its_first_token_with_it(
+def test_a_prompt_that_arrives_during_a_prefill_emits_its_first_token_with_it_on_a_cpu(
     make_engine: MakeEngine,
 ) -> None:
     """The time that sequences are held starts again with each batch."""
-    engine = make_engine(rows=8, chunk=64, max_stall=1.0)
+    engine = make_engine(rows=8, chunk=64, max_stall=1.0, launches_ahead=False)
     for _ in range(3):
         engine.add(job("first", [5] * 30, max_tokens=6, ignore_eos=True))
         engine.step()
