@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Asker(NamedTuple):
-    """``group`` names what came with one HTTP request."""
+    """``group`` names what came with one HTTP request, or for one user; see ``Submit``."""
 
     caller: str
     group: str

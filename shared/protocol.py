@@ -172,8 +172,9 @@ class Submit(Part):
     lost over the request since it last gained a token.
 
     ``caller`` is the digest of the request's API key, or empty. ``group`` names the HTTP request that it came with, as
-    the prompts of one list do. Queues and batches take turns between callers, and between the groups of a caller; see
-    ``shared.callers``. (``Generation.cache_namespace`` is something else: an operator may let all callers share it.)
+    the prompts of one list do; where the server asks for no key, the user or conversation that the client names.
+    Queues and batches take turns between callers, and between the groups of a caller; see ``shared.callers``.
+    (``Generation.cache_namespace`` is something else: an operator may let all callers share it.)
 
     ``digest`` is that of the weights that gave the held tokens; on other weights the request cannot go on. Empty: not
     known, or no token is held. ``key``: None where the server asks for no key.

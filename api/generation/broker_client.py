@@ -18,6 +18,7 @@ from typing import Literal
 import zmq
 from pydantic import BaseModel
 
+from api.generation.end_user import current_end_user
 from api.generation.received import MAX_REPAIRS, Gap, Received
 from api.generation.replies import Replies
 from api.http.caller import ANONYMOUS
@@ -127,7 +128,9 @@ class BrokerClient:
         model = self._registry.resolve(model) or model
         await self._broker_seen()
         namespace = ANONYMOUS if self._settings.prompt_cache_shared else caller
-        group, key = secrets.token_hex(8), current_key.get()
+        key = current_key.get()
+        # With a key of ours the group is the HTTP request, which the key's limits count.
+        group = (current_end_user.get() if key is None else "") or secrets.token_hex(8)
         requests = [
             Received(
                 secrets.token_hex(16),

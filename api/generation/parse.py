@@ -10,6 +10,7 @@ import falcon.asgi
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from api.generation.end_user import current_end_user, end_user
 from api.generation.foreign_parameters import refuse
 from api.generation.schemas import LENIENT
 from api.http.body import PARSED
@@ -27,7 +28,10 @@ async def read(request: falcon.asgi.Request, schema: type[R]) -> R:
     data = await received(request)
     request.context.body = None
     try:
-        return parse(data, schema) if len(data) <= SMALL else await in_side_thread(parse, data, schema)
+        small = len(data) <= SMALL
+        checked, user = _parse(data, schema) if small else await in_side_thread(_parse, data, schema)
+        current_end_user.set(user)
+        return checked
     finally:
         if parsed := request.scope.get("extensions", {}).get(PARSED):
             parsed()
@@ -49,10 +53,15 @@ async def read_object(request: falcon.asgi.Request) -> dict[str, object]:
 
 def parse(data: bytes, schema: type[R]) -> R:
     """Raises InvalidField, or UnsupportedParameter for another server's parameter that would change the answer."""
+    return _parse(data, schema)[0]
+
+
+def _parse(data: bytes, schema: type[R]) -> tuple[R, str]:
+    """The request, and for whom it is."""
     body = json_object(data)
     refuse(body, schema)
     try:
-        return schema.model_validate(body, context=LENIENT)
+        return schema.model_validate(body, context=LENIENT), end_user(body)
     except ValidationError as error:
         raise invalid(error, body) from error
 
