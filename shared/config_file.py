@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.dotenv import NOT_FROM_A_FOLDER
-from shared.model_table import NAMES_A_FILE, Key
+from shared.model_table import NAMES_A_FILE, NOT_IF_FOUND, Key
 from shared.models import is_folder, names_a_folder
 
 IN_FOLDER = "mlx-server.toml"
@@ -74,9 +74,9 @@ class ConfigFile:
             source = table.get("source")
             if isinstance(source, str) and is_folder(source):
                 yield self.at(("models", name, "source"), _not_from_here("name a folder"))
-            for key in (*NAMES_A_FILE, "serve"):
+            for key in NOT_IF_FOUND:
                 if key in table:
-                    yield self.at(("models", name, key), _not_from_here("name a file or a program"))
+                    yield self.at(("models", name, key), _not_from_here("set this"))
 
 
 def _not_from_here(what: str) -> str:

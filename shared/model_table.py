@@ -1,6 +1,6 @@
 """What an operator may say of one model: the keys of a table ``[models."NAME"]``, checked.
 
-Each key takes effect somewhere. Those that a later version will have are refused by name.
+Each key takes effect somewhere.
 """
 
 import json
@@ -22,12 +22,6 @@ from pydantic import (
 
 from shared.hosting import ENDPOINTS, Endpoint
 from shared.operators_files import check_python, template_in
-
-NOT_BUILT = frozenset(
-    {
-        "allow_code",
-    }
-)
 
 MOST_REPLICAS = 64
 _REPLICAS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?", re.ASCII)
@@ -145,6 +139,7 @@ _NOT_HOSTED = (
     "defaults",
     "chat_template",
     "python",
+    "allow_code",
 )  # its own server decides these
 
 
@@ -200,6 +195,11 @@ class ModelTable(HostingKeys):
         description="interpreter of this model's worker, such as `/venvs/other/bin/python`, in which mlx-server is "
         "installed with another mlx; no spare process is used for it",
     )
+    allow_code: bool = Field(
+        False,
+        description="whether Python code in its repository may be fetched and run, as this user; only with a "
+        "`revision` that is a commit",
+    )
     defaults: SamplingDefaults = Field(
         SamplingDefaults(),
         description=f"table of {', '.join(f'`{name}`' for name in SamplingDefaults.model_fields)} for requests that do "
@@ -247,7 +247,8 @@ class ModelTable(HostingKeys):
         return [value] if isinstance(value, str) else value
 
 
-NAMES_A_FILE = ("chat_template", "python")  # which a file that was merely found may not do
+NAMES_A_FILE = ("chat_template", "python")
+NOT_IF_FOUND = (*NAMES_A_FILE, "allow_code", "serve")  # in a file that the operator did not name
 
 
 def decoded(tables: str) -> dict[str, Any]:
@@ -265,8 +266,6 @@ def decoded(tables: str) -> dict[str, Any]:
 
 def unknown_key(key: str, known: Mapping[str, object]) -> str:
     """What to say of a key that no table has."""
-    if key in NOT_BUILT:
-        return "this key is not built yet; leave it out"
     near = get_close_matches(key, known, 1)
     return (
         f"there is no such key; did you mean {near[0]}?"

@@ -19,6 +19,7 @@ EMBEDDED = (EMBEDDED_MODEL, EMBEDDED_EMBEDDER)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@:-]{0,199}")
 _ALIAS = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._/@:*-]{0,199}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _LETTERS = "letters, digits and . _ / @ : - only, 200 at most"
 
 
@@ -26,13 +27,14 @@ _LETTERS = "letters, digits and . _ / @ : - only, 200 at most"
 class ModelSource:
     """``location``: a folder's path or a hub repository's id; empty for an embedded or a hosted model.
 
-    ``revision``: of a hub repository; None is its main branch.
+    ``revision``: of a hub repository; None is its main branch. ``allow_code``: its Python code may be run.
     """
 
     id: str
     kind: Literal["embedded", "folder", "hub", "hosted"]
     location: str
     revision: str | None = None
+    allow_code: bool = False
 
 
 def parse_source(entry: str) -> ModelSource:
@@ -96,11 +98,17 @@ def table_source(name: str, table: ModelTable) -> ModelSource:
     if table.serve:
         return ModelSource(name, "hosted", "")
     source = _named_source(name, table.source)
+    if table.allow_code and not _COMMIT.fullmatch(table.revision or ""):
+        raise WrongTable(
+            ("models", name, "allow_code"),
+            "code is run only of a pinned revision of a hub repository: set revision to the commit that you have read, "
+            "40 hexadecimal digits, or leave allow_code out",
+        )
     if table.revision is None:
         return source
     if source.kind != "hub":
         raise WrongTable(("models", name, "revision"), "only a model of the hub has revisions")
-    return ModelSource(source.id, source.kind, source.location, table.revision)
+    return ModelSource(source.id, source.kind, source.location, table.revision, table.allow_code)
 
 
 def _named_source(name: str, source: str | None) -> ModelSource:

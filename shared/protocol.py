@@ -1,8 +1,7 @@
 """Every message that crosses a socket, and, imported from here, every part that a message has.
 
 Rule 1: nothing travels between processes unless it is defined here or in the seven modules whose names this one
-re-exports: `parts`, `generation`, `encoding`, `hosting`, `deltas`, `reports`, `key_terms`. Import all of them from
-here.
+re-exports: `parts`, `generation`, `encoding`, `hosting`, `deltas`, `reports`, `key_terms`. They are imported from here.
 Rule 2: this module knows no sockets, no models and no HTTP.
 Rule 3: each Submit is answered by deltas that end every choice, or by exactly one Refused.
 Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,

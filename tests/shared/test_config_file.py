@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.config_file import AT_HOME, line_of
 from shared.dotenv import NOT_FROM_A_FOLDER
-from shared.model_table import NOT_BUILT, ModelTable
+from shared.model_table import ModelTable
 from shared.models import ModelSource, Registry, _fits
 from shared.settings import PREFIX, Settings, load_settings
 
@@ -238,11 +238,24 @@ def test_an_error_names_the_file_the_line_the_key_and_both_models(
     assert said in error
 
 
-@pytest.mark.parametrize("key", sorted(NOT_BUILT))
-def test_a_key_that_is_not_built_is_refused_by_name(key: str, refused: Callable[[str], str]) -> None:
-    assert f"mine.toml, line 2: models.x.{key}: this key is not built yet" in refused(
-        f"[models.x]\n{key} = 1\n"
-    )
+SERVE = 'serve = ["x", "{port}"]'
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('serve = ["x"]', "serve has to say {port}"),
+        ("concurrency = 4", "concurrency is of a model with `serve` only"),
+        (f'{SERVE}\nsource = "org/name"', "source is for the server that `serve` starts to decide"),
+        (f'{SERVE}\nendpoints = ["chats"]', "models.x.endpoints[0]: "),
+        (f'{SERVE}\nready = "health"', "models.x.ready: "),
+        (f'{SERVE}\nstop_signal = "SIGSTOP"', "models.x.stop_signal: "),
+    ],
+)
+def test_a_table_of_a_hosted_model_is_checked(table: str, said: str, refused: Callable[[str], str]) -> None:
+    error = refused(f"[models.x]\n{table}\n")
+    assert "mine.toml, line" in error
+    assert said in error
 
 
 @pytest.mark.parametrize(
@@ -284,7 +297,29 @@ def test_files_of_a_table_are_meant_from_the_file_on(load: Load, tmp_path: Path)
     assert table.python == tmp_path / "python"
 
 
-@pytest.mark.parametrize("key", ["chat_template", "python"])
+@pytest.mark.parametrize("revision", ["", 'revision = "main"', 'revision = "abc1234"'])
+def test_code_without_a_pinned_revision_is_an_error_that_names_both(
+    revision: str, refused: Callable[[str], str]
+) -> None:
+    error = refused(f'[models."org/x"]\n{revision}\nallow_code = true\n')
+    assert 'mine.toml, line 3: models."org/x".allow_code: code is run only of a pinned revision' in error
+    assert "set revision to the commit" in error
+
+
+def test_code_of_a_pinned_revision_is_allowed_for_that_model_alone(load: Load) -> None:
+    text = f'[models."org/x"]\nrevision = "{"a" * 40}"\nallow_code = true\n[models."org/y"]\n'
+    assert {name: source.allow_code for name, source in load(text).sources.items()} == {
+        "org/x": True,
+        "org/y": False,
+    }
+
+
+def test_code_of_a_folder_is_never_allowed(refused: Callable[[str], str]) -> None:
+    text = f'[models.x]\nsource = "/m"\nallow_code = true\nrevision = "{"a" * 40}"\n'
+    assert "models.x.revision: only a model of the hub has revisions" in refused(text)
+
+
+@pytest.mark.parametrize("key", ["chat_template", "python", "allow_code"])
 def test_a_file_that_was_merely_found_names_no_file_and_no_program(
     key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

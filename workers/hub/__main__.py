@@ -33,7 +33,7 @@ def _fetch(settings: Settings, model: str) -> DownloadReport:
         return DownloadReport(whole=True)
     bounds = Bounds(settings.download_silence, int(settings.download_disk_floor_gb * GB))
     try:
-        download(source.location, source.revision, bounds, _progress)
+        download(source.location, source.revision, bounds, _progress, allow_code=source.allow_code)
     except LoadError as error:
         return DownloadReport(reason=error.reason.removesuffix("."), permanent=error.permanent)
     return DownloadReport(whole=True)

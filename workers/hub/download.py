@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from shared.hub_cache import folder_of, lock_file
 from workers.hub.connection import FileDownload, Remote
 from workers.hub.errors import disk_full, failure, said, silent, unreachable
-from workers.hub.local import FETCHED, NOT_FETCHED, is_fetched
+from workers.hub.local import NOT_FETCHED, is_fetched, patterns
 from workers.model.load import whole_copy
 from workers.model.load_error import LoadError, Progress
 
@@ -44,11 +44,15 @@ class Bounds:
     floor: int = 1 << 30
 
 
-def download(repository: str, revision: str | None, bounds: Bounds, progress: Progress) -> Path:
+def download(
+    repository: str, revision: str | None, bounds: Bounds, progress: Progress, *, allow_code: bool = False
+) -> Path:
     """Returns the folder when it is whole. Calls ``progress`` on the caller's thread. Raises LoadError."""
     try:
         with _alone(repository, lambda: progress("wait", 0, 0)):
-            return whole_copy(repository, revision) or _fetch(repository, revision, bounds, progress)
+            return whole_copy(repository, revision, allow_code) or _fetch(
+                repository, revision, bounds, progress, allow_code
+            )
     except Exception as error:
         raise failure(repository, error) from error
 
@@ -68,16 +72,18 @@ def _alone(repository: str, waits: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _fetch(repository: str, revision: str | None, bounds: Bounds, progress: Progress) -> Path:
+def _fetch(
+    repository: str, revision: str | None, bounds: Bounds, progress: Progress, allow_code: bool
+) -> Path:
     progress("connect", 0, 0)
     _reach(repository)
-    commit, sizes = _within(ASK, repository, lambda: _offered(repository, revision), progress)
+    commit, sizes = _within(ASK, repository, lambda: _offered(repository, revision, allow_code), progress)
     transfer = _Transfer(repository, commit, sizes, bounds)
     transfer.require_space()
     transfer.run(progress)
     progress("finish", transfer.here, transfer.total)
-    _within(ASK, repository, lambda: _place(repository, revision or "main", commit), progress)
-    folder = whole_copy(repository, revision)
+    _within(ASK, repository, lambda: _place(repository, revision or "main", commit, allow_code), progress)
+    folder = whole_copy(repository, revision, allow_code)
     if folder is None:
         raise LoadError(
             f"The hub repository {repository} is no model that can be served: it has no config.json, no "
@@ -108,7 +114,7 @@ def _ask(endpoint: str) -> None:
         client.head(endpoint)
 
 
-def _offered(repository: str, revision: str | None) -> tuple[str, dict[str, int]]:
+def _offered(repository: str, revision: str | None, allow_code: bool) -> tuple[str, dict[str, int]]:
     """The commit, and the sizes of the files to fetch. Raises what the hub library raises."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -117,15 +123,21 @@ def _offered(repository: str, revision: str | None) -> tuple[str, dict[str, int]
     commit = hub.model_info(repository, revision=revision).sha
     assert commit, "the hub names the commit"
     tree = hub.list_repo_tree(repository, recursive=True, revision=commit)
-    return commit, {f.path: f.size for f in tree if isinstance(f, RepoFile) and is_fetched(f.path)}
+    return commit, {
+        f.path: f.size for f in tree if isinstance(f, RepoFile) and is_fetched(f.path, allow_code)
+    }
 
 
-def _place(repository: str, revision: str, commit: str) -> None:
+def _place(repository: str, revision: str, commit: str, allow_code: bool) -> None:
     """The hub library finds every file in its cache, and writes its links, its list of files and its references."""
     from huggingface_hub import snapshot_download
 
     snapshot_download(
-        repository, revision=commit, allow_patterns=FETCHED, ignore_patterns=NOT_FETCHED, tqdm_class=_no_bar()
+        repository,
+        revision=commit,
+        allow_patterns=patterns(allow_code),
+        ignore_patterns=NOT_FETCHED,
+        tqdm_class=_no_bar(),
     )
     if revision != commit:
         reference = folder_of(repository) / "refs" / revision

@@ -1,7 +1,8 @@
 """The copy of a hub repository on this disk, in Hugging Face's own cache (HF_HOME), and which files belong to it.
 
 Rule 1: nothing here uses the network.
-Rule 2: only weights as safetensors, JSON, tokenizers and chat templates are ever fetched: no code, no pickles.
+Rule 2: only weights as safetensors, JSON, tokenizers and chat templates are ever fetched: no pickles, and code only
+    where the operator allows it.
 Rule 3: a file gets its place in the snapshot when all files of the snapshot are here whole.
 """
 
@@ -19,14 +20,19 @@ FETCHED = [
 NOT_FETCHED = ["[!a0-9]*/*", "a[!d]*/*"]
 
 
-def is_fetched(name: str) -> bool:
+def patterns(allow_code: bool) -> list[str]:
+    """Of the files to fetch."""
+    return [*FETCHED, "*.py"] if allow_code else FETCHED
+
+
+def is_fetched(name: str, allow_code: bool = False) -> bool:
     """As the hub library reads the patterns."""
-    return any(fnmatch(name, pattern) for pattern in FETCHED) and not any(
+    return any(fnmatch(name, pattern) for pattern in patterns(allow_code)) and not any(
         fnmatch(name, pattern) for pattern in NOT_FETCHED
     )
 
 
-def local_copy(repository: str, revision: str | None = None) -> Path | None:
+def local_copy(repository: str, revision: str | None = None, allow_code: bool = False) -> Path | None:
     """The snapshot on this disk; None if there is none, or files that the hub listed are missing. Raises LoadError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -36,7 +42,7 @@ def local_copy(repository: str, revision: str | None = None) -> Path | None:
             repository,
             revision=revision,
             local_files_only=True,
-            allow_patterns=FETCHED,
+            allow_patterns=patterns(allow_code),
             ignore_patterns=NOT_FETCHED,
         )
     except LocalEntryNotFoundError:

@@ -1,7 +1,7 @@
 """The files of a model folder: which must exist, and that they are regular files; pure Python.
 
-Rule: a folder is untrusted data. Its code is never run. Only regular files are opened, because a pipe would block its
-reader for ever.
+Rule: a folder is untrusted data. Its code is not run, unless the operator allows it. Only regular files are opened,
+because a pipe would block its reader for ever.
 """
 
 import json
@@ -67,7 +67,7 @@ def refuse_code(config: Mapping[str, Any]) -> None:
     """Refuses ``model_file``. ``auto_map`` is allowed, because mlx-lm ignores it and uses its own code."""
     if config.get("model_file") is not None:
         raise LoadError(
-            "config.json wants to run Python code from the model's folder (model_file), which this server never "
-            "does: use a conversion that mlx-lm supports itself.",
+            "config.json wants to run Python code from the model's folder (model_file), which this server "
+            "does only where its table has allow_code: use a conversion that mlx-lm supports itself.",
             permanent=True,
         )

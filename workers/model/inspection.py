@@ -29,7 +29,7 @@ def inspected(source: ModelSource, cache_dir: Path) -> Inspection:
         folder = _on_this_disk(source, cache_dir)
         if folder is None:
             return Inspection(absent=source.kind == "hub")
-        facts = inspect(folder)
+        facts = inspect(folder, source.allow_code)
         config = json.loads((folder / "config.json").read_bytes())
         headers = [json.loads(read_header(file)) for file in sorted(folder.glob(WEIGHTS))]
         tensors = {tensor.name: tensor for header in headers for tensor in _tensors(header)}
@@ -48,7 +48,7 @@ def _on_this_disk(source: ModelSource, cache_dir: Path) -> Path | None:
         case "folder":
             return Path(source.location)
         case _:
-            return whole_copy(source.location, source.revision)
+            return whole_copy(source.location, source.revision, source.allow_code)
 
 
 @dataclass(frozen=True)

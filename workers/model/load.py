@@ -1,6 +1,7 @@
 """Loads a model from its source: locates its folder, inspects it, reads its weights.
 
-Rule 1: MLX reads only files that were inspected: safetensors, JSON and tokenizer files, and no code.
+Rule 1: MLX reads only files that were inspected: safetensors, JSON and tokenizer files; code only where an operator
+    allows it for the model.
 Rule 2: ``inspect`` is pure Python and imports no mlx.
 Rule 3: every failure becomes a LoadError that tells the operator what to do; nothing is replaced silently.
 """
@@ -90,6 +91,7 @@ class ModelFacts:
     context_length: int | None
     model_type: str
     missing: tuple[str, ...] = ()
+    allow_code: bool = False  # of the folder
 
 
 @dataclass
@@ -119,15 +121,15 @@ def locate(source: ModelSource, cache_dir: Path, progress: Progress) -> Path:
         case "folder":
             return Path(source.location)
         case "hub":
-            return _from_hub(source.location, source.revision)
+            return _from_hub(source.location, source.revision, source.allow_code)
         case "hosted":
             raise LoadError("The model of another server has no folder.", permanent=True)
         case _:
             assert_never(source.kind)
 
 
-def _from_hub(repository: str, revision: str | None) -> Path:
-    folder = whole_copy(repository, revision)
+def _from_hub(repository: str, revision: str | None, allow_code: bool) -> Path:
+    folder = whole_copy(repository, revision, allow_code)
     if folder is None:
         raise AbsentError(
             f"{repository} is not whole on this disk: `{typed('mlx-server')} pull` with the model's name fetches it."
@@ -135,13 +137,13 @@ def _from_hub(repository: str, revision: str | None) -> Path:
     return folder
 
 
-def whole_copy(repository: str, revision: str | None) -> Path | None:
+def whole_copy(repository: str, revision: str | None, allow_code: bool = False) -> Path | None:
     """The folder of a hub repository if all of it is on this disk, without asking the network. Raises LoadError."""
-    folder = local_copy(repository, revision)
+    folder = local_copy(repository, revision, allow_code)
     if folder is None:
         return None
     try:
-        lacks = inspect(folder).missing
+        lacks = inspect(folder, allow_code).missing
     except IncompleteError as error:
         lacks = (error.reason,)
     if lacks:
@@ -152,24 +154,27 @@ def whole_copy(repository: str, revision: str | None) -> Path | None:
 # Inspect
 
 
-def inspect(folder: Path) -> ModelFacts:
-    """Reads config and headers in pure Python. Raises LoadError for a folder that must not reach MLX."""
+def inspect(folder: Path, allow_code: bool = False) -> ModelFacts:
+    """``allow_code``: the operator lets code in the folder be run.
+
+    Reads config and headers in pure Python. Raises LoadError for a folder that must not reach MLX."""
     if not folder.is_dir():
         raise IncompleteError(
             f"{folder.name} is not a folder: correct its path in MLX_SERVER_AVAILABLE_MODELS."
         )
     with explained("The model's folder"):
-        return _facts(folder)
+        return _facts(folder, allow_code)
 
 
-def _facts(folder: Path) -> ModelFacts:
+def _facts(folder: Path, allow_code: bool) -> ModelFacts:
     require_regular_files(folder)
     config = json_object(folder / "config.json")
-    refuse_code(config)
+    if not allow_code:
+        refuse_code(config)
     require_tokenizer(folder)
     optional_json_object(folder / "tokenizer_config.json")
     files = _weight_files(folder)
-    digest = _digest_of_texts(folder)
+    digest = _digest_of_texts(folder, (*_MEANT, "*.py") if allow_code else _MEANT)
     names: list[str] = []
     for file in files:
         header = read_header(file)
@@ -183,13 +188,14 @@ def _facts(folder: Path) -> ModelFacts:
         context_length=stated_context(config),
         model_type=_model_type(config),
         missing=_missing(folder, names),
+        allow_code=allow_code,
     )
 
 
-def _digest_of_texts(folder: Path) -> "hashlib._Hash":
+def _digest_of_texts(folder: Path, patterns: Collection[str]) -> "hashlib._Hash":
     """A digest of the text files that change what a model generates."""
     digest = hashlib.sha256()
-    for file in sorted(file for pattern in _MEANT for file in folder.glob(pattern)):
+    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
         with file.open("rb") as stream:
             digest.update(f"{file.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest
@@ -261,7 +267,7 @@ def load(
             loaded = _load(folder, facts, progress, accelerator, text)
             loaded.analysis = analysis_of(loaded.tokenizer)
             return loaded
-        with trial(folder, template=template) as await_trial:
+        with trial(folder, template=template, allow_code=facts.allow_code) as await_trial:
             import mlx_lm.utils  # noqa: F401 (takes a second, during which the trial runs)
 
             analysis = await_trial(progress)
@@ -284,7 +290,7 @@ def _weights_of(folder: Path, facts: ModelFacts) -> "tuple[Module, dict[str, Any
     from mlx_lm.utils import load_model
 
     try:
-        return load_model(folder, lazy=True)
+        return load_model(folder, lazy=True, trust_remote_code=facts.allow_code)
     except ValueError as error:
         if not facts.missing:
             raise
@@ -302,7 +308,7 @@ def _load(
     if accelerator is None:
         accelerator = has_accelerator()
     progress("tokenizer", 0, 0)
-    tokenizer = _read_tokenizer(folder, load_config(folder).get("eos_token_id"), template)
+    tokenizer = _read_tokenizer(folder, load_config(folder).get("eos_token_id"), template, facts.allow_code)
     model, config = _weights_of(folder, facts)
     if not accelerator:
         log.info("no GPU: the weights of %s become float32", folder)
@@ -317,12 +323,14 @@ def _load(
     )
 
 
-def _read_tokenizer(folder: Path, eos: object, template: str | None = None) -> "TokenizerWrapper":
+def _read_tokenizer(
+    folder: Path, eos: object, template: str | None = None, allow_code: bool = False
+) -> "TokenizerWrapper":
     from mlx_lm.utils import load_tokenizer
 
     read: Callable[..., TokenizerWrapper] = load_tokenizer
     try:
-        return read(folder, tokenizer_options(folder, template), eos_token_ids=eos)
+        return read(folder, tokenizer_options(folder, template, allow_code), eos_token_ids=eos)
     except ValueError as error:
         refuse_code_only(folder, error)
         raise

@@ -45,7 +45,7 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
     """Raises LoadError."""
     folder = locate(source, settings.cache_dir, progress)
     log.info("%s is in %s", source.id, folder)
-    facts, trusted = inspect(folder), source.kind == "embedded"
+    facts, trusted = inspect(folder, source.allow_code), source.kind == "embedded"
     if (kind := kind_of(folder, source.id)) != "chat":
         with explained(f"The {kind} model (of type {facts.model_type})"):
             return serve_encoder(folder, facts, kind, source.id, settings, progress, trusted=trusted)

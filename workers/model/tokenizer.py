@@ -1,4 +1,4 @@
-"""How a folder's tokenizer is loaded: with its chat template, and without running code from the folder.
+"""How a folder's tokenizer is loaded: with its chat template, and without running code unless the operator allows it.
 
 ``auto_map`` in tokenizer_config.json names Python code in the folder. If there is a tokenizer.json, it holds the whole
 tokenizer and is loaded as it is. Otherwise transformers may know the class; if not, the tokenizer is refused.
@@ -12,17 +12,17 @@ from workers.model.folder import optional_json_object
 from workers.model.load_error import LoadError
 
 
-def tokenizer_options(folder: Path, template: str | None = None) -> dict[str, Any]:
+def tokenizer_options(folder: Path, template: str | None = None, allow_code: bool = False) -> dict[str, Any]:
     """``template``: an operator's, in place of the folder's.
 
     The options for AutoTokenizer.from_pretrained. Imports transformers. Raises LoadError."""
     config = optional_json_object(folder / "tokenizer_config.json")
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    options: dict[str, Any] = {"trust_remote_code": allow_code, "local_files_only": True}
     if template is None:
         template = chat_template_of(folder, config)
     if template is not None:
         options["chat_template"] = template
-    if _names_code(config) and (folder / "tokenizer.json").is_file():
+    if not allow_code and _names_code(config) and (folder / "tokenizer.json").is_file():
         options["tokenizer_type"] = _read_as_it_is()
     return options
 
@@ -33,7 +33,7 @@ def refuse_code_only(folder: Path, error: BaseException) -> None:
     if _names_code(config) and not (folder / "tokenizer.json").is_file():
         raise LoadError(
             "The tokenizer is Python code in the model's folder (auto_map in tokenizer_config.json), which this "
-            "server never runs: use a conversion that has a tokenizer.json.",
+            "server runs only where its table has allow_code: use a conversion that has a tokenizer.json.",
             permanent=True,
         ) from error
 

@@ -31,6 +31,7 @@ RENDER_SECONDS = 2  # one chat
 MEMORY = 12 << 30  # bytes of address space, most of which are never touched
 ANALYSE_SECONDS = 5  # some 500 renderings; the longest known templates take 0.3
 ANALYSIS = "Analysing the chat template"
+_CODE = "allow-code"
 MOST_TOKENS = 1_000_000  # the largest known vocabularies have 262,000
 
 SAMPLE = (
@@ -60,7 +61,11 @@ CHATS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
 
 @contextmanager
 def trial(
-    folder: Path, wall_seconds: float = WALL_SECONDS, template: Path | None = None
+    folder: Path,
+    wall_seconds: float = WALL_SECONDS,
+    template: Path | None = None,
+    *,
+    allow_code: bool = False,
 ) -> Iterator[Callable[[Progress], TemplateAnalysis]]:
     """Starts the child at once; the yielded function waits for its end and raises LoadError.
 
@@ -69,13 +74,8 @@ def trial(
     """
     began = time.monotonic()
     with tempfile.TemporaryFile() as said:
-        command = [
-            sys.executable,
-            "-m",
-            "workers.model.trial_process",
-            str(folder),
-            *([str(template)] if template else []),
-        ]
+        what = [str(folder), str(template or ""), _CODE if allow_code else ""]
+        command = [sys.executable, "-m", "workers.model.trial_process", *what]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.DEVNULL)
         try:
             yield lambda progress: _wait(child, began + wall_seconds, said, progress)
@@ -144,18 +144,19 @@ def _say(**what: str) -> None:
     print(json.dumps(what), flush=True)  # noqa: T201 (read by the parent)
 
 
-def _try(folder: Path, template: Path | None = None) -> None:
+def _try(folder: str, template: str, code: str) -> None:
     from transformers import AutoTokenizer
 
     from workers.model.tokenizer import refuse_code_only, tokenizer_options
 
     _say(step="Reading the tokenizer")
     _bounded(READ_SECONDS)
-    options = tokenizer_options(folder, template_in(template) if template else None)
+    own = template_in(Path(template)) if template else None
+    options = tokenizer_options(Path(folder), own, code == _CODE)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:
-        refuse_code_only(folder, error)
+        refuse_code_only(Path(folder), error)
         raise
     if len(tokenizer) > MOST_TOKENS:
         raise LoadError(f"The tokenizer has {len(tokenizer)} tokens; {MOST_TOKENS} are the most.", True)
@@ -204,7 +205,7 @@ def main() -> None:
     except (ValueError, OSError):
         pass  # macOS has no such limit
     try:
-        _try(*map(Path, sys.argv[1:]))
+        _try(*sys.argv[1:])
     except BaseException as error:  # noqa: BLE001 (a panic in Rust is no Exception)
         reason = error.reason if isinstance(error, LoadError) else None
         _say(reason=reason or load_error("The tokenizer", error).reason)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shared.protocol import DownloadReport
-from tests.hub import REPOSITORY, SECRET, Hub, without_a_hub
+from tests.hub import COMMIT, REPOSITORY, SECRET, Hub, without_a_hub
 from tests.workers.model.folders import ROOT
 
 QUIET = {"MLX_SERVER_DOWNLOAD_SILENCE": "20", "MLX_SERVER_DOWNLOAD_DISK_FLOOR_GB": "0.1"}
@@ -82,6 +82,17 @@ def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_for
     assert fetch(hub) == WHOLE
     assert fetch(hub, HF_HUB_OFFLINE="1") == WHOLE
     assert hub.asked == []
+
+
+def test_code_is_fetched_where_the_operator_allows_it_and_a_copy_without_it_is_not_whole_then(
+    hub: Hub,
+) -> None:
+    (hub.folder / "own.py").write_text("# code")
+    assert fetch(hub) == WHOLE
+    assert "own.py" not in local(hub)
+    table = {REPOSITORY: {"revision": COMMIT, "allow_code": True}}
+    assert fetch(hub, MLX_SERVER_MODELS=json.dumps(table)) == WHOLE
+    assert local(hub)["own.py"] == b"# code"
 
 
 def test_files_of_the_same_content_are_fetched_once(hub: Hub) -> None:

@@ -164,3 +164,26 @@ def test_the_template_of_an_operator_is_tried_and_used_in_place_of_the_models_ow
     assert loaded.tokenizer.chat_template == shows
     assert loaded.analysis == analyse(shows, SPECIAL)
     assert loaded.facts.digest != facts.digest, "a stream would go on under another template"
+
+
+def test_code_in_a_folder_is_run_only_where_the_operator_allows_it(folder: Path) -> None:
+    (folder / "own.py").write_text("from mlx_lm.models.llama import Model, ModelArgs\n")
+    edited(folder / "config.json", lambda config: config.update(model_file="own.py"))
+    with pytest.raises(LoadError, match="allow_code"):
+        inspect(folder)
+    facts = inspect(folder, allow_code=True)
+    loaded = load(folder, facts, silent)
+    assert type(loaded.model).__module__ == "mlx_lm.models.llama"
+    (folder / "own.py").write_text("# other code, other answers\n")
+    assert inspect(folder, allow_code=True).digest != facts.digest
+
+
+def test_a_tokenizer_that_is_code_is_run_only_where_the_operator_allows_it(folder: Path) -> None:
+    """The class that ``auto_map`` names is the one that is loaded, in the trial too."""
+    (folder / "own.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\nclass Own(PreTrainedTokenizerFast): pass\n"
+    )
+    named = {"auto_map": {"AutoTokenizer": [None, "own.Own"]}, "tokenizer_class": "Own"}
+    edited(folder / "tokenizer_config.json", lambda config: config.update(named))
+    assert "Own" in str(type(load(folder, inspect(folder, allow_code=True), silent).tokenizer._tokenizer))
+    assert "Own" not in str(type(load(folder, inspect(folder), silent).tokenizer._tokenizer))
