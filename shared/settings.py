@@ -138,7 +138,9 @@ class Settings(BaseSettings):
     queue_per_model: int = Field(256, ge=1, description="requests that wait for one model")
     queue_total: int = Field(512, ge=1, description="requests that wait in all")
     queue_age: float = Field(
-        120.0, gt=0, description="how long a request may wait for a worker that is ready"
+        120.0,
+        gt=0,
+        description="how long a request may wait for a worker that is ready; five times as long for memory",
     )
     context_length: int | None = Field(
         None, ge=16, description="upper bound on every model's context, in tokens"

@@ -210,8 +210,10 @@ class Requests:
                 yield from self._release(worker, request_id, Cancel(request_id=request_id))
         self._admission.keys.expire(self._on_record, now - self._retention)
         for queued in self._scheduler.expire(self._registry, now, coming):
-            limit = self._scheduler.limits.queue_age
-            message = f"No worker of {queued.submit.model!r} had room within {limit:g} s."
+            model = queued.submit.model
+            limit = self._scheduler.patience(model, self._registry)
+            what = "No worker of {} had room" if self._registry.ready(model) else "There was no memory for {}"
+            message = f"{what.format(repr(model))} within {limit:g} s."
             seconds = self._scheduler.retry_after(queued.submit, self._registry, now)
             yield refuse(queued, QueueFull(message, retry_after=seconds))
 

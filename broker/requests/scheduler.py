@@ -29,6 +29,7 @@ from shared.key_terms import Priority
 from shared.protocol import SubmitHeader
 
 _AGEINGS = 8  # in ``queue_age``: low priority has its turn long before its time is up
+_WITHOUT_MEMORY = 5  # times as long may a request wait for a model that waits for memory
 _WEIGHT = 0.1  # of the latest run in the moving average of durations
 
 
@@ -174,13 +175,20 @@ class Scheduler:
         return queued
 
     def expire(self, registry: Registry, now: float, coming: Collection[str] = ()) -> list[Queued]:
-        """Removes and returns those that have waited longer than ``queue_age`` for a model that is not loading.
+        """Removes and returns those that have waited longer than ``patience`` for a model that is not loading.
 
         ``coming``: models that are fetched or have to be.
         """
-        due = now - self.limits.queue_age
-        models = {model for model in self._queues if model not in coming and not registry.starting(model)}
-        return self.withdraw(lambda queued: queued.submit.model in models and queued.since < due)
+        due = {
+            model: now - self.patience(model, registry)
+            for model in self._queues
+            if model not in coming and not registry.starting(model)
+        }
+        return self.withdraw(lambda queued: queued.since < due.get(queued.submit.model, queued.since))
+
+    def patience(self, model: str, registry: Registry) -> float:
+        """Seconds; more where a model waits for memory, which it gets when the others have had their turns."""
+        return self.limits.queue_age * (1 if registry.ready(model) else _WITHOUT_MEMORY)
 
     def restart_ages(self, model: str, now: float) -> None:
         for queued in self.of_model(model):

@@ -3,11 +3,12 @@
 from typing import Any
 
 from broker.core import Broker
-from broker.events import Action, Spawn, TellWorker, Tick, WorkerExited, WorkerSaid
+from broker.events import Action, ApiSaid, Spawn, TellWorker, Tick, WorkerExited, WorkerSaid
 from broker.memory.decisions import GB
 from broker.rules import MemoryRules
-from shared.protocol import Capabilities, Drain, Heartbeat, Lease, MemoryUse, Register
+from shared.protocol import Capabilities, Drain, Heartbeat, Lease, MemoryUse, Ping, Register
 from tests.broker.plays import (
+    API,
     TOKEN,
     ask,
     cancel,
@@ -59,6 +60,17 @@ def test_a_busy_worker_finishes_what_it_runs_and_gets_nothing_new_when_its_turn_
     play(broker, forward("a#1", "r3"), Tick(), now=10.0)
     assert play(broker, ask("r4"), now=10.5) == []
     assert drains(play(broker, forward("a#1", "r1"), Tick(), now=11.0)) == ["a#1"]
+
+
+def test_a_request_waits_for_memory_longer_than_for_a_worker_that_is_ready() -> None:
+    """As long as the answers of other models may take: it is their turn."""
+    broker = two_models_and_room_for_one()
+    play(broker, ask("r1"), ready("a#1"), ask("r2", "b"))
+    for now in range(0, 500, 10):
+        assert refusals(play(broker, beat("a#1"), ApiSaid(API, Ping()), Tick(), now=now)) == []
+    actions = play(broker, beat("a#1"), ApiSaid(API, Ping()), Tick(), now=501.0)
+    assert refusals(actions) == [("r2", "queue_full")]
+    assert "There was no memory for 'b' within 500 s" in reason(actions)
 
 
 def test_a_worker_that_was_closed_for_a_request_is_open_again_when_that_leaves() -> None:

@@ -37,6 +37,7 @@ from shared.protocol import (
     LoadFailed,
     Order,
     OrderReply,
+    Ping,
     Waiting,
 )
 from tests.broker.plays import (
@@ -169,7 +170,8 @@ def test_requests_are_not_too_old_while_their_model_is_fetched_nor_right_after()
     assert refusals(play(broker, Tick(), now=7.0)) == []
     play(broker, *ended(WHOLE), now=7.0)
     assert refusals(play(broker, Tick(), now=8.0)) == []
-    assert refusals(play(broker, Tick(), now=9.5)) == [("r1", "queue_full")]
+    assert refusals(play(broker, ApiSaid(API, Ping()), Tick(), now=16.5)) == []
+    assert refusals(play(broker, Tick(), now=17.5)) == [("r1", "queue_full")]
 
 
 def test_requests_are_not_too_old_while_other_downloads_have_their_turn() -> None:
