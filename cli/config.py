@@ -21,7 +21,7 @@ from shared.certificate import unusable_certificate
 from shared.commands import typed
 from shared.config_file import IN_FOLDER
 from shared.dotenv import NOT_FROM_A_FOLDER
-from shared.model_table import ModelTable
+from shared.model_table import NAMES_A_FILE, HostingKeys, ModelTable
 from shared.settings import Settings, load_settings, origins, read_settings
 from shared.settings_errors import SettingsError
 
@@ -119,6 +119,12 @@ def _template() -> Iterator[str]:
     yield "# A table for each model. With one table here, the models of the tables are all that may be asked for."
     yield "#[models.small]"
     for name, each in ModelTable.model_fields.items():
+        if name in NAMES_A_FILE or name in HostingKeys.model_fields:  # no example is right on every machine
+            yield ""
+            yield from textwrap.wrap(
+                f"{name}: {each.description}", 110, initial_indent="# ", subsequent_indent="# "
+            )
+            continue
         default = "mlx-community/Llama-3.2-3B-Instruct-4bit" if name == "source" else each.default
         yield from _commented(name, default, each.description)
 

@@ -70,6 +70,8 @@ def test_a_listed_model_has_its_capabilities_or_the_reason_of_its_failure(stack:
         "dimensions": None,
         "ranking": None,
         "truncates": False,
+        "endpoints": [],
+        "not_promised": [],
     }
     assert (hot["size"], hot["max_input_tokens"]) == (123, 2048)
     assert (failed["status"], failed["reason"], failed["capabilities"]) == ("failed", "no such folder", None)
