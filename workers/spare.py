@@ -9,6 +9,7 @@ Rule 2: an assignment says names only. The settings, those of the model too, are
 
 import os
 import socket
+from contextlib import suppress
 
 from shared.protocol import Assignment, SpareReady
 from workers.footprint import footprint
@@ -31,8 +32,10 @@ def await_assignment() -> Assignment | None:
 
 def _told(broker: socket.socket) -> Assignment | None:
     line = b""
-    try:
+    # A broker that has told its model meanwhile has closed the socket, and the model is still there to be read.
+    with suppress(OSError):
         broker.sendall(SpareReady(footprint=footprint()).model_dump_json().encode() + b"\n")
+    try:
         while not line.endswith(b"\n") and len(line) < _LONGEST:
             if not (more := broker.recv(_LONGEST)):
                 return None

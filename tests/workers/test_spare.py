@@ -57,3 +57,16 @@ def test_a_spare_becomes_the_worker_it_is_told_to_be_by_the_settings_of_that_mom
     assert process.wait(PATIENCE) == 2
     assert process.stderr
     assert "MLX_SERVER_PORT" in process.stderr.read()
+
+
+def test_a_spare_that_is_told_its_model_while_it_imports_becomes_the_worker_though_the_broker_has_closed_the_socket(
+    spare: tuple["subprocess.Popen[str]", socket.socket], tmp_path: Path
+) -> None:
+    process, broker = spare
+    assert process.stderr
+    assert "OpenBLAS" in process.stderr.readline()  # it has read its settings
+    (tmp_path / ".env").write_text("MLX_SERVER_PORT=none\n")
+    broker.sendall(b'{"worker": "worker-m-1", "model": "m"}\n')
+    broker.close()
+    assert process.wait(PATIENCE) == 2
+    assert "MLX_SERVER_PORT" in process.stderr.read()
