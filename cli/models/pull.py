@@ -27,7 +27,7 @@ from cli import probe
 from cli.refusal import INTERRUPTED, refuse, something_else_answers
 from cli.status import known_report
 from shared.commands import typed
-from shared.errors import ModelNotFound
+from shared.errors import BrokerLost, ModelNotFound
 from shared.protocol import DownloadReport
 from shared.settings import Settings, load_settings
 
@@ -80,7 +80,7 @@ def _why_not(settings: Settings, answer: probe.Answer) -> str:
 
 def _is_broker_lost(answer: probe.Answer) -> bool:
     try:
-        return bool(json.loads(answer.body)["error"]["code"] == "broker_lost")
+        return bool(json.loads(answer.body)["error"]["code"] == BrokerLost.code)
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -98,9 +98,9 @@ def _follow(settings: Settings, name: str) -> int:
         answers.append(answer)
 
     waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
     model = settings.registry.resolve(name) or name
     try:
+        waiting.start()
         with _bar(name) as draw:
             while waiting.is_alive():
                 waiting.join(LOOK)

@@ -9,14 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def answering(
-    status: int, said: object, key: str = "", while_waiting: Callable[[], object] = lambda: None
+    status: int,
+    said: object,
+    key: str = "",
+    while_waiting: Callable[[], object] = lambda: None,
+    waited: tuple[int, object] | None = None,
 ) -> Iterator[tuple[str, list[tuple[str, object]]]]:
     """Yields the port and what is asked of it: paths, and bodies where there are any.
 
-    ``said``: text, or what becomes JSON. ``key``: whoever does not show it gets 401.
+    ``said``: text, or what becomes JSON. ``waited``: status and answer of an order with ``wait``, if another.
+    ``key``: whoever does not show it gets 401.
     ``while_waiting``: is called before an order with ``wait`` is answered.
     """
-    text = said if isinstance(said, str) else json.dumps(said)
     asked: list[tuple[str, object]] = []
 
     class Api(BaseHTTPRequestHandler):
@@ -25,15 +29,16 @@ def answering(
             asked.append((self.path, order := json.loads(body)))
             if order.get("wait"):
                 while_waiting()
-            self._answer()
+            self._answer(*(waited if waited and order.get("wait") else (status, said)))
 
         def do_GET(self) -> None:
             asked.append((self.path, None))
-            self._answer()
+            self._answer(status, said)
 
         do_DELETE = do_GET  # noqa: N815 (the name http.server looks for)
 
-        def _answer(self) -> None:
+        def _answer(self, status: int, said: object) -> None:
+            text = said if isinstance(said, str) else json.dumps(said)
             stranger = key and self.headers["authorization"] != f"Bearer {key}"
             self.send_response(401 if stranger else status)
             self.end_headers()

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from shared.errors import without_folders
+from cli.models.pull import TRIES
+from shared.errors import BrokerLost, without_folders
 from shared.protocol import Capabilities, ModelStatus, StatusReport
 from tests.cli.answering import answering
 from tests.cli.command import run, start
@@ -102,6 +103,16 @@ def test_ctrl_c_leaves_a_servers_download_and_says_how_to_end_it() -> None:
     assert command.returncode == 130
     assert "The server goes on with org/name" in said
     assert "pull --cancel org/name` ends that" in said
+
+
+def test_a_pull_is_waited_for_again_when_the_broker_ends_meanwhile() -> None:
+    lost = BrokerLost("The broker does not answer; it is probably being restarted.")
+    failure = {"error": {"message": lost.message, "code": lost.code}}
+    with answering(200, {"model": "org/name"}, waited=(lost.status, failure)) as (port, asked):
+        done = run("pull", "org/name", "--port", port)
+    waited = [path for path, order in asked if order == {"wait": True}]
+    assert len(waited) == TRIES
+    assert (done.returncode, done.stderr) == (1, f"mlx-server: {lost.message}\n")
 
 
 @pytest.mark.parametrize("said", ["[]", "{}", "<html>"])
