@@ -56,7 +56,7 @@ def make_routes(
     hosting = Hosting(settings, catalog, broker)
     broker.on_new_settings(hosting.use)
     models = Models(catalog, broker)
-    app = falcon.asgi.App(middleware=[Lifespan(broker)], router=routes or Routes())
+    app = falcon.asgi.App(middleware=[Lifespan(broker, hosting)], router=routes or Routes())
     app.router_options.converters["response"] = ResponseId
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{id:path}", models, suffix="one")
@@ -107,16 +107,18 @@ class ResponseId(BaseConverter):
 
 
 class Lifespan:
-    """Starts and closes the broker client with the server."""
+    """Starts and closes with the server what has connections."""
 
-    def __init__(self, broker: BrokerClient) -> None:
+    def __init__(self, broker: BrokerClient, hosting: Hosting) -> None:
         self._broker = broker
+        self._hosting = hosting
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         await self._broker.start()
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         await self._broker.close()
+        await self._hosting.close()
 
 
 async def pass_on(

@@ -25,7 +25,9 @@ class Replies:
         self._keepalive_timer = self._loop.call_later(keepalive, self._keepalive_due)
         self._closed = False
         self.waiting = ""  # in words, while the request is in a queue
-        self.lost = asyncio.Event()  # set when a worker is lost that had one of the requests
+        self.lost = (
+            asyncio.Event()
+        )  # from the loss of a worker that had one of the requests until another has it
 
     # ---- the side of the broker client
 
@@ -34,6 +36,8 @@ class Replies:
             self._open_choices -= 1
         self._arrived.append(delta)
         self.waiting = ""
+        if delta.place:
+            self.lost.clear()
         self._wake()
 
     def fail(self, failure: ServingError) -> None:

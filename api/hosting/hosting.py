@@ -3,7 +3,7 @@
 Where no model is hosted, nothing of this folder runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,10 @@ from api.hosting.lease import Lease
 from api.hosting.proxy import Passing, missing
 from api.hosting.renaming import named
 from api.hosting.translated import Translated
+from api.hosting.upstream import Upstreams
 from api.http.caller import caller
+from api.http.json_limits import SMALL
+from api.http.side_thread import in_side_thread
 from shared.errors import EndpointMissing, InvalidRequest
 from shared.hosting import PATHS, Endpoint
 from shared.protocol import Generation, Place, Task
@@ -32,6 +35,7 @@ class Hosting:
     def __init__(self, settings: Settings, catalog: Catalog, broker: BrokerClient) -> None:
         self._catalog = catalog
         self._broker = broker
+        self._upstreams = Upstreams()
         self._lacking: set[tuple[str, Endpoint]] = set()  # (model, endpoint) that were found to be missing
         self.use(settings)
 
@@ -40,6 +44,9 @@ class Hosting:
         self._settings = settings
         self._hosted = {model for model, source in settings.sources.items() if source.kind == "hosted"}
         self._lacking.clear()
+
+    async def close(self) -> None:
+        await self._upstreams.close()
 
     def serves(self, model: str) -> bool:
         """``model``: a name that was asked for."""
@@ -62,7 +69,7 @@ class Hosting:
                 raise missing(model, endpoint, place)
             self._lacking.add((model, endpoint))
             return False
-        passing = Passing(endpoint, model, asked.named, _headers(req))
+        passing = Passing(self._upstreams, endpoint, model, asked.named, _headers(req))
         await passing.answer(resp, lease, place)
         return True
 
@@ -83,7 +90,8 @@ class Hosting:
             return await self._broker.generate(model, tasks, caller)
         if len(tasks) != 1 or not isinstance(tasks[0], Generation) or tasks[0].n != 1:
             raise InvalidRequest("The server of this model gives one answer to one prompt here.", param="n")
-        return await Translated(self._broker, self._settings, model, tasks[0], caller).replies()
+        translated = Translated(self._broker, self._upstreams, self._settings, model, tasks[0], caller)
+        return await translated.replies()
 
     async def _asked(self, req: Request) -> "Asked":
         """Raises InvalidField for what is no JSON object and no form."""
@@ -92,14 +100,12 @@ class Hosting:
             data, boundary = await received(req), boundary_of(kind)
             model = value_of(data, boundary, "model") or self._catalog.default
             streams = value_of(data, boundary, "stream") in ("true", "True", "1")
-            return Asked(model, streams, partial(with_value, data, boundary, "model"))
+            return Asked(
+                model, streams, lambda name: in_side_thread(with_value, data, boundary, "model", name)
+            )
         body, data = await read_object(req), await received(req)
         name = body.get("model", self._catalog.default)
-        return Asked(
-            name if isinstance(name, str) else "",
-            body.get("stream") is True,
-            lambda name: named(data.removeprefix(BOM).decode(), name).encode(),
-        )
+        return Asked(name if isinstance(name, str) else "", body.get("stream") is True, partial(_named, data))
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,16 @@ class Asked:
 
     model: str
     streams: bool
-    named: Callable[[str], bytes]
+    named: Callable[[str], Awaitable[bytes]]
+
+
+async def _named(data: bytes, name: str) -> bytes:
+    """``data``: a JSON object."""
+
+    def written() -> bytes:
+        return named(data.removeprefix(BOM).decode(), name).encode()
+
+    return written() if len(data) <= SMALL else await in_side_thread(written)
 
 
 def _headers(req: Request) -> dict[str, str]:

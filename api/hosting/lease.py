@@ -5,23 +5,26 @@ Rule 2: a request that no byte has answered gets another place when its server h
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 
 from api.generation.broker_client import BrokerClient
 from api.generation.replies import Replies
 from api.hosting.passing import Tokens
+from api.hosting.upstream import Upstream
+from shared.errors import HostedServerFailed
 from shared.hosting import Endpoint
 from shared.protocol import Hosted, Place, Start
 
-_NOTICED = 2.0  # seconds until the end of a server is known here, at most
+NOTICED = 2.0  # seconds until the end of a server is known here, at most
 
 
 class Lease:
-    def __init__(self, broker: BrokerClient, replies: Replies) -> None:
+    def __init__(self, broker: BrokerClient, replies: Replies, noticed: float = NOTICED) -> None:
         self._broker = broker
+        self._noticed = noticed
         self._replies = replies
         self._place: Place | None = None
-        self._tried_again = False
 
     @classmethod
     async def take(
@@ -47,19 +50,29 @@ class Lease:
                 return None
         raise AssertionError("a lease has no end of its own")
 
-    async def place(self) -> Place:
-        """As ``next``, however long it takes."""
-        while (place := await self.next()) is None:
-            pass
-        return place
+    async def ask(
+        self,
+        place: Place,
+        send: Callable[[Place], Awaitable[Upstream]],
+        waits: Callable[[str], None] = lambda queue: None,
+    ) -> Upstream:
+        """The answer of the server at ``place``, or of the next one. Raises HostedServerFailed.
 
-    async def may_try_again(self) -> bool:
-        """Whether the server has ended, so that another will have a place."""
-        if self._tried_again:
-            return False
-        self._tried_again = True
+        ``waits`` is told of the queue, where the next place is waited for.
+        """
         try:
-            async with asyncio.timeout(_NOTICED):
+            return await send(place)
+        except HostedServerFailed:
+            if not await self._ended():
+                raise
+        while (another := await self.next()) is None:
+            waits(self.waiting)
+        return await send(another)
+
+    async def _ended(self) -> bool:
+        """Whether the server has ended, so that another will have a place."""
+        try:
+            async with asyncio.timeout(self._noticed):
                 await self._replies.lost.wait()
         except TimeoutError:
             return False

@@ -5,7 +5,7 @@ is one error in the dialect of the client.
 Rule 2: after the first byte of an answer nothing is tried again.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from falcon.asgi import Response
@@ -14,8 +14,9 @@ from pydantic_core import from_json
 from api.generation.event_streams import KEEP_ALIVE, idle_comment
 from api.hosting.lease import Lease
 from api.hosting.passing import PassingEvents, Tokens, passed_object
-from api.hosting.upstream import JSON, Upstream, no_json
+from api.hosting.upstream import JSON, Upstream, Upstreams, no_json
 from api.http.respond import EVENT_STREAM
+from api.http.side_thread import in_side_thread
 from shared.errors import EndpointMissing, FailureFromElsewhere, HostedServerFailed
 from shared.hosting import PATHS, Endpoint
 from shared.protocol import Failure, Place
@@ -27,9 +28,10 @@ _PASSED_BACK = ("content-type", "retry-after", "content-disposition")
 class Passing:
     """A request on its way. ``model``: the name that the client asked for; ``named``: the body with another one."""
 
+    upstreams: Upstreams
     endpoint: Endpoint
     model: str
-    named: Callable[[str], bytes]
+    named: Callable[[str], Awaitable[bytes]]
     headers: Mapping[str, str]
     tokens: Tokens = field(default_factory=Tokens)
 
@@ -39,7 +41,7 @@ class Passing:
             resp.content_type = EVENT_STREAM
             resp.stream = self._stream_later(lease)
             return
-        upstream = await self._asked(lease, place)
+        upstream = await lease.ask(place, self._send)
         if upstream.is_events:
             resp.set_header("x-accel-buffering", "no")  # nginx would buffer the events
             resp.cache_control = ["no-cache", "no-transform"]
@@ -49,7 +51,7 @@ class Passing:
         else:
             data = await upstream.whole()
             try:
-                resp.data = passed_object(data, self.model, self.tokens)
+                resp.data = await in_side_thread(passed_object, data, self.model, self.tokens)
             except ValueError:
                 raise no_json(self.model, upstream, data) from None
             lease.done(self.tokens)
@@ -58,16 +60,9 @@ class Passing:
             if name in upstream.headers:
                 resp.set_header(name, upstream.headers[name])
 
-    async def _asked(self, lease: Lease, place: Place) -> Upstream:
-        """Tries again where nothing has come and the server has ended."""
-        while True:
-            url = place.url + PATHS[self.endpoint]
-            try:
-                return await Upstream.ask(self.model, url, self.named(place.model), self.headers)
-            except HostedServerFailed:
-                if not await lease.may_try_again():
-                    raise
-            place = await lease.place()
+    async def _send(self, place: Place) -> Upstream:
+        body = await self.named(place.model)
+        return await self.upstreams.ask(self.model, place.url + PATHS[self.endpoint], body, self.headers)
 
     async def _events(self, lease: Lease, upstream: Upstream) -> AsyncIterator[bytes]:
         passing, piece = PassingEvents(self.endpoint, self.model, self.tokens), upstream.first
@@ -96,7 +91,7 @@ class Passing:
                 yield idle_comment(lease.waiting) + KEEP_ALIVE
         if self.endpoint not in place.endpoints:
             raise missing(self.model, self.endpoint, place)
-        upstream = await self._asked(lease, place)
+        upstream = await lease.ask(place, self._send)
         if not upstream.is_events:
             data = await upstream.whole()
             raise told_error(self.model, upstream, data)

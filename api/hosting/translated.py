@@ -13,7 +13,7 @@ from api.hosting.lease import Lease
 from api.hosting.passing import Tokens
 from api.hosting.proxy import missing, told_error
 from api.hosting.translation import chat_request
-from api.hosting.upstream import JSON, Upstream
+from api.hosting.upstream import JSON, Upstream, Upstreams
 from shared.errors import HostedServerFailed, ServingError
 from shared.hosting import PATHS
 from shared.protocol import Generation, Place
@@ -26,9 +26,16 @@ class Translated:
     """One request. A task of its own feeds the replies, and ends with whoever reads them."""
 
     def __init__(
-        self, broker: BrokerClient, settings: Settings, model: str, generation: Generation, caller: str
+        self,
+        broker: BrokerClient,
+        upstreams: Upstreams,
+        settings: Settings,
+        model: str,
+        generation: Generation,
+        caller: str,
     ) -> None:
         self._broker = broker
+        self._upstreams = upstreams
         self._silence = settings.first_token_silence
         self._model = model
         self._generation = generation
@@ -65,25 +72,21 @@ class Translated:
             )
 
     async def _asked(self, lease: Lease) -> Upstream:
-        while True:
-            place = await self._place(lease)
-            if "chat" not in place.endpoints:
-                raise missing(self._model, "chat", place)
-            body, url = chat_request(self._generation, place.model), place.url + PATHS["chat"]
-            try:
-                upstream = await Upstream.ask(self._model, url, body, {"content-type": JSON})
-            except HostedServerFailed:
-                if not await lease.may_try_again():
-                    raise
-                continue
-            if not upstream.is_events:
-                raise told_error(self._model, upstream, await upstream.whole())
-            return upstream
-
-    async def _place(self, lease: Lease) -> Place:
         while (place := await lease.next()) is None:
-            self._replies.waiting = lease.waiting
-        return place
+            self._wait(lease.waiting)
+        upstream = await lease.ask(place, self._send, self._wait)
+        if not upstream.is_events:
+            raise told_error(self._model, upstream, await upstream.whole())
+        return upstream
+
+    async def _send(self, place: Place) -> Upstream:
+        if "chat" not in place.endpoints:
+            raise missing(self._model, "chat", place)
+        body, url = chat_request(self._generation, place.model), place.url + PATHS["chat"]
+        return await self._upstreams.ask(self._model, url, body, {"content-type": JSON})
+
+    def _wait(self, queue: str) -> None:
+        self._replies.waiting = queue
 
     async def _read(self, lease: Lease, upstream: Upstream) -> None:
         chunks, piece = Chunks(self._tokens), upstream.first

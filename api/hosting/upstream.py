@@ -19,18 +19,6 @@ MOST_WHOLE = 64 << 20  # bytes of an answer that is one object
 MOST_TOLD = 200  # characters of an answer that is no JSON, in an error
 JSON = "application/json"
 
-_client: httpx.AsyncClient | None = None
-
-
-def _shared() -> httpx.AsyncClient:
-    """One for the process, made in its event loop; proxies of the environment are for other machines."""
-    global _client
-    if _client is None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=5.0)
-        timeout = httpx.Timeout(SILENCE, connect=CONNECT)
-        _client = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
-    return _client
-
 
 class Upstream:
     """An answer whose head has come, and its first piece; empty: it has no body."""
@@ -40,25 +28,6 @@ class Upstream:
         self._answer = answer
         self._pieces = answer.aiter_raw()
         self.first = b""
-
-    @classmethod
-    async def ask(cls, model: str, url: str, body: bytes, headers: Mapping[str, str]) -> "Upstream":
-        """Raises HostedServerFailed while no byte of an answer has come."""
-        sent = {name: headers[name] for name in PASSED_ON if name in headers}
-        client = _shared()
-        request = client.build_request(
-            "POST", url, content=body, headers={"accept-encoding": "identity", **sent}
-        )
-        try:
-            answer = await client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise _failed(model, error) from error
-        upstream = cls(model, answer)
-        loop, owner = asyncio.get_running_loop(), asyncio.current_task()
-        assert owner is not None
-        owner.add_done_callback(lambda _: loop.create_task(upstream.close()))
-        upstream.first = await upstream.piece()
-        return upstream
 
     @property
     def status(self) -> int:
@@ -102,6 +71,42 @@ class Upstream:
     async def close(self) -> None:
         """May be called twice."""
         await self._answer.aclose()
+
+
+class Upstreams:
+    """The connections of this process to hosted servers. The first request makes their client, which takes a while."""
+
+    def __init__(self) -> None:
+        self._client: httpx.AsyncClient | None = None
+
+    async def ask(self, model: str, url: str, body: bytes, headers: Mapping[str, str]) -> Upstream:
+        """Raises HostedServerFailed while no byte of an answer has come."""
+        sent = {name: headers[name] for name in PASSED_ON if name in headers}
+        client = self._client = self._client or _client()
+        request = client.build_request(
+            "POST", url, content=body, headers={"accept-encoding": "identity", **sent}
+        )
+        try:
+            answer = await client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise _failed(model, error) from error
+        upstream = Upstream(model, answer)
+        loop, owner = asyncio.get_running_loop(), asyncio.current_task()
+        assert owner is not None
+        owner.add_done_callback(lambda _: loop.create_task(upstream.close()))
+        upstream.first = await upstream.piece()
+        return upstream
+
+    async def close(self) -> None:
+        if self._client:
+            await self._client.aclose()
+
+
+def _client() -> httpx.AsyncClient:
+    """Proxies of the environment are for other machines."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=5.0)
+    timeout = httpx.Timeout(SILENCE, connect=CONNECT)
+    return httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
 
 
 def _failed(model: str, error: httpx.HTTPError) -> HostedServerFailed:
