@@ -114,7 +114,7 @@ def test_random_schedules_keep_within_the_budget_starve_nobody_and_abort_nothing
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @given(machines())
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_hundreds_of_random_schedules_keep_the_same_promises(machine: Machine) -> None:
     keep_promises(machine)
 
