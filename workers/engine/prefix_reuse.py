@@ -60,4 +60,4 @@ class PrefixReuse:
         """A copy of one sequence's cache; with full attention from token ``start`` on."""
         if self._full_attention:
             return cut_out(cache, TokenSpan(span.row, span.start + start, span.length - start))
-        return extract(cache, span.row) if self._batches else fork(cache)
+        return extract(cache, span.row)

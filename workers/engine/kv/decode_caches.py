@@ -1,6 +1,7 @@
 """The interface of the decode batch's KV caches, and the two kinds that do not use slots.
 
-``Slots`` serves models with full attention in all layers, ``Merged`` all others, ``Alone`` a batch of one sequence.
+``Slots`` serves the models that have a kind of slot for each layer, ``Merged`` all others, ``Alone`` a batch of one
+sequence.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from workers.engine.kv.mlx_caches import (
     divide,
     extend,
     extract,
+    has_slots,
     is_full_attention,
+    keeps_all_tokens,
     nbytes,
     take_rows,
 )
@@ -28,6 +31,7 @@ class DecodeCaches(Protocol):
     """
 
     compact: bool
+    joins_alone: bool  # whether a prompt that was prefilled by itself joins from its own cache
 
     @property
     def layers(self) -> Cache:
@@ -99,6 +103,8 @@ class _Unreserved:
 class Merged(_Unreserved):
     """Uses mlx-lm's own batch caches."""
 
+    joins_alone = False
+
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
         take_rows(read, [span.row for span in spans])  # ended sequences may have been prefilled too
         if self._lengths:
@@ -123,6 +129,8 @@ class Merged(_Unreserved):
 class Alone(_Unreserved):
     """Uses the cache of a single sequence, for models whose forward pass needs a scalar offset."""
 
+    joins_alone = True
+
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
         assert not self.layers and len(spans) == 1
         self.layers, self._lengths = read, [spans[0].length]
@@ -137,6 +145,6 @@ class Alone(_Unreserved):
         return divide(self.layers, start)[1] if is_full_attention(self.layers) else self.layers
 
 
-def caches_for(full_attention: bool) -> DecodeCaches:
-    """The caches of a decode batch. ``full_attention``: all layers have full attention."""
-    return Slots() if full_attention else Merged()
+def caches_for(cache: Cache) -> DecodeCaches:
+    """The caches of a decode batch, for a model with a ``cache`` like this."""
+    return Slots(by_length=keeps_all_tokens(cache)) if has_slots(cache) else Merged()
