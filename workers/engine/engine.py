@@ -379,7 +379,7 @@ class BatchEngine:
             self._feed(task, cache, task.ids[task.done : task.done + size])
         task.advance(cache, size)
         self._tokens_read += size
-        if stops and task.done == stop:
+        if (stops and task.done == stop) or self._reuse.wants_checkpoint(task):
             self._reuse.half_prefilled(task)
 
     def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:

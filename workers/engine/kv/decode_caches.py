@@ -11,11 +11,9 @@ from workers.engine.kv.footprint import GROWTH, Footprint, OneArray
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
-    divide,
     extend,
     extract,
     has_slots,
-    is_full_attention,
     keeps_all_tokens,
     nbytes,
     take_rows,
@@ -69,7 +67,7 @@ class DecodeCaches(Protocol):
         ...
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        """A copy of one sequence's cache; with full attention from token ``start`` on."""
+        """A copy of one sequence's cache; of full layers from token ``start`` on."""
         ...
 
 
@@ -123,7 +121,7 @@ class Merged(_Unreserved):
         return list(rows)
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        return extract(self.layers, row)
+        return extract(self.layers, row, start)
 
 
 class Alone(_Unreserved):
@@ -142,7 +140,7 @@ class Alone(_Unreserved):
         return list(rows)
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        return divide(self.layers, start)[1] if is_full_attention(self.layers) else self.layers
+        return extract(self.layers, row, start)
 
 
 def caches_for(cache: Cache) -> DecodeCaches:

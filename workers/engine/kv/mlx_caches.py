@@ -4,12 +4,14 @@ A cache here is a list with one entry a layer. All that depends on how mlx-lm's 
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import (
     ArraysCache,
+    BatchKVCache,
     BatchRotatingKVCache,
     CacheList,
     KVCache,
@@ -83,10 +85,10 @@ def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
 
 def join(parts: list[Cache], length: int) -> Cache:
     """The first ``length`` tokens of full-attention caches joined in order, with room to grow."""
-    return [_joined(layers, length) for layers in zip(*parts, strict=True)]
+    return [joined_layers(layers, length) for layers in zip(*parts, strict=True)]
 
 
-def _joined(layers: tuple[KVCache, ...], length: int) -> KVCache:
+def joined_layers(layers: Sequence[KVCache], length: int) -> KVCache:
     joined = KVCache()
     keys, values = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
     joined.state = _in_a_row(keys, length), _in_a_row(values, length), length
@@ -109,18 +111,23 @@ def merge(caches: list[Cache]) -> Cache:
     return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
 
 
-def extract(cache: Cache, row: int) -> Cache:
-    """A compact copy of one sequence's cache, from its own or from a batch that is aligned at its ends."""
-    return [_extracted(layer, row) for layer in cache]
+def extract(cache: Cache, row: int, start: int = 0) -> Cache:
+    """A compact copy of one sequence's cache, from its own or from a batch that is aligned at its ends.
+
+    Layers with full attention have the tokens from ``start`` on.
+    """
+    return [_extracted(layer, row, start) for layer in cache]
 
 
-def _extracted(layer: Any, row: int) -> Any:
+def _extracted(layer: Any, row: int, start: int) -> Any:
     if isinstance(layer, CacheList):
-        return CacheList(*(_extracted(part, row) for part in layer.caches))
+        return CacheList(*(_extracted(part, row, start) for part in layer.caches))
     if isinstance(layer, ArraysCache):
         return extract_state(layer, row)
+    if isinstance(layer, BatchKVCache):
+        layer = layer.extract(row)
     if type(layer) is KVCache and layer.keys is not None:
-        return cut_out([layer], TokenSpan(row, 0, layer.offset))[0]
+        return cut_out([layer], TokenSpan(0, start, layer.offset - start))[0]
     if type(layer) is RotatingKVCache and not layer.empty():
         return extract_window(layer, row)
     return layer.extract(row) if hasattr(layer, "extract") else copy.deepcopy(layer)
@@ -261,8 +268,9 @@ def evaluate(cache: Cache, *more: mx.array) -> None:
 
 def set_out(cache: Cache) -> None:
     """Starts the computation of a cache, so that its inputs are freed soon."""
-    mx.async_eval([layer.state for layer in cache])
+    mx.async_eval([layer.state for layer in cache if layer is not None])
 
 
 def nbytes(cache: Cache) -> int:
-    return sum(layer.nbytes for layer in cache)
+    """A layer may be None, see ``checkpoints``."""
+    return sum(layer.nbytes for layer in cache if layer is not None)
