@@ -22,7 +22,12 @@ def flat(cache: Cache) -> tuple[Cache, Layout]:
 
 
 def has_checkpoint(entry: Cache | None) -> bool:
-    return entry is not None and any(part is not None and type(part) is not KVCache for part in entry)
+    """Whether a sequence can go on from its end; always so if all caches hold keys and values of all tokens."""
+    return entry is not None and all(part is not None for part in entry)
+
+
+def can_be_cut(entry: Cache) -> bool:
+    return all(type(part) is KVCache for part in entry)
 
 
 def without_checkpoint(entry: Cache) -> Cache | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from workers.engine.kv import checkpoints
-from workers.engine.kv.checkpoints import has_checkpoint
+from workers.engine.kv.checkpoints import can_be_cut, has_checkpoint
 from workers.engine.kv.mlx_caches import Cache, divide, join, nbytes, set_out
 from workers.engine.kv.radix import SMALLEST, Node, Path, drop, grow, walk
 from workers.token_ids import Ids, as_ids
@@ -110,7 +110,7 @@ class PrefixCache:
         if self._full_attention:
             drop(node)
             return
-        node.held = checkpoints.without_checkpoint(node.held)
+        node.held = checkpoints.without_checkpoint(node.held) if node.children else None
         self.bytes += nbytes(node.held or [])
         while node.parent is not None and not node.children and not has_checkpoint(node.held):
             self.bytes -= nbytes(node.held or [])
@@ -131,12 +131,14 @@ class PrefixCache:
         return nodes, sum(len(node.ids) for node in nodes)
 
     def _may_go(self, node: Node[Cache]) -> bool:
-        return not (self._full_attention and node.children)
+        """Tokens that others continue stay; a checkpoint may go anywhere."""
+        return not node.children or not (self._full_attention or can_be_cut(node.held or []))
 
     def _cut(self, cache: Cache, at: int) -> tuple[Cache | None, Cache]:
         if not self._full_attention:
             first, rest = checkpoints.cut(cache, at)
             set_out([*(first or []), *rest])
+            self.entries += has_checkpoint(first)
             return first, rest
         first, rest = divide(cache, at)
         set_out([*first, *rest])

@@ -3,7 +3,7 @@
 import mlx.core as mx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from workers.engine.kv.checkpoints import has_checkpoint
 from workers.engine.kv.footprint import GROWTH
@@ -150,6 +150,26 @@ def test_tokens_of_mixed_models_are_stored_once_and_match_at_the_last_checkpoint
     assert cache.entries == sum(has_checkpoint(node.held) for node in nodes)
     cache.shrink(0)
     assert not cache._roots and not cache.bytes
+
+
+def two_attentions(ids: list[int], start: int) -> Cache:
+    return [CacheList(*full_attention(ids, start), *full_attention(ids, start))]
+
+
+def test_layers_with_several_attentions_match_wherever_prompts_part() -> None:
+    cache, prompts = PrefixCache(1 << 20, full_attention=False), [list(range(60)), [*range(40), 99, 98]]
+    for ids in prompts:
+        start = cache.missing("", ids)
+        assert start is not None
+        cache.keep("", ids, two_attentions(ids, start))
+    assert [cache.matched("", [*ids, 7]) for ids in (*prompts, prompts[0][:40])] == [60, 42, 40]
+    assert cache.bytes == 2 * BYTES * 62 and cache.entries == 3
+    hit = cache.find("", prompts[1])
+    assert hit is not None and [part.offset for part in hit.cache[0].caches] == [42, 42]
+    cache.shrink(2 * BYTES * 50)
+    assert cache.matched("", prompts[1]) == 42 and cache.matched("", prompts[0]) == 40
+    cache.shrink(0)
+    assert not cache._roots and not cache.bytes and not cache.entries
 
 
 def test_checkpoints_of_earlier_turns_are_evicted_before_another_chats_last_one() -> None:
