@@ -116,7 +116,7 @@ class _Probe:
         full_attention = is_full_attention(caches[0])
         read = merge(caches)
         feed(self._model, read, self._rests)
-        decoding = caches_for(full_attention)
+        decoding = caches_for(new_cache(self._model))
         done, more = (list(map(len, group)) for group in (self._prefixes, self._rests))
         decoding.join(read, spans(done, more, full_attention=full_attention))
         logits = []

@@ -89,7 +89,7 @@ class BatchEngine:
         self._prefixes = PrefixCache(
             min(limits.cache_bytes, limits.kv_bytes), full_attention=self._full_attention
         )
-        self._caches = caches_for(self._full_attention) if self._batches else Alone()
+        self._caches = caches_for(new_cache(model)) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
         self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
@@ -379,7 +379,7 @@ class BatchEngine:
             self._feed(task, cache, task.ids[task.done : task.done + size])
         task.advance(cache, size)
         self._tokens_read += size
-        if stops and task.done == stop:
+        if (stops and task.done == stop) or self._reuse.wants_checkpoint(task):
             self._reuse.half_prefilled(task)
 
     def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
@@ -422,8 +422,7 @@ class BatchEngine:
         where = spans(
             [task.done for task in tasks], [len(ids) for ids in rest], full_attention=self._full_attention
         )
-        alone = len(tasks) == 1 and (self._full_attention or not self._batches)
-        cache = caches[0] if alone else merge(caches)
+        cache = caches[0] if len(tasks) == 1 and self._caches.joins_alone else merge(caches)
         logits = None
         if tokens:
             with self._pass_costs.timing(tokens, max(task.done for task in tasks)):

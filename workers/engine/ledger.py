@@ -102,8 +102,9 @@ class Ledger:
         return max(before + read, *after)
 
     def _held(self, joining: Sequence[int], more: int, *, compact: bool) -> int:
-        arrays = self._footprint.arrays(joining, more, compact=compact)
-        return sum(self._memory.cost.bytes(tokens, rows) for rows, tokens in arrays)
+        arrays, cost = self._footprint.arrays(joining, more, compact=compact), self._memory.cost
+        spare = sum(rows for rows, _ in arrays) - len(self.rows) - len(joining)  # recurrent states have none
+        return sum(cost.bytes(tokens, rows) for rows, tokens in arrays) - spare * cost.fixed
 
 
 def width_of(tasks: Sequence[Task]) -> int:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from workers.engine.batch import BatchSlot
-from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, fork, set_out
+from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, set_out
 from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.prefill import PrefillTask
 
 WORTH_KEEPING = 64  # prefilled tokens; a shorter prompt is prefilled faster than copied
+EVERY = 512  # tokens of a long prompt behind which a checkpoint is stored, for prompts that differ further on
 
 
 class PrefixReuse:
@@ -30,13 +31,16 @@ class PrefixReuse:
             for sequence in task.sequences:
                 sequence.cached_tokens = min(hit.length, len(sequence.job.prompt))
 
+    def wants_checkpoint(self, task: PrefillTask) -> bool:
+        """Whether a long prompt has come far enough since the last one; with full attention all lengths match."""
+        return not self._full_attention and task.done - task.shown.kept >= EVERY
+
     def half_prefilled(self, task: PrefillTask) -> None:
         """Stores the prefilled part of a task; a cancelled task stores it for its retry."""
         if task.cache is not None:
             task.now(kept=task.done)
             cache, span = task.cache, TokenSpan(0, 0, task.done)
-            cut = partial(self._cut_out, cache, span) if self._full_attention else lambda start: fork(cache)
-            self._keep(task.namespace, task.ids[: task.done], cut)
+            self._keep(task.namespace, task.ids[: task.done], partial(self._cut_out, cache, span))
 
     def prefilled(self, task: PrefillTask, cache: Cache, span: TokenSpan, tokens: int) -> None:
         """Stores a prompt whose last pass had ``tokens``; a short one is stored with its answer."""
@@ -57,7 +61,7 @@ class PrefixReuse:
         self._prefixes.keep(namespace, ids, own)
 
     def _cut_out(self, cache: Cache, span: TokenSpan, start: int) -> Cache:
-        """A copy of one sequence's cache; with full attention from token ``start`` on."""
+        """A copy of one sequence's cache; of full layers from token ``start`` on."""
         if self._full_attention:
             return cut_out(cache, TokenSpan(span.row, span.start + start, span.length - start))
-        return extract(cache, span.row) if self._batches else fork(cache)
+        return extract(cache, span.row, start)

@@ -13,13 +13,17 @@ from workers.token_ids import as_ids, common_prefix
 Messages = list[dict[str, Any]]
 
 LEAST = 64  # tokens; a shorter prefix is cheap to prefill again
+ANSWERED = ({"role": "assistant", "content": "~"}, {"role": "user", "content": "~"})
 OTHERS = ("~", "#")  # contents of the compared chat; at least one begins unlike the message
 
 
 def checkpoints_of(
     ids: Sequence[int], messages: Messages, encode: Callable[[Messages], Sequence[int] | None]
 ) -> list[int]:
-    """Lengths behind the leading system messages and tools, and before the last message; ascending.
+    """Lengths behind the leading system messages and tools, before the last message, and where an answer begins.
+
+    Ascending. The last is what the next turn has in common whatever the answer was: a template may leave its thinking
+    out, or begin it otherwise than the prompt does.
 
     ``encode`` returns the ids of other messages, or None if the template refuses them.
     """
@@ -34,6 +38,8 @@ def checkpoints_of(
         other = encode([*messages[:start], _unlike(messages[start])])
         if other is not None:
             found.add(common_prefix(as_ids(ids), as_ids(other)))
+    if (answered := encode([*messages, *ANSWERED])) is not None:
+        found.add(common_prefix(as_ids(ids), as_ids(answered)))
     return sorted(length for length in found if LEAST <= length < len(ids) - 1)
 
 

@@ -62,6 +62,31 @@ def test_another_chat_reuses_the_system_prompt_of_the_first(make_engine: MakeEng
     assert cached_tokens(warm) == 100
 
 
+def test_a_prompt_that_differs_late_goes_on_from_the_last_checkpoint_of_a_long_one(
+    make_engine: MakeEngine, unread: int
+) -> None:
+    engine, begun = make_engine(chunk=256), [(7 * i) % 200 + 20 for i in range(1100)]
+    play(engine, [job("first", [*begun, *range(3, 90)], max_tokens=2)])
+    other = job("other", [*begun, *range(90, 3, -1)], temperature=0.0, max_tokens=4)
+    warm, cold = play(engine, [other])["other", 0], play(make_engine(chunk=256), [other])["other", 0]
+    assert ids(warm) == ids(cold)
+    assert cached_tokens(warm) == (1024 if unread else len(begun))
+
+
+@pytest.mark.parametrize("chunk", [256, 512])
+def test_a_second_turn_reads_only_what_is_new_although_the_answer_is_shown_otherwise(
+    make_engine: MakeEngine, chunk: int
+) -> None:
+    """A template may leave out what was thought; the chat of 1,000 tokens before it is the same."""
+    engine, chat = make_engine(chunk=chunk), [(7 * i) % 200 + 20 for i in range(1000)]
+    play(engine, [job("first", [*chat, 5, 6, 7], checkpoints=[100, 1000], temperature=0.0)])
+    read = int(engine.report["tokens_read"])
+    turn = job("second", [*chat, 5, *range(40, 80), 5, 6, 7], checkpoints=[100, 1041], temperature=0.0)
+    warm = play(engine, [turn])["second", 0]
+    assert int(engine.report["tokens_read"]) - read <= len(turn.prompt) - len(chat)
+    assert ids(warm) == ids(play(make_engine(chunk=chunk), [turn])["second", 0])
+
+
 def test_prompts_that_arrive_together_prefill_their_shared_prefix_once(
     make_engine: MakeEngine, unread: int
 ) -> None:

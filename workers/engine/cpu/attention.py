@@ -5,7 +5,7 @@ processors with AVX-512 (see ``matmul``). Therefore keys are summed in spans of 
 Rule 2: the result equals MLX's up to rounding.
 Rule 3: keys and values are those that the model passes. The cache's own key blocks replace them only if the arrays are
 the same.
-Rule 4: it handles float32 without sinks and without quantized caches; MLX computes the rest.
+Rule 4: it handles float32 without quantized caches; MLX computes the rest.
 """
 
 from collections.abc import Callable
@@ -52,21 +52,25 @@ def attention(
     mask: Mask,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    """``queries``: (rows, heads, tokens, size); ``keys`` and ``values``: (rows, KV heads, keys, size)."""
-    if sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32 or keys.dtype != mx.float32:
+    """``queries``: (rows, heads, tokens, size); ``keys`` and ``values``: (rows, KV heads, keys, size).
+
+    ``sinks``: by head, a score that takes its share of the weights and has no value.
+    """
+    if hasattr(cache, "bits") or queries.dtype != mx.float32 or keys.dtype != mx.float32:
         return _theirs(queries, keys, values, cache, scale, mask, sinks)  # type: ignore[arg-type]
     scaled = queries * (scale * LOG2_E)
     find: Callable[[mx.array, mx.array], list[SlabView] | None] | None = getattr(cache, "in_blocks", None)
     slabs = find(keys, values) if find else None
+    sinks = None if sinks is None else sinks.astype(mx.float32) * LOG2_E
     if slabs is None:
         exact = queries.shape[2] > 1 or type(cache) in FULL_ATTENTION
         bias = _bias(mask, queries.shape[2], keys.shape[2])
-        return _attend_rows(scaled, partial(_scores, exact=exact), keys, values, bias)
+        return _attend_rows(scaled, partial(_scores, exact=exact), keys, values, bias, sinks)
     bias = _bias(mask, 1, keys.shape[2], blocks_for(keys.shape[2]) * BLOCK)
     groups = [(slab, group) for slab in slabs for group in slab.groups]
     if len(groups) == 1:
-        return _attend_rows(scaled, _scores_in_blocks, slabs[0].blocks, slabs[0].values, bias)
-    return mx.concatenate([_attend_group(slab, group, scaled, bias) for slab, group in groups])
+        return _attend_rows(scaled, _scores_in_blocks, slabs[0].blocks, slabs[0].values, bias, sinks)
+    return mx.concatenate([_attend_group(slab, group, scaled, bias, sinks) for slab, group in groups])
 
 
 def masked_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
@@ -81,34 +85,46 @@ def masked_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: 
     return (weights @ v) / weights.sum(axis=-1, keepdims=True)
 
 
-def _attend_group(slab: SlabView, group: LengthGroup, queries: mx.array, bias: mx.array | None) -> mx.array:
+def _attend_group(
+    slab: SlabView, group: LengthGroup, queries: mx.array, bias: mx.array | None, sinks: mx.array | None
+) -> mx.array:
     slots, near = group.rows, blocks_for(group.width)
     rows, keys_read = slice(slab.first + slots.start, slab.first + slots.stop), slice(near * BLOCK)
     if bias is not None:
         bias = _bias_rows(bias, rows)[..., keys_read]
     keys, values = slab.blocks[slots, :, :near], slab.values[slots, :, keys_read]
-    return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias)
+    return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias, sinks)
 
 
 def _attend_rows(
-    queries: mx.array, scores_of: Scores, keys: mx.array, values: mx.array, bias: mx.array | None
+    queries: mx.array,
+    scores_of: Scores,
+    keys: mx.array,
+    values: mx.array,
+    bias: mx.array | None,
+    sinks: mx.array | None,
 ) -> mx.array:
     """Splits the rows between two cores if the work is large enough."""
     rows, _, tokens, _ = queries.shape
     if rows < 2 or tokens > 1 or queries.size * values.shape[2] < WORTH_TWO_CORES:
-        return _attend(queries, scores_of, keys, values, bias)
+        return _attend(queries, scores_of, keys, values, bias, sinks)
 
     def attend_some(some: slice) -> mx.array:
         part = bias if bias is None else _bias_rows(bias, some)
-        return _attend(queries[some], scores_of, keys[some], values[some], part)
+        return _attend(queries[some], scores_of, keys[some], values[some], part, sinks)
 
     return on_two_cores(attend_some, rows)
 
 
 def _attend(
-    queries: mx.array, scores_of: Scores, keys: mx.array, values: mx.array, bias: mx.array | None
+    queries: mx.array,
+    scores_of: Scores,
+    keys: mx.array,
+    values: mx.array,
+    bias: mx.array | None,
+    sinks: mx.array | None,
 ) -> mx.array:
-    """Attends with ``queries`` that are scaled by log2(e), so that a weight is 2 to the power of a score."""
+    """Attends with ``queries`` and ``sinks`` that are scaled by log2(e): a weight is 2 to the power of a score."""
     rows, heads, tokens, size = queries.shape
     groups, key_count = values.shape[1:3]
     queries_per_head = heads // groups * tokens  # queries with the same keys; one product computes them all
@@ -118,11 +134,19 @@ def _attend(
     if bias is not None:
         scores = [_biased(part, bias[..., span], tokens) for part, span in zip(scores, spans, strict=True)]
     top = reduce(mx.maximum, [mx.max(part, axis=-1, keepdims=True) for part in scores])
+    sink = None if sinks is None else _by_query(sinks, groups, tokens)
+    top = top if sink is None else mx.maximum(top, sink)
     weights = [exp2(part - top) for part in scores]
     # The BLAS sums the weights, because MLX's sum adds one number at a time. Rows are summed separately (rule 1).
     sums = reduce(add, [part @ _ones(part.shape[-1]) for part in weights])[..., :1]
+    sums = sums if sink is None else sums + exp2(sink - top)
     outputs = reduce(add, [part @ values[:, :, span] for part, span in zip(weights, spans, strict=True)])
     return (outputs / sums).reshape(rows, heads, tokens, values.shape[-1])
+
+
+def _by_query(sinks: mx.array, groups: int, tokens: int) -> mx.array:
+    """(1, KV heads, queries with the same keys, 1)."""
+    return mx.repeat(sinks, tokens).reshape(1, groups, -1, 1)
 
 
 def _scores(queries: mx.array, keys: mx.array, span: slice, *, exact: bool) -> mx.array:

@@ -38,6 +38,11 @@ class Cost:
         return int(rows * sum(alike * layer.bytes(tokens, chunk) for layer, alike in self._kinds.items()))
 
     @cached_property
+    def fixed(self) -> int:
+        """Bytes of a sequence at any length."""
+        return sum(layer.fixed for layer in self.layers)
+
+    @cached_property
     def _kinds(self) -> Counter[LayerCost]:
         return Counter(self.layers)
 

@@ -1,6 +1,7 @@
 """The interface of the decode batch's KV caches, and the two kinds that do not use slots.
 
-``Slots`` serves models with full attention in all layers, ``Merged`` all others, ``Alone`` a batch of one sequence.
+``Slots`` serves the models that have a kind of slot for each layer, ``Merged`` all others, ``Alone`` a batch of one
+sequence.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from workers.engine.kv.footprint import GROWTH, Footprint, OneArray
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
-    divide,
     extend,
     extract,
-    is_full_attention,
+    has_slots,
+    keeps_all_tokens,
     nbytes,
     take_rows,
 )
@@ -28,6 +29,7 @@ class DecodeCaches(Protocol):
     """
 
     compact: bool
+    joins_alone: bool  # whether a prompt that was prefilled by itself joins from its own cache
 
     @property
     def layers(self) -> Cache:
@@ -65,7 +67,7 @@ class DecodeCaches(Protocol):
         ...
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        """A copy of one sequence's cache; with full attention from token ``start`` on."""
+        """A copy of one sequence's cache; of full layers from token ``start`` on."""
         ...
 
 
@@ -99,6 +101,8 @@ class _Unreserved:
 class Merged(_Unreserved):
     """Uses mlx-lm's own batch caches."""
 
+    joins_alone = False
+
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
         take_rows(read, [span.row for span in spans])  # ended sequences may have been prefilled too
         if self._lengths:
@@ -117,11 +121,13 @@ class Merged(_Unreserved):
         return list(rows)
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        return extract(self.layers, row)
+        return extract(self.layers, row, start)
 
 
 class Alone(_Unreserved):
     """Uses the cache of a single sequence, for models whose forward pass needs a scalar offset."""
+
+    joins_alone = True
 
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
         assert not self.layers and len(spans) == 1
@@ -134,9 +140,9 @@ class Alone(_Unreserved):
         return list(rows)
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        return divide(self.layers, start)[1] if is_full_attention(self.layers) else self.layers
+        return extract(self.layers, row, start)
 
 
-def caches_for(full_attention: bool) -> DecodeCaches:
-    """The caches of a decode batch. ``full_attention``: all layers have full attention."""
-    return Slots() if full_attention else Merged()
+def caches_for(cache: Cache) -> DecodeCaches:
+    """The caches of a decode batch, for a model with a ``cache`` like this."""
+    return Slots(by_length=keeps_all_tokens(cache)) if has_slots(cache) else Merged()

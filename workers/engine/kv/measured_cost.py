@@ -6,7 +6,8 @@ from typing import Any
 from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
 
 from workers.engine.kv.cost import Cost, LayerCost
-from workers.engine.kv.footprint import GROWTH
+from workers.engine.kv.footprint import GROWTH, rounded
+from workers.engine.kv.key_blocks import BLOCK
 from workers.engine.kv.mlx_caches import Cache, feed_one, new_cache
 
 
@@ -35,11 +36,11 @@ def _parts(layer: Any) -> Iterator[Any]:
 
 
 def _known_cost(layer: Any) -> LayerCost | None:
-    """The cost of a cache class whose growth is known; None for other classes."""
+    """The cost of a cache class whose growth is known; None for other classes. A slot's ring is made of blocks."""
     if type(layer) is KVCache:
         return LayerCost(layer.nbytes / layer.state[0].shape[2])
     if type(layer) is RotatingKVCache:
-        return LayerCost(layer.nbytes / layer.state[0].shape[2], window=layer.max_size)
+        return LayerCost(layer.nbytes / layer.state[0].shape[2], window=rounded(layer.max_size, BLOCK))
     if type(layer) is ChunkedKVCache:
         return LayerCost(layer.nbytes / layer.state[0].shape[2], window=layer.chunk_size + GROWTH)
     return LayerCost(0.0, fixed=layer.nbytes) if type(layer) is ArraysCache else None

@@ -4,11 +4,20 @@ A cache here is a list with one entry a layer. All that depends on how mlx-lm's 
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    BatchKVCache,
+    BatchRotatingKVCache,
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.prefill_batch import PaddedPrefillLayer, padded_prefill_batch
@@ -76,10 +85,10 @@ def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
 
 def join(parts: list[Cache], length: int) -> Cache:
     """The first ``length`` tokens of full-attention caches joined in order, with room to grow."""
-    return [_joined(layers, length) for layers in zip(*parts, strict=True)]
+    return [joined_layers(layers, length) for layers in zip(*parts, strict=True)]
 
 
-def _joined(layers: tuple[KVCache, ...], length: int) -> KVCache:
+def joined_layers(layers: Sequence[KVCache], length: int) -> KVCache:
     joined = KVCache()
     keys, values = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
     joined.state = _in_a_row(keys, length), _in_a_row(values, length), length
@@ -102,9 +111,87 @@ def merge(caches: list[Cache]) -> Cache:
     return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
 
 
-def extract(batch: Cache, row: int) -> Cache:
-    """A compact copy of one sequence's cache, from a batch whose sequences are aligned at their ends."""
-    return [layer.extract(row) for layer in batch]
+def extract(cache: Cache, row: int, start: int = 0) -> Cache:
+    """A compact copy of one sequence's cache, from its own or from a batch that is aligned at its ends.
+
+    Layers with full attention have the tokens from ``start`` on.
+    """
+    return [_extracted(layer, row, start) for layer in cache]
+
+
+def _extracted(layer: Any, row: int, start: int) -> Any:
+    if isinstance(layer, CacheList):
+        return CacheList(*(_extracted(part, row, start) for part in layer.caches))
+    if isinstance(layer, ArraysCache):
+        return extract_state(layer, row)
+    if isinstance(layer, BatchKVCache):
+        layer = layer.extract(row)
+    if type(layer) is KVCache and layer.keys is not None:
+        return cut_out([layer], TokenSpan(0, start, layer.offset - start))[0]
+    if type(layer) is RotatingKVCache and not layer.empty():
+        return extract_window(layer, row)
+    return layer.extract(row) if hasattr(layer, "extract") else copy.deepcopy(layer)
+
+
+def extract_state(layer: ArraysCache, row: int) -> ArraysCache:
+    arrays: list[Any] = layer.cache
+    own = ArraysCache(len(arrays))
+    for entry, array in enumerate(arrays):
+        own[entry] = None if array is None else mx.contiguous(array[row : row + 1])
+    return own
+
+
+def extract_window(layer: Any, row: int) -> RotatingKVCache:
+    """One sequence's last tokens in the order of their positions, from its own or from a batch cache."""
+    if type(layer) is not RotatingKVCache:
+        own: RotatingKVCache = layer.extract(row)
+        return own
+    kept = layer.size()
+    keys, values = (
+        mx.contiguous(ordered[:, :, ordered.shape[2] - kept :])
+        for ordered in map(layer._temporal_order, (layer.keys, layer.values))
+    )
+    return rotating_layer(keys, values, layer.max_size, layer.offset)
+
+
+def rotating_layer(keys: mx.array, values: mx.array, window: int, length: int) -> RotatingKVCache:
+    """A cache of the last tokens of a sequence of ``length`` tokens, the oldest first."""
+    layer = RotatingKVCache(window)
+    layer.state = keys, values, length, 0, window, keys.shape[2]
+    return layer
+
+
+def parts_of(cache: Cache) -> list[Any]:
+    """The caches of all layers in order; some layers have several."""
+    return [part for layer in cache for part in (layer.caches if isinstance(layer, CacheList) else [layer])]
+
+
+def window_of(part: Any) -> int | None:
+    """Tokens that a layer's cache keeps; None for all."""
+    return int(part.max_size) if isinstance(part, RotatingKVCache | BatchRotatingKVCache) else None
+
+
+def keeps_all_tokens(cache: Cache) -> bool:
+    """Whether a layer's cache grows with each token, however long the sequence is."""
+    return any(type(part) not in (RotatingKVCache, ArraysCache) for part in parts_of(cache))
+
+
+def is_window(part: Any) -> bool:
+    return isinstance(part, RotatingKVCache | BatchRotatingKVCache)
+
+
+def has_slots(cache: Cache) -> bool:
+    """Whether there is a slot for each layer's cache: keys and values of all tokens or of the last, or a state.
+
+    Layers with several attentions are left out, because their models reach into the arrays of the caches.
+    """
+    parts = parts_of(cache)
+    kinds = all(type(part) in (KVCache, RotatingKVCache, ArraysCache) for part in parts)
+    several = any(
+        isinstance(layer, CacheList) and sum(type(part) is not ArraysCache for part in layer.caches) > 1
+        for layer in cache
+    )
+    return kinds and not several and not any(getattr(part, "keep", 0) for part in parts)
 
 
 def cut_out(batch: Cache, span: TokenSpan) -> Cache:
@@ -181,8 +268,9 @@ def evaluate(cache: Cache, *more: mx.array) -> None:
 
 def set_out(cache: Cache) -> None:
     """Starts the computation of a cache, so that its inputs are freed soon."""
-    mx.async_eval([layer.state for layer in cache])
+    mx.async_eval([layer.state for layer in cache if layer is not None])
 
 
 def nbytes(cache: Cache) -> int:
-    return sum(layer.nbytes for layer in cache)
+    """A layer may be None, see ``checkpoints``."""
+    return sum(layer.nbytes for layer in cache if layer is not None)

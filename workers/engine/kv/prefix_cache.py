@@ -1,16 +1,18 @@
 """The prefix cache: prefilled prompts in memory under a byte budget, so that a shared prefix is prefilled once.
 
 Each namespace has a trie over token ids. Full-attention keys and values are stored per edge, so a shared prefix is
-stored once, and every prefix of an entry can be matched. A rotating or recurrent cache is stored whole at the node
-where its ids end, and matches only prompts that continue from there. Entries are never written to: a match gives
-copies. When bytes are short, the least recently used leaves of the trie are evicted first; whole caches are evicted at
-any node.
+stored once. With full attention in all layers, every prefix of an entry can be matched; with windows or states, those
+that end at a checkpoint (see ``checkpoints``). Entries are never written to: a match gives copies. When bytes are
+short, the least recently used leaves of the trie are evicted first, or checkpoints at any node, with the tokens that
+then lead to none.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from workers.engine.kv.mlx_caches import Cache, divide, fork, join, nbytes, set_out
+from workers.engine.kv import checkpoints
+from workers.engine.kv.checkpoints import can_be_cut, has_checkpoint
+from workers.engine.kv.mlx_caches import Cache, divide, join, nbytes, set_out
 from workers.engine.kv.radix import SMALLEST, Node, Path, drop, grow, walk
 from workers.token_ids import Ids, as_ids
 
@@ -30,6 +32,7 @@ class PrefixCache:
         self.budget = budget
         self._full_attention = full_attention
         self._roots: dict[str, Node[Cache]] = {}
+        self._layout: checkpoints.Layout = ()
         self._uses = 0
         self.entries = 0
         self.bytes = 0
@@ -60,74 +63,96 @@ class PrefixCache:
         self._touch(nodes)
         self._found += length
         held = [node.held for node in nodes if node.held is not None]
-        return Hit(join(held, length) if self._full_attention else fork(held[-1]), length)
+        if self._full_attention:
+            return Hit(join(held, length), length)
+        return Hit(checkpoints.restored(held, self._layout, length), length)
 
     def missing(self, namespace: str, ids: Sequence[int]) -> int | None:
-        """The length of the stored prefix; None when all of ``ids`` are stored or nothing should be.
+        """How many of the tokens are stored; None when all of ``ids`` are stored or nothing should be.
 
         The matched entries count as used.
         """
         if len(ids) < SMALLEST or self.budget <= 0:
             return None
-        nodes, length = self._usable(self._walk(namespace, ids))
+        path = self._walk(namespace, ids)
+        nodes, length = self._usable(path)
         self._touch(nodes)
-        if length == len(ids):
-            return None
-        return length if self._full_attention else 0
+        return None if length == len(ids) else path.length
 
     def keep(self, namespace: str, ids: Sequence[int], cache: Cache) -> None:
-        """Stores ``cache``, which holds the ``missing`` ids or all of them; do not write to it afterwards."""
+        """Stores ``cache``, whose full layers hold the ``missing`` ids; do not write to it afterwards."""
         size = nbytes(cache)
         if size > self.budget:
             return
+        add = None
+        if not self._full_attention:
+            cache, self._layout = checkpoints.flat(cache)
+            add = checkpoints.with_checkpoint
         root = self._roots.setdefault(namespace, Node(as_ids([])))
-        node = grow(root, as_ids(ids), cache, self._cut)
+        grow(root, as_ids(ids), cache, self._cut, add)
         self.bytes += size
         self.entries += 1
         self.changes += 1
         self._touch(self._walk(namespace, ids).nodes)
-        assert node.held is cache
         self.shrink(self.budget)
 
     def shrink(self, size: int) -> None:
         """Drops the least recently used entries until at most ``size`` bytes are stored."""
         while self.bytes > size and (ends := [node for node in self._holding() if self._may_go(node)]):
-            oldest = min(ends, key=lambda node: node.used)
-            assert oldest.held is not None
-            self.bytes -= nbytes(oldest.held)
+            self._evict(min(ends, key=lambda node: node.used))
             self.entries -= 1
             self.changes += 1
-            drop(oldest)
             self._roots = {namespace: root for namespace, root in self._roots.items() if root.children}
+
+    def _evict(self, node: Node[Cache]) -> None:
+        assert node.held is not None
+        self.bytes -= nbytes(node.held)
+        if self._full_attention:
+            drop(node)
+            return
+        node.held = checkpoints.without_checkpoint(node.held) if node.children else None
+        self.bytes += nbytes(node.held or [])
+        while node.parent is not None and not node.children and not has_checkpoint(node.held):
+            self.bytes -= nbytes(node.held or [])
+            del node.parent.children[int(node.ids[0])]
+            node = node.parent
 
     def _walk(self, namespace: str, ids: Sequence[int] | Ids) -> Path[Cache]:
         root = self._roots.get(namespace)
         return walk(root, as_ids(ids)) if root else Path([], 0, 0)
 
     def _usable(self, path: Path[Cache]) -> tuple[list[Node[Cache]], int]:
-        """The nodes to reuse and their total length: full attention joins all caches, others use the last one."""
+        """The nodes to reuse and their total length: all that match, or those up to the last checkpoint."""
         if self._full_attention:
             return path.nodes, path.length
         nodes = list(path.whole)
-        while nodes and nodes[-1].held is None:
+        while nodes and not has_checkpoint(nodes[-1].held):
             nodes.pop()
         return nodes, sum(len(node.ids) for node in nodes)
 
     def _may_go(self, node: Node[Cache]) -> bool:
-        return not (self._full_attention and node.children)
+        """Tokens that others continue stay; a checkpoint may go anywhere."""
+        return not node.children or not (self._full_attention or can_be_cut(node.held or []))
 
     def _cut(self, cache: Cache, at: int) -> tuple[Cache | None, Cache]:
         if not self._full_attention:
-            return None, cache
+            first, rest = checkpoints.cut(cache, at)
+            set_out([*(first or []), *rest])
+            self.entries += has_checkpoint(first)
+            return first, rest
         first, rest = divide(cache, at)
         set_out([*first, *rest])
         self.entries += 1
         return first, rest
 
     def _touch(self, nodes: list[Node[Cache]]) -> None:
+        """A checkpoint is used by itself: those before it serve other prompts."""
         self._uses += 1
-        for node in nodes:
+        for node in nodes if self._full_attention else nodes[-1:]:
             node.used = self._uses
 
     def _holding(self) -> Iterator[Node[Cache]]:
-        return (node for root in self._roots.values() for node in root.nodes() if node.held is not None)
+        nodes = (node for root in self._roots.values() for node in root.nodes())
+        if self._full_attention:
+            return (node for node in nodes if node.held is not None)
+        return (node for node in nodes if has_checkpoint(node.held))

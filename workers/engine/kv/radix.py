@@ -64,17 +64,19 @@ def walk(root: Node[Held], ids: Ids) -> Path[Held]:
     return Path(nodes, length, inside)
 
 
-def grow(root: Node[Held], ids: Ids, held: Held, cut: Cut[Held]) -> Node[Held]:
+def grow(
+    root: Node[Held], ids: Ids, held: Held, cut: Cut[Held], add: Callable[[Held, Held], Held] | None = None
+) -> Node[Held]:
     """Adds ``ids`` and gives their last node; ``held`` is the value of the new ids, or of the last edge if none is new.
 
-    An edge that matches only in part is split.
+    An edge that matches only in part is split. ``add`` gives the value of an edge that has one already.
     """
     path = walk(root, ids)
     above = path.nodes[-1] if path.nodes else root
     if path.nodes and path.inside < len(above.ids):
         above = _split(above, path.inside, cut)
     if path.length == len(ids):
-        above.held = held
+        above.held = add(above.held, held) if add and above.held is not None else held
         return above
     node = Node(ids[path.length :], held, above)
     above.children[int(node.ids[0])] = node

@@ -3,19 +3,24 @@
 A sequence's tokens begin at the start of its slot, so it joins with one write while a slot is free, and leaves with at
 most one other sequence moved into its slot. mlx-lm's batch cache aligns sequences at their ends, which copies all
 tokens whenever one joins or leaves: 70 ms each with 32 sequences of a 135M model on two cores, half a step.
+
+A layer with a window keeps its last tokens only: its slots are rings. The token at a position lies at the position's
+remainder by the window, so a sequence that is shorter than the window lies as in a full layer, and a ring grows with
+the slab until it is as long as the window.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from workers.engine.kv.buffers import BlockBuffer, Ends, KVBuffer, TokenBuffer
-from workers.engine.kv.footprint import capacity_for
+from workers.engine.kv.footprint import capacity_for, rounded
 from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.length_groups import LengthGroup, length_groups_of
-from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer
+from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer, rotating_layer
 
 
 @dataclass(frozen=True)
@@ -29,18 +34,22 @@ class SlabView:
 
 
 class Slab:
-    """``lengths``: tokens in each used slot. ``rows`` and ``tokens``: the capacity of the buffers."""
+    """``windows``: by layer, the most tokens that it keeps; None for all of them.
 
-    def __init__(self, layers: int, *, in_blocks: bool) -> None:
+    ``lengths``: tokens of the sequence in each used slot. ``rows`` and ``tokens``: the capacity of the buffers.
+    """
+
+    def __init__(self, windows: Sequence[int | None], *, in_blocks: bool) -> None:
         self.lengths: list[int] = []
         self.rows = self.tokens = 0
-        self._layers: list[tuple[KVBuffer, KVBuffer] | None] = [
-            None
-        ] * layers  # buffers of keys and of values
+        self._windows = windows
+        self._layers: list[tuple[KVBuffer, KVBuffer] | None] = [None] * len(windows)  # of keys and of values
         self._in_blocks = in_blocks
         self._stale: dict[int, int] = {}  # by slot: tokens of an earlier sequence
-        self._ends = Ends([])
-        self._groups: list[LengthGroup] | None = None  # of this pass; computed on first use
+        self._written: list[int] = []  # by slot: tokens before this pass
+        # By window, of this pass; computed on first use.
+        self._ends: dict[int | None, Ends] = {}
+        self._groups: dict[int | None, list[LengthGroup]] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -51,10 +60,13 @@ class Slab:
 
     @property
     def groups(self) -> list[LengthGroup]:
-        """The length groups of the sequences in this pass."""
-        if self._groups is None:
-            self._groups = length_groups_of(self.lengths)
-        return self._groups
+        """The length groups of the sequences in this pass, in layers without a window."""
+        return self._groups_within(None)
+
+    def _groups_within(self, window: int | None) -> list[LengthGroup]:
+        if window not in self._groups:
+            self._groups[window] = length_groups_of([_kept(length, window) for length in self.lengths])
+        return self._groups[window]
 
     def state(self, layer: int) -> list[mx.array]:
         return [buffer.array for buffer in self._layers[layer] or ()]
@@ -73,22 +85,40 @@ class Slab:
 
     def resize(self, layer: int) -> None:
         for buffer in self._layers[layer] or ():
-            buffer.resize(self.rows, self.tokens)
+            buffer.resize(self.rows, self._capacity(layer))
         mx.eval(self.state(layer))
+
+    def _capacity(self, layer: int) -> int:
+        """Tokens of a slot: of a ring at most its window, in whole blocks."""
+        window = self._windows[layer]
+        return self.tokens if window is None else min(self.tokens, rounded(window, BLOCK))
 
     # ---- sequences come and go
 
     def write(
         self, layer: int, first: int, keys: mx.array, values: mx.array, spans: Sequence[TokenSpan]
     ) -> None:
-        """Writes ``spans`` of other arrays to the slots from ``first`` on.
+        """Writes ``spans`` of other arrays to the slots from ``first`` on, as they shall lie there.
 
         Stale tokens behind them are cleared, because a masked NaN is still NaN.
         """
+        most = self._capacity(layer)
         for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
             for slot, span in enumerate(spans, first):
                 there = slice(span.start, span.start + span.length)
-                buffer.fill(slot, tokens[span.row : span.row + 1, :, there], self._stale.get(slot, 0))
+                stale = min(self._stale.get(slot, 0), most)
+                buffer.fill(slot, tokens[span.row : span.row + 1, :, there], stale)
+
+    def write_window(self, layer: int, slot: int, source: Any) -> None:
+        """Writes the last tokens of one sequence, from a cache whose tokens are in the order of their positions."""
+        window = self._windows[layer]
+        assert window is not None
+        kept = _kept(source.offset, window)
+        keys, values = (
+            mx.roll(_last(array, kept), _turn(source.offset, window), 2)
+            for array in (source.keys, source.values)
+        )
+        self.write(layer, slot, keys, values, [TokenSpan(0, 0, kept)])
 
     def begin_empty(self, layer: int, first: int) -> None:
         """Clears the slots from ``first`` on, for sequences without prefilled tokens."""
@@ -119,17 +149,27 @@ class Slab:
         layers = [
             layer for layer, buffers in enumerate(self._layers) if buffers
         ]  # empty before the first prefill
-        taken = [(layer, to, self.copy_of(layer, slot)) for slot, to in moves for layer in layers]
-        mx.async_eval([copy.state[:2] for _, _, copy in taken])
-        for layer, to, copy in taken:
-            keys, values, length = copy.state
-            self.write(layer, to, keys, values, [TokenSpan(0, 0, length)])
+        taken = [(layer, to, self._copies(layer, slot)) for slot, to in moves for layer in layers]
+        mx.eval([copies for _, _, copies in taken])
+        for layer, to, (keys, values) in taken:
+            self.write(layer, to, keys, values, [TokenSpan(0, 0, keys.shape[2])])
         self.written(to for _, to in moves)
 
-    def copy_of(self, layer: int, slot: int, start: int = 0) -> KVCache:
-        """A copy of a slot's tokens from ``start`` on, as the cache of one sequence."""
-        buffers, length = self._layers[layer], self.lengths[slot]
+    def _copies(self, layer: int, slot: int) -> list[mx.array]:
+        """The keys and the values of a slot, as they lie there."""
+        kept = _kept(self.lengths[slot], self._windows[layer])
+        return [
+            mx.contiguous(buffer.first(slice(slot, slot + 1), kept)) for buffer in self._layers[layer] or ()
+        ]
+
+    def copy_of(self, layer: int, slot: int, start: int = 0) -> KVCache | RotatingKVCache:
+        """A copy of a slot as the cache of one sequence; without a window from token ``start`` on."""
+        buffers, length, window = self._layers[layer], self.lengths[slot], self._windows[layer]
         assert buffers
+        if window is not None:
+            turn = _turn(length, window)
+            keys, values = (mx.roll(copy, -turn, 2) for copy in self._copies(layer, slot))
+            return rotating_layer(keys, values, window, length)
         keys, values = (buffer.first(slice(slot, slot + 1), length) for buffer in buffers)
         return cut_out_layer(keys, values, TokenSpan(0, start, length - start))
 
@@ -137,31 +177,36 @@ class Slab:
 
     def begin(self) -> None:
         """Begins a pass that adds one token to every sequence."""
-        self._ends = Ends(self.lengths)
+        self._written = self.lengths
         self.lengths = [length + 1 for length in self.lengths]
-        self._groups = None
+        self._ends, self._groups = {}, {}
 
     def put(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """Writes one token per sequence; ``keys`` and ``values``: (rows, heads, 1, size)."""
         for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
-            buffer.put(self._ends, tokens)
+            buffer.put(self._ends_within(self._windows[layer]), tokens)
+
+    def _ends_within(self, window: int | None) -> Ends:
+        if window not in self._ends:
+            self._ends[window] = Ends([length % window if window else length for length in self._written])
+        return self._ends[window]
 
     def keys_and_values(self, layer: int, tokens: int) -> tuple[mx.array, mx.array]:
         """Keys and values (rows, heads, tokens, size), with at most as many tokens as the buffers have."""
         buffers = self._layers[layer]
         assert buffers
-        keys, values = (buffer.first(slice(len(self)), min(tokens, self.tokens)) for buffer in buffers)
+        most = min(tokens, self._capacity(layer))
+        keys, values = (buffer.first(slice(len(self)), most) for buffer in buffers)
         return keys, values
 
     def view(self, layer: int, first: int) -> SlabView | None:
-        buffers = self._layers[layer]
+        buffers, window = self._layers[layer], self._windows[layer]
         if not buffers or not isinstance(buffers[0], BlockBuffer):
             return None
         keys, values = buffers
-        slots, blocks = slice(len(self)), blocks_for(self.width)
-        return SlabView(
-            first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK), self.groups
-        )
+        slots, blocks = slice(len(self)), blocks_for(_kept(self.width, window))
+        groups = self._groups_within(window)
+        return SlabView(first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK), groups)
 
     def _buffers_like(self, layer: int, keys: mx.array, values: mx.array) -> tuple[KVBuffer, KVBuffer]:
         """The buffers of a layer; the first call creates them with the shapes of ``keys`` and ``values``."""
@@ -172,5 +217,22 @@ class Slab:
                 TokenBuffer(values),
             )
             for buffer in buffers:
-                buffer.resize(self.rows, self.tokens)
+                buffer.resize(self.rows, self._capacity(layer))
         return buffers
+
+
+def _kept(length: int, window: int | None) -> int:
+    return length if window is None else min(length, window)
+
+
+def _last(tokens: mx.array, kept: int) -> mx.array:
+    """A batch cache may lack the oldest token of a window, which the next pass hides: zeros stand for it."""
+    there = tokens.shape[2]
+    missing = max(0, kept - there)
+    last = tokens[:, :, there - kept + missing :]
+    return mx.pad(last, [(0, 0), (0, 0), (missing, 0), (0, 0)]) if missing else last
+
+
+def _turn(length: int, window: int) -> int:
+    """Where the oldest token of a ring lies."""
+    return length % window if length > window else 0

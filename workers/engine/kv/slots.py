@@ -1,39 +1,56 @@
-"""The KV store of the decode batch: sequences of like lengths share a slab.
+"""The KV store of the decode batch: each layer has slots of its kind, and sequences of like lengths share a slab.
 
 A long sequence then costs short ones neither memory nor the time to grow their buffers. In one shared array, eight
 sequences of a 135M model waited up to two seconds when a sequence of 2,000 tokens joined.
+
+Full layers and windows have their slots in the slabs; a recurrent layer has a row for each sequence (``state_rows``).
 """
 
 import weakref
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, CacheList
 
 from workers.device import has_accelerator
 from workers.engine.kv.footprint import TOKENS, Slabs, SlabSize, rounded, slab_for
-from workers.engine.kv.mlx_caches import Cache, TokenSpan
+from workers.engine.kv.mlx_caches import (
+    Cache,
+    TokenSpan,
+    extract_state,
+    extract_window,
+    is_window,
+    parts_of,
+    window_of,
+)
 from workers.engine.kv.slab import Slab, SlabView
+from workers.engine.kv.state_rows import StateRows, state_of
 from workers.engine.pass_memo import begin_pass
 
 SLABS = 8  # the largest number of slabs, because each adds some operations per layer
 
 
 class Slots:
-    """The decode caches of a model with full attention in all layers. A slab's sequences are adjacent in the batch.
+    """The decode caches of all layers. A slab's sequences are adjacent in the batch.
 
     ``in_blocks``: keys are stored in blocks, for a CPU (see ``key_blocks``). An accelerator uses one slab, because its
-    attention is one operation for all sequences.
+    attention is one operation for all sequences. So does a model in which no layer keeps all tokens (``by_length``).
     """
 
-    def __init__(self, *, in_blocks: bool | None = None) -> None:
+    joins_alone = True
+
+    def __init__(self, *, in_blocks: bool | None = None, by_length: bool = True) -> None:
         self._in_blocks = not has_accelerator() if in_blocks is None else in_blocks
-        self._most = SLABS if self._in_blocks else 1
+        self._most = SLABS if self._in_blocks and by_length else 1
         self.compact = False
         self._slabs: list[Slab] = []
-        self._layers: list[SlotLayer] = []
+        self._layers: Cache = []
+        self._parts: list[SlotLayer | StateRows] = []  # the caches of all layers, in order
+        self._windows: list[int | None] = []  # of the parts in the slabs
         self.offset = mx.array([], dtype=mx.int32)
-        self._uneven = False
-        self.width = 0  # the keys that a pass attends to
+        self._shortest = 0
+        self.width = 0  # the tokens of the longest sequence in a pass
 
     @property
     def layers(self) -> Cache:
@@ -41,7 +58,11 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
-        return sum(slab.nbytes for slab in self._slabs)
+        return sum(slab.nbytes for slab in self._slabs) + sum(state.row_bytes for state in self._states)
+
+    @property
+    def _states(self) -> list[StateRows]:
+        return [part for part in self._parts if isinstance(part, StateRows)]
 
     @property
     def slabs(self) -> Iterator[tuple[int, Slab]]:
@@ -52,7 +73,7 @@ class Slots:
             first += len(slab)
 
     def join(self, read: Cache, spans: Sequence[TokenSpan]) -> list[int]:
-        self._layers = self._layers or [SlotLayer(self, number) for number in range(len(read))]
+        self._begin_layers(read)
         before = {slab: list(range(first, first + len(slab))) for first, slab in self.slabs}
         rows = sum(map(len, before.values()))
         joining: dict[Slab, list[TokenSpan]] = {}
@@ -62,25 +83,37 @@ class Slots:
             joining.setdefault(slab, []).append(span)
             before.setdefault(slab, []).append(row)
         grown = {slab for slab in joining if slab.make_room(compact=self.compact)}
-        for layer, source in enumerate(read):
-            for slab, some in joining.items():
-                if slab in grown:
-                    slab.resize(layer)
-                first = len(slab) - len(some)
-                if source.keys is not None:
-                    slab.write(layer, first, source.keys, source.values, some)
-                else:
-                    slab.begin_empty(layer, first)
-            source.keys = source.values = None
-            mx.eval([slab.state(layer) for slab in joining])
+        order = [row for slab in self._slabs for row in before[slab]]
+        for part, source in zip(self._parts, parts_of(read), strict=True):
+            if isinstance(part, StateRows):
+                part.join([state_of(source, span.row if span.length else None) for span in spans], order)
+                mx.eval(part.arrays())
+            else:
+                part.join(source, joining, grown)
         for slab in joining:
             slab.written(range(len(slab)))
-        return [row for slab in self._slabs for row in before[slab]]
+        return order
+
+    def _begin_layers(self, read: Cache) -> None:
+        """Makes the layers like those of the first cache that joins."""
+        if self._layers:
+            return
+        for source in parts_of(read):
+            if isinstance(source, ArraysCache):
+                self._parts.append(StateRows(len(source.cache)))
+            else:
+                self._parts.append(SlotLayer(self, len(self._windows), window_of(source)))
+                self._windows.append(window_of(source))
+        parts = iter(self._parts)
+        self._layers = [
+            tuple(next(parts) for _ in layer.caches) if isinstance(layer, CacheList) else next(parts)
+            for layer in read
+        ]
 
     def _slab_for(self, length: int) -> Slab:
         at = slab_for([(len(slab), slab.width) for slab in self._slabs], length, self._most)
         if at == len(self._slabs):
-            self._slabs.append(Slab(len(self._layers), in_blocks=self._in_blocks))
+            self._slabs.append(Slab(self._windows, in_blocks=self._in_blocks))
         return self._slabs[at]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -90,6 +123,8 @@ class Slots:
             end = first + len(slab)
             order += [first + slot for slot in slab.keep([row - first for row in rows if first <= row < end])]
         self._slabs = [slab for slab in self._slabs if len(slab)]
+        for state in self._states:
+            state.keep(order)
         return order
 
     def begin(self) -> None:
@@ -99,22 +134,36 @@ class Slots:
         lengths = [length for slab in self._slabs for length in slab.lengths]
         self.offset = mx.array(lengths, dtype=mx.int32)
         self.width = max(lengths) + 1
-        self._uneven = min(lengths) + 1 < self.width
+        self._shortest = min(lengths) + 1
         for slab in self._slabs:
             slab.begin()
 
-    def mask(self, window: int | None, *, wanted: bool) -> mx.array | None:
-        """The mask (rows, 1, 1, width); None if everything is visible and no mask is ``wanted``."""
-        window = self.width if window is None else window
-        if not (self._uneven or window < self.width or wanted):
+    def mask(self, window: int | None, ring: int | None, *, wanted: bool) -> mx.array | None:
+        """The mask (rows, 1, 1, keys); None if everything is visible and no mask is ``wanted``.
+
+        ``window``: the last tokens that are visible. ``ring``: the tokens that the layer keeps, each at the remainder
+        of its position.
+        """
+        keys = self.width if ring is None else min(self.width, ring)
+        window = keys if window is None else window
+        if not (self._shortest < keys or window < keys or wanted):
             return None
-        there, here = mx.arange(self.width)[None], self.offset[:, None]
-        seen = (there <= here) & (here < there + window)
+        there, here = mx.arange(keys)[None], self.offset[:, None]
+        age = here - there if ring is None else (here - there + ring) % ring
+        seen = (age >= 0) & (age <= here) & (age < window)
         return seen[:, None, None, :]
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
         first, slab = next((at, slab) for at, slab in self.slabs if row < at + len(slab))
-        return [slab.copy_of(layer, row - first, start) for layer in range(len(self._layers))]
+
+        def copy_of(part: Any) -> Any:
+            if isinstance(part, tuple):
+                return CacheList(*map(copy_of, part))
+            if isinstance(part, StateRows):
+                return extract_state(part, row)
+            return slab.copy_of(part.number, row - first, start)
+
+        return [copy_of(layer) for layer in self._layers]
 
     def footprint(self) -> Slabs:
         sizes = (SlabSize(slab.rows, slab.tokens, tuple(slab.lengths)) for slab in self._slabs)
@@ -126,18 +175,38 @@ class Slots:
     def resize(self) -> None:
         for slab in self._slabs:
             if slab.make_room(compact=self.compact):
-                for layer in range(len(self._layers)):
+                for layer in range(len(self._windows)):
                     slab.resize(layer)
 
 
 class SlotLayer:
-    """One layer of ``Slots`` with the interface of an mlx-lm cache."""
+    """The keys and values of one layer with the interface of an mlx-lm cache.
 
-    def __init__(self, slots: Slots, number: int) -> None:
+    ``number``: among those in the slabs; ``window``: the tokens that it keeps of a sequence, None for all.
+    """
+
+    def __init__(self, slots: Slots, number: int, window: int | None) -> None:
         self._slots = slots
-        self._number = number
+        self.number = number
+        self._window = window
         # Weak references, because mlx does not write in place to an array with another reference.
         self._given: list[weakref.ref[mx.array]] = []
+
+    def join(self, source: Any, joining: dict[Slab, list[TokenSpan]], grown: set[Slab]) -> None:
+        """Writes what was prefilled to the last slots of the slabs, and lets go of it."""
+        for slab, spans in joining.items():
+            if slab in grown:
+                slab.resize(self.number)
+            first = len(slab) - len(spans)
+            if source.keys is None:
+                slab.begin_empty(self.number, first)
+            elif is_window(source):
+                for slot, span in enumerate(spans, first):
+                    slab.write_window(self.number, slot, extract_window(source, span.row))
+            else:
+                slab.write(self.number, first, source.keys, source.values, spans)
+        source.keys = source.values = None
+        mx.eval([slab.state(self.number) for slab in joining])
 
     @property
     def offset(self) -> mx.array:
@@ -151,42 +220,43 @@ class SlotLayer:
         given = [array() for array in self._given]
         if len(given) != 2 or given[0] is not keys or given[1] is not values:
             return None
-        view = [slab.view(self._number, first) for first, slab in self._slots.slabs]
+        view = [slab.view(self.number, first) for first, slab in self._slots.slabs]
         return [each for each in view if each is not None] or None
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | None:
         assert n == 1
-        return self._slots.mask(window_size, wanted=return_array)
+        return self._slots.mask(window_size, self._window, wanted=return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Appends one token per sequence and gives ``keys_and_values``."""
         for first, slab in self._slots.slabs:
             rows = slice(first, first + len(slab))
-            slab.put(self._number, keys[rows], values[rows])
+            slab.put(self.number, keys[rows], values[rows])
         given = self.keys_and_values()
         self._given = [weakref.ref(array) for array in given]
         return given
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
         """Padded keys and values (rows, heads, width, size); also read by layers that share this layer's cache."""
-        parts = [slab.keys_and_values(self._number, self._slots.width) for _, slab in self._slots.slabs]
-        all_keys, all_values = (self._beside_each_other(some) for some in zip(*parts, strict=True))
+        width = self._slots.width if self._window is None else min(self._slots.width, self._window)
+        parts = [slab.keys_and_values(self.number, width) for _, slab in self._slots.slabs]
+        all_keys, all_values = (_beside_each_other(some, width) for some in zip(*parts, strict=True))
         return all_keys, all_values
-
-    def _beside_each_other(self, parts: Sequence[mx.array]) -> mx.array:
-        width = self._slots.width
-        if len(parts) == 1:
-            return parts[0]
-        return mx.concatenate(
-            [mx.pad(part, [(0, 0), (0, 0), (0, width - part.shape[2]), (0, 0)]) for part in parts]
-        )
 
     @property
     def state(self) -> list[mx.array]:
-        return [array for _, slab in self._slots.slabs for array in slab.state(self._number)]
+        return [array for _, slab in self._slots.slabs for array in slab.state(self.number)]
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.state)
+
+
+def _beside_each_other(parts: Sequence[mx.array], width: int) -> mx.array:
+    if len(parts) == 1:
+        return parts[0]
+    return mx.concatenate(
+        [mx.pad(part, [(0, 0), (0, 0), (0, width - part.shape[2]), (0, 0)]) for part in parts]
+    )

@@ -3,8 +3,9 @@
 import mlx.core as mx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
+from workers.engine.kv.checkpoints import has_checkpoint
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.mlx_caches import Cache, nbytes
 from workers.engine.kv.prefix_cache import PrefixCache
@@ -31,6 +32,11 @@ def whole(ids: list[int]) -> Cache:
     )
     mx.eval(layer.state)
     return [layer]
+
+
+def mixed(ids: list[int], start: int) -> Cache:
+    """A full layer beside a window."""
+    return [*full_attention(ids, start), *whole(ids)]
 
 
 def long(ids: list[int]) -> list[int]:
@@ -109,6 +115,78 @@ def test_the_prefix_cache_stays_within_its_budget_and_counts_its_bytes(
         assert all(node.held or (as_whole and node.children) for node in nodes)
     cache.shrink(0)
     assert not cache._roots
+
+
+@settings(max_examples=200)
+@given(st.lists(Sequences, max_size=12), st.integers(0, 3000), Sequences)
+def test_tokens_of_mixed_models_are_stored_once_and_match_at_the_last_checkpoint(
+    kept: list[list[int]], size: int, asked: list[int]
+) -> None:
+    cache = PrefixCache(1 << 20, full_attention=False)
+    for ids in map(long, kept):
+        if (start := cache.missing("", ids)) is not None:
+            cache.keep("", ids, mixed(ids, start))
+    wanted = long(asked)
+    lengths = [len(long(ids)) for ids in kept if ids and wanted[: len(long(ids))] == long(ids)]
+    hit = cache.find("", wanted)
+    assert (hit.length if hit else 0) == max(lengths, default=0)
+    if hit:
+        full, window = hit.cache
+        assert full.offset == window.offset == hit.length
+        expected = mx.array(wanted[: hit.length], dtype=mx.float32)
+        assert mx.array_equal(full.keys[0, 0, : hit.length, 0], expected)
+        assert mx.array_equal(window.keys[0, 0, :, 0], expected[-window.keys.shape[2] :])
+    tokens = {tuple(long(ids)[: n + 1]) for ids in kept for n in range(len(long(ids)))}
+    windows = sum(nbytes(whole(list(ids))) for ids in {tuple(long(ids)) for ids in kept if ids})
+    assert cache.bytes == BYTES * len(tokens) + windows
+
+    cache.shrink(size)
+    held = [node.held for root in cache._roots.values() for node in root.nodes() if node.held]
+    assert cache.bytes == sum(map(nbytes, held)) <= size
+    nodes = [node for root in cache._roots.values() for node in root.nodes()]
+    assert all(node.children or has_checkpoint(node.held) for node in nodes), (
+        "tokens that lead nowhere are gone"
+    )
+    assert cache.entries == sum(has_checkpoint(node.held) for node in nodes)
+    cache.shrink(0)
+    assert not cache._roots and not cache.bytes
+
+
+def two_attentions(ids: list[int], start: int) -> Cache:
+    return [CacheList(*full_attention(ids, start), *full_attention(ids, start))]
+
+
+def test_layers_with_several_attentions_match_wherever_prompts_part() -> None:
+    cache, prompts = PrefixCache(1 << 20, full_attention=False), [list(range(60)), [*range(40), 99, 98]]
+    for ids in prompts:
+        start = cache.missing("", ids)
+        assert start is not None
+        cache.keep("", ids, two_attentions(ids, start))
+    assert [cache.matched("", [*ids, 7]) for ids in (*prompts, prompts[0][:40])] == [60, 42, 40]
+    assert cache.bytes == 2 * BYTES * 62 and cache.entries == 3
+    hit = cache.find("", prompts[1])
+    assert hit is not None and [part.offset for part in hit.cache[0].caches] == [42, 42]
+    cache.shrink(2 * BYTES * 50)
+    assert cache.matched("", prompts[1]) == 42 and cache.matched("", prompts[0]) == 40
+    cache.shrink(0)
+    assert not cache._roots and not cache.bytes and not cache.entries
+
+
+def test_checkpoints_of_earlier_turns_are_evicted_before_another_chats_last_one() -> None:
+    cache, turns = (
+        PrefixCache(1 << 20, full_attention=False),
+        [list(range(length)) for length in (20, 40, 60)],
+    )
+    other = list(range(100, 140))
+    for ids in [*turns, other]:
+        start = cache.missing("", ids)
+        assert start is not None
+        cache.keep("", ids, mixed(ids, start))
+    assert cache.find("", [*turns[-1], 99]) is not None
+    for left in (3, 2):
+        cache.shrink(cache.bytes - 1)
+        assert cache.entries == left
+    assert [cache.matched("", [*ids, 99]) for ids in (turns[-1], other)] == [60, 40]
 
 
 def test_the_prefix_cache_evicts_least_recently_used_leaves_and_keeps_shared_prefixes() -> None:

@@ -230,7 +230,7 @@ def test_nan_of_an_ended_sequence_does_not_reach_the_next_one_in_its_slot(
 
 
 def test_a_leaving_sequence_moves_only_the_last_slots() -> None:
-    slab = Slab(0, in_blocks=True)
+    slab = Slab([], in_blocks=True)
     slab.lengths = [1] * 6
     assert slab.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
     assert slab.keep([0, 1, 2]) == [0, 1, 2]
