@@ -7,6 +7,7 @@ tokens whenever one joins or leaves: 70 ms each with 32 sequences of a 135M mode
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
@@ -19,6 +20,29 @@ from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer
 
 
 @dataclass(frozen=True)
+class Queries:
+    """The queries of a length group in a pass with several of some slots.
+
+    ``each``: queries per slot, the last one repeated where a slot has fewer. ``rows`` (slots * each,): where they are
+    in the pass. ``back``: where those of the pass are among them.
+    """
+
+    each: int
+    rows: mx.array
+    back: mx.array
+
+
+def queries_of(first: int, counts: Sequence[int]) -> Queries:
+    """``first``: the place of the first query in the pass. ``counts``: queries of each slot."""
+    each, rows, back = max(counts), list[int](), list[int]()
+    for count in counts:
+        back += range(len(rows), len(rows) + count)
+        rows += [first + min(number, count - 1) for number in range(each)]
+        first += count
+    return Queries(each, mx.array(rows, dtype=mx.int32), mx.array(back, dtype=mx.int32))
+
+
+@dataclass(frozen=True)
 class SlabView:
     """The keys (in blocks) and values of a slab that a pass attends to."""
 
@@ -26,6 +50,7 @@ class SlabView:
     blocks: mx.array  # (rows, heads, blocks, size, BLOCK)
     values: mx.array  # (rows, heads, blocks * BLOCK, size)
     groups: list[LengthGroup]  # of the slab's slots
+    several: "list[Queries] | None" = None  # of the groups, where a slot has more than one query
 
 
 class Slab:
@@ -39,8 +64,13 @@ class Slab:
         ] * layers  # buffers of keys and of values
         self._in_blocks = in_blocks
         self._stale: dict[int, int] = {}  # by slot: tokens of an earlier sequence
+        self._taken_back: dict[
+            int, int
+        ] = {}  # by slot: the length before tokens of its sequence were taken back
+        self._counts: Sequence[int] = ()  # tokens of each slot in this pass
         self._ends = Ends([])
         self._groups: list[LengthGroup] | None = None  # of this pass; computed on first use
+        self._several: list[Queries] | None = None  # likewise
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -109,7 +139,7 @@ class Slab:
         order = [slot if slot in kept else movers.pop() for slot in range(len(kept))]
         moves = [(slot, to) for to, slot in enumerate(order) if slot != to]
         for slot in {*(to for _, to in moves), *range(len(order), len(self))}:
-            self._stale[slot] = self.lengths[slot]
+            self._stale[slot] = max(self.lengths[slot], self._taken_back.pop(slot, 0))
         self._move(moves)
         self.lengths = [self.lengths[slot] for slot in order]
         return order
@@ -135,14 +165,20 @@ class Slab:
 
     # ---- a pass
 
-    def begin(self) -> None:
-        """Begins a pass that adds one token to every sequence."""
-        self._ends = Ends(self.lengths)
-        self.lengths = [length + 1 for length in self.lengths]
-        self._groups = None
+    def begin(self, counts: Sequence[int]) -> None:
+        """Begins a pass that adds so many tokens to each sequence."""
+        self._counts = counts
+        self._ends = Ends(self.lengths, counts)
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self._groups = self._several = None
+
+    def take_back(self, slot: int, tokens: int) -> None:
+        """Drops the last tokens of a sequence; what they left is masked until it is overwritten."""
+        self._taken_back[slot] = max(self.lengths[slot], self._taken_back.get(slot, 0))
+        self.lengths[slot] -= tokens
 
     def put(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """Writes one token per sequence; ``keys`` and ``values``: (rows, heads, 1, size)."""
+        """Writes the tokens of a pass in the order of their slots; ``keys``, ``values``: (tokens, heads, 1, size)."""
         for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
             buffer.put(self._ends, tokens)
 
@@ -154,14 +190,24 @@ class Slab:
         return keys, values
 
     def view(self, layer: int, first: int) -> SlabView | None:
+        """``first``: the place of the slab's first token in the pass."""
         buffers = self._layers[layer]
         if not buffers or not isinstance(buffers[0], BlockBuffer):
             return None
         keys, values = buffers
         slots, blocks = slice(len(self)), blocks_for(self.width)
         return SlabView(
-            first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK), self.groups
+            *(first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK)),
+            *(self.groups, self._queries(first)),
         )
+
+    def _queries(self, first: int) -> list[Queries] | None:
+        if self._several is None and max(self._counts, default=1) > 1:
+            starts = list(accumulate(self._counts, initial=first))
+            self._several = [
+                queries_of(starts[group.rows.start], self._counts[group.rows]) for group in self.groups
+            ]
+        return self._several
 
     def _buffers_like(self, layer: int, keys: mx.array, values: mx.array) -> tuple[KVBuffer, KVBuffer]:
         """The buffers of a layer; the first call creates them with the shapes of ``keys`` and ``values``."""

@@ -33,6 +33,8 @@ class Slots:
         self._layers: list[SlotLayer] = []
         self.offset = mx.array([], dtype=mx.int32)
         self._uneven = False
+        self._counts: list[int] = []  # tokens of each sequence in this pass
+        self._rows: mx.array | None = None  # the sequence of each token, where one has several
         self.width = 0  # the keys that a pass attends to
 
     @property
@@ -92,16 +94,51 @@ class Slots:
         self._slabs = [slab for slab in self._slabs if len(slab)]
         return order
 
-    def begin(self) -> None:
-        """Begins a decode pass; ``offset`` is the write position of each sequence."""
+    def begin(self, counts: Sequence[int] | None = None) -> None:
+        """Begins a decode pass; ``offset`` is the write position of each token.
+
+        ``counts``: tokens of each sequence, each of which is a row of the pass; one of each if not given. ``room``
+        tells what fits.
+        """
         begin_pass()
         self.resize()
         lengths = [length for slab in self._slabs for length in slab.lengths]
-        self.offset = mx.array(lengths, dtype=mx.int32)
-        self.width = max(lengths) + 1
-        self._uneven = min(lengths) + 1 < self.width
-        for slab in self._slabs:
-            slab.begin()
+        self._counts = list(counts or [1] * len(lengths))
+        pairs = list(zip(lengths, self._counts, strict=True))
+        offsets = [length + more for length, count in pairs for more in range(count)]
+        several = len(offsets) > len(lengths)
+        rows = [row for row, count in enumerate(self._counts) for _ in range(count)]
+        self._rows = mx.array(rows, dtype=mx.int32) if several else None
+        self.offset = mx.array(offsets, dtype=mx.int32)
+        self.width = max(offsets) + 1
+        self._uneven = min(offsets) + 1 < self.width
+        for first, slab in self.slabs:
+            slab.begin(self._counts[first : first + len(slab)])
+
+    def room(self, row: int) -> int:
+        """Tokens that a sequence can take in buffers as they are."""
+        first, slab = self._slab_of(row)
+        return slab.tokens - slab.lengths[row - first]
+
+    def take_back(self, tokens: Sequence[int]) -> None:
+        """Drops the last tokens of each sequence, so many of each."""
+        for row, number in enumerate(tokens):
+            if number:
+                first, slab = self._slab_of(row)
+                slab.take_back(row - first, number)
+
+    @property
+    def parts(self) -> Iterator[tuple[slice, Slab]]:
+        """The slabs, each with its rows in this pass."""
+        start = 0
+        for first, slab in self.slabs:
+            end = start + sum(self._counts[first : first + len(slab)])
+            yield slice(start, end), slab
+            start = end
+
+    def by_token(self, array: mx.array) -> mx.array:
+        """``array`` (sequences, ...) with one row for each token of the pass."""
+        return array if self._rows is None else array[self._rows]
 
     def mask(self, window: int | None, *, wanted: bool) -> mx.array | None:
         """The mask (rows, 1, 1, width); None if everything is visible and no mask is ``wanted``."""
@@ -113,8 +150,11 @@ class Slots:
         return seen[:, None, None, :]
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        first, slab = next((at, slab) for at, slab in self.slabs if row < at + len(slab))
+        first, slab = self._slab_of(row)
         return [slab.copy_of(layer, row - first, start) for layer in range(len(self._layers))]
+
+    def _slab_of(self, row: int) -> tuple[int, Slab]:
+        return next((at, slab) for at, slab in self.slabs if row < at + len(slab))
 
     def footprint(self) -> Slabs:
         sizes = (SlabSize(slab.rows, slab.tokens, tuple(slab.lengths)) for slab in self._slabs)
@@ -151,7 +191,7 @@ class SlotLayer:
         given = [array() for array in self._given]
         if len(given) != 2 or given[0] is not keys or given[1] is not values:
             return None
-        view = [slab.view(self._number, first) for first, slab in self._slots.slabs]
+        view = [slab.view(self._number, rows.start) for rows, slab in self._slots.parts]
         return [each for each in view if each is not None] or None
 
     def make_mask(
@@ -161,18 +201,21 @@ class SlotLayer:
         return self._slots.mask(window_size, wanted=return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Appends one token per sequence and gives ``keys_and_values``."""
-        for first, slab in self._slots.slabs:
-            rows = slice(first, first + len(slab))
+        """Appends the tokens of the pass and gives ``keys_and_values``."""
+        for rows, slab in self._slots.parts:
             slab.put(self._number, keys[rows], values[rows])
         given = self.keys_and_values()
         self._given = [weakref.ref(array) for array in given]
         return given
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """Padded keys and values (rows, heads, width, size); also read by layers that share this layer's cache."""
+        """Padded keys and values (rows, heads, width, size); also read by layers that share this layer's cache.
+
+        A sequence with several tokens in the pass has as many rows.
+        """
         parts = [slab.keys_and_values(self._number, self._slots.width) for _, slab in self._slots.slabs]
-        all_keys, all_values = (self._beside_each_other(some) for some in zip(*parts, strict=True))
+        beside = (self._beside_each_other(some) for some in zip(*parts, strict=True))
+        all_keys, all_values = map(self._slots.by_token, beside)
         return all_keys, all_values
 
     def _beside_each_other(self, parts: Sequence[mx.array]) -> mx.array:

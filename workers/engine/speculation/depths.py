@@ -38,14 +38,19 @@ class WidthCosts:
     """Seconds of a pass over so many tokens. ``fixed`` and ``per_token``: what is believed before it is measured."""
 
     def __init__(self, fixed: float, per_token: float) -> None:
-        self._believed = lambda width: fixed + per_token * width
+        self._fixed, self._per_token = fixed, per_token
         self._seconds: dict[int, float] = {}
 
     def __call__(self, width: int) -> float:
-        if width in self._seconds or not self._seconds:
-            return self._seconds.get(width, self._believed(width))
+        if width in self._seconds:
+            return self._seconds[width]
+        if not self._seconds:
+            return self._believed(width)
         near = min(self._seconds, key=lambda each: (max(each, width) / min(each, width), each))
         return self._seconds[near] * self._believed(width) / self._believed(near)
+
+    def _believed(self, width: int) -> float:
+        return self._fixed + self._per_token * width
 
     def measured(self, width: int, seconds: float) -> None:
         if not self._seconds:

@@ -78,7 +78,7 @@ class Drafter:
         return at if at < len(self._prediction.ids) else None
 
     def _copied(self, ahead: Sequence[int], most: int) -> tuple[list[int], int]:
-        """What followed an earlier place; a place may overlap what is copied from it, as in text that repeats itself."""
+        """What followed an earlier place; a place may overlap its copy, as in text that repeats itself."""
         text = self._text.ids
         at, alike = self._text.find([*text[-LOOK_BACK:], *ahead])
         ids = text[at : at + most] if alike else []

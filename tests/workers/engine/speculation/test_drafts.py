@@ -34,7 +34,7 @@ def test_of_many_places_the_latest_are_compared_and_the_longest_match_wins() -> 
 
 
 def test_an_answer_that_copies_its_prompt_is_guessed_from_it() -> None:
-    drafter = Drafter(list(range(100)) + [500])
+    drafter = Drafter([*range(100), 500])
     assert drafter.draft([40, 41], 4).ids == []
     draft = drafter.draft([40, 41, 42], 4)
     assert (draft.ids, draft.sources) == ([43, 44, 45, 46], ["echo"] * 4)
