@@ -186,6 +186,10 @@ class BatchEngine:
         )
 
     @property
+    def speculates(self) -> bool:
+        return self._speculator is not None
+
+    @property
     def most_sequences(self) -> int:
         return self._most_sequences
 

@@ -153,6 +153,26 @@ def test_a_text_that_repeats_itself_is_guessed_right_and_takes_fewer_passes(engi
     assert int(engine.report["verify_passes"]) < 30
 
 
+def test_the_finish_tells_how_many_tokens_of_the_prediction_were_right(engine_with: MakeEngine) -> None:
+    def one(prediction: list[int]) -> Job:
+        return job(
+            "a", PROMPTS[1], max_tokens=20, ignore_eos=True, temperature=1.0, seed=4, prediction=prediction
+        )
+
+    def counted(prediction: list[int]) -> tuple[int, int]:
+        [*_, last] = play(engine_with(Speculator(lambda: WidthCosts(1.0, 0.01))), [one(prediction)])["a", 0]
+        assert last.finish
+        return last.finish.accepted_prediction_tokens, last.finish.rejected_prediction_tokens
+
+    said = ids(play(engine_with(None, speculation="off"), [one([])])["a", 0])
+    accepted, rejected = counted(said)
+    assert (accepted >= 15, rejected) == (True, 0)
+    accepted, rejected = counted([*said[:6], *[(id + 1) % 250 for id in said[6:]]])
+    assert 0 < accepted <= 6
+    assert rejected > 0
+    assert counted([]) == (0, 0)
+
+
 def test_a_request_may_want_no_guesses(engine_with: MakeEngine) -> None:
     engine = engine_with(Speculator(lambda: WidthCosts(1.0, 0.01)))
     one = job(
