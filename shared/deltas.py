@@ -56,6 +56,8 @@ class Finish(Part):
     reason: FinishReason
     completion_tokens: int
     reasoning_tokens: int = 0  # part of completion_tokens
+    accepted_prediction_tokens: int = 0  # of the request's prediction, verified and right; of this attempt
+    rejected_prediction_tokens: int = 0
     stop_sequence: str | None = None  # the stop string that ended the choice, if one did
 
 

@@ -106,6 +106,7 @@ class Generation(Part):
     the prompt's text and, with ``logprobs``, its log-probabilities. ``tool_use`` None: text that looks like a call
     stays text. ``split_reasoning``: thinking goes to the deltas' ``reasoning``. Prompts of different
     ``cache_namespace`` never share a cached prefix; those of one ``cache_key`` go to the same worker where they can.
+    ``prediction``: text that the answer may be like; it and ``speculate`` change the time of an answer only.
     """
 
     prompt: Prompt
@@ -119,6 +120,8 @@ class Generation(Part):
     split_reasoning: bool = False
     cache_namespace: str = ""
     cache_key: str = ""
+    prediction: str = ""
+    speculate: bool = True
 
     @property
     def param(self) -> str:

@@ -24,6 +24,7 @@ class Capabilities(Part):
     reasoning: bool = False
     json_schema: bool = False
     infill: bool = False
+    speculation: bool = False
     endpoints: list[str] = []
     bytes: int = 0
     sampling: dict[str, float] = {}

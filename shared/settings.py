@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     special_tokens_in_text: bool = Field(
         False, description="whether messages may spell special tokens; else such words stay text"
     )
+    speculation: Literal["auto", "on", "off"] = Field(
+        "auto", description="guess tokens and verify several in one pass; auto: where it changes no bit"
+    )
     decode_gap: float = Field(
         0.2, gt=0, description="how long running answers may pause for the prompts of new ones"
     )

@@ -31,6 +31,8 @@ def job(
     checkpoints: list[int] | None = None,
     caller: str = "",
     group: str = "",
+    prediction: list[int] | None = None,
+    speculates: bool = True,
     **sampling: Any,
 ) -> Job:
     prompt = prompt or [10, 11, 12]
@@ -58,6 +60,8 @@ def job(
         thinking_budget=thinking_budget,
         thinking_end=thinking_end or [],
         checkpoints=checkpoints or [],
+        prediction=prediction or [],
+        speculates=speculates,
         caller=caller,
         group=group,
     )

@@ -48,6 +48,10 @@ class TokenMask(Protocol):
         """One bit per token id, the lowest bit first."""
         ...
 
+    def forced(self) -> list[int]:
+        """Ids that are likely to come next, because the grammar leaves no choice of text."""
+        ...
+
 
 @dataclass(frozen=True)
 class TokenLogprobs:
@@ -78,6 +82,10 @@ class TokenSequence:
         self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
         self._reasoning_tokens = 0
         self._started = False
+        self._predicted: list[
+            int | None
+        ] = []  # the ids that a prediction has in this pass, None for another guess
+        self._accepted = self._rejected = 0  # ids of a prediction
         guide = job.grammar.guide(self.rules.marked) if job.grammar else None
         self.guide: Guide | ThinkingBudget | None = guide
         if job.thinking_budget is not None:
@@ -109,6 +117,16 @@ class TokenSequence:
     def finish_unbegun(self) -> Output:
         """The only output of a choice of no tokens."""
         return self._output(Shown(), [], None, self._end(FinishReason.LENGTH))
+
+    def predict(self, ids: list[int | None]) -> None:
+        """Before a pass that verifies ``ids``, and with none after it, for the usage; None: not of a prediction."""
+        self._rejected += sum(id is not None for id in self._predicted)
+        self._predicted = ids
+
+    def _count_prediction(self, id: int) -> None:
+        if self._predicted and (guess := self._predicted.pop(0)) is not None:
+            self._accepted += guess == id
+            self._rejected += guess != id
 
     def score_prompt(self, scores: Sequence[TokenLogprobs]) -> None:
         """``scores`` are of the prompt's ids behind the first, in order; they may come in several parts."""
@@ -153,6 +171,7 @@ class TokenSequence:
         """The token's text, and whether the choice ends with it."""
         stopping = self.job.generation.stopping
         self.ids.append(id)
+        self._count_prediction(id)
         if self.guide:
             self.guide.take(id)
         may_stop = len(self.ids) > stopping.min_tokens
@@ -190,7 +209,10 @@ class TokenSequence:
 
     def _end(self, reason: FinishReason, stopped: str | None = None) -> Finish:
         self.ended = True
+        self.predict([])
         return Finish(
+            accepted_prediction_tokens=self._accepted,
+            rejected_prediction_tokens=self._rejected,
             reason=reason,
             completion_tokens=len(self.ids),
             reasoning_tokens=self._reasoning_tokens,

@@ -2,7 +2,7 @@
 
 Rule 1: a parameter that would change the answer is refused by its name, unless its value is neutral. REFUSED lists
 them; any other unknown name is ignored, as clients expect.
-Rule 2: ignored are hints about speed, price, bookkeeping or the tuning of something that is off: prediction,
+Rule 2: ignored are hints about speed, price, bookkeeping or the tuning of something that is off:
 service_tier, metadata, priority, cache_prompt, keep_alive, mirostat_tau without mirostat.
 """
 

@@ -32,6 +32,8 @@ class TokenCounter:
         self._starts: dict[int, Start] = {}
         self.completion_tokens = 0
         self.reasoning_tokens = 0
+        self.accepted_prediction_tokens = 0
+        self.rejected_prediction_tokens = 0
 
     def see(self, delta: Delta) -> None:
         if delta.start is not None:
@@ -39,6 +41,8 @@ class TokenCounter:
         if delta.finish is not None:
             self.completion_tokens += delta.finish.completion_tokens
             self.reasoning_tokens += delta.finish.reasoning_tokens
+            self.accepted_prediction_tokens += delta.finish.accepted_prediction_tokens
+            self.rejected_prediction_tokens += delta.finish.rejected_prediction_tokens
 
     @property
     def prompt_tokens(self) -> int:

@@ -100,6 +100,12 @@ def _workers(report: StatusReport) -> Iterator[Metric]:
         ("mlx_server_prefilling", "Sequences whose prompts are prefilled in part.", _figure("prefilling")),
         ("mlx_server_prefill_waiting", "Sequences that wait for prefill.", _figure("waiting")),
         ("mlx_server_kv_bytes", "Keys and values of running requests.", _figure("kv_bytes")),
+        (
+            "mlx_server_drafted_tokens",
+            "Guessed tokens that its present workers have verified.",
+            _figure("drafted_tokens"),
+        ),
+        ("mlx_server_accepted_tokens", "Those of them that were right.", _figure("accepted_tokens")),
         ("mlx_server_prefix_cache_bytes", "Prompts in the prefix cache.", _figure("cache_bytes")),
         ("mlx_server_footprint_bytes", "Worker processes, as the system counts them.", lambda w: w.memory),
         (

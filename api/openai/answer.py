@@ -29,7 +29,11 @@ def usage(counter: TokenCounter) -> Usage:
         completion_tokens=counter.completion_tokens,
         total_tokens=counter.prompt_tokens + counter.completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=counter.cached_tokens),
-        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=counter.reasoning_tokens),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=counter.reasoning_tokens,
+            accepted_prediction_tokens=counter.accepted_prediction_tokens,
+            rejected_prediction_tokens=counter.rejected_prediction_tokens,
+        ),
     )
 
 

@@ -58,6 +58,8 @@ def chat_generation(request: ChatCompletionRequest) -> Generation:
         tool_use=use,
         split_reasoning=True,
         cache_key=request.prompt_cache_key or "",
+        prediction=request.prediction.text if request.prediction else "",
+        speculate=request.speculation,
     )
 
 
@@ -117,6 +119,7 @@ def completion_generations(request: CompletionRequest) -> list[Generation]:
             echo=request.echo,
             grammar=constraint(request, _grammar(request.response_format), None),
             cache_key=request.prompt_cache_key or "",
+            speculate=request.speculation,
         )
         for prompt in prompts
     ]

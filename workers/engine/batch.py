@@ -6,9 +6,10 @@ A sequence that turns out to have ended takes part in one more pass, whose token
 grammar ``start`` runs the model, its last token makes the mask meanwhile, and ``draw`` gives the pass its tokens.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import cast
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ import numpy as np
 from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.mlx_caches import Cache, TokenSpan
 from workers.engine.plan import Row
+from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.sampler import Drawn, Sampler, SequenceParameters
 from workers.sequence import TokenLogprobs, TokenMask, TokenSequence
 
@@ -174,6 +176,48 @@ class Batch:
             slot.launched = True
         return pending
 
+    @property
+    def sequences(self) -> list[TokenSequence]:
+        return [slot.sequence for slot in self._slots]
+
+    def make_room(self) -> Callable[[int], int]:
+        """Drops what has ended and grows the caches for a pass; gives how many tokens of a sequence it may have."""
+        self.drop_done()
+        self._caches.resize()
+        return self._caches.room
+
+    def verify(self, guesses: Sequence[list[int]]) -> Iterator[PendingStep]:
+        """One pass over the last token of each sequence and its guesses; then the draws of one index after another.
+
+        The tokens of a pending step must have been pushed before the next one is asked for. A sequence takes part as
+        long as the token it drew is the one that was guessed, so each draw has the logits, the grammar's state and the
+        counts of a draw without guesses. Nothing may be pending.
+        """
+        slots, before = self._slots, [slot.drawn for slot in self._slots]
+        fed = [[_last(slot), *some] for slot, some in zip(slots, guesses, strict=True)]
+        starts = list(accumulate(map(len, fed), initial=0))
+        self._caches.begin([len(ids) for ids in fed])
+        inputs = mx.array([id for ids in fed for id in ids], dtype=mx.uint32)
+        logits = self._forward(inputs[:, None], self._caches.layers)[:, -1, :]
+        mx.eval(logits)
+        left, place = list(range(len(slots))), 0
+        while left:
+            rows = mx.array([starts[i] + place for i in left], dtype=mx.int32)
+            some = [slots[i] for i in left]
+            yield _draw(some, _sampler(some), _guided(some), logits[rows], inputs[rows])
+            place += 1
+            left = [
+                i
+                for i in left
+                if fed[i][place : place + 1] == slots[i].sequence.ids[-1:] and not slots[i].done
+            ]
+        self._caches.take_back(
+            [len(ids) - slot.drawn + drawn for ids, slot, drawn in zip(fed, slots, before, strict=True)]
+        )
+        self._inputs = mx.array([_last(slot) for slot in slots], dtype=mx.uint32)
+        for slot in slots:
+            slot.launched = True
+
     def drop_done(self) -> None:
         """Takes out the sequences that have ended."""
         keep = [i for i, slot in enumerate(self._slots) if not slot.done]
@@ -193,8 +237,24 @@ class Batch:
         self._sampler, self._guided = _sampler(self._slots), _guided(self._slots)
 
 
+def parameters_of(sequence: TokenSequence, vocabulary: int) -> SequenceParameters:
+    generation = sequence.job.generation
+    return SequenceParameters(
+        sampling=generation.sampling,
+        choice=sequence.choice,
+        logprobs=generation.logprobs,
+        processor=logit_processor_for(
+            generation, sequence.job.prompt, sequence.ids, sequence.ending, vocabulary
+        ),
+    )
+
+
 def _sampler(slots: list[BatchSlot]) -> Sampler:
     return Sampler([slot.parameters for slot in slots])
+
+
+def _last(slot: BatchSlot) -> int:
+    return (slot.sequence.ids or [slot.token])[-1]
 
 
 def _guided(slots: list[BatchSlot]) -> list[Guided]:

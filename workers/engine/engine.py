@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from workers.device import has_accelerator
 from workers.engine import scheduler
-from workers.engine.batch import Batch, BatchSlot, PendingStep
+from workers.engine.batch import Batch, BatchSlot, PendingStep, parameters_of
 from workers.engine.batch_probe import gives_last_logits
 from workers.engine.caller_use import CallerUse
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
@@ -44,9 +44,8 @@ from workers.engine.pass_costs import PassCosts
 from workers.engine.plan import Chunk, Limits, Memory, Plan, View
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
-from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.logprobs import score_prompt_tokens
-from workers.engine.sampling.sampler import SequenceParameters
+from workers.engine.speculation.speculator import Mode, Speculator, report_of, speculator_for
 from workers.job import Job, KvUse, Output
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
@@ -58,6 +57,7 @@ class EngineLimits:
     max_stall: float = 0.2  # seconds that a prefill pass may stall the decoding sequences
     cache_bytes: int = 1 << 30  # of the prefix cache
     kv_bytes: int = 1 << 40  # of all keys and values, the prefix cache included
+    speculation: Mode = "auto"  # auto: where it changes no bit
 
 
 class BatchEngine:
@@ -72,6 +72,7 @@ class BatchEngine:
         *,
         launches_ahead: bool | None = None,
         invariance: Invariance = "rounding",
+        speculator: Speculator | None = None,
     ) -> None:
         self._model = model
         self._invariance = invariance
@@ -93,6 +94,9 @@ class BatchEngine:
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
         self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
+        able = self._batches and self._full_attention  # else what a wrong guess leaves cannot be taken back
+        chosen = speculator or speculator_for(limits.speculation, invariance, lambda: self._pass_costs.now)
+        self._speculator = chosen if able else None
         self._waiting = PrefillQueue()
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._limits = Limits(
@@ -150,6 +154,7 @@ class BatchEngine:
             cache_hit_rate=round(self._prefixes.hit_rate, 4),
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
+            **report_of(self._speculator),
         )
         self._kv_use = self._kv_use_now()
 
@@ -179,6 +184,10 @@ class BatchEngine:
             lambda cache, tokens: read(self._model, cache, [[0] * tokens]),
             full_attention=self._full_attention,
         )
+
+    @property
+    def speculates(self) -> bool:
+        return self._speculator is not None
 
     @property
     def most_sequences(self) -> int:
@@ -289,12 +298,14 @@ class BatchEngine:
 
     def _decode_timed(self) -> list[Output]:
         self._fresh_since = None
-        decoding, began = not self._batch.fresh, time.perf_counter()
+        decoding, rows, began = not self._batch.fresh, len(self._batch), time.perf_counter()
         outputs = self._decode()
         if outputs and decoding:
             seconds = time.perf_counter() - began
             self._pass_costs.decoded(seconds)
             self._decoded += seconds
+            if self._speculator:
+                self._speculator.decoded(rows, seconds)
             self._caller_use.charge([row.asker.caller for row in self._batch.shown()], seconds)
         return outputs
 
@@ -312,11 +323,19 @@ class BatchEngine:
         outputs = self._collect_all()
         if fresh and not self._batch.fresh:
             return outputs
+        if self._speculator and (verified := self._speculator.verify(self._batch, self._collect)):
+            return outputs + verified
         self._add_pending(self._batch.launch())
         return outputs + self._collect_all()
 
     def _decode_ahead(self) -> list[Output]:
         """Launches the next pass, then collects those before; between start and draw if the draw needs their tokens."""
+        if self._speculator and self._speculator.expects(self._batch.sequences):
+            outputs = self._collect_all()  # guesses are made and verified behind the last token
+            if verified := self._speculator.verify(self._batch, self._collect):
+                return outputs + verified
+            self._add_pending(self._batch.launch())
+            return outputs
         if self._batch.waits:
             logits = self._batch.start()
             outputs = self._collect_all()
@@ -443,23 +462,14 @@ class BatchEngine:
         if not sequences:
             return
         slots = [
-            BatchSlot(sequence, self._parameters(sequence), len(sequence.ids), tasks[i].ids[-1])
+            BatchSlot(
+                sequence, parameters_of(sequence, self._vocabulary_size), len(sequence.ids), tasks[i].ids[-1]
+            )
             for i, sequence in sequences
         ]
         if logits is not None:
             logits = logits[mx.array([i for i, _ in sequences])]
         self._add_pending(self._batch.join(slots, cache, [where[i] for i, _ in sequences], logits))
-
-    def _parameters(self, sequence: TokenSequence) -> SequenceParameters:
-        generation = sequence.job.generation
-        return SequenceParameters(
-            sampling=generation.sampling,
-            choice=sequence.choice,
-            logprobs=generation.logprobs,
-            processor=logit_processor_for(
-                generation, sequence.job.prompt, sequence.ids, sequence.ending, self._vocabulary_size
-            ),
-        )
 
     # ------------------------------------------------------------ collect
 

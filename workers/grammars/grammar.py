@@ -101,6 +101,12 @@ class Guide:
             return self._all_but_the_end()
         return mask if self._unless is None else _with(mask, self._unless)
 
+    def forced(self) -> list[int]:
+        """The ids of the only text that the grammar allows next, if so; the mask may allow another spelling of it."""
+        if self.sleeping or self.failed or self._unless is not None:
+            return []
+        return self._matcher.compute_ff_tokens()
+
     def _all_but_the_end(self) -> Mask:
         bits = np.ones(8 * -(-len(self._vocabulary) // 8), dtype=np.uint8)
         bits[list(self._eos)] = 0

@@ -46,6 +46,11 @@ class ThinkingBudget:
             bits = np.ones(8 * -(-self._size // 8), dtype=np.uint8)
         return np.packbits(bits, bitorder="little")
 
+    def forced(self) -> list[int]:
+        if self._closes:
+            return list(self._closing[self._closed :])
+        return self._inner.forced() if self._inner is not None else []
+
     @property
     def _closes(self) -> bool:
         if self._closed == len(self._closing):

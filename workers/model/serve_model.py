@@ -91,6 +91,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
             reasoning=output_format.thinking is not None,
             json_schema=grammars is not None,
             infill=infill is not None,
+            speculation=engine.speculates,
             bytes=weight_bytes(loaded),
             sampling=own,
         ),
@@ -149,6 +150,7 @@ def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
         max_stall=settings.decode_gap,
         kv_bytes=max(budget - weight_bytes(loaded), SMALLEST_KV),
         cache_bytes=int(settings.prompt_cache_gb * GB),
+        speculation=settings.speculation,
     )
 
 

@@ -91,11 +91,24 @@ class Preparation:
             opened=opened,
             tool_policy=policy,
             checkpoints=self._checkpoints(generation.prompt, ids),
+            prediction=self._prediction(generation),
+            speculates=generation.speculate,
             ends=self._ends(generation),
             caller=submit.caller,
             group=submit.group,
             priority=submit.key.priority if submit.key else "normal",
         )
+
+    def _prediction(self, generation: Generation) -> list[int]:
+        """No more of it than the context has room for, because the rest can never be drawn."""
+        text = well_formed(generation.prediction[: self.context_length * self.encoder.longest])
+        if not text or not generation.speculate:
+            return []
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)[: self.context_length]
+        self.encoder.check_ids(
+            ids, "prediction", "The prediction's text spells a token that is not the model's:"
+        )
+        return ids
 
     def _ends(self, generation: Generation) -> frozenset[int]:
         asked = generation.stopping.stop_token_ids

@@ -17,6 +17,7 @@ class ModelCapabilities(Response):
     reasoning: bool
     json_schema: bool
     infill: bool
+    speculation: bool = False
     dimensions: int | None = None
     ranking: Literal["cosine", "scores"] | None = None
     truncates: bool = False

@@ -22,7 +22,7 @@ from api.generation.schemas import (
     TopLogprobs,
     whole_numbers,
 )
-from api.openai.schemas.messages import ChatMessage
+from api.openai.schemas.messages import ChatMessage, TextPart
 from api.openai.schemas.tools import FunctionChoice, FunctionDefinition, Tool, ToolChoice
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -82,6 +82,7 @@ class _GenerationRequest(Constrained, Sampled):
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     response_format: ResponseFormat | None = None
     prompt_cache_key: str | None = None
+    speculation: bool = True
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -103,6 +104,17 @@ class ThinkingSwitch(Request):
     type: Literal["enabled", "adaptive", "auto", "disabled"]
 
 
+class Prediction(Request):
+    """What most of the answer is expected to be."""
+
+    type: Literal["content"]
+    content: str | list[TextPart] = ""
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
 class ChatCompletionRequest(_GenerationRequest):
     BLANK: ClassVar = _GenerationRequest.BLANK | {"reasoning_effort", "tool_choice", "function_call"}
     ENDLESS: ClassVar = _GenerationRequest.ENDLESS | {"max_completion_tokens"}
@@ -120,6 +132,7 @@ class ChatCompletionRequest(_GenerationRequest):
     chat_template_kwargs: dict[str, Any] = {}
     enable_thinking: bool | None = None
     thinking: ThinkingSwitch | None = None
+    prediction: Prediction | None = None
 
     @field_validator("top_logprobs")
     @classmethod

@@ -182,9 +182,17 @@ def test_streamed_thinking_has_both_names_and_precedes_the_text() -> None:
 
 
 def test_usage_counts_the_tokens_of_thinking() -> None:
-    finish = Finish(reason=FinishReason.STOP, completion_tokens=3, reasoning_tokens=2)
+    finish = Finish(
+        reason=FinishReason.STOP,
+        completion_tokens=3,
+        reasoning_tokens=2,
+        accepted_prediction_tokens=4,
+        rejected_prediction_tokens=5,
+    )
     deltas = [delta(reasoning="hm"), delta(text="Hi", finish=finish)]
-    assert chat(deltas, usage=True)[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
+    details = chat(deltas, usage=True)[-1]["usage"]["completion_tokens_details"]
+    assert details["reasoning_tokens"] == 2
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (4, 5)
 
 
 def test_an_echoed_prompt_is_scored_in_the_first_chunk_of_a_stream() -> None:

@@ -82,6 +82,14 @@ def test_the_cache_key_of_a_chat_or_completion_reaches_the_generation() -> None:
     assert chat().cache_key == ""
 
 
+def test_a_prediction_and_the_wish_for_none_of_the_guesses_reach_the_generation() -> None:
+    text = {"type": "content", "content": "def f(): pass"}
+    parts = {"type": "content", "content": [{"type": "text", "text": t} for t in ("def f()", ": pass")]}
+    assert [chat(prediction=each).prediction for each in (text, parts)] == ["def f(): pass"] * 2
+    assert (chat().prediction, chat().speculate, chat(speculation=False).speculate) == ("", True, False)
+    assert [one.speculate for one in completions(prompt=["a", "b"], speculation=False)] == [False, False]
+
+
 def test_top_logprobs_becomes_the_number_of_alternatives() -> None:
     assert [chat().logprobs, chat(logprobs=True).logprobs, chat(logprobs=True, top_logprobs=3).logprobs] == [
         None,

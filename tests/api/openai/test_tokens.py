@@ -67,6 +67,7 @@ def test_a_listed_model_has_its_capabilities_or_the_reason_of_its_failure(stack:
         "reasoning": True,
         "json_schema": True,
         "infill": False,
+        "speculation": False,
         "dimensions": None,
         "ranking": None,
         "truncates": False,

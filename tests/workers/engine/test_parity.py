@@ -11,6 +11,7 @@ import pytest
 from shared.protocol import Delta
 from tests.exactness import rounding
 from tests.jobs import job
+from tests.workers.engine.speculation.scripted import Scripted, noise, right, wrong
 from tests.workers.engines import MakeEngine, ids, play
 from tests.workers.model.test_embedded import folder  # noqa: F401
 from tests.workers.model.test_embedded import pytestmark as where_it_is
@@ -131,6 +132,20 @@ def test_answers_are_the_same_in_any_batch_and_with_any_prefill_chunks(
             for options in OPTIONS
         ]
         assert_same(loaded, play(make_engine(), resumed), alone, behind=held)
+
+
+@pytest.mark.timeout(600)
+def test_answers_are_the_same_with_any_guesses_of_their_tokens(
+    loaded: LoadedModel, jobs: list[Job], alone: Played
+) -> None:
+    rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
+    for guess, depth, company in [(right, 15, 2), (right, 15, 12), (wrong, 4, 8), (noise, 9, 6)]:
+        speculator = Scripted(guess(alone, depth))
+        engine = BatchEngine(
+            loaded.model, rules, vocabulary_size_of(loaded), EngineLimits(), speculator=speculator
+        )
+        assert_same(loaded, play(engine, jobs[:: len(jobs) // company], steps_between=1), alone)
+        assert speculator.counts.drafted
 
 
 def test_next_turns_after_answers_of_unlike_length_are_the_same_in_a_batch(

@@ -24,7 +24,7 @@ from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.key_blocks import scores as scores_in
 from workers.engine.kv.length_groups import LengthGroup
 from workers.engine.kv.prefill_batch import PaddedPrefillLayer
-from workers.engine.kv.slab import SlabView
+from workers.engine.kv.slab import Queries, SlabView, queries_of
 from workers.engine.kv.slots import SlotLayer
 from workers.engine.pass_memo import PassMemo
 
@@ -67,6 +67,8 @@ def attention(
         bias = _bias(mask, queries.shape[2], keys.shape[2])
         return _attend_rows(scaled, partial(_scores, exact=exact), keys, values, bias, sinks)
     bias = _bias(mask, 1, keys.shape[2], blocks_for(keys.shape[2]) * BLOCK)
+    if any(slab.several for slab in slabs):
+        return mx.concatenate(_attend_several(slabs, scaled, bias))
     groups = [(slab, group) for slab in slabs for group in slab.groups]
     if len(groups) == 1:
         return _attend_rows(scaled, _scores_in_blocks, slabs[0].blocks, slabs[0].values, bias, sinks)
@@ -94,6 +96,28 @@ def _attend_group(
         bias = _bias_rows(bias, rows)[..., keys_read]
     keys, values = slab.blocks[slots, :, :near], slab.values[slots, :, keys_read]
     return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias, sinks)
+
+
+def _attend_several(slabs: list[SlabView], scaled: mx.array, bias: mx.array | None) -> list[mx.array]:
+    """By length group; the queries (tokens, heads, 1, size) of a slot are multiplied with its keys together."""
+    parts = []
+    for slab in slabs:
+        counted = slab.several or [queries_of(slab.first + g.rows.start, [1] * g.size) for g in slab.groups]
+        for group, those in zip(slab.groups, counted, strict=True):
+            near = blocks_for(group.width)
+            some = _side_by_side(scaled, those)
+            seen = bias if bias is None or bias.ndim < 4 or bias.shape[0] == 1 else _side_by_side(bias, those)
+            seen = seen if seen is None else seen[..., : near * BLOCK]
+            keys, values = slab.blocks[group.rows, :, :near], slab.values[group.rows, :, : near * BLOCK]
+            out = _attend_rows(some, _scores_in_blocks, keys, values, seen).swapaxes(1, 2)
+            parts.append(out.reshape(-1, *out.shape[2:])[those.back][:, :, None])
+    return parts
+
+
+def _side_by_side(array: mx.array, those: Queries) -> mx.array:
+    """(tokens, heads, 1, size) -> (slots, heads, queries of each, size)."""
+    _, heads, _, size = array.shape
+    return array[those.rows].reshape(-1, those.each, heads, size).swapaxes(1, 2)
 
 
 def _attend_rows(

@@ -6,6 +6,7 @@ Rule 2: the comparison runs with each number of threads that a worker may get.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from workers.engine.cpu.matmul import linear
 from workers.engine.kv.key_blocks import BLOCK, in_blocks
 from workers.engine.kv.length_groups import length_groups_of
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
-from workers.engine.kv.slab import SlabView
+from workers.engine.kv.slab import SlabView, queries_of
 
 Layer = Linear | LmHead
 
@@ -41,6 +42,7 @@ WEIGHTS = 300_000  # of a layer; a larger layer is compared by some of its outpu
 HEADS, GROUPS, SIZE = 3, 1, 64  # heads, KV heads and head size of the attention that is compared
 KEYS = (5, SPAN - 6, SPAN - 1, SPAN + 1)  # some kernels sum the remaining columns in another order
 LAST = (1, 7)  # tokens of a prompt in its last prefill chunk
+SEVERAL = 6  # tokens of a sequence in a pass that verifies guesses
 
 
 def measure_invariance(model: Any) -> Invariance:
@@ -88,7 +90,7 @@ def _layer_is_exact(layer: Layer) -> bool:
 
 
 def _attention_is_exact() -> bool:
-    """Whether decode, prefill in one pass, chunked prefill and padded prefill attend bit-identically."""
+    """Whether decode, verification, prefill in one pass, chunked and padded prefill attend bit-identically."""
     with thread_counts() as counts:
         return all(_attends_alike(keys) for _ in counts for keys in KEYS)
 
@@ -102,13 +104,21 @@ def _attends_alike(tokens: int) -> bool:
     view = SlabView(0, mx.contiguous(in_blocks(keys)), padded, length_groups_of([tokens, tokens]))
     cache = SimpleNamespace(in_blocks=lambda keys, values: [view])
     decoded = attention(queries[:, :, last], keys, values, cache, scale, None)
+    few = min(SEVERAL, tokens)
+    ends = mx.arange(tokens - few, tokens)[:, None, None, None]
+    guessed = replace(view, several=[queries_of(0, [few, few])])
+    verified = attention(
+        queries[:, :, tokens - few :].swapaxes(1, 2).reshape(2 * few, HEADS, 1, SIZE),
+        *(keys, values, SimpleNamespace(in_blocks=lambda keys, values: [guessed]), scale),
+        mx.tile(mx.arange(tokens) <= ends, (2, 1, 1, 1)),
+    )[few - 1 : few]
     in_passes = [
         attention(queries[one, :, tokens - few :], keys[one], values[one], None, scale, "causal")[:, :, -1:]
         for few in LAST
         if few <= tokens
     ]
     return bool(mx.array_equal(alone, read[one]) and mx.array_equal(decoded, read[:, :, last])) and all(
-        bool(mx.array_equal(ends, decoded[one])) for ends in in_passes
+        bool(mx.array_equal(ends, decoded[one])) for ends in [*in_passes, verified[one]]
     )
 
 

@@ -12,11 +12,16 @@ from workers.engine.kv.key_blocks import BLOCK, blocks_for, in_blocks, out_of_bl
 
 
 class Ends:
-    """The write positions of one pass: the next token of each slot."""
+    """The write positions of one pass: the next tokens of each slot, one of each without ``counts``."""
 
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.slots = mx.arange(len(lengths))
-        self.offsets = mx.array(list(lengths), dtype=mx.int32)
+    def __init__(self, lengths: Sequence[int], counts: Sequence[int] | None = None) -> None:
+        places = [
+            (slot, length + more)
+            for slot, (length, count) in enumerate(zip(lengths, counts or [1] * len(lengths), strict=True))
+            for more in range(count)
+        ]
+        self.slots = mx.array([slot for slot, _ in places], dtype=mx.int32)
+        self.offsets = mx.array([offset for _, offset in places], dtype=mx.int32)
         self._numbers: dict[tuple[int, ...], mx.array] = {}
 
     def numbers(self, shape: tuple[int, ...]) -> mx.array:
@@ -41,7 +46,7 @@ class KVBuffer(Protocol):
     def resize(self, slots: int, tokens: int) -> None: ...
 
     def put(self, ends: Ends, tokens: mx.array) -> None:
-        """Writes one token per slot."""
+        """Writes one token (rows, heads, 1, size) for each of ``ends``."""
         ...
 
     def fill(self, slot: int, tokens: mx.array, stale: int) -> None:

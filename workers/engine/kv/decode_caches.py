@@ -62,8 +62,16 @@ class DecodeCaches(Protocol):
         """Keeps only these sequences and gives their new order."""
         ...
 
-    def begin(self) -> None:
-        """Prepares a decode pass, which adds one token to every sequence."""
+    def begin(self, counts: Sequence[int] | None = None) -> None:
+        """Prepares a decode pass. ``counts``: tokens that it adds to each sequence; one if not given."""
+        ...
+
+    def room(self, row: int) -> int:
+        """Tokens that a pass may add to a sequence; more than one only where ``take_back`` is possible."""
+        ...
+
+    def take_back(self, tokens: Sequence[int]) -> None:
+        """Drops the last tokens of each sequence, so many of each."""
         ...
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
@@ -93,7 +101,14 @@ class _Unreserved:
     def resize(self) -> None:
         pass
 
-    def begin(self) -> None:
+    def room(self, row: int) -> int:
+        return 1
+
+    def take_back(self, tokens: Sequence[int]) -> None:
+        assert not any(tokens), "these caches hold states that are not addressed by length"
+
+    def begin(self, counts: Sequence[int] | None = None) -> None:
+        assert counts is None
         begin_pass()
         self._lengths = [length + 1 for length in self._lengths]
 

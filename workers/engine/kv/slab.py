@@ -11,6 +11,7 @@ the slab until it is as long as the window.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
@@ -24,6 +25,29 @@ from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer, rotating_laye
 
 
 @dataclass(frozen=True)
+class Queries:
+    """The queries of a length group in a pass with several of some slots.
+
+    ``each``: queries per slot, the last one repeated where a slot has fewer. ``rows`` (slots * each,): where they are
+    in the pass. ``back``: where those of the pass are among them.
+    """
+
+    each: int
+    rows: mx.array
+    back: mx.array
+
+
+def queries_of(first: int, counts: Sequence[int]) -> Queries:
+    """``first``: the place of the first query in the pass. ``counts``: queries of each slot."""
+    each, rows, back = max(counts), list[int](), list[int]()
+    for count in counts:
+        back += range(len(rows), len(rows) + count)
+        rows += [first + min(number, count - 1) for number in range(each)]
+        first += count
+    return Queries(each, mx.array(rows, dtype=mx.int32), mx.array(back, dtype=mx.int32))
+
+
+@dataclass(frozen=True)
 class SlabView:
     """The keys (in blocks) and values of a slab that a pass attends to."""
 
@@ -31,6 +55,7 @@ class SlabView:
     blocks: mx.array  # (rows, heads, blocks, size, BLOCK)
     values: mx.array  # (rows, heads, blocks * BLOCK, size)
     groups: list[LengthGroup]  # of the slab's slots
+    several: "list[Queries] | None" = None  # of the groups, where a slot has more than one query
 
 
 class Slab:
@@ -46,10 +71,13 @@ class Slab:
         self._layers: list[tuple[KVBuffer, KVBuffer] | None] = [None] * len(windows)  # of keys and of values
         self._in_blocks = in_blocks
         self._stale: dict[int, int] = {}  # by slot: tokens of an earlier sequence
+        self._taken_back: dict[int, int] = {}  # by slot: the length before tokens of its sequence were taken back
+        self._counts: Sequence[int] = ()  # tokens of each slot in this pass
         self._written: list[int] = []  # by slot: tokens before this pass
         # By window, of this pass; computed on first use.
         self._ends: dict[int | None, Ends] = {}
         self._groups: dict[int | None, list[LengthGroup]] = {}
+        self._several: list[Queries] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -139,7 +167,7 @@ class Slab:
         order = [slot if slot in kept else movers.pop() for slot in range(len(kept))]
         moves = [(slot, to) for to, slot in enumerate(order) if slot != to]
         for slot in {*(to for _, to in moves), *range(len(order), len(self))}:
-            self._stale[slot] = self.lengths[slot]
+            self._stale[slot] = max(self.lengths[slot], self._taken_back.pop(slot, 0))
         self._move(moves)
         self.lengths = [self.lengths[slot] for slot in order]
         return order
@@ -175,20 +203,26 @@ class Slab:
 
     # ---- a pass
 
-    def begin(self) -> None:
-        """Begins a pass that adds one token to every sequence."""
-        self._written = self.lengths
-        self.lengths = [length + 1 for length in self.lengths]
-        self._ends, self._groups = {}, {}
+    def begin(self, counts: Sequence[int]) -> None:
+        """Begins a pass that adds so many tokens to each sequence."""
+        self._counts, self._written = counts, self.lengths
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self._ends, self._groups, self._several = {}, {}, None
+
+    def take_back(self, slot: int, tokens: int) -> None:
+        """Drops the last tokens of a sequence; what they left is masked until it is overwritten."""
+        self._taken_back[slot] = max(self.lengths[slot], self._taken_back.get(slot, 0))
+        self.lengths[slot] -= tokens
 
     def put(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """Writes one token per sequence; ``keys`` and ``values``: (rows, heads, 1, size)."""
+        """Writes the tokens of a pass in the order of their slots; ``keys``, ``values``: (tokens, heads, 1, size)."""
         for buffer, tokens in zip(self._buffers_like(layer, keys, values), (keys, values), strict=True):
             buffer.put(self._ends_within(self._windows[layer]), tokens)
 
     def _ends_within(self, window: int | None) -> Ends:
         if window not in self._ends:
-            self._ends[window] = Ends([length % window if window else length for length in self._written])
+            ends = [length % window if window else length for length in self._written]
+            self._ends[window] = Ends(ends, self._counts)
         return self._ends[window]
 
     def keys_and_values(self, layer: int, tokens: int) -> tuple[mx.array, mx.array]:
@@ -200,13 +234,26 @@ class Slab:
         return keys, values
 
     def view(self, layer: int, first: int) -> SlabView | None:
+        """``first``: the place of the slab's first token in the pass."""
         buffers, window = self._layers[layer], self._windows[layer]
         if not buffers or not isinstance(buffers[0], BlockBuffer):
             return None
         keys, values = buffers
         slots, blocks = slice(len(self)), blocks_for(_kept(self.width, window))
         groups = self._groups_within(window)
-        return SlabView(first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK), groups)
+        return SlabView(
+            *(first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK)),
+            *(groups, self._queries(first, groups)),
+        )
+
+    def _queries(self, first: int, groups: Sequence[LengthGroup]) -> list[Queries] | None:
+        """None where each sequence has one, as where a layer has a window."""
+        if self._several is None and max(self._counts, default=1) > 1:
+            starts = list(accumulate(self._counts, initial=first))
+            self._several = [
+                queries_of(starts[group.rows.start], self._counts[group.rows]) for group in groups
+            ]
+        return self._several
 
     def _buffers_like(self, layer: int, keys: mx.array, values: mx.array) -> tuple[KVBuffer, KVBuffer]:
         """The buffers of a layer; the first call creates them with the shapes of ``keys`` and ``values``."""

@@ -50,6 +50,8 @@ class Slots:
         self._windows: list[int | None] = []  # of the parts in the slabs
         self.offset = mx.array([], dtype=mx.int32)
         self._shortest = 0
+        self._counts: list[int] = []  # tokens of each sequence in this pass
+        self._rows: mx.array | None = None  # the sequence of each token, where one has several
         self.width = 0  # the tokens of the longest sequence in a pass
 
     @property
@@ -127,16 +129,53 @@ class Slots:
             state.keep(order)
         return order
 
-    def begin(self) -> None:
-        """Begins a decode pass; ``offset`` is the write position of each sequence."""
+    def begin(self, counts: Sequence[int] | None = None) -> None:
+        """Begins a decode pass; ``offset`` is the write position of each token.
+
+        ``counts``: tokens of each sequence, each of which is a row of the pass; one of each if not given. ``room``
+        tells what fits.
+        """
         begin_pass()
         self.resize()
         lengths = [length for slab in self._slabs for length in slab.lengths]
-        self.offset = mx.array(lengths, dtype=mx.int32)
-        self.width = max(lengths) + 1
-        self._shortest = min(lengths) + 1
-        for slab in self._slabs:
-            slab.begin()
+        self._counts = list(counts or [1] * len(lengths))
+        pairs = list(zip(lengths, self._counts, strict=True))
+        offsets = [length + more for length, count in pairs for more in range(count)]
+        several = len(offsets) > len(lengths)
+        rows = [row for row, count in enumerate(self._counts) for _ in range(count)]
+        self._rows = mx.array(rows, dtype=mx.int32) if several else None
+        self.offset = mx.array(offsets, dtype=mx.int32)
+        self.width = max(offsets) + 1
+        self._shortest = min(offsets) + 1
+        for first, slab in self.slabs:
+            slab.begin(self._counts[first : first + len(slab)])
+
+    def room(self, row: int) -> int:
+        """Tokens that a pass may add to a sequence in buffers as they are; rings and states take back none."""
+        if self._states or any(window is not None for window in self._windows):
+            return 1
+        first, slab = self._slab_of(row)
+        return slab.tokens - slab.lengths[row - first]
+
+    def take_back(self, tokens: Sequence[int]) -> None:
+        """Drops the last tokens of each sequence, so many of each."""
+        for row, number in enumerate(tokens):
+            if number:
+                first, slab = self._slab_of(row)
+                slab.take_back(row - first, number)
+
+    @property
+    def rows_of_slabs(self) -> Iterator[tuple[slice, Slab]]:
+        """The slabs, each with its rows in this pass."""
+        start = 0
+        for first, slab in self.slabs:
+            end = start + sum(self._counts[first : first + len(slab)])
+            yield slice(start, end), slab
+            start = end
+
+    def by_token(self, array: mx.array) -> mx.array:
+        """``array`` (sequences, ...) with one row for each token of the pass."""
+        return array if self._rows is None else array[self._rows]
 
     def mask(self, window: int | None, ring: int | None, *, wanted: bool) -> mx.array | None:
         """The mask (rows, 1, 1, keys); None if everything is visible and no mask is ``wanted``.
@@ -154,7 +193,7 @@ class Slots:
         return seen[:, None, None, :]
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
-        first, slab = next((at, slab) for at, slab in self.slabs if row < at + len(slab))
+        first, slab = self._slab_of(row)
 
         def copy_of(part: Any) -> Any:
             if isinstance(part, tuple):
@@ -164,6 +203,9 @@ class Slots:
             return slab.copy_of(part.number, row - first, start)
 
         return [copy_of(layer) for layer in self._layers]
+
+    def _slab_of(self, row: int) -> tuple[int, Slab]:
+        return next((at, slab) for at, slab in self.slabs if row < at + len(slab))
 
     def footprint(self) -> Slabs:
         sizes = (SlabSize(slab.rows, slab.tokens, tuple(slab.lengths)) for slab in self._slabs)
@@ -220,7 +262,7 @@ class SlotLayer:
         given = [array() for array in self._given]
         if len(given) != 2 or given[0] is not keys or given[1] is not values:
             return None
-        view = [slab.view(self.number, first) for first, slab in self._slots.slabs]
+        view = [slab.view(self.number, rows.start) for rows, slab in self._slots.rows_of_slabs]
         return [each for each in view if each is not None] or None
 
     def make_mask(
@@ -230,19 +272,22 @@ class SlotLayer:
         return self._slots.mask(window_size, self._window, wanted=return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Appends one token per sequence and gives ``keys_and_values``."""
-        for first, slab in self._slots.slabs:
-            rows = slice(first, first + len(slab))
+        """Appends the tokens of the pass and gives ``keys_and_values``."""
+        for rows, slab in self._slots.rows_of_slabs:
             slab.put(self.number, keys[rows], values[rows])
         given = self.keys_and_values()
         self._given = [weakref.ref(array) for array in given]
         return given
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """Padded keys and values (rows, heads, width, size); also read by layers that share this layer's cache."""
+        """Padded keys and values (rows, heads, width, size); also read by layers that share this layer's cache.
+
+        A sequence with several tokens in the pass has as many rows.
+        """
         width = self._slots.width if self._window is None else min(self._slots.width, self._window)
         parts = [slab.keys_and_values(self.number, width) for _, slab in self._slots.slabs]
-        all_keys, all_values = (_beside_each_other(some, width) for some in zip(*parts, strict=True))
+        beside = (_beside_each_other(some, width) for some in zip(*parts, strict=True))
+        all_keys, all_values = map(self._slots.by_token, beside)
         return all_keys, all_values
 
     @property
