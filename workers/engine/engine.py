@@ -21,6 +21,7 @@ from workers.engine.batch import Batch, BatchSlot, PendingStep
 from workers.engine.batch_probe import gives_last_logits
 from workers.engine.caller_use import CallerUse
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
+from workers.engine.disk.tier import Disk, NoDisk
 from workers.engine.figures import Figures, Report
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
@@ -72,6 +73,7 @@ class BatchEngine:
         *,
         launches_ahead: bool | None = None,
         invariance: Invariance = "rounding",
+        disk: Disk | None = None,
     ) -> None:
         self._model = model
         self._invariance = invariance
@@ -91,7 +93,9 @@ class BatchEngine:
         )
         self._caches = caches_for(self._full_attention) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
-        self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
+        self._disk = disk or NoDisk()
+        traits = {"full_attention": self._full_attention, "batches": self._batches}
+        self._reuse = PrefixReuse(self._prefixes, self._disk, **traits)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
         self._waiting = PrefillQueue()
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
@@ -139,7 +143,7 @@ class BatchEngine:
             invariance=self._invariance,
             rows=len(self._batch),
             prefilling=self._waiting.sequences(half_prefilled=True),
-            waiting=self._waiting.sequences(half_prefilled=False),
+            waiting=self._waiting.sequences(half_prefilled=False) + self._disk.arriving,
             waited=round(self._waiting.waited(time.monotonic()), 1),
             waiting_tokens=self._waiting.tokens,
             tokens=self._tokens,
@@ -150,6 +154,7 @@ class BatchEngine:
             cache_hit_rate=round(self._prefixes.hit_rate, 4),
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
+            **self._disk.report(),
         )
         self._kv_use = self._kv_use_now()
 
@@ -162,8 +167,8 @@ class BatchEngine:
 
     @property
     def _held(self) -> int:
-        """Bytes of the decoding sequences, headroom included, and of the partly prefilled tasks."""
-        return self._batch.nbytes + self._waiting.bytes
+        """Bytes of the decoding sequences, headroom included, of the partly prefilled tasks, and of what is read."""
+        return self._batch.nbytes + self._waiting.bytes + self._disk.nbytes
 
     @property
     def _phase(self) -> str:
@@ -206,7 +211,7 @@ class BatchEngine:
         for together in [*resumed, fresh] if fresh else resumed:
             ids = [*job.prompt, *together[0].ids]
             for some in self.budget.fitting_groups(together, len(ids), self._most_sequences):
-                self._waiting.add(ids, list(some), self._steps, time.monotonic())
+                self._reuse.queue(self._waiting, ids, list(some), self._steps)
         self._forget_ended(job.request_id)
         self._tally()
 
@@ -227,6 +232,9 @@ class BatchEngine:
         self._steps += 1
         # Without sequences that decode, the last tokens would wait for a prefill pass.
         outputs = [] if len(self._batch) else self._collect_all()
+        if self._disk.arriving:
+            free, idle = self.budget.size - self._held, not self._unsettled
+            self._reuse.take_arrivals(self._waiting, free, self._pass_costs.seconds, idle=idle)
         plan = self._plan()
         if plan.preempt and self._pending:  # tokens on their way may end the sequences that should leave
             outputs += self._collect_all()
@@ -378,6 +386,7 @@ class BatchEngine:
         with self._pass_costs.timing(size, task.done):
             self._feed(task, cache, task.ids[task.done : task.done + size])
         task.advance(cache, size)
+        self._reuse.advanced(task, size)
         self._tokens_read += size
         if stops and task.done == stop:
             self._reuse.half_prefilled(task)
