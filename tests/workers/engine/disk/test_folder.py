@@ -7,16 +7,19 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Barrier, Thread
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shared.failpoints import VARIABLE
 from tests.workers.engine.disk.blocks import LAYOUT, PROMPT, chain, files, folder_in, tokens, write
 from workers.engine.disk.block import HEADER_MOST, Layout
 from workers.engine.disk.chain import BLOCK
 from workers.engine.disk.folder import delete_namespace
-from workers.token_ids import as_ids
+from workers.token_ids import Ids, as_ids, common_prefix
 
 
 def test_a_written_prompt_is_found_whole_in_another_life(tmp_path: Path) -> None:
@@ -171,3 +174,31 @@ def test_a_writer_that_is_killed_at_any_step_leaves_what_can_be_used(
     assert tokens(folder) == left
     write(folder)
     assert tokens(folder) == len(PROMPT)
+
+
+def session(turns: list[tuple[int, int, int]]) -> list[Ids]:
+    """Prompts of which each begins as an earlier one does: (which, by how many tokens, how many new ones)."""
+    prompts: list[Ids] = [as_ids([])]
+    for number, (which, keep, more) in enumerate(turns):
+        earlier = prompts[which % len(prompts)]
+        fresh = [(number * 31 + i) % 199 for i in range(more)]
+        prompts.append(as_ids([*earlier[: keep % (len(earlier) + 1)], *fresh]))
+    return prompts[1:]
+
+
+TURN = st.tuples(st.integers(0, 9), st.integers(0, 2000), st.integers(1, 400))
+
+
+@given(st.lists(TURN, min_size=1, max_size=8))
+@settings(max_examples=15)
+def test_a_prompt_finds_all_that_it_has_in_common_with_any_earlier_one(
+    turns: list[tuple[int, int, int]],
+) -> None:
+    """Growing chats, branches, and edits in the middle."""
+    with TemporaryDirectory() as root:
+        folder = folder_in(Path(root))
+        before: list[Ids] = []
+        for prompt in session(turns):
+            assert tokens(folder, prompt) == max((common_prefix(prompt, each) for each in before), default=0)
+            write(folder, prompt)
+            before.append(prompt)
