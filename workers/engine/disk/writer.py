@@ -146,8 +146,5 @@ class Writer:
             self._room = self._folder.layout.token_bytes * 256 if room is None else room
 
     def _end(self, error: OSError) -> None:
-        if not self.off:
-            self.off = True
-            log.warning(
-                "prompts are not written to %s any more: %s", self._folder.root, error.strerror or error
-            )
+        self.off = True
+        log.warning("prompts are not written to %s any more: %s", self._folder.root, error.strerror or error)

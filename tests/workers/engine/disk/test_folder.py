@@ -59,6 +59,11 @@ def test_another_node_has_other_names_for_the_same_prompt(tmp_path: Path) -> Non
     assert chain(one)[0].digest != chain(other)[0].digest
 
 
+def test_unlike_namespaces_have_other_names_for_the_same_prompt(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    assert chain(folder, namespace="one")[0].digest != chain(folder, namespace="two")[0].digest
+
+
 def test_a_namespace_can_be_deleted_and_leaves_the_others(tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
     for namespace in ("one", "two"):

@@ -167,8 +167,8 @@ def test_what_was_damaged_is_written_again(life: Life, root: Path) -> None:
     play(engine, [job("a", **asked())])
     tier.close()
     for path in root.rglob("*.kv"):
-        path.write_bytes(b"")
-    for _ in range(2):
+        path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
+    for _ in range(3):  # a life finds out about one block
         engine, tier = life()
         deltas = play(engine, [job("a", **asked())])["a", 0]
         tier.close()
@@ -191,8 +191,7 @@ def test_a_long_prompt_is_written_while_it_is_read(life: Life, monkeypatch: pyte
     while not tier.report()["disk_written_bytes"]:
         engine.step()
         tier.writer.flush(10)
-        assert engine.active
-    engine.cancel("a")
+    assert int(engine.report["tokens_read"]) < len(PROMPT)
     engine, _ = life()
     assert cached_tokens(play(engine, [job("b", **asked())])["b", 0]) >= 256
 
