@@ -69,7 +69,7 @@ def main(folder: Path, workload: str, side: str, seed: str) -> Played:
 
     [plan] = [each.plan for each in WORKLOADS if each.name == workload]
     loaded = load(folder, inspect(folder), lambda *_: None, trusted=True)
-    served = serve_model(loaded, Settings(available_models=(f"bench={folder}",)))
+    served = serve_model(loaded, Settings(available_models=(f"bench={folder}",), prompt_disk_gb=0))
 
     def play(plan: Plan, seed: str) -> Played:
         match plan:

@@ -81,9 +81,11 @@ class Child:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Ours without the operator's settings of the server, and with these."""
+    """Ours without the operator's settings of the server, and with these; no prompt is found from a run before."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    given = {PREFIX + name.upper(): value for name, value in settings.items()}
+    given = {f"{PREFIX}PROMPT_DISK_GB": "0"} | {
+        PREFIX + name.upper(): value for name, value in settings.items()
+    }
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return kept | given | {"PYTHONPATH": path}
 

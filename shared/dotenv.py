@@ -29,6 +29,7 @@ NOT_FROM_A_FOLDER = frozenset(
         "cors_origins",
         "run_dir",
         "cache_dir",
+        "prompt_disk_dir",
     }
 )
 NO_SETTINGS = frozenset({"PYTHON", "STACK", "FAULT"})  # what our own processes and tests tell each other

@@ -152,6 +152,12 @@ class Settings(BaseSettings):
     prompt_cache_gb: float = Field(
         1.0, ge=0, description="memory in which each worker keeps prompts it has read, part of the budget"
     )
+    prompt_disk_gb: float | None = Field(
+        None,
+        ge=0,
+        description="disk for prompts that outlive a worker; 0: none; else up to 10, a tenth of it",
+    )
+    prompt_disk_dir: Path | None = Field(None, description="folder for them; else the cache's")
     prompt_cache_shared: bool = Field(
         False, description="whether clients with unlike API keys share what is kept of prompts"
     )
@@ -283,7 +289,7 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, path: Any) -> Any:
         return None if path == "" else path
 
-    @field_validator("config", "cache_dir", "run_dir", "api_keys_file", "keys_file", *_TLS)
+    @field_validator("config", "cache_dir", "run_dir", "prompt_disk_dir", "api_keys_file", "keys_file", *_TLS)
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None

@@ -15,6 +15,7 @@ from tests.blas import VARIABLE, open_chosen_blas
 for _name in [name for name in os.environ if name.startswith(PREFIX) and name != VARIABLE]:
     del os.environ[_name]
 os.environ[f"{PREFIX}CONFIG"] = ""  # nor a file at home
+os.environ[f"{PREFIX}PROMPT_DISK_GB"] = "0"  # prompts of one test must not be found by another
 os.environ[f"{PREFIX}KEYS_FILE"] = "/nonexistent/keys.json"
 
 # Tests start hundreds of processes; without bytecode files each of them compiles our modules anew.

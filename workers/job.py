@@ -143,3 +143,4 @@ class Served(Generic[J]):
     context_length: int
     capabilities: Capabilities | None = None
     context_bytes: int = 0  # keys and values of one sequence as long as the context
+    at_end: Callable[[], None] = lambda: None  # called by the engine's thread when all requests have ended

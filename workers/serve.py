@@ -99,6 +99,7 @@ def _engine_thread(link: Link, inbox: "SimpleQueue[Command]", load: Load, make_l
     link.post(Loaded(served, lambda: loop.steps, lambda: loop.lease))
     try:
         loop.run()
+        served.at_end()
     except BaseException:
         log.critical("the engine is broken; this worker ends", exc_info=True)
         logging.shutdown()

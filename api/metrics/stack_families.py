@@ -107,6 +107,9 @@ def _workers(report: StatusReport) -> Iterator[Metric]:
         ),
         ("mlx_server_accepted_tokens", "Those of them that were right.", _figure("accepted_tokens")),
         ("mlx_server_prefix_cache_bytes", "Prompts in the prefix cache.", _figure("cache_bytes")),
+        ("mlx_server_prompt_disk_read_tokens", "Prompt tokens read from disk.", _figure("disk_read_tokens")),
+        ("mlx_server_prompt_disk_written_bytes", "Prompts written to disk.", _figure("disk_written_bytes")),
+        ("mlx_server_prompt_disk_invalid", "Damaged prompts on disk.", _figure("disk_invalid_files")),
         ("mlx_server_footprint_bytes", "Worker processes, as the system counts them.", lambda w: w.memory),
         (
             "mlx_server_lease_bytes",

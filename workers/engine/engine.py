@@ -21,6 +21,7 @@ from workers.engine.batch import Batch, BatchSlot, PendingStep, parameters_of
 from workers.engine.batch_probe import gives_last_logits
 from workers.engine.caller_use import CallerUse
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
+from workers.engine.disk.tier import Disk, NoDisk
 from workers.engine.figures import Figures, Report
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
@@ -73,6 +74,7 @@ class BatchEngine:
         launches_ahead: bool | None = None,
         invariance: Invariance = "rounding",
         speculator: Speculator | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self._model = model
         self._invariance = invariance
@@ -92,7 +94,9 @@ class BatchEngine:
         )
         self._caches = caches_for(new_cache(model)) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
-        self._reuse = PrefixReuse(self._prefixes, full_attention=self._full_attention, batches=self._batches)
+        self._disk = disk or NoDisk()
+        traits = {"full_attention": self._full_attention, "batches": self._batches}
+        self._reuse = PrefixReuse(self._prefixes, self._disk, **traits)
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
         able = self._batches and self._full_attention  # else what a wrong guess leaves cannot be taken back
         chosen = speculator or speculator_for(limits.speculation, invariance, lambda: self._pass_costs.now)
@@ -143,7 +147,7 @@ class BatchEngine:
             invariance=self._invariance,
             rows=len(self._batch),
             prefilling=self._waiting.sequences(half_prefilled=True),
-            waiting=self._waiting.sequences(half_prefilled=False),
+            waiting=self._waiting.sequences(half_prefilled=False) + self._disk.arriving,
             waited=round(self._waiting.waited(time.monotonic()), 1),
             waiting_tokens=self._waiting.tokens,
             tokens=self._tokens,
@@ -155,6 +159,7 @@ class BatchEngine:
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
             **report_of(self._speculator),
+            **self._disk.report(),
         )
         self._kv_use = self._kv_use_now()
 
@@ -167,8 +172,8 @@ class BatchEngine:
 
     @property
     def _held(self) -> int:
-        """Bytes of the decoding sequences, headroom included, and of the partly prefilled tasks."""
-        return self._batch.nbytes + self._waiting.bytes
+        """Bytes of the decoding sequences, headroom included, of the partly prefilled tasks, and of what is read."""
+        return self._batch.nbytes + self._waiting.bytes + self._disk.nbytes
 
     @property
     def _phase(self) -> str:
@@ -215,7 +220,7 @@ class BatchEngine:
         for together in [*resumed, fresh] if fresh else resumed:
             ids = [*job.prompt, *together[0].ids]
             for some in self.budget.fitting_groups(together, len(ids), self._most_sequences):
-                self._waiting.add(ids, list(some), self._steps, time.monotonic())
+                self._reuse.queue(self._waiting, ids, list(some), self._steps)
         self._forget_ended(job.request_id)
         self._tally()
 
@@ -236,6 +241,9 @@ class BatchEngine:
         self._steps += 1
         # Without sequences that decode, the last tokens would wait for a prefill pass.
         outputs = [] if len(self._batch) else self._collect_all()
+        if self._disk.arriving:
+            free, idle = self.budget.size - self._held, not self._unsettled
+            self._reuse.take_arrivals(self._waiting, free, self._pass_costs.seconds, idle=idle)
         plan = self._plan()
         if plan.preempt and self._pending:  # tokens on their way may end the sequences that should leave
             outputs += self._collect_all()
@@ -397,6 +405,7 @@ class BatchEngine:
         with self._pass_costs.timing(size, task.done):
             self._feed(task, cache, task.ids[task.done : task.done + size])
         task.advance(cache, size)
+        self._reuse.advanced(task, size)
         self._tokens_read += size
         if (stops and task.done == stop) or self._reuse.wants_checkpoint(task):
             self._reuse.half_prefilled(task)

@@ -49,6 +49,10 @@ class PassCosts:
             per_look=deeper / (MANY * DEEP),
         )
 
+    def seconds(self, tokens: int, behind: int) -> float:
+        """What prefill of so many tokens takes now, behind a context of so many."""
+        return self.now.slowness * self.now.prefill(tokens, behind + tokens // 2)
+
     @contextmanager
     def timing(self, tokens: int, behind: int) -> Iterator[None]:
         began = time.perf_counter()

@@ -130,7 +130,9 @@ class PrefillQueue:
         known = {task.id: task for task in self.tasks}
         return [known[id] for id in ids]
 
-    def add(self, ids: list[int], sequences: list[TokenSequence], step: int, came: float = inf) -> None:
+    def add(
+        self, ids: list[int], sequences: list[TokenSequence], step: int, came: float = inf
+    ) -> PrefillTask:
         self._count += 1
         task = PrefillTask(ids, sequences, step, self._count, came)
         place = bisect_left(self._keys, task.key)
@@ -139,6 +141,7 @@ class PrefillQueue:
         self._share(place)
         self._share(place + 1)
         self._looked_up = -1
+        return task
 
     def remove(self, tasks: list[PrefillTask]) -> None:
         for task in tasks:

@@ -1,12 +1,16 @@
 """What the engine stores in the prefix cache, of prompts and of ended sequences, and matches there again."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 
 from workers.engine.batch import BatchSlot
+from workers.engine.disk.chain import BLOCK
+from workers.engine.disk.tier import STRIDE, Disk
 from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, set_out
 from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.prefill import PrefillTask
+from workers.engine.prefill import PrefillQueue, PrefillTask
+from workers.sequence import TokenSequence
 
 WORTH_KEEPING = 64  # prefilled tokens; a shorter prompt is prefilled faster than copied
 EVERY = 512  # tokens of a long prompt behind which a checkpoint is stored, for prompts that differ further on
@@ -15,10 +19,29 @@ EVERY = 512  # tokens of a long prompt behind which a checkpoint is stored, for 
 class PrefixReuse:
     """``full_attention``: of every layer; ``batches``: the caches of many sequences are one."""
 
-    def __init__(self, prefixes: PrefixCache, *, full_attention: bool, batches: bool) -> None:
+    def __init__(self, prefixes: PrefixCache, disk: Disk, *, full_attention: bool, batches: bool) -> None:
         self._prefixes = prefixes
+        self._disk = disk
         self._full_attention = full_attention
         self._batches = batches
+
+    def queue(self, waiting: PrefillQueue, ids: list[int], sequences: list[TokenSequence], step: int) -> None:
+        """Queues a prompt, at once or when it has been looked for on disk."""
+        now, job = time.monotonic(), sequences[0].job
+        memory = self._prefixes.matched(job.generation.cache_namespace, ids[:-1])
+        if job.scores_prompt or not self._disk.ask(ids, sequences, step, now, memory):
+            waiting.add(ids, sequences, step, now)
+
+    def take_arrivals(
+        self, waiting: PrefillQueue, free: int, seconds: Callable[[int, int], float], *, idle: bool
+    ) -> None:
+        """Queues prompts that were looked for on disk, with what was found of them; see ``DiskTier.landed``."""
+        if idle:
+            self._disk.wait()
+        for ids, sequences, since, came, found in self._disk.landed(free, seconds, idle=idle):
+            task = waiting.add(ids, sequences, since, came)
+            if found:
+                self.restored(task, *found)
 
     def match(self, task: PrefillTask) -> None:
         """Advances a task that has not begun behind the longest prefix that the cache has."""
@@ -26,10 +49,20 @@ class PrefixReuse:
             None if task.cache is not None or task.scores else self._prefixes.find(task.namespace, task.read)
         )
         if hit:
-            task.advance(hit.cache, hit.length)
-            task.now(kept=hit.length)
-            for sequence in task.sequences:
-                sequence.cached_tokens = min(hit.length, len(sequence.job.prompt))
+            self.restored(task, hit.cache, hit.length)
+
+    def restored(self, task: PrefillTask, cache: Cache, tokens: int) -> None:
+        """Advances a task that has not begun behind what was found of it, in memory or on disk."""
+        task.advance(cache, tokens)
+        task.now(kept=tokens)
+        for sequence in task.sequences:
+            sequence.cached_tokens = min(tokens, len(sequence.job.prompt))
+
+    def advanced(self, task: PrefillTask, tokens: int) -> None:
+        """Offers a long prompt to the disk now and then, so that a killed worker's is not prefilled from its start."""
+        if task.cache is not None and task.done // STRIDE > (task.done - tokens) // STRIDE:
+            cut = partial(self._cut_out, task.cache, TokenSpan(0, 0, task.done))
+            self._disk.offer(task.namespace, task.ids[: task.done // BLOCK * BLOCK], cut)
 
     def wants_checkpoint(self, task: PrefillTask) -> bool:
         """Whether a long prompt has come far enough since the last one; with full attention all lengths match."""
@@ -44,8 +77,11 @@ class PrefixReuse:
 
     def prefilled(self, task: PrefillTask, cache: Cache, span: TokenSpan, tokens: int) -> None:
         """Stores a prompt whose last pass had ``tokens``; a short one is stored with its answer."""
+        ids, cut = task.ids[: span.length], partial(self._cut_out, cache, span)
         if tokens >= WORTH_KEEPING or not self._batches:
-            self._keep(task.namespace, task.ids[: span.length], partial(self._cut_out, cache, span))
+            self._keep(task.namespace, ids, cut)
+        else:
+            self._disk.offer(task.namespace, ids, cut)
 
     def ended(self, slot: BatchSlot, cache: Callable[[int], Cache]) -> None:
         """Stores prompt and answer, the prefix of the conversation's next turn."""
@@ -53,6 +89,7 @@ class PrefixReuse:
 
     def _keep(self, namespace: str, ids: list[int], cache: Callable[[int], Cache]) -> None:
         """Stores what is missing of ``ids``; ``cache`` copies a sequence's cache from a token on."""
+        self._disk.offer(namespace, ids, cache)
         start = self._prefixes.missing(namespace, ids)
         if start is None:
             return

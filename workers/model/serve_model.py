@@ -18,6 +18,8 @@ from workers.encoders.loading.kinds import kind_of
 from workers.encoders.serve import serve_encoder
 from workers.engine.batch_probe import readable_ids, why_alone
 from workers.engine.cpu.install import install, invariance_of
+from workers.engine.disk.opening import open_tier
+from workers.engine.disk.tier import DiskTier
 from workers.engine.engine import BatchEngine, EngineLimits
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.grammars.grammar import grammars_for
@@ -61,9 +63,12 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     output_format = with_analysis(output_format_of(tokenizer), tokenizer, loaded.analysis)
     grammars = grammars_for(tokenizer, vocabulary_size)
     infill = infill_of(tokenizer)
+    if not has_accelerator():
+        install(loaded.model)
     own = {**(loaded.own_sampling if settings.model_sampling else {}), **table.defaults.said()}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), output_format.special)
-    engine = _engine(loaded, settings, rules, vocabulary_size)
+    disk = _disk(loaded, settings)
+    engine = _engine(loaded, settings, rules, vocabulary_size, disk)
     bounds = (loaded.context_length, settings.context_length, table.context_length)
     context = _fitting(engine, min(bound for bound in bounds if bound is not None), settings)
     return Served(
@@ -83,6 +88,7 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
             analysis=loaded.analysis,
         ),
         context_bytes=engine.budget.cost.bytes(context),
+        at_end=disk.close if disk else lambda: None,
         digest=_digest(loaded.facts.digest, table.defaults.said()),
         context_length=context,
         capabilities=Capabilities(
@@ -98,15 +104,23 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     )
 
 
-def _engine(loaded: LoadedModel, settings: Settings, rules: TokenRules, vocabulary_size: int) -> BatchEngine:
-    if not has_accelerator():
-        install(loaded.model)
+def _engine(
+    loaded: LoadedModel, settings: Settings, rules: TokenRules, vocabulary_size: int, disk: DiskTier | None
+) -> BatchEngine:
     limits = _limits(loaded, settings, _rows(loaded, vocabulary_size, settings))
     invariance = invariance_of(loaded.model)
-    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance)
+    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance, disk=disk)
     engine.calibrate()
     log.info("at most %d sequences in a batch; batch invariance: %s", engine.most_sequences, invariance)
     return engine
+
+
+def _disk(loaded: LoadedModel, settings: Settings) -> DiskTier | None:
+    """After the model computes as it will: the bits of its keys depend on that."""
+    limit = None if settings.prompt_disk_gb is None else int(settings.prompt_disk_gb * GB)
+    root = (settings.prompt_disk_dir or settings.cache_dir) / "prompts"
+    origin = f"{loaded.facts.digest} {invariance_of(loaded.model)} {settings.blas}"
+    return open_tier(root, limit, loaded.model, origin)
 
 
 def _fitting(engine: BatchEngine, context: int, settings: Settings) -> int:

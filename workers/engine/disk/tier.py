@@ -1,0 +1,288 @@
+"""The SSD tier of the prefix cache: prompts survive the process that has read them.
+
+What the engine prefills is offered here and written behind its back; a prompt that comes is looked for on disk before
+it is prefilled, on another thread, and joins the queue with what was found as if that much were prefilled already.
+Only models whose layers all have full attention take part: a window or a state cannot be cut into blocks.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import KVCache
+
+from workers.engine.disk.block import Words
+from workers.engine.disk.chain import BLOCK, Link, links
+from workers.engine.disk.folder import BlockFolder, Found
+from workers.engine.disk.writer import PAUSE, Block, Use, Writer
+from workers.engine.figures import Report
+from workers.engine.kv.footprint import GROWTH
+from workers.engine.kv.mlx_caches import Cache
+from workers.sequence import TokenSequence
+from workers.token_ids import Ids, as_ids
+
+LEAST = 128  # tokens; a shorter prompt is prefilled faster than looked for
+WORTH = 64  # tokens that must be saved
+STRIDE = 4 * BLOCK  # tokens of a long prompt after which what is prefilled is offered
+KNOWN = 1 << 17  # digests that are remembered
+RATE = 5e8  # bytes a second, until a read was measured
+SMOOTHING = 0.3  # weight of the newest measurement
+RETRY = 1.1  # by so much the rate is taken to be better after each read that was not worth it
+LOOKUP = 0.02  # seconds that an idle engine waits for all prompts that came together
+
+
+class Landed(NamedTuple):
+    """A prompt that may be queued. ``found``: a cache of its first ids, and how many."""
+
+    ids: list[int]
+    sequences: list[TokenSequence]
+    since: int
+    came: float
+    found: tuple[Cache, int] | None = None
+
+
+@dataclass(eq=False)
+class Arrival:
+    """A prompt that is looked for on disk. ``memory``: its tokens that the prefix cache in memory has."""
+
+    ids: list[int]
+    sequences: list[TokenSequence]
+    since: int
+    came: float
+    memory: int
+    lookup: Future[list[Found]]
+    read: Future[int] | None = None  # how many blocks of ``found`` were read
+    found: list[Found] | None = None
+    arrays: list[mx.array] | None = None  # (1, heads, tokens, words)
+    began: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        return all(sequence.ended for sequence in self.sequences)
+
+    @property
+    def tokens(self) -> int:
+        return sum(each.tokens for each in self.found or ())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays or ())
+
+
+class Disk(Protocol):
+    """What the engine uses; its thread calls all of it. See ``DiskTier``."""
+
+    @property
+    def arriving(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def report(self) -> Report: ...
+    def close(self) -> None: ...
+    def offer(self, namespace: str, ids: list[int], cut: Callable[[int], Cache]) -> None: ...
+    def ask(
+        self, ids: list[int], sequences: list[TokenSequence], since: int, came: float, memory: int
+    ) -> bool: ...
+    def wait(self) -> None: ...
+    def landed(self, free: int, seconds: Callable[[int, int], float], *, idle: bool) -> list[Landed]: ...
+
+
+class NoDisk:
+    """For an engine whose prompts do not survive it."""
+
+    arriving = nbytes = 0
+
+    def report(self) -> Report:
+        return {}
+
+    def close(self) -> None: ...
+    def offer(self, namespace: str, ids: list[int], cut: Callable[[int], Cache]) -> None: ...
+    def ask(
+        self, ids: list[int], sequences: list[TokenSequence], since: int, came: float, memory: int
+    ) -> bool:
+        return False
+
+    def wait(self) -> None: ...
+    def landed(self, free: int, seconds: Callable[[int, int], float], *, idle: bool) -> list[Landed]:
+        return []
+
+
+class DiskTier:
+    """``dtypes``: of keys and values of each layer, as the folder's layout has them. The engine's thread calls it."""
+
+    def __init__(
+        self, folder: BlockFolder, writer: Callable[[Callable[[bytes], None]], Writer], dtypes: list[mx.Dtype]
+    ) -> None:
+        self._folder = folder
+        self._dtypes = dtypes
+        self._known: set[bytes] = set()  # digests of what is on disk or will be; the writer takes some out
+        self.writer = writer(self._known.discard)
+        self._threads = ThreadPoolExecutor(2, "prompt reader")
+        self._arrivals: list[Arrival] = []
+        self._rate = RATE
+        self.read_tokens = 0
+
+    @property
+    def arriving(self) -> int:
+        """Sequences of prompts that are looked for or read."""
+        return sum(len(arrival.sequences) for arrival in self._arrivals)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is being read."""
+        return sum(arrival.nbytes for arrival in self._arrivals)
+
+    def report(self) -> Report:
+        """Figures for the heartbeat."""
+        return {
+            "disk_read_tokens": self.read_tokens,
+            "disk_written_bytes": self.writer.written,
+            "disk_invalid_files": self._folder.invalid,
+        }
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Writes what waits, so that the next life finds it."""
+        self.writer.flush(seconds)
+
+    # ------------------------------------------------------------ write
+
+    def offer(self, namespace: str, ids: list[int], cut: Callable[[int], Cache]) -> None:
+        """Writes what the disk lacks of ``ids``, soon. ``cut`` copies their cache from a token on."""
+        if len(ids) < LEAST or self.writer.off:
+            return
+        mine = as_ids(ids)
+        chain = list(links(self._folder.beginning(namespace), mine))
+        there = next((i for i, link in enumerate(chain) if link.digest not in self._known), len(chain))
+        if there:
+            self.writer.put(Use(namespace, chain[:there]))
+        if lacking := chain[there : there + self.writer.room]:
+            self._write(namespace, mine, lacking, cut(lacking[0].start))
+
+    def _write(self, namespace: str, ids: Ids, lacking: list[Link], cache: Cache) -> None:
+        words = [array.view(mx.uint64) for layer in cache for array in (layer.keys, layer.values)]
+        mx.async_eval(words)
+        first, due = lacking[0].start, time.monotonic() + PAUSE
+        if len(self._known) > KNOWN:
+            self._known.clear()
+        for link in lacking:
+            self._known.add(link.digest)
+            part = slice(link.start - first, link.end - first)
+            self.writer.put(
+                Block(namespace, link, ids[link.start : link.end], partial(_words, words, part), due)
+            )
+
+    # ------------------------------------------------------------ read
+
+    def ask(
+        self, ids: list[int], sequences: list[TokenSequence], since: int, came: float, memory: int
+    ) -> bool:
+        """Whether the prompt is looked for on disk; ``landed`` gives it back. ``memory``: see ``Arrival``."""
+        if len(ids) - 1 < max(LEAST, memory + WORTH):
+            return False
+        namespace = sequences[0].job.generation.cache_namespace
+        lookup = self._threads.submit(self._find, namespace, as_ids(ids[:-1]))
+        self._arrivals.append(Arrival(ids, sequences, since, came, memory, lookup))
+        return True
+
+    def wait(self) -> None:
+        """For an engine without other work: until all lookups are over, or until a read is, but not for long."""
+        if looking := [each.lookup for each in self._arrivals if not each.lookup.done()]:
+            wait(looking, LOOKUP)
+        elif reading := [each.read for each in self._arrivals if each.read]:
+            wait(reading, LOOKUP, FIRST_COMPLETED)
+
+    def landed(self, free: int, seconds: Callable[[int, int], float], *, idle: bool) -> list[Landed]:
+        """The prompts that are ready. ``free``: bytes; an ``idle`` engine has room for one, whatever is free.
+
+        ``seconds`` tells what prefill takes: tokens, context.
+        """
+        landed = []
+        for arrival in list(self._arrivals):
+            if arrival.ended:
+                self._arrivals.remove(arrival)
+            elif arrival.read is not None:
+                if arrival.read.done():
+                    landed.append(self._land(arrival, arrival.read.result()))
+            elif arrival.lookup.done():
+                arrival.found = arrival.lookup.result()
+                size = self._folder.layout.token_bytes * (arrival.tokens + GROWTH)
+                if not self._worth(arrival, seconds):
+                    landed.append(self._leave(arrival))
+                elif size <= free or (idle and not self.nbytes):
+                    self._begin(arrival)
+                    free -= size
+        return landed
+
+    def _leave(self, arrival: Arrival, cache: Cache | None = None, tokens: int = 0) -> Landed:
+        self._arrivals.remove(arrival)
+        return Landed(
+            *(arrival.ids, arrival.sequences, arrival.since, arrival.came), (cache, tokens) if cache else None
+        )
+
+    def _find(self, namespace: str, ids: Ids) -> list[Found]:
+        """On a thread of its own, as ``_read``."""
+        try:
+            return self._folder.find(namespace, ids)
+        except OSError:
+            return []
+
+    def _worth(self, arrival: Arrival, seconds: Callable[[int, int], float]) -> bool:
+        """Whether reading is faster than prefill, by the measured rates of both."""
+        saved = arrival.tokens - arrival.memory
+        if saved < WORTH:
+            return False
+        took = self._folder.layout.token_bytes * arrival.tokens / self._rate
+        if took <= seconds(saved, arrival.memory):
+            return True
+        self._rate *= RETRY  # a slow moment must not be the last measurement
+        return False
+
+    def _begin(self, arrival: Arrival) -> None:
+        """The arrays are made on this thread, with room to grow, and filled on another."""
+        assert arrival.found is not None
+        self._known.update(each.header.link.digest for each in arrival.found)
+        tokens = arrival.tokens + -arrival.tokens % GROWTH
+        arrays = [
+            mx.zeros((1, heads, tokens, size // 8), mx.uint64) for heads, size in self._folder.layout.arrays
+        ]
+        mx.eval(arrays)
+        arrival.arrays, arrival.began = arrays, time.monotonic()
+        namespace = arrival.sequences[0].job.generation.cache_namespace
+        views = [np.array(array, copy=False)[0] for array in arrays]
+        arrival.read = self._threads.submit(self._read, namespace, arrival.found, views)
+
+    def _read(self, namespace: str, found: list[Found], views: list[Words]) -> int:
+        start = 0
+        for number, each in enumerate(found):
+            if not self._folder.read(each, [view[:, start : start + each.tokens] for view in views]):
+                self._known.discard(each.header.link.digest)
+                return number
+            start += each.tokens
+        self.writer.put(Use(namespace, [each.header.link for each in found]))
+        return len(found)
+
+    def _land(self, arrival: Arrival, blocks: int) -> Landed:
+        assert arrival.found is not None and arrival.arrays is not None
+        tokens = sum(each.tokens for each in arrival.found[:blocks])
+        if tokens - arrival.memory < WORTH:
+            return self._leave(arrival)
+        took = max(time.monotonic() - arrival.began, 1e-6)
+        rate = self._folder.layout.token_bytes * tokens / took
+        self._rate += SMOOTHING * (rate - self._rate)
+        self.read_tokens += tokens
+        arrays = [array.view(dtype) for array, dtype in zip(arrival.arrays, self._dtypes, strict=True)]
+        cache = []
+        for keys, values in zip(arrays[::2], arrays[1::2], strict=True):
+            layer = KVCache()
+            layer.state = keys, values, tokens
+            cache.append(layer)
+        return self._leave(arrival, cache, tokens)
+
+
+def _words(arrays: list[mx.array], part: slice) -> list[Words]:
+    """Without a copy: the arrays are never written to, and are kept by what is given."""
+    return [np.array(array, copy=False)[0, :, part] for array in arrays]
