@@ -153,9 +153,7 @@ class Settings(BaseSettings):
         1.0, ge=0, description="memory in which each worker keeps prompts it has read, part of the budget"
     )
     prompt_disk_gb: float | None = Field(
-        None,
-        ge=0,
-        description="disk for prompts that outlive a worker; 0: none; else up to 10, a tenth of it",
+        None, ge=0, description="disk for prompts that outlive a worker; 0: none; else up to 10, a tenth"
     )
     prompt_disk_dir: Path | None = Field(None, description="folder for them; else the cache's")
     prompt_cache_shared: bool = Field(

@@ -7,7 +7,8 @@ import pytest
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_model
 from tests.workers.engines import MakeEngine
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
+from workers.engine.engine_limits import EngineLimits
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of

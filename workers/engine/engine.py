@@ -10,7 +10,6 @@ One step:
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +21,7 @@ from workers.engine.batch_probe import gives_last_logits
 from workers.engine.caller_use import CallerUse
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
 from workers.engine.disk.tier import Disk, NoDisk
+from workers.engine.engine_limits import EngineLimits
 from workers.engine.figures import Figures, Report
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
@@ -46,19 +46,9 @@ from workers.engine.plan import Chunk, Limits, Memory, Plan, View
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
-from workers.engine.speculation.speculator import Mode, Speculator, report_of, speculator_for
+from workers.engine.speculation.speculator import Speculator, report_of, speculator_for
 from workers.job import Job, KvUse, Output
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    rows: int = 32  # sequences decoded together; 1 for a model that ``batch_probe`` keeps alone
-    chunk: int = 512  # most tokens of a prompt in one pass; three times as many of several
-    max_stall: float = 0.2  # seconds that a prefill pass may stall the decoding sequences
-    cache_bytes: int = 1 << 30  # of the prefix cache
-    kv_bytes: int = 1 << 40  # of all keys and values, the prefix cache included
-    speculation: Mode = "auto"  # auto: where it changes no bit
 
 
 class BatchEngine:

@@ -20,7 +20,8 @@ from workers.engine.batch_probe import readable_ids, why_alone
 from workers.engine.cpu.install import install, invariance_of
 from workers.engine.disk.opening import open_tier
 from workers.engine.disk.tier import DiskTier
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
+from workers.engine.engine_limits import EngineLimits
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served

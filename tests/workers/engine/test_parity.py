@@ -16,7 +16,8 @@ from tests.workers.engines import MakeEngine, ids, play
 from tests.workers.model.test_embedded import folder  # noqa: F401
 from tests.workers.model.test_embedded import pytestmark as where_it_is
 from workers.engine.cpu.install import install, invariance_of
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
+from workers.engine.engine_limits import EngineLimits
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of

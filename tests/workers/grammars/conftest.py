@@ -3,7 +3,8 @@
 import pytest
 
 from tests.tiny_model import make_tiny_llama
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
+from workers.engine.engine_limits import EngineLimits
 from workers.grammars.grammar import Grammars, grammars_for
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of

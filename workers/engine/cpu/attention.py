@@ -68,7 +68,7 @@ def attention(
         return _attend_rows(scaled, partial(_scores, exact=exact), keys, values, bias, sinks)
     bias = _bias(mask, 1, keys.shape[2], blocks_for(keys.shape[2]) * BLOCK)
     if any(slab.several for slab in slabs):
-        return mx.concatenate(_attend_several(slabs, scaled, bias))
+        return mx.concatenate(_attend_several(slabs, scaled, bias, sinks))
     groups = [(slab, group) for slab in slabs for group in slab.groups]
     if len(groups) == 1:
         return _attend_rows(scaled, _scores_in_blocks, slabs[0].blocks, slabs[0].values, bias, sinks)
@@ -98,7 +98,9 @@ def _attend_group(
     return _attend_rows(queries[rows], _scores_in_blocks, keys, values, bias, sinks)
 
 
-def _attend_several(slabs: list[SlabView], scaled: mx.array, bias: mx.array | None) -> list[mx.array]:
+def _attend_several(
+    slabs: list[SlabView], scaled: mx.array, bias: mx.array | None, sinks: mx.array | None
+) -> list[mx.array]:
     """By length group; the queries (tokens, heads, 1, size) of a slot are multiplied with its keys together."""
     parts = []
     for slab in slabs:
@@ -109,7 +111,7 @@ def _attend_several(slabs: list[SlabView], scaled: mx.array, bias: mx.array | No
             seen = bias if bias is None or bias.ndim < 4 or bias.shape[0] == 1 else _side_by_side(bias, those)
             seen = seen if seen is None else seen[..., : near * BLOCK]
             keys, values = slab.blocks[group.rows, :, :near], slab.values[group.rows, :, : near * BLOCK]
-            out = _attend_rows(some, _scores_in_blocks, keys, values, seen).swapaxes(1, 2)
+            out = _attend_rows(some, _scores_in_blocks, keys, values, seen, sinks).swapaxes(1, 2)
             parts.append(out.reshape(-1, *out.shape[2:])[those.back][:, :, None])
     return parts
 

@@ -14,7 +14,8 @@ from tests.workers.engines import cached_tokens, ids, play
 from workers.engine import prefix_reuse
 from workers.engine.disk.opening import open_tier
 from workers.engine.disk.tier import DiskTier
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
+from workers.engine.engine_limits import EngineLimits
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.vocabulary import token_bytes

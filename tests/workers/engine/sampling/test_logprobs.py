@@ -11,7 +11,8 @@ from shared.protocol import FinishReason, Start
 from tests.jobs import job
 from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import play
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
+from workers.engine.engine_limits import EngineLimits
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.vocabulary import token_bytes

@@ -11,7 +11,8 @@ from tests.tiny_model import Kind, make_tiny_model
 from tests.workers.engine.speculation.scripted import Guess, Played, Scripted, noise, right, wrong
 from tests.workers.engine.test_engine import OPTIONS, PROMPTS, filtered, grammars, matrix  # noqa: F401
 from tests.workers.engines import MakeEngine, ids, play, text
-from workers.engine.engine import BatchEngine, EngineLimits
+from workers.engine.engine import BatchEngine
+from workers.engine.engine_limits import EngineLimits
 from workers.engine.speculation.depths import WidthCosts
 from workers.engine.speculation.speculator import Speculator
 from workers.grammars.grammar import Grammars
