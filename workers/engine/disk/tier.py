@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -33,6 +33,7 @@ KNOWN = 1 << 17  # digests that are remembered
 RATE = 5e8  # bytes a second, until a read was measured
 SMOOTHING = 0.3  # weight of the newest measurement
 RETRY = 1.1  # by so much the rate is taken to be better after each read that was not worth it
+PATIENCE = 2.0  # seconds for a lookup, and at least for a read; then the prompt is prefilled
 LOOKUP = 0.02  # seconds that an idle engine waits for all prompts that came together
 
 
@@ -60,6 +61,7 @@ class Arrival:
     found: list[Found] | None = None
     arrays: list[mx.array] | None = None  # (1, heads, tokens, words)
     began: float = 0.0
+    deadline: float = 0.0
 
     @property
     def ended(self) -> bool:
@@ -124,6 +126,7 @@ class DiskTier:
         self._threads = ThreadPoolExecutor(2, "prompt reader")
         self._arrivals: list[Arrival] = []
         self._rate = RATE
+        self._stuck: list[Future[Any]] = []  # what was given up and has not ended
         self.read_tokens = 0
 
     @property
@@ -183,9 +186,13 @@ class DiskTier:
         """Whether the prompt is looked for on disk; ``landed`` gives it back. ``memory``: see ``Arrival``."""
         if len(ids) - 1 < max(LEAST, memory + WORTH):
             return False
+        self._stuck = [future for future in self._stuck if not future.done()]
+        if self._stuck:  # a disk that does not answer delays one prompt and no more
+            return False
         namespace = sequences[0].job.generation.cache_namespace
         lookup = self._threads.submit(self._find, namespace, as_ids(ids[:-1]))
-        self._arrivals.append(Arrival(ids, sequences, since, came, memory, lookup))
+        deadline = time.monotonic() + PATIENCE
+        self._arrivals.append(Arrival(ids, sequences, since, came, memory, lookup, deadline=deadline))
         return True
 
     def wait(self) -> None:
@@ -204,16 +211,21 @@ class DiskTier:
         for arrival in list(self._arrivals):
             if arrival.ended:
                 self._arrivals.remove(arrival)
+            elif not (pending := arrival.read or arrival.lookup).done():
+                if time.monotonic() > arrival.deadline:
+                    self._stuck.append(pending)
+                    landed.append(self._leave(arrival))
             elif arrival.read is not None:
-                if arrival.read.done():
-                    landed.append(self._land(arrival, arrival.read.result()))
-            elif arrival.lookup.done():
+                landed.append(self._land(arrival, arrival.read.result()))
+            else:
                 arrival.found = arrival.lookup.result()
                 size = self._folder.layout.token_bytes * (arrival.tokens + GROWTH)
                 if not self._worth(arrival, seconds):
                     landed.append(self._leave(arrival))
                 elif size <= free or (idle and not self.nbytes):
                     self._begin(arrival)
+                    took = seconds(arrival.tokens - arrival.memory, arrival.memory)
+                    arrival.deadline = arrival.began + max(PATIENCE, took)
                     free -= size
         return landed
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 QUEUE = 256 << 20  # bytes that may wait to be written, or ``BLOCKS`` blocks of a large model
 BLOCKS = 4
+USES = 1000  # items of the queue, beyond which no uses are noted
 PAUSE = 2.0  # seconds
 
 
@@ -75,7 +76,8 @@ class Writer:
         """A full block takes the place of an end that waits behind the same tokens, and so does a longer end."""
         with self._changed:
             if isinstance(item, Use):
-                self._queue.append(item)
+                if len(self._queue) < USES:
+                    self._queue.append(item)
             else:
                 place = item.namespace, item.link.parent
                 self._ends.pop(place, None)

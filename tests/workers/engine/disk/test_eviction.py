@@ -59,6 +59,15 @@ def test_within_the_bound_nothing_leaves_and_the_rest_may_be_written(tmp_path: P
     assert (tokens(folder), room) == (len(PROMPT), 1000)
 
 
+def test_without_a_bound_it_is_a_tenth_of_the_disk_at_most_ten_gigabytes(tmp_path: Path) -> None:
+    write(folder := folder_in(tmp_path))
+    whole = shutil.disk_usage(tmp_path).total
+    room = Eviction(folder.root, None, floor=0).run()
+    assert room
+    assert room <= max(min(10**10, whole // 10) // 16, 256 << 20)
+    assert tokens(folder) == len(PROMPT)
+
+
 def test_a_process_that_does_not_own_the_folder_evicts_nothing(tmp_path: Path) -> None:
     write(folder := folder_in(tmp_path))
     with (folder.root / LOCK).open("w") as owner:

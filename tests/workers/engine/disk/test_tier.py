@@ -1,6 +1,7 @@
 """An engine whose prompts survive it: a second engine on the same folder goes on where the first one was."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from shared.protocol import Delta
 from tests.jobs import job
+from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_model
 from tests.workers.engines import cached_tokens, ids, play
 from workers.engine import prefix_reuse
+from workers.engine.disk import tier as tier_module
 from workers.engine.disk.opening import open_tier
 from workers.engine.disk.tier import DiskTier
 from workers.engine.engine import BatchEngine
@@ -42,7 +45,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "prompts"
 
 
-@pytest.fixture(params=[False, True], ids=["in turn", "ahead"])
+@pytest.fixture(params=quick_and_slow((False,), (True,)), ids=lambda ahead: "ahead" if ahead else "in turn")
 def life(llama: LoadedModel, root: Path, request: pytest.FixtureRequest) -> Iterator[Life]:
     """Begins a life of a worker; all of them share a folder."""
     tiers = []
@@ -174,6 +177,29 @@ def test_what_was_damaged_is_written_again(life: Life, root: Path) -> None:
         deltas = play(engine, [job("a", **asked())])["a", 0]
         tier.close()
     assert cached_tokens(deltas) == len(PROMPT) - 1
+
+
+def test_a_disk_that_does_not_answer_delays_a_prompt_for_a_while_and_no_more(
+    life: Life, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tier_module, "PATIENCE", 0.05)
+    engine, tier = life()
+    play(engine, [job("a", **asked())])
+    tier.close()
+    pipes = list(root.rglob("*.kv"))
+    for path in pipes:
+        path.unlink()
+        os.mkfifo(path)  # whoever opens it waits
+    engine, tier = life()
+    for name in "ab":
+        engine.add(job(name, **asked([*PROMPT, ord(name)])))
+        assert tier.arriving == (name == "a")
+        while engine.active:
+            engine.step()
+    ends = [os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in pipes]  # nobody waits any more
+    tier.close()
+    for end in ends:
+        os.close(end)
 
 
 def test_a_prompt_that_is_cancelled_while_it_is_looked_for_leaves_nothing(life: Life) -> None:
