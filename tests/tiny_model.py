@@ -19,7 +19,9 @@ if "mlx.core" not in sys.modules:  # a test that imported it before us runs on t
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-Kind = Literal["llama", "sliding", "recurrent", "gpt2", "bigcode", "internlm3", "dynamic", "experts"]
+Kind = Literal[
+    "llama", "sliding", "recurrent", "hybrid", "gpt2", "bigcode", "internlm3", "dynamic", "experts"
+]
 
 CONTEXT_LENGTH = 512
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -41,6 +43,7 @@ def make_tiny_llama(folder: Path, *, seed: int = 0, vocab: int | None = None) ->
 
 def make_tiny_model(folder: Path, kind: Kind = "llama", *, seed: int = 0, vocab: int | None = None) -> Path:
     """``sliding``: one layer of two keeps a window of 32 tokens. ``recurrent``: mamba, a state and no KV cache.
+    ``hybrid``: a layer with a state beside one with full attention.
 
     ``gpt2`` learns its positions, ``bigcode`` too, but takes a cache's offset for one number, as do ``internlm3`` and
     ``dynamic`` rope. ``experts``: two of four for each token.
@@ -101,6 +104,25 @@ _MAMBA: dict[str, Any] = {
     "time_step_rank": 2,
     "max_position_embeddings": CONTEXT_LENGTH,
 }
+_HYBRID: dict[str, Any] = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "model_type": "lfm2",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "layer_types": ["conv", "full_attention"],
+    "conv_L_cache": 4,
+    "conv_bias": False,
+    "block_dim": 32,
+    "block_ff_dim": 64,
+    "block_multiple_of": 8,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_auto_adjust_ff_dim": False,
+    "norm_eps": 1e-5,
+    "max_position_embeddings": CONTEXT_LENGTH,
+    "rope_theta": 10000.0,
+}
 _GPT2: dict[str, Any] = {
     "model_type": "gpt2",
     "n_ctx": CONTEXT_LENGTH,
@@ -117,6 +139,7 @@ _CONFIGS: dict[Kind, dict[str, Any]] = {
     "llama": _LLAMA,
     "sliding": _LLAMA | {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 32},
     "recurrent": _MAMBA,
+    "hybrid": _HYBRID,
     "gpt2": _GPT2,
     "bigcode": _GPT2 | {"model_type": "gpt_bigcode"},
     "internlm3": _LLAMA | _DYNAMIC | {"model_type": "internlm3"},

@@ -175,7 +175,7 @@ class Slab:
         return order
 
     def _move(self, moves: Sequence[tuple[int, int]]) -> None:
-        """Starts all copies before any write, so that mlx may write in place."""
+        """Waits for all copies before any write: mlx writes in place only to an array that nothing reads."""
         layers = [
             layer for layer, buffers in enumerate(self._layers) if buffers
         ]  # empty before the first prefill

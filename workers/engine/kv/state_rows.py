@@ -45,7 +45,7 @@ class StateRows(ArraysCache):
             self._move(moves, len(order))
 
     def _move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
-        """Starts all copies before any write, so that mlx may write in place."""
+        """Waits for all copies before any write: mlx writes in place only to an array that nothing reads."""
         taken = [
             (entry, to, array[mx.array([row])])
             for entry, array in enumerate(self.cache)
