@@ -19,11 +19,11 @@ from workers.engine.cpu.allocator import keep_freed_memory
 from workers.engine.cpu.blas import open_blas
 from workers.job import Job, Served
 
-ROUNDS = 2
+ROUNDS = 3
 TOKENS = 96
 FILE = "\n".join(
     f"def area_{i}(width: float, height: float) -> float:\n    return width * height * {i}\n"
-    for i in range(15)
+    for i in range(20)
 )
 SCHEMA = {
     "type": "object",
@@ -79,7 +79,9 @@ def main(names: list[str]) -> None:
 
     source = ModelSource(id=EMBEDDED_MODEL, kind="embedded", location="")
     served = load_engine(source, Settings(speculation="on"), lambda *_: None)
-    print(f"{'workload':<18}{'clients':>8}{'off':>9}{'on':>9}{'ratio':>8}{'accepted':>10}{'drafted':>9}")
+    print(
+        f"{'workload':<18}{'clients':>8}{'off':>9}{'on':>9}{'ratio':>8}{'of cpu':>8}{'accepted':>10}{'drafted':>9}"
+    )
     for workload in WORKLOADS:
         if not names or any(workload.name.startswith(name) for name in names):
             print(measured(served, workload), flush=True)
@@ -87,18 +89,22 @@ def main(names: list[str]) -> None:
 
 def measured(served: Served[Any], workload: Workload) -> str:
     rates: dict[bool, list[float]] = {True: [], False: []}
+    efforts: dict[bool, list[float]] = {True: [], False: []}  # tokens per second of processor time
     before = dict(served.engine.report)
     for round in range(ROUNDS):
         answers = {}
         for on in (round % 2 == 0, round % 2 == 1):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             answers[on] = play(served, workload, round, on)
-            rates[on].append(sum(map(len, answers[on])) / (time.perf_counter() - began))
+            tokens = sum(map(len, answers[on]))
+            rates[on].append(tokens / (time.perf_counter() - began))
+            efforts[on].append(tokens / (time.process_time() - used))
         assert answers[True] == answers[False], "speculation changed an answer"
     slow, fast = (statistics.median(rates[each]) for each in (False, True))
     after = served.engine.report
     accepted, drafted = (int(after[key]) - int(before[key]) for key in ("accepted_tokens", "drafted_tokens"))
-    figures = f"{slow:>9.1f}{fast:>9.1f}{fast / slow:>8.2f}{accepted:>10}{drafted:>9}"
+    effort = statistics.median(efforts[True]) / statistics.median(efforts[False])
+    figures = f"{slow:>9.1f}{fast:>9.1f}{fast / slow:>8.2f}{effort:>8.2f}{accepted:>10}{drafted:>9}"
     return f"{workload.name:<18}{workload.clients:>8}{figures}"
 
 
