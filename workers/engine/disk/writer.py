@@ -4,7 +4,8 @@ Rule 1: the engine never waits for the disk. What does not fit into the queue is
     its prompt is used again.
 Rule 2: full blocks are written at once. The end of a prompt waits ``PAUSE`` seconds for its continuation, which makes
     it needless, or for ``flush``.
-Rule 3: a disk that is full or may not be written to ends writing, with one line in the log; reading goes on.
+Rule 3: a disk that is full or may not be written to ends writing, with one line in the log; reading goes on. So does
+    a fault of ours, whose traceback is in the log.
 """
 
 import logging
@@ -100,12 +101,19 @@ class Writer:
         self._evict()
         while True:
             item = self._next()
-            if isinstance(item, Use):
-                there = self._folder.touch(item.namespace, item.links)
-                for link in item.links[len(there) :]:
-                    self._lost(link.digest)
-            elif self.off or not self._write(item):
-                self._lost(item.link.digest)
+            try:
+                self._do(item)
+            except Exception:
+                self.off = True
+                log.exception("prompts are not written to %s any more", self._folder.root)
+
+    def _do(self, item: Block | Use) -> None:
+        if isinstance(item, Use):
+            there = self._folder.touch(item.namespace, item.links)
+            for link in item.links[len(there) :]:
+                self._lost(link.digest)
+        elif self.off or not self._write(item):
+            self._lost(item.link.digest)
 
     def _next(self) -> Block | Use:
         with self._changed:
