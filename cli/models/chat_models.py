@@ -21,5 +21,5 @@ def chat_models(listed: Any) -> list[str]:
 def _may_chat(info: Mapping[str, Any]) -> bool:
     can = info.get("capabilities")
     if isinstance(can, dict) and can:
-        return bool(can.get("kind", "chat") == "chat")
+        return can.get("kind", "chat") == "chat" or "chat" in can.get("endpoints", ())
     return str(info["id"]) != EMBEDDED_EMBEDDER
