@@ -112,7 +112,7 @@ class Broker:
         self._workers = Workers(
             models, registry, scheduler, self._requests, failures, memory, timeouts, life, self._counts
         )
-        self._fetches = Fetches(registry, scheduler, self._requests, failures, memory)
+        self._fetches = Fetches(registry, scheduler, self._requests, failures, memory, self._counts)
         self._orders = Orders(
             models, registry, self._admission, failures, memory, self._workers, self._fetches
         )

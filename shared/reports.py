@@ -48,7 +48,7 @@ class WorkerStatus(Part):
 
 
 class ModelCounts(Part):
-    """Since the broker started. ``losses``: workers that did not end in good order.
+    """Since the broker started. ``losses``: workers that did not end in good order; ``downloads``: whole ones.
 
     ``queue_times``: requests by how long they were in the queue, for each bound of ``shared.buckets.REQUEST`` and
     beyond; empty: none were. ``queue_seconds`` is the sum of these times.
@@ -58,6 +58,9 @@ class ModelCounts(Part):
     failed_loads: int = 0
     evictions: int = 0
     losses: int = 0
+    downloads: int = 0
+    failed_downloads: int = 0
+    downloaded_bytes: int = 0
     queue_times: list[int] = []
     queue_seconds: float = 0.0
 

@@ -79,6 +79,9 @@ _COUNTS: tuple[tuple[str, str, Callable[[ModelStatus], int]], ...] = (
         "Workers of the model that did not end in good order; another is started.",
         lambda m: m.counts.losses,
     ),
+    ("mlx_server_downloads", "Downloads of the model that ended whole.", lambda m: m.counts.downloads),
+    ("mlx_server_download_failures", "Downloads that failed.", lambda m: m.counts.failed_downloads),
+    ("mlx_server_downloaded_bytes", "Bytes of the model that came.", lambda m: m.counts.downloaded_bytes),
 )
 
 

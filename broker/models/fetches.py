@@ -10,6 +10,7 @@ from broker.events import Action, Download, DownloadEnded, DownloadSaid, Note, S
 from broker.memory.accounts import Memory
 from broker.models.downloads import Downloads
 from broker.models.load_failures import LoadFailures
+from broker.reports.counts import Counts
 from broker.requests.admission import cancelled_download, unavailable
 from broker.requests.requests import Requests
 from broker.requests.scheduler import Scheduler
@@ -27,12 +28,14 @@ class Fetches:
         requests: Requests,
         failures: LoadFailures,
         memory: Memory,
+        counts: Counts,
     ) -> None:
         self._registry = registry
         self._scheduler = scheduler
         self._requests = requests
         self._failures = failures
         self._memory = memory
+        self._counts = counts
         self._logged: dict[str, int] = {}
 
     @property
@@ -46,8 +49,11 @@ class Fetches:
             yield Download(model)
 
     def hear(self, said: DownloadSaid, now: float) -> Iterator[Action]:
-        self._downloads.note(said.model, said.report, now)
         transfer = self._downloads.of(said.model)
+        before = transfer.done if transfer and transfer.total else None  # the first report has what lay here
+        self._downloads.note(said.model, said.report, now)
+        if transfer and before is not None:
+            self._counts.downloaded_bytes[said.model] += max(0, transfer.done - before)
         if transfer and transfer.percent >= self._logged.get(said.model, 0) + _LOGGED:
             self._logged[said.model] = transfer.percent
             told = ", ".join(part for part in (transfer.share, transfer.pace) if part)
@@ -59,6 +65,7 @@ class Fetches:
         match self._downloads.end(model, ended.how):
             case "whole":
                 yield Note(f"{model!r} is whole on this disk")
+                self._counts.downloads[model] += 1
                 self._failures.clear(model)
                 self._memory.inspections.repeat([model])
                 self._scheduler.restart_ages(model, now)
@@ -91,6 +98,7 @@ class Fetches:
         yield from self._requests.refuse_model(model, cancelled_download(model))
 
     def _fail(self, model: str, failed: DownloadReport, now: float) -> Iterator[Action]:
+        self._counts.failed_downloads[model] += 1
         yield Note(
             f"{model!r} cannot be fetched: {failed.reason!r}{' (for good)' if failed.permanent else ''}"
         )

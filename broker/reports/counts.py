@@ -1,4 +1,4 @@
-"""What the broker counts by model since it started: loads, evictions, losses, and times in its queue. Pure."""
+"""What the broker counts by model since it started: loads, evictions, losses, downloads, queue times. Pure."""
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -25,6 +25,9 @@ class Counts:
         self.failed_loads: Counter[str] = Counter()
         self.evictions: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
+        self.downloads: Counter[str] = Counter()  # that ended whole
+        self.failed_downloads: Counter[str] = Counter()
+        self.downloaded_bytes: Counter[str] = Counter()
         self.queue_times: defaultdict[str, QueueTimes] = defaultdict(QueueTimes)
         self.swaps = 0
 
@@ -35,6 +38,9 @@ class Counts:
             failed_loads=self.failed_loads[model],
             evictions=self.evictions[model],
             losses=self.losses[model],
+            downloads=self.downloads[model],
+            failed_downloads=self.failed_downloads[model],
+            downloaded_bytes=self.downloaded_bytes[model],
             queue_times=times.counts if times else [],
             queue_seconds=times.seconds if times else 0.0,
         )

@@ -215,7 +215,9 @@ def worker(id: str, **engine: float) -> WorkerStatus:
 
 
 TIMES = [1, 0, 2] + [0] * (len(REQUEST) - 2)
-COUNTS = ModelCounts(loads=3, evictions=1, losses=2, queue_times=TIMES, queue_seconds=1.5)
+COUNTS = ModelCounts(
+    loads=3, evictions=1, losses=2, downloads=1, downloaded_bytes=9, queue_times=TIMES, queue_seconds=1.5
+)
 REPORT = StatusReport(
     query="q",
     epoch="e",
@@ -245,6 +247,9 @@ def test_the_brokers_report_is_added_up_by_model() -> None:
         "mlx_server_loads_total": 3,
         "mlx_server_evictions_total": 1,
         "mlx_server_worker_losses_total": 2,
+        "mlx_server_downloads_total": 1,
+        "mlx_server_download_failures_total": 0,
+        "mlx_server_downloaded_bytes_total": 9,
         "mlx_server_swaps_total": 1,
         "vllm:request_queue_time_seconds_count": 3,
         "vllm:request_queue_time_seconds_sum": 1.5,

@@ -190,6 +190,15 @@ def test_a_whole_download_makes_up_for_the_failures_before_it() -> None:
     assert state(broker) == "queued"
 
 
+def test_downloads_are_counted_by_model_with_the_bytes_that_came() -> None:
+    broker = broker_with()
+    play(broker, ask("r1"), progress(0), progress(400), *ended(OFFLINE))
+    play(broker, ask("r2"), progress(400), progress(1000), *ended(WHOLE), now=1.0)
+    counts = {model.id: model.counts for model in status(broker).models}
+    told = [(of.downloads, of.failed_downloads, of.downloaded_bytes) for of in (counts["a"], counts["b"])]
+    assert told == [(1, 1, 1000), (0, 0, 0)]
+
+
 def test_a_broker_that_fetches_looks_often_how_far_it_is() -> None:
     broker = broker_with()
     assert broker.idle
