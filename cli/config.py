@@ -35,6 +35,8 @@ _EXAMPLES: Mapping[str, object] = {
     "tls_key": "~/tls/key.pem",
     "tls_ca": "~/tls/ca.pem",
     "default_model": "small",
+    "prompt_disk_gb": 20.0,
+    "prompt_disk_dir": "/Volumes/Fast/mlx-server",
     "run_dir": "/tmp/mlx-server",  # noqa: S108
     "context_length": 32768,
     "prefill_chunk": 512,

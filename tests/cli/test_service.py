@@ -178,7 +178,8 @@ def test_a_service_finds_the_files_that_were_named_from_another_folder(
 
 def test_what_a_service_will_not_find_is_named(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run_dir)
-    monkeypatch.delenv("MLX_SERVER_CONFIG")
+    for name in ("CONFIG", "PROMPT_DISK_GB"):
+        monkeypatch.delenv(f"MLX_SERVER_{name}")
     Path("mlx-server.toml").write_text("[server]\nport = 9001\n")
     Path(".env").write_text("MLX_SERVER_TTL=7\n")
     words = ("service", "install", "--user", "--dry-run")
