@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from benchmarks.simulated_engine import Life, Machine, Planned, Request, Segments, SimulatedEngine
 from shared.callers import Asker
-from workers.engine import scheduler
 from workers.engine.kv.cost import Cost, LayerCost
-from workers.engine.plan import Costs, Limits, Plan, Task, View
+from workers.engine.scheduling import scheduler
+from workers.engine.scheduling.plan import Costs, Limits, Plan, Task, View
 
 MACHINE = Machine(
     Costs(fixed=0.005, per_token=0.0004, per_look=1.5e-8),

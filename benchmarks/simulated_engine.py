@@ -14,12 +14,12 @@ from itertools import count
 
 from shared.callers import Asker
 from shared.key_terms import Priority
-from workers.engine import scheduler
-from workers.engine.caller_use import CallerUse
 from workers.engine.kv.cost import Cost
 from workers.engine.kv.footprint import Slabs, SlabSize, capacity_for, slab_for
-from workers.engine.ledger import width_of
-from workers.engine.plan import Chunk, Costs, Limits, Memory, Plan, Row, Task, View
+from workers.engine.scheduling import scheduler
+from workers.engine.scheduling.caller_use import CallerUse
+from workers.engine.scheduling.ledger import width_of
+from workers.engine.scheduling.plan import Chunk, Costs, Limits, Memory, Plan, Row, Task, View
 
 Segments = tuple[
     tuple[str, int], ...

@@ -58,7 +58,7 @@ USE_THE_CPU_DOOR = {"workers/__main__.py", "workers/serve.py", "cli/messages.py"
 ENGINES = ("workers/engine/", "workers/encoders/")
 ENCODERS_SHARE = {
     CPU_DOOR,
-    "workers.engine.fairness",
+    "workers.engine.scheduling.fairness",
     "workers.engine.figures",
 }  # with the engine of chat models
 
@@ -263,7 +263,7 @@ def test_the_engine_imports_only_itself_and_the_seam(path: Path) -> None:
 
 
 def test_the_scheduler_reaches_neither_mlx_nor_the_clock_nor_what_it_plans_for() -> None:
-    found, waiting = set[str](), ["workers.engine.scheduler"]
+    found, waiting = set[str](), ["workers.engine.scheduling.scheduler"]
     while waiting:
         path = ROOT / f"{waiting.pop().replace('.', '/')}.py"
         names = {name for name in imports(parse(path)) if (ROOT / f"{name.replace('.', '/')}.py").is_file()}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.scheduler.views import memory, plan, read, row, task, view
-from workers.engine import scheduler
-from workers.engine.plan import SMALLEST, WORTH, Chunk, Costs, Limits, Plan, Row, Task
-from workers.engine.scheduler import HOLD, PASSED, PATIENCE, PROMPTS_AT_ONCE, TURN, TURNS, YIELD
-from workers.engine.shared_prefixes import Prefixes
+from workers.engine.scheduling import scheduler
+from workers.engine.scheduling.plan import SMALLEST, WORTH, Chunk, Costs, Limits, Plan, Row, Task
+from workers.engine.scheduling.scheduler import HOLD, PASSED, PATIENCE, PROMPTS_AT_ONCE, TURN, TURNS, YIELD
+from workers.engine.scheduling.shared_prefixes import Prefixes
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,10 +13,10 @@ from benchmarks.simulated_engine import Machine, Request, SimulatedEngine
 from shared.callers import Asker
 from shared.key_terms import Priority
 from tests.scheduler.views import COST
-from workers.engine import scheduler
 from workers.engine.kv.footprint import GROWTH, TOKENS, Slabs, SlabSize, rounded
-from workers.engine.plan import SMALLEST, Costs, Limits, Memory, Plan, Row, Task, View
-from workers.engine.scheduler import TURNS
+from workers.engine.scheduling import scheduler
+from workers.engine.scheduling.plan import SMALLEST, Costs, Limits, Memory, Plan, Row, Task, View
+from workers.engine.scheduling.scheduler import TURNS
 
 MACHINE = Machine(Costs(fixed=0.01, per_token=0.001), COST, decode=0.02, per_row=0.001, per_context=1e-6)
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 from shared.callers import Asker
-from workers.engine import scheduler
 from workers.engine.kv.cost import Cost, LayerCost
 from workers.engine.kv.footprint import OneArray
-from workers.engine.plan import Costs, Limits, Memory, Plan, Row, Task, View
+from workers.engine.scheduling import scheduler
+from workers.engine.scheduling.plan import Costs, Limits, Memory, Plan, Row, Task, View
 
 COST = Cost((LayerCost(1.0),))  # a byte for each token
 COSTS = Costs(fixed=0.01, per_token=0.001)

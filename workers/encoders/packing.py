@@ -1,7 +1,7 @@
 """Decides which texts a step computes, and which of them in one group; pure.
 
 Rule 1: a step has at most ``budget`` tokens, or one text.
-Rule 2: callers get equal shares of it, see ``workers.engine.fairness``; of one caller the shortest texts come first.
+Rule 2: callers get equal shares of it (``workers.engine.scheduling.fairness``); of one the shortest texts come first.
 Rule 3: who was passed over for PATIENCE steps comes first.
 Rule 4: of what is computed side by side at most a given share is padding.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shared.callers import Asker
-from workers.engine.fairness import in_turns
+from workers.engine.scheduling.fairness import in_turns
 
 PATIENCE = 4  # steps
 

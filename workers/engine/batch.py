@@ -17,9 +17,9 @@ import numpy as np
 
 from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.mlx_caches import Cache, TokenSpan
-from workers.engine.plan import Row
 from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.sampler import Drawn, Sampler, SequenceParameters
+from workers.engine.scheduling.plan import Row
 from workers.sequence import TokenLogprobs, TokenMask, TokenSequence
 
 Forward = Callable[[mx.array, Cache], mx.array]  # tokens (rows, n), cache -> logits (rows, n, vocabulary)

@@ -15,10 +15,8 @@ from typing import Any
 import mlx.core as mx
 
 from workers.device import has_accelerator
-from workers.engine import scheduler
 from workers.engine.batch import Batch, BatchSlot, PendingStep, parameters_of
 from workers.engine.batch_probe import gives_last_logits
-from workers.engine.caller_use import CallerUse
 from workers.engine.cpu.install import Invariance, give_back_freed_memory
 from workers.engine.disk.tier import Disk, NoDisk
 from workers.engine.engine_limits import EngineLimits
@@ -41,11 +39,13 @@ from workers.engine.kv.mlx_caches import (
 )
 from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.last_logits import prefill_with_last_logits
-from workers.engine.pass_costs import PassCosts
-from workers.engine.plan import Chunk, Limits, Memory, Plan, View
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
+from workers.engine.scheduling import scheduler
+from workers.engine.scheduling.caller_use import CallerUse
+from workers.engine.scheduling.pass_costs import PassCosts
+from workers.engine.scheduling.plan import Chunk, Limits, Memory, Plan, View
 from workers.engine.speculation.speculator import Speculator, report_of, speculator_for
 from workers.job import Job, KvUse, Output
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence

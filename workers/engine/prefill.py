@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from workers.engine.kv.mlx_caches import Cache, nbytes
-from workers.engine.plan import Task
+from workers.engine.scheduling.plan import Task
 from workers.sequence import TokenSequence
 from workers.token_ids import Ids, as_ids, common_prefix
 

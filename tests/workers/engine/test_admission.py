@@ -10,7 +10,7 @@ from tests.marks import quick_and_slow
 from tests.workers.engines import LONG, MakeEngine, ids, play
 from workers.engine.engine import BatchEngine
 from workers.engine.kv.mlx_caches import is_full_attention, nbytes, new_cache
-from workers.engine.scheduler import PASSED
+from workers.engine.scheduling.scheduler import PASSED
 from workers.model.load import LoadedModel
 
 

@@ -17,7 +17,7 @@ from tests.tiny_model import SPECIAL
 from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play, text
 from workers.engine import prefill
 from workers.engine.engine import BatchEngine
-from workers.engine.scheduler import YIELD
+from workers.engine.scheduling.scheduler import YIELD
 from workers.grammars.grammar import CompiledGrammar, Grammars, grammars_for
 from workers.job import Job
 from workers.model.load import LoadedModel

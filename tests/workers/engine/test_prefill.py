@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.jobs import job
 from workers.engine.figures import WINDOW, Figures
 from workers.engine.prefill import PrefillQueue
-from workers.engine.shared_prefixes import Prefixes
+from workers.engine.scheduling.shared_prefixes import Prefixes
 from workers.scripted.engine import RULES
 from workers.sequence import TokenRules, TokenSequence
 from workers.token_ids import Ids, common_prefix

@@ -7,7 +7,7 @@ from typing import Literal
 from workers.engine.batch import Batch, PendingStep
 from workers.engine.cpu.install import Invariance
 from workers.engine.figures import Report
-from workers.engine.plan import Costs
+from workers.engine.scheduling.plan import Costs
 from workers.engine.speculation.depths import Rates, WidthCosts, depths
 from workers.engine.speculation.drafts import Draft, Drafter
 from workers.job import Output

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from workers.engine import pass_costs
-from workers.engine.pass_costs import PassCosts
-from workers.engine.plan import Costs
+from workers.engine.scheduling import pass_costs
+from workers.engine.scheduling.pass_costs import PassCosts
+from workers.engine.scheduling.plan import Costs
 
 
 def measured(costs: Costs) -> PassCosts:

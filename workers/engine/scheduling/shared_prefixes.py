@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from workers.engine.kv.radix import SMALLEST
-from workers.engine.plan import WORTH, Task
+from workers.engine.scheduling.plan import WORTH, Task
 
 
 class Prefixes:

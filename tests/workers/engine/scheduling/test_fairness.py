@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.callers import Asker, asker_of
 from shared.key_terms import Priority
-from workers.engine.fairness import LEVEL_STEPS, LEVELS, in_turns, weights
+from workers.engine.scheduling.fairness import LEVEL_STEPS, LEVELS, in_turns, weights
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from workers.engine.kv.cost import HEADROOM
 from workers.engine.kv.footprint import GROWTH
-from workers.engine.plan import Row, Task, View
+from workers.engine.scheduling.plan import Row, Task, View
 
 
 @dataclass(frozen=True)

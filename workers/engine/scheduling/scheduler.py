@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shared.callers import Asker
-from workers.engine.fairness import in_turns, weights
-from workers.engine.ledger import Ledger, Room
-from workers.engine.plan import SMALLEST, Chunk, Plan, Row, Task, View
-from workers.engine.shared_prefixes import Prefixes
+from workers.engine.scheduling.fairness import in_turns, weights
+from workers.engine.scheduling.ledger import Ledger, Room
+from workers.engine.scheduling.plan import SMALLEST, Chunk, Plan, Row, Task, View
+from workers.engine.scheduling.shared_prefixes import Prefixes
 
 TURNS = 4  # of so many prefill passes one is the oldest prompt's
 TURN = 2.0  # seconds of the machine; callers that had less are equals,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from workers.engine.plan import SMALLEST, Costs
+from workers.engine.scheduling.plan import SMALLEST, Costs
 
 C = TypeVar("C")
 
