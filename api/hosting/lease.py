@@ -6,13 +6,14 @@ Rule 2: a request that no byte has answered gets another place when its server h
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from hashlib import blake2b
 
 from api.generation.broker_client import BrokerClient
 from api.generation.replies import Replies
 from api.hosting.passing import Tokens
 from api.hosting.upstream import Upstream
-from shared.errors import HostedServerFailed
+from shared.errors import HostedServerFailed, ServingError
 from shared.hosting import Endpoint
 from shared.protocol import Hosted, Place, Start
 
@@ -67,7 +68,18 @@ class Lease:
                 raise
         while (another := await self.next()) is None:
             waits(self.waiting)
-        return await send(another)
+        try:
+            return await send(another)
+        except HostedServerFailed:
+            await self._noted()
+            raise
+
+    async def _noted(self) -> None:
+        """The broker learns what a server's crash was about from the requests that it still has then."""
+        with suppress(TimeoutError, ServingError):
+            async with asyncio.timeout(self._noticed):
+                while await self.next() is None:
+                    pass
 
     async def _ended(self) -> bool:
         """Whether the server has ended, so that another will have a place."""

@@ -3,7 +3,8 @@
 Rule 1: after one crash nothing is suspected; what ran in a second crash, of another worker, becomes a suspect.
 Rule 2: a suspect runs alone, or beside cleared requests, until it has gained some tokens: it is on probation.
 Rule 3: a crash during a probation quarantines the request on probation and suspects nothing else.
-Rule 4: a quarantined request is refused for ten minutes, whoever sends it and with whatever seed.
+Rule 4: a request of a hosted model, which is tried twice only, is a suspect after its first crash.
+Rule 5: a quarantined request is refused for ten minutes, whoever sends it and with whatever seed.
 """
 
 from collections.abc import Collection
@@ -47,10 +48,11 @@ class Quarantine:
                 worker.in_flight[ack.request_id] = replace(run, cleared=True)
                 self._clear(ack.request_id)
 
-    def _suspect(self, request_ids: Collection[str]) -> None:
-        if any(request_id in self._crashed_once for request_id in request_ids):
-            _remember(self._suspects, request_ids)
-        _remember(self._crashed_once, request_ids)
+    def _suspect(self, runs: dict[str, Running]) -> None:
+        if any(request_id in self._crashed_once for request_id in runs):
+            _remember(self._suspects, runs)
+        _remember(self._suspects, [request_id for request_id, run in runs.items() if run.hosted])
+        _remember(self._crashed_once, runs)
 
     def _clear(self, request_id: str) -> None:
         self._suspects.pop(request_id, None)

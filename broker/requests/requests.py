@@ -119,7 +119,8 @@ class Requests:
         if not queued.resumes:
             self._counts.queue_times[submit.model].note(now - queued.came)
         worker.retained.pop(submit.request_id, None)
-        run = Running(queued.api, queued.asker.caller, shape_of(submit), now)
+        hosted = submit.prompt == "hosted"
+        run = Running(queued.api, queued.asker.caller, shape_of(submit), now, hosted=hosted)
         if queued.suspect and worker.on_probation in (None, submit.request_id):
             run = replace(run, fingerprint=submit.fingerprint)
             worker.on_probation = submit.request_id

@@ -14,7 +14,7 @@ from shared.protocol import Capabilities, Heartbeat, MemoryUse, RequestShape
 class Running:
     """A request in flight. ``cleared``: it was a suspect and has passed its probation here.
 
-    ``begun``: its api has a token of it.
+    ``begun``: its api has a token of it. ``hosted``: another server answers it, which is asked twice at most.
     """
 
     api: str
@@ -24,6 +24,7 @@ class Running:
     fingerprint: bytes = b""  # of a suspect
     cleared: bool = False
     begun: bool = False
+    hosted: bool = False
 
     @property
     def attempt(self) -> int:

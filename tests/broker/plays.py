@@ -26,6 +26,7 @@ from shared.protocol import (
     StatusReport,
     Submit,
     SubmitHeader,
+    Task,
     TextPrompt,
     Waiting,
 )
@@ -74,12 +75,13 @@ def submit(
     group: str = "",
     digest: str = "",
     key: KeyTerms | None = None,
+    task: Task = GENERATION,
 ) -> Submit:
     return Submit(
         request_id=request_id,
         attempt=attempt,
         model=model,
-        task=GENERATION,
+        task=task,
         losses=losses,
         caller=caller,
         group=group,

@@ -248,6 +248,17 @@ def test_a_request_over_which_its_server_dies_twice_is_answered_with_an_error(st
     assert "'dies'" in message
 
 
+@pytest.mark.slow
+def test_a_request_over_which_its_server_crashes_twice_is_refused_when_it_comes_again(
+    stack: FaultStack,
+) -> None:
+    status, code, _ = error_of(ask(stack, "good", say="please crash"))
+    assert (status, code) == (502, "hosted_server_failed")
+    status, code, message = error_of(ask(stack, "good", say="please crash"))
+    assert (status, code) == (422, "request_crashed_engine"), message
+    assert ask(stack, "good").json()["choices"][0]["message"]["content"] == "".join(words())
+
+
 def test_a_server_that_ignores_sigterm_and_has_forked_leaves_nothing(stack: FaultStack) -> None:
     ask(stack, "deaf")
     left = servers("deaf")

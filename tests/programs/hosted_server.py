@@ -121,6 +121,8 @@ class Server(ThreadingHTTPServer):
     def misbehave(self, handler: Handler, said: str) -> None:
         if "dies" in self.does or "please die" in said:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "please crash" in said:
+            os.abort()
         if "hangs" in self.does:
             time.sleep(3600)
         if "garbage" in self.does:

@@ -23,7 +23,7 @@ from broker.models.load_failures import LoadFailures
 from broker.requests.quarantine import PROBATION_TOKENS
 from broker.startup import Timeouts
 from broker.workers.exit_causes import Fault, of_exit
-from shared.protocol import Ack, Heartbeat, MemoryUse, Ping, Refused, Resubmit, RunHeader, Sampling
+from shared.protocol import Ack, Heartbeat, Hosted, MemoryUse, Ping, Refused, Resubmit, RunHeader, Sampling
 from shared.wire import header_of
 from tests.broker.plays import (
     API,
@@ -157,6 +157,19 @@ def test_a_quarantined_request_is_refused_at_once_for_ten_minutes(broker: Broker
     assert isinstance(action, TellApi) and isinstance(action.message, Refused)
     assert (action.message.failure.status, action.message.failure.code) == (422, "request_crashed_engine")
     assert refusals(play(broker, ask("bad-later"), now=606)) == []
+
+
+def test_a_hosted_request_is_quarantined_at_its_second_crash_because_there_is_no_third_try(
+    broker: Broker,
+) -> None:
+    bad, good = (Hosted(endpoint="chat", size=1, digest=digest) for digest in ("1", "2"))
+    play(broker, ask("bad", task=bad), ask("good", task=good), ready("a#1"), crash("a#1"))
+    play(broker, ask("bad", attempt=2, task=bad), ask("good", attempt=2, task=good))
+    assert runs(play(broker, ready("a#2"))) == ["bad"]
+    assert refusals(play(broker, crash("a#2"))) == [("bad", "request_crashed_engine")]
+    [action] = play(broker, ask("bad-again", task=bad))
+    assert isinstance(action, TellApi) and isinstance(action.message, Refused)
+    assert action.message.failure.status == 422
 
 
 def test_a_probation_that_ends_in_any_other_way_lets_the_next_suspect_run(broker: Broker) -> None:
