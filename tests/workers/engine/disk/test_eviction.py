@@ -47,6 +47,14 @@ def test_the_end_of_a_prompt_leaves_before_its_beginning(tmp_path: Path) -> None
     assert tokens(folder) == 512
 
 
+def test_more_leaves_than_must_so_that_the_next_block_makes_none_leave(tmp_path: Path) -> None:
+    for number in range(20):
+        write(folder := folder_in(tmp_path), as_ids([number + 1] * 256))
+    bound = size_of(folder) - 1
+    Eviction(folder.root, bound, floor=0).run()
+    assert 0.8 * bound < size_of(folder) <= 0.9 * bound
+
+
 def test_everything_leaves_when_others_need_the_disk(tmp_path: Path) -> None:
     write(folder := folder_in(tmp_path))
     room = Eviction(folder.root, 10**9, floor=shutil.disk_usage(tmp_path).total).run()

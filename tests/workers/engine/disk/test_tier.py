@@ -191,8 +191,8 @@ def test_a_disk_that_does_not_answer_delays_a_prompt_for_a_while_and_no_more(
         path.unlink()
         os.mkfifo(path)  # whoever opens it waits
     engine, tier = life()
-    for name in "ab":
-        engine.add(job(name, **asked([*PROMPT, ord(name)])))
+    for name, prompt in {"a": PROMPT, "b": PROMPT[::-1]}.items():
+        engine.add(job(name, **asked(prompt)))
         assert tier.arriving == (name == "a")
         while engine.active:
             engine.step()
