@@ -39,9 +39,7 @@ class Job:
     opened: str | None = None  # the message that the prompt opens, where answers are messages with headers
     tool_policy: ToolPolicy | None = None  # None: text that looks like a call is text
     checkpoints: list[int] = field(default_factory=list)  # prefix lengths worth storing, ascending
-    prediction: list[int] = field(
-        default_factory=list
-    )  # ids of what the client expects the answer to be like
+    prediction: list[int] = field(default_factory=list)  # ids of what the answer is expected to be like
     speculates: bool = True  # unless the client does not want it
     ends: frozenset[int] = frozenset()  # ids that end it, beside those that end every answer
     caller: str = ""  # who asks, if known

@@ -82,9 +82,8 @@ class TokenSequence:
         self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
         self._reasoning_tokens = 0
         self._started = False
-        self._predicted: list[
-            int | None
-        ] = []  # the ids that a prediction has in this pass, None for another guess
+        # The ids that a prediction has in this pass, None for another guess.
+        self._predicted: list[int | None] = []
         self._accepted = self._rejected = 0  # ids of a prediction
         guide = job.grammar.guide(self.rules.marked) if job.grammar else None
         self.guide: Guide | ThinkingBudget | None = guide

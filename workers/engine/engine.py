@@ -77,16 +77,18 @@ class BatchEngine:
         self._caller_use = CallerUse()
         self._passes = 0  # of prefill
         self._read = self._decoded = 0.0  # see View
-        self._full_attention = is_full_attention(new_cache(model))
+        cache = new_cache(model)
+        self._full_attention = is_full_attention(cache)
         self._gives_last_logits = self._full_attention and gives_last_logits(model, vocabulary_size)
         self._prefixes = PrefixCache(
             min(limits.cache_bytes, limits.kv_bytes), full_attention=self._full_attention
         )
-        self._caches = caches_for(new_cache(model)) if self._batches else Alone()
+        self._caches = caches_for(cache) if self._batches else Alone()
         self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
         self._disk = disk or NoDisk()
-        traits = {"full_attention": self._full_attention, "batches": self._batches}
-        self._reuse = PrefixReuse(self._prefixes, self._disk, **traits)
+        self._reuse = PrefixReuse(
+            self._prefixes, self._disk, full_attention=self._full_attention, batches=self._batches
+        )
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
         able = self._batches and self._full_attention  # else what a wrong guess leaves cannot be taken back
         chosen = speculator or speculator_for(limits.speculation, invariance, lambda: self._pass_costs.now)

@@ -71,9 +71,8 @@ class Slab:
         self._layers: list[tuple[KVBuffer, KVBuffer] | None] = [None] * len(windows)  # of keys and of values
         self._in_blocks = in_blocks
         self._stale: dict[int, int] = {}  # by slot: tokens of an earlier sequence
-        self._taken_back: dict[
-            int, int
-        ] = {}  # by slot: the length before tokens of its sequence were taken back
+        # By slot: the length before tokens of its sequence were taken back.
+        self._taken_back: dict[int, int] = {}
         self._counts: Sequence[int] = ()  # tokens of each slot in this pass
         self._written: list[int] = []  # by slot: tokens before this pass
         # By window, of this pass; computed on first use.

@@ -44,9 +44,8 @@ class Speculator:
     def __init__(self, costs: Callable[[], WidthCosts]) -> None:
         self._make_costs = costs
         self._costs: WidthCosts | None = None
-        self._known: dict[
-            int, _Known
-        ] = {}  # by the identity of the sequence, which ``_sequences`` keeps alive
+        # By the identity of the sequence, which ``_sequences`` keeps alive.
+        self._known: dict[int, _Known] = {}
         self._sequences: dict[int, TokenSequence] = {}
         self._width = 0  # of the last pass, if it verified guesses
         self.counts = Counts()

@@ -11,6 +11,7 @@ from mlx_lm.models.cache import CacheList
 
 from tests.marks import quick_and_slow
 from tests.tiny_model import VOCABULARY, make_folder
+from tests.workers.engine.kv.decoding import alone, step
 from tests.zoo import WINDOW, config_of
 from workers.engine.kv.decode_caches import Merged, caches_for
 from workers.engine.kv.mlx_caches import (
@@ -19,7 +20,6 @@ from workers.engine.kv.mlx_caches import (
     can_pad,
     extract,
     feed,
-    feed_one,
     merge,
     nbytes,
     new_cache,
@@ -46,11 +46,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return tiny(Path(tmp_path_factory.mktemp(request.param)) / "model", request.param)
 
 
-@pytest.fixture(params=["tokens", "blocks"])
-def slots(request: pytest.FixtureRequest) -> Slots:
-    return Slots(in_blocks=request.param == "blocks")
-
-
 def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[TokenSpan]]:
     """Prompts that were prefilled together, or a single one in a cache of its own."""
     caches = [new_cache(model) for _ in prompts]
@@ -58,21 +53,6 @@ def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[TokenSpan]]:
     if any(prompts):
         feed(model, cache, prompts)
     return cache, spans([0] * len(prompts), [len(prompt) for prompt in prompts], full_attention=False)
-
-
-def alone(model: Any, ids: list[int]) -> mx.array:
-    """The logits behind the last of ``ids``, each read by itself, as a decode pass does."""
-    cache = new_cache(model)
-    if ids[:-1]:
-        feed_one(model, cache, ids[:-1])
-    logits: mx.array = model(mx.array([ids[-1:]]), cache=cache)[0, -1]
-    return logits
-
-
-def step(model: Any, slots: Any, tokens: list[int]) -> mx.array:
-    slots.begin()
-    logits: mx.array = model(mx.array(tokens)[:, None], cache=slots.layers)[:, -1]
-    return logits
 
 
 def some_prompts(model: Any, rng: random.Random) -> list[list[int]]:

@@ -10,11 +10,12 @@ from mlx_lm.models.cache import KVCache
 
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
+from tests.workers.engine.kv.decoding import alone, step
 from workers.engine.kv.buffers import BlockBuffer, TokenBuffer
 from workers.engine.kv.decode_caches import Merged
 from workers.engine.kv.footprint import ROWS, TOKENS, slab_for
 from workers.engine.kv.length_groups import LengthGroup
-from workers.engine.kv.mlx_caches import Cache, TokenSpan, evaluate, feed, feed_one, merge, new_cache, spans
+from workers.engine.kv.mlx_caches import Cache, TokenSpan, evaluate, feed, merge, new_cache, spans
 from workers.engine.kv.slab import Slab
 from workers.engine.kv.slots import SLABS, Slots
 from workers.model.load import inspect, load
@@ -26,31 +27,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True).model
 
 
-@pytest.fixture(params=["tokens", "blocks"])
-def slots(request: pytest.FixtureRequest) -> Slots:
-    return Slots(in_blocks=request.param == "blocks")
-
-
 def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[TokenSpan]]:
     cache = merge([new_cache(model) for _ in prompts])
     if any(prompts):
         feed(model, cache, prompts)
     return cache, spans([0] * len(prompts), [len(prompt) for prompt in prompts], full_attention=True)
-
-
-def alone(model: Any, ids: list[int]) -> mx.array:
-    """The logits behind the last of ``ids``."""
-    cache = new_cache(model)
-    if ids[:-1]:
-        feed_one(model, cache, ids[:-1])
-    logits: mx.array = model(mx.array([ids[-1:]]), cache=cache)[0, -1]
-    return logits
-
-
-def step(model: Any, slots: Slots, tokens: list[int]) -> mx.array:
-    slots.begin()
-    logits: mx.array = model(mx.array(tokens)[:, None], cache=slots.layers)[:, -1]
-    return logits
 
 
 def some_ids(rng: random.Random, most: int) -> list[int]:
