@@ -319,6 +319,24 @@ def test_a_server_that_is_killed_in_an_answer_is_one_error_event_and_nothing_is_
     assert ask(stack, "good").status_code == 200
 
 
+def is_ready(stack: FaultStack) -> bool:
+    try:
+        return stack.http.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_killed_api_ends_its_connections_and_frees_the_places_they_had(stack: FaultStack) -> None:
+    with pytest.raises(httpx.TransportError):
+        in_the_middle(stack, lambda: stack.program("api").send_signal(signal.SIGKILL))
+    stack.until(lambda: is_ready(stack), "ready")
+    stack.until(lambda: stack.in_flight() == 0, "without a request in flight")
+    [server] = servers("good")
+    assert text_of(long_stream(stack)) == "".join(words("long"))
+    assert servers("good") == [server]
+
+
 def test_a_client_that_leaves_frees_its_place(stack: FaultStack) -> None:
     ask(stack, "good")
     with stack.http.stream("POST", "/v1/chat/completions", json=chat("good", stream=True)) as answer:
