@@ -1,7 +1,8 @@
 """Asks hosted servers by HTTP on loopback; every way in which they can fail becomes one error.
 
 Rule 1: no header of a client but those of PASSED_ON reaches a hosted server: keys are for this server alone.
-Rule 2: the end of the task that asked closes the connection, by which a server sees that its client is gone.
+Rule 2: each request has a connection of its own.
+Rule 3: the end of the task that asked closes the connection, by which a server sees that its client is gone.
 """
 
 import asyncio
@@ -74,7 +75,7 @@ class Upstream:
 
 
 class Upstreams:
-    """The connections of this process to hosted servers. The first request makes their client, which takes a while."""
+    """The client of this process for hosted servers. The first request makes their client, which takes a while."""
 
     def __init__(self) -> None:
         self._client: httpx.AsyncClient | None = None
@@ -103,8 +104,12 @@ class Upstreams:
 
 
 def _client() -> httpx.AsyncClient:
-    """Proxies of the environment are for other machines."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=5.0)
+    """Proxies of the environment are for other machines.
+
+    No connection is used twice: what a server that has gone wrong says too much would be the answer to the next
+    request, which may be somebody else's. One on loopback costs less than a millisecond.
+    """
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     timeout = httpx.Timeout(SILENCE, connect=CONNECT)
     return httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
 
