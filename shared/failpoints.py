@@ -2,7 +2,8 @@
 
 ``MLX_SERVER_FAULT=@/a/file``: the file names one fault, ``point:condition:action``; the process that reaches the point
 removes the file and acts, so each fault happens once. Conditions: empty; ``17`` or ``submit``, the value at the point;
-``#3``, the third time that a process passes it. Actions: kill9, stop, abort, hang, raise, exit=N, delay=SECONDS.
+``17+``, a value of 17 or more; ``#3``, the third time that a process passes it. Actions: kill9, stop, abort, hang,
+raise, exit=N, delay=SECONDS.
 """
 
 import os
@@ -41,9 +42,15 @@ def _pass(file: Path, point: str, value: str) -> None:
     if condition.startswith("#"):
         _passed[point] += 1
         value = f"#{_passed[point]}"
-    if condition in ("", value) and _take(file):
+    if _holds(condition, value) and _take(file):
         _passed.clear()
         _act(*action.split("="))
+
+
+def _holds(condition: str, value: str) -> bool:
+    if condition.endswith("+"):
+        return int(value) >= int(condition[:-1])
+    return condition in ("", value)
 
 
 def _take(file: Path) -> bool:

@@ -14,8 +14,7 @@ from tests.faults.stack import FaultStack, fault_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-CUT = 7  # messages of the worker
-CUT_OF_FORCED = 2  # where a grammar forces tokens, several come in one message
+CUT = 7  # tokens; a step may give several, so the cut is at the first delta that has so many
 PLACE = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 40}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": PLACE}}
 PERSON = {
@@ -93,8 +92,7 @@ def stream(stack: FaultStack, wanted: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", ASKED)
 def test_a_killed_worker_changes_no_chat(embedded: FaultStack, name: str) -> None:
     whole = ask(embedded, body(name))
-    cut = CUT_OF_FORCED if name in ("a demanded call", "JSON") else CUT
-    embedded.fault(f"worker.said:#{cut}:kill9")
+    embedded.fault(f"worker.said:{CUT}+:kill9")
     assert ask(embedded, body(name)) == whole
     embedded.until_fault()
 
@@ -103,7 +101,7 @@ def test_log_probabilities_behind_the_cut_are_those_of_the_same_tokens(embedded:
     """Read again in one pass, the prompt's end gives other last digits than it did token by token."""
     wanted = body("greedy") | {"logprobs": True, "top_logprobs": 2}
     whole = scores(ask(embedded, wanted))
-    embedded.fault(f"worker.said:#{CUT}:kill9")
+    embedded.fault(f"worker.said:{CUT}+:kill9")
     cut = scores(ask(embedded, wanted))
     embedded.until_fault()
     assert [token for token, _ in cut] == [token for token, _ in whole]
@@ -119,7 +117,7 @@ def scores(answer: dict[str, Any]) -> list[tuple[str, float]]:
 @pytest.mark.parametrize("name", ["split characters", "two choices"])
 def test_a_killed_worker_changes_no_streamed_chat(embedded: FaultStack, name: str) -> None:
     whole = [choice["message"]["content"] for choice in ask(embedded, body(name))["choices"]]
-    embedded.fault(f"worker.said:#{CUT}:kill9")
+    embedded.fault(f"worker.said:{CUT}+:kill9")
     assert stream(embedded, body(name)) == whole
     embedded.until_fault()
 
@@ -132,14 +130,14 @@ def test_a_stop_string_behind_the_cut_is_found(embedded: FaultStack) -> None:
     wanted = body("greedy") | {"stop": ends[:1]}
     whole = ask(embedded, wanted)
     assert whole["choices"][0]["finish_reason"] == "stop"
-    embedded.fault(f"worker.said:#{CUT}:kill9")
+    embedded.fault(f"worker.said:{CUT}+:kill9")
     assert ask(embedded, wanted) == whole
     embedded.until_fault()
 
 
 def test_a_killed_broker_and_worker_change_no_chat(embedded: FaultStack) -> None:
     whole = ask(embedded, body("sampled"))
-    for fault in (f"broker.does:#{CUT}:kill9", f"worker.said:#{CUT}:kill9"):
+    for fault in (f"broker.does:#{CUT}:kill9", f"worker.said:{CUT}+:kill9"):
         embedded.fault(fault)
         assert ask(embedded, body("sampled")) == whole
         embedded.until_fault()
