@@ -19,9 +19,10 @@ from benchmarks.float32_model import make_once
 from benchmarks.servers import Server, our_server, their_server
 from benchmarks.workloads import long_ask
 
-SWITCHES = 6
+SWITCHES = 4
+PAUSE = 13.0  # seconds between two requests; a spare process is started ten seconds after a load
 WORDS = 20
-ONE = {"max_cache_size_gb": "1.5", "min_stay": "0"}
+ONE = {"max_cache_size_gb": "2", "min_stay": "0"}
 
 
 def main() -> int:
@@ -52,6 +53,7 @@ async def first_tokens(server: Server) -> list[float]:
             ask = long_ask(Random(turn), WORDS, max_tokens=8)
             reply = await server.answer(replace(ask, model=(turn + 1) % 2))
             times.append(reply.ttft)
+            await asyncio.sleep(PAUSE)
         return times[2:]
     finally:
         server.stop()

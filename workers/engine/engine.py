@@ -16,18 +16,17 @@ import mlx.core as mx
 
 from workers.device import has_accelerator
 from workers.engine.batch import Batch, BatchSlot, PendingStep, parameters_of
-from workers.engine.batch_probe import gives_last_logits
-from workers.engine.cpu.install import Invariance, give_back_freed_memory
+from workers.engine.cpu.install import give_back_freed_memory
 from workers.engine.disk.tier import Disk, NoDisk
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.figures import Figures, Report
+from workers.engine.findings import EngineFindings, shows_last_logits
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
 from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
-    blank,
     can_merge,
     can_pad,
     feed,
@@ -62,24 +61,25 @@ class BatchEngine:
         limits: EngineLimits,
         *,
         launches_ahead: bool | None = None,
-        invariance: Invariance = "rounding",
+        findings: EngineFindings | None = None,
         speculator: Speculator | None = None,
         disk: Disk | None = None,
     ) -> None:
         self._model = model
-        self._invariance = invariance
+        findings = findings or EngineFindings(last_logits=shows_last_logits(model, vocabulary_size))
+        self._invariance = findings.invariance
         self._rules = rules
         self._vocabulary_size = vocabulary_size
-        self._batches = limits.rows > 1 and can_merge(model)
+        self._batches = limits.rows > 1 and can_merge(model) and not findings.alone
         self._most_sequences = limits.rows if self._batches else 1
-        self._pass_costs = PassCosts(limits.max_stall)
+        self._pass_costs = PassCosts(limits.max_stall, findings.costs)
         self._fresh_since: float | None = None
         self._caller_use = CallerUse()
         self._passes = 0  # of prefill
         self._read = self._decoded = 0.0  # see View
         cache = new_cache(model)
         self._full_attention = is_full_attention(cache)
-        self._gives_last_logits = self._full_attention and gives_last_logits(model, vocabulary_size)
+        self._gives_last_logits = findings.last_logits
         self._prefixes = PrefixCache(
             min(limits.cache_bytes, limits.kv_bytes), full_attention=self._full_attention
         )
@@ -91,7 +91,9 @@ class BatchEngine:
         )
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
         able = self._batches and self._full_attention  # else what a wrong guess leaves cannot be taken back
-        chosen = speculator or speculator_for(limits.speculation, invariance, lambda: self._pass_costs.now)
+        chosen = speculator or speculator_for(
+            limits.speculation, findings.invariance, lambda: self._pass_costs.now
+        )
         self._speculator = chosen if able else None
         self._waiting = PrefillQueue()
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
@@ -172,15 +174,6 @@ class BatchEngine:
         if not self.active:
             return "idle"
         return "prefill" if self._prefilled_last or not len(self._batch) else "decode"
-
-    def calibrate(self) -> None:
-        """Measures the cost of prefill on this machine; to be called before the first request."""
-        read = prefill_with_last_logits if self._gives_last_logits else feed
-        self._pass_costs.calibrate(
-            lambda behind: blank(self._model, behind) if behind else new_cache(self._model),
-            lambda cache, tokens: read(self._model, cache, [[0] * tokens]),
-            full_attention=self._full_attention,
-        )
 
     @property
     def speculates(self) -> bool:

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -32,6 +33,7 @@ from workers.model.folder import (
     require_regular_files,
     require_tokenizer,
 )
+from workers.model.kept_findings import KeptFindings
 from workers.model.load_error import (
     AbsentError,
     IncompleteError,
@@ -252,6 +254,7 @@ def load(
     *,
     trusted: bool = False,
     template: Path | None = None,
+    kept: KeptFindings | None = None,
 ) -> LoadedModel:
     """Brings an inspected folder into memory, ready for its first request. Raises LoadError.
 
@@ -259,7 +262,9 @@ def load(
     which takes more memory and is many times faster on a CPU than quantized weights.
     ``trusted``: tokenizer and template are the server's own and need no trial.
     ``template``: the file of an operator's chat template, in place of the folder's.
+    ``kept``: of earlier loads of the same files, which need no other trial.
     """
+    kept = kept or KeptFindings()
     progress("import", 0, 0)
     with explained(f"The model (of type {facts.model_type})"):
         text = template_in(template) if template else None
@@ -267,13 +272,19 @@ def load(
             loaded = _load(folder, facts, progress, accelerator, text)
             loaded.analysis = analysis_of(loaded.tokenizer)
             return loaded
-        with trial(folder, template=template, allow_code=facts.allow_code) as await_trial:
-            import mlx_lm.utils  # noqa: F401 (takes a second, during which the trial runs)
-
-            analysis = await_trial(progress)
+        analysis = kept.recall(
+            "template", TemplateAnalysis, partial(_tried, folder, facts, progress, template)
+        )
         loaded = _load(folder, facts, progress, accelerator, text)
         loaded.analysis = analysis
         return loaded
+
+
+def _tried(folder: Path, facts: ModelFacts, progress: Progress, template: Path | None) -> TemplateAnalysis:
+    with trial(folder, template=template, allow_code=facts.allow_code) as await_trial:
+        import mlx_lm.utils  # noqa: F401 (takes a second, during which the trial runs)
+
+        return await_trial(progress)
 
 
 def import_libraries() -> None:

@@ -16,15 +16,17 @@ from shared.settings import Settings
 from workers.device import has_accelerator
 from workers.encoders.loading.kinds import kind_of
 from workers.encoders.serve import serve_encoder
-from workers.engine.batch_probe import readable_ids, why_alone
-from workers.engine.cpu.install import install, invariance_of
+from workers.engine.batch_probe import readable_ids
+from workers.engine.cpu.install import Invariance, blas_identity, install
 from workers.engine.disk.opening import open_tier
 from workers.engine.disk.tier import DiskTier
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
+from workers.engine.findings import EngineFindings, find
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served
+from workers.model.kept_findings import KeptFindings, kept_findings
 from workers.model.load import LoadedModel, inspect, load, locate
 from workers.model.load_error import Progress, explained
 from workers.output.derived_format import with_analysis
@@ -53,13 +55,21 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
         with explained(f"The {kind} model (of type {facts.model_type})"):
             return serve_encoder(folder, facts, kind, source.id, settings, progress, trusted=trusted)
     table = settings.table(source.id)
-    loaded = load(folder, facts, progress, trusted=trusted, template=table.chat_template)
+    conditions = (has_accelerator(), blas_identity(), facts.allow_code)
+    kept = kept_findings(settings.cache_dir, folder, facts.digest, *conditions, template=table.chat_template)
+    loaded = load(folder, facts, progress, trusted=trusted, template=table.chat_template, kept=kept)
     with explained(f"The model (of type {loaded.facts.model_type})"):
-        return serve_model(loaded, settings, table)
+        return serve_model(loaded, settings, table, kept)
 
 
-def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | None = None) -> Served[Job]:
-    table = table or ModelTable()
+def serve_model(
+    loaded: LoadedModel,
+    settings: Settings,
+    table: ModelTable | None = None,
+    kept: KeptFindings | None = None,
+) -> Served[Job]:
+    """Builds the engine and what prepares its requests."""
+    table, kept = table or ModelTable(), kept or KeptFindings()
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
     output_format = with_analysis(output_format_of(tokenizer), tokenizer, loaded.analysis)
     grammars = grammars_for(tokenizer, vocabulary_size)
@@ -68,8 +78,9 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
         install(loaded.model)
     own = {**(loaded.own_sampling if settings.model_sampling else {}), **table.defaults.said()}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), output_format.special)
-    disk = _disk(loaded, settings)
-    engine = _engine(loaded, settings, rules, vocabulary_size, disk)
+    findings = kept.recall("engine", EngineFindings, lambda: find(loaded.model, vocabulary_size))
+    disk = _disk(loaded, settings, findings.invariance)
+    engine = _engine(loaded, settings, rules, vocabulary_size, findings, disk)
     bounds = (loaded.context_length, settings.context_length, table.context_length)
     context = _fitting(engine, min(bound for bound in bounds if bound is not None), settings)
     return Served(
@@ -106,21 +117,28 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
 
 
 def _engine(
-    loaded: LoadedModel, settings: Settings, rules: TokenRules, vocabulary_size: int, disk: DiskTier | None
+    loaded: LoadedModel,
+    settings: Settings,
+    rules: TokenRules,
+    vocabulary_size: int,
+    findings: EngineFindings,
+    disk: DiskTier | None,
 ) -> BatchEngine:
-    limits = _limits(loaded, settings, _rows(loaded, vocabulary_size, settings))
-    invariance = invariance_of(loaded.model)
-    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance, disk=disk)
-    engine.calibrate()
-    log.info("at most %d sequences in a batch; batch invariance: %s", engine.most_sequences, invariance)
+    if findings.alone and settings.max_batch_rows > 1:
+        log.warning("this model's requests are answered one after another: %s", findings.alone)
+    limits = _limits(loaded, settings)
+    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, findings=findings, disk=disk)
+    log.info(
+        "at most %d sequences in a batch; batch invariance: %s", engine.most_sequences, findings.invariance
+    )
     return engine
 
 
-def _disk(loaded: LoadedModel, settings: Settings) -> DiskTier | None:
-    """After the model computes as it will: the bits of its keys depend on that."""
+def _disk(loaded: LoadedModel, settings: Settings, invariance: Invariance) -> DiskTier | None:
+    """``invariance``: the bits of the keys depend on how the model computes."""
     limit = None if settings.prompt_disk_gb is None else int(settings.prompt_disk_gb * GB)
     root = (settings.prompt_disk_dir or settings.cache_dir) / "prompts"
-    origin = f"{loaded.facts.digest} {invariance_of(loaded.model)} {settings.blas}"
+    origin = f"{loaded.facts.digest} {invariance} {settings.blas}"
     return open_tier(root, limit, loaded.model, origin)
 
 
@@ -149,18 +167,11 @@ def _digest(weights: str, defaults: Mapping[str, float]) -> str:
     return hashlib.sha256(f"{weights} {json.dumps(defaults, sort_keys=True)}".encode()).hexdigest()
 
 
-def _rows(loaded: LoadedModel, vocabulary_size: int, settings: Settings) -> int:
-    reason = why_alone(loaded.model, vocabulary_size) if settings.max_batch_rows > 1 else None
-    if reason:
-        log.warning("this model's requests are answered one after another: %s", reason)
-    return 1 if reason else settings.max_batch_rows
-
-
-def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
+def _limits(loaded: LoadedModel, settings: Settings) -> EngineLimits:
     """The KV cache gets what the weights leave of the memory budget."""
     budget = int(settings.max_cache_size_gb * GB)
     return EngineLimits(
-        rows=rows,
+        rows=settings.max_batch_rows,
         chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),
         max_stall=settings.decode_gap,
         kv_bytes=max(budget - weight_bytes(loaded), SMALLEST_KV),

@@ -139,6 +139,17 @@ def _threads_at_start() -> int:
     return threads() if _in_use else 0
 
 
+def blas_identity() -> str:
+    """Changes with all that decides how the BLAS rounds: the library, the kernels it chose, its threads."""
+    if _in_use is None:
+        return "none"
+    corename = _in_use.library[_in_use.prefix + "openblas_get_corename"]
+    corename.restype = ctypes.c_char_p
+    path = Path(_in_use.path)
+    date = path.stat().st_mtime_ns if path.exists() else 0
+    return f"{path} {date} {corename().decode()} {_threads_at_start()}"
+
+
 def describe_blas(found: Path | str | None) -> str:
     """The line for the log: which BLAS computes, and how to install OpenBLAS if it is missing."""
     if found is not None:

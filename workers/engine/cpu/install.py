@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from workers.engine.cpu.allocator import give_back_freed_memory, keep_freed_memory
-from workers.engine.cpu.blas import Invariance, describe_blas, open_blas, share_cores
+from workers.engine.cpu.blas import Invariance, blas_identity, describe_blas, open_blas, share_cores
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
 __all__ = [
     "Invariance",
+    "blas_identity",
     "describe_blas",
     "gelu",
     "give_back_freed_memory",

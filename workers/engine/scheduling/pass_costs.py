@@ -1,8 +1,8 @@
 """Measures what prefill and decode passes take on this machine; ``scheduler`` sizes passes by it.
 
-A pass costs a fixed time, a time per token, and a time per token and token of context. All three are measured once,
-before the first request. After that one factor follows the machine's present speed. (Live passes cannot be fitted:
-they are nearly all of one size.)
+A pass costs a fixed time, a time per token, and a time per token and token of context. All three are measured
+before the first request. After that one factor follows the machine's present speed. (Live passes cannot be fitted: they
+are nearly all of one size.)
 """
 
 import time
@@ -20,34 +20,33 @@ DEEP = 448  # tokens of context of one more measured pass: 512 with it, which ev
 SMOOTHING = 0.2  # weight of the newest measurement
 
 
+def calibrated(begin: Callable[[int], C], read: Callable[[C, int], object], *, full_attention: bool) -> Costs:
+    """Measures prefill passes. ``begin`` makes a cache of so many tokens, ``read`` prefills so many more into it.
+
+    ``full_attention``: the context is all of them; for other caches the context length is not measured.
+    """
+    seconds = {}
+    passes = [(MANY, 0), (MANY, 0), (FEW, 0), (FEW, 0)]  # the first of all is slow for other reasons
+    for tokens, behind in [*passes, (MANY, DEEP)] if full_attention else passes:
+        cache = begin(behind)
+        began = time.perf_counter()
+        read(cache, tokens)
+        seconds[tokens, behind] = time.perf_counter() - began
+    per_token = max((seconds[MANY, 0] - seconds[FEW, 0]) / (MANY - FEW), 1e-7)
+    deeper = max(seconds[MANY, DEEP] - seconds[MANY, 0], 0.0) if full_attention else 0.0
+    return Costs(
+        fixed=max(seconds[FEW, 0] - FEW * per_token, 0.0),
+        per_token=per_token,
+        per_look=deeper / (MANY * DEEP),
+    )
+
+
 class PassCosts:
-    """``max_stall``: seconds; until it is calibrated, a pass of a few dozen tokens is taken to cost a quarter of it."""
+    """``max_stall``: seconds; where no ``measured`` costs are given, a pass of a few dozen tokens is taken to cost a
+    quarter of it."""
 
-    def __init__(self, max_stall: float) -> None:
-        self.now = Costs(per_token=max_stall / (4 * SMALLEST))
-
-    def calibrate(
-        self, begin: Callable[[int], C], read: Callable[[C, int], object], *, full_attention: bool
-    ) -> None:
-        """``begin`` makes a cache of so many tokens, ``read`` prefills so many more into it.
-
-        ``full_attention``: the context is all of them; for other caches the context length is not measured.
-        """
-        seconds = {}
-        passes = [(MANY, 0), (MANY, 0), (FEW, 0), (FEW, 0)]  # the first of all is slow for other reasons
-        for tokens, behind in [*passes, (MANY, DEEP)] if full_attention else passes:
-            cache = begin(behind)
-            began = time.perf_counter()
-            read(cache, tokens)
-            seconds[tokens, behind] = time.perf_counter() - began
-        per_token = max((seconds[MANY, 0] - seconds[FEW, 0]) / (MANY - FEW), 1e-7)
-        deeper = max(seconds[MANY, DEEP] - seconds[MANY, 0], 0.0) if full_attention else 0.0
-        self.now = replace(
-            self.now,
-            fixed=max(seconds[FEW, 0] - FEW * per_token, 0.0),
-            per_token=per_token,
-            per_look=deeper / (MANY * DEEP),
-        )
+    def __init__(self, max_stall: float, measured: Costs | None = None) -> None:
+        self.now = measured or Costs(per_token=max_stall / (4 * SMALLEST))
 
     def seconds(self, tokens: int, behind: int) -> float:
         """What prefill of so many tokens takes now, behind a context of so many."""

@@ -10,9 +10,7 @@ from workers.engine.scheduling.plan import Costs
 
 
 def measured(costs: Costs) -> PassCosts:
-    known = PassCosts(max_stall=0.2)
-    known.now = costs
-    return known
+    return PassCosts(0.2, costs)
 
 
 def test_a_pass_with_a_long_context_does_not_count_as_a_slow_machine() -> None:
@@ -47,7 +45,6 @@ def test_the_cost_of_context_is_measured_before_the_first_request(
         now += 0.08 + tokens * (0.002 + 1e-6 * behind)
 
     monkeypatch.setattr(pass_costs, "time", SimpleNamespace(perf_counter=lambda: now))
-    costs = PassCosts(max_stall=0.4)
-    costs.calibrate(lambda behind: behind, read, full_attention=True)
-    assert costs.now.affordable(0.4, 0) == pytest.approx(160, abs=1)
-    assert costs.now.affordable(0.4, 2000) == pytest.approx(80, abs=1)
+    costs = pass_costs.calibrated(lambda behind: behind, read, full_attention=True)
+    assert costs.affordable(0.4, 0) == pytest.approx(160, abs=1)
+    assert costs.affordable(0.4, 2000) == pytest.approx(80, abs=1)

@@ -13,6 +13,7 @@ from tests.workers.engine.test_engine import OPTIONS, PROMPTS, filtered, grammar
 from tests.workers.engines import MakeEngine, ids, play, text
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
+from workers.engine.findings import EngineFindings
 from workers.engine.speculation.depths import WidthCosts
 from workers.engine.speculation.speculator import Speculator
 from workers.grammars.grammar import Grammars
@@ -204,9 +205,14 @@ def test_by_itself_guessing_is_on_only_where_a_sequence_has_the_same_bits_in_any
     loaded: LoadedModel,
 ) -> None:
     limits = EngineLimits()
-    assert engine_of(loaded, limits, invariance="exact").report["speculation"] == "on"
-    assert engine_of(loaded, limits, invariance="rounding").report["speculation"] == "off"
+    assert (
+        engine_of(loaded, limits, findings=EngineFindings(invariance="exact")).report["speculation"] == "on"
+    )
+    assert (
+        engine_of(loaded, limits, findings=EngineFindings(invariance="rounding")).report["speculation"]
+        == "off"
+    )
     on = EngineLimits(speculation="on")
-    assert engine_of(loaded, on, invariance="rounding").report["speculation"] == "on"
+    assert engine_of(loaded, on, findings=EngineFindings(invariance="rounding")).report["speculation"] == "on"
     off = EngineLimits(speculation="off")
-    assert engine_of(loaded, off, invariance="exact").report["speculation"] == "off"
+    assert engine_of(loaded, off, findings=EngineFindings(invariance="exact")).report["speculation"] == "off"
