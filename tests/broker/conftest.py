@@ -1,3 +1,5 @@
+"""A run directory, and the function that starts a broker process on it."""
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,3 +1,5 @@
+"""The clock of a broker that was stopped leaves out the time in which it stood still."""
+
 import pytest
 
 from broker.clock import AwakeClock

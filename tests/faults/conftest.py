@@ -1,3 +1,5 @@
+"""One fault stack per module, checked after every test."""
+
 from collections.abc import Iterator
 
 import pytest

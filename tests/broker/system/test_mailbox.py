@@ -1,3 +1,5 @@
+"""The mailbox over real sockets: slow peers get every frame in order, and an unknown peer is reported as lost."""
+
 from collections.abc import Iterator
 from pathlib import Path
 

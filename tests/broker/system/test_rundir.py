@@ -1,3 +1,5 @@
+"""The run directory: private files, and a lock that names its holder and ends with it."""
+
 import os
 import socket
 from collections.abc import Iterator

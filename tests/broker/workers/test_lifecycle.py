@@ -1,3 +1,5 @@
+"""The table of a worker's states: which event leads from which state to which."""
+
 import pytest
 
 from broker.workers.lifecycle import TRANSITIONS, LifecycleError, Signal, State, advance
