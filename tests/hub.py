@@ -168,8 +168,8 @@ class Hub:
         most = min(each for each in (self.cut_after, self.stall_after, len(body)) if each is not None)
         for start in range(0, most, _SLICE):
             piece = body[start : min(start + _SLICE, most)]
+            self.sent += len(piece)  # before the client has it and a test looks
             to.wfile.write(piece)
-            self.sent += len(piece)
             self.on_bytes(self.sent)
             if self.rate:
                 time.sleep(len(piece) / self.rate)

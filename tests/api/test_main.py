@@ -72,6 +72,7 @@ def test_the_api_serves_an_inherited_socket_and_exits_cleanly(environment: dict[
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_the_api_survives_more_connections_than_it_may_open_files(environment: dict[str, str]) -> None:
     limit, connections = 64, []
     with listening() as listener:

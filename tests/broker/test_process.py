@@ -57,6 +57,7 @@ def test_one_worker_is_spawned_for_many_requests_and_answers_them_all(start: Sta
     assert api.status().in_flight == 0
 
 
+@pytest.mark.slow
 def test_worker_is_in_a_session_of_its_own_and_writes_to_its_log(start: Start) -> None:
     stack = start()
     stack.api().generate("r1")
@@ -83,6 +84,7 @@ def test_kill_9_is_noticed_at_once_and_leaves_no_zombie(start: Start) -> None:
     assert worker.pid not in [child.pid for child in stack.children()]
 
 
+@pytest.mark.slow
 def test_request_that_kills_its_worker_three_times_is_given_up(start: Start) -> None:
     api = start("--die-after", "0").api()
     for attempt in (1, 2, 3):
@@ -93,6 +95,7 @@ def test_request_that_kills_its_worker_three_times_is_given_up(start: Start) -> 
     assert (failure.status, failure.code) == (500, "worker_lost")
 
 
+@pytest.mark.slow
 def test_a_silent_worker_is_noticed_and_ended(start: Start) -> None:
     stack = start("--silent", heartbeat_timeout=0.5)
     api = stack.api()
@@ -118,6 +121,7 @@ def test_an_exit_at_start_is_refused_with_its_code_and_logged_with_its_log(start
     assert stack.children() == []
 
 
+@pytest.mark.slow
 def test_a_worker_command_that_is_not_there_is_named(start: Start) -> None:
     api = start(worker_command='["/no/such/program"]').api()
     api.say(submit("r1"))
@@ -126,6 +130,7 @@ def test_a_worker_command_that_is_not_there_is_named(start: Start) -> None:
     assert "/no/such" not in message, "clients need not know the server's folders"
 
 
+@pytest.mark.slow
 def test_a_load_without_a_message_is_given_up(start: Start) -> None:
     stack = start("--never-ready", load_timeout=1.0)
     api = stack.api()
@@ -217,6 +222,7 @@ def test_garbage_is_survived_and_logged_once_for_each_peer(start: Start, side: s
         peers[1].hear(Goodbye)
 
 
+@pytest.mark.slow
 def test_too_large_a_frame_cuts_its_sender_only(start: Start) -> None:
     stack = start()
     api, bad = stack.api(), stack.api("api-bad")
@@ -232,6 +238,7 @@ def damaged(rng: random.Random, frame: bytes) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_ten_thousand_damaged_frames_do_no_harm(start: Start) -> None:
     stack = start()
     api = stack.api()
@@ -314,6 +321,7 @@ def test_a_worker_with_a_wrong_token_is_sent_away_and_never_logged_as_ready(star
     assert not re.search(r"worker-liar (is ready|leaves|cannot load)", stack.printed())
 
 
+@pytest.mark.slow
 def test_a_slow_api_holds_no_other_up_and_is_dropped_in_the_end(start: Start) -> None:
     """It is connected and reads nothing; what is sent to it fills its buffers, ours, and then its patience."""
     stack = start(heartbeat_timeout=20)
@@ -332,6 +340,7 @@ def test_a_slow_api_holds_no_other_up_and_is_dropped_in_the_end(start: Start) ->
     assert worker.hear(Cancel).request_id == "r1"
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_read_holds_no_other_up_and_is_given_up_in_the_end(start: Start) -> None:
     stack = start(heartbeat_timeout=20)
     api, other, slow = stack.api(), stack.api("api-2"), stack.worker("worker-slow")
@@ -376,6 +385,7 @@ def test_too_few_files_are_refused_in_one_line(folder: Path) -> None:
     assert "256 files" in line and "1024" in line
 
 
+@pytest.mark.slow
 def test_second_broker_names_the_first_and_leaves(start: Start) -> None:
     stack = start()
     api = stack.api()
@@ -433,6 +443,7 @@ def test_broker_stays_small(start: Start) -> None:
     assert psutil.Process(stack.process.pid).memory_info().rss < 80 << 20
 
 
+@pytest.mark.slow
 def test_a_broker_that_was_stopped_judges_no_peer_silent(start: Start) -> None:
     """Its workers and apis spoke in vain while it could not listen."""
     stack = start(heartbeat_timeout=0.5)

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 
 import psutil
+import pytest
 
 from shared.protocol import (
     Chunks,
@@ -22,6 +23,7 @@ Start = Callable[..., Stack]
 # ---------------------------------------------------------------- leaving
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_the_workers_running_and_they_are_served_by_the_next_broker(start: Start) -> None:
     stack = start()
     api = stack.api()
@@ -46,6 +48,7 @@ def test_sigint_stops_the_broker_and_its_workers(start: Start) -> None:
     assert all(ended(worker) for worker in stack.orphans)
 
 
+@pytest.mark.slow
 def test_a_request_while_workers_end_is_refused_and_a_second_sigint_does_not_wait(start: Start) -> None:
     stack = start("--stubborn")
     api = stack.api()
@@ -60,6 +63,7 @@ def test_a_request_while_workers_end_is_refused_and_a_second_sigint_does_not_wai
     until(lambda: all(ended(worker) for worker in stack.orphans))
 
 
+@pytest.mark.slow
 def test_worker_that_does_not_drain_in_time_is_killed(start: Start) -> None:
     stack = start("--stubborn", drain_timeout=0.5)
     stack.api().generate("r1")
@@ -106,6 +110,7 @@ def test_the_death_of_an_adopted_worker_is_noticed_at_once(start: Start) -> None
     assert "nobody knows how" in api.hear(Resubmit).reason
 
 
+@pytest.mark.slow
 def test_a_state_file_that_is_torn_or_names_other_processes_does_no_harm(start: Start) -> None:
     stack = start()
     stack.api().generate("r1")

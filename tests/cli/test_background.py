@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from cli import stack_processes
 from tests.cli.command import ROOT, STAND_INS, run
 from tests.ports import free_port
@@ -19,6 +21,7 @@ def command(run_dir: Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_detached_server_is_ready_shows_its_logs_and_is_stopped(run_dir: Path) -> None:
     port = str(free_port())
     code, said, _ = command(run_dir, "serve", "--detach", "--port", port)

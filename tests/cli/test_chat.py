@@ -59,6 +59,7 @@ def test_run_asks_with_the_temperature_and_the_length_that_are_given(stack: Stac
     assert (task.sampling.temperature, task.stopping.max_tokens) == (0, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "chat"])
 def test_run_says_why_there_is_no_answer(stack: Stack, command: str) -> None:
     refused = run(command, "tinny", "Hi", **of(stack))
@@ -110,6 +111,7 @@ def test_list_shows_the_models_of_the_settings_when_no_server_runs() -> None:
     assert "smollm2-135m-instruct" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_of_whoever_owns_the_server_need_no_key(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_broker_without_serve_is_refused_with_the_command_that_stops_its_super
         assert_refused(serve(run_dir), 75, "`kill 4712`")
 
 
+@pytest.mark.slow
 def test_a_refused_port_releases_the_run_directory(run_dir: Path, taken_port: int) -> None:
     assert_refused(serve(run_dir, port=taken_port), 75, "in use")
     assert_refused(serve(run_dir, port=taken_port), 75, "in use")

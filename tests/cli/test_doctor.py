@@ -58,6 +58,7 @@ def test_what_keeps_a_server_from_serving_is_wrong_and_exits_1(
     assert said in found[subject]["found"]
 
 
+@pytest.mark.slow
 def test_a_port_of_another_program_is_wrong(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

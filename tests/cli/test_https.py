@@ -57,6 +57,7 @@ def server(folder: Path, pair: Pair) -> Iterator[dict[str, str]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_commands_reach_a_server_by_its_own_certificate(server: dict[str, str], pair: Pair) -> None:
     where = f"https://127.0.0.1:{server['MLX_SERVER_PORT']}"
     assert run("run", "tiny", "Hi", "--max-tokens", "3", **server).returncode == 0
@@ -71,12 +72,14 @@ def test_commands_reach_a_server_by_its_own_certificate(server: dict[str, str], 
     assert [each["state"] for each in found if each["subject"] in ("port", "certificate")] == ["well", "well"]
 
 
+@pytest.mark.slow
 def test_a_command_without_the_certificate_says_which_setting_it_needs(server: dict[str, str]) -> None:
     done = call("status", MLX_SERVER_PORT=server["MLX_SERVER_PORT"])
     assert done.returncode == 1
     assert "MLX_SERVER_TLS_CERTIFICATE" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_command_with_an_authority_checks_the_servers_name(server: dict[str, str], pair: Pair) -> None:
     elsewhere = {name: server[name] for name in ("MLX_SERVER_PORT", "MLX_SERVER_RUN_DIR")}
     trusting = {**elsewhere, "MLX_SERVER_TLS_CA": str(pair.certificate)}
@@ -108,6 +111,7 @@ def test_serve_refuses_an_expired_certificate_by_its_setting(tmp_path: Path) -> 
     assert "expired" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_api_refuses_a_certificate_that_cannot_be_read_with_one_line(run_dir: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "api"],

@@ -38,6 +38,7 @@ def report(*models: ModelStatus) -> dict[str, Any]:
     return said.model_dump()
 
 
+@pytest.mark.slow
 def test_without_a_server_a_model_is_fetched_and_removed_all_the_same(hub: Hub) -> None:
     done = alone(hub, "pull", REPOSITORY)
     assert (done.returncode, done.stdout) == (0, f"{REPOSITORY} is on this disk.\n"), done.stderr
@@ -51,6 +52,7 @@ def test_without_a_server_a_model_is_fetched_and_removed_all_the_same(hub: Hub) 
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_download_that_fails_without_a_server_says_why(hub: Hub) -> None:
     done = alone(hub, "pull", REPOSITORY, HF_HUB_OFFLINE="1")
     assert done.returncode == 1
@@ -66,6 +68,7 @@ def test_only_models_of_the_settings_are_fetched(hub: Hub) -> None:
     assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_folder_named_like_one_of_ours_does_not_keep_a_model_from_being_fetched(hub: Hub) -> None:
     Path("workers").mkdir()
     Path("workers/__init__.py").write_text("raise SystemExit('another project')")
@@ -73,6 +76,7 @@ def test_a_folder_named_like_one_of_ours_does_not_keep_a_model_from_being_fetche
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_what_the_command_has_begun_and_says_how_to_go_on(hub: Hub) -> None:
     arrives = threading.Event()
     hub.rate, hub.on_bytes = 1000.0, lambda _: arrives.set()

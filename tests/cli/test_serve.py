@@ -92,6 +92,7 @@ def test_serve_prints_the_models_the_address_and_a_first_request(served: Served)
     assert '"model": "smollm2-135m-instruct"' in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", quick_and_slow((signal.SIGTERM,), (signal.SIGINT, signal.SIGHUP)))
 def test_ctrl_c_stops_the_stack_in_order_with_its_workers(served: Served, number: signal.Signals) -> None:
     served.wait_until_ready()
@@ -107,6 +108,7 @@ def test_a_ctrl_c_of_the_terminal_reaches_only_the_serve_process(served: Served)
     assert os.getsid(served.process.pid) not in sessions
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_kills_processes_that_do_not_stop(run_dir: Path) -> None:
     with serving(run_dir, stand_in="stubborn") as served:
         served.wait_until_ready()
@@ -117,6 +119,7 @@ def test_a_second_ctrl_c_kills_processes_that_do_not_stop(run_dir: Path) -> None
         served.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_ctrl_c_during_the_start_ends_the_stack(run_dir: Path) -> None:
     with serving(run_dir, stand_in="unready") as served:
         wait_for(run_dir / "broker.pid")
@@ -146,6 +149,7 @@ def test_a_stack_whose_process_ends_each_time_is_given_up_early(run_dir: Path) -
         served.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_if_supervisord_dies_all_processes_of_the_stack_end(served: Served) -> None:
     served.wait_until_ready()
     os.kill(served.pid("supervisord"), signal.SIGKILL)
@@ -155,6 +159,7 @@ def test_if_supervisord_dies_all_processes_of_the_stack_end(served: Served) -> N
     served.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_second_serve_on_the_same_run_directory_is_refused(served: Served) -> None:
     served.wait_until_ready()
     done = run("serve", "--port", str(free_port()), "--run-dir", str(served.run_dir))

@@ -27,6 +27,7 @@ def client(stack: Stack) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
+@pytest.mark.slow
 def test_a_streamed_anthropic_message_is_complete(client: anthropic.Anthropic) -> None:
     with client.messages.stream(model="a", max_tokens=8, messages=HELLO) as stream:
         text = "".join(stream.text_stream)
@@ -35,6 +36,7 @@ def test_a_streamed_anthropic_message_is_complete(client: anthropic.Anthropic) -
     assert len(text.split()) == 8
 
 
+@pytest.mark.slow
 def test_an_anthropic_message_survives_the_death_of_its_worker(
     stack: Stack, client: anthropic.Anthropic
 ) -> None:

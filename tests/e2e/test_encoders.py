@@ -45,6 +45,7 @@ def ask(stack: Stack, path: str, model: str = EMBEDDED_EMBEDDER, **fields: Any) 
     return stack.http.post(path, json={"model": model, **fields}, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GENERATIONS)
 def test_an_embedding_model_that_is_asked_for_text_says_what_it_is(stack: Stack, path: str) -> None:
     """The first of them before the model was loaded, so by the worker; the others by the broker."""
@@ -53,6 +54,7 @@ def test_an_embedding_model_that_is_asked_for_text_says_what_it_is(stack: Stack,
     assert "is an embedding model, not a chat model" in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ENCODINGS)
 def test_a_chat_model_that_is_asked_for_vectors_or_ranks_says_what_it_is(stack: Stack, path: str) -> None:
     for _ in range(2):

@@ -86,6 +86,7 @@ def check_call(family: str, message: Any, finish: str) -> None:
     assert json.loads(call["function"]["arguments"]) == ARGUMENTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ALL)
 def test_every_dialect_gets_a_family_s_call_whole_and_streamed_and_after_its_worker_is_killed(
     stack: Stack, family: str

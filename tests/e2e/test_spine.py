@@ -65,6 +65,7 @@ def test_completions_are_answered_with_echo(stack: Stack) -> None:
     assert answer.choices[0].text.startswith("once upon w")
 
 
+@pytest.mark.slow
 def test_models_are_listed_hot_ones_first_with_their_status(stack: Stack) -> None:
     chat(stack, "b")
     listed = stack.http.get("/v1/models").json()["data"]
@@ -108,6 +109,7 @@ def test_a_client_that_disconnects_frees_its_batch_slot_within_a_second(
     stack.until(lambda: stack.in_flight() == 0, "free")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_restarted_and_leaves_another_models_stream_alone(stack: Stack) -> None:
     chat(stack, "a")
     chat(stack, "b")
@@ -132,12 +134,14 @@ def test_a_stream_continues_when_its_worker_is_killed(stack: Stack) -> None:
     assert begun + "".join(running) == whole
 
 
+@pytest.mark.slow
 def test_many_first_requests_start_one_worker() -> None:
     with scripted_stack() as stack, ThreadPoolExecutor(16) as pool:
         assert len(set(pool.map(lambda _: chat(stack), range(16)))) == 1
         assert len(stack.status()["workers"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", quick_and_slow((signal.SIGINT,), (signal.SIGTERM,)))
 def test_a_signal_stops_the_server_after_its_running_requests(number: int) -> None:
     with scripted_stack("--step", "0.02") as stack:
@@ -151,6 +155,7 @@ def test_a_signal_stops_the_server_after_its_running_requests(number: int) -> No
         stack.until(lambda: not stack.survivors(), "gone")
 
 
+@pytest.mark.slow
 def test_the_last_messages_of_a_worker_are_read_before_its_exit_is_handled() -> None:
     with scripted_stack("--step", "0.02") as stack:
         answers: list[str] = []

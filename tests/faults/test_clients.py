@@ -107,6 +107,7 @@ def fill(stack: FaultStack) -> list[Stream]:
     return streams
 
 
+@pytest.mark.slow
 def test_a_request_that_finds_the_queue_full_is_refused_at_once_and_served_when_it_is_not(
     busy: FaultStack,
 ) -> None:

@@ -42,6 +42,7 @@ def follow(stack: FaultStack, last: str = "") -> Iterator[Follower]:
         yield Follower(answer)
 
 
+@pytest.mark.slow
 def test_a_stream_begins_with_a_snapshot_and_goes_on_with_changes(stack: FaultStack) -> None:
     with follow(stack) as events:
         snapshot = events.next()
@@ -57,6 +58,7 @@ def test_a_stream_begins_with_a_snapshot_and_goes_on_with_changes(stack: FaultSt
         events.until("model", name="a", state="loadable")
 
 
+@pytest.mark.slow
 def test_behind_another_broker_the_stream_begins_with_a_snapshot_again(stack: FaultStack) -> None:
     with follow(stack) as events:
         assert events.next().name == "snapshot"
@@ -64,6 +66,7 @@ def test_behind_another_broker_the_stream_begins_with_a_snapshot_again(stack: Fa
         events.until("snapshot")
 
 
+@pytest.mark.slow
 def test_a_position_that_is_none_begins_with_a_snapshot(stack: FaultStack) -> None:
     for position in ("x", "e:-1", "e:999999999999999999999", ":"):
         with follow(stack, position) as events:

@@ -103,12 +103,14 @@ def error_of(answer: httpx.Response) -> tuple[int, str, str]:
 # ---------------------------------------------------------------- what works
 
 
+@pytest.mark.slow
 def test_an_answer_passes_with_the_name_that_was_asked_for(stack: FaultStack) -> None:
     answer = ask(stack, "gpt-4o").json()
     assert answer["model"] == "gpt-4o"
     assert answer["choices"][0]["message"]["content"] == "".join(words())
 
 
+@pytest.mark.slow
 def test_a_stream_passes_event_by_event_with_the_name_that_was_asked_for(stack: FaultStack) -> None:
     *chunks, last = streamed(stack, chat("good"))
     assert last == "[DONE]"
@@ -116,6 +118,7 @@ def test_a_stream_passes_event_by_event_with_the_name_that_was_asked_for(stack: 
     assert {json.loads(chunk)["model"] for chunk in chunks} == {"good"}
 
 
+@pytest.mark.slow
 def test_models_tell_that_it_is_hosted_and_what_is_not_promised(stack: FaultStack) -> None:
     ask(stack, "good")
     can = stack.http.get("/v1/models/good").json()["capabilities"]
@@ -124,6 +127,7 @@ def test_models_tell_that_it_is_hosted_and_what_is_not_promised(stack: FaultStac
     assert can["not_promised"] == ["resume", "seed", "prompt_cache_by_key"]
 
 
+@pytest.mark.slow
 def test_messages_and_responses_are_translated_with_tools(stack: FaultStack) -> None:
     tool = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
     asked = [{"role": "user", "content": "Hi"}]
@@ -152,6 +156,7 @@ def test_messages_and_responses_are_translated_with_tools(stack: FaultStack) -> 
     assert json.loads(response["output"][0]["arguments"]) == {"city": "Paris"}
 
 
+@pytest.mark.slow
 def test_bytes_of_images_and_audio_arrive_as_they_were_sent(stack: FaultStack) -> None:
     image = bytes(range(256)) * 400
     url = "data:image/png;base64," + base64.b64encode(image).decode()
@@ -170,6 +175,7 @@ def test_bytes_of_images_and_audio_arrive_as_they_were_sent(stack: FaultStack) -
     assert base64.b64decode(drawn["data"][0]["b64_json"]) == b"png"
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_its_server_lacks_is_refused_by_name(stack: FaultStack) -> None:
     answer = stack.http.post("/v1/audio/speech", json={"model": "good", "input": "Hi"})
     status, code, message = error_of(answer)
@@ -178,6 +184,7 @@ def test_an_endpoint_that_its_server_lacks_is_refused_by_name(stack: FaultStack)
     assert "/v1/chat/completions" in message
 
 
+@pytest.mark.slow
 def test_its_tokens_are_counted_from_what_passes(stack: FaultStack) -> None:
     streamed(stack, chat("good", stream_options={"include_usage": True}))
     recent = stack.status()["recent"][0]
@@ -187,6 +194,7 @@ def test_its_tokens_are_counted_from_what_passes(stack: FaultStack) -> None:
 # ---------------------------------------------------------------- what servers do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "said"),
     [
@@ -207,6 +215,7 @@ def test_a_server_that_cannot_be_started_is_a_refusal_with_its_reason(
     stack.until(lambda: gone(servers(model)), "without its processes", 30)
 
 
+@pytest.mark.slow
 def test_a_server_without_a_log_serves_and_one_that_is_open_to_others_is_warned_of(stack: FaultStack) -> None:
     answer = ask(stack, "silent")
     assert answer.status_code == 200, answer.text
@@ -215,6 +224,7 @@ def test_a_server_without_a_log_serves_and_one_that_is_open_to_others_is_warned_
     assert "its server listens beyond this machine" not in stack.log("worker-good")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(
     ("model", "said"),
@@ -236,12 +246,14 @@ def test_an_answer_that_is_none_is_one_error_in_the_dialect_of_the_client(
     assert other.json()["type"] == "error"
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_cut_ends_with_one_error_event(stack: FaultStack) -> None:
     *chunks, last = streamed(stack, chat("cut"))
     assert text_of(chunks) == "".join(words()[:10])
     assert json.loads(last)["error"]["code"] == "hosted_server_failed"
 
 
+@pytest.mark.slow
 def test_a_request_over_which_its_server_dies_twice_is_answered_with_an_error(stack: FaultStack) -> None:
     status, code, message = error_of(ask(stack, "dies"))
     assert (status, code) == (502, "hosted_server_failed")
@@ -259,6 +271,7 @@ def test_a_request_over_which_its_server_crashes_twice_is_refused_when_it_comes_
     assert ask(stack, "good").json()["choices"][0]["message"]["content"] == "".join(words())
 
 
+@pytest.mark.slow
 def test_a_server_that_ignores_sigterm_and_has_forked_leaves_nothing(stack: FaultStack) -> None:
     ask(stack, "deaf")
     left = servers("deaf")
@@ -267,6 +280,7 @@ def test_a_server_that_ignores_sigterm_and_has_forked_leaves_nothing(stack: Faul
     stack.until(lambda: gone(left), "without its processes", 30)
 
 
+@pytest.mark.slow
 def test_what_a_server_takes_is_what_it_is_charged_with(stack: FaultStack) -> None:
     ask(stack, "leaks")
     before = stack.workers("leaks")[0]["memory"]
@@ -292,6 +306,7 @@ def in_the_middle(stack: FaultStack, kill: Any) -> list[str]:
         return answer.result()
 
 
+@pytest.mark.slow
 def test_a_killed_broker_is_not_noticed(stack: FaultStack) -> None:
     *chunks, last = in_the_middle(stack, stack.kill_broker)
     assert last == "[DONE]"
@@ -337,6 +352,7 @@ def test_a_killed_api_ends_its_connections_and_frees_the_places_they_had(stack: 
     assert servers("good") == [server]
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_frees_its_place(stack: FaultStack) -> None:
     ask(stack, "good")
     with stack.http.stream("POST", "/v1/chat/completions", json=chat("good", stream=True)) as answer:

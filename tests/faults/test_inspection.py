@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.stack import Stack
 from tests.tiny_model import make_tiny_llama
 
 
+@pytest.mark.slow
 def test_a_broken_folder_is_shown_as_failed_with_its_reason_before_anybody_asks_for_it(
     tmp_path: Path,
 ) -> None:

@@ -58,6 +58,7 @@ def test_eight_clients_of_three_models_with_room_for_two_all_get_whole_answers_w
         stack.check()
 
 
+@pytest.mark.slow
 def test_a_model_that_can_never_fit_is_refused_at_once_with_the_figures(crowded: FaultStack) -> None:
     body = {"model": "d", "prompt": "x", "max_tokens": 1}
     answer = crowded.http.post("/v1/completions", json=body)
@@ -68,6 +69,7 @@ def test_a_model_that_can_never_fit_is_refused_at_once_with_the_figures(crowded:
     assert crowded.status()["workers"] == []
 
 
+@pytest.mark.slow
 def test_a_broker_killed_in_the_middle_of_loads_starts_none_twice_and_keeps_to_the_budget() -> None:
     with crowd(load="1.5") as stack:
         watch = Watch(stack)
@@ -82,6 +84,7 @@ def test_a_broker_killed_in_the_middle_of_loads_starts_none_twice_and_keeps_to_t
         stack.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["decided", "draining"])
 def test_a_broker_killed_while_a_worker_makes_room_for_another_keeps_to_the_budget(moment: str) -> None:
     with crowd() as stack:

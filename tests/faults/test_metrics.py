@@ -58,6 +58,7 @@ def scrape(stack: FaultStack) -> Samples:
     return read(answer.text) if answer.status_code == 200 else {}
 
 
+@pytest.mark.slow
 def test_counted_requests_and_tokens_are_those_sent_though_their_worker_is_killed(stack: FaultStack) -> None:
     sending = threading.Thread(target=ask_together, args=(stack, 8, 40))
     sending.start()
@@ -76,6 +77,7 @@ def test_counted_requests_and_tokens_are_those_sent_though_their_worker_is_kille
     assert one(samples, "mlx_server_loads_total", model="a") == 2
 
 
+@pytest.mark.slow
 def test_every_name_of_the_dashboard_and_the_alerts_is_in_the_answer(
     stack: FaultStack, keys: KeyFile
 ) -> None:
@@ -93,6 +95,7 @@ def shows(stack: FaultStack, names: set[str]) -> bool:
     return names <= {name for name, _ in scrape(stack)}
 
 
+@pytest.mark.slow
 def test_a_keys_concurrency_holds_over_two_api_processes(stack: FaultStack, keys: KeyFile) -> None:
     key = keys.add("two", concurrency=2)
     statuses = ask_together(stack, 12, 30, key)

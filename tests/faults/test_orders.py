@@ -18,6 +18,7 @@ def ordered(stack: FaultStack, model: str, action: str) -> None:
     assert (answer.status_code, answer.json()["done"]) == (200, True), answer.text
 
 
+@pytest.mark.slow
 def test_load_reload_and_unload_are_done_when_they_say_so_and_streams_stay_whole(stack: FaultStack) -> None:
     ordered(stack, "a", "load")
     first = stack.worker_pid()
@@ -31,6 +32,7 @@ def test_load_reload_and_unload_are_done_when_they_say_so_and_streams_stay_whole
     stack.check()
 
 
+@pytest.mark.slow
 def test_a_broker_killed_in_the_middle_of_an_unload_starts_nothing_twice_and_streams_stay_whole(
     stack: FaultStack,
 ) -> None:

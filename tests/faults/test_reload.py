@@ -38,6 +38,7 @@ def ids(stack: Stack) -> list[str]:
     return sorted(model["id"] for model in stack.http.get("/v1/models").json()["data"])
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_read_anew_and_running_streams_go_on(stack: Stack, file: Path) -> None:
     running = Stream(stack.port, 1, 80, "a")
     stack.until(lambda: stack.in_flight() == 1, "a running stream")
@@ -52,6 +53,7 @@ def test_a_changed_file_is_read_anew_and_running_streams_go_on(stack: Stack, fil
     all_right([Stream(stack.port, 2, 5, "b"), Stream(stack.port, 3, 5, "a")])
 
 
+@pytest.mark.slow
 def test_a_signal_reads_the_file_anew_and_a_wrong_file_changes_nothing(stack: Stack, file: Path) -> None:
     [broker] = [p for p in stack.descendants() if " -m broker" in " ".join(cmdline(p))]
     file.write_text(AFTER.replace("aliases", "alias", 1))

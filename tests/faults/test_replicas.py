@@ -37,6 +37,7 @@ def crowded(stack: FaultStack) -> list[Stream]:
     return streams
 
 
+@pytest.mark.slow
 def test_a_queue_brings_a_second_worker_which_leaves_again_when_it_is_idle(stack: FaultStack) -> None:
     all_right(crowded(stack))
     shown = {model["id"]: model for model in stack.http.get("/v1/models").json()["data"]}

@@ -193,6 +193,7 @@ def test_a_second_sigterm_ends_a_worker_without_waiting_for_running_requests(
     assert worker.wait(5) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_understand_its_broker_finishes_and_leaves(
     broker: Broker, worker: "subprocess.Popen[bytes]"
 ) -> None:
@@ -249,6 +250,7 @@ def test_an_ended_request_is_retained_until_the_api_is_done_with_it(broker: Brok
     assert broker.wait_for(Register).held == {}
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_suspended_does_not_count_that_time_against_its_broker(
     tmp_path: Path, broker: Broker
 ) -> None:
@@ -288,6 +290,7 @@ def test_requests_in_preparation_are_counted_apart_and_delay_no_other_request(
     broker.wait_for(Forward, lambda forward: forward.ended == {"r2": 1})
 
 
+@pytest.mark.slow
 def test_a_preparation_that_does_not_end_is_refused_and_delays_no_drain(
     broker: Broker, slow: "subprocess.Popen[bytes]"
 ) -> None:
@@ -321,6 +324,7 @@ def test_a_request_cancelled_before_its_preparation_is_dropped(broker: Broker, s
     broker.wait_for(Forward, lambda forward: forward.ended == {"next": 1})
 
 
+@pytest.mark.slow
 def test_a_body_that_cannot_be_decoded_fails_only_its_own_request(broker: Broker, worker: object) -> None:
     broker.wait_for(Register)
     broker.say(run("good", max_tokens=40))

@@ -35,6 +35,7 @@ def spare(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", socket.sock
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_spare_has_imported_everything_when_it_is_ready_and_ends_when_its_broker_does(
     spare: tuple["subprocess.Popen[str]", socket.socket],
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_spare_becomes_the_worker_it_is_told_to_be_by_the_settings_of_that_mom
     assert "MLX_SERVER_PORT" in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_a_spare_that_is_told_its_model_while_it_imports_becomes_the_worker_though_the_broker_has_closed_the_socket(
     spare: tuple["subprocess.Popen[str]", socket.socket], tmp_path: Path
 ) -> None:

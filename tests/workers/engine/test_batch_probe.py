@@ -227,6 +227,7 @@ def test_a_probe_reads_only_ids_that_the_model_has_embeddings_for(llama: Any, vo
     assert why_alone(Bounded(llama, lambda logits: logits), vocabulary) is None
 
 
+@pytest.mark.slow
 def test_a_model_whose_lists_name_tokens_it_does_not_have_is_refused_before_it_computes(
     tmp_path: Path,
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_model_whose_lists_name_tokens_it_does_not_have_is_refused_before_it_c
         load(folder, inspect(folder), lambda phase, done, total: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
 def test_the_batch_probe_rejects_a_mask_whose_batch_axis_meets_the_head_axis(
     tmp_path: Path, groups: int
@@ -262,6 +264,7 @@ def test_functions_compiled_during_the_batch_probe_are_not_used_for_serving() ->
     assert compiled(mx.array(1)).item() == part.window == 100
 
 
+@pytest.mark.slow
 def test_the_batch_probe_rejects_attention_blocks_that_padding_shifts(tmp_path: Path) -> None:
     """``minimax_m3_vl`` chooses among blocks of its batch's tokens, padding included."""
     config = config_of("minimax_m3_vl", VOCABULARY) | {"index_block_size": 128, "index_topk_blocks": 16}

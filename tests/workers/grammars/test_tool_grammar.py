@@ -101,6 +101,7 @@ def test_a_required_tool_call_is_generated_in_the_form_that_the_template_shows(
         check(deltas)
 
 
+@pytest.mark.slow
 def test_required_arguments_of_any_depth_are_generated_where_containers_are_written_in_tags(
     engine: BatchEngine, grammars: Grammars
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_named_tool_is_the_one_that_is_called(engine: BatchEngine, grammars: G
     assert {each for deltas in play(engine, jobs).values() for each, _ in calls(deltas)} == {"say"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", quick_and_slow(("json_tools", "pythonic"), ("kimi_k2", "minimax_m2", "gemma4"))
 )

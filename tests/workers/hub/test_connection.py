@@ -98,6 +98,7 @@ def test_a_hub_that_denies_the_bytes_that_are_left_is_read_from_the_beginning(
     check(hub, fetched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_hub_that_brings_nothing_more_five_times_is_given_up_and_what_came_is_kept(
     hub: Hub, tmp_path: Path, ranges: bool

@@ -62,6 +62,7 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_formats(hub: Hub) -> None:
     unwanted = ("evil.py", "consolidated.safetensors", "pytorch_model.bin", "tiny.gguf", "x.pth", "x.pkl")
     for name in unwanted:
@@ -84,6 +85,7 @@ def test_a_model_is_fetched_once_with_its_progress_and_without_code_or_other_for
     assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_code_is_fetched_where_the_operator_allows_it_and_a_copy_without_it_is_not_whole_then(
     hub: Hub,
 ) -> None:
@@ -95,6 +97,7 @@ def test_code_is_fetched_where_the_operator_allows_it_and_a_copy_without_it_is_n
     assert local(hub)["own.py"] == b"# code"
 
 
+@pytest.mark.slow
 def test_files_of_the_same_content_are_fetched_once(hub: Hub) -> None:
     for folder in ("1_One", "2_Two"):
         (hub.folder / folder).mkdir()
@@ -106,6 +109,7 @@ def test_files_of_the_same_content_are_fetched_once(hub: Hub) -> None:
     assert found == [hub.weights.read_bytes()] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("etag", ["..", "../../outside", "/tmp/outside", ".hidden"])
 def test_an_etag_that_is_no_name_for_a_file_is_refused(hub: Hub, etag: str) -> None:
     hub.etag = etag

@@ -135,6 +135,7 @@ def test_a_second_conversion_only_checks_the_folder(folder: Path) -> None:
     assert phases == []
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_complete_folder_and_one_of_two_processes_converts(
     tmp_path: Path,
 ) -> None:

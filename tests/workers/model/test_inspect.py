@@ -106,6 +106,7 @@ def test_a_model_that_is_code_of_its_folder_is_refused_and_the_code_never_run(fo
     assert not ran.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auto_map", [AUTO_MAP, {"AutoTokenizer": ["evil.Evil", None]}, ["evil.Evil", None]])
 def test_a_model_with_auto_map_code_loads_without_running_it(folder: Path, auto_map: object) -> None:
     ran = plant(folder)
@@ -116,6 +117,7 @@ def test_a_model_with_auto_map_code_loads_without_running_it(folder: Path, auto_
     assert not ran.exists()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_exists_only_as_code_is_refused_and_its_code_never_run(folder: Path) -> None:
     ran = plant(folder)
     (folder / "tokenizer.json").rename(folder / "vocab.json")
@@ -188,6 +190,7 @@ print("loaded")
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_a_folder_is_loaded_without_asking_any_network(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADS_WITHOUT_A_NETWORK, str(tmp_path)],

@@ -68,6 +68,7 @@ def test_what_is_not_on_this_disk_is_no_failure_and_of_the_hub_it_is_absent(tmp_
     assert inspected(embedded, tmp_path) == Inspection()
 
 
+@pytest.mark.slow
 def test_the_worker_program_prints_one_inspection_and_nothing_else(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "model")
     done = subprocess.run(

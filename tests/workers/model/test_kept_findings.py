@@ -127,6 +127,7 @@ def test_a_failure_is_not_kept(folder: Path) -> None:
     assert kept(folder).recall("fact", Fact, Finder()).text == "seen"
 
 
+@pytest.mark.slow
 def test_a_second_load_tries_nothing_that_the_first_one_tried_until_the_template_changes(
     tmp_path: Path,
 ) -> None:

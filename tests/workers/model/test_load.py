@@ -31,6 +31,7 @@ def test_each_kind_of_tiny_model_loads(tmp_path: Path, kind: Kind, caches: list[
     assert loaded.tokenizer.decode(loaded.tokenizer.encode("the réin 日")) == "the réin 日"
 
 
+@pytest.mark.slow
 def test_progress_names_the_phases_and_counts_the_weights(folder: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     load(folder, inspect(folder), lambda phase, done, total: seen.append((phase, done, total)))
@@ -111,6 +112,7 @@ def test_a_model_that_does_not_fit_mlx_lm_is_refused_with_a_sentence(
     assert caught.value.permanent
 
 
+@pytest.mark.slow
 def test_loading_a_folder_opens_no_connection(folder: Path) -> None:
     program = """
 import pathlib, sys

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shared.models import ModelSource
 from tests.hub import hub_of, without_a_hub
 from tests.workers.model.folders import ROOT, silent
@@ -25,6 +27,7 @@ def test_a_folder_source_is_located_at_its_path(folder: Path, tmp_path: Path) ->
     assert locate(ModelSource("m", "folder", str(folder)), tmp_path, silent) == folder
 
 
+@pytest.mark.slow
 def test_a_worker_fetches_nothing_and_says_that_the_model_is_absent(folder: Path, tmp_path: Path) -> None:
     with hub_of(folder, tmp_path / "home") as hub:
         done = subprocess.run(

@@ -40,6 +40,7 @@ def refused(folder: Path) -> str:
     return caught.value.reason
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # the bounds are in processor time, of which a busy machine gives little
 @pytest.mark.parametrize(
     "written",
@@ -75,6 +76,7 @@ def test_a_hostile_folder_costs_seconds_of_processor_time_however_long_it_has_to
     assert "did not end in time" in caught.value.reason and caught.value.permanent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["{{ raise_exception('no') }}", "{% if %}"])
 def test_a_model_whose_template_refuses_all_sample_chats_loads(folder: Path, written: str) -> None:
     edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=written))
@@ -82,6 +84,7 @@ def test_a_model_whose_template_refuses_all_sample_chats_loads(folder: Path, wri
         await_trial(silent)
 
 
+@pytest.mark.slow
 def test_the_trial_brings_back_what_the_chat_template_tells(folder: Path) -> None:
     shows = template(CALLS["json, name as key"])
     edited(folder / "tokenizer_config.json", lambda config: config.update(chat_template=shows))
@@ -166,6 +169,7 @@ def test_the_template_of_an_operator_is_tried_and_used_in_place_of_the_models_ow
     assert loaded.facts.digest != facts.digest, "a stream would go on under another template"
 
 
+@pytest.mark.slow
 def test_code_in_a_folder_is_run_only_where_the_operator_allows_it(folder: Path) -> None:
     (folder / "own.py").write_text("from mlx_lm.models.llama import Model, ModelArgs\n")
     edited(folder / "config.json", lambda config: config.update(model_file="own.py"))
@@ -178,6 +182,7 @@ def test_code_in_a_folder_is_run_only_where_the_operator_allows_it(folder: Path)
     assert inspect(folder, allow_code=True).digest != facts.digest
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_is_code_is_run_only_where_the_operator_allows_it(folder: Path) -> None:
     """The class that ``auto_map`` names is the one that is loaded, in the trial too."""
     (folder / "own.py").write_text(

@@ -267,6 +267,7 @@ def test_the_schema_says_what_a_value_without_a_type_means(schema: Any, value: s
     assert calls_of(read) == [("get", exact({"a": meant}))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "argument"),
     [
@@ -283,6 +284,7 @@ def test_a_long_argument_is_read_in_linear_time(kind: str, argument: Any) -> Non
     assert calls_of(read) == [("get", exact({"text": argument}))]
 
 
+@pytest.mark.slow
 def test_blanks_without_end_take_no_time() -> None:
     """Small models write newline after newline."""
     read = read_in(

@@ -137,6 +137,7 @@ def test_open_blas_chooses_the_wheels_library_if_the_system_has_none() -> None:
     assert Path(run(WITHOUT_THE_SYSTEM_S)).name == "libscipy_openblas.so"
 
 
+@pytest.mark.slow
 @linux_only
 def test_a_wheel_that_cannot_be_bound_is_logged_and_mlx_keeps_its_own_blas() -> None:
     program = PRODUCT.replace(
