@@ -14,7 +14,6 @@ import pytest
 
 from cli import stack_processes
 from tests.cli.command import run, start
-from tests.marks import quick_and_slow
 from tests.ports import free_port
 
 DEADLINE = 20.0
@@ -93,7 +92,7 @@ def test_serve_prints_the_models_the_address_and_a_first_request(served: Served)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", quick_and_slow((signal.SIGTERM,), (signal.SIGINT, signal.SIGHUP)))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_stops_the_stack_in_order_with_its_workers(served: Served, number: signal.Signals) -> None:
     served.wait_until_ready()
     served.process.send_signal(number)

@@ -16,7 +16,6 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from tests.client import HOST, post
 from tests.e2e.stack import Stack, scripted_stack
-from tests.marks import quick_and_slow
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 
@@ -142,7 +141,7 @@ def test_many_first_requests_start_one_worker() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", quick_and_slow((signal.SIGINT,), (signal.SIGTERM,)))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_server_after_its_running_requests(number: int) -> None:
     with scripted_stack("--step", "0.02") as stack:
         answers: list[str] = []
