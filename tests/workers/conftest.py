@@ -7,6 +7,7 @@ import pytest
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_model
 from tests.workers.engines import MakeEngine
+from workers.device import has_accelerator
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
@@ -22,7 +23,10 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
 
 
-@pytest.fixture(params=quick_and_slow((False,), (True,)), ids=lambda ahead: "ahead" if ahead else "in turn")
+@pytest.fixture(
+    params=quick_and_slow((has_accelerator(),), (not has_accelerator(),)),
+    ids=lambda ahead: "ahead" if ahead else "in turn",
+)
 def make_engine(loaded: LoadedModel, request: pytest.FixtureRequest) -> MakeEngine:
     """Of engines that launch their passes as on a CPU, or as on an accelerator."""
     rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))

@@ -3,14 +3,11 @@
 OpenBLAS chooses a kernel by the processor; OPENBLAS_CORETYPE names another one, which it takes if the processor can.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from tests.blas import VARIABLE
-from tests.workers.engine.cpu.test_blas import ROOT, linux_only, run
+from tests.inner_pytest import passes
+from tests.workers.engine.cpu.test_blas import linux_only, run
 
 pytestmark = [pytest.mark.slow, linux_only, pytest.mark.timeout(600)]
 
@@ -27,29 +24,6 @@ name = blas._in_use.function("openblas_get_corename")
 name.restype = ctypes.c_char_p
 print(name().decode())
 """
-
-
-def passes(tests: list[str], **environment: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-    ]
-    done = subprocess.run(
-        [*command, *tests],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "passed" in done.stdout and "no tests ran" not in done.stdout
 
 
 def kernel(name: str) -> dict[str, str]:
