@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_reduce
 
 from shared.model_table import ModelTable
-from shared.models import ModelSource
+from shared.models import ModelSource, draft_source
 from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.device import has_accelerator
@@ -23,8 +23,11 @@ from workers.engine.disk.tier import DiskTier
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
+from workers.engine.speculation.draft_model import DraftModel
+from workers.engine.speculation.speculator import may_speculate
 from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served
+from workers.model.draft import load_draft, wrong_draft
 from workers.model.load import LoadedModel, inspect, load, locate
 from workers.model.load_error import Progress, explained
 from workers.output.derived_format import with_analysis
@@ -55,10 +58,15 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
     table = settings.table(source.id)
     loaded = load(folder, facts, progress, trusted=trusted, template=table.chat_template)
     with explained(f"The model (of type {loaded.facts.model_type})"):
-        return serve_model(loaded, settings, table)
+        return serve_model(loaded, settings, table, progress)
 
 
-def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | None = None) -> Served[Job]:
+def serve_model(
+    loaded: LoadedModel,
+    settings: Settings,
+    table: ModelTable | None = None,
+    progress: Progress = lambda phase, done, total: None,
+) -> Served[Job]:
     table = table or ModelTable()
     tokenizer, vocabulary_size = loaded.tokenizer, vocabulary_size_of(loaded)
     output_format = with_analysis(output_format_of(tokenizer), tokenizer, loaded.analysis)
@@ -69,7 +77,19 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
     own = {**(loaded.own_sampling if settings.model_sampling else {}), **table.defaults.said()}
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), output_format.special)
     disk = _disk(loaded, settings)
-    engine = _engine(loaded, settings, rules, vocabulary_size, disk)
+    invariance, rows = invariance_of(loaded.model), _rows(loaded, vocabulary_size, settings)
+    takes_back = rows > 1 and is_full_attention(new_cache(loaded.model))
+    guesses = may_speculate(settings.speculation, invariance, takes_back)
+    draft = _draft(loaded, settings, table, progress, used=guesses)
+    limits = _limits(loaded, settings, rows, draft)
+    engine = BatchEngine(
+        *(loaded.model, rules, vocabulary_size, limits),
+        invariance=invariance,
+        disk=disk,
+        draft=_drafting(draft, vocabulary_size, limits.chunk) if draft else None,
+    )
+    engine.calibrate()
+    log.info("at most %d sequences in a batch; batch invariance: %s", engine.most_sequences, invariance)
     bounds = (loaded.context_length, settings.context_length, table.context_length)
     context = _fitting(engine, min(bound for bound in bounds if bound is not None), settings)
     return Served(
@@ -99,21 +119,40 @@ def serve_model(loaded: LoadedModel, settings: Settings, table: ModelTable | Non
             json_schema=grammars is not None,
             infill=infill is not None,
             speculation=engine.speculates,
-            bytes=weight_bytes(loaded),
+            bytes=weight_bytes(loaded) + (weight_bytes(draft) if draft else 0),
             sampling=own,
         ),
     )
 
 
-def _engine(
-    loaded: LoadedModel, settings: Settings, rules: TokenRules, vocabulary_size: int, disk: DiskTier | None
-) -> BatchEngine:
-    limits = _limits(loaded, settings, _rows(loaded, vocabulary_size, settings))
-    invariance = invariance_of(loaded.model)
-    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, invariance=invariance, disk=disk)
-    engine.calibrate()
-    log.info("at most %d sequences in a batch; batch invariance: %s", engine.most_sequences, invariance)
-    return engine
+def _draft(
+    loaded: LoadedModel, settings: Settings, table: ModelTable, progress: Progress, *, used: bool
+) -> LoadedModel | None:
+    """The draft model that the table names. Raises LoadError."""
+    if (source := draft_source("", table)) is None:
+        return None
+    if not used:
+        log.warning("its draft is not loaded, because nothing is guessed here; see MLX_SERVER_SPECULATION")
+        return None
+    draft = load_draft(source, loaded, settings, progress)
+    if not is_full_attention(new_cache(draft.model)):
+        why = "its layers keep a window or a state, from which a wrong guess cannot be taken back."
+        raise wrong_draft(source, why)
+    log.info("%s guesses for it", source.location or source.id)
+    return draft
+
+
+def _drafting(draft: LoadedModel, vocabulary_size: int, chunk: int) -> DraftModel:
+    if not has_accelerator():
+        install(draft.model)
+    width = vocabulary_size_of(draft)
+    return DraftModel(
+        draft.model,
+        vocabulary=vocabulary_size,
+        readable=readable_ids(draft.model, width),
+        context=draft.context_length,
+        chunk=chunk,
+    )
 
 
 def _disk(loaded: LoadedModel, settings: Settings) -> DiskTier | None:
@@ -156,9 +195,11 @@ def _rows(loaded: LoadedModel, vocabulary_size: int, settings: Settings) -> int:
     return 1 if reason else settings.max_batch_rows
 
 
-def _limits(loaded: LoadedModel, settings: Settings, rows: int) -> EngineLimits:
+def _limits(
+    loaded: LoadedModel, settings: Settings, rows: int, draft: LoadedModel | None = None
+) -> EngineLimits:
     """The KV cache gets what the weights leave of the memory budget."""
-    budget = int(settings.max_cache_size_gb * GB)
+    budget = int(settings.max_cache_size_gb * GB) - (weight_bytes(draft) if draft else 0)
     return EngineLimits(
         rows=rows,
         chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),

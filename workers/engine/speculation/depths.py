@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 from workers.engine.speculation.drafts import SOURCES, Source
 
-FIRST: dict[Source, float] = {"grammar": 0.9, "prediction": 0.8, "copy": 0.8, "echo": 0.4}
+FIRST: dict[Source, float] = {"grammar": 0.9, "prediction": 0.8, "copy": 0.8, "echo": 0.4, "model": 0.7}
 WEIGHT = 0.15  # of the newest verified token
 RETURN = 0.02  # by which the rate of a guess that was not tried goes back to the first one
 CLAMP = 1.25  # the most that a measurement changes what is known of a width, up or down
 MOST = 64  # tokens of a verification pass
+TINY = 1e-9  # seconds
 
 
 class Rates:
@@ -61,27 +62,34 @@ class WidthCosts:
         self._seconds[width] = known + 0.3 * (clamped - known)
 
 
-def depths(chances: Sequence[Sequence[float]], cost: Callable[[int], float]) -> list[int]:
+def depths(
+    chances: Sequence[Sequence[float]],
+    cost: Callable[[int], float],
+    prices: Sequence[Sequence[float]] | None = None,
+) -> list[int]:
     """How many guesses of each sequence are verified.
 
     ``chances``: by sequence, those of each guess in turn to be right if all before it are. ``cost``: of so many tokens.
+    ``prices``: what each guess costs beside its token, where a model has to make it.
     """
     chosen, best = [0] * len(chances), [0] * len(chances)
     reached = [1.0] * len(chances)  # the chance that all chosen guesses are right
-    expected, width = float(len(chances)), len(chances)
+    expected, width, paid = float(len(chances)), len(chances), 0.0
     most = expected / cost(width)
     while width < MOST:
-        gains = [
-            (reached[row] * some[chosen[row]], -row)
-            for row, some in enumerate(chances)
-            if chosen[row] < len(some)
-        ]
-        if not gains:
+        more = max(cost(width + 1) - cost(width), 0.0) + TINY
+        offers = []
+        for row, some in enumerate(chances):
+            if (place := chosen[row]) < len(some):
+                price = prices[row][place] if prices else 0.0
+                gain = reached[row] * some[place]
+                offers.append((gain / (more + price), -row, gain, price))
+        if not offers:
             break
-        gain, row = max(gains)
+        _, row, gain, price = max(offers)
         chosen[-row] += 1
         reached[-row] = gain
-        expected, width = expected + gain, width + 1
-        if (rate := expected / cost(width)) > most:
+        expected, width, paid = expected + gain, width + 1, paid + price
+        if (rate := expected / (cost(width) + paid)) > most:
             most, best = rate, list(chosen)
     return best
