@@ -125,8 +125,8 @@ class Speculator:
         return offer.known_as(self._model.draft(sequence, offer.ids, offer.unknown))
 
     def _chosen(self, sequences: Sequence[TokenSequence], offers: Sequence[Draft]) -> list[int]:
-        """How many guesses of each offer are verified."""
-        if not any(offer.sources for offer in offers):
+        """How many guesses of each offer are verified: none as well where that has to be measured anew."""
+        if not any(offer.sources for offer in offers) or self.costs.unsure:
             return [0] * len(offers)
         chances = [
             [known.rates(source) for source in offer.sources]
@@ -156,7 +156,8 @@ class Speculator:
     def decoded(self, rows: int, seconds: float) -> None:
         """What the last pass took, with one token of each of so many sequences if it verified nothing."""
         spent = self._model.spent if self._model else 0.0
-        self.costs.measured(self._width or rows, max(0.0, seconds - (spent - self._spent)))
+        seconds = max(0.0, seconds - (spent - self._spent))
+        self.costs.measured(self._width or rows, seconds, verified=self._width > 0)
         self._width, self._spent = 0, spent
 
     def _learn(self, sequence: TokenSequence, draft: Draft, drawn: Sequence[int]) -> None:

@@ -203,6 +203,7 @@ def test_a_model_that_is_too_dear_is_not_asked_and_after_some_time_tried_again(e
     draft = drafting(equal)
     draft.price = 0.5
     speculator = Speculator(lambda: WidthCosts(0.1, 0.001), draft)
+    speculator.decoded(1, 0.1)
     sequence = TokenSequence(job("a", [*range(20, 40)], max_tokens=500), 0, rules_of(equal))
     waited = 0
     while not speculator.propose([sequence], lambda place: 16):
