@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workers.engine.speculation.corpus import LOOK_BACK, Corpus
+from workers.sequence import Guess
 
 # An echo has few ids before it in common; a model guesses where these have nothing, or are wrong more often.
 Source = Literal["grammar", "prediction", "copy", "echo", "model"]
@@ -49,10 +50,9 @@ class Draft:
         return Draft(self.ids[:number], self.sources[:number])
 
     @property
-    def predicted(self) -> list[int | None]:
-        """The ids that the request predicted, None for others."""
+    def guesses(self) -> list[Guess]:
         pairs = zip(self.ids, self.sources, strict=True)
-        return [id if source == "prediction" else None for id, source in pairs]
+        return [(id, source == "prediction") for id, source in pairs]
 
 
 class Drafter:

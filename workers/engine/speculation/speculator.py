@@ -144,10 +144,9 @@ class Speculator:
             return []
         before = [len(sequence.ids) for sequence in sequences]
         for sequence, draft in zip(sequences, drafts, strict=True):
-            sequence.predict(draft.predicted)
+            sequence.expect(draft.guesses)
         outputs = [out for step in batch.verify([draft.ids for draft in drafts]) for out in collect([step])]
         for sequence, draft, length in zip(sequences, drafts, before, strict=True):
-            sequence.predict([])
             self._learn(sequence, draft, sequence.ids[length:])
         self._width = len(drafts) + sum(len(draft.ids) for draft in drafts)
         self.counts.passes += 1
