@@ -150,6 +150,22 @@ def test_an_answer_that_was_cut_off_goes_on_with_a_draft_model(
         assert text(resumed["a", 0]) == text(expected["a", 0][cut:])
 
 
+def test_what_was_guessed_wrong_is_taken_back_from_the_draft_models_keys(loaded: LoadedModel) -> None:
+    def guessed(*said_with_guesses: list[int]) -> list[int]:
+        """The last draft, when before it each time so many ids were guessed and then others came."""
+        draft = drafting(loaded)
+        sequence = TokenSequence(job("a", PROMPTS[1], max_tokens=50, temperature=0.0), 0, rules_of(loaded))
+        draft.read([sequence])
+        for ahead in said_with_guesses:
+            draft.draft(sequence, ahead, 4)
+            sequence.push(70, None)
+        while len(sequence.ids) < 3:
+            sequence.push(70, None)
+        return draft.draft(sequence, [], 6)
+
+    assert guessed([90, 91, 92], [93], [94, 95]) == guessed([70, 70], [90]) == guessed()
+
+
 def test_a_long_prompt_is_read_a_part_in_each_step_before_anything_is_guessed(
     engine_with: EngineWith, equal: LoadedModel
 ) -> None:
