@@ -9,6 +9,7 @@ Each answer is compared as well: speculation may change the time and nothing els
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +48,13 @@ SCHEMA = {
 class Workload:
     name: str
     clients: int
-    said: str
+    said: Callable[[int], str]  # by client
     tokens: int = TOKENS
     grammar: Grammar | None = None
     predicted: bool = False
 
     def generation(self, client: int, seed: int) -> Generation:
-        messages = [{"role": "user", "content": f"({client}) {self.said}"}]
+        messages = [{"role": "user", "content": self.said(client)}]
         return Generation(
             prompt=ChatPrompt(messages=messages),
             sampling=Sampling(seed=seed, temperature=0.0),
@@ -63,12 +64,31 @@ class Workload:
         )
 
 
-EDIT = f"Rename area_7 to volume_7. Give me the whole file and nothing else.\n\n{FILE}"
+AREAS = (
+    7,
+    2,
+    5,
+    11,
+)  # whose edits this model makes by copying most of the file; asked for others it writes prose
+
+
+def edit(client: int) -> str:
+    area = AREAS[client % len(AREAS)]
+    return f"(0) Rename area_{area} to volume_{area}. Give me the whole file and nothing else.\n\n{FILE}"
+
+
+def of_each(said: str) -> Callable[[int], str]:
+    return lambda client: f"({client}) {said}"
+
+
 WORKLOADS = [
-    *(Workload("edit", clients, EDIT) for clients in (1, 4)),
-    Workload("edit, predicted", 1, EDIT, predicted=True),
-    Workload("json", 1, "Invent a customer.", grammar=Grammar(json_schema=SCHEMA)),
-    *(Workload("prose", clients, "Tell me about the sea in autumn.", tokens=48) for clients in (1, 8, 32)),
+    *(Workload("edit", clients, edit) for clients in (1, 4)),
+    Workload("edit, predicted", 1, edit, predicted=True),
+    Workload("json", 1, of_each("Invent a customer."), grammar=Grammar(json_schema=SCHEMA)),
+    *(
+        Workload("prose", clients, of_each("Tell me about the sea in autumn."), tokens=48)
+        for clients in (1, 8, 32)
+    ),
 ]
 
 

@@ -41,6 +41,7 @@ _EXAMPLES: Mapping[str, object] = {
     "context_length": 32768,
     "prefill_chunk": 512,
     "revision": "main",
+    "draft": "mlx-community/Llama-3.2-1B-Instruct-4bit",
     "aliases": ["gpt-4o", "claude-*"],
     "ttl": 600,
     "replicas": "1-2",

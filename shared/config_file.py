@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.dotenv import NOT_FROM_A_FOLDER
-from shared.model_table import NAMES_A_FILE, NOT_IF_FOUND, Key
+from shared.model_table import NAMES_A_FILE, NAMES_A_MODEL, NOT_IF_FOUND, Key
 from shared.models import is_folder, names_a_folder
 
 IN_FOLDER = "mlx-server.toml"
@@ -71,9 +71,9 @@ class ConfigFile:
         for name, table in self.models.items():
             if self.named or not isinstance(table, dict):
                 continue
-            source = table.get("source")
-            if isinstance(source, str) and is_folder(source):
-                yield self.at(("models", name, "source"), _not_from_here("name a folder"))
+            for key in NAMES_A_MODEL:
+                if isinstance(source := table.get(key), str) and is_folder(source):
+                    yield self.at(("models", name, key), _not_from_here("name a folder"))
             for key in NOT_IF_FOUND:
                 if key in table:
                     yield self.at(("models", name, key), _not_from_here("set this"))
@@ -145,7 +145,7 @@ def _from_folder(table: Any, folder: Path) -> Any:
     if not isinstance(table, dict):
         return table
     found = dict(table)
-    for key in ("source", "cwd"):
+    for key in (*NAMES_A_MODEL, "cwd"):
         if isinstance(path := table.get(key), str) and path.startswith("."):
             found[key] = str((folder / path).resolve())
     for key in NAMES_A_FILE:

@@ -56,9 +56,14 @@ class Finish(Part):
     reason: FinishReason
     completion_tokens: int
     reasoning_tokens: int = 0  # part of completion_tokens
-    accepted_prediction_tokens: int = 0  # of the request's prediction, verified and right; of this attempt
-    rejected_prediction_tokens: int = 0
     stop_sequence: str | None = None  # the stop string that ended the choice, if one did
+
+
+class Predicted(Part):
+    """Tokens of the request's prediction that were verified."""
+
+    accepted: int = 0
+    rejected: int = 0
 
 
 class Delta(Part):
@@ -79,6 +84,7 @@ class Delta(Part):
     logprobs: list[TokenLogprob] | None = None
     start: Start | None = None
     finish: Finish | None = None
+    predicted: Predicted | None = None  # with it, so that what an earlier attempt verified stays counted
     vectors: Vectors | None = None  # these two are all of an encoder's answer, in one delta without ids
     scores: Scores | None = None
     place: Place | None = None  # of a hosted model: all that its worker says

@@ -138,6 +138,7 @@ _NOT_HOSTED = (
     "truncate",
     "defaults",
     "chat_template",
+    "draft",
     "python",
     "allow_code",
 )  # its own server decides these
@@ -189,6 +190,12 @@ class ModelTable(HostingKeys):
         None,
         description="file with the chat template that is used in place of the model's own, from the file's folder on; "
         "read when the model is loaded",
+    )
+    draft: str | None = Field(
+        None,
+        min_length=1,
+        description="a smaller model with the same tokenizer that guesses next tokens: `org/name` of the hub, on this "
+        "disk already, or a folder as in `source`; it changes no answer, and its memory counts as the model's",
     )
     python: Path | None = Field(
         None,
@@ -247,6 +254,7 @@ class ModelTable(HostingKeys):
         return [value] if isinstance(value, str) else value
 
 
+NAMES_A_MODEL = ("source", "draft")  # of the hub, or in a folder
 NAMES_A_FILE = ("chat_template", "python")
 NOT_IF_FOUND = (*NAMES_A_FILE, "allow_code", "serve")  # in a file that the operator did not name
 

@@ -97,6 +97,7 @@ def table_source(name: str, table: ModelTable) -> ModelSource:
     """The model of a table ``[models."NAME"]``. Raises WrongTable."""
     if table.serve:
         return ModelSource(name, "hosted", "")
+    draft_source(name, table)
     source = _named_source(name, table.source)
     if table.allow_code and not _COMMIT.fullmatch(table.revision or ""):
         raise WrongTable(
@@ -111,7 +112,12 @@ def table_source(name: str, table: ModelTable) -> ModelSource:
     return ModelSource(source.id, source.kind, source.location, table.revision, table.allow_code)
 
 
-def _named_source(name: str, source: str | None) -> ModelSource:
+def draft_source(name: str, table: ModelTable) -> ModelSource | None:
+    """The draft model of a table, if it names one. Raises WrongTable."""
+    return None if table.draft is None else _named_source(name, table.draft, "draft")
+
+
+def _named_source(name: str, source: str | None, key: str = "source") -> ModelSource:
     if source is None:
         return parse_source(name)
     if source == "embedded":
@@ -120,7 +126,7 @@ def _named_source(name: str, source: str | None) -> ModelSource:
         return ModelSource(name, "folder", _folder(source))
     if not _ID.fullmatch(source):
         raise WrongTable(
-            ("models", name, "source"),
+            ("models", name, key),
             f"{source!r} is no repository of the hub such as org/name, no folder and not 'embedded'",
         )
     return ModelSource(name, "hub", source)

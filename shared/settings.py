@@ -22,7 +22,7 @@ from shared.commands import typed
 from shared.config_file import ConfigError, ConfigFile, find
 from shared.dotenv import NOT_FROM_A_FOLDER, Line, read_dotenv, unknown_names
 from shared.dotenv import PREFIX as PREFIX
-from shared.model_table import NOT_IF_FOUND, ModelTable, ReplicaRange, decoded
+from shared.model_table import NAMES_A_MODEL, NOT_IF_FOUND, ModelTable, ReplicaRange, decoded
 from shared.models import (
     EMBEDDED_EMBEDDER,
     EMBEDDED_MODEL,
@@ -489,7 +489,8 @@ def _may_not(line: Line) -> bool:
             case "models":
                 tables = decoded(line.value).values()
                 return any(
-                    is_folder(str(table.get("source"))) or not table.keys().isdisjoint(NOT_IF_FOUND)
+                    any(is_folder(str(table.get(key))) for key in NAMES_A_MODEL)
+                    or not table.keys().isdisjoint(NOT_IF_FOUND)
                     for table in tables
                     if isinstance(table, dict)
                 )

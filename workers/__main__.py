@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared import exits, failpoints, logs
+from shared.models import draft_source
 from shared.protocol import Inspection
 from shared.settings import Settings, load_settings
 from workers.engine.cpu.install import describe_blas, keep_freed_memory, open_blas
@@ -71,7 +72,8 @@ def _inspect(settings: Settings, model: str) -> int:
         return exits.STOPPED
     from workers.model.inspection import inspected
 
-    found = inspected(source, settings.cache_dir) if source else Inspection()
+    draft = draft_source(model, settings.table(model))
+    found = inspected(source, settings.cache_dir, draft) if source else Inspection()
     sys.stdout.write(found.model_dump_json() + "\n")
     return exits.STOPPED
 

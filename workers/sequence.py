@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from shared.deltas import Predicted
 from shared.protocol import Alternative, ChatPrompt, Delta, Finish, FinishReason, Start, TokenLogprob
 from workers.grammars.grammar import Guide
 from workers.grammars.thinking_budget import ThinkingBudget
@@ -22,6 +23,8 @@ from workers.output.derived_calls import call_filter
 from workers.output.detokenizer import as_vocabulary
 from workers.output.reasoning import ReasoningFilter
 from workers.output.text import Piece, StopStrings, TextFilter
+
+Guess = tuple[int, bool]  # an id, and whether it is of the request's prediction
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,8 @@ class TokenSequence:
         self.ending = self.rules.eos | job.ends  # the ids that end it, if they may
         self._reasoning_tokens = 0
         self._started = False
-        # The ids that a prediction has in this pass, None for another guess.
-        self._predicted: list[int | None] = []
-        self._accepted = self._rejected = 0  # ids of a prediction
+        self._guesses: list[Guess] = []  # that this pass verifies and that were not reached yet
+        self._accepted = self._rejected = 0  # ids of a prediction, since the last output
         guide = job.grammar.guide(self.rules.marked) if job.grammar else None
         self.guide: Guide | ThinkingBudget | None = guide
         if job.thinking_budget is not None:
@@ -117,15 +119,24 @@ class TokenSequence:
         """The only output of a choice of no tokens."""
         return self._output(Shown(), [], None, self._end(FinishReason.LENGTH))
 
-    def predict(self, ids: list[int | None]) -> None:
-        """Before a pass that verifies ``ids``, and with none after it, for the usage; None: not of a prediction."""
-        self._rejected += sum(id is not None for id in self._predicted)
-        self._predicted = ids
+    def expect(self, guesses: list[Guess]) -> None:
+        """Before a pass that verifies them; for the usage."""
+        self._guesses = guesses
 
     def _count_prediction(self, id: int) -> None:
-        if self._predicted and (guess := self._predicted.pop(0)) is not None:
-            self._accepted += guess == id
-            self._rejected += guess != id
+        """A wrong guess ends the pass, so those behind it are rejected too."""
+        if not self._guesses:
+            return
+        guess, predicted = self._guesses[0]
+        if guess == id:
+            self._accepted += predicted
+            self._guesses = self._guesses[1:]
+        else:
+            self._reject_guesses()
+
+    def _reject_guesses(self) -> None:
+        self._rejected += sum(predicted for _, predicted in self._guesses)
+        self._guesses = []
 
     def score_prompt(self, scores: Sequence[TokenLogprobs]) -> None:
         """``scores`` are of the prompt's ids behind the first, in order; they may come in several parts."""
@@ -208,10 +219,8 @@ class TokenSequence:
 
     def _end(self, reason: FinishReason, stopped: str | None = None) -> Finish:
         self.ended = True
-        self.predict([])
+        self._reject_guesses()
         return Finish(
-            accepted_prediction_tokens=self._accepted,
-            rejected_prediction_tokens=self._rejected,
             reason=reason,
             completion_tokens=len(self.ids),
             reasoning_tokens=self._reasoning_tokens,
@@ -233,8 +242,14 @@ class TokenSequence:
             logprobs=logprobs,
             start=self._start(),
             finish=finish,
+            predicted=self._newly_predicted(),
         )
         return Output(self.job.api, delta)
+
+    def _newly_predicted(self) -> Predicted | None:
+        accepted, rejected = self._accepted, self._rejected
+        self._accepted = self._rejected = 0
+        return Predicted(accepted=accepted, rejected=rejected) if accepted or rejected else None
 
     def _start(self) -> Start | None:
         if self._started:

@@ -41,8 +41,9 @@ class TokenCounter:
         if delta.finish is not None:
             self.completion_tokens += delta.finish.completion_tokens
             self.reasoning_tokens += delta.finish.reasoning_tokens
-            self.accepted_prediction_tokens += delta.finish.accepted_prediction_tokens
-            self.rejected_prediction_tokens += delta.finish.rejected_prediction_tokens
+        if delta.predicted is not None:
+            self.accepted_prediction_tokens += delta.predicted.accepted
+            self.rejected_prediction_tokens += delta.predicted.rejected
 
     @property
     def prompt_tokens(self) -> int:

@@ -64,5 +64,9 @@ def usage(counter: TokenCounter) -> Usage:
         input_tokens=counter.prompt_tokens - counter.cached_tokens,
         output_tokens=counter.completion_tokens,
         cache_read_input_tokens=counter.cached_tokens,
-        output_tokens_details=OutputTokensDetails(thinking_tokens=counter.reasoning_tokens),
+        output_tokens_details=OutputTokensDetails(
+            thinking_tokens=counter.reasoning_tokens,
+            accepted_prediction_tokens=counter.accepted_prediction_tokens,
+            rejected_prediction_tokens=counter.rejected_prediction_tokens,
+        ),
     )

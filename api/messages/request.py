@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from api.generation.constraints import constraint
 from api.generation.grammars import grammar
+from api.generation.guessing import guessing
 from api.generation.refusals import left_out, unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.templates import effort_kwargs
@@ -48,6 +49,7 @@ def message_generation(request: MessagesRequest) -> Generation:
         grammar=constraint(request, _grammar(request), use),
         tool_use=use,
         split_reasoning=True,
+        **guessing(request),
     )
 
 

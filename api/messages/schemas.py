@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Tag
 
 from api.generation.constraint_schemas import Constrained
+from api.generation.guessing import Guessed, is_zero
 from api.generation.schemas import (
     MAX_ITEMS,
     MAX_TOOLS,
@@ -196,7 +197,7 @@ class CountTokensRequest(Request):
     output_config: OutputConfig = OutputConfig()
 
 
-class MessagesRequest(CountTokensRequest, Constrained, Sampled):
+class MessagesRequest(CountTokensRequest, Constrained, Guessed, Sampled):
     BLANK: ClassVar = Constrained.BLANK | Sampled.BLANK
 
     max_tokens: int = Field(ge=1, lt=1 << 31)  # at most what is left of the context
@@ -217,6 +218,8 @@ class CacheCreation(Response):
 
 class OutputTokensDetails(Response):
     thinking_tokens: int = 0
+    accepted_prediction_tokens: int = Field(0, exclude_if=is_zero)
+    rejected_prediction_tokens: int = Field(0, exclude_if=is_zero)
 
 
 class Usage(Response):

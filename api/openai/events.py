@@ -67,7 +67,7 @@ class ChatEvents:
                 out += self._more_than_text(delta)
             elif delta.text:
                 out += self._content[delta.choice], to_json(delta.text), self._plain_tail
-            if delta.start is not None or delta.finish is not None:
+            if (delta.start or delta.finish or delta.predicted) is not None:
                 self._tally.see(delta)
             if delta.finish is not None:
                 out.append(self._finish(delta.choice, delta.finish.reason.value))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from api.generation.constraints import constraint, grammar_of, json_of, regex_of
 from api.generation.grammars import grammar
+from api.generation.guessing import guessing
 from api.generation.refusals import left_out, unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.schemas import MAX_CHOICES
@@ -58,8 +59,7 @@ def chat_generation(request: ChatCompletionRequest) -> Generation:
         tool_use=use,
         split_reasoning=True,
         cache_key=request.prompt_cache_key or "",
-        prediction=request.prediction.text if request.prediction else "",
-        speculate=request.speculation,
+        **guessing(request),
     )
 
 
@@ -119,7 +119,7 @@ def completion_generations(request: CompletionRequest) -> list[Generation]:
             echo=request.echo,
             grammar=constraint(request, _grammar(request.response_format), None),
             cache_key=request.prompt_cache_key or "",
-            speculate=request.speculation,
+            **guessing(request),
         )
         for prompt in prompts
     ]

@@ -164,6 +164,10 @@ def usage(counter: TokenCounter) -> Usage:
         input_tokens=counter.prompt_tokens,
         input_tokens_details=InputTokensDetails(cached_tokens=counter.cached_tokens),
         output_tokens=counter.completion_tokens,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=counter.reasoning_tokens),
+        output_tokens_details=OutputTokensDetails(
+            reasoning_tokens=counter.reasoning_tokens,
+            accepted_prediction_tokens=counter.accepted_prediction_tokens,
+            rejected_prediction_tokens=counter.rejected_prediction_tokens,
+        ),
         total_tokens=counter.prompt_tokens + counter.completion_tokens,
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from api.generation.constraints import constraint
 from api.generation.grammars import grammar
+from api.generation.guessing import guessing
 from api.generation.refusals import unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.templates import effort_kwargs
@@ -32,6 +33,7 @@ def response_generation(request: ResponsesRequest, items: list[InputItem]) -> Ge
         grammar=constraint(request, _grammar(request), use),
         tool_use=use,
         split_reasoning=True,
+        **guessing(request),
         cache_key=request.prompt_cache_key or "",
     )
 

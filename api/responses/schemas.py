@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Tag, TypeAdapter
 
 from api.generation.constraint_schemas import Constrained
+from api.generation.guessing import Guessed, is_zero
 from api.generation.schemas import (
     MAX_ITEMS,
     MAX_TOOLS,
@@ -201,7 +202,7 @@ class Reasoning(Request):
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class ResponsesRequest(Constrained, Sampled):
+class ResponsesRequest(Constrained, Guessed, Sampled):
     BLANK: ClassVar = (
         Constrained.BLANK
         | Sampled.BLANK
@@ -304,6 +305,8 @@ class InputTokensDetails(Response):
 
 class OutputTokensDetails(Response):
     reasoning_tokens: int
+    accepted_prediction_tokens: int = Field(0, exclude_if=is_zero)
+    rejected_prediction_tokens: int = Field(0, exclude_if=is_zero)
 
 
 class Usage(Response):

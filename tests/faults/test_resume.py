@@ -41,6 +41,17 @@ def tiny() -> Iterator[FaultStack]:
             stack.check()
 
 
+@pytest.fixture(scope="module")
+def guessing() -> Iterator[FaultStack]:
+    with tempfile.TemporaryDirectory(prefix="mlx-tiny") as folder:
+        model = make_tiny_llama(Path(folder) / "model")
+        command = json.dumps([sys.executable, "-m", "workers"])
+        settings = {"available_models": f"a={model}", "worker_command": command, "speculation": "on"}
+        with fault_stack(**settings, heartbeat_timeout=5) as stack:
+            yield stack
+            stack.check()
+
+
 def ask(stack: FaultStack, options: dict[str, Any]) -> dict[str, Any]:
     """All that a client learns, whatever the chunks were."""
     body = {"model": "a", "prompt": PROMPT, "max_tokens": 24, "stream": True, **options}
@@ -56,6 +67,9 @@ def take(got: dict[str, Any], chunk: dict[str, Any]) -> None:
     assert "error" not in chunk, chunk
     if usage := chunk.get("usage"):
         got["usage"] = (usage["prompt_tokens"], usage["completion_tokens"])
+        details = usage["completion_tokens_details"]
+        got["accepted"] = details["accepted_prediction_tokens"]
+        got["rejected"] = details["rejected_prediction_tokens"]
     for choice in chunk["choices"]:
         got["text"][choice["index"]] += choice["text"]
         if choice["finish_reason"]:
@@ -86,6 +100,25 @@ def test_a_killed_broker_changes_no_answer(tiny: FaultStack, edge: str) -> None:
     pid = tiny.worker_pid()
     assert broken(tiny, options, f"{edge}:kill9") == whole
     assert tiny.worker_pid() == pid
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_verified_of_a_prediction_stays_counted(guessing: FaultStack) -> None:
+    options: dict[str, Any] = {
+        "temperature": 0,
+        "logit_bias": {"40": 50},
+        "max_tokens": 60,
+        "ignore_eos": True,
+    }
+    text = ask(guessing, options)["text"][0]
+    predicted = {**options, "prediction": {"type": "content", "content": text}}
+    whole = ask(guessing, predicted)
+    assert (whole["text"][0], whole["rejected"]) == (text, 0)
+    cut, rest = 45, 60 - 45
+    answer = broken(guessing, predicted, f"worker.said:{cut}+:kill9")
+    assert answer["text"][0] == text
+    assert rest < answer["accepted"] <= 60  # more than the second attempt can have verified
+    assert answer["rejected"] == 0
 
 
 @pytest.mark.slow

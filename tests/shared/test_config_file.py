@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.config_file import AT_HOME, line_of
 from shared.dotenv import NOT_FROM_A_FOLDER
 from shared.model_table import ModelTable
-from shared.models import ModelSource, Registry, _fits
+from shared.models import ModelSource, Registry, _fits, draft_source
 from shared.settings import PREFIX, Settings, load_settings
 
 Load = Callable[..., Settings]
@@ -319,7 +319,18 @@ def test_code_of_a_folder_is_never_allowed(refused: Callable[[str], str]) -> Non
     assert "models.x.revision: only a model of the hub has revisions" in refused(text)
 
 
-@pytest.mark.parametrize("key", ["chat_template", "python", "allow_code"])
+def test_a_draft_is_a_repository_or_a_folder_seen_from_the_file(
+    load: Load, refused: Callable[[str], str], tmp_path: Path
+) -> None:
+    text = '[models.x]\nsource = "o/x"\ndraft = "./small"\n[models.y]\nsource = "o/y"\ndraft = "o/small"\n'
+    settings = load(text)
+    drafts = [draft_source(name, settings.table(name)) for name in ("x", "y")]
+    assert [draft and draft.location for draft in drafts] == [str(tmp_path / "small"), "o/small"]
+    error = refused('[models.x]\nsource = "o/x"\ndraft = "no name"\n')
+    assert "line 3: models.x.draft: 'no name' is no repository of the hub" in error
+
+
+@pytest.mark.parametrize("key", ["draft", "chat_template", "python", "allow_code"])
 def test_a_file_that_was_merely_found_names_no_file_and_no_program(
     key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

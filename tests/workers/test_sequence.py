@@ -1,12 +1,15 @@
 """The part of a choice that each of its tokens belongs to: thinking, call or content."""
 
+from typing import Any
+
 import pytest
 
+from shared.deltas import Predicted
 from tests.golden.test_calls import family
 from tests.jobs import job
 from workers.output.reasoning import ThinkingDelimiters
 from workers.output.tool_calls import ToolPolicy
-from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
+from workers.sequence import Guess, TokenLogprobs, TokenRules, TokenSequence
 
 PIECES = [
     "",
@@ -119,3 +122,30 @@ def test_a_call_in_the_token_of_a_stop_string_is_no_call() -> None:
     delta = TokenSequence(job(max_tokens=5, tool_policy=policy, stop=["!"]), 0, rules).push(1, None).delta
     assert (delta.text, delta.calls) == ("Yes", [])
     assert delta.finish is not None and delta.finish.stop_sequence == "!"
+
+
+def predicted(pushed: list[int], guesses: list[Guess], **options: Any) -> list[tuple[int, int]]:
+    """Accepted and rejected ids of a prediction, in the output of each token of one pass over ``guesses``."""
+    row = TokenSequence(job(max_tokens=8, **options), 0, RULES)
+    row.expect(guesses)
+    told = [row.push(id, None).delta.predicted for id in pushed]
+    return [(each.accepted, each.rejected) if each else (0, 0) for each in told]
+
+
+def test_ids_of_a_prediction_are_counted_with_the_token_that_accepts_or_rejects_them() -> None:
+    assert predicted([6, 7], [(6, True), (7, True)]) == [(1, 0), (1, 0)]
+    assert predicted([6, 8], [(6, True), (7, True), (7, True)]) == [(1, 0), (0, 2)]
+    assert predicted([6, 7, 8], [(6, False), (7, True), (8, False)]) == [(0, 0), (1, 0), (0, 0)]
+    assert predicted([8], [(6, False), (7, True)]) == [(0, 1)]
+    assert predicted([6, 7], []) == [(0, 0), (0, 0)]
+
+
+def test_what_is_left_of_a_prediction_when_the_answer_ends_is_rejected() -> None:
+    assert predicted([7], [(7, True), (8, True), (6, False)], stop=["Yes"]) == [(1, 1)]
+
+
+def test_held_ids_count_for_no_prediction() -> None:
+    row = TokenSequence(job(max_tokens=8, held=[[6, 7]]), 0, RULES)
+    row.replay()
+    row.expect([(8, True)])
+    assert row.push(8, None).delta.predicted == Predicted(accepted=1)

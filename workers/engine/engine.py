@@ -45,7 +45,8 @@ from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.caller_use import CallerUse
 from workers.engine.scheduling.pass_costs import PassCosts
 from workers.engine.scheduling.plan import Chunk, Limits, Memory, Plan, View
-from workers.engine.speculation.speculator import Speculator, report_of, speculator_for
+from workers.engine.speculation.draft_model import DraftModel
+from workers.engine.speculation.speculator import Speculator, bytes_of, report_of, speculator_for
 from workers.job import Job, KvUse, Output
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
@@ -64,6 +65,7 @@ class BatchEngine:
         findings: EngineFindings | None = None,
         speculator: Speculator | None = None,
         disk: Disk | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
         self._model = model
         findings = findings or EngineFindings(last_logits=shows_last_logits(model, vocabulary_size))
@@ -84,17 +86,15 @@ class BatchEngine:
             min(limits.cache_bytes, limits.kv_bytes), full_attention=self._full_attention
         )
         self._caches = caches_for(cache) if self._batches else Alone()
-        self.budget = Budget(limits.kv_bytes, measure_cost(model), self._caches, limits.chunk)
+        cost = measure_cost(model, draft and draft.model)
+        self.budget = Budget(limits.kv_bytes, cost, self._caches, limits.chunk)
         self._disk = disk or NoDisk()
         self._reuse = PrefixReuse(
             self._prefixes, self._disk, full_attention=self._full_attention, batches=self._batches
         )
         self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
-        able = self._batches and self._full_attention  # else what a wrong guess leaves cannot be taken back
-        chosen = speculator or speculator_for(
-            limits.speculation, findings.invariance, lambda: self._pass_costs.now
-        )
-        self._speculator = chosen if able else None
+        may = limits.speculation, findings.invariance, self._caches.takes_back
+        self._speculator = speculator_for(*may, lambda: self._pass_costs.now, draft, speculator)
         self._waiting = PrefillQueue()
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._limits = Limits(
@@ -167,7 +167,7 @@ class BatchEngine:
     @property
     def _held(self) -> int:
         """Bytes of the decoding sequences, headroom included, of the partly prefilled tasks, and of what is read."""
-        return self._batch.nbytes + self._waiting.bytes + self._disk.nbytes
+        return self._batch.nbytes + bytes_of(self._speculator) + self._waiting.bytes + self._disk.nbytes
 
     @property
     def _phase(self) -> str:

@@ -24,7 +24,18 @@ _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
 _FLOAT32 = 4  # bytes
 
 
-def inspected(source: ModelSource, cache_dir: Path) -> Inspection:
+def inspected(source: ModelSource, cache_dir: Path, draft: ModelSource | None = None) -> Inspection:
+    """``draft``: the model that guesses for this one, whose weights count as well."""
+    found = _inspected(source, cache_dir)
+    if draft is None or found.reason or found.absent:
+        return found
+    other = _inspected(draft, cache_dir)
+    if other.reason:
+        return other.model_copy(update={"reason": f"Its draft: {other.reason}"})
+    return found.model_copy(update={"weights": found.weights + other.weights})
+
+
+def _inspected(source: ModelSource, cache_dir: Path) -> Inspection:
     try:
         folder = _on_this_disk(source, cache_dir)
         if folder is None:

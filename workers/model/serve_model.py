@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_reduce
 
 from shared.model_table import ModelTable
-from shared.models import ModelSource
+from shared.models import ModelSource, draft_source
 from shared.protocol import Capabilities
 from shared.settings import Settings
 from workers.device import has_accelerator
@@ -24,8 +24,11 @@ from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.findings import EngineFindings, find
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
+from workers.engine.speculation.draft_model import DraftModel
+from workers.engine.speculation.speculator import may_speculate
 from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served
+from workers.model.draft import load_draft, wrong_draft
 from workers.model.kept_findings import KeptFindings, kept_findings
 from workers.model.load import LoadedModel, inspect, load, locate
 from workers.model.load_error import Progress, explained
@@ -59,13 +62,14 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
     kept = kept_findings(settings.cache_dir, folder, facts.digest, *conditions, template=table.chat_template)
     loaded = load(folder, facts, progress, trusted=trusted, template=table.chat_template, kept=kept)
     with explained(f"The model (of type {loaded.facts.model_type})"):
-        return serve_model(loaded, settings, table, kept)
+        return serve_model(loaded, settings, table, progress, kept)
 
 
 def serve_model(
     loaded: LoadedModel,
     settings: Settings,
     table: ModelTable | None = None,
+    progress: Progress = lambda phase, done, total: None,
     kept: KeptFindings | None = None,
 ) -> Served[Job]:
     """Builds the engine and what prepares its requests."""
@@ -80,7 +84,15 @@ def serve_model(
     rules = TokenRules(token_bytes(tokenizer), frozenset(tokenizer.eos_token_ids), output_format.special)
     findings = kept.recall("engine", EngineFindings, lambda: find(loaded.model, vocabulary_size))
     disk = _disk(loaded, settings, findings.invariance)
-    engine = _engine(loaded, settings, rules, vocabulary_size, findings, disk)
+    draft = _draft(loaded, settings, table, progress, findings)
+    limits = _limits(loaded, settings, draft)
+    engine = BatchEngine(
+        *(loaded.model, rules, vocabulary_size, limits),
+        findings=findings,
+        disk=disk,
+        draft=_drafting(draft, vocabulary_size, limits.chunk) if draft else None,
+    )
+    _tell(engine, findings, settings)
     bounds = (loaded.context_length, settings.context_length, table.context_length)
     context = _fitting(engine, min(bound for bound in bounds if bound is not None), settings)
     return Served(
@@ -110,28 +122,54 @@ def serve_model(
             json_schema=grammars is not None,
             infill=infill is not None,
             speculation=engine.speculates,
-            bytes=weight_bytes(loaded),
+            bytes=weight_bytes(loaded) + (weight_bytes(draft) if draft else 0),
             sampling=own,
         ),
     )
 
 
-def _engine(
-    loaded: LoadedModel,
-    settings: Settings,
-    rules: TokenRules,
-    vocabulary_size: int,
-    findings: EngineFindings,
-    disk: DiskTier | None,
-) -> BatchEngine:
+def _tell(engine: BatchEngine, findings: EngineFindings, settings: Settings) -> None:
     if findings.alone and settings.max_batch_rows > 1:
         log.warning("this model's requests are answered one after another: %s", findings.alone)
-    limits = _limits(loaded, settings)
-    engine = BatchEngine(loaded.model, rules, vocabulary_size, limits, findings=findings, disk=disk)
     log.info(
         "at most %d sequences in a batch; batch invariance: %s", engine.most_sequences, findings.invariance
     )
-    return engine
+
+
+def _draft(
+    loaded: LoadedModel,
+    settings: Settings,
+    table: ModelTable,
+    progress: Progress,
+    findings: EngineFindings,
+) -> LoadedModel | None:
+    """The draft model that the table names. Raises LoadError."""
+    if (source := draft_source("", table)) is None:
+        return None
+    batches = settings.max_batch_rows > 1 and not findings.alone
+    takes_back = batches and is_full_attention(new_cache(loaded.model))
+    if not may_speculate(settings.speculation, findings.invariance, takes_back):
+        log.warning("its draft is not loaded, because nothing is guessed here; see MLX_SERVER_SPECULATION")
+        return None
+    draft = load_draft(source, loaded, settings, progress)
+    if not is_full_attention(new_cache(draft.model)):
+        why = "its layers keep a window or a state, from which a wrong guess cannot be taken back."
+        raise wrong_draft(source, why)
+    log.info("%s guesses for it", source.location or source.id)
+    return draft
+
+
+def _drafting(draft: LoadedModel, vocabulary_size: int, chunk: int) -> DraftModel:
+    if not has_accelerator():
+        install(draft.model)
+    width = vocabulary_size_of(draft)
+    return DraftModel(
+        draft.model,
+        vocabulary=vocabulary_size,
+        readable=readable_ids(draft.model, width),
+        context=draft.context_length,
+        chunk=chunk,
+    )
 
 
 def _disk(loaded: LoadedModel, settings: Settings, invariance: Invariance) -> DiskTier | None:
@@ -167,9 +205,9 @@ def _digest(weights: str, defaults: Mapping[str, float]) -> str:
     return hashlib.sha256(f"{weights} {json.dumps(defaults, sort_keys=True)}".encode()).hexdigest()
 
 
-def _limits(loaded: LoadedModel, settings: Settings) -> EngineLimits:
+def _limits(loaded: LoadedModel, settings: Settings, draft: LoadedModel | None = None) -> EngineLimits:
     """The KV cache gets what the weights leave of the memory budget."""
-    budget = int(settings.max_cache_size_gb * GB)
+    budget = int(settings.max_cache_size_gb * GB) - (weight_bytes(draft) if draft else 0)
     return EngineLimits(
         rows=settings.max_batch_rows,
         chunk=settings.prefill_chunk or (GPU_CHUNK if has_accelerator() else CPU_CHUNK),

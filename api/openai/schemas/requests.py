@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
 from api.generation.constraint_schemas import Constrained, Text
+from api.generation.guessing import Guessed
 from api.generation.schemas import (
     MAX_CHOICES,
     MAX_ITEMS,
@@ -22,7 +23,7 @@ from api.generation.schemas import (
     TopLogprobs,
     whole_numbers,
 )
-from api.openai.schemas.messages import ChatMessage, TextPart
+from api.openai.schemas.messages import ChatMessage
 from api.openai.schemas.tools import FunctionChoice, FunctionDefinition, Tool, ToolChoice
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -69,7 +70,7 @@ class StreamOptions(Request):
 _MAX_TOKENS = AliasChoices("max_tokens", "n_predict", "max_new_tokens")
 
 
-class _GenerationRequest(Constrained, Sampled):
+class _GenerationRequest(Constrained, Guessed, Sampled):
     """The fields that chat and completions share."""
 
     BLANK: ClassVar = Constrained.BLANK | Sampled.BLANK | {"response_format"}
@@ -82,7 +83,6 @@ class _GenerationRequest(Constrained, Sampled):
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     response_format: ResponseFormat | None = None
     prompt_cache_key: str | None = None
-    speculation: bool = True
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -104,17 +104,6 @@ class ThinkingSwitch(Request):
     type: Literal["enabled", "adaptive", "auto", "disabled"]
 
 
-class Prediction(Request):
-    """What most of the answer is expected to be."""
-
-    type: Literal["content"]
-    content: str | list[TextPart] = ""
-
-    @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
 class ChatCompletionRequest(_GenerationRequest):
     BLANK: ClassVar = _GenerationRequest.BLANK | {"reasoning_effort", "tool_choice", "function_call"}
     ENDLESS: ClassVar = _GenerationRequest.ENDLESS | {"max_completion_tokens"}
@@ -132,7 +121,6 @@ class ChatCompletionRequest(_GenerationRequest):
     chat_template_kwargs: dict[str, Any] = {}
     enable_thinking: bool | None = None
     thinking: ThinkingSwitch | None = None
-    prediction: Prediction | None = None
 
     @field_validator("top_logprobs")
     @classmethod

@@ -7,10 +7,12 @@ import anthropic
 import httpx
 import pytest
 
-from api.generation.usage import Identity
+from api.generation.usage import Identity, TokenCounter
+from api.messages.answer import usage
 from api.messages.events import MessageEvents
 from api.messages.request import message_generation
 from api.messages.schemas import MessagesRequest
+from shared.deltas import Predicted
 from shared.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from shared.protocol import ChatPrompt, Delta, FinishReason, Generation, Grammar, Refused, Submit, ToolUse
 from tests.api.conftest import Stack
@@ -154,6 +156,20 @@ def test_an_anthropic_tool_choice_without_its_tool_is_refused(choice: Any) -> No
 )
 def test_anthropic_thinking_sets_the_variables_of_the_template(fields: Any, kwargs: dict[str, Any]) -> None:
     assert prompt(**fields).template_kwargs == kwargs
+
+
+def test_an_anthropic_message_may_have_a_prediction_and_may_want_no_guesses() -> None:
+    asked = translated(prediction={"type": "content", "content": "def f()"}, speculation=False)
+    assert (asked.prediction, asked.speculate) == ("def f()", False)
+    assert (translated().prediction, translated().speculate) == ("", True)
+
+
+def test_the_usage_of_an_anthropic_message_counts_a_prediction_where_it_had_one() -> None:
+    counter = TokenCounter(1)
+    assert usage(counter).model_dump(mode="json")["output_tokens_details"] == {"thinking_tokens": 0}
+    counter.see(Delta(request_id="r", attempt=1, index=0, predicted=Predicted(accepted=4, rejected=2)))
+    details = usage(counter).model_dump(mode="json")["output_tokens_details"]
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (4, 2)
 
 
 def test_an_anthropic_output_format_becomes_a_grammar() -> None:

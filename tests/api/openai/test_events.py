@@ -10,6 +10,7 @@ from api.generation.usage import Identity
 from api.openai.events import ChatEvents, CompletionEvents
 from api.openai.logprobs import chat_logprobs
 from api.openai.schemas import ChatCompletionChunk, CompletionResponse
+from shared.deltas import Predicted
 from shared.protocol import Alternative, CallPiece, Delta, Finish, FinishReason, Start, TokenLogprob
 from tests import client
 from tests.api.fake_broker import logprob
@@ -186,10 +187,12 @@ def test_usage_counts_the_tokens_of_thinking() -> None:
         reason=FinishReason.STOP,
         completion_tokens=3,
         reasoning_tokens=2,
-        accepted_prediction_tokens=4,
-        rejected_prediction_tokens=5,
     )
-    deltas = [delta(reasoning="hm"), delta(text="Hi", finish=finish)]
+    told = [Predicted(accepted=3), Predicted(accepted=1, rejected=5)]
+    deltas = [
+        delta(reasoning="hm", predicted=told[0]),
+        delta(text="Hi", finish=finish, predicted=told[1]),
+    ]
     details = chat(deltas, usage=True)[-1]["usage"]["completion_tokens_details"]
     assert details["reasoning_tokens"] == 2
     assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (4, 5)

@@ -87,7 +87,8 @@ def test_a_prediction_and_the_wish_for_none_of_the_guesses_reach_the_generation(
     parts = {"type": "content", "content": [{"type": "text", "text": t} for t in ("def f()", ": pass")]}
     assert [chat(prediction=each).prediction for each in (text, parts)] == ["def f(): pass"] * 2
     assert (chat().prediction, chat().speculate, chat(speculation=False).speculate) == ("", True, False)
-    assert [one.speculate for one in completions(prompt=["a", "b"], speculation=False)] == [False, False]
+    both = completions(prompt=["a", "b"], speculation=False, prediction=text)
+    assert [(one.speculate, one.prediction) for one in both] == [(False, "def f(): pass")] * 2
 
 
 def test_top_logprobs_becomes_the_number_of_alternatives() -> None:

@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 
+from api.generation.usage import TokenCounter
+from api.responses.answer import usage
 from api.responses.request import response_generation
 from api.responses.schemas import INPUT_ITEMS, ResponsesRequest
+from shared.deltas import Predicted
 from shared.errors import InvalidRequest
-from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
+from shared.protocol import ChatPrompt, Delta, Generation, Grammar, ToolUse
 
 TOOL: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 
@@ -40,6 +43,22 @@ CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments":
 )
 def test_a_message_item_is_read_in_every_form(item: dict[str, Any]) -> None:
     assert told(item) == [{"role": "user", "content": "Hi"}]
+
+
+def test_a_response_may_have_a_prediction_and_may_want_no_guesses() -> None:
+    asked = translated(prediction={"type": "content", "content": "def f()"}, speculation=False)
+    assert (asked.prediction, asked.speculate) == ("def f()", False)
+    assert (translated().prediction, translated().speculate) == ("", True)
+
+
+def test_the_usage_of_a_response_counts_a_prediction_where_it_had_one() -> None:
+    counter = TokenCounter(1)
+    plain = usage(counter).model_dump(mode="json")["output_tokens_details"]
+    assert plain == {"reasoning_tokens": 0}
+    for predicted in (Predicted(accepted=3), Predicted(accepted=1, rejected=2)):
+        counter.see(Delta(request_id="r", attempt=1, index=0, predicted=predicted))
+    details = usage(counter).model_dump(mode="json")["output_tokens_details"]
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (4, 2)
 
 
 def test_instructions_become_the_first_system_message_and_developer_becomes_system() -> None:

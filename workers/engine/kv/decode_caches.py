@@ -14,6 +14,7 @@ from workers.engine.kv.mlx_caches import (
     extend,
     extract,
     has_slots,
+    is_full_attention,
     keeps_all_tokens,
     nbytes,
     take_rows,
@@ -30,6 +31,7 @@ class DecodeCaches(Protocol):
 
     compact: bool
     joins_alone: bool  # whether a prompt that was prefilled by itself joins from its own cache
+    takes_back: bool  # whether the last tokens of a sequence can be dropped
 
     @property
     def layers(self) -> Cache:
@@ -67,11 +69,11 @@ class DecodeCaches(Protocol):
         ...
 
     def room(self, row: int) -> int:
-        """Tokens that a pass may add to a sequence; more than one only where ``take_back`` is possible."""
+        """Tokens that a pass may add to a sequence in buffers as they are, if these caches take tokens back."""
         ...
 
     def take_back(self, tokens: Sequence[int]) -> None:
-        """Drops the last tokens of each sequence, so many of each."""
+        """Drops the last tokens of each sequence, so many of each; only where ``takes_back``."""
         ...
 
     def cache_of(self, row: int, start: int = 0) -> Cache:
@@ -82,7 +84,7 @@ class DecodeCaches(Protocol):
 class _Unreserved:
     """Caches without headroom, whose layers count their own tokens."""
 
-    compact = False
+    compact = takes_back = False
 
     def __init__(self) -> None:
         self.layers: Cache = []
@@ -160,4 +162,6 @@ class Alone(_Unreserved):
 
 def caches_for(cache: Cache) -> DecodeCaches:
     """The caches of a decode batch, for a model with a ``cache`` like this."""
-    return Slots(by_length=keeps_all_tokens(cache)) if has_slots(cache) else Merged()
+    if not has_slots(cache):
+        return Merged()
+    return Slots(by_length=keeps_all_tokens(cache), takes_back=is_full_attention(cache))

@@ -11,20 +11,25 @@ from workers.engine.kv.key_blocks import BLOCK
 from workers.engine.kv.mlx_caches import Cache, feed_one, new_cache
 
 
-def measure_cost(model: Any) -> Cost:
+def measure_cost(model: Any, draft: Any = None) -> Cost:
+    """``draft``: a model that reads each sequence as well."""
+    return Cost((*_layers(model), *(_layers(draft) if draft is not None else ())))
+
+
+def _layers(model: Any) -> tuple[LayerCost, ...]:
     """Measures the caches after one token; caches of unknown classes also after more tokens."""
     cache: Cache = new_cache(model)
     feed_one(model, cache, [0])
     parts = [part for layer in cache for part in _parts(layer)]
     known = [_known_cost(part) for part in parts]
     if None not in known:
-        return Cost(tuple(each for each in known if each))
+        return tuple(each for each in known if each)
     sizes = [[part.nbytes for part in parts]]
     for _ in range(2):  # a window of at most GROWTH tokens is full after the first pass
         feed_one(model, cache, [0] * GROWTH)
         sizes.append([part.nbytes for layer in cache for part in _parts(layer)])
     measured = map(_measured_cost, *sizes)
-    return Cost(tuple(each or other for each, other in zip(known, measured, strict=True)))
+    return tuple(each or other for each, other in zip(known, measured, strict=True))
 
 
 def _parts(layer: Any) -> Iterator[Any]:

@@ -94,7 +94,8 @@ class Slab:
 
     def _groups_within(self, window: int | None) -> list[LengthGroup]:
         if window not in self._groups:
-            self._groups[window] = length_groups_of([_kept(length, window) for length in self.lengths])
+            kept = [_kept(length, window) for length in self.lengths]
+            self._groups[window] = length_groups_of(kept, self._counts)
         return self._groups[window]
 
     def state(self, layer: int) -> list[mx.array]:

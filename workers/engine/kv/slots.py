@@ -36,11 +36,15 @@ class Slots:
 
     ``in_blocks``: keys are stored in blocks, for a CPU (see ``key_blocks``). An accelerator uses one slab, because its
     attention is one operation for all sequences. So does a model in which no layer keeps all tokens (``by_length``).
+    ``takes_back``: no layer has a ring or a state, in which a token leaves what cannot be undone.
     """
 
     joins_alone = True
 
-    def __init__(self, *, in_blocks: bool | None = None, by_length: bool = True) -> None:
+    def __init__(
+        self, *, in_blocks: bool | None = None, by_length: bool = True, takes_back: bool = True
+    ) -> None:
+        self.takes_back = takes_back
         self._in_blocks = not has_accelerator() if in_blocks is None else in_blocks
         self._most = SLABS if self._in_blocks and by_length else 1
         self.compact = False
@@ -151,9 +155,7 @@ class Slots:
             slab.begin(self._counts[first : first + len(slab)])
 
     def room(self, row: int) -> int:
-        """Tokens that a pass may add to a sequence in buffers as they are; rings and states take back none."""
-        if self._states or any(window is not None for window in self._windows):
-            return 1
+        """Tokens that a pass may add to a sequence in buffers as they are."""
         first, slab = self._slab_of(row)
         return slab.tokens - slab.lengths[row - first]
 

@@ -1,7 +1,8 @@
 """Guesses the next tokens of a sequence without a model. Pure.
 
 A guess comes from what the grammar leaves no choice in, from the text that the request predicts, or from an earlier
-place of prompt and answer that reads like the end of the answer. A wrong guess costs time and changes no token.
+place of prompt and answer that reads like the end of the answer. A draft model (``draft_model``) may say what follows
+where these say nothing. A wrong guess costs time and changes no token.
 """
 
 from collections.abc import Sequence
@@ -9,28 +10,49 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workers.engine.speculation.corpus import LOOK_BACK, Corpus
+from workers.sequence import Guess
 
-Source = Literal["grammar", "prediction", "copy", "echo"]  # an echo has few ids before it in common
-SOURCES: tuple[Source, ...] = ("grammar", "prediction", "copy", "echo")
+# An echo has few ids before it in common; a model guesses where these have nothing, or are wrong more often.
+Source = Literal["grammar", "prediction", "copy", "echo", "model"]
+SOURCES: tuple[Source, ...] = ("grammar", "prediction", "copy", "echo", "model")
 LONG = 8  # ids in common that make a copy
 INDEXED = 16_384  # last ids of a prompt that are looked up
 
 
 @dataclass(frozen=True)
 class Draft:
-    """``sources`` has the source of each of ``ids``."""
+    """``sources`` has the source of each of ``ids``, and of those that a model has still to guess."""
 
     ids: list[int]
     sources: list[Source]
+
+    @property
+    def unknown(self) -> int:
+        """How many ids a model has still to guess."""
+        return len(self.sources) - len(self.ids)
+
+    @property
+    def forced(self) -> "Draft":
+        """What the grammar leaves no choice in."""
+        return self.first(self.sources.count("grammar"))
+
+    def then(self, number: int) -> "Draft":
+        """With so many that a model has to guess."""
+        more: list[Source] = ["model"] * number
+        return Draft(self.ids, self.sources + more)
+
+    def known_as(self, ids: Sequence[int]) -> "Draft":
+        """With what a model guessed, which may be less than it was asked for."""
+        known = [*self.ids, *ids]
+        return Draft(known, self.sources[: len(known)])
 
     def first(self, number: int) -> "Draft":
         return Draft(self.ids[:number], self.sources[:number])
 
     @property
-    def predicted(self) -> list[int | None]:
-        """The ids that the request predicted, None for others."""
+    def guesses(self) -> list[Guess]:
         pairs = zip(self.ids, self.sources, strict=True)
-        return [id if source == "prediction" else None for id, source in pairs]
+        return [(id, source == "prediction") for id, source in pairs]
 
 
 class Drafter:

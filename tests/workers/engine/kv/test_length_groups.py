@@ -24,6 +24,14 @@ def test_an_empty_batch_has_no_length_groups() -> None:
     assert length_groups_of([]) == []
 
 
+def test_a_sequence_with_many_queries_is_a_group_of_its_own() -> None:
+    """Else each of its neighbours would be computed as often."""
+    groups = length_groups_of([1000, 1000, 1000, 1000], [1, 16, 1, 1])
+    assert [(group.rows.start, group.rows.stop) for group in groups] == [(0, 1), (1, 2), (2, 4)]
+    assert len(length_groups_of([1000, 1000], [3, 3])) == 1
+    assert len(length_groups_of([40, 40], [4, 1])) == 1  # for less than a group costs
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_other_length_groups_in_batch_order_cost_less(seed: int) -> None:
     rng = random.Random(seed)

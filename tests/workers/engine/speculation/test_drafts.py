@@ -48,7 +48,7 @@ def test_text_that_repeats_itself_is_guessed_beyond_its_end() -> None:
 def test_a_prediction_is_guessed_from_its_beginning_and_found_again_behind_a_change() -> None:
     drafter = Drafter([700, 701], prediction=list(range(20, 40)))
     assert drafter.draft([], 3).ids == [20, 21, 22]
-    assert drafter.draft([20, 21], 2).predicted == [22, 23]
+    assert drafter.draft([20, 21], 2).guesses == [(22, True), (23, True)]
     assert drafter.draft([20, 21, 99], 3).ids == []
     assert drafter.draft([20, 21, 99, 30, 31, 32], 20).ids == list(range(33, 40))
 
@@ -58,7 +58,7 @@ def test_what_the_grammar_forces_comes_first_and_the_prediction_goes_on_behind_i
     draft = drafter.draft([], 3, forced=[20, 21])
     assert (draft.ids, draft.sources) == ([20, 21, 22], ["grammar", "grammar", "prediction"])
     assert drafter.draft([], 3, forced=[55, 56]).ids == [55, 56]
-    assert draft.first(1).predicted == [None]
+    assert draft.first(1).guesses == [(20, False)]
 
 
 @given(few, few, few, few, st.integers(0, 9))

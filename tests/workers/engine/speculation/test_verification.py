@@ -155,16 +155,16 @@ def test_a_text_that_repeats_itself_is_guessed_right_and_takes_fewer_passes(engi
     assert int(engine.report["verify_passes"]) < 30
 
 
-def test_the_finish_tells_how_many_tokens_of_the_prediction_were_right(engine_with: MakeEngine) -> None:
+def test_deltas_tell_how_many_tokens_of_the_prediction_were_right(engine_with: MakeEngine) -> None:
     def one(prediction: list[int]) -> Job:
         return job(
             "a", PROMPTS[1], max_tokens=20, ignore_eos=True, temperature=1.0, seed=4, prediction=prediction
         )
 
     def counted(prediction: list[int]) -> tuple[int, int]:
-        [*_, last] = play(engine_with(Speculator(lambda: WidthCosts(1.0, 0.01))), [one(prediction)])["a", 0]
-        assert last.finish
-        return last.finish.accepted_prediction_tokens, last.finish.rejected_prediction_tokens
+        deltas = play(engine_with(Speculator(lambda: WidthCosts(1.0, 0.01))), [one(prediction)])["a", 0]
+        told = [delta.predicted for delta in deltas if delta.predicted]
+        return sum(each.accepted for each in told), sum(each.rejected for each in told)
 
     said = ids(play(engine_with(None, speculation="off"), [one([])])["a", 0])
     accepted, rejected = counted(said)
