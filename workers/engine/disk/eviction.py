@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.engine.disk.chain import SUFFIX
 from workers.engine.disk.folder import CURRENT, OTHERS, TEMPORARY
 
 LOCK = "owner.lock"
@@ -89,7 +88,7 @@ class Eviction:
                 if name.endswith(TEMPORARY):
                     _remove_if_dead(path)
                     continue
-                start = name.removesuffix(SUFFIX).rpartition("-")[2]
+                start = path.stem.rpartition("-")[2]
                 with suppress(OSError):
                     found = path.stat()
                     yield _File(found.st_mtime_ns, int(start) if start.isdigit() else 0, found.st_size, path)
