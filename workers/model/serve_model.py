@@ -9,6 +9,7 @@ from typing import Any, Literal
 import mlx.core as mx
 from mlx.utils import tree_reduce
 
+from shared.kept_prompts import prompts_in
 from shared.model_table import ModelTable
 from shared.models import ModelSource
 from shared.protocol import Capabilities
@@ -119,7 +120,7 @@ def _engine(
 def _disk(loaded: LoadedModel, settings: Settings) -> DiskTier | None:
     """After the model computes as it will: the bits of its keys depend on that."""
     limit = None if settings.prompt_disk_gb is None else int(settings.prompt_disk_gb * GB)
-    root = (settings.prompt_disk_dir or settings.cache_dir) / "prompts"
+    root = prompts_in(settings.prompt_disk_dir or settings.cache_dir)
     origin = f"{loaded.facts.digest} {invariance_of(loaded.model)} {settings.blas}"
     return open_tier(root, limit, loaded.model, origin)
 

@@ -80,11 +80,6 @@ def beginning(secret: bytes, namespace: str) -> bytes:
     return hmac.digest(secret, b"chain\0" + namespace.encode(), "sha256")
 
 
-def folder_of(secret: bytes, namespace: str) -> str:
-    """The name of a namespace's folder."""
-    return hmac.digest(secret, b"folder\0" + namespace.encode(), "sha256")[:NAME].hex()
-
-
 def follow(parent: bytes, ids: Ids) -> bytes:
     return hashlib.sha256(parent + ids.astype("<i4").tobytes()).digest()
 

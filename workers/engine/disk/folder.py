@@ -1,4 +1,4 @@
-"""One model's blocks in a folder: found, written, read, and deleted by namespace.
+"""One model's blocks in a folder: found, written and read.
 
 Rule 1: a file is written under a temporary name, synced, and renamed; what has its final name is never written to.
 Rule 2: a file that cannot be used is unlinked and counted, and is a miss.
@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from shared.failpoints import failpoint
 from shared.files import make_private
+from shared.kept_prompts import SECRET, folder_of
 from workers.engine.disk.block import (
     HEADER_MOST,
     VERSION,
@@ -41,7 +41,6 @@ from workers.engine.disk.chain import (
     Link,
     Mark,
     beginning,
-    folder_of,
     links,
     shown,
 )
@@ -49,7 +48,7 @@ from workers.token_ids import Ids, common_prefix
 
 log = logging.getLogger(__name__)
 
-SECRET, CURRENT, TEMPORARY = "secret", f"blocks-v{VERSION}", ".tmp"
+CURRENT, TEMPORARY = f"blocks-v{VERSION}", ".tmp"
 OTHERS = r"blocks-v\d+"  # folders of any version
 Content = npt.NDArray[Any]  # words of a block, bytes of a checkpoint
 _VECTORS = 512  # buffers of one read; the system takes at least 1,024
@@ -102,15 +101,6 @@ def open_root(root: Path) -> bytes:
     finally:
         fresh.unlink(missing_ok=True)
     return file.read_bytes()
-
-
-def delete_namespace(root: Path, namespace: str) -> int:
-    """Deletes what is there of a namespace, of every model, and gives the number of deleted folders."""
-    name = folder_of(open_root(root), namespace)
-    folders = list((root / CURRENT).glob(f"*/{name}"))
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    return len(folders)
 
 
 class BlockFolder:
