@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.failpoints import failpoint
 from workers.engine.disk.folder import CURRENT, OTHERS, TEMPORARY
 
 LOCK = "owner.lock"
@@ -79,6 +80,7 @@ class Eviction:
     def _remove_foreign(self) -> None:
         for path in list(self._root.iterdir()):
             if re.fullmatch(OTHERS, path.name) and path.name != CURRENT:
+                failpoint("disk.clean")
                 shutil.rmtree(path, ignore_errors=True)
 
     def _files(self) -> Iterator[_File]:

@@ -11,7 +11,7 @@ import mlx.core as mx
 from shared.files import NotPrivate
 from workers.engine.disk.block import Layout
 from workers.engine.disk.checkpoint import can_be_written, full_parts
-from workers.engine.disk.eviction import Eviction
+from workers.engine.disk.eviction import FLOOR, Eviction
 from workers.engine.disk.folder import BlockFolder
 from workers.engine.disk.tier import DiskTier
 from workers.engine.disk.writer import Writer
@@ -21,8 +21,11 @@ from workers.engine.kv.mlx_caches import feed_one, is_full_attention, new_cache
 log = logging.getLogger(__name__)
 
 
-def open_tier(root: Path, limit: int | None, model: Any, origin: str) -> DiskTier | None:
-    """``limit``: see ``Eviction``; 0 is for none. ``origin``: what makes a key's bits, besides MLX and machine."""
+def open_tier(root: Path, limit: int | None, model: Any, origin: str, floor: int = FLOOR) -> DiskTier | None:
+    """``limit``, ``floor``: see ``Eviction``; a limit of 0 is for none.
+
+    ``origin``: what makes a key's bits, besides MLX and machine.
+    """
     if limit == 0:
         return None
     cache = new_cache(model)
@@ -46,6 +49,6 @@ def open_tier(root: Path, limit: int | None, model: Any, origin: str) -> DiskTie
     except (OSError, NotPrivate) as error:
         log.warning("prompts are not kept on disk: %s", error)
         return None
-    eviction = Eviction(root, limit)
+    eviction = Eviction(root, limit, floor)
     dtypes = [array.dtype for array in arrays]
     return DiskTier(folder, lambda lost: Writer(folder, eviction, lost), dtypes, flat(cache)[1])

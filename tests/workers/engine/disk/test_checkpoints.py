@@ -16,6 +16,7 @@ from tests.jobs import job
 from tests.tiny_model import make_tiny_model
 from tests.workers.engines import cached_tokens, ids, play
 from workers.engine.disk.checkpoint import can_be_written
+from workers.engine.disk.eviction import FLOOR
 from workers.engine.disk.folder import Found
 from workers.engine.disk.opening import open_tier
 from workers.engine.disk.tier import DiskTier
@@ -44,8 +45,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "prompts"
 
 
-def engine_on(loaded: LoadedModel, root: Path) -> tuple[BatchEngine, DiskTier]:
-    tier = open_tier(root, 100 * MB, loaded.model, "tiny")
+def engine_on(loaded: LoadedModel, root: Path, floor: int = FLOOR) -> tuple[BatchEngine, DiskTier]:
+    tier = open_tier(root, 100 * MB, loaded.model, "tiny", floor)
     assert tier
     rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
     size = vocabulary_size_of(loaded)
