@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli.groups import config, keys, service
+from cli.groups import config, keys, prompts, service
 from cli.launch.programs import PROGRAMS
 from cli.options import (
     AllowAnyone,
@@ -369,6 +369,7 @@ def launch(
 app.add_typer(config, name="config")
 app.add_typer(service, name="service")
 app.add_typer(keys, name="keys")
+app.add_typer(prompts, name="prompts")
 
 
 def _order(

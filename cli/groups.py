@@ -1,4 +1,4 @@
-"""The options of the groups ``config``, ``service`` and ``keys``. Each command is imported when it is called."""
+"""The options of the groups ``config``, ``service``, ``prompts`` and ``keys``; commands are imported when called."""
 
 from pathlib import Path
 from typing import Annotated
@@ -113,6 +113,25 @@ def service_uninstall(user: Personal = False, run_as: RunAs = None, dry_run: Dry
     from cli.service.manage import uninstall
 
     raise typer.Exit(uninstall(user, run_as, dry_run=dry_run))
+
+
+prompts = typer.Typer(no_args_is_help=True, help="Forget the prompts that outlive their workers.")
+
+
+@prompts.command("delete")
+def prompts_delete(
+    key: Annotated[
+        str | None, typer.Option(help="Those of the key of this name.", show_default=False)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Those of all keys, and of clients without one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete prompts on disk, and load the models in memory anew so that they forget them too."""
+    from cli.prompts import delete
+
+    raise typer.Exit(delete(key, everything=everything, as_json=as_json))
 
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys that clients must show.")

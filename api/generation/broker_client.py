@@ -21,8 +21,7 @@ from pydantic import BaseModel
 from api.generation.end_user import current_end_user
 from api.generation.received import MAX_REPAIRS, Gap, Received
 from api.generation.replies import Replies
-from api.http.caller import ANONYMOUS
-from api.http.keys import current_key
+from api.http.keys import current_key, prompt_namespace
 from api.http.side_thread import in_side_thread
 from api.metrics.counters import Counters
 from shared import wire
@@ -127,8 +126,8 @@ class BrokerClient:
         """
         model = self._registry.resolve(model) or model
         await self._broker_seen()
-        namespace = ANONYMOUS if self._settings.prompt_cache_shared else caller
         key = current_key.get()
+        namespace = prompt_namespace(key, caller, shared=self._settings.prompt_cache_shared)
         # With a key of ours the group is the HTTP request, which the key's limits count.
         group = (current_end_user.get() if key is None else "") or secrets.token_hex(8)
         requests = [

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from api.http.allowed_hosts import ADMIN, METRICS, is_admin
-from api.http.caller import Headers, key_in
+from api.http.caller import ANONYMOUS, Headers, key_in
 from api.http.errors import RequestError
 from shared.api_keys import ApiKey
 from shared.errors import ServingError
@@ -57,6 +57,13 @@ class Keys:
             area = METRICS if path == METRICS else ADMIN
             raise RequestError(403, f"{area} needs a key that may administrate.", code="admin_key_required")
         return found
+
+
+def prompt_namespace(key: ApiKey | None, caller: str, *, shared: bool) -> str:
+    """Of a key of ours the digest that stands in the file of keys, so that its prompts can be deleted by its name."""
+    if shared:
+        return ANONYMOUS
+    return key.digest if key else caller
 
 
 def _is_token(key: str, file: Path) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from shared.models import EMBEDDED_MODEL
+from tests.cli.command import COMMAND
 from tests.e2e.stack import Stack
 
 pytestmark = [
@@ -128,3 +130,23 @@ def test_a_stream_whose_worker_is_killed_goes_on_without_reading_its_prompt_agai
         assert engine["tokens_read"] <= 300
         again = stack.http.post("/v1/chat/completions", json={**body, "stream": False}, timeout=600).json()
         assert again["choices"][0]["message"]["content"] == said
+
+
+def test_deleted_prompts_are_gone_from_disk_and_from_the_memory_of_a_running_worker(tmp_path: Path) -> None:
+    question = chat(400, "What did the river carry?")
+    with life(tmp_path) as stack:
+        ask(stack, question, 1)
+        assert ask(stack, question, 1)[1] > 300
+        done = subprocess.run(
+            [*COMMAND, "prompts", "delete", "--all", "--json"],
+            env=stack.environment,
+            cwd=stack.folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        said = json.loads(done.stdout)
+        assert (said["deleted_bytes"] > 0, said["reloaded"]) == (True, [EMBEDDED_MODEL])
+        assert not list(tmp_path.rglob("*.kv"))
+        assert ask(stack, question, 1)[1] < 100

@@ -60,6 +60,8 @@ class PrefixReuse:
 
     def advanced(self, task: PrefillTask, tokens: int) -> None:
         """Offers a long prompt to the disk now and then, so that a killed worker's is not prefilled from its start."""
+        if not self._full_attention:
+            return  # see ``wants_checkpoint``
         if task.cache is not None and task.done // STRIDE > (task.done - tokens) // STRIDE:
             cut = partial(self._cut_out, task.cache, TokenSpan(0, 0, task.done))
             self._disk.offer(task.namespace, task.ids[: task.done // BLOCK * BLOCK], cut)

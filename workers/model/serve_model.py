@@ -9,6 +9,7 @@ from typing import Any, Literal
 import mlx.core as mx
 from mlx.utils import tree_reduce
 
+from shared.kept_prompts import prompts_in
 from shared.model_table import ModelTable
 from shared.models import ModelSource, draft_source
 from shared.protocol import Capabilities
@@ -175,7 +176,7 @@ def _drafting(draft: LoadedModel, vocabulary_size: int, chunk: int) -> DraftMode
 def _disk(loaded: LoadedModel, settings: Settings, invariance: Invariance) -> DiskTier | None:
     """``invariance``: the bits of the keys depend on how the model computes."""
     limit = None if settings.prompt_disk_gb is None else int(settings.prompt_disk_gb * GB)
-    root = (settings.prompt_disk_dir or settings.cache_dir) / "prompts"
+    root = prompts_in(settings.prompt_disk_dir or settings.cache_dir)
     origin = f"{loaded.facts.digest} {invariance} {settings.blas}"
     return open_tier(root, limit, loaded.model, origin)
 

@@ -1,10 +1,12 @@
 """The cache namespace that reaches the broker, by the request's API key."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared import wire
+from shared.api_keys import KeyFile
 from shared.protocol import Submit
 from tests.api.conftest import Stack, run_stack
 
@@ -59,3 +61,10 @@ def test_the_api_key_itself_is_sent_to_no_other_process(stack: Stack) -> None:
 def test_an_operator_may_let_all_api_keys_share_the_prefix_cache() -> None:
     with run_stack(prompt_cache_shared=True) as stack:
         assert namespace(stack, {"authorization": f"Bearer {KEY}"}) == ""
+
+
+def test_a_key_of_the_file_has_the_namespace_by_which_its_prompts_can_be_deleted(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    key = file.add("anna")
+    with run_stack(keys_file=tmp_path / "keys.json") as stack:
+        assert namespace(stack, {"authorization": f"Bearer {key}"}) == file.read()[0].digest

@@ -1,24 +1,26 @@
-"""The bytes of a block's file: a header with its ids, then keys and values of every layer. Pure.
+"""The bytes of a block's file: a header with its ids, then keys and values of every full layer. Pure.
 
 Header: magic, length and crc32 of what follows; layout, parent and own digest, position, ids, and a checksum of the
-payload. Payload: for each layer keys, then values, each (heads, tokens, size) in the machine's own byte order.
+payload. Payload: for each layer keys, then values, each (heads, tokens, size) in the machine's own byte order. The file
+of a checkpoint has the same header with a magic of its own; for its payload see ``checkpoint``.
 """
 
 import hashlib
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from workers.engine.disk.chain import BLOCK, Link, follow
+from workers.engine.disk.chain import BLOCK, Link, Mark, follow
 from workers.token_ids import Ids
 
 VERSION = 1
 MAGIC = b"mlxkv\0\0" + bytes([VERSION])
+MARK_MAGIC = b"mlxck\0\0" + bytes([VERSION])
 _OPENING = struct.Struct("<8sII")  # magic, length and crc32 of the rest of the header
 _FIXED = struct.Struct("<32s32s32sIII")  # layout, parent, own digest, start, ids, checksum of the payload
 HEADER_MOST = _OPENING.size + _FIXED.size + 4 * BLOCK
@@ -29,13 +31,15 @@ Words = npt.NDArray[np.uint64]  # (heads, tokens, words of a token)
 
 @dataclass(frozen=True)
 class Layout:
-    """``arrays``: (heads, bytes of a token and head) of keys and values of each layer, in order.
+    """``arrays``: (heads, bytes of a token and head) of keys and values of each full layer, in order.
 
-    ``origin``: all that the bits of a key depend on besides the ids: weights, MLX, machine.
+    ``origin``: all that the bits of a key depend on besides the ids: weights, MLX, machine. ``checkpoints``: other
+    layers have windows or states, which are in files of their own.
     """
 
     arrays: tuple[tuple[int, int], ...]
     origin: str
+    checkpoints: bool = False
 
     @cached_property
     def digest(self) -> bytes:
@@ -47,7 +51,9 @@ class Layout:
 
     @property
     def fits(self) -> bool:
-        return bool(self.arrays) and all(size % WORD == 0 and size for _, size in self.arrays)
+        return (bool(self.arrays) or self.checkpoints) and all(
+            size % WORD == 0 and size for _, size in self.arrays
+        )
 
 
 class Invalid(Exception):
@@ -59,7 +65,8 @@ class Header:
     link: Link
     ids: Ids
     checksum: int
-    size: int  # bytes of the header; the payload follows
+    size: int  # bytes of the header
+    payload: int  # bytes that follow
 
 
 def checksum(arrays: Sequence[Words]) -> int:
@@ -73,11 +80,18 @@ def checksum(arrays: Sequence[Words]) -> int:
     return crc
 
 
-def encode(link: Link, ids: Ids, layout: Layout, arrays: Sequence[Words]) -> bytes:
-    """The header of a block; ``ids`` are its own."""
-    fixed = (layout.digest, link.parent, link.digest, link.start, len(ids), checksum(arrays))
+def checksum_of_bytes(buffers: Iterable[memoryview]) -> int:
+    crc = 0
+    for buffer in buffers:
+        crc = zlib.crc32(buffer, crc)
+    return crc
+
+
+def encode(link: Link, ids: Ids, layout: Layout, payload: int) -> bytes:
+    """The header of a block or checkpoint; ``ids`` are its own, ``payload`` is the checksum of what follows."""
+    fixed = (layout.digest, link.parent, link.digest, link.start, len(ids), payload)
     rest = _FIXED.pack(*fixed) + ids.astype("<i4").tobytes()
-    return _OPENING.pack(MAGIC, len(rest), zlib.crc32(rest)) + rest
+    return _OPENING.pack(MARK_MAGIC if isinstance(link, Mark) else MAGIC, len(rest), zlib.crc32(rest)) + rest
 
 
 def decode(data: bytes, file_size: int, layout: Layout) -> Header:
@@ -86,7 +100,8 @@ def decode(data: bytes, file_size: int, layout: Layout) -> Header:
         raise Invalid("it is too short")
     magic, length, crc = _OPENING.unpack_from(data)
     rest = data[_OPENING.size : _OPENING.size + length]
-    if magic != MAGIC or len(rest) != length or length < _FIXED.size or zlib.crc32(rest) != crc:
+    kind = {MAGIC: Link, MARK_MAGIC: Mark}.get(magic)
+    if kind is None or len(rest) != length or length < _FIXED.size or zlib.crc32(rest) != crc:
         raise Invalid("its header is corrupt")
     its_layout, parent, digest, start, count, payload = _FIXED.unpack_from(rest)
     ids = np.frombuffer(rest, "<i4", offset=_FIXED.size).astype(np.int32)
@@ -95,6 +110,6 @@ def decode(data: bytes, file_size: int, layout: Layout) -> Header:
     if len(ids) != count or not 0 < count <= BLOCK or follow(parent, ids) != digest:
         raise Invalid("its ids are corrupt")
     size = _OPENING.size + length
-    if file_size != size + count * layout.token_bytes:
+    if kind is Link and file_size != size + count * layout.token_bytes:
         raise Invalid("it is truncated")
-    return Header(Link(parent, digest, start, start + count), ids, payload, size)
+    return Header(kind(parent, digest, start, start + count), ids, payload, size, file_size - size)

@@ -14,7 +14,7 @@ from workers.token_ids import Ids
 
 BLOCK = 256  # tokens of a full block
 NAME = 16  # bytes of a digest that a file's name shows
-SUFFIX = ".kv"
+SUFFIX, CHECKPOINT = ".kv", ".ck"
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,44 @@ class Link:
         return self.end - self.start == BLOCK
 
     @property
+    def waits(self) -> bool:
+        """Whether its continuation makes it needless."""
+        return not self.full
+
+    @property
+    def key(self) -> bytes:
+        """Tells it from all other files."""
+        return self.digest
+
+    @property
     def name(self) -> str:
         """The parent's digest comes first, so that the children of a block are found without reading them."""
-        return f"{shown(self.parent)}-{shown(self.digest)}-{self.start}{SUFFIX}"
+        return f"{shown(self.parent)}-{shown(self.digest)}-{self.start}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        return SUFFIX
+
+
+class Mark(Link):
+    """The place of a checkpoint, which is behind the last of these tokens."""
+
+    @property
+    def waits(self) -> bool:
+        return False
+
+    @property
+    def key(self) -> bytes:
+        return b"checkpoint" + self.digest
+
+    @property
+    def suffix(self) -> str:
+        return CHECKPOINT
+
+
+def mark(last: Link) -> Mark:
+    """The place of a checkpoint at the end of a prompt whose last link is given."""
+    return Mark(last.parent, last.digest, last.start, last.end)
 
 
 def shown(digest: bytes) -> str:
@@ -43,11 +78,6 @@ def shown(digest: bytes) -> str:
 def beginning(secret: bytes, namespace: str) -> bytes:
     """The digest that the first block of a namespace follows on."""
     return hmac.digest(secret, b"chain\0" + namespace.encode(), "sha256")
-
-
-def folder_of(secret: bytes, namespace: str) -> str:
-    """The name of a namespace's folder."""
-    return hmac.digest(secret, b"folder\0" + namespace.encode(), "sha256")[:NAME].hex()
 
 
 def follow(parent: bytes, ids: Ids) -> bytes:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.engine.disk.chain import SUFFIX
+from shared.failpoints import failpoint
 from workers.engine.disk.folder import CURRENT, OTHERS, TEMPORARY
 
 LOCK = "owner.lock"
@@ -80,6 +80,7 @@ class Eviction:
     def _remove_foreign(self) -> None:
         for path in list(self._root.iterdir()):
             if re.fullmatch(OTHERS, path.name) and path.name != CURRENT:
+                failpoint("disk.clean")
                 shutil.rmtree(path, ignore_errors=True)
 
     def _files(self) -> Iterator[_File]:
@@ -89,7 +90,7 @@ class Eviction:
                 if name.endswith(TEMPORARY):
                     _remove_if_dead(path)
                     continue
-                start = name.removesuffix(SUFFIX).rpartition("-")[2]
+                start = path.stem.rpartition("-")[2]
                 with suppress(OSError):
                     found = path.stat()
                     yield _File(found.st_mtime_ns, int(start) if start.isdigit() else 0, found.st_size, path)

@@ -1,4 +1,4 @@
-"""One model's blocks in a folder: found, written, read, and deleted by namespace.
+"""One model's blocks in a folder: found, written and read.
 
 Rule 1: a file is written under a temporary name, synced, and renamed; what has its final name is never written to.
 Rule 2: a file that cannot be used is unlinked and counted, and is a miss.
@@ -10,16 +10,18 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shared.failpoints import failpoint
 from shared.files import make_private
+from shared.kept_prompts import SECRET, folder_of
 from workers.engine.disk.block import (
     HEADER_MOST,
     VERSION,
@@ -28,26 +30,55 @@ from workers.engine.disk.block import (
     Layout,
     Words,
     checksum,
+    checksum_of_bytes,
     decode,
     encode,
 )
-from workers.engine.disk.chain import BLOCK, Link, beginning, folder_of, links, shown
+from workers.engine.disk.chain import (
+    BLOCK,
+    CHECKPOINT,
+    SUFFIX,
+    Link,
+    Mark,
+    beginning,
+    links,
+    shown,
+)
 from workers.token_ids import Ids, common_prefix
 
 log = logging.getLogger(__name__)
 
-SECRET, CURRENT, TEMPORARY = "secret", f"blocks-v{VERSION}", ".tmp"
+CURRENT, TEMPORARY = f"blocks-v{VERSION}", ".tmp"
 OTHERS = r"blocks-v\d+"  # folders of any version
+Content = npt.NDArray[Any]  # words of a block, bytes of a checkpoint
 _VECTORS = 512  # buffers of one read; the system takes at least 1,024
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file whose first ``tokens`` tokens go on behind what was found before."""
+    """A block whose first ``tokens`` tokens go on behind what was found before; or a checkpoint, which has none."""
 
     path: Path
     header: Header
     tokens: int
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What is on disk of a prompt: blocks, and for models with windows or states the checkpoint at their end."""
+
+    blocks: list[Found]
+    checkpoint: Found | None = None
+
+    @property
+    def tokens(self) -> int:
+        if self.checkpoint:
+            return self.checkpoint.header.link.end
+        return sum(each.tokens for each in self.blocks)
+
+    @property
+    def links(self) -> list[Link]:
+        return [each.header.link for each in (*self.blocks, *([self.checkpoint] if self.checkpoint else []))]
 
 
 def open_root(root: Path) -> bytes:
@@ -70,15 +101,6 @@ def open_root(root: Path) -> bytes:
     finally:
         fresh.unlink(missing_ok=True)
     return file.read_bytes()
-
-
-def delete_namespace(root: Path, namespace: str) -> int:
-    """Deletes what is there of a namespace, of every model, and gives the number of deleted folders."""
-    name = folder_of(open_root(root), namespace)
-    folders = list((root / CURRENT).glob(f"*/{name}"))
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    return len(folders)
 
 
 class BlockFolder:
@@ -105,6 +127,38 @@ class BlockFolder:
 
     # ------------------------------------------------------------ find
 
+    def prefix(self, namespace: str, ids: Ids) -> Prefix:
+        """The longest prefix of ``ids`` that a sequence can go on from."""
+        blocks = self.find(namespace, ids) if self.layout.arrays else []
+        if not self.layout.checkpoints:
+            return Prefix(blocks)
+        there = sum(each.tokens for each in blocks) if self.layout.arrays else len(ids)
+        for link in reversed(list(links(self.beginning(namespace), ids[:there]))):
+            if found := self._checkpoint(namespace, link, ids[link.start : there]):
+                end = found.header.link.end
+                starts = [each.header.link.start for each in blocks]
+                used = [
+                    replace(each, tokens=min(each.tokens, end - start))
+                    for each, start in zip(blocks, starts, strict=True)
+                    if start < end
+                ]
+                return Prefix(used, found)
+        return Prefix([])
+
+    def _checkpoint(self, namespace: str, link: Link, ids: Ids) -> Found | None:
+        """The last of those that lie among the tokens of ``link``, whose first are ``ids``."""
+        best: Found | None = None
+        for path, header in self._children(namespace, link.parent, CHECKPOINT):
+            tokens = len(header.ids)
+            if (
+                isinstance(header.link, Mark)
+                and header.link.start == link.start
+                and tokens > (len(best.header.ids) if best else 0)
+                and common_prefix(header.ids, ids) == tokens
+            ):
+                best = Found(path, header, 0)
+        return best
+
     def find(self, namespace: str, ids: Ids) -> list[Found]:
         """Walks along the chain of ``ids`` to the first hole; there any block that begins alike gives what it can."""
         found: list[Found] = []
@@ -127,8 +181,8 @@ class BlockFolder:
                 best = Found(path, header, tokens)
         return best
 
-    def _children(self, namespace: str, parent: bytes) -> Iterator[tuple[Path, Header]]:
-        for path in list(self._beside(namespace, parent).glob(f"{shown(parent)}-*")):
+    def _children(self, namespace: str, parent: bytes, suffix: str = SUFFIX) -> Iterator[tuple[Path, Header]]:
+        for path in list(self._beside(namespace, parent).glob(f"{shown(parent)}-*{suffix}")):
             header = self._header(path)
             if header and header.link.parent == parent:
                 yield path, header
@@ -155,9 +209,27 @@ class BlockFolder:
 
     def read(self, found: Found, into: Sequence[Words]) -> bool:
         """Fills arrays (heads, tokens, words) of ``found.tokens`` tokens; False if the file cannot be used."""
+        return self._opened(found, lambda file: self._fill(file, found, into))
+
+    def read_checkpoint(self, found: Found) -> npt.NDArray[np.uint8] | None:
+        """The payload; None if the file cannot be used."""
+        payload = np.empty(found.header.payload, np.uint8)
+
+        def fill(file: int) -> None:
+            view, size = payload.data, found.header.size
+            while view:
+                if not (count := os.preadv(file, [view[: 1 << 30]], size)):
+                    raise Invalid("it is truncated")
+                view, size = view[count:], size + count
+            if checksum_of_bytes([payload.data]) != found.header.checksum:
+                raise Invalid("its windows or states are corrupt")
+
+        return payload if self._opened(found, fill) else None
+
+    def _opened(self, found: Found, use: Callable[[int], None]) -> bool:
         try:
             with found.path.open("rb", buffering=0) as file:
-                self._fill(file.fileno(), found, into)
+                use(file.fileno())
             return True
         except Invalid as error:
             self._drop(found.path, error)
@@ -203,12 +275,14 @@ class BlockFolder:
 
     # ------------------------------------------------------------ write
 
-    def write(self, namespace: str, link: Link, ids: Ids, arrays: Sequence[Words]) -> int:
-        """Writes a block, unless it is there, and gives the bytes written. Raises OSError.
+    def write(self, namespace: str, link: Link, ids: Ids, arrays: Sequence[Content]) -> int:
+        """Writes a block or a checkpoint, unless it is there, and gives the bytes written. Raises OSError.
 
         A shorter block that this one goes on from is unlinked; one that holds all of this one makes it needless.
         """
         path = self.path(namespace, link)
+        if isinstance(link, Mark):
+            return self._write_checkpoint(path, link, ids, arrays)
         shorter = []
         for other, header in self._children(namespace, link.parent):
             common = common_prefix(header.ids, ids)
@@ -218,14 +292,24 @@ class BlockFolder:
                 return 0
             if common == len(header.ids):
                 shorter.append(other)
-        for parent in reversed(path.parents[:5]):  # from ``root``, which an operator may have removed
-            parent.mkdir(mode=0o700, exist_ok=True)
-        written = self._write(path, encode(link, ids, self.layout, arrays), arrays)
+        heads = [memoryview(head).cast("B") for array in arrays for head in array]
+        written = self._write(path, encode(link, ids, self.layout, checksum(arrays)), heads)
         for other in shorter:
             other.unlink(missing_ok=True)
         return written
 
-    def _write(self, path: Path, header: bytes, arrays: Sequence[Words]) -> int:
+    def _write_checkpoint(self, path: Path, link: Mark, ids: Ids, payload: Sequence[Content]) -> int:
+        """Its name tells all that it depends on: one that is there is the same."""
+        if self._header(path) is not None:
+            with suppress(OSError):
+                os.utime(path)
+            return 0
+        buffers = [array.data.cast("B") for array in payload if array.nbytes]
+        return self._write(path, encode(link, ids, self.layout, checksum_of_bytes(buffers)), buffers)
+
+    def _write(self, path: Path, header: bytes, buffers: Sequence[memoryview]) -> int:
+        for parent in reversed(path.parents[:5]):  # from ``root``, which an operator may have removed
+            parent.mkdir(mode=0o700, exist_ok=True)
         temporary = path.with_name(f"{secrets.token_hex(8)}{TEMPORARY}")
         failpoint("disk.create")
         file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -234,9 +318,8 @@ class BlockFolder:
             with os.fdopen(file, "wb", closefd=False) as out:
                 out.write(header)
                 failpoint("disk.write")
-                for array in arrays:
-                    for head in array:
-                        out.write(memoryview(head).cast("B"))
+                for buffer in buffers:
+                    out.write(buffer)
                 out.flush()
                 failpoint("disk.sync")
                 os.fsync(file)

@@ -2,11 +2,12 @@
 
 What the engine prefills is offered here and written behind its back; a prompt that comes is looked for on disk before
 it is prefilled, on another thread, and joins the queue with what was found as if that much were prefilled already.
-Only models whose layers all have full attention take part: a window or a state cannot be cut into blocks.
+Keys and values of full attention lie in blocks. A window or a state cannot be cut into blocks: it is a checkpoint, and
+serves prompts that have all of its tokens.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +18,12 @@ import numpy as np
 from mlx_lm.models.cache import KVCache
 
 from workers.engine.disk.block import Words
-from workers.engine.disk.chain import BLOCK, Link, links
-from workers.engine.disk.folder import BlockFolder, Found
+from workers.engine.disk.chain import BLOCK, Link, links, mark
+from workers.engine.disk.checkpoint import Payload, Snapshot, full_parts, restore
+from workers.engine.disk.folder import BlockFolder, Content, Prefix
 from workers.engine.disk.writer import PAUSE, Block, Use, Writer
 from workers.engine.figures import Report
+from workers.engine.kv.checkpoints import Layout
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.mlx_caches import Cache
 from workers.sequence import TokenSequence
@@ -47,6 +50,13 @@ class Landed(NamedTuple):
     found: tuple[Cache, int] | None = None
 
 
+class Read(NamedTuple):
+    """How many blocks were read, and the payload of the checkpoint."""
+
+    blocks: int
+    checkpoint: Payload | None
+
+
 @dataclass(eq=False)
 class Arrival:
     """A prompt that is looked for on disk. ``memory``: its tokens that the prefix cache in memory has."""
@@ -56,9 +66,9 @@ class Arrival:
     since: int
     came: float
     memory: int
-    lookup: Future[list[Found]]
-    read: Future[int] | None = None  # how many blocks of ``found`` were read
-    found: list[Found] | None = None
+    lookup: Future[Prefix]
+    read: Future[Read] | None = None
+    found: Prefix | None = None
     arrays: list[mx.array] | None = None  # (1, heads, tokens, words)
     began: float = 0.0
     deadline: float = 0.0
@@ -69,11 +79,17 @@ class Arrival:
 
     @property
     def tokens(self) -> int:
-        return sum(each.tokens for each in self.found or ())
+        return self.found.tokens if self.found else 0
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of its windows and states."""
+        return self.found.checkpoint.header.payload if self.found and self.found.checkpoint else 0
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays or ())
+        """Of what is being read."""
+        return 0 if self.arrays is None else self.checkpoint + sum(array.nbytes for array in self.arrays)
 
 
 class Disk(Protocol):
@@ -114,12 +130,19 @@ class NoDisk:
 
 
 class DiskTier:
-    """``dtypes``: of keys and values of each layer, as the folder's layout has them. The engine's thread calls it."""
+    """``dtypes``: of keys and values of each full layer, as the folder's layout has them. ``layers``: how the caches of
+    a model with checkpoints are divided into layers. The engine's thread calls it.
+    """
 
     def __init__(
-        self, folder: BlockFolder, writer: Callable[[Callable[[bytes], None]], Writer], dtypes: list[mx.Dtype]
+        self,
+        folder: BlockFolder,
+        writer: Callable[[Callable[[bytes], None]], Writer],
+        dtypes: list[mx.Dtype],
+        layers: Layout = (),
     ) -> None:
         self._folder = folder
+        self._layers = layers
         self._dtypes = dtypes
         self._known: set[bytes] = set()  # digests of what is on disk or will be; the writer takes some out
         self.writer = writer(self._known.discard)
@@ -136,7 +159,11 @@ class DiskTier:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is being read."""
+        """Bytes of what is being read or waits to be written."""
+        return self._reading + self.writer.nbytes
+
+    @property
+    def _reading(self) -> int:
         return sum(arrival.nbytes for arrival in self._arrivals)
 
     def report(self) -> Report:
@@ -159,24 +186,52 @@ class DiskTier:
             return
         mine = as_ids(ids)
         chain = list(links(self._folder.beginning(namespace), mine))
-        there = next((i for i, link in enumerate(chain) if link.digest not in self._known), len(chain))
-        if there:
-            self.writer.put(Use(namespace, chain[:there]))
-        if lacking := chain[there : there + self.writer.room]:
-            self._write(namespace, mine, lacking, cut(lacking[0].start))
-
-    def _write(self, namespace: str, ids: Ids, lacking: list[Link], cache: Cache) -> None:
-        words = [array.view(mx.uint64) for layer in cache for array in (layer.keys, layer.values)]
-        mx.async_eval(words)
-        first, due = lacking[0].start, time.monotonic() + PAUSE
+        layout = self._folder.layout
+        place = [mark(chain[-1])] if layout.checkpoints else []
+        chain = chain if layout.arrays else []
+        there = next((i for i, link in enumerate(chain) if link.key not in self._known), len(chain))
+        marked = place if there == len(chain) and self._known.issuperset(link.key for link in place) else []
+        if used := [*chain[:there], *marked]:
+            self.writer.put(Use(namespace, used))
+        lacking = chain[there:]
+        if layout.arrays:
+            lacking = lacking[: self.writer.room // (layout.token_bytes * BLOCK)]
+        writes = place if not marked and there + len(lacking) == len(chain) and self.writer.room else []
         if len(self._known) > KNOWN:
             self._known.clear()
+        if lacking or writes:
+            start = (lacking or chain or place)[0 if lacking else -1].start
+            self._write(namespace, mine, lacking, writes, (start, cut(start)))
+
+    def _write(
+        self, namespace: str, ids: Ids, lacking: list[Link], place: Sequence[Link], own: tuple[int, Cache]
+    ) -> None:
+        """``own``: a cache whose full layers have the tokens from the first on."""
+        first, cache = own
+        words = [array.view(mx.uint64) for layer in full_parts(cache) for array in (layer.keys, layer.values)]
+        if lacking:
+            mx.async_eval(words)
+        due = time.monotonic() + PAUSE
         for link in lacking:
-            self._known.add(link.digest)
             part = slice(link.start - first, link.end - first)
-            self.writer.put(
-                Block(namespace, link, ids[link.start : link.end], partial(_words, words, part), due)
-            )
+            size = self._folder.layout.token_bytes * (link.end - link.start)
+            self._put(namespace, link, ids, partial(_words, words, part), size, due)
+        for link in place:
+            snapshot = Snapshot(cache)
+            if snapshot.nbytes <= self.writer.room or not self.writer.nbytes:
+                self._put(namespace, link, ids, snapshot.payload, snapshot.nbytes, due)
+
+    def _put(
+        self,
+        namespace: str,
+        link: Link,
+        ids: Ids,
+        content: Callable[[], Sequence[Content]],
+        size: int,
+        due: float,
+    ) -> None:
+        self._known.add(link.key)
+        self.writer.put(Block(namespace, link, ids[link.start : link.end], content, size, due))
 
     # ------------------------------------------------------------ read
 
@@ -219,10 +274,10 @@ class DiskTier:
                 landed.append(self._land(arrival, arrival.read.result()))
             else:
                 arrival.found = arrival.lookup.result()
-                size = self._folder.layout.token_bytes * (arrival.tokens + GROWTH)
+                size = arrival.checkpoint + self._folder.layout.token_bytes * (arrival.tokens + GROWTH)
                 if not self._worth(arrival, seconds):
                     landed.append(self._leave(arrival))
-                elif size <= free or (idle and not self.nbytes):
+                elif size <= free or (idle and not self._reading):
                     self._begin(arrival)
                     took = seconds(arrival.tokens - arrival.memory, arrival.memory)
                     arrival.deadline = arrival.began + max(PATIENCE, took)
@@ -235,28 +290,31 @@ class DiskTier:
             *(arrival.ids, arrival.sequences, arrival.since, arrival.came), (cache, tokens) if cache else None
         )
 
-    def _find(self, namespace: str, ids: Ids) -> list[Found]:
+    def _find(self, namespace: str, ids: Ids) -> Prefix:
         """On a thread of its own, as ``_read``."""
         try:
-            return self._folder.find(namespace, ids)
+            return self._folder.prefix(namespace, ids)
         except OSError:
-            return []
+            return Prefix([])
 
     def _worth(self, arrival: Arrival, seconds: Callable[[int, int], float]) -> bool:
         """Whether reading is faster than prefill, by the measured rates of both."""
         saved = arrival.tokens - arrival.memory
         if saved < WORTH:
             return False
-        took = self._folder.layout.token_bytes * arrival.tokens / self._rate
+        took = self._size(arrival, arrival.tokens) / self._rate
         if took <= seconds(saved, arrival.memory):
             return True
         self._rate *= RETRY  # a slow moment must not be the last measurement
         return False
 
+    def _size(self, arrival: Arrival, tokens: int) -> int:
+        return arrival.checkpoint + self._folder.layout.token_bytes * tokens
+
     def _begin(self, arrival: Arrival) -> None:
         """The arrays are made on this thread, with room to grow, and filled on another."""
         assert arrival.found is not None
-        self._known.update(each.header.link.digest for each in arrival.found)
+        self._known.update(link.key for link in arrival.found.links)
         tokens = arrival.tokens + -arrival.tokens % GROWTH
         arrays = [
             mx.zeros((1, heads, tokens, size // 8), mx.uint64) for heads, size in self._folder.layout.arrays
@@ -267,23 +325,29 @@ class DiskTier:
         views = [np.array(array, copy=False)[0] for array in arrays]
         arrival.read = self._threads.submit(self._read, namespace, arrival.found, views)
 
-    def _read(self, namespace: str, found: list[Found], views: list[Words]) -> int:
+    def _read(self, namespace: str, found: Prefix, views: list[Words]) -> Read:
         start = 0
-        for number, each in enumerate(found):
+        for number, each in enumerate(found.blocks):
             if not self._folder.read(each, [view[:, start : start + each.tokens] for view in views]):
-                self._known.discard(each.header.link.digest)
-                return number
+                self._known.discard(each.header.link.key)
+                return Read(number, None)
             start += each.tokens
-        self.writer.put(Use(namespace, [each.header.link for each in found]))
-        return len(found)
+        payload = self._folder.read_checkpoint(found.checkpoint) if found.checkpoint else None
+        if found.checkpoint and payload is None:
+            self._known.discard(found.checkpoint.header.link.key)
+        else:
+            self.writer.put(Use(namespace, found.links))
+        return Read(len(found.blocks), payload)
 
-    def _land(self, arrival: Arrival, blocks: int) -> Landed:
+    def _land(self, arrival: Arrival, read: Read) -> Landed:
         assert arrival.found is not None and arrival.arrays is not None
-        tokens = sum(each.tokens for each in arrival.found[:blocks])
+        tokens = sum(each.tokens for each in arrival.found.blocks[: read.blocks])
+        if self._folder.layout.checkpoints:
+            tokens = 0 if read.checkpoint is None else arrival.tokens
         if tokens - arrival.memory < WORTH:
             return self._leave(arrival)
         took = max(time.monotonic() - arrival.began, 1e-6)
-        rate = self._folder.layout.token_bytes * tokens / took
+        rate = self._size(arrival, tokens) / took
         self._rate += SMOOTHING * (rate - self._rate)
         self.read_tokens += tokens
         arrays = [array.view(dtype) for array, dtype in zip(arrival.arrays, self._dtypes, strict=True)]
@@ -292,6 +356,8 @@ class DiskTier:
             layer = KVCache()
             layer.state = keys, values, tokens
             cache.append(layer)
+        if read.checkpoint is not None:
+            cache = restore(read.checkpoint, cache, self._layers)
         return self._leave(arrival, cache, tokens)
 
 

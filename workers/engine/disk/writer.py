@@ -15,10 +15,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from workers.engine.disk.block import Words
 from workers.engine.disk.chain import Link
 from workers.engine.disk.eviction import Eviction
-from workers.engine.disk.folder import BlockFolder
+from workers.engine.disk.folder import BlockFolder, Content
 from workers.token_ids import Ids
 
 log = logging.getLogger(__name__)
@@ -31,12 +30,13 @@ PAUSE = 2.0  # seconds
 
 @dataclass(frozen=True)
 class Block:
-    """``words`` gives keys and values of the block, once they are computed."""
+    """``words`` gives keys and values of a block, or the payload of a checkpoint, once they are computed."""
 
     namespace: str
     link: Link
     ids: Ids
-    words: Callable[[], Sequence[Words]]
+    words: Callable[[], Sequence[Content]]
+    size: int  # bytes of ``words``
     due: float = 0.0  # when the end of a prompt is written; by the monotonic clock
 
 
@@ -65,13 +65,19 @@ class Writer:
         self.written = 0  # bytes
         self.dropped = 0  # blocks that were not written for want of room
         block = folder.layout.token_bytes * 256
-        self._most = max(BLOCKS, QUEUE // max(1, block))
+        self._most = max(BLOCKS * block, QUEUE)
+        self._waits = 0  # bytes
         threading.Thread(target=self._run, name="prompt writer", daemon=True).start()
 
     @property
     def room(self) -> int:
-        """How many blocks the queue takes."""
-        return 0 if self.off else max(0, self._most - len(self._queue) - len(self._ends))
+        """How many bytes the queue takes."""
+        return 0 if self.off else max(0, self._most - self._waits)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what waits or is being written."""
+        return self._waits
 
     def put(self, item: Block | Use) -> None:
         """A full block takes the place of an end that waits behind the same tokens, and so does a longer end."""
@@ -81,11 +87,14 @@ class Writer:
                     self._queue.append(item)
             else:
                 place = item.namespace, item.link.parent
-                self._ends.pop(place, None)
-                if item.link.full:
-                    self._queue.append(item)
-                else:
+                self._waits += item.size
+                if item.link.waits or item.link.full:
+                    needless = self._ends.pop(place, None)
+                    self._waits -= needless.size if needless else 0
+                if item.link.waits:
                     self._ends[place] = item
+                else:
+                    self._queue.append(item)
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
@@ -106,14 +115,17 @@ class Writer:
             except Exception:
                 self.off = True
                 log.exception("prompts are not written to %s any more", self._folder.root)
+            with self._changed:
+                self._waits -= item.size if isinstance(item, Block) else 0
+            del item  # and its arrays
 
     def _do(self, item: Block | Use) -> None:
         if isinstance(item, Use):
             there = self._folder.touch(item.namespace, item.links)
             for link in item.links[len(there) :]:
-                self._lost(link.digest)
+                self._lost(link.key)
         elif self.off or not self._write(item):
-            self._lost(item.link.digest)
+            self._lost(item.link.key)
 
     def _next(self) -> Block | Use:
         with self._changed:
@@ -132,10 +144,9 @@ class Writer:
 
     def _write(self, block: Block) -> bool:
         """Whether the block is on disk."""
-        size = self._folder.layout.token_bytes * len(block.ids)
-        if size > self._room:
-            self._evict()
-        if size > self._room:
+        if block.size > self._room:
+            self._evict(block.size)
+        if block.size > self._room:
             self.dropped += 1
             return False
         try:
@@ -147,13 +158,14 @@ class Writer:
         self.written += written
         return True
 
-    def _evict(self) -> None:
+    def _evict(self, least: int = 0) -> None:
+        """``least``: bytes that may be written while another process evicts."""
         try:
             room = self._eviction.run()
         except OSError as error:
             self._end(error)
         else:
-            self._room = self._folder.layout.token_bytes * 256 if room is None else room
+            self._room = max(least, self._folder.layout.token_bytes * 256) if room is None else room
 
     def _end(self, error: OSError) -> None:
         self.off = True

@@ -255,12 +255,6 @@ def test_without_room_on_disk_nothing_is_written_and_serving_goes_on(life: Life)
     assert tier.writer.dropped > 0
 
 
-@pytest.mark.parametrize("kind", ["sliding", "recurrent"])
-def test_models_with_windows_or_states_are_left_out(tmp_path: Path, kind: str) -> None:
-    model = loaded_of(tmp_path / "model", kind).model
-    assert open_tier(tmp_path / "prompts", MB, model, "tiny") is None
-
-
 def test_a_bound_of_nothing_makes_no_folder(tmp_path: Path, llama: LoadedModel) -> None:
     assert open_tier(tmp_path / "prompts", 0, llama.model, "tiny") is None
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ def test_a_fault_in_the_writing_of_a_block_ends_writing_with_its_traceback_and_a
     writer = Writer(folder, Eviction(folder.root, None), lambda digest: None)
     link = chain(folder)[0]
     with caplog.at_level(logging.ERROR):
-        writer.put(Block("", link, PROMPT[link.start : link.end], fault))
+        writer.put(Block("", link, PROMPT[link.start : link.end], fault, 0))
         assert writer.flush(30)
     assert writer.off
     assert "no such array" in caplog.text
