@@ -60,7 +60,7 @@ QUICK = Size((1, 4), 20, 8, 150, patience=30.0, load=60.0)
 def self_check(options: Mapping[str, Any], model: str | None, folder: Path, *, quick: bool) -> int:
     """Writes the files into ``folder``. Returns the exit code."""
     name, size = model or EMBEDDED_MODEL, QUICK if quick else FULL
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in order, as by Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in order, as by Ctrl-C
     try:
         report = _measured(load_settings(**options), name, size, quick=quick)
         said = markdown(report)
@@ -73,13 +73,19 @@ def self_check(options: Mapping[str, Any], model: str | None, folder: Path, *, q
         return refuse(f"{error.filename or folder}: {error.strerror}.")
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(said)
     print(f"Written: {folder / NAME}.md and .json. They name no host, user, path or prompt.")
     return exits.STOPPED
 
 
 def _measured(settings: Settings, name: str, size: Size, *, quick: bool) -> Report:
-    source = settings.sources.get(name) or parse_source(name)
+    try:
+        source = settings.sources.get(name) or parse_source(name)
+    except ValueError as error:
+        raise Refused(f"--model: {error}") from None
+    machine = _machine()  # its load, before there is one of ours
     with Console(stderr=True).status("The engine …") as status, tempfile.TemporaryDirectory() as folder:
         engine = _engine(name, quick=quick)
         servers = []
@@ -87,7 +93,7 @@ def _measured(settings: Settings, name: str, size: Size, *, quick: bool) -> Repo
             status.update(f"{title} …")
             with starts(settings, name, engine["folder"], Path(folder), size.load) as started:
                 servers.append(_served(title, started, size))
-    return Report(_machine(), dict(_versions()), public_name(source), quick, engine, servers)
+    return Report(machine, dict(_versions()), public_name(source), quick, engine, servers)
 
 
 def _engine(name: str, *, quick: bool) -> dict[str, Any]:
@@ -117,7 +123,7 @@ def _ours(
     given = ["--models", name] if name not in settings.sources else []
     words = ["serve", "--host", HOST, "--port", str(port), "--run-dir", str(run_dir), *given]
     here = load_settings(host=HOST, port=port, run_dir=run_dir)
-    with _process([*_python("cli"), *words], folder) as process:
+    with _process([*_python("cli"), *words], None) as process:  # with the settings of this folder
         server = Server(f"{probe.address(here)}/v1", Key(NO_KEY, NO_KEY), probe.trust(here) or True)
         started = Started(server, name, process, "/health")
         if _until_ready(started, patience):
@@ -143,7 +149,7 @@ def _python(module: str) -> list[str]:
 
 
 @contextmanager
-def _process(command: Sequence[str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def _process(command: Sequence[str], folder: Path | None) -> Iterator["subprocess.Popen[bytes]"]:
     """Away from a terminal's Ctrl-C, which reaches us; its family has ended when this returns."""
     process = subprocess.Popen(
         command,

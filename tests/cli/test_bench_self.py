@@ -86,6 +86,11 @@ def test_a_model_that_cannot_be_had_ends_it_with_one_line(tmp_path: Path) -> Non
     assert said.returncode == 1 and said.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_what_is_no_model_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    said = call("bench", "--self", "--model", "no model!", "--output", str(tmp_path))
+    assert said.returncode == 1 and "--model" in said.stderr and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_quick_run_writes_two_files_in_which_nothing_is_private(tmp_path: Path) -> None:
     said = call("bench", "--self", "--quick", "--output", str(tmp_path))
