@@ -14,7 +14,7 @@ from tests.scheduler.views import COST, plan, read, row, task
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.fairness import LEVEL_STEPS
 from workers.engine.scheduling.plan import Chunk, Costs, Limits, Plan, View
-from workers.engine.scheduling.scheduler import PATIENCE, TURNS, URGENT
+from workers.engine.scheduling.scheduler import PATIENCE, TURNS
 
 # Like a model of 135M parameters on two cores: a pass is longer with each sequence and each token in it.
 CPU = Machine(Costs(fixed=0.03, per_token=0.0025), COST, decode=0.06, per_row=0.004, per_context=1e-6)
@@ -130,9 +130,7 @@ def test_a_low_prompt_that_has_waited_long_shares_the_pass_of_a_high_one() -> No
 def test_an_urgent_prompt_may_stall_lower_sequences_twice_as_long() -> None:
     costs, long = Costs(fixed=0.1, per_token=0.001), replace(HIGH, tokens=5000)
     assert plan(long, row("r", priority="high"), costs=costs).prefill == (Chunk("high", 0, 100),)
-    stall = URGENT * 0.2
-    tokens = round((stall - 0.1) / 0.001)
-    assert plan(long, row("r", priority="low"), costs=costs).prefill == (Chunk("high", 0, tokens),)
+    assert plan(long, row("r", priority="low"), costs=costs).prefill == (Chunk("high", 0, 300),)
 
 
 def test_first_tokens_of_an_urgent_prompt_go_out_before_the_next_decode_pass() -> None:
