@@ -6,6 +6,7 @@
 # make docs      write the lists of modules and of the config's keys anew
 # make agents    install the coding agents that some slow tests need, from npm (1 GB)
 # make fuzz      feed damaged input to what reads the world's, for MINUTES=10 each; says what crashed or grew
+# make bench-device  ten minutes unattended: what this device does, as a report to send; ARGS="--quick" for a minute
 # make soak      kill processes at random under load, for MINUTES=30, and count what went wrong
 #
 # Everything is installed into .venv, once, and again when pyproject.toml or a lock file changes.
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := uv>=0.9,<1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs swagger-ui serve test test-slow test-all check agents soak endure fuzz bench lock clean
+.PHONY: help docs swagger-ui serve test test-slow test-all check agents soak endure fuzz bench bench-device lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -61,6 +62,9 @@ fuzz: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-device: $(VENV)/serve.stamp
+	@$(BIN)/mlx-server bench --self $(ARGS)
 
 docs: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.module_list

@@ -100,48 +100,17 @@ def close_the_loop(served: Served[Job], plan: ClosedLoop, seed: str) -> Played:
 
 def decode(served: Served[Job], plan: Decode, seed: str) -> Played:
     """The clock runs once every sequence decodes, and until before any of them ends."""
-    engine, jobs = served.engine, decode_jobs(served, plan, seed)
-    for job in jobs:
-        engine.add(job)
-    silent = {job.request_id for job in jobs}
-    while silent:
-        silent -= {output.delta.request_id for output in engine.step()}
-    began = time.perf_counter()
-    tokens = sum(len(output.delta.ids) for _ in range(plan.steps) for output in engine.step())
-    seconds = time.perf_counter() - began
-    for job in jobs:
-        engine.cancel(job.request_id)
-    engine.step()
-    return Played(seconds, tokens)
+    from workers.self_check.speed import engine_loop
+
+    return Played(*engine_loop(served, decode_jobs(served, plan, seed), plan.steps))
 
 
 def decode_bare(model: Any, served: Served[Job], plan: Decode, seed: str) -> Played:
-    """The least that decoding can cost: mlx-lm's model and batch cache, argmax, and the next pass launched ahead."""
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
+    from workers.engine.bare_loop import bare_loop
 
-    prompts, caches = [job.prompt for job in decode_jobs(served, plan, seed)], []
-    for prompt in prompts:
-        one: list[Any] = make_prompt_cache(model)
-        model(mx.array([prompt[:-1]]), cache=one)
-        mx.eval([layer.state for layer in one])
-        caches.append(one)
-    cache = [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
-
-    def step(tokens: mx.array) -> mx.array:
-        drawn = mx.argmax(model(tokens[:, None], cache=cache)[:, -1, :], axis=-1)
-        mx.async_eval(drawn)
-        tokens.tolist()
-        return drawn
-
-    tokens = mx.array([prompt[-1] for prompt in prompts])
-    for _ in range(plan.rows):  # our engine decodes about so long until all prompts are read
-        tokens = step(tokens)
-    began = time.perf_counter()
-    for _ in range(plan.steps):
-        tokens = step(tokens)
-    mx.eval(tokens)
-    return Played(time.perf_counter() - began, plan.rows * plan.steps)
+    prompts = [job.prompt for job in decode_jobs(served, plan, seed)]
+    warm_up = plan.rows  # our engine decodes about so long until all prompts are read
+    return Played(bare_loop(model, prompts, plan.steps, warm_up), plan.rows * plan.steps)
 
 
 def decode_jobs(served: Served[Job], plan: Decode, seed: str) -> list[Job]:

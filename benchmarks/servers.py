@@ -183,7 +183,7 @@ def their_server(folders: Sequence[Path], folder: Path) -> Server:
 
     def spawn(run_dir: Path, port: int) -> list[Child]:
         options = ["--model", models[0], "--host", HOST, "--port", str(port), "--log-level", "WARNING"]
-        return [Child("benchmarks.their_server", *options, folder=run_dir)]
+        return [Child("workers.self_check.mlx_lm_server", *options, folder=run_dir)]
 
     return Server(spawn, models, "/health", folder)
 

@@ -18,6 +18,7 @@ from workers.engine.kv.cost import Cost
 from workers.engine.kv.footprint import Slabs, SlabSize, capacity_for, slab_for
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.caller_use import CallerUse
+from workers.engine.scheduling.fairness import RANKS
 from workers.engine.scheduling.ledger import width_of
 from workers.engine.scheduling.plan import Chunk, Costs, Limits, Memory, Plan, Row, Task, View
 
@@ -120,6 +121,7 @@ class SimulatedEngine:
         self._use = CallerUse()
         self._fresh_since: float | None = None
         self._decode_seconds = self._read = self._decoded = 0.0
+        self._read_for: Priority = "high"
 
     @property
     def active(self) -> bool:
@@ -141,6 +143,8 @@ class SimulatedEngine:
         read = self._prefill(plan, stalls)
         if plan.hold:
             self._fresh_since = self.now if self._fresh_since is None else self._fresh_since
+        elif plan.pause:
+            self._tell()
         else:
             self._decode(read if stalls else 0.0)
         self._keep_within(max(0, self.size - self._held()))
@@ -159,7 +163,13 @@ class SimulatedEngine:
             step=self._steps,
             waiting=tuple(self._tasks),
             running=tuple(
-                Row(each.request.id, self._asker(each.request), each.drawn, bool(each.times))
+                Row(
+                    each.request.id,
+                    self._asker(each.request),
+                    each.drawn,
+                    bool(each.times),
+                    each.request.priority,
+                )
                 for each in asked
             ),
             memory=Memory(self.machine.cost, self.size, self._slabs, self._cache_bytes, self.limits.chunk),
@@ -169,6 +179,7 @@ class SimulatedEngine:
             used=self._use.shown(self.now),
             passes=self._passes,
             read=self._read,
+            read_for=self._read_for,
             decoded=self._decoded,
         )
 
@@ -198,6 +209,7 @@ class SimulatedEngine:
         self.now += seconds
         self._passes += 1
         self._read, self._decoded = seconds if stalls else 0.0, 0.0
+        self._read_for = min((task.priority for task in tasks), key=RANKS.__getitem__)
         self._use.charge([task.asker.caller for task in tasks], seconds)
         for task in tasks:
             self._advance(task, chunks[task.id])
@@ -245,6 +257,10 @@ class SimulatedEngine:
             for id in running:
                 self.lives[id].drawn += 1
             self._slabs = self._sized()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Clients get what was drawn."""
         for id in list(self._rows):
             life = self.lives[id]
             life.times += [self.now] * (life.drawn - len(life.times))

@@ -314,8 +314,20 @@ def bench(
     as_json: Json = False,
     host: Host = None,
     port: Port = None,
+    itself: Annotated[
+        bool,
+        typer.Option(
+            "--self", help="Measure this machine and mlx_lm.server on it, and write a report to send."
+        ),
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Of --self: one minute instead of ten.")] = False,
+    output: Annotated[Path, typer.Option(help="Of --self: the folder of its two files.")] = Path(),
 ) -> None:
     """Measure a server: requests and tokens per second, first tokens and gaps, with several clients at a time."""
+    if itself:
+        from cli.bench.self_check import self_check
+
+        raise typer.Exit(self_check({}, model, output, quick=quick))
     from cli.bench.measure import bench
 
     raise typer.Exit(

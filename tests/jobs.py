@@ -3,6 +3,7 @@
 from typing import Any
 
 from shared import wire
+from shared.key_terms import Priority
 from shared.protocol import Generation, Run, RunHeader, Sampling, Stopping, Submit, TextPrompt, TokenPrompt
 from workers.grammars.grammar import CompiledGrammar
 from workers.job import Job
@@ -31,6 +32,7 @@ def job(
     checkpoints: list[int] | None = None,
     caller: str = "",
     group: str = "",
+    priority: Priority = "normal",
     prediction: list[int] | None = None,
     speculates: bool = True,
     **sampling: Any,
@@ -64,6 +66,7 @@ def job(
         speculates=speculates,
         caller=caller,
         group=group,
+        priority=priority,
     )
 
 

@@ -56,6 +56,7 @@ SEAM = {f"workers.{name}" for name in ("job", "sequence", "device", "token_ids")
 CPU_DOOR = "workers.engine.cpu.install"
 USE_THE_CPU_DOOR = {"workers/__main__.py", "workers/serve.py", "cli/messages.py"}
 ENGINES = ("workers/engine/", "workers/encoders/")
+MEASURES_THE_ENGINE = "workers/self_check/"
 ENCODERS_SHARE = {
     CPU_DOOR,
     "workers.engine.scheduling.fairness",
@@ -63,6 +64,7 @@ ENCODERS_SHARE = {
 }  # with the engine of chat models
 
 ASKS_MLX = {"workers/device.py"}  # where it computes
+RUNS_ANOTHER_SERVER = {"workers/self_check/mlx_lm_server.py"}
 LOADERS = {f"workers/model/{name}.py" for name in ("load", "embedded", "serve_model")}
 MLX = {"mlx", "mlx_lm"}
 HEAVY = MLX | {"transformers", "huggingface_hub"}
@@ -282,7 +284,7 @@ def test_the_seam_does_not_import_the_engine() -> None:
 def test_only_serve_model_imports_the_engine_and_others_only_the_door_of_its_cpu_folder() -> None:
     for path in sources(*PACKAGES):
         name = file_id(path)
-        if name == "workers/model/serve_model.py" or name.startswith(ENGINES):
+        if name == "workers/model/serve_model.py" or name.startswith((*ENGINES, MEASURES_THE_ENGINE)):
             continue
         names = modules_of(path, "workers.engine")
         assert all(within(each, {CPU_DOOR}) for each in names), f"{name}: {names}"
@@ -312,7 +314,9 @@ def test_exit_codes_are_named_in_one_place() -> None:
 
 def test_mlx_stays_in_the_engine_and_the_loaders() -> None:
     users = {file_id(path) for path in sources(*PACKAGES) if tops(path) & MLX}
-    assert {file for file in users if not file.startswith(ENGINES)} <= LOADERS | ASKS_MLX
+    assert {
+        file for file in users if not file.startswith(ENGINES)
+    } <= LOADERS | ASKS_MLX | RUNS_ANOTHER_SERVER
 
 
 def test_settings_come_from_one_place() -> None:

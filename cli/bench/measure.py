@@ -64,6 +64,12 @@ class Server:
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key.value}"}
 
+    def client(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None)
+        return httpx.AsyncClient(
+            headers=self.headers, timeout=SILENCE, limits=limits, trust_env=False, verify=self.trusted
+        )
+
 
 @dataclass
 class Measured:
@@ -146,29 +152,26 @@ def _measure(
     """Adds a level for each number of clients. Raises Refused if the first request fails."""
     random = Random()
     with Console(stderr=True).status(f"{load.model} answers a first request …") as status:
-        (first,) = asyncio.run(_play(server, Load(load.model, load.words, 1), 1, 1, random))[0]
+        (first,) = asyncio.run(play(server, Load(load.model, load.words, 1), 1, 1, random))[0]
         if first.failure:
             raise Refused(f"{load.model} at {found.url}: {first.failure}")
         for clients in counts:
             status.update(f"{clients} clients ask {load.model} …")
-            answers, seconds = asyncio.run(_play(server, load, clients, requests or EACH * clients, random))
+            answers, seconds = asyncio.run(play(server, load, clients, requests or EACH * clients, random))
             found.levels.append(level(clients, answers, seconds))
             failures = [answer.failure for answer in answers if answer.failure]
             found.failures = list(dict.fromkeys([*found.failures, *failures]))
 
 
-async def _play(
+async def play(
     server: Server, load: Load, clients: int, requests: int, random: Random
 ) -> tuple[list[Answered], float]:
     """Clients that each ask again as soon as they are answered; returns the answers and the seconds of all."""
     bodies = iter([load.body(random) for _ in range(requests)])
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(
-        headers=server.headers, timeout=SILENCE, limits=limits, trust_env=False, verify=server.trusted
-    ) as client:
+    async with server.client() as client:
 
         async def ask_in_turns() -> list[Answered]:
-            return [await _ask(client, f"{server.url}/chat/completions", body) for body in bodies]
+            return [await ask(client, f"{server.url}/chat/completions", body) for body in bodies]
 
         began = time.perf_counter()
         answered = await asyncio.gather(*(ask_in_turns() for _ in range(min(clients, requests))))
@@ -176,8 +179,12 @@ async def _play(
     return [answer for answers in answered for answer in answers], seconds
 
 
-async def _ask(client: httpx.AsyncClient, url: str, body: Mapping[str, Any]) -> Answered:
-    answer = Answered(sent=time.perf_counter())
+async def ask(
+    client: httpx.AsyncClient, url: str, body: Mapping[str, Any], answer: Answered | None = None
+) -> Answered:
+    """``answer`` is filled as it comes."""
+    answer = answer or Answered(0.0)
+    answer.sent = time.perf_counter()
     try:
         async with client.stream("POST", url, json=body) as response:
             if response.status_code != httpx.codes.OK:

@@ -120,7 +120,11 @@ class Batch:
 
     def shown(self) -> tuple[Row, ...]:
         """What the scheduler is shown of the sequences; those that have ended must have been dropped."""
-        return tuple(Row(slot.id, slot.sequence.job.asker, slot.drawn, slot.begun) for slot in self._slots)
+        jobs = (slot.sequence.job for slot in self._slots)
+        return tuple(
+            Row(slot.id, job.asker, slot.drawn, slot.begun, job.priority)
+            for slot, job in zip(self._slots, jobs, strict=True)
+        )
 
     def preempt(self, ids: Collection[str]) -> list[TokenSequence]:
         """Takes these sequences out, in this order. No step may be pending."""

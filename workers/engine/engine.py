@@ -43,6 +43,7 @@ from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.caller_use import CallerUse
+from workers.engine.scheduling.fairness import LEVELS, RANKS
 from workers.engine.scheduling.pass_costs import PassCosts
 from workers.engine.scheduling.plan import Chunk, Limits, Memory, Plan, View
 from workers.engine.speculation.draft_model import DraftModel
@@ -78,7 +79,7 @@ class BatchEngine:
         self._fresh_since: float | None = None
         self._caller_use = CallerUse()
         self._passes = 0  # of prefill
-        self._read = self._decoded = 0.0  # see View
+        self._read, self._read_for, self._decoded = 0.0, LEVELS[0], 0.0  # see View
         cache = new_cache(model)
         self._full_attention = is_full_attention(cache)
         self._gives_last_logits = findings.last_logits
@@ -235,8 +236,11 @@ class BatchEngine:
             plan = self._plan()
         self._make_room(plan)
         self._prefilled_last = self._prefill(plan)
-        outputs += self._take_finished()
-        outputs += self._hold() if plan.hold else self._decode_timed()
+        outputs, self._finished = outputs + self._finished, []
+        if plan.pause and self._prefilled_last:
+            outputs += self._collect_all()
+        else:
+            outputs += self._hold() if plan.hold else self._decode_timed()
         self._cap_prefix_cache()
         self._tally()
         return outputs
@@ -268,6 +272,7 @@ class BatchEngine:
             used=self._caller_use.shown(now),
             passes=self._passes,
             read=self._read,
+            read_for=self._read_for,
             decoded=self._decoded,
         )
 
@@ -301,10 +306,6 @@ class BatchEngine:
                 self._speculator.decoded(rows, seconds)
             self._caller_use.charge([row.asker.caller for row in self._batch.shown()], seconds)
         return outputs
-
-    def _take_finished(self) -> list[Output]:
-        finished, self._finished = self._finished, []
-        return finished
 
     def _cap_prefix_cache(self) -> None:
         """The prefix cache may have what sequences and tasks leave."""
@@ -373,6 +374,7 @@ class BatchEngine:
         seconds = time.perf_counter() - began
         self._passes += 1
         self._read, self._decoded = seconds if stalls else 0.0, 0.0
+        self._read_for = min((task.shown.priority for task, _ in ready), key=RANKS.__getitem__)
         self._caller_use.charge([task.shown.asker.caller for task, _ in ready], seconds)
         return True
 

@@ -298,6 +298,20 @@ def test_decoding_sequences_wait_for_at_most_one_prefill_pass(make_engine: MakeE
         assert "first" in [output.delta.request_id for output in engine.step()]
 
 
+def test_a_high_keys_first_token_goes_out_before_lower_sequences_decode_again(
+    make_engine: MakeEngine,
+) -> None:
+    engine = make_engine(rows=8, launches_ahead=False)
+    for n in range(3):
+        engine.add(job(f"low{n}", [5 + n] * 10, max_tokens=50, ignore_eos=True, priority="low"))
+    while len(engine.step()) < 3:
+        pass
+    engine.step()
+    engine.add(job("high", [9] * 20, max_tokens=4, priority="high"))
+    first = 1 if engine._gives_last_logits else 4  # else it takes a pass with the others
+    assert [len(engine.step()) for _ in range(4)] == [first, 4, 4, 4]
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_first_token_may_be_the_last(make_engine: MakeEngine, options: dict[str, Any]) -> None:
     wanted = [job(str(i), prompt, max_tokens=1, **options) for i, prompt in enumerate(PROMPTS)]

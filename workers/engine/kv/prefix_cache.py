@@ -4,16 +4,17 @@ Each namespace has a trie over token ids. Full-attention keys and values are sto
 stored once. With full attention in all layers, every prefix of an entry can be matched; with windows or states, those
 that end at a checkpoint (see ``checkpoints``). Entries are never written to: a match gives copies. When bytes are
 short, the least recently used leaves of the trie are evicted first, or checkpoints at any node, with the tokens that
-then lead to none.
+then lead to none: see ``eviction_order``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.engine.kv import checkpoints
 from workers.engine.kv.checkpoints import can_be_cut, has_checkpoint
+from workers.engine.kv.eviction_order import EvictionOrder
 from workers.engine.kv.mlx_caches import Cache, divide, join, nbytes, set_out
-from workers.engine.kv.radix import SMALLEST, Node, Path, drop, grow, walk
+from workers.engine.kv.radix import SMALLEST, Node, Path, drop, grow, leave, walk
 from workers.token_ids import Ids, as_ids
 
 
@@ -32,6 +33,8 @@ class PrefixCache:
         self.budget = budget
         self._full_attention = full_attention
         self._roots: dict[str, Node[Cache]] = {}
+        self._namespaces: dict[Node[Cache], str] = {}  # by root
+        self._order: EvictionOrder[Cache] = EvictionOrder(self._may_go)
         self._layout: checkpoints.Layout = ()
         self._uses = 0
         self.entries = 0
@@ -88,8 +91,7 @@ class PrefixCache:
         if not self._full_attention:
             cache, self._layout = checkpoints.flat(cache)
             add = checkpoints.with_checkpoint
-        root = self._roots.setdefault(namespace, Node(as_ids([])))
-        grow(root, as_ids(ids), cache, self._cut, add)
+        grow(self._root(namespace), as_ids(ids), cache, self._cut, add)
         self.bytes += size
         self.entries += 1
         self.changes += 1
@@ -98,24 +100,33 @@ class PrefixCache:
 
     def shrink(self, size: int) -> None:
         """Drops the least recently used entries until at most ``size`` bytes are stored."""
-        while self.bytes > size and (ends := [node for node in self._holding() if self._may_go(node)]):
-            self._evict(min(ends, key=lambda node: node.used))
+        while self.bytes > size and (node := self._order.next()):
+            left = self._evict(node)
             self.entries -= 1
             self.changes += 1
-            self._roots = {namespace: root for namespace, root in self._roots.items() if root.children}
+            if left.parent is not None:
+                self._order.offer(left, self.entries)
+            elif not left.children:
+                del self._roots[self._namespaces.pop(left)]
 
-    def _evict(self, node: Node[Cache]) -> None:
+    def _evict(self, node: Node[Cache]) -> Node[Cache]:
+        """Gives the node that is left at the end of what was dropped."""
         assert node.held is not None
         self.bytes -= nbytes(node.held)
         if self._full_attention:
-            drop(node)
-            return
+            return drop(node)
         node.held = checkpoints.without_checkpoint(node.held) if node.children else None
         self.bytes += nbytes(node.held or [])
         while node.parent is not None and not node.children and not has_checkpoint(node.held):
             self.bytes -= nbytes(node.held or [])
-            del node.parent.children[int(node.ids[0])]
-            node = node.parent
+            node = leave(node)
+        return node
+
+    def _root(self, namespace: str) -> Node[Cache]:
+        if namespace not in self._roots:
+            root = self._roots[namespace] = Node(as_ids([]))
+            self._namespaces[root] = namespace
+        return self._roots[namespace]
 
     def _walk(self, namespace: str, ids: Sequence[int] | Ids) -> Path[Cache]:
         root = self._roots.get(namespace)
@@ -132,7 +143,9 @@ class PrefixCache:
 
     def _may_go(self, node: Node[Cache]) -> bool:
         """Tokens that others continue stay; a checkpoint may go anywhere."""
-        return not node.children or not (self._full_attention or can_be_cut(node.held or []))
+        if self._full_attention:
+            return node.held is not None and not node.children
+        return has_checkpoint(node.held) and not (node.children and can_be_cut(node.held or []))
 
     def _cut(self, cache: Cache, at: int) -> tuple[Cache | None, Cache]:
         if not self._full_attention:
@@ -150,9 +163,5 @@ class PrefixCache:
         self._uses += 1
         for node in nodes if self._full_attention else nodes[-1:]:
             node.used = self._uses
-
-    def _holding(self) -> Iterator[Node[Cache]]:
-        nodes = (node for root in self._roots.values() for node in root.nodes())
-        if self._full_attention:
-            return (node for node in nodes if node.held is not None)
-        return (node for node in nodes if has_checkpoint(node.held))
+        if nodes:
+            self._order.offer(nodes[-1], self.entries)

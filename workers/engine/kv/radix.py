@@ -83,12 +83,19 @@ def grow(
     return node
 
 
-def drop(node: Node[Held]) -> None:
-    """Drops a node's value, then each node up the trie that has neither a value nor children."""
+def drop(node: Node[Held]) -> Node[Held]:
+    """Drops a node's value, then each node up the trie that has neither a value nor children; gives the next one."""
     node.held = None
     while node.parent is not None and not node.children and node.held is None:
-        del node.parent.children[int(node.ids[0])]
-        node = node.parent
+        node = leave(node)
+    return node
+
+
+def leave(node: Node[Held]) -> Node[Held]:
+    """Takes a node without children out of the trie and gives the one above it."""
+    assert node.parent is not None
+    del node.parent.children[int(node.ids[0])]
+    return node.parent
 
 
 def _split(node: Node[Held], at: int, cut: Cut[Held]) -> Node[Held]:

@@ -20,6 +20,11 @@ RANKS = {level: rank for rank, level in enumerate(LEVELS)}
 T = TypeVar("T")
 
 
+def level(priority: Priority, steps: int) -> int:
+    """Of a request that has waited so many steps; 0 is the highest."""
+    return max(0, RANKS[priority] - steps // LEVEL_STEPS)
+
+
 def weights(waiting: Sequence[tuple[Priority, int]]) -> list[int]:
     """What a sequence of each counts, by its priority and the steps it has waited; 1 for the highest that waits."""
     highest = min((RANKS[priority] for priority, _ in waiting), default=0)

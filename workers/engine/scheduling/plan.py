@@ -80,6 +80,7 @@ class Row:
     asker: Asker
     drawn: int = 0
     begun: bool = True
+    priority: Priority = "normal"
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ class Limits:
     """``batches`` and ``pads``: prompts, and prompts of unlike length, can share a pass.
 
     ``last_logits``: a prompt's last pass gives its first token. ``holds``: first tokens are held, which pays where
-    prompts are prefilled much faster together than one by one, as on a CPU. Where a decode pass takes longer than
-    ``max_stall``, a prefill pass may take as long as it: else a batch would never fill.
+    prompts are prefilled much faster together than one by one, as on a CPU; and a step gives its tokens when all its
+    passes have ended. Where a decode pass takes longer than ``max_stall``, a prefill pass may take as long as it: else
+    a batch would never fill.
     """
 
     rows: int = 32  # sequences that decode together
@@ -137,7 +139,7 @@ class View:
 
     ``running``: in the order of the batch, ended sequences left out. ``fresh_since``: since when first tokens are held.
     ``used``: seconds of the machine that each caller had lately. ``read``: seconds of the last prefill pass, if it
-    stalled sequences; ``decoded``: seconds of decode passes since then.
+    stalled sequences, and ``read_for`` the highest priority in it; ``decoded``: seconds of decode passes since then.
     """
 
     step: int
@@ -150,6 +152,7 @@ class View:
     used: tuple[tuple[str, float], ...] = ()
     passes: int = 0  # prefill passes so far
     read: float = 0.0
+    read_for: Priority = "high"
     decoded: float = 0.0
 
 
@@ -174,7 +177,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step. All sequences that are left decode, unless ``hold``."""
+    """One step. All sequences that are left decode, unless ``hold`` or ``pause``."""
 
     preempt: tuple[str, ...] = ()  # sequences that leave the batch and wait again
     restart: tuple[str, ...] = ()  # tasks that give back what they have prefilled; the prefix cache stores it
@@ -184,10 +187,11 @@ class Plan:
     )
     prefill: tuple[Chunk, ...] = ()  # one pass: a chunk of one task, or the rest of several
     hold: bool = False  # no decode pass: first tokens wait for prompts that can still come with them
+    pause: bool = False  # no decode pass: the first tokens of this prefill pass do not wait for one
 
     def __str__(self) -> str:
         parts = {"preempt": self.preempt, "restart": self.restart, "prefill": self.prefill}
         words = [f"{name} {' '.join(map(str, entries))}" for name, entries in parts.items() if entries]
         words += [] if self.cache_bytes is None else [f"cache {self.cache_bytes}"]
-        words += ["compact"] * self.compact + ["hold"] * self.hold
+        words += ["compact"] * self.compact + ["hold"] * self.hold + ["pause"] * self.pause
         return "; ".join(words) or "decode"

@@ -11,8 +11,12 @@ Rule 5, stall: a prefill pass beside sequences that decode has as many tokens as
 for a while, so that prefill has no more than ``read_share`` of the time.
 Rule 6, passes: short prompts share a pass; a long one has passes of its own, in chunks. A full batch waits a few steps
 for more prompts.
-Rule 7, prefixes: a prefix that several waiting prompts share is prefilled once: see ``shared_prefixes``.
-Rule 8, hold: while no client has a token, first tokens wait for prompts to be prefilled beside theirs. Prompts are
+Rule 7, priority: a prompt of higher priority than sequences that decode is urgent. It waits for no company, none of
+lower priority joins its pass, and the pass may be ``URGENT`` times as long. If the last prefill pass was for a lower
+one it does not wait until sequences have decoded (rule 5), and its first token does not wait for a decode pass; the
+next step has one. So sequences of low priority pause for one prefill pass of each higher priority at the most.
+Rule 8, prefixes: a prefix that several waiting prompts share is prefilled once: see ``shared_prefixes``.
+Rule 9, hold: while no client has a token, first tokens wait for prompts to be prefilled beside theirs. Prompts are
 prefilled faster in one pass, and sequences that begin together end together.
 """
 
@@ -20,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shared.callers import Asker
-from workers.engine.scheduling.fairness import in_turns, weights
+from workers.engine.scheduling.fairness import RANKS, in_turns, level, weights
 from workers.engine.scheduling.ledger import Ledger, Room
 from workers.engine.scheduling.plan import SMALLEST, Chunk, Plan, Row, Task, View
 from workers.engine.scheduling.shared_prefixes import Prefixes
@@ -35,6 +39,7 @@ COMPANY = (
     8  # a batch ends about one in so many sequences in a few steps; waiting for as many prompts is worth it
 )
 DECODES = 8  # decode passes between two prefill passes, at the most
+URGENT = 2  # times as long may a pass over urgent prompts stall what decodes
 HOLD = 15  # times ``max_stall`` that first tokens are held
 # Chunks in a pass over several prompts that stalls no sequence: attention does not cost more for them. A longer prompt
 # holds no sequences.
@@ -79,6 +84,7 @@ def plan(view: View, now: float, order: Order = in_order) -> Plan:
         cache_bytes=room.cache_bytes if room.cache_bytes < view.memory.cache_bytes else None,
         prefill=chunks,
         hold=bool(chunks) and planner.holds(now),
+        pause=planner.pauses(),
     )
 
 
@@ -92,6 +98,7 @@ class _Planner:
         self._prefixes = Prefixes(view.waiting)
         self._free = [task for task in view.waiting if not self._prefixes.blocked(task)]
         self._order: list[Task] | None = None
+        self._stall = 1  # times ``max_stall`` that this plan's pass may take
         # What this plan's pass leaves:
         self._joining: list[Task] = []
         self._chunked: Task | None = None
@@ -130,6 +137,24 @@ class _Planner:
 
     # ------------------------------------------------------------ prefill
 
+    def _urgent(self, task: Task) -> bool:
+        """Rule 7."""
+        lowest = max((RANKS[row.priority] for row in self.ledger.rows), default=0)
+        return self._decoding > 0 and RANKS[task.priority] < lowest
+
+    def pauses(self) -> bool:
+        """Rule 7, after this plan's pass; where a step does not wait for its decode pass there is nothing to gain."""
+        if not (self._view.limits.holds and self._view.limits.last_logits):
+            return False
+        return any(
+            self._urgent(task) and (self._view.decoded > 0 or self._above_last(task))
+            for task in self._joining
+        )
+
+    def _above_last(self, task: Task) -> bool:
+        """Whether all of the last prefill pass was of lower priority."""
+        return RANKS[task.priority] < RANKS[self._view.read_for]
+
     @property
     def _decoding(self) -> int:
         """How many sequences a prefill pass would stall; a batch without an emitted token counts none."""
@@ -144,6 +169,7 @@ class _Planner:
             return ()
         self.ledger.take(room)
         first, followers = self._prefixes.lead(order[0])
+        self._stall = URGENT if self._urgent(first) else 1
         budget = self._tokens_behind(first.start)
         if first.stop - first.start <= budget and not first.stops and not (first.scores and first.left):
             return self._together(order)
@@ -157,14 +183,19 @@ class _Planner:
         """Rule 5: whether prefill has had its share for now."""
         share, costs = self._view.limits.read_share, self._view.costs
         owed = min(self._view.read * (1 - share) / share, DECODES * costs.decode)
-        return self._decoding > 0 and self._view.decoded < owed
+        return self._decoding > 0 and self._view.decoded < owed and not self._comes_before_decode()
+
+    def _comes_before_decode(self) -> bool:
+        """Rule 7."""
+        order = self.order()
+        return bool(order) and self._above_last(order[0]) and self._urgent(order[0])
 
     def _tokens_behind(self, context: int) -> int:
         """Rule 5: most tokens of a pass behind a context of so many."""
         costs, limits = self._view.costs, self._view.limits
         if not self._decoding:
             return limits.chunk
-        affordable = costs.affordable(max(limits.max_stall, costs.decode), context)
+        affordable = costs.affordable(self._stall * max(limits.max_stall, costs.decode), context)
         return min(limits.chunk, max(SMALLEST, affordable))
 
     def _fitting(self) -> tuple[list[Task], Room | None]:
@@ -181,7 +212,11 @@ class _Planner:
 
     def _waits_for_more(self, order: list[Task]) -> bool:
         """Whether a pass over so few prompts would cost so many sequences more than it gives."""
-        if len(order) >= self._decoding // COMPANY or any(task.done for task in order):
+        if (
+            len(order) >= self._decoding // COMPANY
+            or any(task.done for task in order)
+            or self._urgent(order[0])
+        ):
             return False
         return self._view.step - min(task.since for task in order) < PATIENCE
 
@@ -194,6 +229,8 @@ class _Planner:
                 break
             if (refused and not task.may_fit_before(refused)) or not self._shares_pass(task, chosen, width):
                 continue
+            if self._level(task) > self._level(chosen[0]) and self._urgent(chosen[0]):
+                continue
             if (room := self.ledger.fits(task, chosen)) is None:
                 refused = task
                 continue
@@ -204,6 +241,9 @@ class _Planner:
             sequences, width = sequences + task.sequences, max(width, self._rest(task))
         self._joining = chosen
         return tuple(Chunk(task.id, task.start, task.tokens, joins=True) for task in chosen)
+
+    def _level(self, task: Task) -> int:
+        return level(task.priority, self._view.step - task.since)
 
     def _rest(self, task: Task) -> int:
         return task.left + (1 if self._view.limits.last_logits else 0)
@@ -220,7 +260,7 @@ class _Planner:
     # ------------------------------------------------------------ hold
 
     def holds(self, now: float) -> bool:
-        """Rule 8, after this plan's pass."""
+        """Rule 9, after this plan's pass."""
         rows = [*self.ledger.rows, *self._joined()] if self._view.limits.holds else []
         if not rows or _decoding(rows) or self._long_is_next(rows):
             return False

@@ -96,7 +96,8 @@ def test_a_recurrent_cache_entry_matches_only_prompts_that_continue_it(
     lengths = [len(long(ids)) for ids in kept if wanted[: len(long(ids))] == long(ids)]
     assert found(cache, wanted) == max(lengths, default=0)
     assert cache.entries == len({tuple(ids) for ids in kept if ids})
-    assert cache.entries == sum(1 for _ in cache._holding())
+    nodes = [node for root in cache._roots.values() for node in root.nodes()]
+    assert cache.entries == sum(has_checkpoint(node.held) for node in nodes)
 
 
 @settings(max_examples=200)

@@ -1,6 +1,6 @@
 """mlx_lm.server with the BLAS that our workers have: opened before mlx is imported, else it would be a slow one."""
 
-from workers.engine.cpu.blas import open_blas
+from workers.engine.cpu.install import open_blas
 
 
 def main() -> None:

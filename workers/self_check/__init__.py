@@ -1,0 +1,1 @@
+"""What an engine is and does on this machine, for `mlx-server bench --self`."""
