@@ -300,6 +300,22 @@ def test_the_cpu_folder_has_one_door() -> None:
             assert all(within(each, {CPU_DOOR}) for each in names), f"{file_id(path)}: {names}"
 
 
+def model_calls(path: Path) -> list[str]:
+    """What is called ``model``, and what is given a cache by name, as mlx-lm's models are."""
+    calls = [node for node in nodes(parse(path)) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call)
+        for call in calls
+        if ast.unparse(call.func).rpartition(".")[2] in {"model", "_model"}
+        or any(keyword.arg == "cache" for keyword in call.keywords)
+    ]
+
+
+def test_one_module_of_the_engine_calls_the_model() -> None:
+    found = {file_id(path): model_calls(path) for path in sources("workers/engine")}
+    assert {file for file, calls in found.items() if calls} == {"workers/engine/forward.py"}
+
+
 def test_sockets_are_made_in_one_place() -> None:
     assert users({"zmq.DEALER", "zmq.ROUTER", "zmq.MAXMSGSIZE"}, *PACKAGES) == {"shared/sockets.py"}
 

@@ -10,6 +10,7 @@ One step:
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -21,24 +22,21 @@ from workers.engine.cpu.install import Invariance, give_back_freed_memory
 from workers.engine.disk.tier import Disk, NoDisk
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.figures import Figures, Report
+from workers.engine.forward import blank, feed, feed_to_ends, forward
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
 from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
-    blank,
     can_merge,
     can_pad,
-    feed,
-    feed_one,
     is_full_attention,
     merge,
     new_cache,
     spans,
 )
 from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.last_logits import prefill_with_last_logits
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
@@ -89,7 +87,7 @@ class BatchEngine:
         self._reuse = PrefixReuse(
             self._prefixes, self._disk, full_attention=self._full_attention, batches=self._batches
         )
-        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
+        self._batch = Batch(partial(forward, model), self._caches, self._reuse.ended)
         able = self._batches and self._full_attention  # else what a wrong guess leaves cannot be taken back
         chosen = speculator or speculator_for(limits.speculation, invariance, lambda: self._pass_costs.now)
         self._speculator = chosen if able else None
@@ -175,7 +173,7 @@ class BatchEngine:
 
     def calibrate(self) -> None:
         """Measures the cost of prefill on this machine; to be called before the first request."""
-        read = prefill_with_last_logits if self._gives_last_logits else feed
+        read = feed_to_ends if self._gives_last_logits else feed
         self._pass_costs.calibrate(
             lambda behind: blank(self._model, behind) if behind else new_cache(self._model),
             lambda cache, tokens: read(self._model, cache, [[0] * tokens]),
@@ -404,7 +402,7 @@ class BatchEngine:
 
     def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
         if not task.scores:
-            feed_one(self._model, cache, tokens)
+            feed(self._model, cache, [tokens])
             return
         following = task.ids[task.done + 1 : task.done + 1 + len(tokens)]
         depth = task.sequences[0].job.generation.logprobs or 0
@@ -447,7 +445,7 @@ class BatchEngine:
         if tokens:
             with self._pass_costs.timing(tokens, max(task.done for task in tasks)):
                 if to_ends:
-                    logits = prefill_with_last_logits(self._model, cache, rest)
+                    logits = feed_to_ends(self._model, cache, rest)
                 else:
                     feed(self._model, cache, rest)
         for task, ids, span in zip(tasks, rest, where, strict=True):

@@ -14,7 +14,8 @@ from workers.engine.disk.eviction import Eviction
 from workers.engine.disk.folder import BlockFolder
 from workers.engine.disk.tier import DiskTier
 from workers.engine.disk.writer import Writer
-from workers.engine.kv.mlx_caches import feed_one, is_full_attention, new_cache
+from workers.engine.forward import feed
+from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def open_tier(root: Path, limit: int | None, model: Any, origin: str) -> DiskTie
     if not is_full_attention(cache):
         log.info("prompts are not kept on disk: this model has other layers than full attention")
         return None
-    feed_one(model, cache, [0])
+    feed(model, cache, [[0]])
     arrays = [array for layer in cache for array in (layer.keys, layer.values)]
     shapes = tuple((array.shape[1], array.shape[3] * array.dtype.size) for array in arrays)
     where = f"mlx {version('mlx')} on {mx.default_device()}, {platform.machine()}"

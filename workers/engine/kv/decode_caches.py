@@ -19,7 +19,6 @@ from workers.engine.kv.mlx_caches import (
     take_rows,
 )
 from workers.engine.kv.slots import Slots
-from workers.engine.pass_memo import begin_pass
 
 
 class DecodeCaches(Protocol):
@@ -109,7 +108,6 @@ class _Unreserved:
 
     def begin(self, counts: Sequence[int] | None = None) -> None:
         assert counts is None
-        begin_pass()
         self._lengths = [length + 1 for length in self._lengths]
 
 
