@@ -1,0 +1,37 @@
+"""What runs on an accelerator gives the answers that a CPU's own path gives."""
+
+from typing import Any
+
+import pytest
+
+from tests.jobs import job
+from tests.workers.engines import LONG, MakeEngine, ids, play
+from workers.device import ACCELERATOR_PATH, has_accelerator
+from workers.job import Job
+
+OPTIONS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 6},
+    {"temperature": 1.0, "seed": 5, "n": 2},
+]
+
+
+def jobs() -> list[Job]:
+    prompts = (LONG, LONG[:40], [9, 8, 7])
+    return [
+        job(f"{p}-{o}", prompt, max_tokens=8, ignore_eos=True, **options)
+        for p, prompt in enumerate(prompts)
+        for o, options in enumerate(OPTIONS)
+    ]
+
+
+def test_the_accelerators_path_gives_the_tokens_of_the_cpus(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = play(make_engine(), jobs(), steps_between=1)
+    monkeypatch.setenv(ACCELERATOR_PATH, "1")
+    assert has_accelerator()
+    there = play(make_engine(launches_ahead=True), jobs(), steps_between=1)
+    assert {key: ids(deltas) for key, deltas in there.items()} == {
+        key: ids(deltas) for key, deltas in here.items()
+    }
