@@ -106,7 +106,7 @@ def decode(served: Served[Job], plan: Decode, seed: str) -> Played:
 
 
 def decode_bare(model: Any, served: Served[Job], plan: Decode, seed: str) -> Played:
-    from workers.engine.bare_loop import bare_loop
+    from workers.self_check.bare_loop import bare_loop
 
     prompts = [job.prompt for job in decode_jobs(served, plan, seed)]
     warm_up = plan.rows  # our engine decodes about so long until all prompts are read

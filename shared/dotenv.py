@@ -32,7 +32,7 @@ NOT_FROM_A_FOLDER = frozenset(
         "prompt_disk_dir",
     }
 )
-NO_SETTINGS = frozenset({"PYTHON", "STACK", "FAULT"})  # what our own processes and tests tell each other
+NO_SETTINGS = frozenset({"PYTHON", "STACK", "FAULT", "ACCELERATOR_PATH"})  # of our own processes and tests
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 from shared.settings import PREFIX
 from tests.blas import VARIABLE, open_chosen_blas
-from workers.device import FORCED
+from workers.device import ACCELERATOR_PATH
 
-for _name in [name for name in os.environ if name.startswith(PREFIX) and name not in (VARIABLE, FORCED)]:
+for _name in [
+    name for name in os.environ if name.startswith(PREFIX) and name not in (VARIABLE, ACCELERATOR_PATH)
+]:
     del os.environ[_name]
 os.environ[f"{PREFIX}CONFIG"] = ""  # nor a file at home
 os.environ[f"{PREFIX}PROMPT_DISK_GB"] = "0"  # prompts of one test must not be found by another

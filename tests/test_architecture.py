@@ -64,7 +64,9 @@ ENCODERS_SHARE = {
 }  # with the engine of chat models
 
 ASKS_MLX = {"workers/device.py"}  # where it computes
-RUNS_ANOTHER_SERVER = {"workers/self_check/mlx_lm_server.py"}
+RUNS_OTHERS_CODE = {
+    f"workers/self_check/{name}.py" for name in ("mlx_lm_server", "bare_loop")
+}  # to compare with
 LOADERS = {f"workers/model/{name}.py" for name in ("load", "embedded", "serve_model")}
 MLX = {"mlx", "mlx_lm"}
 HEAVY = MLX | {"transformers", "huggingface_hub"}
@@ -82,7 +84,7 @@ METHODS_THAT_PICKLE = {"send_pyobj", "recv_pyobj"}
 
 PASSES_THE_ENVIRONMENT_ON = {"cli/stack.py", "cli/launch/start.py", "workers/host/server.py"}
 THE_ONE_PLACE = {"shared/settings.py"}
-READS_A_SWITCH_FOR_TESTS = {"workers/device.py"}
+HAS_A_SWITCH_FOR_TESTS = {"workers/device.py"}  # of the accelerator's path
 TELLS_THE_TIME = {
     "api/generation/usage.py",
     "api/openai/models.py",
@@ -303,6 +305,22 @@ def test_the_cpu_folder_has_one_door() -> None:
             assert all(within(each, {CPU_DOOR}) for each in names), f"{file_id(path)}: {names}"
 
 
+def model_calls(path: Path) -> list[str]:
+    """What is called ``model``, and what is given a cache by name, as mlx-lm's models are."""
+    calls = [node for node in nodes(parse(path)) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call)
+        for call in calls
+        if ast.unparse(call.func).rpartition(".")[2] in {"model", "_model"}
+        or any(keyword.arg == "cache" for keyword in call.keywords)
+    ]
+
+
+def test_one_module_of_the_engine_calls_the_model() -> None:
+    found = {file_id(path): model_calls(path) for path in sources("workers/engine")}
+    assert {file for file, calls in found.items() if calls} == {"workers/engine/forward.py"}
+
+
 def test_sockets_are_made_in_one_place() -> None:
     assert users({"zmq.DEALER", "zmq.ROUTER", "zmq.MAXMSGSIZE"}, *PACKAGES) == {"shared/sockets.py"}
 
@@ -314,16 +332,14 @@ def test_exit_codes_are_named_in_one_place() -> None:
 
 def test_mlx_stays_in_the_engine_and_the_loaders() -> None:
     users = {file_id(path) for path in sources(*PACKAGES) if tops(path) & MLX}
-    assert {
-        file for file in users if not file.startswith(ENGINES)
-    } <= LOADERS | ASKS_MLX | RUNS_ANOTHER_SERVER
+    assert {file for file in users if not file.startswith(ENGINES)} <= LOADERS | ASKS_MLX | RUNS_OTHERS_CODE
 
 
 def test_settings_come_from_one_place() -> None:
     readers = users({"os.environ", "os.environb", "os.getenv"}, *PACKAGES)
     assert {
         file for file in readers if not file.endswith("__main__.py")
-    } <= PASSES_THE_ENVIRONMENT_ON | THE_ONE_PLACE | READS_A_SWITCH_FOR_TESTS
+    } <= PASSES_THE_ENVIRONMENT_ON | THE_ONE_PLACE | HAS_A_SWITCH_FOR_TESTS
 
 
 def pickles(path: Path) -> set[str]:

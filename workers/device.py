@@ -5,8 +5,8 @@ Rule: nothing here imports mlx before it is asked.
 
 import os
 
-FORCED = "MLX_SERVER_ACCELERATOR_PATH"
-"""A switch for tests: with ``1`` whatever is done differently for a GPU is done so on a CPU too.
+ACCELERATOR_PATH = "MLX_SERVER_ACCELERATOR_PATH"
+"""A switch of tests: with ``1`` whatever is done differently for a GPU is done so on a CPU too.
 
 Weights keep their types, MLX's own kernels compute, passes are launched ahead, keys lie in one slab and MLX draws.
 Slow, but the code is the one that a Mac runs.
@@ -19,8 +19,8 @@ def cores() -> int:
 
 
 def has_accelerator() -> bool:
-    """Whether MLX computes on a GPU, or is to be treated as if it did."""
-    if os.environ.get(FORCED) == "1":
+    """Whether MLX computes on a GPU, or tests ask for what runs there."""
+    if os.environ.get(ACCELERATOR_PATH) == "1":
         return True
     import mlx.core as mx
 

@@ -14,6 +14,7 @@ from tests.client import chunks
 from tests.faults.stack import FaultStack, fault_stack
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
+from workers.device import ACCELERATOR_PATH
 
 CUT = 7  # tokens; a step may give several, so the cut is at the first delta that has so many
 PROMPT = "The cat sat on the mat and"
@@ -31,10 +32,12 @@ ASKED: dict[str, dict[str, Any]] = {
 QUICK = "two choices"
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[FaultStack]:
-    with tempfile.TemporaryDirectory(prefix="mlx-tiny") as folder:
+@pytest.fixture(scope="module", params=quick_and_slow(("as it is",), ("accelerator",)))
+def tiny(request: pytest.FixtureRequest) -> Iterator[FaultStack]:
+    """With what runs on this device, or with what runs on an accelerator."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="mlx-tiny") as folder:
         model = make_tiny_llama(Path(folder) / "model")
+        patch.setenv(ACCELERATOR_PATH, "1" if request.param == "accelerator" else "0")
         command = json.dumps([sys.executable, "-m", "workers"])
         with fault_stack(available_models=f"a={model}", worker_command=command, heartbeat_timeout=5) as stack:
             yield stack

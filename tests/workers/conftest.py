@@ -7,7 +7,7 @@ import pytest
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_model
 from tests.workers.engines import MakeEngine
-from workers.device import has_accelerator
+from workers.device import ACCELERATOR_PATH, has_accelerator
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
@@ -23,15 +23,21 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
 
 
+WAYS = ("in turn", "ahead", "accelerator")
+
+
 @pytest.fixture(
-    params=quick_and_slow((has_accelerator(),), (not has_accelerator(),)),
-    ids=lambda ahead: "ahead" if ahead else "in turn",
+    params=quick_and_slow(WAYS[2:], WAYS[:2]) if has_accelerator() else quick_and_slow(WAYS[:1], WAYS[1:])
 )
-def make_engine(loaded: LoadedModel, request: pytest.FixtureRequest) -> MakeEngine:
-    """Of engines that launch their passes as on a CPU, or as on an accelerator."""
+def make_engine(
+    loaded: LoadedModel, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> MakeEngine:
+    """Of engines that launch their passes as on a CPU, or ahead, or that do all as on an accelerator."""
+    if request.param == "accelerator":
+        monkeypatch.setenv(ACCELERATOR_PATH, "1")
     rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
 
-    def make(*, launches_ahead: bool = request.param, **limits: Any) -> BatchEngine:
+    def make(*, launches_ahead: bool = request.param != "in turn", **limits: Any) -> BatchEngine:
         return BatchEngine(
             loaded.model,
             rules,

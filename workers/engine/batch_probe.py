@@ -16,20 +16,18 @@ from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.quantized import QuantizedEmbedding
 from mlx.utils import tree_flatten
 
+from workers.engine.forward import feed, forward
 from workers.engine.kv.decode_caches import caches_for
 from workers.engine.kv.mlx_caches import (
     Cache,
     can_merge,
     can_pad,
-    feed,
-    feed_one,
     fork,
     is_full_attention,
     merge,
     new_cache,
     spans,
 )
-from workers.engine.last_logits import logits_at
 from workers.engine.probe_spans import few_tokens, span_reads
 
 # Token ids of three sequences: gemma2 takes the batch's axis for that of its key heads, which may be two. The third has
@@ -68,11 +66,11 @@ def why_alone(model: Any, vocabulary_size: int) -> str | None:
 
 
 def gives_last_logits(model: Any, vocabulary_size: int) -> bool:
-    """Whether ``last_logits`` finds its way through the model; tried at a position that is not the last one."""
+    """Whether ``forward`` gives the logits of one position of this model; tried at one that is not the last."""
     ids, position = mx.array([_below(readable_ids(model, vocabulary_size), PREFIXES[0])]), 3
     try:
-        shown = logits_at(model, ids, new_cache(model), [position])[:, None]
-        whole = model(ids, cache=new_cache(model))[:, position : position + 1]
+        shown = forward(model, ids, new_cache(model), [position])
+        whole = forward(model, ids, new_cache(model))[:, position : position + 1]
         return _error(shown, whole) <= _tolerance(model)
     except FAILURES:
         return False
@@ -97,7 +95,7 @@ class _Probe:
         caches = [new_cache(self._model) for _ in self._prefixes]
         for cache, prefix in zip(caches, self._prefixes, strict=True):
             if prefix:
-                feed_one(self._model, cache, prefix)
+                feed(self._model, cache, [prefix])
         alone = self._alone([fork(cache) for cache in caches])
         return _error(self._together(caches), alone)
 
@@ -106,9 +104,9 @@ class _Probe:
         logits, caches = [], [new_cache(self._model) for _ in self._prefixes]
         for cache, prefix, rest, steps in zip(caches, self._prefixes, self._rests, self._steps, strict=True):
             ids = mx.array([[*prefix, *rest, *steps]])
-            logits.append(self._model(ids, cache=new_cache(self._model))[:, -len(steps) :])
+            logits.append(forward(self._model, ids, new_cache(self._model))[:, -len(steps) :])
             if prefix:
-                feed_one(self._model, cache, prefix)
+                feed(self._model, cache, [prefix])
         return _error(mx.concatenate(logits), self._alone(caches))
 
     def _together(self, caches: list[Cache]) -> mx.array:
@@ -122,15 +120,15 @@ class _Probe:
         logits = []
         for tokens in zip(*self._steps, strict=True):
             decoding.begin()
-            logits.append(self._model(mx.array(tokens)[:, None], cache=decoding.layers)[:, -1])
+            logits.append(forward(self._model, mx.array(tokens)[:, None], decoding.layers)[:, -1])
         return mx.stack(logits, axis=1)
 
     def _alone(self, caches: list[Cache]) -> mx.array:
         """Logits (sequences, steps, vocabulary) of each sequence by itself, in passes of the same tokens."""
         sequences = []
         for cache, rest, steps in zip(caches, self._rests, self._steps, strict=True):
-            feed_one(self._model, cache, rest)
-            logits = [self._model(mx.array([[token]]), cache=cache) for token in steps]
+            feed(self._model, cache, [rest])
+            logits = [forward(self._model, mx.array([[token]]), cache) for token in steps]
             sequences.append(mx.concatenate(logits, axis=1))
         return mx.concatenate(sequences)
 

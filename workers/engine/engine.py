@@ -10,6 +10,7 @@ One step:
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +22,7 @@ from workers.engine.disk.tier import Disk, NoDisk
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.figures import Figures, Report
 from workers.engine.findings import EngineFindings, shows_last_logits
+from workers.engine.forward import feed, feed_to_ends, forward
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
 from workers.engine.kv.measured_cost import measure_cost
@@ -29,15 +31,12 @@ from workers.engine.kv.mlx_caches import (
     TokenSpan,
     can_merge,
     can_pad,
-    feed,
-    feed_one,
     is_full_attention,
     merge,
     new_cache,
     spans,
 )
 from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.last_logits import prefill_with_last_logits
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
@@ -93,7 +92,7 @@ class BatchEngine:
         self._reuse = PrefixReuse(
             self._prefixes, self._disk, full_attention=self._full_attention, batches=self._batches
         )
-        self._batch = Batch(lambda tokens, cache: model(tokens, cache=cache), self._caches, self._reuse.ended)
+        self._batch = Batch(partial(forward, model), self._caches, self._reuse.ended)
         may = limits.speculation, findings.invariance, self._caches.takes_back
         self._speculator = speculator_for(*may, lambda: self._pass_costs.now, draft, speculator)
         self._waiting = PrefillQueue()
@@ -399,7 +398,7 @@ class BatchEngine:
 
     def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
         if not task.scores:
-            feed_one(self._model, cache, tokens)
+            feed(self._model, cache, [tokens])
             return
         following = task.ids[task.done + 1 : task.done + 1 + len(tokens)]
         depth = task.sequences[0].job.generation.logprobs or 0
@@ -442,7 +441,7 @@ class BatchEngine:
         if tokens:
             with self._pass_costs.timing(tokens, max(task.done for task in tasks)):
                 if to_ends:
-                    logits = prefill_with_last_logits(self._model, cache, rest)
+                    logits = feed_to_ends(self._model, cache, rest)
                 else:
                     feed(self._model, cache, rest)
         for task, ids, span in zip(tasks, rest, where, strict=True):

@@ -9,8 +9,8 @@ from typing import Any
 
 from workers.engine.batch_probe import gives_last_logits, why_alone
 from workers.engine.cpu.install import Invariance, invariance_of
-from workers.engine.kv.mlx_caches import blank, feed, is_full_attention, new_cache
-from workers.engine.last_logits import prefill_with_last_logits
+from workers.engine.forward import blank, feed, feed_to_ends
+from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.engine.scheduling.pass_costs import calibrated
 from workers.engine.scheduling.plan import Costs
 
@@ -45,7 +45,7 @@ def shows_last_logits(model: Any, vocabulary_size: int) -> bool:
 
 
 def _costs(model: Any, last_logits: bool) -> Costs:
-    read = prefill_with_last_logits if last_logits else feed
+    read = feed_to_ends if last_logits else feed
     return calibrated(
         lambda behind: blank(model, behind) if behind else new_cache(model),
         lambda cache, tokens: read(model, cache, [[0] * tokens]),

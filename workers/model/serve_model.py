@@ -24,6 +24,7 @@ from workers.engine.disk.tier import DiskTier
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.findings import EngineFindings, find
+from workers.engine.forward import forward
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.engine.speculation.draft_model import DraftModel
 from workers.engine.speculation.speculator import may_speculate
@@ -228,7 +229,5 @@ def weight_bytes(loaded: LoadedModel) -> int:
 def vocabulary_size_of(loaded: LoadedModel) -> int:
     """The width of the logits, which may exceed the tokenizer's; a config may lack it or be wrong."""
     model: Any = loaded.model
-    logits: mx.array = model(
-        mx.zeros((1, 1), mx.int32), cache=new_cache(model)
-    )  # only the shape is used; nothing is evaluated
-    return int(logits.shape[-1])
+    # Only the shape is used; nothing is evaluated.
+    return int(forward(model, mx.zeros((1, 1), mx.int32), new_cache(model)).shape[-1])

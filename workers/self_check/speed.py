@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.engine.bare_loop import bare_loop
 from workers.job import Job, Served
+from workers.self_check.bare_loop import bare_loop
 from workers.self_check.parity import requests
 
 ENDLESS = 2000  # tokens: more than any sequence here lives to give

@@ -1,15 +1,46 @@
-"""What the engine does for a GPU, done on a CPU: the same tests pass, and answers are resumed with it."""
+"""What runs on an accelerator gives the answers that a CPU's own path gives."""
+
+from typing import Any
 
 import pytest
 
 from tests.inner_pytest import passes
-from workers.device import FORCED
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+from tests.jobs import job
+from tests.workers.engines import LONG, MakeEngine, ids, play
+from workers.device import ACCELERATOR_PATH, has_accelerator
+from workers.job import Job
 
 ENGINE = "tests/workers/engine"
+OPTIONS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 6},
+    {"temperature": 1.0, "seed": 5, "n": 2},
+]
 
 
+def jobs() -> list[Job]:
+    prompts = (LONG, LONG[:40], [9, 8, 7])
+    return [
+        job(f"{p}-{o}", prompt, max_tokens=8, ignore_eos=True, **options)
+        for p, prompt in enumerate(prompts)
+        for o, options in enumerate(OPTIONS)
+    ]
+
+
+def test_the_accelerators_path_gives_the_tokens_of_the_cpus(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = play(make_engine(), jobs(), steps_between=1)
+    monkeypatch.setenv(ACCELERATOR_PATH, "1")
+    assert has_accelerator()
+    there = play(make_engine(launches_ahead=True), jobs(), steps_between=1)
+    assert {key: ids(deltas) for key, deltas in there.items()} == {
+        key: ids(deltas) for key, deltas in here.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "tests",
     [
@@ -21,9 +52,11 @@ ENGINE = "tests/workers/engine"
     ids=["parity", "prefixes, memory and disk", "keys, draws and guesses", "grammars"],
 )
 def test_the_engines_tests_pass_with_the_code_for_an_accelerator(tests: list[str]) -> None:
-    passes(["-m", "not slow", *tests], **{FORCED: "1"})
+    passes(["-m", "not slow", *tests], **{ACCELERATOR_PATH: "1"})
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_answers_that_were_cut_go_on_with_the_code_for_an_accelerator() -> None:
     """All of them: greedy, sampled, with penalties, log-probabilities, several choices; cut by a killed process."""
-    passes(["tests/faults/test_resume.py"], **{FORCED: "1"})
+    passes(["tests/faults/test_resume.py"], **{ACCELERATOR_PATH: "1"})

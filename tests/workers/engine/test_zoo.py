@@ -20,8 +20,9 @@ from tests.workers.engines import cached_tokens, ids, play
 from tests.zoo import architectures, as_mlx_lm_computes, config_of
 from workers.device import has_accelerator
 from workers.engine.engine import BatchEngine
+from workers.engine.forward import feed
 from workers.engine.kv.measured_cost import measure_cost
-from workers.engine.kv.mlx_caches import feed_one, nbytes, new_cache
+from workers.engine.kv.mlx_caches import nbytes, new_cache
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import serve_model
@@ -120,7 +121,7 @@ def _loaded(folder: Path, kind: str) -> tuple[LoadedModel | None, str]:
 
 def _check_costs(model: Any) -> None:
     cost, cache = measure_cost(model), new_cache(model)
-    feed_one(model, cache, PROMPTS["long"])
+    feed(model, cache, [PROMPTS["long"]])
     assert nbytes(cache) <= cost.bytes(len(PROMPTS["long"]) + 256, chunk=len(PROMPTS["long"]))
 
 

@@ -17,6 +17,7 @@ from mlx.nn.layers.linear import Linear
 from mlx.utils import tree_unflatten
 
 from workers.engine.cpu.two_cores import on_two_cores
+from workers.engine.forward import forward
 from workers.engine.kv.mlx_caches import new_cache
 
 BLOCK = 64  # outputs
@@ -44,7 +45,7 @@ def _lm_heads(model: Any) -> set[int]:
 
     Embedding.as_linear = recorded  # type: ignore[method-assign]
     try:
-        logits = model(mx.array([[0]]), cache=new_cache(model))  # lazy: mlx computes nothing here
+        logits = forward(model, mx.array([[0]]), new_cache(model))  # lazy: mlx computes nothing here
     finally:
         Embedding.as_linear = theirs  # type: ignore[method-assign]
     linear = [layer for _, layer in model.named_modules() if type(layer) is Linear]

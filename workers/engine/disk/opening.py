@@ -15,8 +15,9 @@ from workers.engine.disk.eviction import FLOOR, Eviction
 from workers.engine.disk.folder import BlockFolder
 from workers.engine.disk.tier import DiskTier
 from workers.engine.disk.writer import Writer
+from workers.engine.forward import feed
 from workers.engine.kv.checkpoints import flat
-from workers.engine.kv.mlx_caches import feed_one, is_full_attention, new_cache
+from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def open_tier(root: Path, limit: int | None, model: Any, origin: str, floor: int
     if not can_be_written(cache):
         log.info("prompts are not kept on disk: this model has layers of an unknown kind")
         return None
-    feed_one(model, cache, [0])
+    feed(model, cache, [[0]])
     arrays = [array for layer in full_parts(cache) for array in (layer.keys, layer.values)]
     shapes = tuple((array.shape[1], array.shape[3] * array.dtype.size) for array in arrays)
     where = f"mlx {version('mlx')} on {mx.default_device()}, {platform.machine()}"

@@ -20,7 +20,6 @@ from workers.engine.kv.mlx_caches import (
     take_rows,
 )
 from workers.engine.kv.slots import Slots
-from workers.engine.pass_memo import begin_pass
 
 
 class DecodeCaches(Protocol):
@@ -111,7 +110,6 @@ class _Unreserved:
 
     def begin(self, counts: Sequence[int] | None = None) -> None:
         assert counts is None
-        begin_pass()
         self._lengths = [length + 1 for length in self._lengths]
 
 

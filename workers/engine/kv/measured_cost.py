@@ -5,10 +5,11 @@ from typing import Any
 
 from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
 
+from workers.engine.forward import feed
 from workers.engine.kv.cost import Cost, LayerCost
 from workers.engine.kv.footprint import GROWTH, rounded
 from workers.engine.kv.key_blocks import BLOCK
-from workers.engine.kv.mlx_caches import Cache, feed_one, new_cache
+from workers.engine.kv.mlx_caches import Cache, new_cache
 
 
 def measure_cost(model: Any, draft: Any = None) -> Cost:
@@ -19,14 +20,14 @@ def measure_cost(model: Any, draft: Any = None) -> Cost:
 def _layers(model: Any) -> tuple[LayerCost, ...]:
     """Measures the caches after one token; caches of unknown classes also after more tokens."""
     cache: Cache = new_cache(model)
-    feed_one(model, cache, [0])
+    feed(model, cache, [[0]])
     parts = [part for layer in cache for part in _parts(layer)]
     known = [_known_cost(part) for part in parts]
     if None not in known:
         return tuple(each for each in known if each)
     sizes = [[part.nbytes for part in parts]]
     for _ in range(2):  # a window of at most GROWTH tokens is full after the first pass
-        feed_one(model, cache, [0] * GROWTH)
+        feed(model, cache, [[0] * GROWTH])
         sizes.append([part.nbytes for layer in cache for part in _parts(layer)])
     measured = map(_measured_cost, *sizes)
     return tuple(each or other for each, other in zip(known, measured, strict=True))

@@ -20,8 +20,7 @@ from mlx_lm.models.cache import (
 )
 
 from workers.engine.kv.footprint import GROWTH
-from workers.engine.kv.prefill_batch import PaddedPrefillLayer, padded_prefill_batch
-from workers.engine.pass_memo import begin_pass
+from workers.engine.kv.prefill_batch import padded_prefill_batch
 
 Cache = list[Any]
 
@@ -40,18 +39,6 @@ class TokenSpan:
 def new_cache(model: Any) -> Cache:
     """An empty cache for one sequence."""
     cache: Cache = make_prompt_cache(model)
-    return cache
-
-
-def blank(model: Any, tokens: int) -> Cache:
-    """A full-attention cache of ``tokens`` zeros, for measurements."""
-    cache = new_cache(model)
-    feed_one(model, cache, [0])
-    for layer in cache:
-        heads, size = layer.keys.shape[1], layer.keys.shape[3]
-        values = mx.zeros((1, heads, tokens, layer.values.shape[3]), dtype=layer.values.dtype)
-        layer.state = mx.zeros((1, heads, tokens, size), dtype=layer.keys.dtype), values, tokens
-    evaluate(cache)
     return cache
 
 
@@ -220,33 +207,6 @@ def take_rows(batch: Cache, rows: list[int]) -> None:
         layer.filter(rows)
 
 
-def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
-    """Prefills the tokens of each row into a batch cache; the logits are never computed.
-
-    Full-attention rows are aligned at their starts. Other rows are shifted, so that they are aligned at their ends.
-    """
-    lengths = [len(row) for row in rows]
-    width = max(lengths)
-    padding = [width - length for length in lengths]
-    shifts = any(padding) and not all(type(layer) is PaddedPrefillLayer for layer in cache)
-    if shifts:
-        for layer in cache:
-            layer.prepare(lengths=lengths, right_padding=padding)
-    begin_pass()
-    model(padded(rows), cache=cache)
-    evaluate(cache)
-    if shifts:
-        for layer in cache:
-            layer.finalize()
-        evaluate(cache)
-
-
-def padded(rows: list[list[int]]) -> mx.array:
-    """The rows padded with zeros: (rows, longest)."""
-    width = max(map(len, rows))
-    return mx.array([row + [0] * (width - len(row)) for row in rows])
-
-
 def spans(done: list[int], rest: list[int], *, full_attention: bool) -> list[TokenSpan]:
     """The spans after a ``feed`` of ``rest[i]`` tokens to merged caches of ``done[i]`` tokens."""
     lengths = [before + more for before, more in zip(done, rest, strict=True)]
@@ -254,12 +214,6 @@ def spans(done: list[int], rest: list[int], *, full_attention: bool) -> list[Tok
     return [
         TokenSpan(row, 0 if full_attention else width - length, length) for row, length in enumerate(lengths)
     ]
-
-
-def feed_one(model: Any, cache: Cache, tokens: list[int]) -> None:
-    """Prefills tokens into the cache of one sequence."""
-    model(mx.array([tokens]), cache=cache)
-    evaluate(cache)
 
 
 def evaluate(cache: Cache, *more: mx.array) -> None:

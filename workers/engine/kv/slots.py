@@ -26,7 +26,6 @@ from workers.engine.kv.mlx_caches import (
 )
 from workers.engine.kv.slab import Slab, SlabView
 from workers.engine.kv.state_rows import StateRows, state_of
-from workers.engine.pass_memo import begin_pass
 
 SLABS = 8  # the largest number of slabs, because each adds some operations per layer
 
@@ -139,7 +138,6 @@ class Slots:
         ``counts``: tokens of each sequence, each of which is a row of the pass; one of each if not given. ``room``
         tells what fits.
         """
-        begin_pass()
         self.resize()
         lengths = [length for slab in self._slabs for length in slab.lengths]
         self._counts = list(counts or [1] * len(lengths))

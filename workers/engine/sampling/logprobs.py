@@ -10,6 +10,7 @@ from typing import Any, cast
 import mlx.core as mx
 import numpy as np
 
+from workers.engine.forward import forward
 from workers.engine.kv.mlx_caches import Cache, evaluate
 from workers.engine.sampling.candidates import Floats, Ids, top_ids
 from workers.engine.sampling.randomness import Array, library
@@ -98,7 +99,7 @@ def score_prompt_tokens(
     for start in range(0, len(tokens), SCORE_CHUNK):
         part = tokens[start : start + SCORE_CHUNK]
         wanted = following[start : start + SCORE_CHUNK]
-        logits = model(mx.array([part]), cache=cache)
+        logits = forward(model, mx.array([part]), cache)
         if wanted:
             unscored = UnscoredLogits(logits[0, : len(wanted)].astype(mx.float32), mx.array(wanted), depth)
             mx.eval(unscored.arrays)

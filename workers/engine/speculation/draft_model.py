@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from workers.engine.kv.mlx_caches import Cache, feed_one, nbytes, new_cache
-from workers.engine.pass_memo import begin_pass
+from workers.engine.forward import feed, forward
+from workers.engine.kv.mlx_caches import Cache, nbytes, new_cache
 from workers.engine.sampling.sampler import Sampler, SequenceParameters
 from workers.sequence import TokenSequence
 
@@ -122,15 +122,13 @@ class DraftModel:
                 layer.trim(len(read.fed) - same)
             del read.fed[same:]
         if more := known[same : same + most]:
-            begin_pass()
-            feed_one(self.model, read.cache, more)
+            feed(self.model, read.cache, [more])
             read.fed += more
         return len(more)
 
     def _pass(self, read: _Read, ids: list[int]) -> mx.array:
         """Logits (1, vocabulary) behind ``ids``."""
-        begin_pass()
-        logits: mx.array = self.model(mx.array([ids]), cache=read.cache)[:, -1, : self._vocabulary]
+        logits = forward(self.model, mx.array([ids]), read.cache)[:, -1, : self._vocabulary]
         read.fed += ids
         return logits
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from workers.engine.cpu.rope import _theirs, rope
-from workers.engine.kv.decode_caches import Alone, Merged
+from workers.engine.forward import forward
 from workers.engine.pass_memo import PassMemo, begin_pass
 
 
@@ -65,10 +65,9 @@ def test_cpu_rope_leaves_other_types_and_shapes_to_mlx() -> None:
         assert mx.array_equal(rope(x, 64, **how), _theirs(x, 64, **how))
 
 
-@pytest.mark.parametrize("caches", [Merged, Alone])
-def test_beginning_a_decode_pass_clears_the_pass_memo(caches: Any) -> None:
+def test_a_forward_pass_clears_the_pass_memo() -> None:
     made: PassMemo[object] = PassMemo()
     first = made.get("a key", (), object)
     assert made.get("a key", (), object) is first
-    caches().begin()
+    forward(lambda tokens, cache: tokens, mx.array([[1]]), [])
     assert made.get("a key", (), object) is not first

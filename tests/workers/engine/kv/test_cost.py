@@ -6,9 +6,10 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, ConcatenateKVCache, KVCache, RotatingKVCache
 
+from workers.engine.forward import feed
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.measured_cost import measure_cost
-from workers.engine.kv.mlx_caches import feed_one, nbytes, new_cache
+from workers.engine.kv.mlx_caches import nbytes, new_cache
 
 
 class Compressing(ConcatenateKVCache):
@@ -75,6 +76,6 @@ def test_measured_cost_equals_the_bytes_of_each_cache_class(layer: str, tokens: 
     model = Model(LAYERS[layer])
     cost, cache = measure_cost(model), new_cache(model)
     for start in range(0, tokens, GROWTH):
-        feed_one(model, cache, [0] * min(GROWTH, tokens - start))
+        feed(model, cache, [[0] * min(GROWTH, tokens - start)])
     counted = cost.bytes(tokens + GROWTH, chunk=GROWTH)
     assert nbytes(cache) <= counted <= 1.3 * nbytes(cache) + cost.bytes(2 * GROWTH, chunk=GROWTH)

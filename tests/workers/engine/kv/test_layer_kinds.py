@@ -13,13 +13,13 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import VOCABULARY, make_folder
 from tests.workers.engine.kv.decoding import alone, step
 from tests.zoo import WINDOW, config_of
+from workers.engine.forward import feed
 from workers.engine.kv.decode_caches import Merged, caches_for
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
     can_pad,
     extract,
-    feed,
     merge,
     nbytes,
     new_cache,

@@ -11,11 +11,12 @@ from mlx_lm.models.cache import KVCache
 from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from tests.workers.engine.kv.decoding import alone, step
+from workers.engine.forward import feed
 from workers.engine.kv.buffers import BlockBuffer, TokenBuffer
 from workers.engine.kv.decode_caches import Merged
 from workers.engine.kv.footprint import ROWS, TOKENS, slab_for
 from workers.engine.kv.length_groups import LengthGroup
-from workers.engine.kv.mlx_caches import Cache, TokenSpan, evaluate, feed, merge, new_cache, spans
+from workers.engine.kv.mlx_caches import Cache, TokenSpan, evaluate, merge, new_cache, spans
 from workers.engine.kv.slab import Slab
 from workers.engine.kv.slots import SLABS, Slots
 from workers.model.load import inspect, load

@@ -9,8 +9,8 @@ from mlx.nn.layers.base import Module
 
 from tests.tiny_model import VOCABULARY, Kind, make_tiny_model
 from workers.engine.batch_probe import gives_last_logits
-from workers.engine.kv.mlx_caches import feed_one, merge, new_cache
-from workers.engine.last_logits import logits_at, prefill_with_last_logits
+from workers.engine.forward import feed, feed_to_ends, forward
+from workers.engine.kv.mlx_caches import merge, new_cache
 from workers.model.load import inspect, load
 
 SHOWN: list[Kind] = ["llama", "sliding", "gpt2", "internlm3", "dynamic", "experts"]
@@ -31,7 +31,7 @@ def test_last_logits_at_a_position_equal_the_models_logits(tmp_path: Path, kind:
     model, ids = model_of(tmp_path / "m", kind), mx.array([[20, 30, 40, 50]])
     whole = model(ids, cache=new_cache(model))
     for position in range(4):
-        assert close(logits_at(model, ids, new_cache(model), [position]), whole[:, position])
+        assert close(forward(model, ids, new_cache(model), [position])[:, 0], whole[:, position])
     assert mx.array_equal(model(ids, cache=new_cache(model)), whole)  # the body is in its place again
 
 
@@ -88,9 +88,9 @@ def test_last_logits_work_for_a_language_model_inside_another_model(tmp_path: Pa
 def test_prefill_with_last_logits_ends_each_prompt_at_its_own_length(tmp_path: Path) -> None:
     model, rests = model_of(tmp_path / "m", "llama"), [[5, 6, 7], [8], [9, 10]]
     begun = [new_cache(model) for _ in rests]
-    feed_one(model, begun[1], [40, 41])
+    feed(model, begun[1], [[40, 41]])
     cache = merge(begun)
-    logits = prefill_with_last_logits(model, cache, rests)
+    logits = feed_to_ends(model, cache, rests)
     for row, ids in enumerate([[5, 6, 7], [40, 41, 8], [9, 10]]):
         assert close(logits[row], model(mx.array([ids]))[0, -1])
     assert cache[0].keys.shape[2] == 5
@@ -100,6 +100,6 @@ def test_a_failed_pass_with_last_logits_restores_the_model(tmp_path: Path) -> No
     model, ids = model_of(tmp_path / "m", "llama"), mx.array([[20, 30]])
     body = model.model
     with pytest.raises(IndexError):
-        logits_at(model, mx.array(5), new_cache(model), [0])
+        forward(model, mx.array(5), new_cache(model), [0])
     assert model.model is body
     assert model(ids).shape[:2] == (1, 2)

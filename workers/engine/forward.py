@@ -1,0 +1,96 @@
+"""The forward pass: the one place of the engine that calls the model.
+
+The product with the vocabulary is the largest of a pass, and of a prompt the last logits are wanted only. So the body
+computes all positions and the lm_head one per row. In mlx-lm's models one call has both: during it, the body is
+replaced by one that gives the lm_head these positions only.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+
+from workers.engine.kv.mlx_caches import Cache, evaluate, new_cache
+from workers.engine.kv.prefill_batch import PaddedPrefillLayer
+from workers.engine.pass_memo import begin_pass
+
+
+def forward(model: Any, tokens: mx.array, cache: Cache, at: list[int] | None = None) -> mx.array:
+    """The lazy logits (rows, tokens, vocabulary) of ``tokens`` (rows, tokens), which are written to ``cache``.
+
+    ``at``: the position of each row whose logits are wanted, if no others are: (rows, 1, vocabulary). Raises
+    AttributeError with it for a model whose body has another name.
+    """
+    begin_pass()
+    if at is None:
+        logits: mx.array = model(tokens, cache=cache)
+        return logits
+    owner = model.language_model if "language_model" in model else model
+    body = owner.model
+    owner.model = _Showing(body, at)
+    try:
+        logits = model(tokens, cache=cache)
+    finally:
+        owner.model = body
+    return logits[:, -1:]
+
+
+def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
+    """Prefills the tokens of each row into its cache; the logits are never computed.
+
+    Full-attention rows are aligned at their starts. Other rows are shifted, so that they are aligned at their ends.
+    """
+    lengths = [len(row) for row in rows]
+    padding = [max(lengths) - length for length in lengths]
+    shifts = any(padding) and not all(type(layer) is PaddedPrefillLayer for layer in cache)
+    if shifts:
+        for layer in cache:
+            layer.prepare(lengths=lengths, right_padding=padding)
+    forward(model, _padded(rows), cache)
+    evaluate(cache)
+    if shifts:
+        for layer in cache:
+            layer.finalize()
+        evaluate(cache)
+
+
+def feed_to_ends(model: Any, cache: Cache, rows: list[list[int]]) -> mx.array:
+    """Prefills rows into a full-attention cache and gives their last logits (rows, vocabulary); no row may be empty.
+
+    The cost of the logits is the last layer's, instead of a pass for the first token.
+    """
+    logits = forward(model, _padded(rows), cache, [len(row) - 1 for row in rows])[:, 0]
+    evaluate(cache, logits)
+    return logits
+
+
+def blank(model: Any, tokens: int) -> Cache:
+    """A full-attention cache of ``tokens`` zeros, for measurements."""
+    cache = new_cache(model)
+    feed(model, cache, [[0]])
+    for layer in cache:
+        heads, size = layer.keys.shape[1], layer.keys.shape[3]
+        values = mx.zeros((1, heads, tokens, layer.values.shape[3]), dtype=layer.values.dtype)
+        layer.state = mx.zeros((1, heads, tokens, size), dtype=layer.keys.dtype), values, tokens
+    evaluate(cache)
+    return cache
+
+
+def _padded(rows: list[list[int]]) -> mx.array:
+    """The rows padded with zeros: (rows, longest)."""
+    width = max(map(len, rows))
+    return mx.array([row + [0] * (width - len(row)) for row in rows])
+
+
+class _Showing:
+    """Wraps a model's body and gives one position of each row."""
+
+    def __init__(self, body: Any, positions: list[int]) -> None:
+        self._body = body
+        self._positions = positions
+
+    def __call__(self, *inputs: Any, **named: Any) -> mx.array:
+        hidden: mx.array = self._body(*inputs, **named)
+        return hidden[mx.arange(len(self._positions)), mx.array(self._positions)][:, None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
