@@ -1,19 +1,14 @@
 """Draws tokens from the whole vocabulary of all rows at once; for an accelerator, in mlx.
 
-A top_p nucleus is exact: the draw starts from the best 256 candidates, and repeats with 16 times as many while they
-hold less than top_p of the mass.
+Nothing here waits for the device: a top_p nucleus is cut out of all of a row, which is sorted in any case.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import mlx.core as mx
 
 from shared.protocol import Sampling
 from workers.engine.sampling.randomness import gumbel
-
-CANDIDATES = 256
-WIDER = 16  # factor of candidates for a nucleus that did not fit
 
 
 def draw_open(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
@@ -30,19 +25,9 @@ def draw_cut(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) ->
     vocabulary = scaled.shape[-1]
     has_nucleus = any(sampling.top_p < 1 for sampling in samplings)
     cut = _Cut(scaled, keys, samplings, norm=_log_mass(scaled, exactly=has_nucleus))
-    most = max(CANDIDATES, *(sampling.top_k for sampling in samplings))
-    tokens, enough = cut.draw(min(most, vocabulary))
-    while (
-        has_nucleus
-        and most < vocabulary
-        and (wider := [i for i, ok in enumerate(cast(list[bool], enough.tolist())) if not ok])
-    ):
-        most *= WIDER
-        rows = mx.array(wider)
-        again, settled = cut.select(wider).draw(min(most, vocabulary))
-        tokens[rows] = again
-        enough[rows] = settled
-    return tokens
+    # To look whether fewer candidates hold the nucleus would wait for the device, and all are sorted anyway.
+    most = vocabulary if has_nucleus else max(sampling.top_k for sampling in samplings)
+    return cut.draw(min(most, vocabulary))
 
 
 class _Cut:
@@ -57,13 +42,8 @@ class _Cut:
         self._norm = norm
         self._top_p = mx.array([[sampling.top_p] for sampling in samplings])
 
-    def select(self, rows: list[int]) -> "_Cut":
-        some = mx.array(rows)
-        samplings = [self._samplings[i] for i in rows]
-        return _Cut(self._scaled[some], self._keys[some], samplings, self._norm[some])
-
-    def draw(self, most: int) -> tuple[mx.array, mx.array]:
-        """Tokens (rows,), and whether ``most`` candidates hold the whole nucleus of each row (rows,)."""
+    def draw(self, most: int) -> mx.array:
+        """Tokens (rows,), drawn from the ``most`` best of each row."""
         best, ids = self._candidates(most)
         share = mx.exp(best - self._norm)
         mass = mx.cumsum(share, axis=-1)
@@ -73,10 +53,7 @@ class _Cut:
         keep = keep & (best >= best[:, :1] + _log_min_p(self._samplings))
         keep = keep | (rank == 0)  # the best token stays even with top_p 0
         noisy = mx.where(keep, best + gumbel(self._keys, ids), -mx.inf)
-        bounded = mx.array(
-            [0 < sampling.top_k <= most or sampling.top_p >= 1 for sampling in self._samplings]
-        )
-        return _winners(noisy, ids), (mass[:, -1] >= self._top_p[:, 0]) | bounded
+        return _winners(noisy, ids)
 
     def _candidates(self, most: int) -> tuple[mx.array, mx.array]:
         """The best logits in descending order and their ids, equal logits by ascending id; both (rows, most).

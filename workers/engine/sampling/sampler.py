@@ -74,10 +74,8 @@ class Sampler:
 
     @property
     def waits(self) -> bool:
-        """Whether ``draw`` waits for the logits: for numpy, or to check that the candidates hold the nucleus."""
-        if self._xp is np:
-            return len(self._greedy) < len(self._sequences)
-        return any(self._sequences[i].sampling.top_p < 1 for i in self._cut)
+        """Whether ``draw`` waits for the logits, which numpy needs on the host."""
+        return self._xp is np and len(self._greedy) < len(self._sequences)
 
     def draw(
         self,

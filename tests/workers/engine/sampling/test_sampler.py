@@ -208,3 +208,8 @@ def test_a_drawn_token_has_the_same_logprob_among_the_top_logprobs(xp: ModuleTyp
         if token in dict(entry.top)
     ]
     assert len(hits) > 20 and all(one == other for one, other in hits)
+
+
+@pytest.mark.parametrize("kind", [{"top_p": 0.9}, {"top_k": 4}, {"top_p": 0.5, "min_p": 0.1}])
+def test_an_accelerator_draws_from_a_nucleus_without_waiting_for_logits(kind: dict[str, Any]) -> None:
+    assert not Sampler([SequenceParameters(Sampling(temperature=1.0, seed=1, **kind))], mx).waits
