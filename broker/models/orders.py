@@ -21,13 +21,17 @@ from shared.errors import ModelConflict, ModelNotFound, ModelUnavailable, Servin
 from shared.protocol import DownloadReport, Order, OrderReply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pending:
-    """``before``: the workers that the model had when it was ordered."""
+    """``before``: the workers that the model had when it was ordered.
+
+    ``renewed``: another one was ready since then. It may leave again, by its ttl, before the last old one has finished.
+    """
 
     api: str
     order: Order
     before: tuple[str, ...]
+    renewed: bool = False
 
 
 class Orders:
@@ -64,6 +68,7 @@ class Orders:
     def settle(self, now: float) -> Iterator[Action]:
         """Replies to those that wait for what has come true, or never will."""
         for pending in list(self._pending):
+            pending.renewed = pending.renewed or self._has_new_worker(pending)
             if self._is_done(pending):
                 self._pending.remove(pending)
                 yield self._reply(pending, done=True)
@@ -165,11 +170,14 @@ class Orders:
             case "unload":
                 return gone
             case "reload":
-                return gone and bool(self._registry.ready(model))
+                return gone and (pending.renewed or bool(self._registry.ready(model)))
             case "pull":
                 return self._memory.downloads.outcomes.get(model) == "whole" and not self._is_fetched(model)
             case "cancel":
                 return not self._is_fetched(model)
+
+    def _has_new_worker(self, pending: _Pending) -> bool:
+        return any(worker.id not in pending.before for worker in self._registry.ready(pending.order.model))
 
     def _is_fetched(self, model: str) -> bool:
         return self._memory.downloads.is_under_way(model)
@@ -190,11 +198,8 @@ class Orders:
             return draining()
         if pending.order.action in ("pull", "cancel"):
             return self._failed_pull(model)
-        fresh = [worker for worker in self._registry.ready(model) if worker.id not in pending.before]
-        under_way = (
-            self._registry.starting(model) or fresh or model in self._memory.wishes or self._is_fetched(model)
-        )
-        if pending.order.action == "unload" or under_way:
+        under_way = self._registry.starting(model) or model in self._memory.wishes or self._is_fetched(model)
+        if pending.order.action == "unload" or pending.renewed or under_way:
             return None
         if reason := self._workers.failed_replacements.get(model):
             return ModelUnavailable(

@@ -73,7 +73,7 @@ def test_reload_and_unload_are_for_all_workers_and_streams_stay_whole(stack: Fau
     before = set(workers(stack))
     for action, left in (("reload", 1), ("unload", 0)):
         answer = stack.http.post(f"/admin/models/a/{action}", json={"wait": True})
-        assert answer.json()["done"] is True
+        assert answer.status_code == 200 and answer.json()["done"] is True, answer.text
         assert not before & {process.pid for process in stack.worker_processes()}
         if action == "reload":
             all_right(streams)

@@ -20,10 +20,11 @@ from broker.events import (
 from broker.events import WorkerExited as Exited
 from broker.memory.decisions import GB
 from broker.rules import MemoryRules
-from shared.protocol import Drain, Order, OrderReply
+from shared.protocol import Drain, Order, OrderReply, Ping
 from tests.broker.plays import (
     API,
     ask,
+    beat,
     forward,
     load_failed,
     loading,
@@ -169,6 +170,17 @@ def test_a_reload_with_memory_for_two_starts_the_new_worker_first() -> None:
     assert drained(play(broker, ready("a#2"))) == ["a#1"]
     assert run("a#2", "r2") in play(broker, ask("r2"))
     assert replies(play(broker, forward("a#1", "r1"), Exited("a#1", 0)))[0].done
+
+
+def test_a_reload_is_done_also_when_the_new_worker_left_by_its_ttl_before_the_old_one_had_finished() -> None:
+    broker = broker_with(budget=12 * GB, ttl={"a": 4.0})
+    play(broker, ask("r1"), ready("a#1"), order("reload"))
+    play(broker, ready("a#2"), now=1.0)
+    actions = play(broker, ApiSaid(API, Ping()), beat("a#1"), beat("a#2"), Tick(), now=6.0)
+    assert drained(actions) == ["a#2"]
+    assert replies(play(broker, Exited("a#2", 0), Tick(), now=6.1)) == []
+    [reply] = replies(play(broker, forward("a#1", "r1"), Exited("a#1", 0), now=6.2))
+    assert reply.done
 
 
 def test_when_the_new_worker_of_a_reload_cannot_be_loaded_the_old_one_goes_on() -> None:
