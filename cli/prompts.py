@@ -10,13 +10,17 @@ from urllib.parse import quote
 
 from cli import probe
 from cli.refusal import refuse
-from cli.status import known_report
+from cli.status import read_report
 from shared import exits
 from shared.api_keys import KeyFile, KeysUnusable
 from shared.kept_prompts import delete_prompts, prompts_in
 from shared.settings import Settings, load_settings
 
 PATIENCE = 3600.0  # seconds for what runs, and a load
+
+
+class _Untold(Exception):
+    """A server answers, and not with its status."""
 
 
 def delete(key: str | None, *, everything: bool, as_json: bool) -> int:
@@ -44,6 +48,11 @@ def delete(key: str | None, *, everything: bool, as_json: bool) -> int:
         size = delete_prompts(root, namespace)
         reloaded, failed = _reload(settings)
         size += delete_prompts(root, namespace)
+    except _Untold as error:
+        return refuse(
+            f"The files are deleted. The running server does not say which models it has in memory ({error}): "
+            "try again, or restart it."
+        )
     except OSError as error:
         return refuse(f"Prompts in {root} could not be deleted: {error.strerror or error}.")
     if failed:
@@ -60,12 +69,25 @@ def delete(key: str | None, *, everything: bool, as_json: bool) -> int:
 
 
 def _reload(settings: Settings) -> tuple[list[str], list[str]]:
-    """The models in memory that were loaded anew, and those that could not be."""
+    """The models in memory that were loaded anew, and those that could not be. Raises _Untold."""
     done: list[str] = []
     failed: list[str] = []
-    report = known_report(settings)
-    for model in {worker.model for worker in report.workers} if report else ():
+    for model in _in_memory(settings):
         path = f"/admin/models/{quote(model)}/reload"
         answer = probe.post(settings, path, {"wait": True, "force": True}, timeout=PATIENCE)
         (done if answer and answer.status == HTTPStatus.OK else failed).append(model)
-    return sorted(done), sorted(failed)
+    return done, failed
+
+
+def _in_memory(settings: Settings) -> list[str]:
+    """The models that workers of ours hold; other servers keep their own prompts. Raises _Untold."""
+    answer = probe.get(settings, "/admin/status", timeout=10.0)
+    if answer is None:
+        return []
+    try:
+        report = read_report(answer.body) if answer.status == HTTPStatus.OK else None
+    except ValueError:
+        report = None
+    if report is None:
+        raise _Untold(f"HTTP {answer.status}")
+    return sorted({worker.model for worker in report.workers if not settings.table(worker.model).serve})

@@ -25,13 +25,11 @@ def folder_of(secret: bytes, namespace: str) -> str:
 def delete_prompts(root: Path, namespace: str | None) -> int:
     """Deletes what is there of a namespace, or of all, of every model and version; gives the bytes. Raises OSError.
 
-    The secret stays, because running workers know it.
+    The secret stays, because running workers know it. Without it no namespace can be told from another.
     """
-    try:
-        secret = (root / SECRET).read_bytes()
-    except FileNotFoundError:
+    if not any(root.glob(f"{VERSIONS}/*/*")):
         return 0
-    name = "*" if namespace is None else folder_of(secret, namespace)
+    name = "*" if namespace is None else folder_of((root / SECRET).read_bytes(), namespace)
     folders = [path for path in root.glob(f"{VERSIONS}/*/{name}") if path.is_dir()]
     return sum(map(_delete, folders))
 
