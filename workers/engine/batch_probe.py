@@ -1,4 +1,4 @@
-"""Whether sequences of unlike length compute in a batch what each computes alone; measured once, at load.
+"""Whether sequences of unlike length compute in a batch what each computes alone; found at the first load.
 
 The offset of an mlx-lm cache is a number for one sequence and an array for a batch. Some of mlx-lm's models do
 arithmetic with it that holds for a number only (gpt_bigcode, internlm3, dynamic rope): in a batch they fail or give

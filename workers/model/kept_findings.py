@@ -47,19 +47,19 @@ class KeptFindings:
         self._file, self._key = file, key
         self._found = self._read()
 
-    def recall(self, name: str, kind: type[T], find: Callable[[], T]) -> T:
-        """The kept finding, else what ``find`` gives, which is kept if it returns."""
+    def recall(
+        self, name: str, kind: type[T], find: Callable[[], T], keeps: Callable[[T], bool] = lambda found: True
+    ) -> T:
+        """The kept finding, else what ``find`` gives, which is kept if it returns and ``keeps`` agrees."""
         adapter: TypeAdapter[T] = TypeAdapter(kind)
         if name in self._found:
             with suppress(ValidationError):
                 return adapter.validate_python(self._found[name])
         found = find()
-        self._found[name] = adapter.dump_python(found, mode="json")
-        self._write()
+        if keeps(found):
+            self._found[name] = adapter.dump_python(found, mode="json")
+            self._write()
         return found
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._found
 
     def _read(self) -> dict[str, Any]:
         if self._file is None:

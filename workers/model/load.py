@@ -273,11 +273,16 @@ def load(
             loaded.analysis = analysis_of(loaded.tokenizer)
             return loaded
         analysis = kept.recall(
-            "template", TemplateAnalysis, partial(_tried, folder, facts, progress, template)
+            "template", TemplateAnalysis, partial(_tried, folder, facts, progress, template), keeps=_ended
         )
         loaded = _load(folder, facts, progress, accelerator, text)
         loaded.analysis = analysis
         return loaded
+
+
+def _ended(analysis: TemplateAnalysis) -> bool:
+    """Whether the template was analysed to the end; else the next load tries again."""
+    return analysis == UNKNOWN or replace(analysis, reason=UNKNOWN.reason) != UNKNOWN
 
 
 def _tried(folder: Path, facts: ModelFacts, progress: Progress, template: Path | None) -> TemplateAnalysis:

@@ -88,11 +88,9 @@ def serve_model(
     disk = _disk(loaded, settings, findings.invariance)
     draft = _draft(loaded, settings, table, progress, findings)
     limits = _limits(loaded, settings, draft)
+    drafting = _drafting(draft, vocabulary_size, limits.chunk) if draft else None
     engine = BatchEngine(
-        *(loaded.model, rules, vocabulary_size, limits),
-        findings=findings,
-        disk=disk,
-        draft=_drafting(draft, vocabulary_size, limits.chunk) if draft else None,
+        loaded.model, rules, vocabulary_size, limits, findings=findings, disk=disk, draft=drafting
     )
     _tell(engine, findings, settings)
     bounds = (loaded.context_length, settings.context_length, table.context_length)
@@ -100,14 +98,12 @@ def serve_model(
     return Served(
         engine=engine,
         prepare=Preparation(
-            *(
-                tokenizer,
-                context,
-                readable_ids(loaded.model, vocabulary_size),
-                grammars,
-                output_format,
-                infill,
-            ),
+            tokenizer,
+            context,
+            readable_ids(loaded.model, vocabulary_size),
+            grammars,
+            output_format,
+            infill,
             special_tokens_in_text=settings.special_tokens_in_text,
             finds_checkpoints=not is_full_attention(new_cache(loaded.model)),
             own_sampling=own,

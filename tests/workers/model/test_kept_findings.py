@@ -149,3 +149,27 @@ def test_a_second_load_tries_nothing_that_the_first_one_tried_until_the_template
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{# changed #}")
     phases, _ = load()
     assert "check" in phases
+
+
+def test_what_is_not_worth_keeping_is_found_out_again(folder: Path) -> None:
+    find = Finder()
+    for asked in (1, 2):
+        kept(folder).recall("fact", Fact, find, keeps=lambda fact: fact.number > 9)
+        assert find.asked == asked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_template_whose_analysis_was_cut_short_is_tried_again_by_the_next_load(tmp_path: Path) -> None:
+    folder = make_tiny_llama(tmp_path / "model")
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    slow = (
+        CHAT_TEMPLATE + "{% for m in messages %}{% if m.tool_calls %}" + endless + "{% endif %}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(slow)
+    source = ModelSource(id="tiny", kind="folder", location=str(folder))
+    settings, trials = Settings(cache_dir=tmp_path / "cache"), list[str]()
+    for _ in range(2):
+        trials.clear()
+        load_engine(source, settings, lambda phase, *_: trials.append(phase))
+        assert "check" in trials
