@@ -29,7 +29,7 @@ from rich.console import Console
 from cli import probe
 from cli.bench.figures import Answered, level, percentile
 from cli.bench.measure import Load, Server, ask, play
-from cli.bench.self_report import OURS, THEIRS, Report, Served, Stall, markdown, public_name
+from cli.bench.self_report import OURS, THEIRS, MeasuredServer, Report, Stall, markdown, public_name
 from cli.client_key import NO_KEY, Key, client_key
 from cli.refusal import INTERRUPTED, Refused, refuse
 from shared import exits
@@ -201,9 +201,9 @@ def _free_port() -> int:
 # ---------------------------------------------------------------- what a server gives
 
 
-def _served(title: str, started: Started, size: Size) -> Served:
+def _served(title: str, started: Started, size: Size) -> MeasuredServer:
     """Whatever goes wrong is said in a word of ours: messages of programs may name paths."""
-    served, random = Served(title), Random()
+    served, random = MeasuredServer(title), Random()
     load = Load(started.model, size.words, size.max_tokens)
     try:
         first, _ = asyncio.run(_in_time(play(started.server, load, 1, 1, random), size.load))

@@ -28,7 +28,7 @@ class Stall:
 
 
 @dataclass
-class Served:
+class MeasuredServer:
     """What a server gave. ``failed``: in one word why figures are missing."""
 
     name: str
@@ -44,7 +44,7 @@ class Report:
     model: str
     quick: bool
     engine: Mapping[str, Any]  # as ``workers.self_check`` prints it
-    servers: Sequence[Served]
+    servers: Sequence[MeasuredServer]
 
     def json(self) -> dict[str, Any]:
         engine = {name: value for name, value in self.engine.items() if name in ENGINE}
@@ -114,7 +114,7 @@ def markdown(report: Report) -> str:
 HEADINGS = ("server", "clients", "tokens/s", "first token p50, s", "p99", "gap p50", "gap p99", "failed")
 
 
-def _levels(served: Served) -> list[tuple[str, ...]]:
+def _levels(served: MeasuredServer) -> list[tuple[str, ...]]:
     lines = [
         (
             served.name,
@@ -128,7 +128,7 @@ def _levels(served: Served) -> list[tuple[str, ...]]:
     return [*lines, (served.name, *["–"] * (len(HEADINGS) - 2), served.failed)] if served.failed else lines
 
 
-def _stall(served: Served) -> tuple[str, ...]:
+def _stall(served: MeasuredServer) -> tuple[str, ...]:
     stall = served.stall
     assert stall
     figures = map(number, (stall.gap_p50_before, stall.gap_max_after, stall.first_token))

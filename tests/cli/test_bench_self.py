@@ -10,7 +10,7 @@ import pytest
 
 from cli.bench.figures import Answered, level
 from cli.bench.self_check import NAME
-from cli.bench.self_report import OURS, THEIRS, Report, Served, Stall, markdown, public_name
+from cli.bench.self_report import OURS, THEIRS, MeasuredServer, Report, Stall, markdown, public_name
 from shared.models import EMBEDDED_MODEL, ModelSource
 from tests.cli.command import call, environment
 
@@ -36,14 +36,14 @@ ENGINE: dict[str, Any] = {
 
 def report(**more: Any) -> Report:
     measured = level(8, [Answered(0.0, [0.5, 0.6], 0.6, 2, 7)], seconds=1.0)
-    ours = Served(OURS, [measured], Stall(4, 2000, 0.02, 0.21, 1.5))
+    ours = MeasuredServer(OURS, [measured], Stall(4, 2000, 0.02, 0.21, 1.5))
     given: dict[str, Any] = {
         "machine": {"system": "Darwin 25.1", "processor": "Apple M3", "cores": 8},
         "versions": {"mlx": "0.32.4"},
         "model": EMBEDDED_MODEL,
         "quick": False,
         "engine": ENGINE,
-        "servers": [ours, Served(THEIRS, failed="too slow")],
+        "servers": [ours, MeasuredServer(THEIRS, failed="too slow")],
     }
     return Report(**{**given, **more})
 

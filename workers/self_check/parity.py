@@ -16,7 +16,7 @@ REPEATS = 4  # of each text in its prompt, so that it is long enough to be kept
 
 
 @dataclass
-class Answer:
+class GeneratedAnswer:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     cached: int = 0  # tokens of its prompt that were not read again
@@ -52,10 +52,10 @@ def _job(served: Served[Job], text: str, tokens: int, id: str, scope: str, *, sa
     return served.prepare(Run(api="self", submit=submit))
 
 
-def play(served: Served[Job], together: Iterable[Job]) -> list[Answer]:
+def play(served: Served[Job], together: Iterable[Job]) -> list[GeneratedAnswer]:
     """All at once; the answers in their order."""
     jobs = list(together)
-    found = {job.request_id: Answer() for job in jobs}
+    found = {job.request_id: GeneratedAnswer() for job in jobs}
     for job in jobs:
         served.engine.add(job)
     while served.engine.active:
@@ -69,7 +69,7 @@ def play(served: Served[Job], together: Iterable[Job]) -> list[Answer]:
     return [found[job.request_id] for job in jobs]
 
 
-def compared(ones: Sequence[Answer], others: Sequence[Answer]) -> Parity:
+def compared(ones: Sequence[GeneratedAnswer], others: Sequence[GeneratedAnswer]) -> Parity:
     difference = 0.0
     for one, other in zip(ones, others, strict=True):
         for at, (mine, theirs) in enumerate(zip(one.logprobs, other.logprobs, strict=False)):

@@ -50,7 +50,7 @@ class Landed(NamedTuple):
     found: tuple[Cache, int] | None = None
 
 
-class Read(NamedTuple):
+class ReadPrefix(NamedTuple):
     """How many blocks were read, and the payload of the checkpoint."""
 
     blocks: int
@@ -67,7 +67,7 @@ class Arrival:
     came: float
     memory: int
     lookup: Future[Prefix]
-    read: Future[Read] | None = None
+    read: Future[ReadPrefix] | None = None
     found: Prefix | None = None
     arrays: list[mx.array] | None = None  # (1, heads, tokens, words)
     began: float = 0.0
@@ -325,21 +325,21 @@ class DiskTier:
         views = [np.array(array, copy=False)[0] for array in arrays]
         arrival.read = self._threads.submit(self._read, namespace, arrival.found, views)
 
-    def _read(self, namespace: str, found: Prefix, views: list[Words]) -> Read:
+    def _read(self, namespace: str, found: Prefix, views: list[Words]) -> ReadPrefix:
         start = 0
         for number, each in enumerate(found.blocks):
             if not self._folder.read(each, [view[:, start : start + each.tokens] for view in views]):
                 self._known.discard(each.header.link.key)
-                return Read(number, None)
+                return ReadPrefix(number, None)
             start += each.tokens
         payload = self._folder.read_checkpoint(found.checkpoint) if found.checkpoint else None
         if found.checkpoint and payload is None:
             self._known.discard(found.checkpoint.header.link.key)
         else:
             self.writer.put(Use(namespace, found.links))
-        return Read(len(found.blocks), payload)
+        return ReadPrefix(len(found.blocks), payload)
 
-    def _land(self, arrival: Arrival, read: Read) -> Landed:
+    def _land(self, arrival: Arrival, read: ReadPrefix) -> Landed:
         assert arrival.found is not None and arrival.arrays is not None
         tokens = sum(each.tokens for each in arrival.found.blocks[: read.blocks])
         if self._folder.layout.checkpoints:
