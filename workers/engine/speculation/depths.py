@@ -64,7 +64,7 @@ class WidthCosts:
 
     @property
     def unsure(self) -> bool:
-        """Whether guesses were verified for so long that nobody knows what a pass without them would take."""
+        """Whether guesses were verified for so long that the time of a pass without them is out of date."""
         return self._verified >= PROBED
 
     @property

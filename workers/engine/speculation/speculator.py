@@ -102,7 +102,7 @@ class Speculator:
             return free
         model.read([each for each in sequences if each.job.speculates])
         offers = [self._with_model(model, *each) for each in zip(sequences, places, free, strict=True)]
-        # A model that is too dear keeps nobody from guessing without it.
+        # A model that is too dear keeps no sequence from guessing without it.
         chosen = self._chosen(sequences, offers)
         return [offer if depth else own for offer, depth, own in zip(offers, chosen, free, strict=True)]
 
