@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 
 GB = 10**9
 
 
 def gb(size: float) -> str:
-    return f"{size / GB:.1f} GB"
+    return f"{size / GB:.1f} GB" if size >= GB // 10 else f"{size / 1e6:.0f} MB"
 
 
 def listed(leases: Mapping[str, int]) -> str:
@@ -80,9 +80,10 @@ class Never:
 
     def __str__(self) -> str:
         beside = f" beside {', '.join(self.beside)}, which stay" if self.beside else ""
+        need = ceil(self.need / 1e7) / 100  # rounded up, so that it never looks as if it fitted
         return (
-            f"{self.model} can never fit: it needs {gb(self.need)}, and of the budget of {gb(self.budget)} "
-            f"{gb(self.most)} can be free for it at most{beside}"
+            f"{self.model} can never fit: it needs {need:.2f} GB, and of the budget of {self.budget / GB:.2f} GB "
+            f"{self.most // 10**7 / 100:.2f} GB can be free for it at most{beside}"
         )
 
 

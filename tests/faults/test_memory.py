@@ -65,7 +65,7 @@ def test_a_model_that_can_never_fit_is_refused_at_once_with_the_figures(crowded:
     assert answer.status_code == 503
     error = answer.json()["error"]
     assert error["code"] == "model_unavailable"
-    assert "it needs 1.5 GB, and of the budget of 1.0 GB" in error["message"]
+    assert "it needs 1.50 GB, and of the budget of 1.00 GB" in error["message"]
     assert crowded.status()["workers"] == []
 
 

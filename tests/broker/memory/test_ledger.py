@@ -26,10 +26,18 @@ def test_what_fits_is_started_with_the_least_lease() -> None:
 
 def test_what_can_never_fit_is_refused_with_the_figures() -> None:
     assert str(plan_b(worker(static=True))) == (
-        "b can never fit: it needs 6.0 GB, and of the budget of 10.0 GB 4.0 GB can be free for it at most "
+        "b can never fit: it needs 6.00 GB, and of the budget of 10.00 GB 4.00 GB can be free for it at most "
         "beside a, which stay"
     )
     assert isinstance(plan_b(worker(static=True, state=State.DRAINING)), Wait)
+
+
+def test_a_model_that_misses_the_budget_by_little_is_not_said_to_need_as_much_as_there_is() -> None:
+    said = str(Never("b", GB + 1, GB, GB))
+    assert (
+        said
+        == "b can never fit: it needs 1.01 GB, and of the budget of 1.00 GB 1.00 GB can be free for it at most"
+    )
 
 
 def test_an_idle_worker_that_has_served_gives_way() -> None:

@@ -84,7 +84,7 @@ def test_a_worker_that_was_closed_for_a_request_is_open_again_when_that_leaves()
 def test_what_can_never_fit_is_refused_at_once_with_the_figures_and_what_to_set() -> None:
     actions = play(two_models_and_room_for_one(), ask("r1", "c"))
     assert refusals(actions) == [("r1", "model_unavailable")]
-    assert "it needs 11.0 GB, and of the budget of 8.0 GB 8.0 GB can be free for it" in reason(actions)
+    assert "it needs 11.00 GB, and of the budget of 8.00 GB 8.00 GB can be free for it" in reason(actions)
     assert "MLX_SERVER_MAX_CACHE_SIZE_GB" in reason(actions)
 
 

@@ -142,8 +142,8 @@ def test_each_percent_of_a_download_is_an_event_and_so_is_its_end() -> None:
     changes: list[Change] = report.changes or []
     assert [(one.state, one.detail) for one in changes if one.kind == "download"] == [
         ("downloading", ""),
-        ("downloading", "1 % of 0.0 GB"),
-        ("downloading", "50 % of 0.0 GB"),
+        ("downloading", "1 % of 0 MB"),
+        ("downloading", "50 % of 0 MB"),
         ("gone", ""),
     ]
     assert "downloading" in [one.state for one in changes if one.kind == "model" and one.name == "a"]

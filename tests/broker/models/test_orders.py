@@ -100,7 +100,7 @@ def test_a_load_is_tried_at_once_whatever_has_failed_before() -> None:
 def test_a_load_of_what_can_never_fit_is_answered_with_the_figures() -> None:
     actions = play(broker_with(), order("load", "c"))
     assert code(actions) == "model_unavailable"
-    assert "it needs 30.0 GB" in str(replies(actions)[0].failure)
+    assert "it needs 30.00 GB" in str(replies(actions)[0].failure)
 
 
 def test_an_order_for_an_unknown_model_is_refused() -> None:

@@ -65,7 +65,7 @@ def test_decisions_about_memory_are_told() -> None:
     broker = following()
     play(broker, ask("r1"))
     lines = [change.detail for change in report(broker, 0).changes or () if change.kind == "memory"]
-    assert lines == ["start a with 0.0 GB for keys and values: it needs 5.0 GB, 8.0 GB are free"]
+    assert lines == ["start a with 0 MB for keys and values: it needs 5.0 GB, 8.0 GB are free"]
 
 
 def test_who_knows_a_change_is_told_those_after_it() -> None:
