@@ -308,7 +308,7 @@ def test_a_high_keys_first_token_goes_out_before_lower_sequences_decode_again(
         pass
     engine.step()
     engine.add(job("high", [9] * 20, max_tokens=4, priority="high"))
-    first = 1 if engine._gives_last_logits else 4  # else it takes a pass with the others
+    first = 1 if engine._limits.last_logits else 4  # else it takes a pass with the others
     assert [len(engine.step()) for _ in range(4)] == [first, 4, 4, 4]
 
 
