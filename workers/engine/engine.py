@@ -28,6 +28,8 @@ from workers.engine.kv.decode_caches import Alone, caches_for
 from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import can_merge, can_pad, is_full_attention, new_cache
 from workers.engine.kv.prefix_cache import PrefixCache
+from workers.engine.pass_order import Ahead, InTurn, Passes
+from workers.engine.pending_passes import PendingPasses
 from workers.engine.prefill import PrefillQueue
 from workers.engine.prefill_pass import PrefillPasses
 from workers.engine.prefix_reuse import PrefixReuse
@@ -42,7 +44,10 @@ from workers.sequence import TokenRules, TokenSequence
 
 
 class BatchEngine:
-    """``launches_ahead``: collect a pass while the next one runs, as an accelerator wants it."""
+    """``launches_ahead``: collect a pass while the next one runs, as an accelerator wants it.
+
+    ``pending``: what waits for passes and tells the time, if not the device and its clock.
+    """
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class BatchEngine:
         speculator: Speculator | None = None,
         disk: Disk | None = None,
         draft: DraftModel | None = None,
+        pending: PendingPasses | None = None,
     ) -> None:
         findings = findings or EngineFindings(last_logits=shows_last_logits(model, vocabulary_size))
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
@@ -69,7 +75,6 @@ class BatchEngine:
         )
         costs = PassCosts(limits.max_stall, findings.costs)
         self._history = PassHistory(costs)
-        self._fresh_since: float | None = None
         self._caches = caches_for(cache) if batches else Alone()
         cost = measure_cost(model, draft and draft.model)
         self.budget = Budget(limits.kv_bytes, cost, self._caches, limits.chunk)
@@ -79,21 +84,22 @@ class BatchEngine:
         self._disk = disk or NoDisk()
         self._reuse = PrefixReuse(self._prefixes, self._disk, **kinds)
         self._waiting = PrefillQueue()
+        self._pending = PendingPasses() if pending is None else pending
         self._prefills = PrefillPasses(
             *(model, vocabulary_size, self._waiting, self._reuse, self._caches, costs),
             last_logits=findings.last_logits,
+            land=self._pending.land_all if ahead else None,
         )
         self._batch = Batch(partial(forward, model), self._caches, self._reuse.ended)
         may = limits.speculation, findings.invariance, self._caches.takes_back
         self._speculator = speculator_for(*may, lambda: costs.now, draft, speculator)
-        self._decode = self._decode_ahead if ahead else self._decode_in_turn
-        self._pending: list[PendingStep] = []  # to collect, the oldest first
+        made = self._batch, self._prefills, self._pending, self._history, self._speculator
+        self._passes = Passes(*made, push=self._push, finish=self._finish_unbegun)
+        self._order = Ahead(self._passes) if ahead else InTurn(self._passes)
         self._sequences: dict[str, list[TokenSequence]] = {}  # by request: its sequences that have not ended
         self._finished: list[Output] = []  # of choices that ended without a token drawn here
         self._steps = 0
-        self._prefilled_last = False  # whether the last step had a prefill pass
         self._tokens = 0  # generated
-        self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
         self._held_most = 0  # bytes of keys and values since the last rest
         self._figures = Figures()
         self._tally()
@@ -124,7 +130,7 @@ class BatchEngine:
             waited=round(self._waiting.waited(time.monotonic()), 1),
             waiting_tokens=self._waiting.tokens,
             tokens=self._tokens,
-            tokens_read=self._tokens_read,
+            tokens_read=self._passes.tokens_read,
             kv_bytes=self._held,
             cache_bytes=self._prefixes.bytes,
             cache_entries=self._prefixes.entries,
@@ -152,7 +158,7 @@ class BatchEngine:
     def _phase(self) -> str:
         if not self.active:
             return "idle"
-        return "prefill" if self._prefilled_last or not len(self._batch) else "decode"
+        return "prefill" if self._order.prefilled or not len(self._batch) else "decode"
 
     @property
     def speculates(self) -> bool:
@@ -178,7 +184,7 @@ class BatchEngine:
         self._sequences[job.request_id] = sequences
         self._finished += [finished for sequence in sequences if (finished := sequence.replay())]
         if not job.max_tokens and not job.scores_prompt:
-            self._finish_unbegun(sequences)
+            self._finished += self._finish_unbegun(sequences)
         fresh = [sequence for sequence in sequences if not sequence.ids and not sequence.ended]
         resumed = [[sequence] for sequence in sequences if sequence.ids and not sequence.ended]
         for together in [*resumed, fresh] if fresh else resumed:
@@ -204,21 +210,17 @@ class BatchEngine:
     def step(self) -> list[Output]:
         self._steps += 1
         # Without sequences that decode, the last tokens would wait for a prefill pass.
-        outputs = [] if len(self._batch) else self._collect_all()
+        outputs = [] if len(self._batch) else self._passes.collect()
         if self._disk.arriving:
             free, idle = self.budget.size - self._held, not self._unsettled
             self._reuse.take_arrivals(self._waiting, free, self._history.costs.seconds, idle=idle)
         plan = self._plan()
         if plan.preempt and self._pending:  # tokens on their way may end the sequences that should leave
-            outputs += self._collect_all()
+            outputs += self._passes.collect()
             plan = self._plan()
         self._make_room(plan)
-        self._prefilled_last = self._prefill(plan)
         outputs, self._finished = outputs + self._finished, []
-        if plan.pause and self._prefilled_last:
-            outputs += self._collect_all()
-        else:
-            outputs += self._hold() if plan.hold else self._decode_timed()
+        outputs += self._order.run(plan)
         self._cap_prefix_cache()
         self._tally()
         return outputs
@@ -246,12 +248,12 @@ class BatchEngine:
             ),
             costs=self._history.costs.now,
             limits=self._limits,
-            fresh_since=self._fresh_since,
+            fresh_since=self._order.fresh_since,
             used=self._history.used(now),
             passes=self._history.passes,
             read=self._history.read,
             read_for=self._history.read_for,
-            decoded=self._history.decoded,
+            decoded=self._order.decoded,
         )
 
     def _make_room(self, plan: Plan) -> None:
@@ -267,88 +269,22 @@ class BatchEngine:
                 self._prefixes.touch(task.namespace, task.read)  # what the plan reads is evicted last
             self._prefixes.shrink(plan.cache_bytes)
 
-    def _prefill(self, plan: Plan) -> bool:
-        """Runs the prefill pass of the plan, if there is one. Gives whether it ran."""
-        stalls, began = not self._batch.fresh, time.perf_counter()
-        prefilled = self._prefills.run(plan.prefill)
-        if prefilled is None:
-            return False
-        self._tokens_read += prefilled.tokens
-        self._finish_unbegun(prefilled.unbegun)
-        if joining := prefilled.joining:
-            self._add_pending(self._batch.join(joining.slots, joining.cache, joining.spans, joining.logits))
-        self._history.prefilled(prefilled.tasks, time.perf_counter() - began, stalled=stalls)
-        return True
-
-    def _hold(self) -> list[Output]:
-        """First tokens wait."""
-        self._fresh_since = self._fresh_since or time.perf_counter()
-        return []
-
-    def _decode_timed(self) -> list[Output]:
-        self._fresh_since = None
-        decoding, rows, began = not self._batch.fresh, len(self._batch), time.perf_counter()
-        outputs = self._decode()
-        if outputs and decoding:
-            seconds = time.perf_counter() - began
-            self._history.decoded_for(self._batch.shown(), seconds)
-            if self._speculator:
-                self._speculator.decoded(rows, seconds)
-        return outputs
-
     def _cap_prefix_cache(self) -> None:
         """The prefix cache may have what sequences and tasks leave."""
         self._prefixes.shrink(max(0, self.budget.size - self._held))
 
-    def _decode_in_turn(self) -> list[Output]:
-        """A batch without an emitted token emits the first ones; its next pass is in the next step."""
-        fresh = self._batch.fresh
-        outputs = self._collect_all()
-        if fresh and not self._batch.fresh:
-            return outputs
-        if self._speculator and (verified := self._speculator.verify(self._batch, self._collect)):
-            return outputs + verified
-        self._add_pending(self._batch.launch())
-        return outputs + self._collect_all()
-
-    def _decode_ahead(self) -> list[Output]:
-        """Launches the next pass, then collects those before; between start and draw if the draw needs their tokens."""
-        if self._speculator and self._speculator.expects(self._batch.sequences):
-            outputs = self._collect_all()  # guesses are made and verified behind the last token
-            if verified := self._speculator.verify(self._batch, self._collect):
-                return outputs + verified
-            self._add_pending(self._batch.launch())
-            return outputs
-        if self._batch.waits:
-            logits = self._batch.start()
-            outputs = self._collect_all()
-            self._add_pending(None if logits is None else self._batch.draw(logits))
-            return outputs
-        before, self._pending = self._pending, []
-        self._add_pending(self._batch.launch())
-        return self._collect(before)
-
-    def _add_pending(self, pending: PendingStep | None) -> None:
-        if pending:
-            self._pending.append(pending)
-
-    def _finish_unbegun(self, sequences: list[TokenSequence]) -> None:
+    def _finish_unbegun(self, sequences: list[TokenSequence]) -> list[Output]:
         """Finishes choices that want no token."""
-        self._finished += [sequence.finish_unbegun() for sequence in sequences if not sequence.ended]
+        outputs = [sequence.finish_unbegun() for sequence in sequences if not sequence.ended]
         for request_id in {sequence.job.request_id for sequence in sequences}:
             self._forget_ended(request_id)
+        return outputs
 
-    # ------------------------------------------------------------ collect
-
-    def _collect_all(self) -> list[Output]:
-        """Collects every pending step."""
-        pending_steps, self._pending = self._pending, []
-        return self._collect(pending_steps)
-
-    def _collect(self, pending_steps: list[PendingStep]) -> list[Output]:
+    def _push(self, steps: list[PendingStep]) -> list[Output]:
+        """Gives the sequences the tokens of these steps, which have ended."""
         outputs = []
-        for pending in pending_steps:
-            for sequence, id, logprobs in pending.collect():
+        for step in steps:
+            for sequence, id, logprobs in step.collect():
                 outputs.append(sequence.push(id, logprobs))
                 if sequence.ended:
                     self._forget_ended(sequence.job.request_id)

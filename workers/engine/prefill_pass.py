@@ -1,25 +1,36 @@
 """Runs the prefill pass of a plan: a chunk of one prompt, or the rest of several whose sequences then join the batch.
 
-It is given the chunks of a plan and writes the tasks of the queue, their caches and what the prefix cache stores of
-them. It knows no batch: what a pass gives, the sequences that are ready to join among it, is a value (``Prefilled``).
+It waits for the pass or, where passes are launched ahead, only starts it. It is given the chunks of a plan and writes
+the tasks of the queue, their caches and what the prefix cache stores of them. It knows no batch: what a pass gives is a
+value (``Prefilled``), the sequences that are ready to join among it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
 from workers.engine.batch import BatchSlot, parameters_of
-from workers.engine.forward import feed, feed_to_ends
+from workers.engine.forward import Compute, end_of, feed, feed_to_ends, start
 from workers.engine.kv.decode_caches import DecodeCaches
-from workers.engine.kv.mlx_caches import Cache, TokenSpan, is_full_attention, merge, new_cache, spans
+from workers.engine.kv.mlx_caches import (
+    Cache,
+    TokenSpan,
+    evaluate,
+    is_full_attention,
+    merge,
+    new_cache,
+    spans,
+)
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
 from workers.engine.scheduling.pass_costs import PassCosts
 from workers.engine.scheduling.plan import Chunk, Task
 from workers.sequence import TokenLogprobs, TokenSequence
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -33,17 +44,36 @@ class Joining:
 
 
 @dataclass
+class RunningPrefill:
+    """A pass that was started; ``ended`` is there when it has ended.
+
+    ``tokens``: with padding, behind a context of ``behind``.
+    """
+
+    tokens: int
+    behind: int
+    ended: mx.array
+
+
+@dataclass
 class Prefilled:
-    """What a pass gave. ``tokens``: without padding; ``unbegun``: sequences that want no token and must be finished."""
+    """What a pass gave. ``tokens``: without padding; ``unbegun``: sequences that want no token and must be finished.
+
+    ``running``: None if the pass has ended.
+    """
 
     tasks: list[Task]
     tokens: int
+    running: RunningPrefill | None = None
     unbegun: list[TokenSequence] = field(default_factory=list)
     joining: Joining | None = None
 
 
 class PrefillPasses:
-    """``last_logits``: the pass that prefills the rest of a prompt gives its first token."""
+    """``last_logits``: the pass that prefills the rest of a prompt gives its first token.
+
+    ``land``: passes are started only. It waits for those before one that must be waited for, so that each is timed.
+    """
 
     def __init__(
         self,
@@ -55,6 +85,7 @@ class PrefillPasses:
         costs: PassCosts,
         *,
         last_logits: bool,
+        land: Callable[[], None] | None,
     ) -> None:
         self._model = model
         self._vocabulary_size = vocabulary_size
@@ -63,6 +94,7 @@ class PrefillPasses:
         self._caches = caches
         self._costs = costs
         self._last_logits = last_logits
+        self._land = land
         self._full_attention = is_full_attention(new_cache(model))
 
     def run(self, chunks: Sequence[Chunk]) -> Prefilled | None:
@@ -95,36 +127,54 @@ class PrefillPasses:
         """Prefills a chunk of one prompt."""
         cache = task.cache if task.cache is not None else new_cache(self._model)
         stop, stops = task.shown.stop, task.shown.stops
-        with self._costs.timing(size, task.done):
-            self._feed(task, cache, task.ids[task.done : task.done + size])
+        tokens, running = task.ids[task.done : task.done + size], None
+        if task.scores:
+            self._feed_scored(task, cache, tokens)
+        else:
+            _, running = self._computed(
+                (size, task.done), cache, lambda compute: feed(self._model, cache, [tokens], compute)
+            )
         task.advance(cache, size)
         self._reuse.advanced(task, size)
         if (stops and task.done == stop) or self._reuse.wants_checkpoint(task):
             self._reuse.half_prefilled(task)
-        return Prefilled([task.shown], size)
+        return Prefilled([task.shown], size, running)
 
-    def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
-        if not task.scores:
-            feed(self._model, cache, [tokens])
-            return
+    def _computed(
+        self, size: tuple[int, int], cache: Cache, feed: Callable[[Compute], T]
+    ) -> tuple[T, RunningPrefill | None]:
+        """What ``feed`` gives. ``size``: tokens, and those of their context."""
+        if self._land:
+            return feed(start), RunningPrefill(*size, end_of(cache))
+        with self._costs.timing(*size):
+            return feed(evaluate), None
+
+    def _feed_scored(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
+        """Waits for the pass, because its log-probabilities are read."""
+        if self._land:
+            self._land()
         following = task.ids[task.done + 1 : task.done + 1 + len(tokens)]
         depth = task.sequences[0].job.generation.logprobs or 0
-        _score(task.sequences, score_prompt_tokens(self._model, cache, tokens, following, depth))
+        with self._costs.timing(len(tokens), task.done):
+            scores = score_prompt_tokens(self._model, cache, tokens, following, depth)
+        _score(task.sequences, scores)
 
     # ------------------------------------------------------------ the rest
 
     def _finish(self, tasks: list[PrefillTask]) -> Prefilled:
         """Prefills the rest of these prompts; they leave the queue."""
         shown, sequences = [task.shown for task in tasks], [each for task in tasks for each in task.sequences]
-        tokens, cache, where, logits = self._rest(tasks)
+        tokens, cache, where, logits, running = self._rest(tasks)
         self._waiting.remove(tasks)
         for task in tasks:
             if task.scores:
                 _score(task.sequences, [])  # a prompt of one token had nothing to score
         unbegun = [sequence for sequence in sequences if not sequence.job.max_tokens]
-        return Prefilled(shown, tokens, unbegun, self._joining(tasks, cache, where, logits))
+        return Prefilled(shown, tokens, running, unbegun, self._joining(tasks, cache, where, logits))
 
-    def _rest(self, tasks: list[PrefillTask]) -> tuple[int, Cache, list[TokenSpan], mx.array | None]:
+    def _rest(
+        self, tasks: list[PrefillTask]
+    ) -> tuple[int, Cache, list[TokenSpan], mx.array | None, RunningPrefill | None]:
         """Tokens read, a cache of all tasks, the span of each in it, and the last logits (tasks, vocabulary).
 
         A task alone is not copied into a batch cache. The last ids are left out, and so the logits, where they would
@@ -137,16 +187,15 @@ class PrefillPasses:
         done, more = [task.done for task in tasks], [len(ids) for ids in rest]
         where = spans(done, more, full_attention=self._full_attention)
         cache = caches[0] if len(tasks) == 1 and self._caches.joins_alone else merge(caches)
-        logits = None
+        logits, running = None, None
         if padded:
-            with self._costs.timing(padded, max(done)):
-                if to_ends:
-                    logits = feed_to_ends(self._model, cache, rest)
-                else:
-                    feed(self._model, cache, rest)
+            read = feed_to_ends if to_ends else feed
+            logits, running = self._computed(
+                (padded, max(done)), cache, lambda compute: read(self._model, cache, rest, compute)
+            )
         for task, tokens, span in zip(tasks, more, where, strict=True):
             self._reuse.prefilled(task, cache, span, tokens)
-        return sum(more), cache, where, logits
+        return sum(more), cache, where, logits, running
 
     def _joining(
         self, tasks: list[PrefillTask], cache: Cache, where: list[TokenSpan], logits: mx.array | None
