@@ -135,7 +135,7 @@ class Ahead:
         before, decodes = pending.newest, len(passes.batch) > 0
         outputs = self._decode() if decodes else []
         decoded = pending.newest
-        prefilled = self._prefill(plan)
+        prefilled = self._prefill(plan, behind_decode=decodes)
         outputs += passes.push(pending.take(through=before))
         if prefilled:
             if prefilled.joining:
@@ -148,11 +148,11 @@ class Ahead:
             outputs += passes.push(pending.take(through=joined))
         return outputs
 
-    def _prefill(self, plan: Plan) -> Prefilled | None:
+    def _prefill(self, plan: Plan, *, behind_decode: bool) -> Prefilled | None:
         """Launches the prefill pass; its time is counted when it has ended, and until then as it is believed to be."""
         passes, pending, history = self._passes, self._passes.pending, self._passes.history
         began = pending.now()
-        prefilled = passes.prefills.run(plan.prefill)
+        prefilled = passes.prefills.run(plan.prefill, behind_decode=behind_decode)
         self.prefilled = prefilled is not None
         if prefilled is None:
             return None

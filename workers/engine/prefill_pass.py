@@ -97,8 +97,11 @@ class PrefillPasses:
         self._land = land
         self._full_attention = is_full_attention(new_cache(model))
 
-    def run(self, chunks: Sequence[Chunk]) -> Prefilled | None:
-        """Runs the pass of a plan; None if there is nothing to run."""
+    def run(self, chunks: Sequence[Chunk], *, behind_decode: bool = False) -> Prefilled | None:
+        """Runs the pass of a plan; None if there is nothing to run.
+
+        ``behind_decode``: a decode pass of this step has sized the batch's buffers, for as many tokens as were planned.
+        """
         tasks = self._waiting.find(chunk.task for chunk in chunks)
         for task in tasks:
             self._reuse.match(task)
@@ -108,7 +111,8 @@ class PrefillPasses:
             self._lead(task, chunk)
         if not ready:
             return None
-        self._caches.resize()
+        if not behind_decode:
+            self._caches.resize()
         if chunks[0].joins:
             return self._finish([task for task, _ in ready])
         [(task, chunk)] = ready
