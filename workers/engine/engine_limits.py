@@ -23,6 +23,7 @@ class EngineLimits:
             max_stall=self.max_stall,
             batches=batches,
             pads=pads,
+            mixes=not ahead,
             last_logits=last_logits,
             holds=not ahead,
         )

@@ -166,12 +166,11 @@ def events_of(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 
 def test_a_chunk_is_launched_behind_the_decode_pass_and_neither_is_waited_for_before_both_are_launched(
-    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    engine: BatchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, chunks = make_engine(chunk=16, launches_ahead=True), 0
     decoding(engine)
-    engine.add(job("long", LONG[:100], max_tokens=2))
-    events = events_of(engine, monkeypatch)
+    engine.add(job("long", PROMPT, max_tokens=2))
+    events, chunks = events_of(engine, monkeypatch), 0
     while engine.report["prefilling"] or engine.report["waiting"]:
         events.clear()
         assert [output.delta.request_id for output in engine.step()].count("row0") == 1
