@@ -3,10 +3,9 @@
 One step:
 1. The scheduler is shown what waits and runs, and plans the step: see ``scheduler``.
 2. The plan is carried out: sequences and cached prefixes give way, a prefill pass runs, prefilled prompts join the
-   batch as one sequence per choice, and a forward pass draws the next token of every sequence.
-3. Tokens that were drawn become text, log-probabilities and finishes. An accelerator collects the pass before, while
-   the next one runs. On a CPU MLX lets the host run at most a hundred operations ahead, so each pass is collected at
-   once.
+   batch as one sequence per choice, and a forward pass draws the next token of every sequence. In which order passes
+   are launched and waited for: see ``pass_order``.
+3. Tokens that were drawn become text, log-probabilities and finishes.
 """
 
 import time

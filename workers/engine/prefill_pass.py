@@ -72,7 +72,8 @@ class Prefilled:
 class PrefillPasses:
     """``last_logits``: the pass that prefills the rest of a prompt gives its first token.
 
-    ``land``: passes are started only. It waits for those before one that must be waited for, so that each is timed.
+    ``land``: given where passes are only started. It waits for the pending ones, and is called before a pass that has to
+    be waited for, so that its time is its own.
     """
 
     def __init__(

@@ -161,7 +161,8 @@ class View:
 
     ``running``: in the order of the batch, ended sequences left out. ``fresh_since``: since when first tokens are held.
     ``used``: seconds of the machine that each caller had lately. ``read``: seconds of the last prefill pass, if it
-    stalled sequences, and ``read_for`` the highest priority in it; ``decoded``: seconds of decode passes since then.
+    stalled sequences, and ``read_for`` the highest priority in it; ``decoded``: seconds of decode passes since then,
+    with the one that this step launches before its prefill pass, if it does.
     """
 
     step: int
