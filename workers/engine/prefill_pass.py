@@ -72,8 +72,8 @@ class Prefilled:
 class PrefillPasses:
     """``last_logits``: the pass that prefills the rest of a prompt gives its first token.
 
-    ``land``: given where passes are only started. It waits for the pending ones, and is called before a pass that has to
-    be waited for, so that its time is its own.
+    ``land``: given where passes are only started. It waits for the pending ones, before a pass that has to be waited
+    for, so that its time is its own.
     """
 
     def __init__(
