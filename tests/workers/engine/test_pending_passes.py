@@ -9,7 +9,7 @@ from workers.engine.pending_passes import PendingPasses
 from workers.engine.sampling.sampler import Drawn
 
 
-class Scripted(PendingPasses):
+class ScriptedPasses(PendingPasses):
     """A wait takes until a time that is written down before."""
 
     def __init__(self, *ends: float) -> None:
@@ -28,7 +28,7 @@ def step() -> PendingStep:
 
 
 def test_a_pass_takes_from_the_end_of_the_one_before_or_from_its_launch() -> None:
-    passes, took = Scripted(3.0, 5.0, 12.0), list[float]()
+    passes, took = ScriptedPasses(3.0, 5.0, 12.0), list[float]()
     passes.add([], step(), told=took.append)
     passes.clock = 1.0
     passes.add([], step(), told=took.append)
@@ -40,7 +40,7 @@ def test_a_pass_takes_from_the_end_of_the_one_before_or_from_its_launch() -> Non
 
 
 def test_nobody_waits_for_a_pass_without_tokens_before_a_later_one_gives_some() -> None:
-    passes, took, first, second = Scripted(1.0, 2.0, 3.0), list[str](), step(), step()
+    passes, took, first, second = ScriptedPasses(1.0, 2.0, 3.0), list[str](), step(), step()
     passes.add([], first, told=lambda seconds: took.append("decode"))
     passes.add([], told=lambda seconds: took.append("prefill"))
     assert passes.take(through=2) == [first]
@@ -51,7 +51,7 @@ def test_nobody_waits_for_a_pass_without_tokens_before_a_later_one_gives_some() 
 
 
 def test_passes_that_have_landed_are_told_once_and_still_give_their_tokens() -> None:
-    passes, took, given = Scripted(1.0, 2.0), list[float](), step()
+    passes, took, given = ScriptedPasses(1.0, 2.0), list[float](), step()
     passes.add([], given, told=took.append)
     passes.add([], told=took.append)
     passes.land(through=1)
