@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,29 @@ def test_prompts_of_unlike_context_are_padded_behind_the_longest_and_cost_its_lo
     waiting = task("new", 90), task("on", 985, cached=900)
     assert read(plan(*waiting, row("r"), costs=costs)) == ["on"]
     assert len(read(plan(*waiting, row("r"), costs=Costs(fixed=0.0, per_token=0.001)))) == 2
+
+
+def test_prompts_behind_contexts_of_unlike_length_are_apart_where_passes_are_bound_by_what_they_compute() -> (
+    None
+):
+    waiting = [
+        task("new", 90),
+        task("on", 984, cached=895),
+        task("on too", 990, cached=895),
+        task("other", 95),
+    ]
+    assert read(plan(*waiting)) == ["on", "new", "on too", "other"]
+    apart = Limits(mixes=False)
+    assert read(plan(*waiting, limits=apart)) == ["on", "on too"]
+    assert read(plan(waiting[0], waiting[3], limits=apart)) == ["new", "other"]
+
+
+def test_few_tokens_behind_contexts_of_unlike_length_share_a_pass_that_is_no_longer_for_it() -> None:
+    """Each pass over the weights takes as long as one over a hundred tokens."""
+    waiting = [task(f"{start}", start + 30, cached=start) for start in (100, 200, 300, 400)]
+    costs = Costs(per_token=0.001, floor=0.1)
+    assert len(read(plan(*waiting, costs=costs, limits=Limits(mixes=False)))) == 3
+    assert len(read(plan(*waiting, costs=replace(costs, floor=0.02), limits=Limits(mixes=False)))) == 1
 
 
 def test_a_scored_prompt_is_prefilled_alone() -> None:

@@ -43,12 +43,13 @@ def request(number: int, asked: Asked, now: float) -> Request:
     st.integers(1, 6),
     st.integers(1, 9),
     st.booleans(),
+    st.booleans(),
 )
 def test_everything_admitted_ends_within_the_memory_and_the_stall_is_kept(
-    asked: list[Asked], size: int, rows: int, every: int, holds: bool
+    asked: list[Asked], size: int, rows: int, every: int, holds: bool, mixes: bool
 ) -> None:
     """The simulated engine itself asserts memory, batch slots, and that chunks go on where the last one ended."""
-    limits = Limits(rows=rows, max_stall=0.1, holds=holds)
+    limits = Limits(rows=rows, max_stall=0.1, holds=holds, mixes=mixes)
     engine, steps = SimulatedEngine(MACHINE, size, limits), 0
     for number, each in enumerate(asked):
         engine.submit(request(number, each, engine.now))
@@ -150,7 +151,11 @@ def views(draw: st.DrawFn) -> View:
         running=rows,
         memory=Memory(COST, draw(st.integers(500, 30_000)), Slabs(slabs), draw(st.integers(0, 900))),
         costs=Costs(0.01, draw(st.sampled_from([1e-4, 1e-3, 1e-2])), 1e-7, decode=draw(st.floats(0, 0.5))),
-        limits=Limits(rows=max(3, len(lengths) + draw(st.integers(0, 4))), pads=draw(st.booleans())),
+        limits=Limits(
+            rows=max(3, len(lengths) + draw(st.integers(0, 4))),
+            pads=draw(st.booleans()),
+            mixes=draw(st.booleans()),
+        ),
         used=(("x", draw(st.floats(0, 50))), ("y", 1.0)),
         passes=draw(st.integers(0, 7)),
         read=draw(st.floats(0, 0.3)),

@@ -3,10 +3,9 @@
 One step:
 1. The scheduler is shown what waits and runs, and plans the step: see ``scheduler``.
 2. The plan is carried out: sequences and cached prefixes give way, a prefill pass runs, prefilled prompts join the
-   batch as one sequence per choice, and a forward pass draws the next token of every sequence.
-3. Tokens that were drawn become text, log-probabilities and finishes. An accelerator collects the pass before, while
-   the next one runs. On a CPU MLX lets the host run at most a hundred operations ahead, so each pass is collected at
-   once.
+   batch as one sequence per choice, and a forward pass draws the next token of every sequence. In which order passes
+   are launched and waited for: see ``pass_order``.
+3. Tokens that were drawn become text, log-probabilities and finishes.
 """
 
 import time
@@ -16,43 +15,38 @@ from typing import Any
 import mlx.core as mx
 
 from workers.device import has_accelerator
-from workers.engine.batch import Batch, BatchSlot, PendingStep, parameters_of
+from workers.engine.batch import Batch, PendingStep
 from workers.engine.cpu.install import give_back_freed_memory
 from workers.engine.disk.tier import Disk, NoDisk
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.figures import Figures, Report
 from workers.engine.findings import EngineFindings, shows_last_logits
-from workers.engine.forward import feed, feed_to_ends, forward
+from workers.engine.forward import forward
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
 from workers.engine.kv.measured_cost import measure_cost
-from workers.engine.kv.mlx_caches import (
-    Cache,
-    TokenSpan,
-    can_merge,
-    can_pad,
-    is_full_attention,
-    merge,
-    new_cache,
-    spans,
-)
+from workers.engine.kv.mlx_caches import can_merge, can_pad, is_full_attention, new_cache
 from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.prefill import PrefillQueue, PrefillTask
+from workers.engine.pass_order import Ahead, InTurn, Passes
+from workers.engine.pending_passes import PendingPasses
+from workers.engine.prefill import PrefillQueue
+from workers.engine.prefill_pass import PrefillPasses
 from workers.engine.prefix_reuse import PrefixReuse
-from workers.engine.sampling.logprobs import score_prompt_tokens
 from workers.engine.scheduling import scheduler
-from workers.engine.scheduling.caller_use import CallerUse
-from workers.engine.scheduling.fairness import LEVELS, RANKS
 from workers.engine.scheduling.pass_costs import PassCosts
-from workers.engine.scheduling.plan import Chunk, Limits, Memory, Plan, View
+from workers.engine.scheduling.pass_history import PassHistory
+from workers.engine.scheduling.plan import Memory, Plan, View
 from workers.engine.speculation.draft_model import DraftModel
 from workers.engine.speculation.speculator import Speculator, bytes_of, report_of, speculator_for
 from workers.job import Job, KvUse, Output
-from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
+from workers.sequence import TokenRules, TokenSequence
 
 
 class BatchEngine:
-    """``launches_ahead``: collect a pass while the next one runs, as an accelerator wants it."""
+    """``launches_ahead``: collect a pass while the next one runs, as an accelerator wants it.
+
+    ``pending``: what waits for passes and tells the time, if not the device and its clock.
+    """
 
     def __init__(
         self,
@@ -66,55 +60,45 @@ class BatchEngine:
         speculator: Speculator | None = None,
         disk: Disk | None = None,
         draft: DraftModel | None = None,
+        pending: PendingPasses | None = None,
     ) -> None:
-        self._model = model
         findings = findings or EngineFindings(last_logits=shows_last_logits(model, vocabulary_size))
-        self._invariance = findings.invariance
-        self._rules = rules
-        self._vocabulary_size = vocabulary_size
-        self._batches = limits.rows > 1 and can_merge(model) and not findings.alone
-        self._most_sequences = limits.rows if self._batches else 1
-        self._pass_costs = PassCosts(limits.max_stall, findings.costs)
-        self._fresh_since: float | None = None
-        self._caller_use = CallerUse()
-        self._passes = 0  # of prefill
-        self._read, self._read_for, self._decoded = 0.0, LEVELS[0], 0.0  # see View
+        ahead = has_accelerator() if launches_ahead is None else launches_ahead
+        batches = limits.rows > 1 and can_merge(model) and not findings.alone
         cache = new_cache(model)
-        self._full_attention = is_full_attention(cache)
-        self._gives_last_logits = findings.last_logits
-        self._prefixes = PrefixCache(
-            min(limits.cache_bytes, limits.kv_bytes), full_attention=self._full_attention
+        kinds = {"full_attention": is_full_attention(cache), "batches": batches}
+        self._rules = rules
+        self._invariance = findings.invariance
+        self._limits = limits.of_plans(
+            batches=batches, pads=can_pad(model), last_logits=findings.last_logits, ahead=ahead
         )
-        self._caches = caches_for(cache) if self._batches else Alone()
+        costs = PassCosts(limits.max_stall, findings.costs)
+        self._history = PassHistory(costs)
+        self._caches = caches_for(cache) if batches else Alone()
         cost = measure_cost(model, draft and draft.model)
         self.budget = Budget(limits.kv_bytes, cost, self._caches, limits.chunk)
+        self._cache_bytes = limits.cache_bytes
+        size = min(limits.cache_bytes, limits.kv_bytes)
+        self._prefixes = PrefixCache(size, full_attention=kinds["full_attention"])
         self._disk = disk or NoDisk()
-        self._reuse = PrefixReuse(
-            self._prefixes, self._disk, full_attention=self._full_attention, batches=self._batches
+        self._reuse = PrefixReuse(self._prefixes, self._disk, **kinds)
+        self._waiting = PrefillQueue()
+        self._pending = PendingPasses() if pending is None else pending
+        self._prefills = PrefillPasses(
+            *(model, vocabulary_size, self._waiting, self._reuse, self._caches, costs),
+            last_logits=findings.last_logits,
+            land=self._pending.land_all if ahead else None,
         )
         self._batch = Batch(partial(forward, model), self._caches, self._reuse.ended)
         may = limits.speculation, findings.invariance, self._caches.takes_back
-        self._speculator = speculator_for(*may, lambda: self._pass_costs.now, draft, speculator)
-        self._waiting = PrefillQueue()
-        ahead = has_accelerator() if launches_ahead is None else launches_ahead
-        self._limits = Limits(
-            rows=self._most_sequences,
-            chunk=limits.chunk,
-            max_stall=limits.max_stall,
-            batches=self._batches,
-            pads=can_pad(model),
-            last_logits=self._gives_last_logits,
-            holds=not ahead,
-        )
-        self._decode = self._decode_ahead if ahead else self._decode_in_turn
-        self._pending: list[PendingStep] = []  # to collect, the oldest first
+        self._speculator = speculator_for(*may, lambda: costs.now, draft, speculator)
+        made = self._batch, self._prefills, self._pending, self._history, self._speculator
+        self._passes = Passes(*made, push=self._push, finish=self._finish_unbegun)
+        self._order = Ahead(self._passes) if ahead else InTurn(self._passes)
         self._sequences: dict[str, list[TokenSequence]] = {}  # by request: its sequences that have not ended
         self._finished: list[Output] = []  # of choices that ended without a token drawn here
         self._steps = 0
-        self._prefilled_last = False  # whether the last step had a prefill pass
         self._tokens = 0  # generated
-        self._tokens_read = 0  # of prompts, by the model and not from the prefix cache
-        self._cache_bytes = limits.cache_bytes
         self._held_most = 0  # bytes of keys and values since the last rest
         self._figures = Figures()
         self._tally()
@@ -145,7 +129,7 @@ class BatchEngine:
             waited=round(self._waiting.waited(time.monotonic()), 1),
             waiting_tokens=self._waiting.tokens,
             tokens=self._tokens,
-            tokens_read=self._tokens_read,
+            tokens_read=self._passes.tokens_read,
             kv_bytes=self._held,
             cache_bytes=self._prefixes.bytes,
             cache_entries=self._prefixes.entries,
@@ -173,7 +157,7 @@ class BatchEngine:
     def _phase(self) -> str:
         if not self.active:
             return "idle"
-        return "prefill" if self._prefilled_last or not len(self._batch) else "decode"
+        return "prefill" if self._order.prefilled or not len(self._batch) else "decode"
 
     @property
     def speculates(self) -> bool:
@@ -181,7 +165,7 @@ class BatchEngine:
 
     @property
     def most_sequences(self) -> int:
-        return self._most_sequences
+        return self._limits.rows
 
     @property
     def kv_use(self) -> KvUse:
@@ -199,12 +183,12 @@ class BatchEngine:
         self._sequences[job.request_id] = sequences
         self._finished += [finished for sequence in sequences if (finished := sequence.replay())]
         if not job.max_tokens and not job.scores_prompt:
-            self._finish_unbegun(sequences)
+            self._finished += self._finish_unbegun(sequences)
         fresh = [sequence for sequence in sequences if not sequence.ids and not sequence.ended]
         resumed = [[sequence] for sequence in sequences if sequence.ids and not sequence.ended]
         for together in [*resumed, fresh] if fresh else resumed:
             ids = [*job.prompt, *together[0].ids]
-            for some in self.budget.fitting_groups(together, len(ids), self._most_sequences):
+            for some in self.budget.fitting_groups(together, len(ids), self._limits.rows):
                 self._reuse.queue(self._waiting, ids, list(some), self._steps)
         self._forget_ended(job.request_id)
         self._tally()
@@ -225,21 +209,17 @@ class BatchEngine:
     def step(self) -> list[Output]:
         self._steps += 1
         # Without sequences that decode, the last tokens would wait for a prefill pass.
-        outputs = [] if len(self._batch) else self._collect_all()
+        outputs = [] if len(self._batch) else self._passes.collect()
         if self._disk.arriving:
             free, idle = self.budget.size - self._held, not self._unsettled
-            self._reuse.take_arrivals(self._waiting, free, self._pass_costs.seconds, idle=idle)
+            self._reuse.take_arrivals(self._waiting, free, self._history.costs.seconds, idle=idle)
         plan = self._plan()
         if plan.preempt and self._pending:  # tokens on their way may end the sequences that should leave
-            outputs += self._collect_all()
+            outputs += self._passes.collect()
             plan = self._plan()
         self._make_room(plan)
-        self._prefilled_last = self._prefill(plan)
         outputs, self._finished = outputs + self._finished, []
-        if plan.pause and self._prefilled_last:
-            outputs += self._collect_all()
-        else:
-            outputs += self._hold() if plan.hold else self._decode_timed()
+        outputs += self._order.run(plan)
         self._cap_prefix_cache()
         self._tally()
         return outputs
@@ -265,14 +245,14 @@ class BatchEngine:
                 cache_bytes=self._prefixes.bytes,
                 chunk=self.budget.chunk,
             ),
-            costs=self._pass_costs.now,
+            costs=self._history.costs.now,
             limits=self._limits,
-            fresh_since=self._fresh_since,
-            used=self._caller_use.shown(now),
-            passes=self._passes,
-            read=self._read,
-            read_for=self._read_for,
-            decoded=self._decoded,
+            fresh_since=self._order.fresh_since,
+            used=self._history.used(now),
+            passes=self._history.passes,
+            read=self._history.read,
+            read_for=self._history.read_for,
+            decoded=self._order.decoded,
         )
 
     def _make_room(self, plan: Plan) -> None:
@@ -288,195 +268,22 @@ class BatchEngine:
                 self._prefixes.touch(task.namespace, task.read)  # what the plan reads is evicted last
             self._prefixes.shrink(plan.cache_bytes)
 
-    def _hold(self) -> list[Output]:
-        """First tokens wait."""
-        self._fresh_since = self._fresh_since or time.perf_counter()
-        return []
-
-    def _decode_timed(self) -> list[Output]:
-        self._fresh_since = None
-        decoding, rows, began = not self._batch.fresh, len(self._batch), time.perf_counter()
-        outputs = self._decode()
-        if outputs and decoding:
-            seconds = time.perf_counter() - began
-            self._pass_costs.decoded(seconds)
-            self._decoded += seconds
-            if self._speculator:
-                self._speculator.decoded(rows, seconds)
-            self._caller_use.charge([row.asker.caller for row in self._batch.shown()], seconds)
-        return outputs
-
     def _cap_prefix_cache(self) -> None:
         """The prefix cache may have what sequences and tasks leave."""
         self._prefixes.shrink(max(0, self.budget.size - self._held))
 
-    def _decode_in_turn(self) -> list[Output]:
-        """A batch without an emitted token emits the first ones; its next pass is in the next step."""
-        fresh = self._batch.fresh
-        outputs = self._collect_all()
-        if fresh and not self._batch.fresh:
-            return outputs
-        if self._speculator and (verified := self._speculator.verify(self._batch, self._collect)):
-            return outputs + verified
-        self._add_pending(self._batch.launch())
-        return outputs + self._collect_all()
-
-    def _decode_ahead(self) -> list[Output]:
-        """Launches the next pass, then collects those before; between start and draw if the draw needs their tokens."""
-        if self._speculator and self._speculator.expects(self._batch.sequences):
-            outputs = self._collect_all()  # guesses are made and verified behind the last token
-            if verified := self._speculator.verify(self._batch, self._collect):
-                return outputs + verified
-            self._add_pending(self._batch.launch())
-            return outputs
-        if self._batch.waits:
-            logits = self._batch.start()
-            outputs = self._collect_all()
-            self._add_pending(None if logits is None else self._batch.draw(logits))
-            return outputs
-        before, self._pending = self._pending, []
-        self._add_pending(self._batch.launch())
-        return self._collect(before)
-
-    def _add_pending(self, pending: PendingStep | None) -> None:
-        if pending:
-            self._pending.append(pending)
-
-    def _finish_unbegun(self, sequences: list[TokenSequence]) -> None:
+    def _finish_unbegun(self, sequences: list[TokenSequence]) -> list[Output]:
         """Finishes choices that want no token."""
-        self._finished += [sequence.finish_unbegun() for sequence in sequences if not sequence.ended]
+        outputs = [sequence.finish_unbegun() for sequence in sequences if not sequence.ended]
         for request_id in {sequence.job.request_id for sequence in sequences}:
             self._forget_ended(request_id)
+        return outputs
 
-    # ------------------------------------------------------------ prefill
-
-    def _prefill(self, plan: Plan) -> bool:
-        """Runs the pass of the plan, if there is one. Gives whether it ran."""
-        tasks = self._waiting.find(chunk.task for chunk in plan.prefill)
-        for task in tasks:
-            self._reuse.match(task)
-        # A prefix that was evicted for this plan is missing: the task has another turn.
-        ready = [
-            (task, chunk) for task, chunk in zip(tasks, plan.prefill, strict=True) if task.done == chunk.start
-        ]
-        for task, chunk in ready:
-            self._lead(task, chunk)
-        if not ready:
-            return False
-        self._caches.resize()
-        stalls, began = not self._batch.fresh, time.perf_counter()
-        if plan.prefill[0].joins:
-            self._finish_prefill([task for task, _ in ready])
-        else:
-            [(task, chunk)] = ready
-            self._prefill_chunk(task, chunk.end - chunk.start)
-        seconds = time.perf_counter() - began
-        self._passes += 1
-        self._read, self._decoded = seconds if stalls else 0.0, 0.0
-        self._read_for = min((task.shown.priority for task, _ in ready), key=RANKS.__getitem__)
-        self._caller_use.charge([task.shown.asker.caller for task, _ in ready], seconds)
-        return True
-
-    def _lead(self, task: PrefillTask, chunk: Chunk) -> None:
-        """The followers wait until the task has come to its pause."""
-        if chunk.pause is not None:
-            task.now(pause=chunk.pause)
-            for follower in self._waiting.find(chunk.followers):
-                follower.now(leader=task.id)
-
-    def _prefill_chunk(self, task: PrefillTask, size: int) -> None:
-        """Prefills a chunk of one prompt."""
-        cache = task.cache if task.cache is not None else new_cache(self._model)
-        stop, stops = task.shown.stop, task.shown.stops
-        with self._pass_costs.timing(size, task.done):
-            self._feed(task, cache, task.ids[task.done : task.done + size])
-        task.advance(cache, size)
-        self._reuse.advanced(task, size)
-        self._tokens_read += size
-        if (stops and task.done == stop) or self._reuse.wants_checkpoint(task):
-            self._reuse.half_prefilled(task)
-
-    def _feed(self, task: PrefillTask, cache: Cache, tokens: list[int]) -> None:
-        if not task.scores:
-            feed(self._model, cache, [tokens])
-            return
-        following = task.ids[task.done + 1 : task.done + 1 + len(tokens)]
-        depth = task.sequences[0].job.generation.logprobs or 0
-        self._score(task.sequences, score_prompt_tokens(self._model, cache, tokens, following, depth))
-
-    def _score(self, sequences: list[TokenSequence], scores: list[TokenLogprobs]) -> None:
-        """The sequences of one prompt share the entries, which may be a hundred thousand."""
-        sequences[0].score_prompt(scores)
-        for sequence in sequences[1:]:
-            sequence.prompt_logprobs = sequences[0].prompt_logprobs
-
-    def _finish_prefill(self, tasks: list[PrefillTask]) -> None:
-        """Prefills the rest of these prompts; their sequences join the batch."""
-        read = self._prefill_rest(tasks)
-        self._waiting.remove(tasks)
-        for task in tasks:
-            if task.scores:
-                self._score(task.sequences, [])  # a prompt of one token had nothing to score
-        self._finish_unbegun(
-            [sequence for task in tasks for sequence in task.sequences if not sequence.job.max_tokens]
-        )
-        self._fill_slots(tasks, *read)
-
-    def _prefill_rest(self, tasks: list[PrefillTask]) -> tuple[Cache, list[TokenSpan], mx.array | None]:
-        """A cache of all tasks, the span of each in it, and the last logits (tasks, vocabulary).
-
-        A task alone is not copied into a batch cache. The last ids are left out, and so the logits, where they would
-        need a pass of their own.
-        """
-        caches = [r.cache if r.cache is not None else new_cache(self._model) for r in tasks]
-        to_ends = self._gives_last_logits and any(task.left for task in tasks)
-        rest = [task.ids[task.done : None if to_ends else -1] for task in tasks]
-        tokens = max(map(len, rest)) * len(rest)  # padding included
-        self._tokens_read += sum(map(len, rest))
-        where = spans(
-            [task.done for task in tasks], [len(ids) for ids in rest], full_attention=self._full_attention
-        )
-        cache = caches[0] if len(tasks) == 1 and self._caches.joins_alone else merge(caches)
-        logits = None
-        if tokens:
-            with self._pass_costs.timing(tokens, max(task.done for task in tasks)):
-                if to_ends:
-                    logits = feed_to_ends(self._model, cache, rest)
-                else:
-                    feed(self._model, cache, rest)
-        for task, ids, span in zip(tasks, rest, where, strict=True):
-            self._reuse.prefilled(task, cache, span, len(ids))
-        return cache, where, logits
-
-    def _fill_slots(
-        self, tasks: list[PrefillTask], cache: Cache, where: list[TokenSpan], logits: mx.array | None
-    ) -> None:
-        sequences = [
-            (i, sequence) for i, task in enumerate(tasks) for sequence in task.sequences if not sequence.ended
-        ]
-        if not sequences:
-            return
-        slots = [
-            BatchSlot(
-                sequence, parameters_of(sequence, self._vocabulary_size), len(sequence.ids), tasks[i].ids[-1]
-            )
-            for i, sequence in sequences
-        ]
-        if logits is not None:
-            logits = logits[mx.array([i for i, _ in sequences])]
-        self._add_pending(self._batch.join(slots, cache, [where[i] for i, _ in sequences], logits))
-
-    # ------------------------------------------------------------ collect
-
-    def _collect_all(self) -> list[Output]:
-        """Collects every pending step."""
-        pending_steps, self._pending = self._pending, []
-        return self._collect(pending_steps)
-
-    def _collect(self, pending_steps: list[PendingStep]) -> list[Output]:
+    def _push(self, steps: list[PendingStep]) -> list[Output]:
+        """Gives the sequences the tokens of these steps, which have ended."""
         outputs = []
-        for pending in pending_steps:
-            for sequence, id, logprobs in pending.collect():
+        for step in steps:
+            for sequence, id, logprobs in step.collect():
                 outputs.append(sequence.push(id, logprobs))
                 if sequence.ended:
                     self._forget_ended(sequence.job.request_id)

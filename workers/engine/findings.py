@@ -7,11 +7,12 @@ data: a caller may keep it.
 from dataclasses import dataclass
 from typing import Any
 
+from workers.device import has_accelerator
 from workers.engine.batch_probe import gives_last_logits, why_alone
 from workers.engine.cpu.install import Invariance, invariance_of
 from workers.engine.forward import blank, feed, feed_to_ends
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
-from workers.engine.scheduling.pass_costs import calibrated
+from workers.engine.scheduling.pass_costs import calibrated, calibrated_beyond_knee
 from workers.engine.scheduling.plan import Costs
 
 
@@ -46,7 +47,8 @@ def shows_last_logits(model: Any, vocabulary_size: int) -> bool:
 
 def _costs(model: Any, last_logits: bool) -> Costs:
     read = feed_to_ends if last_logits else feed
-    return calibrated(
+    measured = calibrated_beyond_knee if has_accelerator() else calibrated
+    return measured(
         lambda behind: blank(model, behind) if behind else new_cache(model),
         lambda cache, tokens: read(model, cache, [[0] * tokens]),
         full_attention=is_full_attention(new_cache(model)),

@@ -5,13 +5,17 @@ computes all positions and the lm_head one per row. In mlx-lm's models one call 
 replaced by one that gives the lm_head these positions only.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from workers.engine.kv.mlx_caches import Cache, evaluate, new_cache
 from workers.engine.kv.prefill_batch import PaddedPrefillLayer
 from workers.engine.pass_memo import begin_pass
+
+Compute = Callable[..., None]  # a cache that was written to, and arrays beside it
 
 
 def forward(model: Any, tokens: mx.array, cache: Cache, at: list[int] | None = None) -> mx.array:
@@ -34,8 +38,8 @@ def forward(model: Any, tokens: mx.array, cache: Cache, at: list[int] | None = N
     return logits[:, -1:]
 
 
-def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
-    """Prefills the tokens of each row into its cache; the logits are never computed.
+def feed(model: Any, cache: Cache, rows: list[list[int]], compute: Compute = evaluate) -> None:
+    """Prefills the tokens of each row into its cache; the logits are never computed. ``compute`` may be ``start``.
 
     Full-attention rows are aligned at their starts. Other rows are shifted, so that they are aligned at their ends.
     """
@@ -46,21 +50,38 @@ def feed(model: Any, cache: Cache, rows: list[list[int]]) -> None:
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
     forward(model, _padded(rows), cache)
-    evaluate(cache)
+    compute(cache)
     if shifts:
         for layer in cache:
             layer.finalize()
-        evaluate(cache)
+        compute(cache)
 
 
-def feed_to_ends(model: Any, cache: Cache, rows: list[list[int]]) -> mx.array:
+def feed_to_ends(model: Any, cache: Cache, rows: list[list[int]], compute: Compute = evaluate) -> mx.array:
     """Prefills rows into a full-attention cache and gives their last logits (rows, vocabulary); no row may be empty.
 
     The cost of the logits is the last layer's, instead of a pass for the first token.
     """
     logits = forward(model, _padded(rows), cache, [len(row) - 1 for row in rows])[:, 0]
-    evaluate(cache, logits)
+    compute(cache, logits)
     return logits
+
+
+def start(cache: Cache, *more: mx.array) -> None:
+    """Lets the device compute what ``evaluate`` would wait for."""
+    mx.async_eval([layer.state for layer in cache], *more)
+
+
+def end_of(cache: Cache) -> mx.array:
+    """A number that is there when what was started has ended.
+
+    It holds no array of the cache, as MLX would copy one that is held before it writes to it.
+    """
+    states: dict[str, Any] = dict(tree_flatten([layer.state for layer in cache]))
+    last = [state for state in states.values() if isinstance(state, mx.array) and state.ndim > 2][-1]
+    end: mx.array = last[(0,) * last.ndim] + 0
+    mx.async_eval(end)
+    return end
 
 
 def blank(model: Any, tokens: int) -> Cache:

@@ -8,7 +8,11 @@ from tests.inner_pytest import passes
 from tests.jobs import job
 from tests.workers.engines import LONG, MakeEngine, ids, play
 from workers.device import ACCELERATOR_PATH, has_accelerator
+from workers.engine.findings import find
+from workers.engine.scheduling.plan import Costs
 from workers.job import Job
+from workers.model.load import LoadedModel
+from workers.model.serve_model import vocabulary_size_of
 
 ENGINE = "tests/workers/engine"
 OPTIONS: list[dict[str, Any]] = [
@@ -37,6 +41,22 @@ def test_the_accelerators_path_gives_the_tokens_of_the_cpus(
     assert {key: ids(deltas) for key, deltas in there.items()} == {
         key: ids(deltas) for key, deltas in here.items()
     }
+
+
+def test_an_accelerators_passes_are_measured_beyond_the_knee_and_a_cpus_have_none(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ACCELERATOR_PATH, "0")
+    floors = [passes_of(loaded).floor]
+    monkeypatch.setenv(ACCELERATOR_PATH, "1")
+    floors.append(passes_of(loaded).floor)
+    assert floors[0] == 0 < floors[1]
+
+
+def passes_of(loaded: LoadedModel) -> Costs:
+    costs = find(loaded.model, vocabulary_size_of(loaded)).costs
+    assert costs is not None
+    return costs
 
 
 @pytest.mark.slow

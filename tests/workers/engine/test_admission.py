@@ -88,15 +88,15 @@ def test_many_choices_of_one_prompt_never_exceed_the_memory(make_engine: MakeEng
 
 def held_while_reading(engine: BatchEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes after each last prefill pass, before the prompts are stored and their sequences get batch slots."""
-    held, prefill_rest = list[int](), engine._prefill_rest
+    held, rest = list[int](), engine._prefills._rest
 
     def measured(tasks: Any) -> Any:
         kept = engine._prefixes.bytes
-        read = prefill_rest(tasks)
-        held.append(engine._held - sum(task.shown.bytes for task in tasks) + nbytes(read[0]) + kept)
+        read = rest(tasks)
+        held.append(engine._held - sum(task.shown.bytes for task in tasks) + nbytes(read[1]) + kept)
         return read
 
-    monkeypatch.setattr(engine, "_prefill_rest", measured)
+    monkeypatch.setattr(engine._prefills, "_rest", measured)
     return held
 
 

@@ -264,7 +264,7 @@ def test_a_prompt_that_arrives_during_a_prefill_emits_its_first_token_with_it_on
         engine.add(job("second", [6] * 30, max_tokens=6))
         firsts = first_steps(engine)
         assert firsts["first"] == firsts["second"]
-        assert engine._fresh_since is None
+        assert engine._order.fresh_since is None
 
 
 def test_sequences_are_not_held_for_a_prompt_that_is_prefilled_in_chunks(make_engine: MakeEngine) -> None:
@@ -308,7 +308,7 @@ def test_a_high_keys_first_token_goes_out_before_lower_sequences_decode_again(
         pass
     engine.step()
     engine.add(job("high", [9] * 20, max_tokens=4, priority="high"))
-    first = 1 if engine._gives_last_logits else 4  # else it takes a pass with the others
+    first = 1 if engine._limits.last_logits else 4  # else it takes a pass with the others
     assert [len(engine.step()) for _ in range(4)] == [first, 4, 4, 4]
 
 

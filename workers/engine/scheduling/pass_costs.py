@@ -1,8 +1,9 @@
 """Measures what prefill and decode passes take on this machine; ``scheduler`` sizes passes by it.
 
 A pass costs a fixed time, a time per token, and a time per token and token of context. All three are measured
-before the first request. After that one factor follows the machine's present speed. (Live passes cannot be fitted: they
-are nearly all of one size.)
+before the first request. On an accelerator a pass of few tokens takes as long as its weights are read, so that what a
+token costs shows in large passes only: see ``calibrated_beyond_knee``. After that one factor follows the machine's
+present speed. (Live passes cannot be fitted: they are nearly all of one size.)
 """
 
 import time
@@ -16,7 +17,8 @@ from workers.engine.scheduling.plan import SMALLEST, Costs
 C = TypeVar("C")
 
 FEW, MANY = 8, 64  # tokens of the passes that are measured first
-DEEP = 448  # tokens of context of one more measured pass: 512 with it, which every model has positions for
+LARGE = 512  # tokens, which every model has positions for
+DEEP = 448  # tokens of context of one more measured pass: ``LARGE`` with it
 SMOOTHING = 0.2  # weight of the newest measurement
 
 
@@ -38,6 +40,32 @@ def calibrated(begin: Callable[[int], C], read: Callable[[C, int], object], *, f
         fixed=max(seconds[FEW, 0] - FEW * per_token, 0.0),
         per_token=per_token,
         per_look=deeper / (MANY * DEEP),
+    )
+
+
+def calibrated_beyond_knee(
+    begin: Callable[[int], C], read: Callable[[C, int], object], *, full_attention: bool
+) -> Costs:
+    """As ``calibrated``, for an accelerator: the higher of two lines, a level one and one through large passes."""
+    half = LARGE // 2
+
+    def seconds(tokens: int, behind: int = 0) -> float:
+        cache = begin(behind)
+        began = time.perf_counter()
+        read(cache, tokens)
+        return time.perf_counter() - began
+
+    for tokens in (FEW, half):  # the first of each kind is slow for other reasons
+        seconds(tokens)
+    floor, smaller, large = seconds(FEW), seconds(half), seconds(LARGE)
+    # However unsteady the machine is, a token of a large pass costs between half of its share and all of it.
+    per_token = min(max((large - smaller) / half, large / LARGE / 2, 1e-7), max(large / LARGE, 1e-7))
+    deeper = max(seconds(half, half) - smaller, 0.0) if full_attention else 0.0
+    return Costs(
+        floor=floor,
+        fixed=max(large - LARGE * per_token, 0.0),
+        per_token=per_token,
+        per_look=deeper / (half * half),
     )
 
 

@@ -13,6 +13,7 @@ from workers.engine.kv.cost import Cost
 from workers.engine.kv.footprint import Footprint, OneArray
 
 SMALLEST = 48  # tokens; half the cost of a smaller pass is there whatever its size
+SMALLEST_BEYOND = 32  # tokens, where the knee is known; a matrix product takes as long for fewer
 WORTH = 64  # tokens that must be saved before a shared prefix gets a pass of its own
 
 
@@ -96,26 +97,46 @@ class Memory:
 
 @dataclass(frozen=True)
 class Costs:
-    """What passes take, as measured: a fixed time, a time per token, and a time per token and token of context."""
+    """What passes take, as measured: a fixed time, a time per token, and a time per token and token of context.
+
+    ``floor``: what the smallest pass takes on an accelerator, where the weights are read while few tokens are computed.
+    Up to the ``knee`` more tokens cost nothing. On a CPU both are 0.
+    """
 
     fixed: float = 0.0
     per_token: float = 0.001
     per_look: float = 0.0
     slowness: float = 1.0  # of the machine now, against these
     decode: float = 0.0  # of a decode pass, lately
+    floor: float = 0.0
 
     def prefill(self, tokens: int, behind: int) -> float:
         """Seconds of a pass, before ``slowness``; ``behind``: context length."""
-        return self.fixed + (self.per_token + self.per_look * behind) * tokens
+        return max(self.floor, self.fixed + (self.per_token + self.per_look * behind) * tokens)
+
+    def knee(self, behind: int) -> int:
+        """The most tokens that a pass computes in the time of the smallest one."""
+        return max(0, self._tokens(self.floor, behind))
+
+    @property
+    def smallest(self) -> int:
+        """Tokens of a pass for which it is worth to be apart."""
+        return SMALLEST_BEYOND if self.floor else SMALLEST
 
     def affordable(self, seconds: float, behind: int) -> int:
         """Tokens of a pass that takes so long."""
-        return int((seconds / self.slowness - self.fixed) / (self.per_token + self.per_look * behind))
+        return self._tokens(seconds / self.slowness, behind)
+
+    def _tokens(self, seconds: float, behind: int) -> int:
+        return int((seconds - self.fixed) / (self.per_token + self.per_look * behind))
 
 
 @dataclass(frozen=True)
 class Limits:
     """``batches`` and ``pads``: prompts, and prompts of unlike length, can share a pass.
+
+    ``mixes``: so can prompts behind contexts of unlike length, although they need a mask for each. Where passes are
+    bound by what they compute, as on an accelerator, they are faster apart.
 
     ``last_logits``: a prompt's last pass gives its first token. ``holds``: first tokens are held, which pays where
     prompts are prefilled much faster together than one by one, as on a CPU; and a step gives its tokens when all its
@@ -129,6 +150,7 @@ class Limits:
     read_share: float = 0.75  # of the time that prefill passes may take while sequences decode
     batches: bool = True
     pads: bool = True
+    mixes: bool = True
     last_logits: bool = True
     holds: bool = True
 
@@ -139,7 +161,8 @@ class View:
 
     ``running``: in the order of the batch, ended sequences left out. ``fresh_since``: since when first tokens are held.
     ``used``: seconds of the machine that each caller had lately. ``read``: seconds of the last prefill pass, if it
-    stalled sequences, and ``read_for`` the highest priority in it; ``decoded``: seconds of decode passes since then.
+    stalled sequences, and ``read_for`` the highest priority in it; ``decoded``: seconds of decode passes since then,
+    with the one that this step launches before its prefill pass, if it does.
     """
 
     step: int

@@ -10,7 +10,7 @@ Rule 4, passing: a task that does not fit, for want of batch slots or memory, is
 Rule 5, stall: a prefill pass beside sequences that decode has as many tokens as ``max_stall`` allows. Then they decode
 for a while, so that prefill has no more than ``read_share`` of the time.
 Rule 6, passes: short prompts share a pass; a long one has passes of its own, in chunks. A full batch waits a few steps
-for more prompts.
+for more prompts. On an accelerator prompts behind contexts of unlike length share a pass of few tokens only.
 Rule 7, priority: a prompt of higher priority than sequences that decode is urgent. It waits for no company, none of
 lower priority joins its pass, and the pass may be ``URGENT`` times as long. If the last prefill pass was for a lower
 one it does not wait until sequences have decoded (rule 5), and its first token does not wait for a decode pass; the
@@ -26,7 +26,7 @@ from dataclasses import replace
 from shared.callers import Asker
 from workers.engine.scheduling.fairness import RANKS, in_turns, level, weights
 from workers.engine.scheduling.ledger import Ledger, Room
-from workers.engine.scheduling.plan import SMALLEST, Chunk, Plan, Row, Task, View
+from workers.engine.scheduling.plan import Chunk, Plan, Row, Task, View
 from workers.engine.scheduling.shared_prefixes import Prefixes
 
 TURNS = 4  # of so many prefill passes one is the oldest prompt's
@@ -196,7 +196,7 @@ class _Planner:
         if not self._decoding:
             return limits.chunk
         affordable = costs.affordable(self._stall * max(limits.max_stall, costs.decode), context)
-        return min(limits.chunk, max(SMALLEST, affordable))
+        return min(limits.chunk, max(costs.smallest, costs.knee(context), affordable))
 
     def _fitting(self) -> tuple[list[Task], Room | None]:
         """Rule 4: the order from the first task that fits."""
@@ -253,9 +253,13 @@ class _Planner:
         return width * (len(chosen) + 1) > most
 
     def _shares_pass(self, task: Task, chosen: list[Task], width: int) -> bool:
-        rest, behind = self._rest(task), max(each.start for each in [task, *chosen])
+        rest, starts = self._rest(task), {each.start for each in [task, *chosen]}
         padded = self._view.limits.pads or rest == width
-        return padded and not self._full(chosen, max(width, rest), behind)
+        width, behind = max(width, rest), max(starts)
+        alike = self._view.limits.mixes or len(starts) == 1
+        # Below the knee a pass takes as long as one over fewer tokens.
+        together = alike or width * (len(chosen) + 1) <= self._view.costs.knee(behind)
+        return padded and together and not self._full(chosen, width, behind)
 
     # ------------------------------------------------------------ hold
 

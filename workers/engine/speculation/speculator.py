@@ -217,7 +217,9 @@ def speculator_for(
     """None where nothing is guessed. ``given``: one that guesses in any mode."""
     if not may_speculate("on" if given else mode, invariance, takes_back):
         return None
-    return given or Speculator(lambda: WidthCosts(costs().fixed, costs().per_token), draft)
+    return given or Speculator(
+        lambda: WidthCosts(max(costs().fixed, costs().floor), costs().per_token), draft
+    )
 
 
 def bytes_of(speculator: Speculator | None) -> int:
