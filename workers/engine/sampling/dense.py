@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from shared.protocol import Sampling
 from workers.engine.sampling.randomness import gumbel
+from workers.engine.sampling.shortlist import best_ids
 
 
 def draw_open(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
@@ -56,11 +57,8 @@ class _Cut:
         return _winners(noisy, ids)
 
     def _candidates(self, most: int) -> tuple[mx.array, mx.array]:
-        """The best logits in descending order and their ids, equal logits by ascending id; both (rows, most).
-
-        mlx's sort is stable and its partition is not. On an accelerator mlx runs a partition as a sort.
-        """
-        ids = mx.argsort(-self._scaled, axis=-1)[:, :most]
+        """The best logits in descending order and their ids, equal logits by ascending id; both (rows, most)."""
+        ids = best_ids(self._scaled, most)
         return mx.take_along_axis(self._scaled, ids, axis=-1), ids
 
 
