@@ -1,5 +1,7 @@
 """The shortlist gives the ids that a sort of the whole vocabulary gives, and sorts little of it."""
 
+from typing import cast
+
 import mlx.core as mx
 import pytest
 
@@ -7,8 +9,7 @@ from workers.engine.sampling.shortlist import GROUP, best_ids
 
 
 def by_sorting(values: mx.array, count: int) -> list[list[int]]:
-    ids: list[list[int]] = mx.argsort(-values, axis=-1)[:, :count].tolist()
-    return ids
+    return cast(list[list[int]], mx.argsort(-values, axis=-1)[:, :count].tolist())
 
 
 @pytest.mark.parametrize("vocabulary", [200, 64 * 100, 64 * 100 + 17, 50_000])
