@@ -29,10 +29,8 @@ class GrammarMasks:
         allowed = unpack(self.packed(vocabulary), vocabulary)
         if len(self._rows) == logits.shape[0]:
             return mx.where(allowed, logits, -mx.inf)
-        rows, masked = (
-            mx.array(self._rows),
-            mx.array(logits),
-        )  # log-probabilities are of the logits as they were
+        rows = mx.array(self._rows)
+        masked = mx.array(logits)  # log-probabilities are of the logits as they were
         masked[rows] = mx.where(allowed, logits[rows], -mx.inf)
         return masked
 
