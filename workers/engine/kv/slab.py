@@ -23,6 +23,8 @@ from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.length_groups import LengthGroup, length_groups_of
 from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer, rotating_layer
 
+MovedSlot = tuple[int, int, list[mx.array]]  # the layer, the new slot, and its keys and values
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -116,7 +118,6 @@ class Slab:
     def resize(self, layer: int) -> None:
         for buffer in self._layers[layer] or ():
             buffer.resize(self.rows, self._capacity(layer))
-        mx.eval(self.state(layer))
 
     def _capacity(self, layer: int) -> int:
         """Tokens of a slot: of a ring at most its window, in whole blocks."""
@@ -162,28 +163,28 @@ class Slab:
         for slot in slots:
             self._stale.pop(slot, None)
 
-    def keep(self, slots: Sequence[int]) -> list[int]:
-        """Keeps these slots and gives their new order; the last sequences move into the gaps."""
+    def order_with(self, slots: Sequence[int]) -> list[int]:
+        """The new order if these slots are kept: the last sequences move into the gaps."""
         kept = set(slots)
         movers = [slot for slot in sorted(kept) if slot >= len(kept)]
-        order = [slot if slot in kept else movers.pop() for slot in range(len(kept))]
-        moves = [(slot, to) for to, slot in enumerate(order) if slot != to]
-        for slot in {*(to for _, to in moves), *range(len(order), len(self))}:
-            self._stale[slot] = max(self.lengths[slot], self._taken_back.pop(slot, 0))
-        self._move(moves)
-        self.lengths = [self.lengths[slot] for slot in order]
-        return order
+        return [slot if slot in kept else movers.pop() for slot in range(len(kept))]
 
-    def _move(self, moves: Sequence[tuple[int, int]]) -> None:
-        """Waits for all copies before any write: mlx writes in place only to an array that nothing reads."""
+    def copies(self, order: Sequence[int]) -> list[MovedSlot]:
+        """Copies of the sequences that move to come to this order; to be computed before ``keep``."""
         layers = [
             layer for layer, buffers in enumerate(self._layers) if buffers
         ]  # empty before the first prefill
-        taken = [(layer, to, self._copies(layer, slot)) for slot, to in moves for layer in layers]
-        mx.eval([copies for _, _, copies in taken])
-        for layer, to, (keys, values) in taken:
+        return [(layer, to, self._copies(layer, slot)) for slot, to in _moves(order) for layer in layers]
+
+    def keep(self, order: Sequence[int], copies: Sequence[MovedSlot]) -> None:
+        """Keeps the slots in ``order``."""
+        moved = [to for _, to in _moves(order)]
+        for slot in {*moved, *range(len(order), len(self))}:
+            self._stale[slot] = max(self.lengths[slot], self._taken_back.pop(slot, 0))
+        for layer, to, (keys, values) in copies:
             self.write(layer, to, keys, values, [TokenSpan(0, 0, keys.shape[2])])
-        self.written(to for _, to in moves)
+        self.written(moved)
+        self.lengths = [self.lengths[slot] for slot in order]
 
     def _copies(self, layer: int, slot: int) -> list[mx.array]:
         """The keys and the values of a slot, as they lie there."""
@@ -268,6 +269,11 @@ class Slab:
             for buffer in buffers:
                 buffer.resize(self.rows, self._capacity(layer))
         return buffers
+
+
+def _moves(order: Sequence[int]) -> list[tuple[int, int]]:
+    """From which slot to which."""
+    return [(slot, to) for to, slot in enumerate(order) if slot != to]
 
 
 def _kept(length: int, window: int | None) -> int:

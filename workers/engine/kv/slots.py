@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, CacheList
 
 from workers.device import has_accelerator
+from workers.engine.kv.copies import Copies, finish, settle
 from workers.engine.kv.footprint import TOKENS, Slabs, SlabSize, rounded, slab_for
 from workers.engine.kv.mlx_caches import (
     Cache,
@@ -89,12 +90,16 @@ class Slots:
             before.setdefault(slab, []).append(row)
         grown = {slab for slab in joining if slab.make_room(compact=self.compact)}
         order = [row for slab in self._slabs for row in before[slab]]
+        if joining.keys() - grown:
+            settle()
+        copies = Copies()
         for part, source in zip(self._parts, parts_of(read), strict=True):
             if isinstance(part, StateRows):
                 part.join([state_of(source, span.row if span.length else None) for span in spans], order)
-                mx.eval(part.arrays())
+                copies.start(part.arrays())
             else:
                 part.join(source, joining, grown)
+                copies.start([array for slab in joining for array in slab.state(part.number)])
         for slab in joining:
             slab.written(range(len(slab)))
         return order
@@ -123,13 +128,21 @@ class Slots:
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Keeps these sequences; in each slab the last ones move into the gaps."""
-        order = []
-        for first, slab in list(self.slabs):
+        order, orders = [], list[tuple[Slab, list[int]]]()
+        for first, slab in self.slabs:
             end = first + len(slab)
-            order += [first + slot for slot in slab.keep([row - first for row in rows if first <= row < end])]
+            own = slab.order_with([row - first for row in rows if first <= row < end])
+            order += [first + slot for slot in own]
+            orders.append((slab, own))
+        slots = [(slab, own, slab.copies(own)) for slab, own in orders]
+        states = [(state, state.copies(order)) for state in self._states]
+        finish([array for _, _, copies in slots for _, _, arrays in copies for array in arrays])
+        finish([copy for _, copies in states for _, _, copy in copies])
+        for slab, own, moved in slots:
+            slab.keep(own, moved)
+        for state, moved_rows in states:
+            state.keep(order, moved_rows)
         self._slabs = [slab for slab in self._slabs if len(slab)]
-        for state in self._states:
-            state.keep(order)
         return order
 
     def begin(self, counts: Sequence[int] | None = None) -> None:
@@ -215,10 +228,12 @@ class Slots:
         return rounded(tokens, TOKENS)
 
     def resize(self) -> None:
+        copies = Copies()
         for slab in self._slabs:
             if slab.make_room(compact=self.compact):
                 for layer in range(len(self._windows)):
                     slab.resize(layer)
+                    copies.start(slab.state(layer))
 
 
 class SlotLayer:
@@ -248,7 +263,6 @@ class SlotLayer:
             else:
                 slab.write(self.number, first, source.keys, source.values, spans)
         source.keys = source.values = None
-        mx.eval([slab.state(self.number) for slab in joining])
 
     @property
     def offset(self) -> mx.array:
