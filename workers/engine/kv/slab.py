@@ -22,31 +22,10 @@ from workers.engine.kv.footprint import capacity_for, rounded
 from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.length_groups import LengthGroup, length_groups_of
 from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer, rotating_layer
+from workers.engine.kv.queries import Queries, queries_of
+from workers.engine.kv.slab_attention import TokenView
 
 MovedSlot = tuple[int, int, list[mx.array]]  # the layer, the new slot, and its keys and values
-
-
-@dataclass(frozen=True)
-class Queries:
-    """The queries of a length group in a pass with several of some slots.
-
-    ``each``: queries per slot, the last one repeated where a slot has fewer. ``rows`` (slots * each,): where they are
-    in the pass. ``back``: where those of the pass are among them.
-    """
-
-    each: int
-    rows: mx.array
-    back: mx.array
-
-
-def queries_of(first: int, counts: Sequence[int]) -> Queries:
-    """``first``: the place of the first query in the pass. ``counts``: queries of each slot."""
-    each, rows, back = max(counts), list[int](), list[int]()
-    for count in counts:
-        back += range(len(rows), len(rows) + count)
-        rows += [first + min(number, count - 1) for number in range(each)]
-        first += count
-    return Queries(each, mx.array(rows, dtype=mx.int32), mx.array(back, dtype=mx.int32))
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class SlabView:
     blocks: mx.array  # (rows, heads, blocks, size, BLOCK)
     values: mx.array  # (rows, heads, blocks * BLOCK, size)
     groups: list[LengthGroup]  # of the slab's slots
-    several: "list[Queries] | None" = None  # of the groups, where a slot has more than one query
+    several: list[Queries] | None = None  # of the groups, where a slot has more than one query
 
 
 class Slab:
@@ -80,7 +59,8 @@ class Slab:
         # By window, of this pass; computed on first use.
         self._ends: dict[int | None, Ends] = {}
         self._groups: dict[int | None, list[LengthGroup]] = {}
-        self._several: list[Queries] | None = None
+        self._several: list[Queries] | None = None  # by length group
+        self._together: Queries | None = None  # of all slots
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -210,7 +190,7 @@ class Slab:
         """Begins a pass that adds so many tokens to each sequence."""
         self._counts, self._written = counts, self.lengths
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        self._ends, self._groups, self._several = {}, {}, None
+        self._ends, self._groups, self._several, self._together = {}, {}, None, None
 
     def take_back(self, slot: int, tokens: int) -> None:
         """Drops the last tokens of a sequence; what they left is masked until it is overwritten."""
@@ -248,6 +228,14 @@ class Slab:
             *(first, keys.array[slots, :, :blocks], values.first(slots, blocks * BLOCK)),
             *(groups, self._queries(first, groups)),
         )
+
+    def token_view(self, layer: int, rows: slice) -> TokenView:
+        """``rows``: of the slab's tokens in the pass."""
+        window = self._windows[layer]
+        if self._together is None and max(self._counts, default=1) > 1:
+            self._together = queries_of(rows.start, self._counts)
+        keys, values = self.keys_and_values(layer, _kept(self.width, window))
+        return TokenView(rows, keys, values, window, self._together)
 
     def _queries(self, first: int, groups: Sequence[LengthGroup]) -> list[Queries] | None:
         """None where each sequence has one, as where a layer has a window."""

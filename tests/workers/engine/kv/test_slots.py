@@ -94,7 +94,7 @@ def test_sequences_of_equal_length_need_no_mask_unless_the_model_asks_for_one(
 
 
 def test_each_pass_puts_a_long_sequence_into_a_length_group_of_its_own(model: Any) -> None:
-    slots = Slots(in_blocks=False)  # all in one slab
+    slots = Slots(in_blocks=True, by_length=False)  # all in one slab
     slots.join(*read(model, [[5] * 20, [6] * 1000]))
     [(_, slab)] = slots.slabs
     for width in (21, 22):
