@@ -25,6 +25,7 @@ from workers.engine.findings import EngineFindings, shows_last_logits
 from workers.engine.forward import feed, feed_to_ends, forward
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
+from workers.engine.kv.device_memory import DeviceMemory
 from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import (
     Cache,
@@ -117,6 +118,8 @@ class BatchEngine:
         self._cache_bytes = limits.cache_bytes
         self._held_most = 0  # bytes of keys and values since the last rest
         self._figures = Figures()
+        self._device_memory = DeviceMemory(weights=mx.get_active_memory())
+        self._device_memory.lend(limits.kv_bytes)
         self._tally()
 
     @property
@@ -192,6 +195,7 @@ class BatchEngine:
         self._prefixes.budget = min(self._cache_bytes, size)
         self._cap_prefix_cache()
         self._tally()
+        self._device_memory.lend(self._kv_use.obeyed)
 
     def add(self, job: Job) -> None:
         """One prefill task for all choices without held ids, one more for each choice with them."""
