@@ -59,6 +59,7 @@ ENGINE = (
     "parity",
     "decode",
     "mlx_peak_bytes",
+    "pass_memory",
     "resident_peak_bytes",
 )
 
@@ -76,6 +77,7 @@ def markdown(report: Report) -> str:
         f"{title} {engine[key] / GB:.2f} GB"
         for title, key in (("weights", "weight_bytes"), ("MLX at most", "mlx_peak_bytes"))
     )
+    passes = engine["pass_memory"]
     parts = [
         "# mlx-server bench --self"
         + (", quick: its figures are too short to compare" if report.quick else ""),
@@ -100,6 +102,8 @@ def markdown(report: Report) -> str:
             list(map(_decoding, engine["decode"])),
         ),
         f"Memory: {memory}, the process at most {engine['resident_peak_bytes'] / GB:.2f} GB.",
+        f"Keys and values of {passes['rows']} sequences: {passes['kv'] / GB:.3f} GB; passes took "
+        + f"{passes['beside'] / GB:.3f} GB beside all that was there.",
         "## Servers",
         table(HEADINGS, [line for served in report.servers for line in _levels(served)]),
         "## A long prompt comes while others are answered",
