@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import mlx.core as mx
-
+from workers.engine.kv.device_memory import memory_beside
 from workers.job import Job, Served
 from workers.self_check.speed import begin, decode_jobs, end
 
@@ -23,10 +22,7 @@ def pass_memory(served: Served[Job], rows: int) -> PassMemory:
     """MLX's peak is counted anew from here on."""
     jobs = decode_jobs(served, rows)
     begin(served, jobs)
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    for _ in range(STEPS):
-        served.engine.step()
-    found = PassMemory(rows, int(served.engine.report["kv_bytes"]), max(0, mx.get_peak_memory() - before))
+    beside = memory_beside(lambda: [served.engine.step() for _ in range(STEPS)])
+    found = PassMemory(rows, int(served.engine.report["kv_bytes"]), beside)
     end(served, jobs)
     return found

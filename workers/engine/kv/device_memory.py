@@ -44,6 +44,14 @@ def limits_for(weights: int, lent: int, recommended: int) -> DeviceLimits:
     return DeviceLimits(min(weights + lent, recommended), memory, pool)
 
 
+def memory_beside(run: Callable[[], object]) -> int:
+    """The most bytes that ``run`` takes beside what is there. MLX's peak is counted anew from here on."""
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    run()
+    return max(0, mx.get_peak_memory() - before)
+
+
 class DeviceMemory:
     """The limits of this process, which follow its lease. It does nothing on a CPU.
 
