@@ -8,7 +8,7 @@ import os
 ACCELERATOR_PATH = "MLX_SERVER_ACCELERATOR_PATH"
 """A switch of tests: with ``1`` whatever is done differently for a GPU is done so on a CPU too.
 
-Weights keep their types, MLX's own kernels compute, passes are launched ahead, keys lie in one slab and MLX draws.
+Weights keep their types, MLX's own kernels compute, passes are launched ahead, keys lie token by token and MLX draws.
 Slow, but the code is the one that a Mac runs.
 """
 

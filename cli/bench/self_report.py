@@ -59,6 +59,7 @@ ENGINE = (
     "parity",
     "decode",
     "mlx_peak_bytes",
+    "pass_memory",
     "resident_peak_bytes",
 )
 
@@ -100,6 +101,7 @@ def markdown(report: Report) -> str:
             list(map(_decoding, engine["decode"])),
         ),
         f"Memory: {memory}, the process at most {engine['resident_peak_bytes'] / GB:.2f} GB.",
+        _passes(engine["pass_memory"]),
         "## Servers",
         table(HEADINGS, [line for served in report.servers for line in _levels(served)]),
         "## A long prompt comes while others are answered",
@@ -141,6 +143,13 @@ def _parity(parity: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (title, f"{parity[key]['equal']} of {parity[key]['requests']}", f"{parity[key]['difference']:.2g}")
         for key, title in titles.items()
     ]
+
+
+def _passes(found: Mapping[str, Any]) -> str:
+    kv, beside = (f"{found[name] / GB:.3f} GB" for name in ("kv", "beside"))
+    return (
+        f"Keys and values of {found['rows']} sequences: {kv}; passes took {beside} beside all that was there."
+    )
 
 
 def _decoding(speed: Mapping[str, Any]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ ENGINE: dict[str, Any] = {
         {"rows": 8, "engine": 400.0, "bare": None, "idle_share": None},
     ],
     "mlx_peak_bytes": 10**9,
+    "pass_memory": {"rows": 8, "kv": 2 * 10**8, "beside": 10**7},
     "resident_peak_bytes": 2 * 10**9,
 }
 
@@ -56,6 +57,7 @@ def test_the_report_shows_parity_speed_idle_share_memory_and_both_servers() -> N
         "| 1 | 100 | 110 | 7% |",
         "| 8 | 400 | – | – |",
         "MLX at most 1.00 GB",
+        "Keys and values of 8 sequences: 0.200 GB; passes took 0.010 GB beside",
         "| mlx-server | 4 | 2000 | 0.020 | 0.21 | 1.50 |",
         "| mlx_lm.server | – | – | – | – | – | – | too slow |",
         "| processor | Apple M3 |",
@@ -98,6 +100,7 @@ def test_a_quick_run_writes_two_files_in_which_nothing_is_private(tmp_path: Path
     found = json.loads((tmp_path / f"{NAME}.json").read_text())
     parity = found["engine"]["parity"]
     assert parity["cached_tokens"] > 0
+    assert found["engine"]["pass_memory"]["kv"] > found["engine"]["pass_memory"]["beside"]
     if found["engine"]["batch_invariance"] == "exact":
         assert [parity[way]["equal"] for way in ("batched", "cached")] == [4, 4]
     ours, _ = found["servers"]

@@ -13,10 +13,10 @@ from itertools import accumulate
 from typing import cast
 
 import mlx.core as mx
-import numpy as np
 
 from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.mlx_caches import Cache, TokenSpan
+from workers.engine.sampling.grammar_masks import GrammarMasks
 from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.sampler import Drawn, Sampler, SequenceParameters
 from workers.engine.scheduling.plan import Row
@@ -270,17 +270,9 @@ def _draw(
 ) -> PendingStep:
     """``last`` (slots,): the tokens before."""
     guided = [(i, guide) for i, guide in guided if not slots[i].sequence.ended]
-    mask = _allowed(guided, *logits.shape) if guided else None
-    drawn = sampler.draw(logits, [slot.drawn for slot in slots], mask, last)
+    masks = GrammarMasks([(i, guide.mask()) for i, guide in guided]) if guided else None
+    drawn = sampler.draw(logits, [slot.drawn for slot in slots], masks, last)
     mx.async_eval(drawn.arrays)
     for slot in slots:
         slot.drawn += 1
     return PendingStep(list(slots), drawn)
-
-
-def _allowed(guided: list[Guided], sequences: int, vocabulary: int) -> mx.array:
-    """Shape (rows, vocabulary), bool; made on the host while the forward pass runs."""
-    flags = np.ones((sequences, vocabulary), dtype=np.bool_)
-    for sequence, guide in guided:
-        flags[sequence] = np.unpackbits(guide.mask(), count=vocabulary, bitorder="little")
-    return mx.array(flags)

@@ -24,6 +24,7 @@ from workers.engine.findings import EngineFindings, shows_last_logits
 from workers.engine.forward import forward
 from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_for
+from workers.engine.kv.device_memory import DeviceMemory
 from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import can_merge, can_pad, is_full_attention, new_cache
 from workers.engine.kv.prefix_cache import PrefixCache
@@ -101,6 +102,8 @@ class BatchEngine:
         self._tokens = 0  # generated
         self._held_most = 0  # bytes of keys and values since the last rest
         self._figures = Figures()
+        self._device_memory = DeviceMemory(weights=mx.get_active_memory())
+        self._device_memory.lend(limits.kv_bytes)
         self._tally()
 
     @property
@@ -176,6 +179,7 @@ class BatchEngine:
         self._prefixes.budget = min(self._cache_bytes, size)
         self._cap_prefix_cache()
         self._tally()
+        self._device_memory.lend(self._kv_use.obeyed)
 
     def add(self, job: Job) -> None:
         """One prefill task for all choices without held ids, one more for each choice with them."""

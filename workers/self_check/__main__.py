@@ -44,6 +44,7 @@ def measured(settings: Settings, model: str, *, quick: bool) -> dict[str, Any]:
     from workers.model.load import inspect, load, locate
     from workers.model.serve_model import serve_model, weight_bytes
     from workers.self_check.parity import parity
+    from workers.self_check.pass_memory import pass_memory
     from workers.self_check.speed import speed
 
     source = settings.sources.get(model) or parse_source(model)
@@ -65,6 +66,7 @@ def measured(settings: Settings, model: str, *, quick: bool) -> dict[str, Any]:
         "parity": same,
         "decode": speeds,
         "mlx_peak_bytes": report["peak_bytes"],
+        "pass_memory": pass_memory(served, rows[-1]),
         "resident_peak_bytes": resident_peak(),
     }
 

@@ -49,16 +49,24 @@ def decode_jobs(served: Served[Job], rows: int) -> list[Job]:
 
 def engine_loop(served: Served[Job], jobs: Sequence[Job], steps: int) -> tuple[float, int]:
     """Seconds and tokens of ``steps`` steps: once every sequence decodes, and before any of them ends."""
-    engine = served.engine
+    begin(served, jobs)
+    began = time.perf_counter()
+    tokens = sum(len(output.delta.ids) for _ in range(steps) for output in served.engine.step())
+    seconds = time.perf_counter() - began
+    end(served, jobs)
+    return seconds, tokens
+
+
+def begin(served: Served[Job], jobs: Sequence[Job]) -> None:
+    """Steps until every sequence decodes."""
     for job in jobs:
-        engine.add(job)
+        served.engine.add(job)
     silent = {job.request_id for job in jobs}
     while silent:
-        silent -= {output.delta.request_id for output in engine.step()}
-    began = time.perf_counter()
-    tokens = sum(len(output.delta.ids) for _ in range(steps) for output in engine.step())
-    seconds = time.perf_counter() - began
+        silent -= {output.delta.request_id for output in served.engine.step()}
+
+
+def end(served: Served[Job], jobs: Sequence[Job]) -> None:
     for job in jobs:
-        engine.cancel(job.request_id)
-    engine.step()
-    return seconds, tokens
+        served.engine.cancel(job.request_id)
+    served.engine.step()

@@ -24,7 +24,8 @@ from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.key_blocks import scores as scores_in
 from workers.engine.kv.length_groups import LengthGroup
 from workers.engine.kv.prefill_batch import PaddedPrefillLayer
-from workers.engine.kv.slab import Queries, SlabView, queries_of
+from workers.engine.kv.queries import queries_of
+from workers.engine.kv.slab import SlabView
 from workers.engine.kv.slots import SlotLayer
 from workers.engine.pass_memo import PassMemo
 
@@ -107,19 +108,13 @@ def _attend_several(
         counted = slab.several or [queries_of(slab.first + g.rows.start, [1] * g.size) for g in slab.groups]
         for group, those in zip(slab.groups, counted, strict=True):
             near = blocks_for(group.width)
-            some = _side_by_side(scaled, those)
-            seen = bias if bias is None or bias.ndim < 4 or bias.shape[0] == 1 else _side_by_side(bias, those)
+            some = those.side_by_side(scaled)
+            seen = bias if bias is None or bias.ndim < 4 or bias.shape[0] == 1 else those.side_by_side(bias)
             seen = seen if seen is None else seen[..., : near * BLOCK]
             keys, values = slab.blocks[group.rows, :, :near], slab.values[group.rows, :, : near * BLOCK]
-            out = _attend_rows(some, _scores_in_blocks, keys, values, seen, sinks).swapaxes(1, 2)
-            parts.append(out.reshape(-1, *out.shape[2:])[those.back][:, :, None])
+            out = _attend_rows(some, _scores_in_blocks, keys, values, seen, sinks)
+            parts.append(those.one_by_one(out))
     return parts
-
-
-def _side_by_side(array: mx.array, those: Queries) -> mx.array:
-    """(tokens, heads, 1, size) -> (slots, heads, queries of each, size)."""
-    _, heads, _, size = array.shape
-    return array[those.rows].reshape(-1, those.each, heads, size).swapaxes(1, 2)
 
 
 def _attend_rows(

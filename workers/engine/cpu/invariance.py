@@ -22,7 +22,8 @@ from workers.engine.cpu.matmul import linear
 from workers.engine.kv.key_blocks import BLOCK, in_blocks
 from workers.engine.kv.length_groups import length_groups_of
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
-from workers.engine.kv.slab import SlabView, queries_of
+from workers.engine.kv.queries import queries_of
+from workers.engine.kv.slab import SlabView
 
 Layer = Linear | LmHead
 

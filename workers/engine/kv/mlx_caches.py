@@ -19,6 +19,7 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
+from workers.engine.kv.copies import Copies
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.prefill_batch import padded_prefill_batch
 
@@ -196,9 +197,10 @@ def cut_out_layer(keys: mx.array, values: mx.array, span: TokenSpan) -> KVCache:
 
 def extend(batch: Cache, more: Cache) -> None:
     """Extends layer by layer, so that memory never holds two copies of the whole cache."""
+    copies = Copies()
     for layer, other in zip(batch, more, strict=True):
         layer.extend(other)
-        mx.eval(layer.state)
+        copies.start(layer.state)
 
 
 def take_rows(batch: Cache, rows: list[int]) -> None:

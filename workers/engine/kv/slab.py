@@ -22,29 +22,10 @@ from workers.engine.kv.footprint import capacity_for, rounded
 from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.length_groups import LengthGroup, length_groups_of
 from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer, rotating_layer
+from workers.engine.kv.queries import Queries, queries_of
+from workers.engine.kv.slab_attention import TokenView
 
-
-@dataclass(frozen=True)
-class Queries:
-    """The queries of a length group in a pass with several of some slots.
-
-    ``each``: queries per slot, the last one repeated where a slot has fewer. ``rows`` (slots * each,): where they are
-    in the pass. ``back``: where those of the pass are among them.
-    """
-
-    each: int
-    rows: mx.array
-    back: mx.array
-
-
-def queries_of(first: int, counts: Sequence[int]) -> Queries:
-    """``first``: the place of the first query in the pass. ``counts``: queries of each slot."""
-    each, rows, back = max(counts), list[int](), list[int]()
-    for count in counts:
-        back += range(len(rows), len(rows) + count)
-        rows += [first + min(number, count - 1) for number in range(each)]
-        first += count
-    return Queries(each, mx.array(rows, dtype=mx.int32), mx.array(back, dtype=mx.int32))
+MovedSlot = tuple[int, int, list[mx.array]]  # the layer, the new slot, and its keys and values
 
 
 @dataclass(frozen=True)
@@ -55,7 +36,7 @@ class SlabView:
     blocks: mx.array  # (rows, heads, blocks, size, BLOCK)
     values: mx.array  # (rows, heads, blocks * BLOCK, size)
     groups: list[LengthGroup]  # of the slab's slots
-    several: "list[Queries] | None" = None  # of the groups, where a slot has more than one query
+    several: list[Queries] | None = None  # of the groups, where a slot has more than one query
 
 
 class Slab:
@@ -78,7 +59,8 @@ class Slab:
         # By window, of this pass; computed on first use.
         self._ends: dict[int | None, Ends] = {}
         self._groups: dict[int | None, list[LengthGroup]] = {}
-        self._several: list[Queries] | None = None
+        self._several: list[Queries] | None = None  # by length group
+        self._together: Queries | None = None  # of all slots
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -116,7 +98,6 @@ class Slab:
     def resize(self, layer: int) -> None:
         for buffer in self._layers[layer] or ():
             buffer.resize(self.rows, self._capacity(layer))
-        mx.eval(self.state(layer))
 
     def _capacity(self, layer: int) -> int:
         """Tokens of a slot: of a ring at most its window, in whole blocks."""
@@ -162,28 +143,28 @@ class Slab:
         for slot in slots:
             self._stale.pop(slot, None)
 
-    def keep(self, slots: Sequence[int]) -> list[int]:
-        """Keeps these slots and gives their new order; the last sequences move into the gaps."""
+    def order_with(self, slots: Sequence[int]) -> list[int]:
+        """The new order if these slots are kept: the last sequences move into the gaps."""
         kept = set(slots)
         movers = [slot for slot in sorted(kept) if slot >= len(kept)]
-        order = [slot if slot in kept else movers.pop() for slot in range(len(kept))]
-        moves = [(slot, to) for to, slot in enumerate(order) if slot != to]
-        for slot in {*(to for _, to in moves), *range(len(order), len(self))}:
-            self._stale[slot] = max(self.lengths[slot], self._taken_back.pop(slot, 0))
-        self._move(moves)
-        self.lengths = [self.lengths[slot] for slot in order]
-        return order
+        return [slot if slot in kept else movers.pop() for slot in range(len(kept))]
 
-    def _move(self, moves: Sequence[tuple[int, int]]) -> None:
-        """Waits for all copies before any write: mlx writes in place only to an array that nothing reads."""
+    def copies(self, order: Sequence[int]) -> list[MovedSlot]:
+        """Copies of the sequences that move to come to this order; to be computed before ``keep``."""
         layers = [
             layer for layer, buffers in enumerate(self._layers) if buffers
         ]  # empty before the first prefill
-        taken = [(layer, to, self._copies(layer, slot)) for slot, to in moves for layer in layers]
-        mx.eval([copies for _, _, copies in taken])
-        for layer, to, (keys, values) in taken:
+        return [(layer, to, self._copies(layer, slot)) for slot, to in _moves(order) for layer in layers]
+
+    def keep(self, order: Sequence[int], copies: Sequence[MovedSlot]) -> None:
+        """Keeps the slots in ``order``."""
+        moved = [to for _, to in _moves(order)]
+        for slot in {*moved, *range(len(order), len(self))}:
+            self._stale[slot] = max(self.lengths[slot], self._taken_back.pop(slot, 0))
+        for layer, to, (keys, values) in copies:
             self.write(layer, to, keys, values, [TokenSpan(0, 0, keys.shape[2])])
-        self.written(to for _, to in moves)
+        self.written(moved)
+        self.lengths = [self.lengths[slot] for slot in order]
 
     def _copies(self, layer: int, slot: int) -> list[mx.array]:
         """The keys and the values of a slot, as they lie there."""
@@ -209,7 +190,7 @@ class Slab:
         """Begins a pass that adds so many tokens to each sequence."""
         self._counts, self._written = counts, self.lengths
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        self._ends, self._groups, self._several = {}, {}, None
+        self._ends, self._groups, self._several, self._together = {}, {}, None, None
 
     def take_back(self, slot: int, tokens: int) -> None:
         """Drops the last tokens of a sequence; what they left is masked until it is overwritten."""
@@ -248,6 +229,14 @@ class Slab:
             *(groups, self._queries(first, groups)),
         )
 
+    def token_view(self, layer: int, rows: slice) -> TokenView:
+        """``rows``: of the slab's tokens in the pass."""
+        window = self._windows[layer]
+        if self._together is None and max(self._counts, default=1) > 1:
+            self._together = queries_of(rows.start, self._counts)
+        keys, values = self.keys_and_values(layer, _kept(self.width, window))
+        return TokenView(rows, keys, values, window, self._together)
+
     def _queries(self, first: int, groups: Sequence[LengthGroup]) -> list[Queries] | None:
         """None where each sequence has one, as where a layer has a window."""
         if self._several is None and max(self._counts, default=1) > 1:
@@ -268,6 +257,11 @@ class Slab:
             for buffer in buffers:
                 buffer.resize(self.rows, self._capacity(layer))
         return buffers
+
+
+def _moves(order: Sequence[int]) -> list[tuple[int, int]]:
+    """From which slot to which."""
+    return [(slot, to) for to, slot in enumerate(order) if slot != to]
 
 
 def _kept(length: int, window: int | None) -> int:

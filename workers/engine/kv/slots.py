@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, CacheList
 
 from workers.device import has_accelerator
+from workers.engine.kv.copies import Copies, finish, settle
 from workers.engine.kv.footprint import TOKENS, Slabs, SlabSize, rounded, slab_for
 from workers.engine.kv.mlx_caches import (
     Cache,
@@ -25,16 +26,20 @@ from workers.engine.kv.mlx_caches import (
     window_of,
 )
 from workers.engine.kv.slab import Slab, SlabView
+from workers.engine.kv.slab_attention import TokenView, install, note
 from workers.engine.kv.state_rows import StateRows, state_of
 
-SLABS = 8  # the largest number of slabs, because each adds some operations per layer
+# The largest numbers of slabs, because each adds some operations per layer. On an accelerator launching them takes as
+# long as the memory they save takes to read.
+SLABS, SLABS_OF_ACCELERATOR = 8, 4
 
 
 class Slots:
     """The decode caches of all layers. A slab's sequences are adjacent in the batch.
 
-    ``in_blocks``: keys are stored in blocks, for a CPU (see ``key_blocks``). An accelerator uses one slab, because its
-    attention is one operation for all sequences. So does a model in which no layer keeps all tokens (``by_length``).
+    ``in_blocks``: keys are stored in blocks, for a CPU (see ``key_blocks``). An accelerator attends to each slab by one
+    operation (see ``slab_attention``); a model whose attention is another one gets one slab. So does a model in which
+    no layer keeps all tokens (``by_length``).
     ``takes_back``: no layer has a ring or a state, in which a token leaves what cannot be undone.
     """
 
@@ -45,7 +50,10 @@ class Slots:
     ) -> None:
         self.takes_back = takes_back
         self._in_blocks = not has_accelerator() if in_blocks is None else in_blocks
-        self._most = SLABS if self._in_blocks and by_length else 1
+        self._most = (SLABS if self._in_blocks else SLABS_OF_ACCELERATOR) if by_length else 1
+        self._noted = self._attended_by_slab = False  # see ``note``
+        if not self._in_blocks:
+            install()
         self.compact = False
         self._slabs: list[Slab] = []
         self._layers: Cache = []
@@ -89,12 +97,16 @@ class Slots:
             before.setdefault(slab, []).append(row)
         grown = {slab for slab in joining if slab.make_room(compact=self.compact)}
         order = [row for slab in self._slabs for row in before[slab]]
+        if joining.keys() - grown:
+            settle()
+        copies = Copies()
         for part, source in zip(self._parts, parts_of(read), strict=True):
             if isinstance(part, StateRows):
                 part.join([state_of(source, span.row if span.length else None) for span in spans], order)
-                mx.eval(part.arrays())
+                copies.start(part.arrays())
             else:
                 part.join(source, joining, grown)
+                copies.start([array for slab in joining for array in slab.state(part.number)])
         for slab in joining:
             slab.written(range(len(slab)))
         return order
@@ -123,13 +135,21 @@ class Slots:
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Keeps these sequences; in each slab the last ones move into the gaps."""
-        order = []
-        for first, slab in list(self.slabs):
+        order, orders = [], list[tuple[Slab, list[int]]]()
+        for first, slab in self.slabs:
             end = first + len(slab)
-            order += [first + slot for slot in slab.keep([row - first for row in rows if first <= row < end])]
+            own = slab.order_with([row - first for row in rows if first <= row < end])
+            order += [first + slot for slot in own]
+            orders.append((slab, own))
+        slots = [(slab, own, slab.copies(own)) for slab, own in orders]
+        states = [(state, state.copies(order)) for state in self._states]
+        finish([array for _, _, copies in slots for _, _, arrays in copies for array in arrays])
+        finish([copy for _, copies in states for _, _, copy in copies])
+        for slab, own, moved in slots:
+            slab.keep(own, moved)
+        for state, moved_rows in states:
+            state.keep(order, moved_rows)
         self._slabs = [slab for slab in self._slabs if len(slab)]
-        for state in self._states:
-            state.keep(order)
         return order
 
     def begin(self, counts: Sequence[int] | None = None) -> None:
@@ -139,6 +159,8 @@ class Slots:
         tells what fits.
         """
         self.resize()
+        if self._noted and not self._attended_by_slab:
+            self._most = 1  # the model copies the slabs into one array anyway
         lengths = [length for slab in self._slabs for length in slab.lengths]
         self._counts = list(counts or [1] * len(lengths))
         pairs = list(zip(lengths, self._counts, strict=True))
@@ -172,6 +194,18 @@ class Slots:
             end = start + sum(self._counts[first : first + len(slab)])
             yield slice(start, end), slab
             start = end
+
+    def note(self, layer: "SlotLayer", keys: mx.array, values: mx.array) -> None:
+        """Lets an accelerator attend to the slabs in place of ``keys`` and ``values``, which ``layer`` gives."""
+        if self._in_blocks or (len(self._slabs) == 1 and self._rows is None):
+            return
+
+        def views() -> list[TokenView]:
+            self._attended_by_slab = True
+            return [slab.token_view(layer.number, rows) for rows, slab in self.rows_of_slabs]
+
+        note(keys, values, views)
+        self._noted = True
 
     def by_token(self, array: mx.array) -> mx.array:
         """``array`` (sequences, ...) with one row for each token of the pass."""
@@ -215,10 +249,12 @@ class Slots:
         return rounded(tokens, TOKENS)
 
     def resize(self) -> None:
+        copies = Copies()
         for slab in self._slabs:
             if slab.make_room(compact=self.compact):
                 for layer in range(len(self._windows)):
                     slab.resize(layer)
+                    copies.start(slab.state(layer))
 
 
 class SlotLayer:
@@ -248,7 +284,6 @@ class SlotLayer:
             else:
                 slab.write(self.number, first, source.keys, source.values, spans)
         source.keys = source.values = None
-        mx.eval([slab.state(self.number) for slab in joining])
 
     @property
     def offset(self) -> mx.array:
@@ -288,6 +323,7 @@ class SlotLayer:
         parts = [slab.keys_and_values(self.number, width) for _, slab in self._slots.slabs]
         beside = (_beside_each_other(some, width) for some in zip(*parts, strict=True))
         all_keys, all_values = map(self._slots.by_token, beside)
+        self._slots.note(self, all_keys, all_values)
         return all_keys, all_values
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache
 
+MovedRow = tuple[int, int, mx.array]  # the array, the new row, and what it holds
 State = list[mx.array | None]  # of one sequence, each (1, ...); None before the first token
 
 
@@ -34,28 +35,28 @@ class StateRows(ArraysCache):
             for entry, array in enumerate(self.cache)
         ]
 
-    def keep(self, order: Sequence[int]) -> None:
-        """Keeps these rows, in this order."""
+    def copies(self, order: Sequence[int]) -> list[MovedRow]:
+        """Copies of the rows that move to come to this order; to be computed before ``keep``."""
         moves = [(row, to) for to, row in enumerate(order) if row != to]
-        if not order:
-            self.cache = [None] * len(self.cache)
-        elif 2 * len(moves) > len(order):
-            self.cache = [None if array is None else array[mx.array(list(order))] for array in self.cache]
-        else:
-            self._move(moves, len(order))
-
-    def _move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
-        """Waits for all copies before any write: mlx writes in place only to an array that nothing reads."""
-        taken = [
+        if 2 * len(moves) > len(order):
+            return []
+        return [
             (entry, to, array[mx.array([row])])
             for entry, array in enumerate(self.cache)
             if array is not None
             for row, to in moves
         ]
-        mx.eval([copy for _, _, copy in taken])
-        for entry, to, copy in taken:
-            self.cache[entry][to : to + 1] = copy
-        self.cache = [None if array is None else array[:rows] for array in self.cache]
+
+    def keep(self, order: Sequence[int], copies: Sequence[MovedRow]) -> None:
+        """Keeps these rows, in this order."""
+        if not order:
+            self.cache = [None] * len(self.cache)
+        elif copies or list(order) == list(range(len(order))):
+            for entry, to, copy in copies:
+                self.cache[entry][to : to + 1] = copy
+            self.cache = [None if array is None else array[: len(order)] for array in self.cache]
+        else:
+            self.cache = [None if array is None else array[mx.array(list(order))] for array in self.cache]
 
 
 def state_of(cache: ArraysCache, row: int | None) -> State:

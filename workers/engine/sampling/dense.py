@@ -6,62 +6,96 @@ Nothing here waits for the device: a top_p nucleus is cut out of all of a row, w
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from shared.protocol import Sampling
-from workers.engine.sampling.randomness import gumbel
+from workers.engine.sampling.fused import Fused
+from workers.engine.sampling.randomness import noise
+from workers.engine.sampling.shortlist import best_ids
 
 
 def draw_open(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
     """Draws a token (rows,) of each row with neither top_k nor top_p. ``scaled``: (rows, vocabulary)."""
-    noisy = scaled + gumbel(keys, mx.arange(scaled.shape[-1], dtype=mx.uint32)[None])
-    if any(sampling.min_p > 0 for sampling in samplings):
-        floor = mx.max(scaled, axis=-1, keepdims=True) + _log_min_p(samplings)
-        noisy = mx.where(scaled >= floor, noisy, -mx.inf)
-    return mx.argmax(noisy, axis=-1)
+    ids = mx.arange(scaled.shape[-1], dtype=mx.uint32)[None]
+    if not any(sampling.min_p > 0 for sampling in samplings):
+        return best_with_noise(scaled, keys[:, :1], keys[:, 1:], ids)
+    floor = mx.max(scaled, axis=-1, keepdims=True) + _log_min_p(samplings)
+    return best_above_floor(scaled, keys[:, :1], keys[:, 1:], ids, floor)
 
 
 def draw_cut(scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling]) -> mx.array:
-    """Draws a token (rows,) of each row with top_k or top_p. ``scaled``: (rows, vocabulary)."""
+    """Draws a token (rows,) of each row with top_k or top_p. ``scaled``: (rows, vocabulary).
+
+    To look whether fewer candidates hold a nucleus would wait for the device, so it is cut out of all.
+    """
     vocabulary = scaled.shape[-1]
     has_nucleus = any(sampling.top_p < 1 for sampling in samplings)
-    cut = _Cut(scaled, keys, samplings, norm=_log_mass(scaled, exactly=has_nucleus))
-    # To look whether fewer candidates hold the nucleus would wait for the device, and all are sorted anyway.
-    most = vocabulary if has_nucleus else max(sampling.top_k for sampling in samplings)
-    return cut.draw(min(most, vocabulary))
+    most = vocabulary if has_nucleus else min(vocabulary, _enough(samplings))
+    ids = best_ids(scaled, most)
+    top_p = mx.array([[sampling.top_p] for sampling in samplings])
+    top_k = mx.array([[sampling.top_k or most] for sampling in samplings])
+    norm = _log_mass(scaled, exactly=has_nucleus)
+    best = mx.take_along_axis(scaled, ids, axis=-1)
+    return best_of_cut(best, keys[:, :1], keys[:, 1:], ids, norm, top_p, top_k, _log_min_p(samplings))
 
 
-class _Cut:
-    """Draws that keep only the best tokens of each row."""
+def _enough(samplings: Sequence[Sampling]) -> int:
+    """Candidates for any top_k; a power of two, because MLX keeps what it traced of each shape for ever."""
+    return 1 << (max(sampling.top_k for sampling in samplings) - 1).bit_length()
 
-    def __init__(
-        self, scaled: mx.array, keys: mx.array, samplings: Sequence[Sampling], norm: mx.array
-    ) -> None:
-        self._samplings = samplings
-        self._scaled = scaled
-        self._keys = keys
-        self._norm = norm
-        self._top_p = mx.array([[sampling.top_p] for sampling in samplings])
 
-    def draw(self, most: int) -> mx.array:
-        """Tokens (rows,), drawn from the ``most`` best of each row."""
-        best, ids = self._candidates(most)
-        share = mx.exp(best - self._norm)
-        mass = mx.cumsum(share, axis=-1)
-        rank = mx.arange(most)[None]
-        top_k = mx.array([[sampling.top_k or most] for sampling in self._samplings])
-        keep = ((mass - share < self._top_p) | (self._top_p >= 1)) & (rank < top_k)
-        keep = keep & (best >= best[:, :1] + _log_min_p(self._samplings))
-        keep = keep | (rank == 0)  # the best token stays even with top_p 0
-        noisy = mx.where(keep, best + gumbel(self._keys, ids), -mx.inf)
-        return _winners(noisy, ids)
+def _best_with_noise(scaled: mx.array, low: mx.array, high: mx.array, ids: mx.array) -> mx.array:
+    return mx.argmax(scaled + noise(low, high, ids), axis=-1)
 
-    def _candidates(self, most: int) -> tuple[mx.array, mx.array]:
-        """The best logits in descending order and their ids, equal logits by ascending id; both (rows, most).
 
-        mlx's sort is stable and its partition is not. On an accelerator mlx runs a partition as a sort.
-        """
-        ids = mx.argsort(-self._scaled, axis=-1)[:, :most]
-        return mx.take_along_axis(self._scaled, ids, axis=-1), ids
+def _best_above_floor(
+    scaled: mx.array, low: mx.array, high: mx.array, ids: mx.array, floor: mx.array
+) -> mx.array:
+    return mx.argmax(mx.where(scaled >= floor, scaled + noise(low, high, ids), -mx.inf), axis=-1)
+
+
+def _best_of_cut(
+    best: mx.array,
+    low: mx.array,
+    high: mx.array,
+    ids: mx.array,
+    norm: mx.array,
+    top_p: mx.array,
+    top_k: mx.array,
+    log_min_p: mx.array,
+) -> mx.array:
+    """``best``, ``ids`` (rows, n): logits in descending order, and their ids; the others (rows, 1)."""
+    share = mx.exp(best - norm)
+    mass = mx.cumsum(share, axis=-1)
+    rank = mx.arange(best.shape[-1])[None]
+    keep = ((mass - share < top_p) | (top_p >= 1)) & (rank < top_k)
+    keep = keep & (best >= best[:, :1] + log_min_p)
+    keep = keep | (rank == 0)  # the best token stays even with top_p 0
+    return _winners(mx.where(keep, best + noise(low, high, ids), -mx.inf), ids)
+
+
+def _example() -> list[mx.array]:
+    """Logits (2, n), the words of keys (2, 1) and ids (1, n)."""
+    logits = mx.random.normal((2, 1 << 15), key=mx.random.key(0)) * 4
+    words = [mx.array([[one], [other]], dtype=mx.uint32) for one, other in ((1, 0xFFFFFFFF), (0x9E3779B9, 0))]
+    return [logits, *words, mx.arange(1 << 15, dtype=mx.uint32)[None]]
+
+
+def _example_with_floor() -> list[mx.array]:
+    return [*_example(), mx.array([[0.0], [9.0]])]
+
+
+def _example_of_cut() -> list[mx.array]:
+    logits, *words, ids = _example()
+    best = -mx.sort(-logits, axis=-1)
+    ids = mx.broadcast_to(ids, best.shape)
+    columns = mx.logsumexp(best, axis=-1, keepdims=True), mx.array([[0.9], [0.5]])
+    return [best, *words, ids, *columns, mx.array([[1 << 15], [40]]), mx.array([[-3.0], [-80.0]])]
+
+
+best_with_noise = Fused(_best_with_noise, _example)
+best_above_floor = Fused(_best_above_floor, _example_with_floor)
+best_of_cut = Fused(_best_of_cut, _example_of_cut)
 
 
 def _winners(noisy: mx.array, ids: mx.array) -> mx.array:
@@ -80,4 +114,4 @@ def _log_mass(scaled: mx.array, *, exactly: bool) -> mx.array:
 
 def _log_min_p(samplings: Sequence[Sampling]) -> mx.array:
     """log(min_p) (rows, 1); min_p 0 becomes 1e-37, which no draw can tell from 0."""
-    return mx.log(mx.array([[max(sampling.min_p, 1e-37)] for sampling in samplings]))
+    return mx.array(np.log(np.array([[max(sampling.min_p, 1e-37)] for sampling in samplings], np.float32)))

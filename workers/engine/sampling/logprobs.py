@@ -14,6 +14,7 @@ from workers.engine.forward import forward
 from workers.engine.kv.mlx_caches import Cache, evaluate
 from workers.engine.sampling.candidates import Floats, Ids, top_ids
 from workers.engine.sampling.randomness import Array, library
+from workers.engine.sampling.shortlist import best_ids
 from workers.sequence import TokenLogprobs
 
 SCORE_CHUNK = 128  # prompt tokens whose logits are in memory at once
@@ -81,9 +82,7 @@ def _by_numpy(logits: Floats, tokens: Ids, depth: int) -> TopLogprobs:
 
 def _by_mlx(logits: mx.array, tokens: mx.array, depth: int) -> TopLogprobs:
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    ids = mx.argsort(-logprobs, axis=-1)[
-        :, :depth
-    ]  # stable; an accelerator runs a partition as a sort anyway
+    ids = best_ids(logprobs, depth)
     top = mx.take_along_axis(logprobs, ids, axis=-1)
     return TopLogprobs(mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0], ids, top)
 

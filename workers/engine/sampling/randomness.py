@@ -46,8 +46,13 @@ def keys_array(keys: list[tuple[int, int]], xp: ModuleType) -> Array:
 
 def gumbel(keys: Array, ids: Array) -> Array:
     """Noise of shape (rows, n) for keys (rows, 2) and token ids (rows, n) or (1, n)."""
-    xp = library_of(keys)
-    bits = hashed(ids.astype(xp.uint32), keys[:, :1], keys[:, 1:])
+    return noise(keys[:, :1], keys[:, 1:], ids)
+
+
+def noise(low: Array, high: Array, ids: Array) -> Array:
+    """As ``gumbel``, with the words of the keys apart: (rows, 1) each."""
+    xp = library_of(ids)
+    bits = hashed(ids.astype(xp.uint32), low, high)
     # 23 bits plus a half are exact in float32. The number is never 0 or 1, whose noise would be infinite.
     uniform = ((bits >> 9).astype(xp.float32) + 0.5) * (1.0 / (1 << 23))
     return -xp.log(-xp.log(uniform))

@@ -16,6 +16,7 @@ import numpy as np
 
 from shared.protocol import Sampling
 from workers.engine.sampling import dense, sparse, sparse_cuts
+from workers.engine.sampling.grammar_masks import GrammarMasks
 from workers.engine.sampling.logit_processors import LogitProcessor, LogitProcessors
 from workers.engine.sampling.logprobs import TopLogprobs, UnscoredLogits
 from workers.engine.sampling.randomness import Array, draw_key, keys_array, library, library_of
@@ -81,17 +82,17 @@ class Sampler:
         self,
         logits: mx.array,
         indices: Sequence[int],
-        allowed: mx.array | None = None,
+        masks: GrammarMasks | None = None,
         last: mx.array | None = None,
     ) -> Drawn:
-        """``logits``, ``allowed``: (sequences, vocabulary); ``indices``: the index of each sequence's next token.
+        """``logits``: (sequences, vocabulary); ``indices``: the index of each sequence's next token.
 
         ``last`` (sequences,): the tokens at the indices before, maybe not computed yet.
         """
         raw = logits.astype(mx.float32)
         logits = raw if self._processors is None else self._processors.apply(raw, indices, last)
-        if allowed is not None:
-            logits = mx.where(allowed, logits, -mx.inf)
+        if masks is not None:
+            logits = masks.applied(logits, self._xp)
         tokens = (
             mx.argmax(logits, axis=-1)
             if len(self._greedy) == len(self._sequences)

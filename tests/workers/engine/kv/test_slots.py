@@ -12,6 +12,7 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from tests.workers.engine.kv.decoding import alone, step
 from workers.engine.forward import feed
+from workers.engine.kv import copies
 from workers.engine.kv.buffers import BlockBuffer, TokenBuffer
 from workers.engine.kv.decode_caches import Merged
 from workers.engine.kv.footprint import ROWS, TOKENS, slab_for
@@ -93,7 +94,7 @@ def test_sequences_of_equal_length_need_no_mask_unless_the_model_asks_for_one(
 
 
 def test_each_pass_puts_a_long_sequence_into_a_length_group_of_its_own(model: Any) -> None:
-    slots = Slots(in_blocks=False)  # all in one slab
+    slots = Slots(in_blocks=True, by_length=False)  # all in one slab
     slots.join(*read(model, [[5] * 20, [6] * 1000]))
     [(_, slab)] = slots.slabs
     for width in (21, 22):
@@ -214,8 +215,9 @@ def test_nan_of_an_ended_sequence_does_not_reach_the_next_one_in_its_slot(
 def test_a_leaving_sequence_moves_only_the_last_slots() -> None:
     slab = Slab([], in_blocks=True)
     slab.lengths = [1] * 6
-    assert slab.keep([0, 1, 3, 5]) == [0, 1, 5, 3]
-    assert slab.keep([0, 1, 2]) == [0, 1, 2]
+    assert slab.order_with([0, 1, 3, 5]) == [0, 1, 5, 3]
+    slab.keep([0, 1, 5, 3], [])
+    assert slab.order_with([0, 1, 2]) == [0, 1, 2]
 
 
 def capacity(slots: Slots) -> list[tuple[int, int]]:
@@ -257,8 +259,9 @@ def some_keys(layers: int, tokens: int) -> Cache:
     return cache
 
 
-def test_joining_sequences_are_copied_layer_by_layer(slots: Slots) -> None:
+def test_joining_sequences_are_copied_layer_by_layer(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peak is less than the whole prefilled cache and the whole batch together."""
+    monkeypatch.setattr(copies, "AHEAD", 1)
     layers, tokens = 16, 8 * TOKENS - 1
     slots.join(some_keys(layers, tokens), [TokenSpan(0, 0, tokens)])
     read = some_keys(layers, tokens)
@@ -268,8 +271,9 @@ def test_joining_sequences_are_copied_layer_by_layer(slots: Slots) -> None:
     assert mx.get_peak_memory() - others < (1 + 4 / layers) * slots.nbytes
 
 
-def test_kv_buffers_grow_layer_by_layer(slots: Slots, model: Any) -> None:
+def test_kv_buffers_grow_layer_by_layer(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peak is less than two copies of all layers."""
+    monkeypatch.setattr(copies, "AHEAD", 1)
     layers = 16
     slots.join(some_keys(layers, TOKENS - 1), [TokenSpan(0, 0, TOKENS - 1)])
     slots.begin()

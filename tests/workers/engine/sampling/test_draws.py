@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shared.protocol import Sampling
 from workers.engine.sampling import sparse, sparse_cuts
 from workers.engine.sampling.candidates import Floats
+from workers.engine.sampling.grammar_masks import GrammarMasks
 from workers.engine.sampling.randomness import NOISE_BOUND, draw_key, gumbel, hashed, keys_array, least_hash
 from workers.engine.sampling.sampler import Sampler, SequenceParameters
 
@@ -48,7 +49,7 @@ def plainly(row: Floats, parameters: SequenceParameters, xp: ModuleType) -> set[
 
 
 def drawn(rows: list[SequenceParameters], values: Floats, xp: ModuleType, allowed: Any = None) -> list[int]:
-    mask = None if allowed is None else mx.array(allowed)
+    mask = None if allowed is None else GrammarMasks(list(enumerate(np.packbits(allowed, 1, "little"))))
     tokens = Sampler(rows, xp).draw(mx.array(values), [INDEX] * len(rows), mask).tokens
     return cast(list[int], tokens.tolist())
 

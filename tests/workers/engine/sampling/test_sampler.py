@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from shared.protocol import Generation, Sampling, TokenPrompt
+from workers.device import ACCELERATOR_PATH
+from workers.engine.sampling.grammar_masks import GrammarMasks
 from workers.engine.sampling.logit_processors import logit_processor_for
 from workers.engine.sampling.logprobs import UnscoredLogits
 from workers.engine.sampling.randomness import draw_key, gumbel, keys_array
@@ -213,3 +216,25 @@ def test_a_drawn_token_has_the_same_logprob_among_the_top_logprobs(xp: ModuleTyp
 @pytest.mark.parametrize("kind", [{"top_p": 0.9}, {"top_k": 4}, {"top_p": 0.5, "min_p": 0.1}])
 def test_an_accelerator_draws_from_a_nucleus_without_waiting_for_logits(kind: dict[str, Any]) -> None:
     assert not Sampler([SequenceParameters(Sampling(temperature=1.0, seed=1, **kind))], mx).waits
+
+
+@pytest.mark.parametrize("logprobs", [None, 3])
+def test_an_accelerators_draw_reads_nothing_on_the_host(
+    logprobs: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a trace MLX refuses to evaluate what the draw is made of."""
+    monkeypatch.setenv(ACCELERATOR_PATH, "1")
+    generation = Generation(prompt=TokenPrompt(ids=[5]), sampling=Sampling(seed=1, frequency_penalty=0.5))
+    processor = logit_processor_for(generation, [5], [6, 7], [2], VOCABULARY)
+    rows = [*UNLIKE, row(temperature=0.9, top_p=0.9)]
+    rows[1] = replace(rows[1], processor=processor, logprobs=logprobs)
+    sampler = Sampler(rows, mx)
+    masks = GrammarMasks([(2, np.full(VOCABULARY // 8, 255, dtype=np.uint8))])
+
+    def drawn(values: mx.array) -> list[mx.array]:
+        return sampler.draw(values, [2] * len(rows), masks, mx.zeros(len(rows), dtype=mx.uint32)).arrays
+
+    values = logits(len(rows))
+    drawn(values)
+    assert not sampler.waits
+    assert mx.compile(drawn)(values)[0].shape == (len(rows),)
