@@ -24,12 +24,11 @@ from workers.engine.figures import Figures, Report
 from workers.engine.findings import EngineFindings, shows_last_logits
 from workers.engine.forward import feed, feed_to_ends, forward
 from workers.engine.kv.budget import Budget
-from workers.engine.kv.decode_caches import Alone, caches_for
+from workers.engine.kv.decode_caches import Alone, caches_of
 from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
-    can_merge,
     can_pad,
     is_full_attention,
     merge,
@@ -72,20 +71,19 @@ class BatchEngine:
         self._invariance = findings.invariance
         self._rules = rules
         self._vocabulary_size = vocabulary_size
-        self._batches = limits.rows > 1 and can_merge(model) and not findings.alone
+        self._caches = caches_of(model, limits.rows, findings.alone)
+        self._batches = not isinstance(self._caches, Alone)
         self._most_sequences = limits.rows if self._batches else 1
         self._pass_costs = PassCosts(limits.max_stall, findings.costs)
         self._fresh_since: float | None = None
         self._caller_use = CallerUse()
         self._passes = 0  # of prefill
         self._read, self._read_for, self._decoded = 0.0, LEVELS[0], 0.0  # see View
-        cache = new_cache(model)
-        self._full_attention = is_full_attention(cache)
+        self._full_attention = is_full_attention(new_cache(model))
         self._gives_last_logits = findings.last_logits
         self._prefixes = PrefixCache(
             min(limits.cache_bytes, limits.kv_bytes), full_attention=self._full_attention
         )
-        self._caches = caches_for(cache) if self._batches else Alone()
         cost = measure_cost(model, draft and draft.model)
         self.budget = Budget(limits.kv_bytes, cost, self._caches, limits.chunk)
         self._disk = disk or NoDisk()

@@ -25,6 +25,7 @@ from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.findings import EngineFindings, find
 from workers.engine.forward import forward
+from workers.engine.kv.decode_caches import caches_of
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.engine.speculation.draft_model import DraftModel
 from workers.engine.speculation.speculator import may_speculate
@@ -144,9 +145,8 @@ def _draft(
     """The draft model that the table names. Raises LoadError."""
     if (source := draft_source("", table)) is None:
         return None
-    batches = settings.max_batch_rows > 1 and not findings.alone
-    takes_back = batches and is_full_attention(new_cache(loaded.model))
-    if not may_speculate(settings.speculation, findings.invariance, takes_back):
+    caches = caches_of(loaded.model, settings.max_batch_rows, findings.alone)
+    if not may_speculate(settings.speculation, findings.invariance, caches.takes_back):
         log.warning("its draft is not loaded, because nothing is guessed here; see MLX_SERVER_SPECULATION")
         return None
     draft = load_draft(source, loaded, settings, progress)
