@@ -10,6 +10,7 @@ One step:
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,7 @@ from workers.engine.scheduling.pass_costs import PassCosts
 from workers.engine.scheduling.plan import Chunk, Limits, Memory, Plan, View
 from workers.engine.speculation.draft_model import DraftModel
 from workers.engine.speculation.speculator import Speculator, bytes_of, report_of, speculator_for
-from workers.job import Job, KvUse, Output
+from workers.job import Forgotten, Job, KvUse, Output
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
 
 
@@ -193,7 +194,8 @@ class BatchEngine:
 
     def add(self, job: Job) -> None:
         """One prefill task for all choices without held ids, one more for each choice with them."""
-        sequences = [TokenSequence(job, choice, self._rules) for choice in range(job.generation.n)]
+        forgets = self._reuse.forgets
+        sequences = [TokenSequence(job, choice, self._rules, forgets) for choice in range(job.generation.n)]
         self._sequences[job.request_id] = sequences
         self._finished += [finished for sequence in sequences if (finished := sequence.replay())]
         if not job.max_tokens and not job.scores_prompt:
@@ -211,6 +213,10 @@ class BatchEngine:
         for sequence in self._sequences.pop(request_id, []):
             sequence.ended = True
         self._tally()
+
+    def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+        self._reuse.forget(namespace, done)
+        self.rest()
 
     def rest(self) -> None:
         mx.clear_cache()
