@@ -27,6 +27,7 @@ from api.ops.admin import Admin
 from api.ops.events import AdminEvents
 from api.ops.health import Health, Ready, Root
 from api.ops.models import AdminModels, AdminReload
+from api.ops.prompts import AdminForget
 from api.responses.answer import PREFIX
 from api.responses.conversations import Conversations
 from api.responses.resource import Responses, StoredResponses
@@ -85,6 +86,7 @@ def make_routes(
     app.add_route("/metrics", Metrics(broker, 2 * settings.heartbeat_interval))
     app.add_route("/admin/status", Admin(broker))
     app.add_route("/admin/events", AdminEvents(settings, broker))
+    app.add_route("/admin/prompts/forget", AdminForget(broker))
     app.add_route("/admin/reload", AdminReload(broker))
     app.add_route("/admin/models/{id:path}", AdminModels(catalog, broker))
     app.add_route("/openapi.json", OpenApi())

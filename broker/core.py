@@ -53,6 +53,7 @@ from broker.requests.waiting import positions
 from broker.rules import Changes, MemoryRules
 from broker.startup import Life, Survivor, Timeouts
 from broker.workers.exit_causes import ExitCause, Fault
+from broker.workers.forgetting import Forgetting
 from broker.workers.lifecycle import SERVING, State
 from broker.workers.registry import Api, Registry
 from broker.workers.workers import Workers
@@ -65,17 +66,21 @@ from shared.protocol import (
     Done,
     Figures,
     Follow,
+    ForgetPrompts,
     Forward,
     Inspection,
+    Operation,
     Order,
     Ping,
     Pong,
+    PromptsForgotten,
     Refused,
     Reload,
     Reloaded,
     Status,
     StatusReport,
     SubmitHeader,
+    WorkerToBroker,
 )
 
 _APIS_MAY_BE_SILENT = 2  # times as long as workers
@@ -116,6 +121,7 @@ class Broker:
         self._orders = Orders(
             models, registry, self._admission, failures, memory, self._workers, self._fetches
         )
+        self._forgetting = Forgetting(registry, lambda: self._workers.awaits_survivors)
         self._recycling = Recycling(registry, memory, self._orders)
         self._memory.needs.restore(life.learned)
         for model in life.pulls:
@@ -169,7 +175,7 @@ class Broker:
     def _react(self, event: Event, now: float) -> Iterator[Action]:
         match event:
             case WorkerSaid(worker_id, message):
-                yield from self._workers.hear(worker_id, message, now)
+                yield from self._hear_worker(worker_id, message, now)
             case ApiSaid(api, message, body):
                 yield from self._hear_api(api, message, body, now)
             case WorkerExited():
@@ -191,6 +197,11 @@ class Broker:
                 yield from self._configure(event, now)
             case Leave() | StopAll():
                 yield from self._depart(event, now)
+
+    def _hear_worker(self, worker_id: str, message: WorkerToBroker, now: float) -> Iterator[Action]:
+        if isinstance(message, PromptsForgotten):
+            self._forgetting.hear(worker_id, message)
+        yield from self._workers.hear(worker_id, message, now)
 
     def _hear_child(
         self, event: DownloadSaid | DownloadEnded | SpareSaid | SpareEnded, now: float
@@ -220,6 +231,7 @@ class Broker:
                 yield from self._dispatch(now)  # to workers that get new requests again
         if asks_ledger:
             yield from self._orders.settle(now)
+            yield from self._forgetting.settle()
             self._history.look(
                 status.states_of_models(self._models, self._registry, self._failures, self._memory),
                 {worker.id: (worker.state.value, worker.model) for worker in self._registry},
@@ -276,8 +288,15 @@ class Broker:
                 yield from self._requests.finish(message, now)
             case Cancel():
                 yield from self._requests.cancel(message, now)
+            case _:
+                yield from self._hear_operator(api, message, now)
+
+    def _hear_operator(self, api: str, message: Operation, now: float) -> Iterator[Action]:
+        match message:
             case Order():
                 yield from self._orders.take(api, message, now)
+            case ForgetPrompts():
+                self._forgetting.take(api, message)
             case Follow():
                 yield TellApi(api, self._changes_since(message))
             case Reload(query=query):
@@ -305,6 +324,7 @@ class Broker:
         self._requests.recent.end_all_of(api, CANCELLED, now)
         del self._registry.apis[api]
         self._orders.forget(api)
+        self._forgetting.forget_api(api)
         self._lost_apis += 1
         self._keys.end_all_of(api)
         self._figures.forget(api)

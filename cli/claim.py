@@ -51,12 +51,21 @@ def claim_run_dir(run_dir: Path) -> IO[str]:
 
 def holder(run_dir: Path) -> int | None:
     """The process that serves from this directory; None: there is none."""
+    text = _held(run_dir / "serve.lock")
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def broker_runs(run_dir: Path) -> bool:
+    return _held(run_dir / "broker.lock") is not None
+
+
+def _held(path: Path) -> str | None:
+    """What the holder of a lock wrote into its file; None: nobody holds it."""
     try:
-        with (run_dir / "serve.lock").open("r+") as lock:
-            text = _lock(lock)
+        with path.open("r+") as lock:
+            return _lock(lock)
     except OSError:
         return None
-    return int(text) if text is not None and text.isdigit() else None
 
 
 def check_port(host: str, port: int) -> None:

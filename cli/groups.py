@@ -128,7 +128,7 @@ def prompts_delete(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete prompts on disk, and load the models in memory anew so that they forget them too."""
+    """Delete prompts on disk, and have the workers of the running server forget them too."""
     from cli.prompts import delete
 
     raise typer.Exit(delete(key, everything=everything, as_json=as_json))

@@ -93,6 +93,36 @@ class Assignment(Part):
     model: str
 
 
+class Status(Part):
+    """Asks for a StatusReport with the same ``query``; ``figures``: and with what all api processes have counted."""
+
+    type: Literal["status"] = "status"
+    query: str
+    figures: bool = False
+
+
+class ForgetPrompts(Part):
+    """What is kept of the prompts of a ``namespace`` is to be forgotten; None: of all. To broker and workers."""
+
+    type: Literal["forget_prompts"] = "forget_prompts"
+    query: str
+    namespace: str | None = None
+
+
+class PromptsForgotten(Part):
+    """From each worker, and of all of them to the api: bytes that were forgotten, in memory and on disk.
+
+    ``models``: of the workers that said so. ``reason``: why some of it is still on disk.
+    """
+
+    type: Literal["prompts_forgotten"] = "prompts_forgotten"
+    query: str
+    memory: int = 0
+    disk: int = 0
+    models: list[str] = []
+    reason: str = ""
+
+
 class Follow(Part):
     """What has changed since the change ``since`` of the broker with this ``epoch``?"""
 
@@ -123,3 +153,8 @@ class ChangesReport(Part):
     epoch: str
     latest: int
     changes: list[Change] | None = None
+
+
+Operation = Order | Reload | Follow | Status | ForgetPrompts
+OperationReply = OrderReply | Reloaded | ChangesReport | PromptsForgotten
+"""A Status is answered with a StatusReport."""

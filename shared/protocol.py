@@ -1,7 +1,7 @@
 """Every message that crosses a socket, and, imported from here, every part that a message has.
 
-Rule 1: nothing travels between processes unless it is defined here or in the seven modules whose names this one
-re-exports: `parts`, `generation`, `encoding`, `hosting`, `deltas`, `reports`, `key_terms`. They are imported from here.
+Rule 1: nothing travels between processes unless it is defined here or in the eight modules whose names this one
+re-exports: `parts`, `generation`, `encoding`, `hosting`, `deltas`, `reports`, `key_terms`, `operations`.
 Rule 2: this module knows no sockets, no models and no HTTP.
 Rule 3: each Submit is answered by deltas that end every choice, or by exactly one Refused.
 Rule 4: ids fence. ``epoch`` names one life of the broker, a peer's name one life of an api or worker process,
@@ -36,12 +36,17 @@ from shared.operations import (
     ChangesReport,
     DownloadReport,
     Follow,
+    ForgetPrompts,
     Inspection,
+    Operation,
+    OperationReply,
     Order,
     OrderReply,
+    PromptsForgotten,
     Reload,
     Reloaded,
     SpareReady,
+    Status,
 )
 from shared.parts import AsJson, Ids, Part
 from shared.reports import (
@@ -88,6 +93,7 @@ __all__ = [
     "Finish",
     "FinishReason",
     "Follow",
+    "ForgetPrompts",
     "Forward",
     "Generation",
     "Goodbye",
@@ -106,6 +112,8 @@ __all__ = [
     "MemoryUse",
     "ModelCounts",
     "ModelStatus",
+    "Operation",
+    "OperationReply",
     "Order",
     "OrderReply",
     "Part",
@@ -113,6 +121,7 @@ __all__ = [
     "Place",
     "Pong",
     "Prompt",
+    "PromptsForgotten",
     "Ranking",
     "RecentRequest",
     "Refused",
@@ -274,14 +283,6 @@ class Cancel(Part):
     spent: Spent | None = None
 
 
-class Status(Part):
-    """Asks for a StatusReport with the same ``query``; ``figures``: and with what all api processes have counted."""
-
-    type: Literal["status"] = "status"
-    query: str
-    figures: bool = False
-
-
 # ---------------------------------------------------------------- broker -> api
 
 
@@ -307,8 +308,7 @@ class Chunks(Part):
 class Waiting(Part):
     """Requests of one model that wait in its queue. ``positions``: by request id, of ``total``; the first is 1.
 
-    ``state``: of the model, as in a ModelStatus; ``phase`` and ``percent`` while it loads; while it is fetched
-    ``phase`` is the rate and what is left, in words.
+    ``state``: as in a ModelStatus; ``phase``, ``percent``: of its load; of a download ``phase`` has rate and rest.
     """
 
     type: Literal["waiting"] = "waiting"
@@ -485,16 +485,16 @@ class Bye(Part):
 
 
 ApiToBroker = Annotated[
-    Ping | Figures | SubmitHeader | Ack | Done | Cancel | Order | Reload | Follow | Status,
-    Field(discriminator="type"),
+    Ping | Figures | SubmitHeader | Ack | Done | Cancel | Operation, Field(discriminator="type")
 ]
 BrokerToApi = Annotated[
-    Pong | Chunks | Resubmit | Refused | OrderReply | Reloaded | Waiting | ChangesReport | StatusReport,
-    Field(discriminator="type"),
+    Pong | Chunks | Resubmit | Refused | Waiting | OperationReply | StatusReport, Field(discriminator="type")
 ]
 BrokerToWorker = Annotated[
-    RunHeader | Ack | Done | Cancel | Lease | Drain | Pong | Goodbye, Field(discriminator="type")
+    RunHeader | Ack | Done | Cancel | Lease | ForgetPrompts | Drain | Pong | Goodbye,
+    Field(discriminator="type"),
 ]
 WorkerToBroker = Annotated[
-    Loading | Register | Heartbeat | Forward | Failed | LoadFailed | Bye, Field(discriminator="type")
+    Loading | Register | Heartbeat | Forward | Failed | PromptsForgotten | LoadFailed | Bye,
+    Field(discriminator="type"),
 ]

@@ -78,6 +78,15 @@ class KvUse:
     kept: int = 0
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """Bytes of kept prompts that are gone. ``reason``: why some are still on disk."""
+
+    memory: int = 0
+    disk: int = 0
+    reason: str = ""
+
+
 class Runnable(Protocol):
     """What is known of every request that can run, whatever it asks for."""
 
@@ -121,6 +130,13 @@ class Engine(Protocol[Taken]):
 
     def rest(self) -> None:
         """There was nothing to do for a while: memory that is kept only for the next step is given back."""
+        ...
+
+    def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+        """What is kept of the prompts of a namespace, or of all, is gone when ``done`` is called, on any thread.
+
+        Requests that run go on, and nothing of them is kept any more.
+        """
         ...
 
     def step(self) -> list[Output]:

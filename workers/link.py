@@ -25,6 +25,7 @@ from shared.protocol import (
     Drain,
     Failed,
     Failure,
+    ForgetPrompts,
     Forward,
     Goodbye,
     Heartbeat,
@@ -34,6 +35,7 @@ from shared.protocol import (
     MemoryUse,
     Part,
     Pong,
+    PromptsForgotten,
     Register,
     RunHeader,
 )
@@ -42,7 +44,7 @@ from workers.accepted import AcceptedRequests, DeltaBatch
 from workers.broker_socket import BrokerSocket, WorkerIdentity
 from workers.footprint import footprint
 from workers.job import Runnable
-from workers.loop import Add, Cancelled, Inbox, SetLease, ShareCores, StopWhenIdle
+from workers.loop import Add, Cancelled, ForgetKept, Inbox, SetLease, ShareCores, StopWhenIdle
 from workers.posted import (
     CannotRun,
     EngineDone,
@@ -53,6 +55,7 @@ from workers.posted import (
     Outputs,
     Posted,
     Prepared,
+    PromptsGone,
 )
 from workers.request.preparation import PreparationPool
 
@@ -143,6 +146,8 @@ class Link:
                     self._introduce()
             case Lease(size=size, serial=serial):
                 self._inbox.put(SetLease(size, serial))
+            case ForgetPrompts(query=query, namespace=namespace):
+                self._inbox.put(ForgetKept(query, namespace))
             case Drain():
                 self._drain("the broker asked for it")
             case Goodbye(reason=reason):
@@ -280,15 +285,15 @@ class Link:
                 self.preparing -= 1
                 self._refuse(item)
             case LoadingProgress():
-                news = item.phase != self._loading.phase
-                self._loading = item
-                if news:  # other progress is sent with the heartbeat
-                    self._introduce()
+                self._note_progress(item)
             case Loaded(served):
                 self._loaded = item
                 limit = self._settings.prepare_timeout
                 self._pool = PreparationPool(served.prepare, self._prepared, limit)
                 self._introduce()
+            case PromptsGone(query, gone):
+                told = PromptsForgotten(query=query, memory=gone.memory, disk=gone.disk, reason=gone.reason)
+                self._socket.send(told)
             case LeaseObeyed():
                 self._next_beat = 0.0
             case LoadingFailed(reason, permanent, absent):
@@ -296,6 +301,12 @@ class Link:
                 self._exit = exits.MISCONFIGURED if permanent else exits.LOAD_MAY_WORK
             case EngineDone():
                 self._exit = 0
+
+    def _note_progress(self, loading: LoadingProgress) -> None:
+        news = loading.phase != self._loading.phase
+        self._loading = loading
+        if news:  # other progress is sent with the heartbeat
+            self._introduce()
 
     def _refuse(self, item: CannotRun) -> None:
         if entry := self._requests.running(item.request_id, item.attempt):

@@ -6,11 +6,12 @@ Loading, prefill and decoding all happen on this one thread. The link thread fil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from shared.failpoints import failpoint
-from workers.job import Engine, Output, Runnable
+from workers.job import Engine, Forgotten, Output, Runnable
 
 GATHER = 0.03  # seconds to wait for more requests when idle; a prompt costs half as much in a batch
 REST = 10.0  # seconds without a step, after which the engine gives back memory
@@ -46,7 +47,15 @@ class SetLease:
     serial: int
 
 
-Command = Add | Cancelled | StopWhenIdle | ShareCores | SetLease
+@dataclass(frozen=True)
+class ForgetKept:
+    """Of a namespace, or of all; ``query`` is the broker's."""
+
+    query: str
+    namespace: str | None
+
+
+Command = Add | Cancelled | StopWhenIdle | ShareCores | SetLease | ForgetKept
 Inbox = SimpleQueue[Command]
 
 
@@ -60,10 +69,11 @@ class Loop:
         preparing: Callable[[], int] = lambda: 0,
         rest_after: float = REST,
         obeyed: Callable[[], None] = lambda: None,
+        forgot: Callable[[str, Forgotten], None] = lambda query, forgotten: None,
     ) -> None:
         """``preparing``: how many requests have arrived and are not in the inbox yet.
 
-        ``obeyed`` is called when the engine keeps to a new lease.
+        ``obeyed`` is called when the engine keeps to a new lease, ``forgot`` when it has forgotten what it was told to.
         """
         self._engine = engine
         self._inbox = inbox
@@ -72,6 +82,7 @@ class Loop:
         self._preparing = preparing
         self._rest_after = rest_after
         self._obeyed = obeyed
+        self._forgot = forgot
         self._finishing = False
         self._worked, self._rested = time.monotonic(), False
         self.lease = 0  # the serial number of the lease that the engine keeps to; read by the link thread
@@ -135,3 +146,5 @@ class Loop:
                 self._engine.lend(size)
                 self.lease = serial
                 self._obeyed()
+            case ForgetKept(query, namespace):
+                self._engine.forget(namespace, partial(self._forgot, query))

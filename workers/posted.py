@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.protocol import Failure
-from workers.job import Output, Runnable, Served
+from workers.job import Forgotten, Output, Runnable, Served
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,22 @@ class EngineDone:
     """The engine thread has completed all requests and returned."""
 
 
-Posted = Loaded | LeaseObeyed | LoadingProgress | LoadingFailed | Outputs | Prepared | CannotRun | EngineDone
+@dataclass(frozen=True)
+class PromptsGone:
+    """What the broker asked to be forgotten in ``query``."""
+
+    query: str
+    forgotten: Forgotten
+
+
+Posted = (
+    Loaded
+    | LeaseObeyed
+    | LoadingProgress
+    | LoadingFailed
+    | Outputs
+    | Prepared
+    | CannotRun
+    | PromptsGone
+    | EngineDone
+)

@@ -69,6 +69,7 @@ class TokenSequence:
     job: Job
     choice: int
     rules: TokenRules
+    forgets: int = 0  # how often kept prompts had been forgotten when it came
     cached_tokens: int = 0
     ids: list[int] = field(default_factory=list)
     ended: bool = False

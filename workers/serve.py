@@ -22,7 +22,15 @@ from workers.job import Served
 from workers.link import Link
 from workers.loop import Command, Loop
 from workers.model.load_error import AbsentError, LoadError, Progress, explained
-from workers.posted import EngineDone, LeaseObeyed, Loaded, LoadingFailed, LoadingProgress, Outputs
+from workers.posted import (
+    EngineDone,
+    LeaseObeyed,
+    Loaded,
+    LoadingFailed,
+    LoadingProgress,
+    Outputs,
+    PromptsGone,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +57,7 @@ def engine_loop(served: Served[Any], inbox: "SimpleQueue[Command]", link: Link) 
         share_cores,
         preparing=lambda: link.preparing,
         obeyed=lambda: link.post(LeaseObeyed()),
+        forgot=lambda query, forgotten: link.post(PromptsGone(query, forgotten)),
     )
 
 

@@ -21,6 +21,7 @@ from api.messages import schemas as anthropic
 from api.openai import schemas as openai
 from api.ops.admin import AdminStatus
 from api.ops.models import ModelOrder, ModelOrdered, SettingsReloaded
+from api.ops.prompts import ForgetOrder, PromptsDeleted
 from api.responses import schemas as responses
 
 VERSION = "3.1.0"
@@ -188,6 +189,9 @@ OPERATIONS = (
         "get", "/admin/events", "Follows what changes in models, workers, downloads and memory", streams=True
     ),
     Operation("get", "/metrics", "What the whole server has counted, as Prometheus reads it"),
+    Operation(
+        "post", "/admin/prompts/forget", "Forgets what workers keep of prompts", PromptsDeleted, ForgetOrder
+    ),
     Operation("post", "/admin/reload", "Reads mlx-server.toml anew", SettingsReloaded),
     Operation("get", "/", "What this is"),
     Operation("get", "/openapi.json", "This document"),

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import zmq
 from pydantic import BaseModel
@@ -42,11 +42,15 @@ from shared.protocol import (
     Done,
     Figures,
     Follow,
+    ForgetPrompts,
     Generation,
+    Operation,
+    OperationReply,
     Order,
     OrderReply,
     Ping,
     Pong,
+    PromptsForgotten,
     Refused,
     Reload,
     Reloaded,
@@ -71,7 +75,8 @@ MAX_UNREAD = 2048  # tokens; beyond, the request is parked
 LARGE = 64 << 10  # characters or token ids of a prompt
 RETRY_AFTER = 5
 ORDER_WITHIN = 5.0  # seconds for the answer to an order that does not wait
-Answer = StatusReport | OrderReply | Reloaded | ChangesReport
+Answer = StatusReport | OperationReply
+Answered = TypeVar("Answered", bound=Answer)
 Action = Literal["load", "unload", "reload", "pull", "cancel"]
 LINGER = 1000  # milliseconds at most until the last Cancels are sent
 
@@ -169,16 +174,13 @@ class BrokerClient:
         """Raises BrokerLost; at once when no broker is seen. ``figures``: with what all api processes have counted."""
         if figures and self.seen:
             self._tell_figures()
-        report = await self._ask(Status(query=secrets.token_hex(8), figures=figures), within)
-        assert isinstance(report, StatusReport)
-        return report
+        return await self._ask(Status(query=secrets.token_hex(8), figures=figures), StatusReport, within)
 
     async def order(self, action: Action, model: str, *, wait: bool, force: bool) -> OrderReply:
         """Raises the broker's refusal; BrokerLost also when another broker comes meanwhile, which knows no orders."""
         await self._broker_seen()
         order = Order(query=secrets.token_hex(8), action=action, model=model, wait=wait, force=force)
-        reply = await self._ask(order, None if wait else ORDER_WITHIN)
-        assert isinstance(reply, OrderReply)
+        reply = await self._ask(order, OrderReply, None if wait else ORDER_WITHIN)
         if reply.failure:
             raise FailureFromElsewhere(reply.failure)
         return reply
@@ -186,23 +188,26 @@ class BrokerClient:
     async def reload(self) -> list[str]:
         """All processes read the settings anew; what has changed, in lines. Raises what is wrong with them."""
         await self._broker_seen()
-        reply = await self._ask(Reload(query=secrets.token_hex(8)), ORDER_WITHIN)
-        assert isinstance(reply, Reloaded)
+        reply = await self._ask(Reload(query=secrets.token_hex(8)), Reloaded, ORDER_WITHIN)
         if reply.failure:
             raise FailureFromElsewhere(reply.failure)
         return reply.lines
 
+    async def forget_prompts(self, namespace: str | None) -> PromptsForgotten:
+        """When all workers have forgotten. Raises BrokerLost, also when another broker comes meanwhile."""
+        await self._broker_seen()
+        order = ForgetPrompts(query=secrets.token_hex(8), namespace=namespace)
+        return await self._ask(order, PromptsForgotten, None)
+
     async def changes(self, epoch: str, since: int, within: float) -> ChangesReport:
         """Raises BrokerLost, as ``status`` does."""
         question = Follow(query=secrets.token_hex(8), epoch=epoch, since=since)
-        report = await self._ask(question, within)
-        assert isinstance(report, ChangesReport)
-        return report
+        return await self._ask(question, ChangesReport, within)
 
     def on_new_settings(self, use: Callable[[Settings], None]) -> None:
         self._use.append(use)
 
-    async def _ask(self, question: Status | Order | Reload | Follow, within: float | None) -> Answer:
+    async def _ask(self, question: Operation, kind: type[Answered], within: float | None) -> Answered:
         if not self.seen:
             raise self._lost()
         answer: asyncio.Future[Answer] = self._loop.create_future()
@@ -210,11 +215,13 @@ class BrokerClient:
         try:
             self._send(question)
             async with asyncio.timeout(within):
-                return await answer
+                found = await answer
         except TimeoutError:
             raise self._lost() from None
         finally:
             del self._queries[question.query]
+        assert isinstance(found, kind)
+        return found
 
     async def _broker_seen(self) -> None:
         try:
@@ -263,7 +270,7 @@ class BrokerClient:
                 self._note_waiting(message)
             case Reloaded():
                 self._reread(message)
-            case StatusReport() | OrderReply() | ChangesReport():
+            case StatusReport() | OrderReply() | ChangesReport() | PromptsForgotten():
                 self._answer(message)
 
     def _note_waiting(self, message: Waiting) -> None:

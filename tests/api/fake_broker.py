@@ -26,11 +26,13 @@ from shared.protocol import (
     Finish,
     FinishReason,
     Follow,
+    ForgetPrompts,
     ModelStatus,
     Order,
     OrderReply,
     Ping,
     Pong,
+    PromptsForgotten,
     Reload,
     Reloaded,
     RunHeader,
@@ -257,6 +259,8 @@ class FakeBroker:
             case Reload():
                 failure = Failure(status=400, code="invalid_settings", message="line 3: no such key")
                 self._send(wire.encode(Reloaded(query=message.query, failure=failure)))
+            case ForgetPrompts(query=query):
+                self._send(wire.encode(PromptsForgotten(query=query, memory=3, disk=4, models=["tiny"])))
             case Follow(query=query, epoch=epoch):
                 report = ChangesReport(query=query, epoch=self.epoch, latest=0)
                 news = report.model_copy(update={"changes": []}) if epoch == self.epoch else report

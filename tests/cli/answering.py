@@ -14,12 +14,13 @@ def answering(
     key: str = "",
     while_waiting: Callable[[], object] = lambda: None,
     waited: tuple[int, object] | None = None,
+    while_posting: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[str, list[tuple[str, object]]]]:
     """Yields the port and what is asked of it: paths, and bodies where there are any.
 
     ``said``: text, or what becomes JSON. ``waited``: status and answer of an order with ``wait``, if another.
     ``key``: whoever does not show it gets 401.
-    ``while_waiting``: is called before an order with ``wait`` is answered.
+    ``while_waiting``: is called before an order with ``wait`` is answered, ``while_posting`` before any order is.
     """
     asked: list[tuple[str, object]] = []
 
@@ -27,6 +28,7 @@ def answering(
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             asked.append((self.path, order := json.loads(body)))
+            while_posting()
             if order.get("wait"):
                 while_waiting()
             self._answer(*(waited if waited and order.get("wait") else (status, said)))

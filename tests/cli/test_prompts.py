@@ -1,16 +1,19 @@
 """``mlx-server prompts delete``."""
 
+import fcntl
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
+from cli import prompts
 from shared.api_keys import KeyFile, digest
-from shared.protocol import StatusReport
-from shared.reports import WorkerStatus
+from shared.settings import Settings
 from tests.cli.answering import answering
 from tests.cli.command import run
-from tests.workers.engine.disk.blocks import PROMPT, folder_in, tokens, write
+from tests.workers.engine.disk.blocks import PROMPT, files, folder_in, tokens, write
 from workers.engine.disk.folder import BlockFolder
 
 
@@ -83,7 +86,7 @@ def test_where_all_keys_share_their_prompts_none_can_be_deleted_by_its_name(
 
 
 def test_a_server_that_never_kept_a_prompt_has_none_to_delete(tmp_path: Path) -> None:
-    assert delete(tmp_path, "--all")[:2] == (0, "The prompts of all are deleted: 0.0 MB.\n")
+    assert delete(tmp_path, "--all")[:2] == (0, "The prompts of all are deleted: 0.0 MB on disk.\n")
 
 
 def test_a_key_of_the_file_stands_for_its_prompts_by_the_digest_that_is_kept(tmp_path: Path) -> None:
@@ -101,28 +104,81 @@ def test_without_the_secret_all_are_deleted_and_those_of_a_key_cannot_be_told_fr
     assert [path for path in folder.root.rglob("*") if path.is_file()] == []
 
 
-def test_a_server_that_does_not_say_what_it_has_in_memory_is_no_success(
-    tmp_path: Path, folder: BlockFolder
-) -> None:
-    with answering(503, {"error": {"message": "no broker"}}) as (port, _):
-        code, _, said = delete(tmp_path, "--all", MLX_SERVER_PORT=port)
-    assert (code, "does not say which models it has in memory (HTTP 503)" in said) == (1, True)
+def answer(**said: object) -> dict[str, object]:
+    return {"models": ["ours", "theirs"], "memory_bytes": 7, "disk_bytes": 5, "failed": "", **said}
 
 
-def test_models_in_memory_are_loaded_anew_but_not_those_of_other_servers(
+def test_a_running_server_forgets_too_and_models_of_other_servers_are_not_named(
     tmp_path: Path, folder: BlockFolder
 ) -> None:
-    workers = [
-        WorkerStatus(id=f"w-{name}", model=name, pid=1, state="ready", since=1.0, in_flight=0, spawned=True)
-        for name in ("ours", "theirs")
-    ]
     tables = json.dumps({"theirs": {"serve": ["x", "{port}"]}, "ours": {"source": "/none"}})
-    told = StatusReport(
-        query="q", epoch="e1", pid=17, uptime=1.0, models=[], workers=workers, in_flight=0, queued=0
-    ).model_dump()
-    with answering(200, told) as (port, asked):
-        more = {"MLX_SERVER_MODELS": tables, "MLX_SERVER_AVAILABLE_MODELS": "ours,theirs"}
-        code, said, error = delete(tmp_path, "--all", "--json", MLX_SERVER_PORT=port, **more)
+    more = {"MLX_SERVER_MODELS": tables, "MLX_SERVER_AVAILABLE_MODELS": "ours,theirs"}
+    size = sum(path.stat().st_size for path in files(folder)) // 3
+    with answering(200, answer()) as (port, asked):
+        code, said, error = delete(tmp_path, "--key", "anna", "--json", MLX_SERVER_PORT=port, **more)
     assert code == 0, error
-    assert json.loads(said)["reloaded"] == ["ours"]
-    assert [path for path, body in asked if body] == ["/admin/models/ours/reload"]
+    assert json.loads(said) == {"deleted_bytes": size + 5, "memory_bytes": 7, "models": ["ours"]}
+    order = {"namespace": digests(tmp_path)["anna"]}
+    assert asked == [("/admin/status", None), ("/admin/prompts/forget", order)]
+
+
+def test_all_prompts_are_forgotten_by_an_order_that_says_so(tmp_path: Path, folder: BlockFolder) -> None:
+    with answering(200, answer(models=["ours"])) as (port, asked):
+        code, said, _ = delete(tmp_path, "--all", MLX_SERVER_PORT=port)
+    assert (code, asked[-1][1]) == (0, {"all": True})
+    assert said.startswith("The prompts of all are deleted: ")
+    assert said.endswith(" MB on disk, 0.0 MB in the memory of ours.\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "why"),
+    [
+        (503, {"error": {"message": "no broker"}}, "HTTP 503"),
+        (200, {"models": []}, "its answer is not"),
+        (200, "<html>", "its answer is not"),
+    ],
+)
+def test_a_server_that_does_not_say_that_it_has_forgotten_is_no_success(
+    tmp_path: Path, folder: BlockFolder, status: int, said: object, why: str
+) -> None:
+    with answering(status, said) as (port, _):
+        code, _, error = delete(tmp_path, "--all", MLX_SERVER_PORT=port)
+    assert (code, f"did not forget what it has in memory ({why}" in error) == (1, True)
+    assert files(folder) == []
+
+
+def test_a_worker_that_could_not_delete_its_files_is_no_success(tmp_path: Path, folder: BlockFolder) -> None:
+    with answering(200, answer(failed="/prompts: Read-only file system")) as (port, _):
+        code, _, error = delete(tmp_path, "--all", MLX_SERVER_PORT=port)
+    assert (code, "could not delete all of its files: /prompts: Read-only" in error) == (1, True)
+
+
+def test_a_server_that_hangs_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "ANSWERS_WITHIN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(prompts._Untold) as caught:
+        prompts._forget(Settings(run_dir=tmp_path, port=server.getsockname()[1]), None)
+    assert "gave no answer" in str(caught.value)
+
+
+def test_a_server_that_hangs_when_it_should_forget_is_given_up_after_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "FORGETS_WITHIN", 0.2)
+    go_on = threading.Event()
+    with answering(200, answer(), while_posting=lambda: go_on.wait(30)) as (port, _):
+        try:
+            with pytest.raises(prompts._Untold) as caught:
+                prompts._forget(Settings(run_dir=tmp_path, port=int(port)), None)
+        finally:
+            go_on.set()
+    assert "did not confirm" in str(caught.value)
+
+
+def test_where_a_broker_runs_and_nothing_listens_its_workers_may_still_have_prompts(tmp_path: Path) -> None:
+    settings = Settings(run_dir=tmp_path, port=1)
+    assert prompts._forget(settings, None) == prompts._Forgotten()
+    with (tmp_path / "broker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(prompts._Untold) as caught:
+            prompts._forget(settings, None)
+    assert "its broker runs" in str(caught.value)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from shared.api_keys import KeyFile
 from shared.models import EMBEDDED_MODEL
 from tests.cli.command import COMMAND
 from tests.e2e.stack import Stack
@@ -32,11 +33,11 @@ WORDS = SAID.split(" ")
 
 
 @contextmanager
-def life(folder: Path, **settings: object) -> Iterator[Stack]:
+def life(folder: Path, key: str = "one", **settings: object) -> Iterator[Stack]:
     ours = {"available_models": EMBEDDED_MODEL, "prompt_disk_gb": 2, "prompt_disk_dir": folder}
     stack = Stack({**ours, "stall_timeout": 120, **settings})
     try:
-        ask(stack, chat(20, "warm up"), 1)
+        ask(stack, chat(20, "warm up"), 1, key)
         yield stack
     finally:
         stack.close()
@@ -66,6 +67,13 @@ def ask(
     seconds = time.perf_counter() - began
     cached: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
     return answer["choices"][0], cached, seconds
+
+
+def worker_of(stack: Stack, key: str) -> dict[str, Any]:
+    report = stack.http.get("/admin/status", headers={"Authorization": f"Bearer {key}"}).json()
+    worker: dict[str, Any]
+    [worker] = [each for each in report["workers"] if each["model"] == EMBEDDED_MODEL]
+    return worker
 
 
 @pytest.mark.parametrize("tokens", [1000, 4000])
@@ -132,21 +140,56 @@ def test_a_stream_whose_worker_is_killed_goes_on_without_reading_its_prompt_agai
         assert again["choices"][0]["message"]["content"] == said
 
 
-def test_deleted_prompts_are_gone_from_disk_and_from_the_memory_of_a_running_worker(tmp_path: Path) -> None:
+def delete(stack: Stack, *whose: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [*COMMAND, "prompts", "delete", *whose, "--json"],
+        env=stack.environment,
+        cwd=stack.folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_deleted_prompts_are_gone_from_disk_and_from_the_memory_of_a_worker_that_goes_on(
+    tmp_path: Path,
+) -> None:
     question = chat(400, "What did the river carry?")
-    with life(tmp_path) as stack:
-        ask(stack, question, 1)
-        assert ask(stack, question, 1)[1] > 300
-        done = subprocess.run(
-            [*COMMAND, "prompts", "delete", "--all", "--json"],
-            env=stack.environment,
-            cwd=stack.folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
-        said = json.loads(done.stdout)
-        assert (said["deleted_bytes"] > 0, said["reloaded"]) == (True, [EMBEDDED_MODEL])
+    keys = KeyFile(tmp_path / "keys.json")
+    one, two, admin = keys.add("one"), keys.add("two"), keys.add("admin", admin=True)
+    with life(tmp_path, keys_file=tmp_path / "keys.json", key=one) as stack:
+        for key in (one, two):
+            ask(stack, question, 1, key)
+            assert ask(stack, question, 1, key)[1] > 300
+        pid = worker_of(stack, admin)["pid"]
+        said = delete(stack, "--key", "one")
+        assert said["deleted_bytes"] > 0 and said["memory_bytes"] > 0
+        assert said["models"] == [EMBEDDED_MODEL]
+        assert ask(stack, question, 1, two)[1] > 300
+        assert ask(stack, question, 1, one)[1] < 100
+        assert worker_of(stack, admin)["pid"] == pid
+        delete(stack, "--all")
         assert not list(tmp_path.rglob("*.kv"))
-        assert ask(stack, question, 1)[1] < 100
+        assert ask(stack, question, 1, two)[1] < 100
+
+
+def test_an_answer_under_way_when_its_prompt_is_deleted_goes_on_and_is_not_kept(tmp_path: Path) -> None:
+    question = chat(400, "Tell me of the river, at length.")
+    body = {"model": EMBEDDED_MODEL, "messages": question, "max_tokens": 80, "temperature": 0}
+    with life(tmp_path) as stack:
+        whole, _, _ = ask(stack, question, 80)
+        said, deleted = "", False
+        with stack.http.stream(
+            "POST", "/v1/chat/completions", json={**body, "stream": True}, timeout=600
+        ) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    said += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+                    deleted = deleted or bool(said and delete(stack, "--all"))
+        assert said == whole["message"]["content"]
+        assert deleted
+        assert stack.workers(EMBEDDED_MODEL)[0]["engine"]["cache_bytes"] == 0
+        assert not list(tmp_path.rglob("*.kv"))

@@ -25,6 +25,7 @@ from api.openai.schemas import (
     TokenizeRequest,
 )
 from api.ops.models import ModelOrder
+from api.ops.prompts import ForgetOrder
 from api.responses.conversations import own_items
 from api.responses.request import response_generation
 from api.responses.schemas import ResponsesRequest
@@ -88,6 +89,7 @@ _TRANSLATED: dict[type[BaseModel], Callable[[Any], Any]] = {
     TokenizeRequest: lambda request: [],
     DetokenizeRequest: lambda request: [],
     ApplyTemplateRequest: lambda request: [],
+    ForgetOrder: lambda request: [],
     ModelOrder: lambda request: [],
 }
 
@@ -103,6 +105,7 @@ _OWN: list[tuple[type[BaseModel], list[int]]] = [
     (DetokenizeRequest, [7]),
     (TokenizeRequest, [0]),
     (ApplyTemplateRequest, [0]),
+    (ForgetOrder, [8]),
     (ModelOrder, [8]),
 ]  # and which of the samples are its own
 

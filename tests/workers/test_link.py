@@ -21,6 +21,7 @@ from shared.protocol import (
     Done,
     Drain,
     Failed,
+    ForgetPrompts,
     Forward,
     Goodbye,
     Heartbeat,
@@ -28,6 +29,7 @@ from shared.protocol import (
     Loading,
     Part,
     Pong,
+    PromptsForgotten,
     Register,
 )
 from tests.jobs import run
@@ -357,3 +359,9 @@ def test_a_lease_is_confirmed_at_once_by_its_serial_number_and_told_to_the_next_
     assert beat.memory.footprint > 10_000_000
     broker.say(Pong(epoch="another"))
     assert broker.wait_for(Register, lambda word: word.epoch == "another").lease == 1000
+
+
+def test_a_worker_confirms_that_it_has_forgotten_what_it_kept(broker: Broker, worker: object) -> None:
+    broker.wait_for(Register)
+    broker.say(ForgetPrompts(query="q", namespace="one"))
+    assert broker.wait_for(PromptsForgotten) == PromptsForgotten(query="q")

@@ -1,12 +1,13 @@
 """The engine thread's loop, with the scripted engine."""
 
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from shared.protocol import Delta, FinishReason
 from tests.jobs import job
-from workers.job import Output
-from workers.loop import Add, Cancelled, Command, Loop, ShareCores, StopWhenIdle
+from workers.job import Forgotten, Output
+from workers.loop import Add, Cancelled, Command, ForgetKept, Loop, ShareCores, StopWhenIdle
 from workers.scripted.engine import Script, ScriptedEngine
 
 
@@ -95,3 +96,24 @@ def test_a_request_that_had_ended_before_its_finish_was_lost_ends_at_once() -> N
     [only] = run(Add(job("a", max_tokens=4, held=[ids])), script=Script(tokens=3))
     assert only.ids == [] and only.finish is not None
     assert (only.finish.reason, only.finish.completion_tokens) == (FinishReason.STOP, 3)
+
+
+def test_what_is_to_be_forgotten_reaches_the_engine_between_two_steps_and_is_confirmed_by_its_query() -> None:
+    inbox: SimpleQueue[Command] = SimpleQueue()
+    said: list[object] = []
+
+    class Forgetful(ScriptedEngine):
+        def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+            said.append(namespace)
+            done(Forgotten(memory=3))
+
+    for command in (
+        Add(job("a", max_tokens=2)),
+        ForgetKept("q", "one"),
+        ForgetKept("r", None),
+        StopWhenIdle(),
+    ):
+        inbox.put(command)
+    forgot = lambda query, gone: said.append((query, gone))  # noqa: E731
+    Loop(Forgetful(Script()), inbox, lambda outputs: None, forgot=forgot).run()
+    assert said == ["one", ("q", Forgotten(memory=3)), None, ("r", Forgotten(memory=3))]

@@ -6,6 +6,7 @@ nothing is padded; see ``packed``.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -16,7 +17,7 @@ from workers.encoders.models.compute import Compute
 from workers.encoders.models.packed import group_of
 from workers.encoders.packing import Choice, Pending, choose, grouped
 from workers.engine.figures import Figures, Report
-from workers.job import KvUse, Output
+from workers.job import Forgotten, KvUse, Output
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class EncoderEngine:
 
     def cancel(self, request_id: str) -> None:
         self._running.pop(request_id, None)
+
+    def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+        """An encoder keeps no texts."""
+        done(Forgotten())
 
     def rest(self) -> None:
         mx.clear_cache()

@@ -9,6 +9,7 @@ One step:
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,10 @@ from workers.engine.figures import Figures, Report
 from workers.engine.findings import EngineFindings, shows_last_logits
 from workers.engine.forward import forward
 from workers.engine.kv.budget import Budget
-from workers.engine.kv.decode_caches import Alone, caches_for
+from workers.engine.kv.decode_caches import Alone, caches_of
 from workers.engine.kv.device_memory import DeviceMemory
 from workers.engine.kv.measured_cost import measure_cost
-from workers.engine.kv.mlx_caches import can_merge, can_pad, is_full_attention, new_cache
+from workers.engine.kv.mlx_caches import can_pad, is_full_attention, new_cache
 from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.pass_order import Ahead, InTurn, Passes
 from workers.engine.pending_passes import PendingPasses
@@ -39,7 +40,7 @@ from workers.engine.scheduling.pass_history import PassHistory
 from workers.engine.scheduling.plan import Memory, Plan, View
 from workers.engine.speculation.draft_model import DraftModel
 from workers.engine.speculation.speculator import Speculator, bytes_of, report_of, speculator_for
-from workers.job import Job, KvUse, Output
+from workers.job import Forgotten, Job, KvUse, Output
 from workers.sequence import TokenRules, TokenSequence
 
 
@@ -65,9 +66,9 @@ class BatchEngine:
     ) -> None:
         findings = findings or EngineFindings(last_logits=shows_last_logits(model, vocabulary_size))
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
-        batches = limits.rows > 1 and can_merge(model) and not findings.alone
-        cache = new_cache(model)
-        kinds = {"full_attention": is_full_attention(cache), "batches": batches}
+        self._caches = caches_of(model, limits.rows, findings.alone)
+        batches = not isinstance(self._caches, Alone)
+        kinds = {"full_attention": is_full_attention(new_cache(model)), "batches": batches}
         self._rules = rules
         self._invariance = findings.invariance
         self._limits = limits.of_plans(
@@ -75,7 +76,6 @@ class BatchEngine:
         )
         costs = PassCosts(limits.max_stall, findings.costs)
         self._history = PassHistory(costs)
-        self._caches = caches_for(cache) if batches else Alone()
         cost = measure_cost(model, draft and draft.model)
         self.budget = Budget(limits.kv_bytes, cost, self._caches, limits.chunk)
         self._cache_bytes = limits.cache_bytes
@@ -183,7 +183,8 @@ class BatchEngine:
 
     def add(self, job: Job) -> None:
         """One prefill task for all choices without held ids, one more for each choice with them."""
-        sequences = [TokenSequence(job, choice, self._rules) for choice in range(job.generation.n)]
+        forgets = self._reuse.forgets
+        sequences = [TokenSequence(job, choice, self._rules, forgets) for choice in range(job.generation.n)]
         self._sequences[job.request_id] = sequences
         self._finished += [finished for sequence in sequences if (finished := sequence.replay())]
         if not job.max_tokens and not job.scores_prompt:
@@ -201,6 +202,10 @@ class BatchEngine:
         for sequence in self._sequences.pop(request_id, []):
             sequence.ended = True
         self._tally()
+
+    def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+        self._reuse.forget(namespace, done)
+        self.rest()
 
     def rest(self) -> None:
         mx.clear_cache()

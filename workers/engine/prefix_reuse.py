@@ -1,4 +1,7 @@
-"""What the engine stores in the prefix cache, of prompts and of ended sequences, and matches there again."""
+"""What the engine stores in the prefix cache, of prompts and of ended sequences, and matches there again.
+
+Rule: what came before its namespace was told to forget goes on, and nothing of it is stored any more.
+"""
 
 import time
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from workers.engine.disk.tier import STRIDE, Disk
 from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, set_out
 from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.prefill import PrefillQueue, PrefillTask
+from workers.job import Forgotten
 from workers.sequence import TokenSequence
 
 WORTH_KEEPING = 64  # prefilled tokens; a shorter prompt is prefilled faster than copied
@@ -24,6 +28,23 @@ class PrefixReuse:
         self._disk = disk
         self._full_attention = full_attention
         self._batches = batches
+        self.forgets = 0  # how often something was forgotten
+        self._forgotten: dict[str, int] = {}  # by namespace: the last of them
+        self._all_forgotten = 0
+
+    def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+        """``done`` may be called on another thread, once nothing is on disk either."""
+        self.forgets += 1
+        if namespace is None:
+            self._all_forgotten = self.forgets
+        else:
+            self._forgotten[namespace] = self.forgets
+        memory = self._prefixes.forget(namespace)
+        self._disk.forget(namespace, lambda disk, reason: done(Forgotten(memory, disk, reason)))
+
+    def _may_keep(self, sequence: TokenSequence) -> bool:
+        namespace = sequence.job.generation.cache_namespace
+        return sequence.forgets >= max(self._all_forgotten, self._forgotten.get(namespace, 0))
 
     def queue(self, waiting: PrefillQueue, ids: list[int], sequences: list[TokenSequence], step: int) -> None:
         """Queues a prompt, at once or when it has been looked for on disk."""
@@ -64,7 +85,7 @@ class PrefixReuse:
             return  # see ``wants_checkpoint``
         if task.cache is not None and task.done // STRIDE > (task.done - tokens) // STRIDE:
             cut = partial(self._cut_out, task.cache, TokenSpan(0, 0, task.done))
-            self._disk.offer(task.namespace, task.ids[: task.done // BLOCK * BLOCK], cut)
+            self._offer(task.sequences[0], task.ids[: task.done // BLOCK * BLOCK], cut)
 
     def wants_checkpoint(self, task: PrefillTask) -> bool:
         """Whether a long prompt has come far enough since the last one; with full attention all lengths match."""
@@ -75,22 +96,29 @@ class PrefixReuse:
         if task.cache is not None:
             task.now(kept=task.done)
             cache, span = task.cache, TokenSpan(0, 0, task.done)
-            self._keep(task.namespace, task.ids[: task.done], partial(self._cut_out, cache, span))
+            self._keep(task.sequences[0], task.ids[: task.done], partial(self._cut_out, cache, span))
 
     def prefilled(self, task: PrefillTask, cache: Cache, span: TokenSpan, tokens: int) -> None:
         """Stores a prompt whose last pass had ``tokens``; a short one is stored with its answer."""
         ids, cut = task.ids[: span.length], partial(self._cut_out, cache, span)
         if tokens >= WORTH_KEEPING or not self._batches:
-            self._keep(task.namespace, ids, cut)
+            self._keep(task.sequences[0], ids, cut)
         else:
-            self._disk.offer(task.namespace, ids, cut)
+            self._offer(task.sequences[0], ids, cut)
 
     def ended(self, slot: BatchSlot, cache: Callable[[int], Cache]) -> None:
         """Stores prompt and answer, the prefix of the conversation's next turn."""
-        self._keep(slot.sequence.job.generation.cache_namespace, slot.fed, cache)
+        self._keep(slot.sequence, slot.fed, cache)
 
-    def _keep(self, namespace: str, ids: list[int], cache: Callable[[int], Cache]) -> None:
+    def _offer(self, sequence: TokenSequence, ids: list[int], cache: Callable[[int], Cache]) -> None:
+        if self._may_keep(sequence):
+            self._disk.offer(sequence.job.generation.cache_namespace, ids, cache)
+
+    def _keep(self, sequence: TokenSequence, ids: list[int], cache: Callable[[int], Cache]) -> None:
         """Stores what is missing of ``ids``; ``cache`` copies a sequence's cache from a token on."""
+        if not self._may_keep(sequence):
+            return
+        namespace = sequence.job.generation.cache_namespace
         self._disk.offer(namespace, ids, cache)
         start = self._prefixes.missing(namespace, ids)
         if start is None:

@@ -10,14 +10,15 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty
 from typing import Any
 
 from shared import exits
 from workers.host.places import Places
 from workers.host.server import HostedServer, how_it_ended
-from workers.job import Output
-from workers.loop import Add, Cancelled, Command, Inbox, SetLease, ShareCores, StopWhenIdle
+from workers.job import Forgotten, Output
+from workers.loop import Add, Cancelled, Command, ForgetKept, Inbox, SetLease, ShareCores, StopWhenIdle
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,14 @@ class HostLoop:
         inbox: Inbox,
         emit: Callable[[list[Output]], None],
         obeyed: Callable[[], None],
+        forgot: Callable[[str, Forgotten], None],
     ) -> None:
         self._server = server
         self._places = places
         self._inbox = inbox
         self._emit = emit
         self._obeyed = obeyed
+        self._forgot = forgot
         self._finishing = False
         self.lease = 0
         self.steps = 0
@@ -70,6 +73,8 @@ class HostLoop:
                 self._places.lend(size)
                 self.lease = serial
                 self._obeyed()
+            case ForgetKept(query, namespace):
+                self._places.forget(namespace, partial(self._forgot, query))
             case ShareCores():
                 pass  # its server knows nothing of other workers
 

@@ -4,11 +4,12 @@ A request gets its place at once, as the broker sends no more than the server ma
 done with it. So none of them is active: there is nothing to step for.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.kinds import asked_of, wrong_kind
 from shared.protocol import Delta, Hosted, Place, Run
-from workers.job import KvUse, Output
+from workers.job import Forgotten, KvUse, Output
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Places:
     def cancel(self, request_id: str) -> None:
         self._taken.discard(request_id)
         self._new = [job for job in self._new if job.request_id != request_id]
+
+    def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+        """Its server keeps prompts in its own way, of which nothing is known here."""
+        done(Forgotten())
 
     def rest(self) -> None:
         """There is no memory to give back."""

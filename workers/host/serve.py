@@ -23,7 +23,7 @@ from workers.job import Output, Served
 from workers.link import Link
 from workers.loop import Command
 from workers.model.load_error import LoadError, Progress
-from workers.posted import LeaseObeyed, Outputs
+from workers.posted import LeaseObeyed, Outputs, PromptsGone
 from workers.serve import serve
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,14 @@ def serve_hosted(settings: Settings, model: str, worker_id: str | None) -> int:
             link.post(Outputs(outputs))
 
         places: Any = served.engine
-        return HostLoop(running[0], places, inbox, emit, lambda: link.post(LeaseObeyed()))
+        return HostLoop(
+            running[0],
+            places,
+            inbox,
+            emit,
+            lambda: link.post(LeaseObeyed()),
+            lambda query, forgotten: link.post(PromptsGone(query, forgotten)),
+        )
 
     return serve(
         settings,

@@ -3,22 +3,30 @@
 Rule: what is wrong with it is an error that names the key; the model is not served without what its table asks for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from shared.models import ModelSource
 from shared.settings import Settings
-from workers.model.load import LoadedModel, inspect, load, locate
+from workers.model.kept_findings import KeptFindings
+from workers.model.load import LoadedModel, ModelFacts, inspect, load, locate
 from workers.model.load_error import AbsentError, LoadError, Progress
 
 
 def load_draft(
-    source: ModelSource, loaded: LoadedModel, settings: Settings, progress: Progress
+    source: ModelSource,
+    loaded: LoadedModel,
+    settings: Settings,
+    progress: Progress,
+    kept: Callable[[Path, ModelFacts], KeptFindings] = lambda folder, facts: KeptFindings(),
 ) -> LoadedModel:
-    """``loaded``: the model that it guesses for. Raises LoadError."""
+    """``loaded``: the model that it guesses for. ``kept``: what earlier loads of its folder have found out.
+
+    Raises LoadError."""
     try:
         folder = locate(source, settings.cache_dir, progress)
-        trusted = source.kind == "embedded"
-        draft = load(folder, inspect(folder), progress, trusted=trusted)
+        facts, trusted = inspect(folder), source.kind == "embedded"
+        draft = load(folder, facts, progress, trusted=trusted, kept=kept(folder, facts))
     except AbsentError as error:
         why = f"{error.reason} It needs a table of its own for that."
         raise wrong_draft(source, why) from error

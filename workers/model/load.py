@@ -389,7 +389,11 @@ def _arrays(model: "Module") -> "list[mx.array]":
 
 
 def _warm_up(model: "Module") -> None:
-    """Runs one prompt and one token, which compiles kernels, reads every weight and shows that the model runs."""
+    """Runs one prompt and one token, which compiles kernels, reads every weight and shows that the model runs.
+
+    It calls the model by itself and not through the engine's ``forward``: this is before any kernel of ours is
+    installed, so what fails here is the model's own fault, and loading knows no engine.
+    """
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 

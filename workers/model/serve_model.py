@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -25,6 +27,7 @@ from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
 from workers.engine.findings import EngineFindings, find
 from workers.engine.forward import forward
+from workers.engine.kv.decode_caches import caches_of
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
 from workers.engine.speculation.draft_model import DraftModel
 from workers.engine.speculation.speculator import may_speculate
@@ -32,7 +35,7 @@ from workers.grammars.grammar import grammars_for
 from workers.job import Job, Served
 from workers.model.draft import load_draft, wrong_draft
 from workers.model.kept_findings import KeptFindings, kept_findings
-from workers.model.load import LoadedModel, inspect, load, locate
+from workers.model.load import LoadedModel, ModelFacts, inspect, load, locate
 from workers.model.load_error import Progress, explained
 from workers.output.derived_format import with_analysis
 from workers.output.tool_formats import ModelOutputFormat, output_format_of
@@ -60,11 +63,16 @@ def load_engine(source: ModelSource, settings: Settings, progress: Progress) -> 
         with explained(f"The {kind} model (of type {facts.model_type})"):
             return serve_encoder(folder, facts, kind, source.id, settings, progress, trusted=trusted)
     table = settings.table(source.id)
-    conditions = (has_accelerator(), blas_identity(), facts.allow_code)
-    kept = kept_findings(settings.cache_dir, folder, facts.digest, *conditions, template=table.chat_template)
+    kept = _kept(folder, facts, settings, table.chat_template)
     loaded = load(folder, facts, progress, trusted=trusted, template=table.chat_template, kept=kept)
     with explained(f"The model (of type {loaded.facts.model_type})"):
         return serve_model(loaded, settings, table, progress, kept)
+
+
+def _kept(folder: Path, facts: ModelFacts, settings: Settings, template: Path | None = None) -> KeptFindings:
+    """Of a model or a draft: a folder that serves as both is tried once."""
+    conditions = (has_accelerator(), blas_identity(), facts.allow_code)
+    return kept_findings(settings.cache_dir, folder, facts.digest, *conditions, template=template)
 
 
 def serve_model(
@@ -144,12 +152,12 @@ def _draft(
     """The draft model that the table names. Raises LoadError."""
     if (source := draft_source("", table)) is None:
         return None
-    batches = settings.max_batch_rows > 1 and not findings.alone
-    takes_back = batches and is_full_attention(new_cache(loaded.model))
-    if not may_speculate(settings.speculation, findings.invariance, takes_back):
+    caches = caches_of(loaded.model, settings.max_batch_rows, findings.alone)
+    if not may_speculate(settings.speculation, findings.invariance, caches.takes_back):
         log.warning("its draft is not loaded, because nothing is guessed here; see MLX_SERVER_SPECULATION")
         return None
-    draft = load_draft(source, loaded, settings, progress)
+    kept = partial(_kept, settings=settings)
+    draft = load_draft(source, loaded, settings, progress, kept)
     if not is_full_attention(new_cache(draft.model)):
         why = "its layers keep a window or a state, from which a wrong guess cannot be taken back."
         raise wrong_draft(source, why)

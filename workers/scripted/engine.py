@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from shared.protocol import ChatPrompt, Run, TextPrompt, TokenPrompt
-from workers.job import Job, KvUse, Output
+from workers.job import Forgotten, Job, KvUse, Output
 from workers.request.infill import no_infill
 from workers.request.preparation import generation_of
 from workers.sequence import TokenLogprobs, TokenRules, TokenSequence
@@ -115,6 +115,10 @@ class ScriptedEngine:
 
     def cancel(self, request_id: str) -> None:
         self._rows.pop(request_id, None)
+
+    def forget(self, namespace: str | None, done: Callable[[Forgotten], None]) -> None:
+        """It keeps no prompts."""
+        done(Forgotten())
 
     def rest(self) -> None:
         """There is no memory to give back."""

@@ -1,10 +1,14 @@
 """Prefixes in the prefix cache are not prefilled again and do not change the answers."""
 
+from typing import Any
+
 import pytest
 
 from tests.jobs import job
 from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play
 from workers.engine import engine as module
+from workers.engine.engine import BatchEngine
+from workers.job import Forgotten
 
 
 def test_a_cached_prompt_gives_the_same_answer_and_is_not_prefilled_again(make_engine: MakeEngine) -> None:
@@ -139,3 +143,63 @@ def test_without_a_budget_the_prefix_cache_stores_nothing(make_engine: MakeEngin
     engine = make_engine(cache_bytes=0)
     play(engine, [job("a", LONG)])
     assert cached_tokens(play(engine, [job("b", LONG)])["b", 0]) == 0
+
+
+def forgotten(engine: BatchEngine, namespace: str | None) -> Forgotten:
+    said: list[Forgotten] = []
+    engine.forget(namespace, said.append)
+    [one] = said
+    return one
+
+
+@pytest.mark.parametrize("namespace", ["one", None])
+def test_what_is_forgotten_is_prefilled_again_and_other_keys_keep_theirs(
+    make_engine: MakeEngine, namespace: str | None
+) -> None:
+    engine = make_engine()
+    for name in ("one", "two"):
+        play(engine, [job(name, LONG, namespace=name)])
+    play(engine, [job("x", [5, 6, 7])])  # a step more, in which the ended row is let go
+    held = engine.kv_use.kept
+    gone = forgotten(engine, namespace)
+    assert gone.memory == held - engine.kv_use.kept > 0
+    assert gone.disk == 0
+    cached = {
+        name: cached_tokens(play(engine, [job(name, LONG, namespace=name)])[name, 0])
+        for name in ("one", "two")
+    }
+    assert cached == {"one": 0, "two": len(LONG) - 1 if namespace else 0}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 8, 40])
+def test_of_a_request_that_came_before_nothing_is_stored_after_and_it_goes_on_as_it_was(
+    make_engine: MakeEngine, steps: int
+) -> None:
+    """Before its prefill, in it, while it decodes, and when it has ended and its row was not let go."""
+    options: dict[str, Any] = {"namespace": "one", "max_tokens": 12, "ignore_eos": True, "checkpoints": [64]}
+    asked = job("a", LONG, **options)
+    expected = play(make_engine(chunk=64), [asked])
+    engine = make_engine(chunk=64)
+    engine.add(asked)
+    deltas = []
+    for _ in range(steps):
+        deltas += [output.delta for output in engine.step()] if engine.active else []
+    forgotten(engine, "one")
+    deltas += [delta for each in play(engine, []).values() for delta in each]
+    assert ids(deltas) == ids(expected["a", 0])
+    play(engine, [job("x", [5, 6, 7])])
+    cached = [cached_tokens(play(engine, [job(name, LONG, **options)])[name, 0]) for name in "bc"]
+    assert cached[0] == 0 < cached[1]
+
+
+def test_prompts_that_share_a_prefix_go_on_when_it_is_forgotten_between_them(make_engine: MakeEngine) -> None:
+    engine = make_engine(chunk=64)
+    jobs = [job(str(i), [*LONG, *LONG, 10 + i, 11], namespace="one", max_tokens=4) for i in range(4)]
+    expected = {str(i): ids(play(make_engine(), [each])[str(i), 0]) for i, each in enumerate(jobs)}
+    for each in jobs:
+        engine.add(each)
+    early = [output.delta for output in engine.step()]
+    forgotten(engine, "one")
+    late = play(engine, [])
+    got = {str(i): ids([*(d for d in early if d.request_id == str(i)), *late[str(i), 0]]) for i in range(4)}
+    assert got == expected

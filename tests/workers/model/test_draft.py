@@ -9,7 +9,7 @@ from shared.model_table import ModelTable
 from shared.models import ModelSource
 from shared.settings import Settings
 from tests.jobs import job
-from tests.tiny_model import make_tiny_llama, make_tiny_model
+from tests.tiny_model import CHAT_TEMPLATE, make_tiny_llama, make_tiny_model
 from tests.workers.engines import ids, play
 from tests.workers.model.folders import edit_json
 from workers.engine.engine import BatchEngine
@@ -71,6 +71,28 @@ def test_a_draft_with_other_tokens_is_refused_by_the_name_of_its_key_and_the_fir
     assert said.startswith("The draft of this model (")
     assert "it has not the tokens of the model that it would guess for" in said
     assert "'<|begin|>' is no token there and id 269 in the draft" in said
+
+
+@pytest.mark.slow
+def test_a_second_load_tries_no_draft_again_until_its_folder_changes(folder: Path, tmp_path: Path) -> None:
+    draft = make_tiny_llama(tmp_path / "draft", seed=3)
+    (draft / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    loaded = load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)
+
+    def tried() -> bool:
+        phases: list[str] = []
+        settings = Settings(cache_dir=tmp_path / "cache", prompt_disk_gb=0, speculation="on")
+        made = serve_model(
+            loaded, settings, ModelTable(draft=str(draft)), lambda phase, *_: phases.append(phase)
+        )
+        assert made.engine.report["speculation"] == "on"
+        return "check" in phases
+
+    assert [tried(), tried()] == [True, False]
+    (draft / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{# changed #}")
+    assert [tried(), tried()] == [True, False]
+    make_tiny_llama(draft, seed=4)
+    assert [tried(), tried()] == [True, False]
 
 
 @pytest.mark.parametrize("kind", ["sliding", "recurrent"])

@@ -101,6 +101,7 @@ class Disk(Protocol):
     def nbytes(self) -> int: ...
     def report(self) -> Report: ...
     def close(self) -> None: ...
+    def forget(self, namespace: str | None, done: Callable[[int, str], None]) -> None: ...
     def offer(self, namespace: str, ids: list[int], cut: Callable[[int], Cache]) -> None: ...
     def ask(
         self, ids: list[int], sequences: list[TokenSequence], since: int, came: float, memory: int
@@ -118,6 +119,9 @@ class NoDisk:
         return {}
 
     def close(self) -> None: ...
+    def forget(self, namespace: str | None, done: Callable[[int, str], None]) -> None:
+        done(0, "")
+
     def offer(self, namespace: str, ids: list[int], cut: Callable[[int], Cache]) -> None: ...
     def ask(
         self, ids: list[int], sequences: list[TokenSequence], since: int, came: float, memory: int
@@ -177,6 +181,14 @@ class DiskTier:
     def close(self, seconds: float = 5.0) -> None:
         """Writes what waits, so that the next life finds it."""
         self.writer.flush(seconds)
+
+    def forget(self, namespace: str | None, done: Callable[[int, str], None]) -> None:
+        """Deletes what lies on disk of a namespace, or of all, of any model, and drops what waits to be written.
+
+        ``done`` is told the bytes and why some are left, on the writer's thread.
+        """
+        self._known.clear()
+        self.writer.forget(namespace, done)
 
     # ------------------------------------------------------------ write
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from shared.kept_prompts import delete_prompts
 from workers.engine.disk.chain import Link
 from workers.engine.disk.eviction import Eviction
 from workers.engine.disk.folder import BlockFolder, Content
@@ -48,6 +49,20 @@ class Use:
     links: Sequence[Link]
 
 
+@dataclass(frozen=True)
+class Forget:
+    """Of a namespace, or of all. ``done`` is told bytes and why some are left."""
+
+    namespace: str | None
+    done: Callable[[int, str], None]
+
+    def concerns(self, item: "Item") -> bool:
+        return not isinstance(item, Forget) and self.namespace in (None, item.namespace)
+
+
+Item = Block | Use | Forget
+
+
 class Writer:
     """``lost`` is told of blocks that are not on disk after all; it is called on the writer's thread."""
 
@@ -56,7 +71,7 @@ class Writer:
         self._eviction = eviction
         self._lost = lost
         self._changed = threading.Condition()
-        self._queue: deque[Block | Use] = deque()
+        self._queue: deque[Item] = deque()
         self._ends: dict[tuple[str, bytes], Block] = {}  # by namespace and parent, the oldest first
         self._flushing = False
         self._busy = True
@@ -97,6 +112,18 @@ class Writer:
                     self._queue.append(item)
             self._changed.notify_all()
 
+    def forget(self, namespace: str | None, done: Callable[[int, str], None]) -> None:
+        """Drops what waits of a namespace, or of all, and deletes what is on disk behind what is being written."""
+        item = Forget(namespace, done)
+        with self._changed:
+            waiting = [*self._queue, *self._ends.values()]
+            self._waits -= sum(
+                each.size for each in waiting if isinstance(each, Block) and item.concerns(each)
+            )
+            self._queue = deque([item, *(each for each in self._queue if not item.concerns(each))])
+            self._ends = {place: each for place, each in self._ends.items() if not item.concerns(each)}
+            self._changed.notify_all()
+
     def flush(self, seconds: float) -> bool:
         """Writes all that waits; False if it takes longer."""
         with self._changed:
@@ -119,15 +146,20 @@ class Writer:
                 self._waits -= item.size if isinstance(item, Block) else 0
             del item  # and its arrays
 
-    def _do(self, item: Block | Use) -> None:
-        if isinstance(item, Use):
+    def _do(self, item: Item) -> None:
+        if isinstance(item, Forget):
+            try:
+                item.done(delete_prompts(self._folder.root, item.namespace), "")
+            except OSError as error:
+                item.done(0, f"{self._folder.root}: {error.strerror or error}")
+        elif isinstance(item, Use):
             there = self._folder.touch(item.namespace, item.links)
             for link in item.links[len(there) :]:
                 self._lost(link.key)
         elif self.off or not self._write(item):
             self._lost(item.link.key)
 
-    def _next(self) -> Block | Use:
+    def _next(self) -> Item:
         with self._changed:
             self._busy = False
             self._changed.notify_all()

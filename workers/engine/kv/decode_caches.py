@@ -5,18 +5,20 @@ sequence.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from workers.engine.kv.footprint import GROWTH, Footprint, OneArray
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
+    can_merge,
     extend,
     extract,
     has_slots,
     is_full_attention,
     keeps_all_tokens,
     nbytes,
+    new_cache,
     take_rows,
 )
 from workers.engine.kv.slots import Slots
@@ -163,3 +165,10 @@ def caches_for(cache: Cache) -> DecodeCaches:
     if not has_slots(cache):
         return Merged()
     return Slots(by_length=keeps_all_tokens(cache), takes_back=is_full_attention(cache))
+
+
+def caches_of(model: Any, rows: int, alone: str | None) -> DecodeCaches:
+    """Those of a decode batch of at most ``rows`` sequences; ``alone``: what keeps the model's out of one batch."""
+    if rows > 1 and not alone and can_merge(model):
+        return caches_for(new_cache(model))
+    return Alone()

@@ -98,6 +98,23 @@ class PrefixCache:
         self._touch(self._walk(namespace, ids).nodes)
         self.shrink(self.budget)
 
+    def forget(self, namespace: str | None) -> int:
+        """Drops what is stored of a namespace, or of all; gives the bytes."""
+        roots = list(self._namespaces) if namespace is None else [self._roots.get(namespace)]
+        before = self.bytes
+        for root in roots:
+            if root is not None:
+                self._drop_all(root)
+        return before - self.bytes
+
+    def _drop_all(self, root: Node[Cache]) -> None:
+        del self._roots[self._namespaces.pop(root)]
+        for node in root.nodes():
+            self.bytes -= nbytes(node.held or [])
+            self.entries -= node.held is not None if self._full_attention else has_checkpoint(node.held)
+            node.held = None  # what is left of it in the order of eviction may not go any more
+        self.changes += 1
+
     def shrink(self, size: int) -> None:
         """Drops the least recently used entries until at most ``size`` bytes are stored."""
         while self.bytes > size and (node := self._order.next()):

@@ -3,6 +3,7 @@
 Rule 1: only this module calls the draft model. What it guesses changes no token of an answer, whatever it is.
 Rule 2: each sequence has keys and values of its own here. A wrong guess is taken back, which is a length.
 Rule 3: a prompt is read a part at a time, so that a step is never held up for a whole one.
+Rule 4: of a sequence's ids only those are touched that are new since the last step, however long its prompt is.
 """
 
 import time
@@ -21,14 +22,44 @@ SMOOTHING = 0.4  # weight of the newest measurement
 FORGOTTEN = 0.02  # the part of the price that an untried draft forgets, so that it is tried again
 
 
+class _Text:
+    """Ids of a sequence and guesses behind them, as one text of which parts are copied."""
+
+    def __init__(self, sequence: TokenSequence, ahead: Sequence[int] = ()) -> None:
+        self._parts = sequence.job.prompt, sequence.ids, ahead
+        self.said = len(sequence.job.prompt) + len(sequence.ids)  # without the guesses
+
+    def __len__(self) -> int:
+        return self.said + len(self._parts[2])
+
+    def part(self, start: int, end: int) -> list[int]:
+        found, first = list[int](), 0
+        for ids in self._parts:
+            found += ids[max(0, start - first) : max(0, end - first)]
+            first += len(ids)
+        return found
+
+
 @dataclass
 class _Read:
-    """What the model has read of a sequence; ``fed``: the ids in ``cache``, guesses included."""
+    """What the model has read of a sequence: so many of its ids (``said``), and ``guesses`` behind them."""
 
     cache: Cache
     sampler: Sampler
-    readable: bool  # whether the model has embeddings for the prompt
-    fed: list[int] = field(default_factory=list)
+    readable: bool  # whether the model has embeddings for all ids that were looked at
+    looked: int = 0  # ids of the answer that were looked at
+    said: int = 0
+    guesses: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens in ``cache``."""
+        return self.said + len(self.guesses)
+
+    def took(self, text: _Text, length: int) -> None:
+        """``cache`` holds so many ids of ``text``, the first of which it held before."""
+        self.said = min(length, text.said)
+        self.guesses = text.part(self.said, length)
 
 
 class DraftModel:
@@ -57,31 +88,31 @@ class DraftModel:
 
     @property
     def nbytes(self) -> int:
-        return sum(nbytes(read.cache) for read in self._read.values() if read.fed)
+        return sum(nbytes(read.cache) for read in self._read.values() if read.length)
 
     def read(self, sequences: Sequence[TokenSequence]) -> None:
         """Reads on in what these sequences have said, the first ones first."""
         began, left = self._clock(), self._chunk
         for sequence in sequences:
-            known = self._known(sequence)
-            if left and known:
-                left -= self._catch_up(self._of(sequence), known[:-1], left)
+            if left and self._reads(sequence):
+                text = _Text(sequence)
+                left -= self._catch_up(self._of(sequence), text, len(text) - 1, left)
         self.spent += self._clock() - began
 
     def most(self, sequence: TokenSequence) -> int:
         """How many tokens it may be asked for: none before it has read the sequence."""
-        known = self._known(sequence)
-        read_enough = known and len(known) - len(self._of(sequence).fed) <= self._chunk
-        return self._context - len(known) if read_enough else 0
+        length = _Text(sequence).said
+        read_enough = self._reads(sequence) and length - self._of(sequence).length <= self._chunk
+        return self._context - length if read_enough else 0
 
     def draft(self, sequence: TokenSequence, ahead: Sequence[int], number: int) -> list[int]:
         """The ``number`` tokens behind those of the sequence and the guesses ``ahead``, drawn as the sequence draws."""
         began, read = self._clock(), self._of(sequence)
-        known, drafted = [*self._known(sequence), *ahead], list[int]()
+        text, drafted = _Text(sequence, ahead), list[int]()
         first = len(sequence.ids) + len(ahead)
-        self._catch_up(read, known[:-1], len(known))
+        self._catch_up(read, text, len(text) - 1, len(text))
         while len(drafted) < number:
-            logits = self._pass(read, [*known, *drafted][len(read.fed) :])
+            logits = self._pass(read, _Text(sequence, [*ahead, *drafted]))
             [drawn] = cast(list[int], read.sampler.draw(logits, [first + len(drafted)]).tokens.tolist())
             drafted.append(drawn)
             if drawn >= self._readable:
@@ -107,35 +138,40 @@ class DraftModel:
             self._read[id(sequence)] = _Read(new_cache(self.model), Sampler([as_it_draws]), readable)
         return self._read[id(sequence)]
 
-    def _known(self, sequence: TokenSequence) -> list[int]:
-        """Its ids; none where they are too many or too high for the model."""
-        prompt, ids = sequence.job.prompt, sequence.ids
-        if len(prompt) + len(ids) >= self._context or max(ids, default=0) >= self._readable:
-            return []
-        return [*prompt, *ids] if self._of(sequence).readable else []
+    def _reads(self, sequence: TokenSequence) -> bool:
+        """Whether its ids are neither too many nor too high for the model."""
+        if len(sequence.job.prompt) + len(sequence.ids) >= self._context:
+            return False
+        read = self._of(sequence)
+        read.readable &= all(id < self._readable for id in sequence.ids[read.looked :])
+        read.looked = len(sequence.ids)
+        return read.readable
 
-    def _catch_up(self, read: _Read, known: list[int], most: int) -> int:
-        """Takes back what was guessed wrong, and reads at most so many tokens of ``known``; gives their number."""
-        same = _alike(read.fed, known)
-        if same < len(read.fed):
+    def _catch_up(self, read: _Read, text: _Text, end: int, most: int) -> int:
+        """Takes back what was guessed wrong, and reads on in ``text``, to ``end`` at the furthest.
+
+        Reads at most so many tokens, and gives their number.
+        """
+        right = _alike(read.guesses, text.part(read.said, read.length))
+        same = min(read.said + right, end)
+        if same < read.length:
             for layer in read.cache:
-                layer.trim(len(read.fed) - same)
-            del read.fed[same:]
-        if more := known[same : same + most]:
+                layer.trim(read.length - same)
+        more = text.part(same, min(same + most, end))
+        if more:
             feed(self.model, read.cache, [more])
-            read.fed += more
+        read.took(text, same + len(more))
         return len(more)
 
-    def _pass(self, read: _Read, ids: list[int]) -> mx.array:
-        """Logits (1, vocabulary) behind ``ids``."""
+    def _pass(self, read: _Read, text: _Text) -> mx.array:
+        """Logits (1, vocabulary) behind ``text``, of which all but the end was read."""
+        ids = text.part(read.length, len(text))
         logits = forward(self.model, mx.array([ids]), read.cache)[:, -1, : self._vocabulary]
-        read.fed += ids
+        read.took(text, len(text))
         return logits
 
 
 def _alike(these: Sequence[int], those: Sequence[int]) -> int:
     """How many ids they have in common at their beginnings."""
-    if these == those[: len(these)]:
-        return len(these)
     pairs = enumerate(zip(these, those, strict=False))
     return next((at for at, (one, other) in pairs if one != other), min(len(these), len(those)))

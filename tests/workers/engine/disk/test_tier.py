@@ -19,6 +19,7 @@ from workers.engine.disk.opening import open_tier
 from workers.engine.disk.tier import DiskTier
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
+from workers.job import Forgotten
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.vocabulary import token_bytes
@@ -258,3 +259,58 @@ def test_without_room_on_disk_nothing_is_written_and_serving_goes_on(life: Life)
 def test_a_bound_of_nothing_makes_no_folder(tmp_path: Path, llama: LoadedModel) -> None:
     assert open_tier(tmp_path / "prompts", 0, llama.model, "tiny") is None
     assert list(tmp_path.iterdir()) == []
+
+
+def files_of(root: Path) -> list[str]:
+    return [path.name for path in root.rglob("*.kv")]
+
+
+@pytest.mark.parametrize("namespace", ["one", None])
+def test_what_is_forgotten_is_gone_from_disk_with_what_waits_to_be_written(
+    life: Life, root: Path, namespace: str | None
+) -> None:
+    engine, tier = life()
+    for name in ("one", "two"):
+        play(engine, [job(name, namespace=name, **asked())])
+    said: list[Forgotten] = []
+    engine.forget(namespace, said.append)
+    assert tier.writer.flush(10)
+    [gone] = said
+    assert gone.memory > 0 and gone.disk > 0 and not gone.reason
+    assert not files_of(root) if namespace is None else files_of(root)
+    engine, _ = life()
+    cached = {
+        name: cached_tokens(play(engine, [job(name, namespace=name, **asked())])[name, 0])
+        for name in ("one", "two")
+    }
+    assert cached == {"one": 0, "two": len(PROMPT) - 1 if namespace else 0}
+
+
+def test_a_request_that_came_before_writes_nothing_after_what_it_had_was_forgotten(
+    life: Life, root: Path
+) -> None:
+    engine, tier = life(chunk=64)
+    engine.add(job("a", namespace="one", **asked(max_tokens=40)))
+    for _ in range(12):
+        engine.step()
+    said: list[Forgotten] = []
+    engine.forget("one", said.append)
+    play(engine, [])
+    assert tier.writer.flush(10)
+    assert said and not files_of(root)
+    play(engine, [job("b", namespace="one", **asked())])
+    assert tier.writer.flush(10)
+    assert files_of(root)
+
+
+def test_what_cannot_be_deleted_is_said(life: Life, root: Path) -> None:
+    engine, tier = life()
+    play(engine, [job("a", namespace="one", **asked())])
+    assert tier.writer.flush(10)
+    (root / "secret").unlink()
+    said: list[Forgotten] = []
+    engine.forget("one", said.append)
+    assert tier.writer.flush(10)
+    [gone] = said
+    assert (gone.memory > 0, gone.disk, "No such file" in gone.reason) == (True, 0, True)
+    assert not tier.writer.off

@@ -250,3 +250,31 @@ def test_a_trie_edge_is_split_where_two_sequences_diverge() -> None:
     for node in list(root.nodes()):
         drop(node)
     assert not root.children
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(Sequences, st.booleans()), max_size=12), st.booleans(), st.booleans())
+def test_what_is_forgotten_leaves_the_cache_as_if_it_had_never_been_there(
+    kept: list[tuple[list[int], bool]], as_whole: bool, everything: bool
+) -> None:
+    cache, other = (PrefixCache(1 << 20, full_attention=not as_whole) for _ in range(2))
+    for ids, ours in kept:
+        keep(cache, long(ids), "ours" if ours else "", as_whole=as_whole)
+        if not ours and not everything:
+            keep(other, long(ids), as_whole=as_whole)
+    before = cache.bytes
+    assert cache.forget(None if everything else "ours") == before - cache.bytes
+    assert (cache.bytes, cache.entries) == (other.bytes, other.entries)
+    for ids, ours in kept:
+        gone = ours or everything
+        assert found(cache, long(ids), "ours" if ours else "") == (0 if gone else len(long(ids)))
+    cache.shrink(0)
+    assert (cache.bytes, cache.entries) == (0, 0)
+
+
+def test_a_namespace_that_nobody_used_has_nothing_to_forget() -> None:
+    cache = PrefixCache(1 << 20, full_attention=True)
+    keep(cache, long([1, 2]))
+    changes = cache.changes
+    assert cache.forget("another") == 0
+    assert cache.changes == changes and found(cache, long([1, 2]))

@@ -1,6 +1,7 @@
 """A second model that guesses: right, wrong or now and then right, it changes no answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,44 @@ def test_a_text_too_long_for_the_draft_model_or_with_tokens_that_it_lacks_goes_o
     length = len(PROMPTS[1])
     assert guessed(context=length) == guessed(readable=max(PROMPTS[1])) == 0
     assert 0 < guessed(context=length + 20) < guessed()
+
+
+class Counted(list[int]):
+    """Counts its ids that are copied or looked at."""
+
+    def __init__(self, ids: Iterable[int] = ()) -> None:
+        super().__init__(ids)
+        self.touched = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        self.touched += len(found) if isinstance(found, list) else 1
+        return found
+
+    def __iter__(self) -> Iterator[int]:
+        for id in super().__iter__():
+            self.touched += 1
+            yield id
+
+
+def test_with_each_step_the_draft_model_touches_only_the_ids_that_are_new(loaded: LoadedModel) -> None:
+    draft = drafting(loaded, chunk=64)
+    prompt = Counted(LONG)
+    one = replace(job("a", LONG, max_tokens=200, temperature=0.0), prompt=prompt)
+    sequence = TokenSequence(one, 0, rules_of(loaded))
+    sequence.ids = said = Counted()
+    while not draft.most(sequence):
+        draft.read([sequence])
+    draft.read([sequence])
+    read, steps = prompt.touched, 30
+    assert len(prompt) <= read <= 2 * len(prompt)  # once to see that it can be read, and once to read it
+    for step in range(steps):
+        draft.read([sequence])
+        assert draft.most(sequence)
+        guessed = draft.draft(sequence, [], 4)
+        sequence.push(guessed[0] if step % 2 else 70, None)
+    assert prompt.touched - read <= 2
+    assert said.touched <= 8 * steps
 
 
 def test_beside_many_sequences_no_draft_model_is_asked(engine_with: EngineWith, equal: LoadedModel) -> None:
