@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -40,18 +42,43 @@ STARTED_ONCE = (
     "tests/workers/model/test_embedded.py",
     "tests/workers/engine/test_parity.py",
 )
+AT_ONCE = 8  # tests of another module that one process gets in a row
+
+
+def started_once(nodeid: str) -> bool:
+    return nodeid.startswith(STARTED_ONCE)
 
 
 class OneServerPerModule(LoadScopeScheduling):  # type: ignore[misc]  # untyped there
-    """Modules that share a whole server, or the embedded model, run in one process each; other tests anywhere."""
+    """Modules that share a server or the embedded model run in one process each; of others it gets a few at a time."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # servers come first, see pytest_collection_modifyitems
+        self._units: dict[str, str] = {}
+
+    def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
+        super().add_node_collection(node, collection)
+        seen: Counter[str] = Counter()
+        for nodeid in collection:
+            module = nodeid.partition("::")[0]
+            part = 0 if started_once(nodeid) else seen[module] // AT_ONCE
+            seen[module] += 1
+            self._units[nodeid] = f"{module} {part}"
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0] if nodeid.startswith(STARTED_ONCE) else nodeid
+        return self._units[nodeid]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneServerPerModule:
     return OneServerPerModule(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole modules take longest, so they come first: no process is left with one at the end."""
+    items.sort(key=lambda item: not started_once(item.nodeid))
 
 
 settings.register_profile("ours", deadline=None, max_examples=30)

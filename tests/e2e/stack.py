@@ -100,7 +100,8 @@ class Stack:
 
     def close(self) -> None:
         self.http.close()
-        self.openai.close()
+        if "openai" in vars(self):
+            self.openai.close()
         if self.process.poll() is None:
             self.stop(signal.SIGTERM)
         for process in self.survivors():

@@ -174,7 +174,7 @@ def test_a_broker_that_stays_away_ends_streams_with_one_error_and_refuses_new_on
         assert [error["code"] for error in ended.errors] == ["broker_unavailable"]
         assert (ended.done, ended.finishes) == (0, [])
         assert ended.keepalives > 0
-        stack.until(lambda: pid not in [p.pid for p in stack.worker_processes()], "left by itself", 15)
+        stack.until(lambda: pid not in [p.pid for p in stack.worker_processes()], "left by itself")
 
 
 @pytest.mark.slow

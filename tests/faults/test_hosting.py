@@ -46,6 +46,7 @@ def stack() -> Iterator[FaultStack]:
         "worker_command": json.dumps([sys.executable, "-m", "workers"]),
         "max_cache_size_gb": 4,
         "min_stay": 0,
+        "first_token_silence": 60,  # how long a server takes to start decides of no answer's status
     }
     with fault_stack(**settings) as running:
         yield running
@@ -212,7 +213,7 @@ def test_a_server_that_cannot_be_started_is_a_refusal_with_its_reason(
     status, code, message = error_of(ask(stack, model))
     assert (status, code) == (503, "model_unavailable")
     assert said in message
-    stack.until(lambda: gone(servers(model)), "without its processes", 30)
+    stack.until(lambda: gone(servers(model)), "without its processes")
 
 
 @pytest.mark.slow
@@ -277,7 +278,7 @@ def test_a_server_that_ignores_sigterm_and_has_forked_leaves_nothing(stack: Faul
     left = servers("deaf")
     assert len(left) == 3
     unload(stack, "deaf")
-    stack.until(lambda: gone(left), "without its processes", 30)
+    stack.until(lambda: gone(left), "without its processes")
 
 
 @pytest.mark.slow
@@ -330,7 +331,7 @@ def test_a_server_that_is_killed_in_an_answer_is_one_error_event_and_nothing_is_
     left: list[psutil.Process] = []
     last = in_the_middle(stack, kill)[-1]
     assert json.loads(last)["error"]["code"] == "hosted_server_failed"
-    stack.until(lambda: gone(left), "without its processes", 30)
+    stack.until(lambda: gone(left), "without its processes")
     assert ask(stack, "good").status_code == 200
 
 

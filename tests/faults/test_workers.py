@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.e2e.stack import DEADLINE
 from tests.faults.client import Stream
 from tests.faults.stack import FaultStack, all_right
 from tests.marks import quick_and_slow
@@ -140,7 +141,7 @@ def test_a_worker_that_wakes_up_after_it_was_replaced_is_not_heard(stack: FaultS
     stack.worker_pid()
     late.send_signal(signal.SIGCONT)
     assert not stream.result().wrong
-    assert late.wait(10) == 0
+    assert late.wait(DEADLINE) == 0
     assert "told to leave: given up" in stack.log("static")
 
 
