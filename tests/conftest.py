@@ -13,6 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from shared.settings import PREFIX
 from tests.blas import VARIABLE, open_chosen_blas
+from tests.marks import THOROUGH
 from workers.device import ACCELERATOR_PATH
 
 for _name in [
@@ -41,8 +42,9 @@ STARTED_ONCE = (
     "tests/clients/",
     "tests/workers/model/test_embedded.py",
     "tests/workers/engine/test_parity.py",
+    "tests/test_architecture.py",
 )
-AT_ONCE = 8  # tests of another module that one process gets in a row
+AT_A_TIME = {"slow": 4}  # tests of another module for one process, by the mark that is asked for
 
 
 def started_once(nodeid: str) -> bool:
@@ -50,7 +52,7 @@ def started_once(nodeid: str) -> bool:
 
 
 class OneServerPerModule(LoadScopeScheduling):  # type: ignore[misc]  # untyped there
-    """Modules that share a server or the embedded model run in one process each; of others it gets a few at a time."""
+    """Modules that share a server, or what took long to read, run in one process each; others in parts."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
@@ -60,9 +62,10 @@ class OneServerPerModule(LoadScopeScheduling):  # type: ignore[misc]  # untyped 
     def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
         super().add_node_collection(node, collection)
         seen: Counter[str] = Counter()
+        size = AT_A_TIME.get(self.config.option.markexpr, 40)
         for nodeid in collection:
             module = nodeid.partition("::")[0]
-            part = 0 if started_once(nodeid) else seen[module] // AT_ONCE
+            part = 0 if started_once(nodeid) else seen[module] // size
             seen[module] += 1
             self._units[nodeid] = f"{module} {part}"
 
@@ -81,5 +84,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not started_once(item.nodeid))
 
 
-settings.register_profile("ours", deadline=None, max_examples=30)
-settings.load_profile("ours")
+settings.register_profile("quick", deadline=None, max_examples=10)
+settings.register_profile(THOROUGH, deadline=None, max_examples=30)
+settings.load_profile("quick")

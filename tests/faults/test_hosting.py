@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.command import ROOT
 from tests.faults.stack import FaultStack, cmdline, fault_stack
+from tests.marks import quick_and_slow
 
 PROGRAM = str(ROOT / "tests" / "programs" / "hosted_server.py")
 HANG = 4.0  # seconds; "ready_timeout" of a server that never is ready
@@ -316,7 +317,7 @@ def test_a_killed_broker_is_not_noticed(stack: FaultStack) -> None:
     assert ask(stack, "good").status_code == 200
 
 
-@pytest.mark.parametrize("whom", ["server", "worker", "keeper"])
+@pytest.mark.parametrize("whom", quick_and_slow(("server",), ("worker", "keeper")))
 def test_a_server_that_is_killed_in_an_answer_is_one_error_event_and_nothing_is_left(
     stack: FaultStack, whom: str
 ) -> None:

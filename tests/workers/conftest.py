@@ -17,7 +17,7 @@ from workers.output.vocabulary import token_bytes
 from workers.sequence import TokenRules
 
 
-@pytest.fixture(scope="session", params=quick_and_slow(("llama", "sliding", "recurrent"), ("hybrid",)))
+@pytest.fixture(scope="session", params=quick_and_slow(("llama",), ("sliding", "recurrent", "hybrid")))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = make_tiny_model(tmp_path_factory.mktemp(request.param) / "model", kind=request.param)
     return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True)

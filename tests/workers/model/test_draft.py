@@ -9,6 +9,7 @@ from shared.model_table import ModelTable
 from shared.models import ModelSource
 from shared.settings import Settings
 from tests.jobs import job
+from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama, make_tiny_model
 from tests.workers.engines import ids, play
 from tests.workers.model.folders import edit_json
@@ -73,7 +74,7 @@ def test_a_draft_with_other_tokens_is_refused_by_the_name_of_its_key_and_the_fir
     assert "'<|begin|>' is no token there and id 269 in the draft" in said
 
 
-@pytest.mark.parametrize("kind", ["sliding", "recurrent"])
+@pytest.mark.parametrize("kind", quick_and_slow(("sliding",), ("recurrent",)))
 def test_a_draft_whose_caches_cannot_be_taken_back_is_refused(
     folder: Path, tmp_path: Path, kind: Any
 ) -> None:

@@ -92,7 +92,7 @@ def engine_with(loaded: LoadedModel, request: pytest.FixtureRequest) -> EngineWi
     return make
 
 
-@pytest.mark.parametrize("kind", ["equal", "other", "alike"])
+@pytest.mark.parametrize("kind", quick_and_slow(("alike",), ("equal", "other")))
 def test_a_draft_model_changes_no_answer_alone_or_in_company(
     engine_with: EngineWith, kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -104,7 +104,9 @@ def test_a_draft_model_changes_no_answer_alone_or_in_company(
     assert int(engine.report["drafted_by_model"]) > 0
 
 
-@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 1.0, "seed": 5}])
+@pytest.mark.parametrize(
+    "sampling", quick_and_slow(({"temperature": 0.0},), ({"temperature": 1.0, "seed": 5},))
+)
 def test_the_model_itself_is_right_another_one_is_not_and_a_like_one_is_now_and_then(
     engine_with: EngineWith,
     equal: LoadedModel,
@@ -122,6 +124,7 @@ def test_the_model_itself_is_right_another_one_is_not_and_a_like_one_is_now_and_
     assert right(other) < right(alike) < right(equal)
 
 
+@pytest.mark.slow
 def test_a_grammar_and_calls_are_verified_token_by_token(
     engine_with: EngineWith,
     alike: LoadedModel,
@@ -137,7 +140,7 @@ def test_a_grammar_and_calls_are_verified_token_by_token(
     assert without_bits(plain(play(engine_with(drafting(alike)), jobs()))) == without_bits(plain(expected))
 
 
-@pytest.mark.parametrize("options", OPTIONS[:3])
+@pytest.mark.parametrize("options", quick_and_slow((OPTIONS[0],), (OPTIONS[1], OPTIONS[2])))
 def test_an_answer_that_was_cut_off_goes_on_with_a_draft_model(
     engine_with: EngineWith, alike: LoadedModel, options: dict[str, Any]
 ) -> None:
