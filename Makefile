@@ -36,7 +36,7 @@ test: $(VENV)/dev.stamp
 	@$(BIN)/python -m pytest -m "not slow" $(SPREAD) $(ARGS)
 
 test-slow: $(VENV)/dev.stamp $(CLIENTS)/stamp
-	@$(BIN)/python -m pytest -m slow --timeout 300 $(SPREAD) $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
+	@$(BIN)/python -m pytest -m slow --timeout 300 --hypothesis-profile thorough $(SPREAD) $(ARGS) || { code=$$?; test $$code -eq 5 && echo "The slow lane is empty."; }
 
 test-all: test test-slow
 

@@ -36,10 +36,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "mlx.core" not in sys.modules:
     open_chosen_blas()
 
+CLIENTS = "tests/clients/"  # all of them ask one server
 STARTED_ONCE = (
+    CLIENTS,
     "tests/e2e/",
     "tests/faults/",
-    "tests/clients/",
     "tests/workers/model/test_embedded.py",
     "tests/workers/engine/test_parity.py",
     "tests/test_architecture.py",
@@ -64,7 +65,7 @@ class OneServerPerModule(LoadScopeScheduling):  # type: ignore[misc]  # untyped 
         seen: Counter[str] = Counter()
         size = AT_A_TIME.get(self.config.option.markexpr, 40)
         for nodeid in collection:
-            module = nodeid.partition("::")[0]
+            module = CLIENTS if nodeid.startswith(CLIENTS) else nodeid.partition("::")[0]
             part = 0 if started_once(nodeid) else seen[module] // size
             seen[module] += 1
             self._units[nodeid] = f"{module} {part}"
