@@ -43,6 +43,7 @@ STARTED_ONCE = (
     "tests/faults/",
     "tests/workers/model/test_embedded.py",
     "tests/workers/engine/test_parity.py",
+    "tests/api/messages/test_messages.py",
     "tests/test_architecture.py",
 )
 AT_A_TIME = {"slow": 4}  # tests of another module for one process, by the mark that is asked for

@@ -54,6 +54,7 @@ def test_an_anthropic_message_survives_the_death_of_its_worker(stack: Stack, cli
     assert len(text.split()) == 39  # the last one ends the stream
 
 
+@pytest.mark.slow
 def test_a_response_can_be_continued_after_a_restart_of_the_api(stack: Stack) -> None:
     first = stack.openai.responses.create(model="a", input="hello", max_output_tokens=4)
     old = stack.status()["api_pid"]

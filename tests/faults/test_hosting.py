@@ -362,6 +362,7 @@ def test_a_client_that_leaves_frees_its_place(stack: FaultStack) -> None:
     stack.until(lambda: stack.in_flight() == 0, "without a request in flight")
 
 
+@pytest.mark.slow
 def test_eight_clients_get_their_own_answers_while_the_model_is_loaded_and_unloaded(
     stack: FaultStack,
 ) -> None:

@@ -31,6 +31,7 @@ def crowded() -> Iterator[FaultStack]:
         yield stack
 
 
+@pytest.mark.slow
 def test_three_models_with_room_for_two_take_turns_and_every_answer_is_whole(crowded: FaultStack) -> None:
     watch = Watch(crowded)
     all_right([crowded.stream(seed, 20, "abc"[seed % 3]) for seed in range(9)])

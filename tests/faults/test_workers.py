@@ -42,7 +42,8 @@ def test_a_worker_killed_around_the_end_gives_one_end(stack: FaultStack, edge: s
     stack.until_fault()
 
 
-@pytest.mark.parametrize("action", quick_and_slow(("abort",), ("exit=70", "raise")))
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["abort", "exit=70", "raise"])
 def test_an_engine_that_breaks_is_replaced(stack: FaultStack, action: str) -> None:
     warm_child(stack)
     stack.expected_tracebacks += action == "raise"
@@ -55,6 +56,7 @@ def test_an_engine_that_breaks_is_replaced(stack: FaultStack, action: str) -> No
     assert (death["signal"], death["exit_code"]) == (("SIGABRT", None) if action == "abort" else (None, 70))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_it_loads_is_started_again_and_the_request_waits(stack: FaultStack) -> None:
     pid = warm(stack)
     os.kill(pid, signal.SIGKILL)

@@ -74,7 +74,7 @@ def test_a_draft_with_other_tokens_is_refused_by_the_name_of_its_key_and_the_fir
     assert "'<|begin|>' is no token there and id 269 in the draft" in said
 
 
-@pytest.mark.parametrize("kind", quick_and_slow(("sliding",), ("recurrent",)))
+@pytest.mark.parametrize("kind", quick_and_slow((), ("sliding", "recurrent")))
 def test_a_draft_whose_caches_cannot_be_taken_back_is_refused(
     folder: Path, tmp_path: Path, kind: Any
 ) -> None:

@@ -65,7 +65,7 @@ def ends(folders: list[Path], trusted: str) -> list[tuple[str, float]]:
 
 @pytest.mark.parametrize(
     ("number", "trusted"),
-    [(8, "trusted"), pytest.param(30, "tried", marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    [(8, "trusted"), pytest.param(12, "tried", marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
 )
 def test_a_damaged_folder_loads_or_is_refused_within_seconds(
     tmp_path: Path, number: int, trusted: str
