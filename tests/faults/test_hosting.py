@@ -27,7 +27,7 @@ def served(*options: str, **keys: Any) -> dict[str, Any]:
 
 
 MODELS = {
-    "good": served("--step", "0.05", aliases=["gpt-4o"]),
+    "good": served("--step", "0.1", aliases=["gpt-4o"]),
     "images": served("--endpoints", "chat/completions,images/generations,audio/speech,audio/transcriptions"),
     "never-ready": served("--do", "never-ready", ready_timeout=HANG),
     "no-program": served() | {"serve": ["/no/such/program", "{port}"]},
@@ -321,16 +321,13 @@ def test_a_killed_broker_is_not_noticed(stack: FaultStack) -> None:
 def test_a_server_that_is_killed_in_an_answer_is_one_error_event_and_nothing_is_left(
     stack: FaultStack, whom: str
 ) -> None:
-    def kill() -> None:
-        [server] = servers("good")
-        keeper = server.parent()
-        assert keeper
-        pid = {"server": server.pid, "worker": stack.worker_pid("good"), "keeper": keeper.pid}[whom]
-        psutil.Process(pid).send_signal(signal.SIGKILL)
-        left.extend([server, keeper])
-
-    left: list[psutil.Process] = []
-    last = in_the_middle(stack, kill)[-1]
+    ask(stack, "good")
+    [server] = servers("good")
+    keeper = server.parent()
+    assert keeper
+    pid = {"server": server.pid, "worker": stack.worker_pid("good"), "keeper": keeper.pid}[whom]
+    left = [server, keeper]
+    last = in_the_middle(stack, lambda: psutil.Process(pid).send_signal(signal.SIGKILL))[-1]
     assert json.loads(last)["error"]["code"] == "hosted_server_failed"
     stack.until(lambda: gone(left), "without its processes")
     assert ask(stack, "good").status_code == 200
@@ -345,8 +342,9 @@ def is_ready(stack: FaultStack) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_api_ends_its_connections_and_frees_the_places_they_had(stack: FaultStack) -> None:
+    api = stack.program("api")
     with pytest.raises(httpx.TransportError):
-        in_the_middle(stack, lambda: stack.program("api").send_signal(signal.SIGKILL))
+        in_the_middle(stack, lambda: api.send_signal(signal.SIGKILL))
     stack.until(lambda: is_ready(stack), "ready")
     stack.until(lambda: stack.in_flight() == 0, "without a request in flight")
     [server] = servers("good")
