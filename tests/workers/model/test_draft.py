@@ -63,6 +63,7 @@ def test_where_nothing_is_guessed_no_draft_is_loaded(folder: Path) -> None:
     assert "speculation" in served(folder, "/none", speculation="off").engine.report
 
 
+@pytest.mark.slow
 def test_a_draft_with_other_tokens_is_refused_by_the_name_of_its_key_and_the_first_of_them(
     folder: Path, tmp_path: Path
 ) -> None:

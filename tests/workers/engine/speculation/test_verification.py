@@ -99,7 +99,7 @@ def test_grammars_and_calls_are_verified_token_by_token(
     assert without_bits(plain(answers)) == without_bits(plain(expected))
 
 
-@pytest.mark.parametrize("options", OPTIONS[:6])
+@pytest.mark.parametrize("options", quick_and_slow((OPTIONS[0], OPTIONS[3]), (*OPTIONS[1:3], *OPTIONS[4:6])))
 def test_an_answer_that_was_cut_off_goes_on_with_guesses(
     engine_with: MakeEngine, options: dict[str, Any]
 ) -> None:
