@@ -49,12 +49,15 @@ def make_engine(
     return make
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Launching ahead with a CPU's kernels, which no server does, is played with one kind of cache.
 
     The accelerator's way launches ahead with all of them.
     """
-    items[:] = [item for item in items if not played_otherwise(item)]
+    left_out = [item for item in items if played_otherwise(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not played_otherwise(item)]
 
 
 def played_otherwise(item: pytest.Item) -> bool:
