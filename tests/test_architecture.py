@@ -146,8 +146,12 @@ def file_id(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", sources(*PACKAGES), ids=file_id)
-def test_a_process_imports_only_itself_and_shared(path: Path) -> None:
+def test_a_process_imports_only_itself_and_shared() -> None:
+    assert not {file_id(path): found for path in sources(*PACKAGES) if (found := strangers_in(path))}
+
+
+def strangers_in(path: Path) -> set[str]:
+    """What a file imports and must not."""
     name = file_id(path)
     allowed = MAY_IMPORT[path.relative_to(ROOT).parts[0]]
     excepted = {module for file, module in EXCEPTIONS if file == name}
@@ -157,8 +161,7 @@ def test_a_process_imports_only_itself_and_shared(path: Path) -> None:
         if module.split(".")[0] in {*PACKAGES, "tests", "benchmarks"}
     }
     strangers = {module for module in ours if module.split(".")[0] not in allowed}
-    strangers = {module for module in strangers if not any(module.startswith(good) for good in excepted)}
-    assert not strangers
+    return {module for module in strangers if not any(module.startswith(good) for good in excepted)}
 
 
 def reach(module: str) -> set[str]:
@@ -267,10 +270,11 @@ def within(name: str, modules: Collection[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-@pytest.mark.parametrize("path", sources("workers/engine"), ids=file_id)
-def test_the_engine_imports_only_itself_and_the_seam(path: Path) -> None:
+def test_the_engine_imports_only_itself_and_the_seam() -> None:
     allowed = {"workers.engine", *SEAM}
-    assert not {name for name in modules_of(path, "workers") if not within(name, allowed)}
+    for path in sources("workers/engine"):
+        others = {name for name in modules_of(path, "workers") if not within(name, allowed)}
+        assert not others, file_id(path)
 
 
 def test_the_scheduler_reaches_neither_mlx_nor_the_clock_nor_what_it_plans_for() -> None:
@@ -299,9 +303,10 @@ def test_only_serve_model_imports_the_engine_and_others_only_the_door_of_its_cpu
         assert not names or name in USE_THE_CPU_DOOR, name
 
 
-@pytest.mark.parametrize("path", sources("workers/encoders"), ids=file_id)
-def test_encoders_share_with_the_engine_only_turns_figures_and_the_door_of_its_cpu_folder(path: Path) -> None:
-    assert all(within(name, ENCODERS_SHARE) for name in modules_of(path, "workers.engine"))
+def test_encoders_share_with_the_engine_only_turns_figures_and_the_door_of_its_cpu_folder() -> None:
+    for path in sources("workers/encoders"):
+        others = {name for name in modules_of(path, "workers.engine") if not within(name, ENCODERS_SHARE)}
+        assert not others, file_id(path)
 
 
 def test_the_cpu_folder_has_one_door() -> None:
@@ -456,10 +461,9 @@ def named_files(document: Path) -> set[str]:
     return set(re.findall(r"`([\w./]+\.py)`", document.read_text()))
 
 
-@pytest.mark.parametrize(
-    "document", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=file_id
-)
-def test_a_document_names_only_files_that_exist(document: Path) -> None:
+def test_the_documents_name_only_files_that_exist() -> None:
     there = [f"/{file_id(path)}" for path in sources(*PACKAGES, "tests", "benchmarks")]
-    missing = {name for name in named_files(document) if not any(path.endswith(f"/{name}") for path in there)}
-    assert not missing
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        named = named_files(document)
+        missing = {name for name in named if not any(path.endswith(f"/{name}") for path in there)}
+        assert not missing, file_id(document)

@@ -36,7 +36,7 @@ from shared.protocol import (
 )
 from shared.wire import MAX_FRAME, decode, encode, frames
 from tests.broker.plays import header, submit
-from tests.broker.stack import ROOT, Peer, Stack, until
+from tests.broker.stack import DEADLINE, ROOT, Peer, Stack, until
 
 Start = Callable[..., Stack]
 
@@ -153,7 +153,7 @@ def test_body_of_a_forward_reaches_the_api_unopened(start: Start) -> None:
     stack = start()
     api, worker = stack.api(), stack.worker()
     worker.say(Forward(api="api-1"), b"anything at all")
-    assert api.socket.poll(5000)
+    assert api.socket.poll(1000 * int(DEADLINE))
     assert api.socket.recv() == b"anything at all"
 
 
@@ -166,7 +166,7 @@ def test_api_that_is_gone_has_its_requests_cancelled(start: Start) -> None:
     begun = time.monotonic()
     while not worker.socket.poll(0):
         worker.say(Forward(api="api-short"), b"")
-        assert time.monotonic() < begun + 5
+        assert time.monotonic() < begun + DEADLINE
         worker.socket.poll(10)
     assert worker.hear(Cancel).request_id == "r1"
 
@@ -271,7 +271,7 @@ def shakes_hands(peer: Peer) -> None:
     monitor = peer.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
     peer.socket.disconnect(endpoint)
     peer.socket.connect(endpoint)
-    assert monitor.poll(5000)
+    assert monitor.poll(1000 * int(DEADLINE))
     peer.socket.disable_monitor()
     monitor.close()
 
@@ -391,7 +391,7 @@ def test_second_broker_names_the_first_and_leaves(start: Start) -> None:
     api = stack.api()
     first = stack.process
     second = stack.start()
-    assert second.wait(10) == 75
+    assert second.wait(DEADLINE) == 75
     stack.process = first
     [line] = [line for line in stack.printed().splitlines() if "another broker" in line]
     assert f"(pid {first.pid})" in line

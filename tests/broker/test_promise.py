@@ -1,6 +1,7 @@
 """The broker's promise under random play: each attempt is answered once, every request ends, refusals have causes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from broker.rules import MemoryRules
 from shared.model_table import Replicas
 from tests.broker.plays import status
 from tests.broker.world import MODELS, World
+from tests.marks import quick_and_slow
 
 OFTEN = ("begin", "load", "finish", "hear_one", "hear_one", "tick")
 RARELY = (
@@ -17,6 +19,11 @@ RARELY = (
 )  # fmt: skip
 CRASHES = ("crash", "hang")
 CODES = {"c", "draining", "queue_full", "model_unavailable", "request_crashed_engine"}
+
+
+def seeds(many: int) -> list[Any]:
+    """All of them in the slow lane; their remainders by 2 and 3 are settings too."""
+    return quick_and_slow(tuple(range(many // 5)), tuple(range(many // 5, many)))
 
 
 def play(
@@ -37,7 +44,7 @@ def play(
 @pytest.mark.parametrize(
     "faults", [RARELY, (*RARELY, *CRASHES), (*RARELY, "stop")], ids=["outside", "crashes", "stops"]
 )
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", seeds(80))
 def test_each_attempt_is_answered_once_and_every_request_ends(seed: int, faults: tuple[str, ...]) -> None:
     world = play(seed, 160, faults)
     world.settle()
@@ -47,7 +54,7 @@ def test_each_attempt_is_answered_once_and_every_request_ends(seed: int, faults:
     assert (report.queued, report.in_flight) == (0, 0)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(60))
 def test_models_that_do_not_fit_together_answer_every_request_whatever_happens_to_their_workers(
     seed: int,
 ) -> None:
@@ -69,7 +76,7 @@ def test_models_that_do_not_fit_together_answer_every_request_whatever_happens_t
     assert (report.queued, report.in_flight) == (0, 0)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40))
 def test_models_with_several_workers_keep_to_their_number_and_budget_and_answer_every_request(
     seed: int,
 ) -> None:
@@ -100,7 +107,7 @@ def replicas_of(world: World) -> None:
         assert len(serving) <= bounds.most
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(20))
 def test_when_the_faults_are_over_each_model_serves(seed: int) -> None:
     """A model whose loads failed may refuse for a while: at most a minute after each failure."""
     world = play(seed, 160, (*RARELY, *CRASHES))

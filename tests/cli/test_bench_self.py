@@ -83,6 +83,7 @@ def test_only_public_names_of_models_are_told(source: ModelSource, name: str) ->
     assert public_name(source) == name
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_had_ends_it_with_one_line(tmp_path: Path) -> None:
     said = call("bench", "--self", "--quick", "--model", f"x={tmp_path}/none", "--output", str(tmp_path))
     assert said.returncode == 1 and said.stderr.count("\n") == 1 and not list(tmp_path.iterdir())

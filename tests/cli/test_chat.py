@@ -89,7 +89,7 @@ def test_run_is_a_conversation_on_a_terminal(stack: Stack) -> None:
         ):
             seen = until(master, awaited, seen)
             os.write(master, line.encode())
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -98,7 +98,7 @@ def test_run_is_a_conversation_on_a_terminal(stack: Stack) -> None:
 
 def until(terminal: int, awaited: str, seen: str) -> str:
     """Reads on; gives what stands behind ``awaited``."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while awaited not in seen:
         assert time.monotonic() < deadline, seen
         seen += os.read(terminal, 4096).decode(errors="replace")

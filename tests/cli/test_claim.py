@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import run
+from tests.cli.command import call
 from tests.ports import free_port
 
 
@@ -22,7 +22,7 @@ def taken_port() -> Iterator[int]:
 
 
 def serve(run_dir: Path, *options: str, port: int | None = None) -> subprocess.CompletedProcess[str]:
-    return run("serve", "--run-dir", str(run_dir), "--port", str(port or free_port()), *options)
+    return call("serve", "--run-dir", str(run_dir), "--port", str(port or free_port()), *options)
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], exit_code: int, *words: str) -> None:

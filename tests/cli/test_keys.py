@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.api_keys import KeyFile
-from tests.cli.command import run
+from tests.cli.command import call
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def keys(path: Path, *arguments: str, **more: str) -> tuple[int, str, str]:
-    done = run("keys", *arguments, MLX_SERVER_KEYS_FILE=str(path), **more)
+    done = call("keys", *arguments, MLX_SERVER_KEYS_FILE=str(path), **more)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -72,6 +72,6 @@ def test_a_short_key_in_the_environment_is_refused_and_not_quoted(path: Path) ->
 
 def test_serve_does_not_start_with_keys_that_it_cannot_read(path: Path, tmp_path: Path) -> None:
     path.write_text("no")
-    done = run("serve", "--run-dir", str(tmp_path / "run"), MLX_SERVER_KEYS_FILE=str(path))
+    done = call("serve", "--run-dir", str(tmp_path / "run"), MLX_SERVER_KEYS_FILE=str(path))
     assert done.returncode == 2
     assert str(path) in done.stderr

@@ -6,7 +6,7 @@ import pytest
 
 from cli.models.wrong import wrong_models
 from shared.settings import Settings
-from tests.cli.command import run
+from tests.cli.command import call
 
 
 def wrong(entry: str) -> str:
@@ -41,7 +41,7 @@ def test_a_hub_name_and_the_embedded_one_are_not_looked_at_further() -> None:
 
 
 def test_serve_refuses_wrong_model_names_before_it_starts_anything(tmp_path: Path) -> None:
-    done = run("serve", "--models", "mine=/no/such/folder", "--run-dir", str(tmp_path / "run"))
+    done = call("serve", "--models", "mine=/no/such/folder", "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "mine: there is no folder /no/such/folder" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -49,7 +49,7 @@ def test_serve_refuses_wrong_model_names_before_it_starts_anything(tmp_path: Pat
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7"])
 def test_serve_listens_beyond_this_machine_only_with_allow_anyone(host: str, tmp_path: Path) -> None:
-    done = run("serve", "--host", host, "--run-dir", str(tmp_path / "run"))
+    done = call("serve", "--host", host, "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "--allow-anyone" in done.stderr
 
@@ -58,6 +58,6 @@ def test_serve_listens_beyond_this_machine_only_with_allow_anyone(host: str, tmp
     ("word", "said"), [("download", "pull MODEL"), ("start", "serve"), ("--model", "serve --model")]
 )
 def test_a_command_of_another_server_is_answered_with_the_right_command(word: str, said: str) -> None:
-    done = run(word, "x")
+    done = call(word, "x")
     assert done.returncode == 2
     assert said in " ".join(done.stderr.replace("│", " ").split())

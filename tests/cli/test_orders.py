@@ -4,41 +4,41 @@ import pytest
 
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
 from tests.cli.answering import answering
-from tests.cli.command import run
+from tests.cli.command import call
 from tests.ports import free_port
 
 
 def test_load_waits_until_the_model_is_there_and_says_so() -> None:
     said = {"model": "org/name", "action": "load", "done": True, "status": "hot"}
     with answering(200, said) as (port, asked):
-        done = run("load", "org/name", "--port", port)
+        done = call("load", "org/name", "--port", port)
     assert (done.returncode, done.stdout) == (0, "org/name is loaded.\n")
     assert asked == [("/admin/models/org/name/load", {"wait": True})]
 
 
 def test_unload_without_waiting_says_what_will_be() -> None:
     with answering(202, {"model": "a", "done": False}) as (port, asked):
-        done = run("unload", "a", "--no-wait", "--force", "--port", port)
+        done = call("unload", "a", "--no-wait", "--force", "--port", port)
     assert (done.returncode, done.stdout) == (0, "a will be unloaded.\n")
     assert asked == [("/admin/models/a/unload", {"wait": False, "force": True})]
 
 
 def test_a_refusal_is_one_sentence_on_stderr() -> None:
     with answering(409, {"error": {"message": "'a' is pinned."}}) as (port, _):
-        done = run("reload", "a", "--port", port)
+        done = call("reload", "a", "--port", port)
     assert (done.returncode, done.stderr) == (1, "mlx-server: 'a' is pinned.\n")
 
 
 @pytest.mark.parametrize("said", [[], "hello", {}, {"error": "x"}])
 def test_another_server_is_not_taken_for_an_mlx_server(said: object) -> None:
     with answering(200, said) as (port, _):
-        done = run("load", "a", "--port", port)
+        done = call("load", "a", "--port", port)
     assert done.returncode == 1
     assert "is not an mlx-server" in done.stderr
 
 
 def test_an_order_without_a_server_is_one_sentence() -> None:
-    done = run("load", "a", MLX_SERVER_PORT=str(free_port()))
+    done = call("load", "a", MLX_SERVER_PORT=str(free_port()))
     assert done.returncode == 1
     assert "Nothing answers at" in done.stderr
 
@@ -67,7 +67,7 @@ def test_ps_shows_what_is_in_memory_and_until_when() -> None:
         queued=0,
     )  # fmt: skip
     with answering(200, report.model_dump(mode="json")) as (port, _):
-        done = run("ps", "--port", port)
+        done = call("ps", "--port", port)
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "a ready 2.3 GB 0 1 min 3 min from now" in lines
     assert "b loading (weights 25 %) 0 pinned" in lines

@@ -12,7 +12,7 @@ from cli import prompts
 from shared.api_keys import KeyFile, digest
 from shared.settings import Settings
 from tests.cli.answering import answering
-from tests.cli.command import run
+from tests.cli.command import call
 from tests.workers.engine.disk.blocks import PROMPT, files, folder_in, tokens, write
 from workers.engine.disk.folder import BlockFolder
 
@@ -24,7 +24,7 @@ def delete(tmp_path: Path, *arguments: str, **more: str) -> tuple[int, str, str]
         "MLX_SERVER_RUN_DIR": str(tmp_path / "run"),
         "MLX_SERVER_PORT": "1",  # where no server answers
     }
-    done = run("prompts", "delete", *arguments, **where | more)
+    done = call("prompts", "delete", *arguments, **where | more)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -13,7 +13,7 @@ from cli.models.pull import TRIES
 from shared.errors import BrokerLost, without_folders
 from shared.protocol import Capabilities, ModelStatus, StatusReport
 from tests.cli.answering import answering
-from tests.cli.command import run, start
+from tests.cli.command import call, run, start
 from tests.hub import REPOSITORY, Hub, hub_of
 from tests.ports import free_port
 from tests.tiny_model import make_tiny_llama
@@ -113,7 +113,7 @@ def test_a_pull_is_waited_for_again_when_the_broker_ends_meanwhile() -> None:
     lost = BrokerLost("The broker does not answer; it is probably being restarted.")
     failure = {"error": {"message": lost.message, "code": lost.code}}
     with answering(200, {"model": "org/name"}, waited=(lost.status, failure)) as (port, asked):
-        done = run("pull", "org/name", "--port", port)
+        done = call("pull", "org/name", "--port", port)
     waited = [path for path, order in asked if order == {"wait": True}]
     assert len(waited) == TRIES
     assert (done.returncode, done.stderr) == (1, f"mlx-server: {lost.message}\n")
@@ -125,25 +125,25 @@ def test_what_is_no_server_of_ours_is_not_said_to_have_fetched_anything(
     said: str, more: tuple[str, ...]
 ) -> None:
     with answering(200, said) as (port, _):
-        done = run("pull", "org/name", *more, "--port", port)
+        done = call("pull", "org/name", *more, "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
     assert "is not an mlx-server" in done.stderr
 
 
 def test_a_servers_refusal_is_one_sentence() -> None:
     with answering(404, {"error": {"message": "The model 'x' does not exist."}}) as (port, asked):
-        done = run("pull", "x", "--port", port)
+        done = call("pull", "x", "--port", port)
     assert (done.returncode, done.stderr) == (1, "mlx-server: The model 'x' does not exist.\n")
     assert asked == [("/admin/models/x/pull", {})]
 
 
 def test_a_running_server_fetches_and_can_be_told_to_stop() -> None:
     with answering(200, {"model": "org/name", "done": True}) as (port, asked):
-        done = run("pull", "org/name", "--port", port)
+        done = call("pull", "org/name", "--port", port)
         assert (done.returncode, done.stdout) == (0, "org/name is on this disk.\n"), done.stderr
         assert ("/admin/models/org/name/pull", {"wait": True}) in asked
         asked.clear()
-        assert run("pull", "org/name", "--cancel", "--port", port).returncode == 0
+        assert call("pull", "org/name", "--cancel", "--port", port).returncode == 0
         assert asked == [("/admin/models/org/name/pull", None)]
 
 

@@ -7,7 +7,7 @@ import pytest
 from shared.commands import typed
 from shared.protocol import ModelStatus, StatusReport, WorkerStatus
 from tests.cli.answering import answering
-from tests.cli.command import run
+from tests.cli.command import call
 from tests.ports import free_port
 
 REPORT = StatusReport(
@@ -39,7 +39,7 @@ REPORT = StatusReport(
 
 def test_status_prints_tables_of_models_and_workers() -> None:
     with answering(200, REPORT.model_dump_json()) as (port, asked):
-        done = run("status", "--port", port)
+        done = call("status", "--port", port)
     assert done.returncode == 0
     assert asked == [("/admin/status", None)]
     first, *rest = [" ".join(line.split()) for line in done.stdout.splitlines()]
@@ -52,13 +52,13 @@ def test_status_prints_tables_of_models_and_workers() -> None:
 
 def test_status_with_json_prints_the_report_itself() -> None:
     with answering(200, REPORT.model_dump_json()) as (port, _):
-        done = run("status", "--json", "--port", port)
+        done = call("status", "--json", "--port", port)
     assert json.loads(done.stdout) == json.loads(REPORT.model_dump_json())
 
 
 def test_status_without_a_server_is_one_sentence() -> None:
     port = free_port()
-    done = run("status", MLX_SERVER_PORT=str(port))
+    done = call("status", MLX_SERVER_PORT=str(port))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         f"mlx-server: Nothing answers at http://127.0.0.1:{port}. `{typed('mlx-server')} serve` starts a server."
@@ -67,7 +67,7 @@ def test_status_without_a_server_is_one_sentence() -> None:
 
 def test_a_refusal_of_the_api_is_printed_by_status() -> None:
     with answering(503, '{"error": "no broker"}') as (port, _):
-        done = run("status", "--port", port)
+        done = call("status", "--port", port)
     assert done.returncode == 1
     assert '503: {"error": "no broker"}' in done.stderr
 
@@ -75,6 +75,6 @@ def test_a_refusal_of_the_api_is_printed_by_status() -> None:
 @pytest.mark.parametrize("body", ["", "hello", "[]", "{}", "\N{SNOWMAN}"])
 def test_another_server_on_the_port_is_not_taken_for_an_mlx_server(body: str) -> None:
     with answering(200, body) as (port, _):
-        done = run("status", "--port", port)
+        done = call("status", "--port", port)
     assert done.returncode == 1
     assert "is not an mlx-server" in done.stderr

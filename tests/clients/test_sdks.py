@@ -1,15 +1,17 @@
 """OpenAI's and Anthropic's own packages against the embedded model."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import anthropic
 import pytest
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel, ConfigDict
 
 from tests.clients.conftest import SMOLLM
 from tests.e2e.stack import Stack
+
+if TYPE_CHECKING:  # each process of the tests reads this file, and the package takes two seconds
+    from anthropic import Anthropic
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -33,9 +35,11 @@ class Place(BaseModel):
 
 
 @pytest.fixture
-def claude(stack: Stack) -> Iterator[anthropic.Anthropic]:
+def claude(stack: Stack) -> "Iterator[Anthropic]":
+    from anthropic import Anthropic
+
     url = f"http://127.0.0.1:{stack.port}"
-    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+    with Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -89,7 +93,7 @@ def test_openai_continues_a_response(stack: Stack) -> None:
     assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
 
 
-def test_anthropic_streams_what_it_says_whole(claude: anthropic.Anthropic) -> None:
+def test_anthropic_streams_what_it_says_whole(claude: "Anthropic") -> None:
     whole = claude.messages.create(
         model=SMOLLM, max_tokens=40, extra_body=GREEDY, messages=[{"role": "user", "content": QUESTION}]
     )
@@ -102,7 +106,7 @@ def test_anthropic_streams_what_it_says_whole(claude: anthropic.Anthropic) -> No
     assert usage.output_tokens == whole.usage.output_tokens > 0
 
 
-def test_anthropic_counts_the_tokens_it_will_be_charged(claude: anthropic.Anthropic) -> None:
+def test_anthropic_counts_the_tokens_it_will_be_charged(claude: "Anthropic") -> None:
     counted = claude.messages.count_tokens(
         model=SMOLLM, messages=[{"role": "user", "content": "A new text."}]
     )
@@ -113,7 +117,7 @@ def test_anthropic_counts_the_tokens_it_will_be_charged(claude: anthropic.Anthro
     assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
 
 
-def test_anthropic_gets_a_call(claude: anthropic.Anthropic) -> None:
+def test_anthropic_gets_a_call(claude: "Anthropic") -> None:
     answer = claude.messages.create(
         model=SMOLLM,
         max_tokens=60,

@@ -80,10 +80,11 @@ class Stack:
 
     def until(self, condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> float:
         """Waits for the condition and returns how long that took, in seconds."""
-        began = time.monotonic()
+        began, pause = time.monotonic(), 0.01
         while not condition():
             assert time.monotonic() < began + deadline, f"not {what} within {deadline} s"
-            time.sleep(0.01)
+            time.sleep(pause)
+            pause = min(1.2 * pause, 0.05)  # most conditions ask the server, whose answers cost it time
         return time.monotonic() - began
 
     def descendants(self) -> list[psutil.Process]:
@@ -100,7 +101,8 @@ class Stack:
 
     def close(self) -> None:
         self.http.close()
-        self.openai.close()
+        if "openai" in vars(self):
+            self.openai.close()
         if self.process.poll() is None:
             self.stop(signal.SIGTERM)
         for process in self.survivors():

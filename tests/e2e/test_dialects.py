@@ -2,16 +2,19 @@
 
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import anthropic
 import httpx
 import psutil
 import pytest
-from anthropic.types import MessageParam
 
 from tests.e2e.stack import Stack, scripted_stack
 
-HELLO: list[MessageParam] = [{"role": "user", "content": "hello"}]
+if TYPE_CHECKING:  # each process of the tests reads this file, and the package takes two seconds
+    from anthropic import Anthropic
+    from anthropic.types import MessageParam
+
+HELLO: "list[MessageParam]" = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +24,16 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def client(stack: Stack) -> Iterator[anthropic.Anthropic]:
+def client(stack: Stack) -> "Iterator[Anthropic]":
+    from anthropic import Anthropic
+
     base = f"http://127.0.0.1:{stack.port}"
-    with anthropic.Anthropic(base_url=base, api_key="none", max_retries=0, timeout=60) as client:
+    with Anthropic(base_url=base, api_key="none", max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest.mark.slow
-def test_a_streamed_anthropic_message_is_complete(client: anthropic.Anthropic) -> None:
+def test_a_streamed_anthropic_message_is_complete(client: "Anthropic") -> None:
     with client.messages.stream(model="a", max_tokens=8, messages=HELLO) as stream:
         text = "".join(stream.text_stream)
         message = stream.get_final_message()
@@ -37,9 +42,7 @@ def test_a_streamed_anthropic_message_is_complete(client: anthropic.Anthropic) -
 
 
 @pytest.mark.slow
-def test_an_anthropic_message_survives_the_death_of_its_worker(
-    stack: Stack, client: anthropic.Anthropic
-) -> None:
+def test_an_anthropic_message_survives_the_death_of_its_worker(stack: Stack, client: "Anthropic") -> None:
     with client.messages.stream(model="a", max_tokens=64, messages=HELLO) as stream:
         texts = stream.text_stream
         begun = next(texts)
@@ -51,6 +54,7 @@ def test_an_anthropic_message_survives_the_death_of_its_worker(
     assert len(text.split()) == 39  # the last one ends the stream
 
 
+@pytest.mark.slow
 def test_a_response_can_be_continued_after_a_restart_of_the_api(stack: Stack) -> None:
     first = stack.openai.responses.create(model="a", input="hello", max_output_tokens=4)
     old = stack.status()["api_pid"]

@@ -140,6 +140,7 @@ def a_client_of_responses_gets_the_same_call(stack: Stack, family: str) -> None:
     assert json.loads(items["function_call"]["arguments"]) == ARGUMENTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", QUICK)
 def test_the_models_list_says_how_tools_are_called(stack: Stack, family: str) -> None:
     chat(stack, family, [{"role": "user", "content": ASKED}])

@@ -25,6 +25,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # for a first load on a busy machine
 def test_the_capital_of_france_is_paris_streamed_and_whole(stack: Stack) -> None:
     asked: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -36,6 +37,7 @@ def test_the_capital_of_france_is_paris_streamed_and_whole(stack: Stack) -> None
     assert "Paris" in streamed
 
 
+@pytest.mark.slow
 def test_a_request_without_a_model_goes_to_the_default_one(stack: Stack) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     assert stack.http.post("/v1/chat/completions", json=body).json()["model"] == SMOLLM

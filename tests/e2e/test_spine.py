@@ -145,12 +145,12 @@ def test_many_first_requests_start_one_worker() -> None:
 def test_a_signal_stops_the_server_after_its_running_requests(number: int) -> None:
     with scripted_stack("--step", "0.02") as stack:
         answers: list[str] = []
-        thread = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=50)))
+        thread = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=150)))
         thread.start()
         stack.until(lambda: stack.in_flight() == 1, "in flight")
         assert stack.stop(number) == 0
         thread.join()
-        assert len(answers[0].split()) == 50
+        assert len(answers[0].split()) == 150
         stack.until(lambda: not stack.survivors(), "gone")
 
 
@@ -158,7 +158,7 @@ def test_a_signal_stops_the_server_after_its_running_requests(number: int) -> No
 def test_the_last_messages_of_a_worker_are_read_before_its_exit_is_handled() -> None:
     with scripted_stack("--step", "0.02") as stack:
         answers: list[str] = []
-        asking = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=50)))
+        asking = threading.Thread(target=lambda: answers.append(chat(stack, max_tokens=150)))
         asking.start()
         stack.until(lambda: stack.in_flight() == 1, "in flight")
         [started] = stack.workers("a")
@@ -174,7 +174,7 @@ def test_the_last_messages_of_a_worker_are_read_before_its_exit_is_handled() -> 
         broker.resume()
         stopping.join()
         asking.join()
-        assert len(answers[0].split()) == 50
+        assert len(answers[0].split()) == 150
 
 
 @pytest.mark.slow

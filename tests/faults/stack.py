@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from tests.cli.command import ROOT
-from tests.e2e.stack import Stack
+from tests.e2e.stack import DEADLINE, Stack
 from tests.faults.client import MARKER, Stream
 
 QUICK = {
@@ -112,14 +112,14 @@ class FaultStack(Stack):
         """Gives the pid it had."""
         broker = self.program("broker")
         broker.send_signal(signal.SIGKILL)
-        broker.wait(5)
+        broker.wait(DEADLINE)
         return broker.pid
 
     # -------- oracles
 
     def check(self) -> None:
         """Nothing is left in flight, one worker serves each model, and no log has what it should not."""
-        self.until(self._is_quiet, "quiet", 10)
+        self.until(self._is_quiet, "quiet")
         models = [worker["model"] for worker in self.status()["workers"]]
         assert len(models) == len(set(models)), f"more than one worker of a model: {models}"
         self.until(lambda: len(self.worker_processes()) == len(self.status()["workers"]), "without orphans")

@@ -84,7 +84,7 @@ def test_a_broker_and_a_worker_killed_together_lose_nothing(stack: FaultStack) -
 @pytest.mark.slow
 def test_a_broker_killed_while_it_recovers_from_a_lost_worker_loses_nothing(stack: FaultStack) -> None:
     victim = warm(stack)
-    streams = [stack.stream(seed, 60) for seed in range(4)]
+    streams = [stack.stream(seed, 300) for seed in range(4)]  # long enough to be killed under on any machine
     streams[0].wait_for_word()
     stack.fault("broker.does:resubmit:kill9")
     os.kill(victim, signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_a_broker_killed_again_and_again_loses_nothing(stack: FaultStack) -> Non
 @pytest.mark.slow
 def test_a_stopped_broker_declares_no_worker_dead(stack: FaultStack) -> None:
     worker = warm(stack)
-    stream = stack.stream(5, 100)
+    stream = stack.stream(5, 300)
     stream.wait_for_word()
     deaths = stack.status()["deaths"]
     broker = stack.program("broker")
@@ -174,7 +174,7 @@ def test_a_broker_that_stays_away_ends_streams_with_one_error_and_refuses_new_on
         assert [error["code"] for error in ended.errors] == ["broker_unavailable"]
         assert (ended.done, ended.finishes) == (0, [])
         assert ended.keepalives > 0
-        stack.until(lambda: pid not in [p.pid for p in stack.worker_processes()], "left by itself", 15)
+        stack.until(lambda: pid not in [p.pid for p in stack.worker_processes()], "left by itself")
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ def busy() -> Iterator[FaultStack]:
         "max_in_flight": 4,
         "queue_per_model": 8,
         "queue_age": 60,
+        "first_token_silence": 60,  # a refusal is a status, however long it takes
     }
     with fault_stack("--step", "0.001", "--poison", "deadly", **settings) as stack:
         yield stack
@@ -97,14 +98,14 @@ def test_a_reader_that_catches_up_gets_all_of_it(busy: FaultStack) -> None:
 # ---------------------------------------------------------------- crowds
 
 
-def fill(stack: FaultStack) -> list[Stream]:
-    """All slots and all places in the queue."""
-    streams = [stack.stream(seed, 1500) for seed in range(4)]
-    for stream in streams:
+def fill(stack: FaultStack) -> tuple[list[Stream], list[Stream]]:
+    """All slots, until their streams are told to leave, and all places in the queue."""
+    running = [stack.stream(seed, 100_000) for seed in range(4)]
+    for stream in running:
         stream.wait_for_word()
-    streams += [stack.stream(seed, 5) for seed in range(8)]
+    waiting = [stack.stream(seed, 5) for seed in range(8)]
     stack.until(lambda: stack.status()["queued"] == 8, "full")
-    return streams
+    return running, waiting
 
 
 @pytest.mark.slow
@@ -112,14 +113,16 @@ def test_a_request_that_finds_the_queue_full_is_refused_at_once_and_served_when_
     busy: FaultStack,
 ) -> None:
     warm(busy)
-    streams = fill(busy)
+    running, waiting = fill(busy)
     body = {"model": "a", "messages": [{"role": "user", "content": MARKER}], "stream": True}
     refused = [busy.http.post("/v1/chat/completions", json=body) for _ in range(10)]
     assert busy.status()["queued"] == 8, "refused while those before it still wait"
     for answer in refused:
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
-    all_right(streams)
+    for stream in running:
+        stream.leave()
+    all_right(waiting)
     assert not busy.stream(1, 5).result().wrong
 
 
@@ -140,8 +143,8 @@ def test_a_request_that_waits_too_long_in_the_queue_is_refused_with_a_plain_stat
 
 @pytest.fixture(scope="module")
 def steady() -> Iterator[FaultStack]:
-    """Eight at a time, half a second each; eight may wait."""
-    settings = {"max_in_flight": 8, "queue_per_model": 8, "queue_age": 20, "first_token_silence": 20}
+    """Eight at a time, a twentieth of a second for each token; eight may wait."""
+    settings = {"max_in_flight": 8, "queue_per_model": 8, "queue_age": 60, "first_token_silence": 60}
     with fault_stack("--step", "0.05", **settings) as stack:
         yield stack
         stack.check()
@@ -153,7 +156,7 @@ def test_fifty_requests_at_once_fill_the_slots_and_the_queue_and_the_others_are_
 ) -> None:
     warm(steady)
     answers = together(
-        lambda seed=seed: ask(steady.port, asked(seed, 30))  # type: ignore[misc]
+        lambda seed=seed: ask(steady.port, asked(seed, 80))  # type: ignore[misc]
         for seed in range(50)
     )
     served = [answer for answer in answers if answer.status == 200]

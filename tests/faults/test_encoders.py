@@ -70,9 +70,9 @@ def test_a_client_that_leaves_has_its_texts_forgotten(encoding: FaultStack) -> N
     body = {"model": EMBEDDED_EMBEDDER, "input": ["word " * 240] * 2048}
     with pytest.raises(httpx.ReadTimeout):
         encoding.http.post("/v1/embeddings", json=body, timeout=1.0)
-    encoding.until(lambda: encoding.in_flight() == 0, "empty", 10)
+    encoding.until(lambda: encoding.in_flight() == 0, "empty")
     [worker] = encoding.workers(EMBEDDED_EMBEDDER)
-    encoding.until(lambda: waiting_tokens(encoding) == 0, "idle", 10)
+    encoding.until(lambda: waiting_tokens(encoding) == 0, "idle")
     assert encoding.workers(EMBEDDED_EMBEDDER)[0]["pid"] == worker["pid"]
 
 
@@ -96,4 +96,4 @@ def test_short_texts_do_not_wait_for_the_long_ones_of_another_request(encoding: 
         for batch in range(3):
             embed(encoding, batch, 4)
         assert encoding.in_flight() == 1
-    encoding.until(lambda: encoding.in_flight() == 0, "empty", 10)
+    encoding.until(lambda: encoding.in_flight() == 0, "empty")

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.e2e.stack import DEADLINE
 from tests.faults.stack import FaultStack, all_right
 from tests.faults.test_workers import warm
 
@@ -52,7 +53,7 @@ class SmallDisk(FaultStack):
         """And waits until there is another."""
         victim = self.program(name)
         victim.send_signal(signal.SIGKILL)
-        victim.wait(5)
+        victim.wait(DEADLINE)
         self.until(lambda: self.program(name).pid != victim.pid, f"a new {name}")
 
 

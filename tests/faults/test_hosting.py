@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.command import ROOT
 from tests.faults.stack import FaultStack, cmdline, fault_stack
+from tests.marks import quick_and_slow
 
 PROGRAM = str(ROOT / "tests" / "programs" / "hosted_server.py")
 HANG = 4.0  # seconds; "ready_timeout" of a server that never is ready
@@ -26,7 +27,7 @@ def served(*options: str, **keys: Any) -> dict[str, Any]:
 
 
 MODELS = {
-    "good": served("--step", "0.05", aliases=["gpt-4o"]),
+    "good": served("--step", "0.1", aliases=["gpt-4o"]),
     "images": served("--endpoints", "chat/completions,images/generations,audio/speech,audio/transcriptions"),
     "never-ready": served("--do", "never-ready", ready_timeout=HANG),
     "no-program": served() | {"serve": ["/no/such/program", "{port}"]},
@@ -46,6 +47,7 @@ def stack() -> Iterator[FaultStack]:
         "worker_command": json.dumps([sys.executable, "-m", "workers"]),
         "max_cache_size_gb": 4,
         "min_stay": 0,
+        "first_token_silence": 60,  # how long a server takes to start decides of no answer's status
     }
     with fault_stack(**settings) as running:
         yield running
@@ -212,7 +214,7 @@ def test_a_server_that_cannot_be_started_is_a_refusal_with_its_reason(
     status, code, message = error_of(ask(stack, model))
     assert (status, code) == (503, "model_unavailable")
     assert said in message
-    stack.until(lambda: gone(servers(model)), "without its processes", 30)
+    stack.until(lambda: gone(servers(model)), "without its processes")
 
 
 @pytest.mark.slow
@@ -277,7 +279,7 @@ def test_a_server_that_ignores_sigterm_and_has_forked_leaves_nothing(stack: Faul
     left = servers("deaf")
     assert len(left) == 3
     unload(stack, "deaf")
-    stack.until(lambda: gone(left), "without its processes", 30)
+    stack.until(lambda: gone(left), "without its processes")
 
 
 @pytest.mark.slow
@@ -315,22 +317,19 @@ def test_a_killed_broker_is_not_noticed(stack: FaultStack) -> None:
     assert ask(stack, "good").status_code == 200
 
 
-@pytest.mark.parametrize("whom", ["server", "worker", "keeper"])
+@pytest.mark.parametrize("whom", quick_and_slow(("server",), ("worker", "keeper")))
 def test_a_server_that_is_killed_in_an_answer_is_one_error_event_and_nothing_is_left(
     stack: FaultStack, whom: str
 ) -> None:
-    def kill() -> None:
-        [server] = servers("good")
-        keeper = server.parent()
-        assert keeper
-        pid = {"server": server.pid, "worker": stack.worker_pid("good"), "keeper": keeper.pid}[whom]
-        psutil.Process(pid).send_signal(signal.SIGKILL)
-        left.extend([server, keeper])
-
-    left: list[psutil.Process] = []
-    last = in_the_middle(stack, kill)[-1]
+    ask(stack, "good")
+    [server] = servers("good")
+    keeper = server.parent()
+    assert keeper
+    pid = {"server": server.pid, "worker": stack.worker_pid("good"), "keeper": keeper.pid}[whom]
+    left = [server, keeper]
+    last = in_the_middle(stack, lambda: psutil.Process(pid).send_signal(signal.SIGKILL))[-1]
     assert json.loads(last)["error"]["code"] == "hosted_server_failed"
-    stack.until(lambda: gone(left), "without its processes", 30)
+    stack.until(lambda: gone(left), "without its processes")
     assert ask(stack, "good").status_code == 200
 
 
@@ -343,8 +342,9 @@ def is_ready(stack: FaultStack) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_api_ends_its_connections_and_frees_the_places_they_had(stack: FaultStack) -> None:
+    api = stack.program("api")
     with pytest.raises(httpx.TransportError):
-        in_the_middle(stack, lambda: stack.program("api").send_signal(signal.SIGKILL))
+        in_the_middle(stack, lambda: api.send_signal(signal.SIGKILL))
     stack.until(lambda: is_ready(stack), "ready")
     stack.until(lambda: stack.in_flight() == 0, "without a request in flight")
     [server] = servers("good")
@@ -360,6 +360,7 @@ def test_a_client_that_leaves_frees_its_place(stack: FaultStack) -> None:
     stack.until(lambda: stack.in_flight() == 0, "without a request in flight")
 
 
+@pytest.mark.slow
 def test_eight_clients_get_their_own_answers_while_the_model_is_loaded_and_unloaded(
     stack: FaultStack,
 ) -> None:

@@ -18,6 +18,7 @@ from tests.cli.command import ROOT, run
 from tests.faults.stack import FaultStack, fault_stack
 
 MONITORING = ROOT / "docs" / "monitoring"
+TOKENS = 150  # of an answer that takes seconds: all of a crowd begin before the first ends
 NAMES = re.compile(r"\b(?:vllm:|mlx_server_)[a-z0-9_]+")
 
 
@@ -37,7 +38,7 @@ def ask(stack: FaultStack, tokens: int, key: str = "") -> int:
     body = {"model": "a", "prompt": "x", "max_tokens": tokens, "seed": 1}
     headers = {"authorization": f"Bearer {key}"} if key else {}
     url = f"http://127.0.0.1:{stack.port}/v1/completions"
-    return httpx.post(url, json=body, headers=headers, timeout=30).status_code
+    return httpx.post(url, json=body, headers=headers, timeout=60).status_code
 
 
 def ask_together(stack: FaultStack, count: int, tokens: int, key: str = "") -> list[int]:
@@ -60,7 +61,7 @@ def scrape(stack: FaultStack) -> Samples:
 
 @pytest.mark.slow
 def test_counted_requests_and_tokens_are_those_sent_though_their_worker_is_killed(stack: FaultStack) -> None:
-    sending = threading.Thread(target=ask_together, args=(stack, 8, 40))
+    sending = threading.Thread(target=ask_together, args=(stack, 8, TOKENS))
     sending.start()
     stack.until(lambda: stack.in_flight() == 8, "all running")
     os.kill(stack.worker_pid(), signal.SIGKILL)
@@ -69,7 +70,7 @@ def test_counted_requests_and_tokens_are_those_sent_though_their_worker_is_kille
     stack.until(lambda: one(scrape(stack), "mlx_server_requests_total", **completions) == 8, "8 counted")
     samples = scrape(stack)
     assert one(samples, "vllm:request_success_total", model_name="a", finished_reason="length") == 8
-    assert one(samples, "vllm:generation_tokens_total", model_name="a") == 8 * 40
+    assert one(samples, "vllm:generation_tokens_total", model_name="a") == 8 * TOKENS
     assert one(samples, "vllm:time_to_first_token_seconds_count", model_name="a") == 8
     assert one(samples, "vllm:request_queue_time_seconds_count", model_name="a") == 8
     assert one(samples, "mlx_server_resumes_total", model="a", cause="worker") == 8
@@ -98,12 +99,12 @@ def shows(stack: FaultStack, names: set[str]) -> bool:
 @pytest.mark.slow
 def test_a_keys_concurrency_holds_over_two_api_processes(stack: FaultStack, keys: KeyFile) -> None:
     key = keys.add("two", concurrency=2)
-    statuses = ask_together(stack, 12, 30, key)
+    statuses = ask_together(stack, 12, TOKENS, key)
     assert statuses.count(200) == 2
     assert statuses.count(429) == 10
     assert ask(stack, 1, key) == 200
     [usage] = [each["usage"] for each in listed(stack, keys) if each["name"] == "two"]
-    assert (usage["requests"], usage["refused"], usage["open"], usage["out"]) == (3, 10, 0, 61)
+    assert (usage["requests"], usage["refused"], usage["open"], usage["out"]) == (3, 10, 0, 2 * TOKENS + 1)
 
 
 def listed(stack: FaultStack, keys: KeyFile) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "the last token": {"temperature": 0, "max_tokens": CUT + 1},
     "one token more": {"temperature": 0, "max_tokens": CUT + 2, **STEPWISE},
     "echo": {"temperature": 0, "echo": True},
+    "no early end": {"temperature": 0, "min_tokens": 16},
 }
 QUICK = "two choices"
 

@@ -9,6 +9,7 @@ import pytest
 from broker.memory.spares import EXPECTED
 from shared.models import EMBEDDED_MODEL
 from shared.settings import Settings
+from tests.e2e.stack import DEADLINE
 from tests.faults.stack import FaultStack, cmdline, environ
 
 pytestmark = pytest.mark.slow
@@ -68,7 +69,7 @@ def test_a_cold_request_is_served_by_the_spare_which_is_replaced(stack: FaultSta
 def test_a_killed_broker_leaves_no_spare_and_no_second_worker(stack: FaultStack) -> None:
     spare = ready_spare(stack)
     stack.kill_broker()
-    spare.wait(20)
+    spare.wait(DEADLINE)
     second = ready_spare(stack)
     ask(stack)
     stack.kill_broker()

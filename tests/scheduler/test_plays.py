@@ -6,12 +6,13 @@ from itertools import count
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.simulated_engine import Machine, Request, SimulatedEngine
 from shared.callers import Asker
 from shared.key_terms import Priority
+from tests.marks import examples
 from tests.scheduler.views import COST
 from workers.engine.kv.footprint import GROWTH, TOKENS, Slabs, SlabSize, rounded
 from workers.engine.scheduling import scheduler
@@ -36,7 +37,7 @@ def request(number: int, asked: Asked, now: float) -> Request:
     return Request(str(number), caller, now, prompt, answer, priority=priority)
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(
     st.lists(requests, min_size=1, max_size=25),
     st.integers(2_500, 20_000),
@@ -180,14 +181,14 @@ def held_after(view: View, plan: Plan) -> tuple[int, int]:
     ) + chunked
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(views())
 def test_the_same_view_gives_the_same_plan_on_one_line(view: View) -> None:
     assert scheduler.plan(view, 9.0) == scheduler.plan(view, 9.0)
     assert "\n" not in str(scheduler.plan(view, 9.0))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(views())
 def test_no_plan_exceeds_the_batch_slots_or_the_memory_but_for_one_that_always_fits(view: View) -> None:
     plan = scheduler.plan(view, 9.0)
@@ -200,7 +201,7 @@ def test_no_plan_exceeds_the_batch_slots_or_the_memory_but_for_one_that_always_f
         assert size + kept <= view.memory.size
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(views())
 def test_chunks_go_on_where_the_last_one_ended_and_what_gives_way_does_not_run(view: View) -> None:
     plan, known = scheduler.plan(view, 9.0), {task.id: task for task in view.waiting}
@@ -213,7 +214,7 @@ def test_chunks_go_on_where_the_last_one_ended_and_what_gives_way_does_not_run(v
     assert set(plan.preempt) <= {row.id for row in view.running}
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(views())
 def test_a_step_is_never_without_work_while_something_waits_or_runs(view: View) -> None:
     plan = scheduler.plan(view, 9.0)

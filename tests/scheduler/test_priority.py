@@ -5,11 +5,12 @@ from heapq import heapify, heappop, heappush
 from statistics import median
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.simulated_engine import Machine, Planned, Request, SimulatedEngine
 from shared.key_terms import Priority
+from tests.marks import examples
 from tests.scheduler.views import COST, plan, read, row, task
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.fairness import LEVEL_STEPS
@@ -87,7 +88,7 @@ asked = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(asked, min_size=2, max_size=30), st.integers(2, 12))
 def test_sequences_pause_for_one_pass_of_each_higher_priority_at_the_most(
     requests: list[tuple[Priority, int, int, int]], rows: int

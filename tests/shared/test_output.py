@@ -36,7 +36,7 @@ def test_a_process_whose_output_nobody_reads_goes_on_and_exits_0() -> None:
     )
     assert process.stdout
     process.stdout.close()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_text_from_elsewhere_begins_no_line_and_moves_no_cursor() -> None:

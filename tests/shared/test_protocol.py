@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
@@ -47,6 +47,7 @@ from shared.wire import (
     frames,
     opened,
 )
+from tests.marks import examples
 
 Direction = TypeAdapter[Any]
 
@@ -125,7 +126,7 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize(("direction", "type"), MESSAGES)
-@settings(max_examples=12)
+@examples(12)
 @given(data=st.data())
 def test_every_message_arrives_as_it_was_sent(
     direction: Direction, type: type[Part], data: st.DataObject
@@ -152,7 +153,7 @@ def saying(text: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("direction", "type"), MESSAGES)
-@settings(max_examples=12)
+@examples(12)
 @given(data=st.data(), text=TEXT_UTF8_CANNOT_HOLD)
 def test_every_message_is_encoded_and_decoded_whatever_text_it_has(
     direction: Direction, type: type[Part], data: st.DataObject, text: str
@@ -286,7 +287,7 @@ def test_half_a_character_survives_as_bytes() -> None:
 
 
 @pytest.mark.parametrize(("direction", "type"), STRANGERS)
-@settings(max_examples=5)
+@examples(5)
 @given(data=st.data())
 def test_a_message_of_another_direction_is_refused(
     direction: Direction, type: type[Part], data: st.DataObject
@@ -343,6 +344,7 @@ def test_random_bytes_raise_nothing_but_protocol_errors(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(("direction", "type"), MESSAGES)
+@examples(30)
 @given(data=st.data())
 def test_a_damaged_message_is_a_message_or_a_protocol_error(
     direction: Direction, type: type[Part], data: st.DataObject

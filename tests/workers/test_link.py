@@ -35,6 +35,7 @@ from shared.protocol import (
 from tests.jobs import run
 from workers.link import MOST_STUCK
 
+DEADLINE = 60  # seconds, on a busy machine
 P = TypeVar("P", bound=Part)
 
 
@@ -45,7 +46,7 @@ class Broker:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        self.socket.setsockopt(zmq.RCVTIMEO, 1000 * DEADLINE)
         self.socket.bind(f"ipc://{folder}/worker.sock")
         self.worker = b""
         self.bodies: list[Delta] = []
@@ -162,7 +163,7 @@ def test_a_draining_worker_completes_running_requests_refuses_new_ones_and_exits
     assert broker.wait_for(Failed).request_id == "r2"
     broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
     broker.wait_for(Bye)
-    assert worker.wait(10) == 0
+    assert worker.wait(DEADLINE) == 0
 
 
 def test_sigterm_drains_a_worker(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
@@ -171,7 +172,7 @@ def test_sigterm_drains_a_worker(broker: Broker, worker: "subprocess.Popen[bytes
     broker.wait_for(Forward)
     worker.send_signal(signal.SIGTERM)
     broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
-    assert worker.wait(10) == 0
+    assert worker.wait(DEADLINE) == 0
 
 
 def until_refused(broker: Broker) -> None:
@@ -192,7 +193,7 @@ def test_a_second_sigterm_ends_a_worker_without_waiting_for_running_requests(
     assert worker.poll() is None
     worker.send_signal(signal.SIGTERM)
     broker.wait_for(Bye)
-    assert worker.wait(5) == 0
+    assert worker.wait(DEADLINE) == 0
 
 
 @pytest.mark.slow
@@ -205,24 +206,24 @@ def test_a_worker_that_does_not_understand_its_broker_finishes_and_leaves(
     broker.socket.send_multipart([broker.worker, b"\x81\xa4type\xa4what"])
     broker.wait_for(Forward, lambda message: message.ended == {"r1": 1})
     broker.wait_for(Bye)
-    assert worker.wait(5) == 0
+    assert worker.wait(DEADLINE) == 0
 
 
 def test_goodbye_makes_a_worker_leave(broker: Broker, worker: "subprocess.Popen[bytes]") -> None:
     broker.wait_for(Register)
     broker.say(Goodbye(reason="wrong token"))
-    assert worker.wait(10) == 0
+    assert worker.wait(DEADLINE) == 0
 
 
 def test_a_worker_without_a_broker_exits_after_the_orphan_grace(tmp_path: Path) -> None:
     (tmp_path / "worker.token").write_text("secret")
     process = start(tmp_path, orphan_grace="0.5")
-    assert process.wait(20) == 0
+    assert process.wait(DEADLINE) == 0
 
 
 def test_a_worker_without_a_token_file_logs_it_and_exits(tmp_path: Path) -> None:
     process = start(tmp_path)
-    assert process.wait(20) == os.EX_CONFIG
+    assert process.wait(DEADLINE) == os.EX_CONFIG
 
 
 def test_a_new_attempt_resumes_and_is_sent_the_deltas_it_lacks_again(broker: Broker, worker: object) -> None:
@@ -301,7 +302,7 @@ def test_a_preparation_that_does_not_end_is_refused_and_delays_no_drain(
     failed = broker.wait_for(Failed)
     assert (failed.request_id, failed.failure.status, failed.failure.param) == ("r1", 400, "prompt")
     broker.wait_for(Bye)
-    assert slow.wait(10) == 0
+    assert slow.wait(DEADLINE) == 0
 
 
 def test_a_worker_with_too_many_stuck_preparations_drains_and_exits(
@@ -313,7 +314,7 @@ def test_a_worker_with_too_many_stuck_preparations_drains_and_exits(
         f"r{i}" for i in range(MOST_STUCK)
     }
     broker.wait_for(Bye)
-    assert slow.wait(10) == 0
+    assert slow.wait(DEADLINE) == 0
 
 
 def test_a_request_cancelled_before_its_preparation_is_dropped(broker: Broker, slow: object) -> None:

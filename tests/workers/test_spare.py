@@ -48,6 +48,7 @@ def test_a_spare_has_imported_everything_when_it_is_ready_and_ends_when_its_brok
     assert process.wait(PATIENCE) == exits.STOPPED
 
 
+@pytest.mark.slow
 def test_a_spare_becomes_the_worker_it_is_told_to_be_by_the_settings_of_that_moment(
     spare: tuple["subprocess.Popen[str]", socket.socket], tmp_path: Path
 ) -> None:

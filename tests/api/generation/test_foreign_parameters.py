@@ -144,19 +144,17 @@ NOT_NEUTRAL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
 @pytest.mark.parametrize(
     "schema", [ChatCompletionRequest, CompletionRequest, MessagesRequest, ResponsesRequest]
 )
 def test_a_foreign_parameter_that_would_change_the_answer_is_refused_and_its_neutral_value_is_not(
-    name: str, schema: type[BaseModel]
+    schema: type[BaseModel],
 ) -> None:
-    if name in names_of(schema):
-        return
-    refuse({name: None}, schema)
-    with pytest.raises(UnsupportedParameter) as refused:
-        refuse({name: NOT_NEUTRAL.get(name, ["x"]), "repetition_penalty": 1.5}, schema)
-    assert refused.value.param == name
+    for name in REFUSED.keys() - names_of(schema):
+        refuse({name: None}, schema)
+        with pytest.raises(UnsupportedParameter) as refused:
+            refuse({name: NOT_NEUTRAL.get(name, ["x"]), "repetition_penalty": 1.5}, schema)
+        assert refused.value.param == name
 
 
 @pytest.mark.parametrize(

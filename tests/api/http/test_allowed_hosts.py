@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from api.http.allowed_hosts import Hosts, RequestHead
@@ -12,6 +12,7 @@ from api.http.errors import RequestError
 from shared.protocol import Ping
 from shared.settings import Settings
 from tests.api.conftest import Stack, run_stack
+from tests.marks import examples
 
 HERE = ("127.0.0.1", 8000)
 
@@ -218,7 +219,7 @@ def may_be_granted(origin: str) -> bool:
     return origin in ALLOWED[:2] or re.fullmatch(r"chrome-extension://[\][a-z0-9:._-]*", origin) is not None
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(ODD_ORIGINS, max_size=2), st.sampled_from(["/v1/models", "/admin/status"]), st.booleans())
 def test_cors_headers_go_to_the_one_configured_origin_that_asked_whatever_it_is_spelled_like(
     origins: list[str], path: str, preflight: bool

@@ -1,9 +1,8 @@
 """/v1/messages: translations and events as tables, and over real HTTP with httpx and the official client."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import httpx
 import pytest
 
@@ -18,6 +17,9 @@ from shared.protocol import ChatPrompt, Delta, FinishReason, Generation, Grammar
 from tests.api.conftest import Stack
 from tests.api.fake_broker import DEADLINE, PROMPT_TOKENS, WORDS, call, saying
 from tests.client import named
+
+if TYPE_CHECKING:  # each process of the tests reads this file, and the package takes two seconds
+    from anthropic import Anthropic
 
 TEXT = "".join(WORDS)
 TOOL: Any = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
@@ -230,8 +232,10 @@ def post(stack: Stack, path: str = "/v1/messages", **fields: Any) -> httpx.Respo
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=stack.url, api_key="none", max_retries=0, timeout=DEADLINE) as client:
+def sdk(stack: Stack) -> "Iterator[Anthropic]":
+    from anthropic import Anthropic
+
+    with Anthropic(base_url=stack.url, api_key="none", max_retries=0, timeout=DEADLINE) as client:
         yield client
 
 
@@ -280,7 +284,7 @@ def test_the_complete_part_of_truncated_call_arguments_is_kept(stack: Stack) -> 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_official_client_reads_thinking_text_and_calls(
-    stack: Stack, sdk: anthropic.Anthropic, streamed: bool
+    stack: Stack, sdk: "Anthropic", streamed: bool
 ) -> None:
     tokens = [{"reasoning": "hm"}, {"text": "So:"}, *call("t1", "f", '{"a"', ": 1}")]
     stack.broker.script = saying(*tokens, reason=FinishReason.TOOL_CALLS)
@@ -297,7 +301,7 @@ def test_the_official_client_reads_thinking_text_and_calls(
     assert answer.usage.output_tokens_details.thinking_tokens == 1
 
 
-def test_the_official_client_counts_and_lists(sdk: anthropic.Anthropic) -> None:
+def test_the_official_client_counts_and_lists(sdk: "Anthropic") -> None:
     counted = sdk.messages.count_tokens(model="tiny", messages=body()["messages"])
     assert counted.input_tokens == PROMPT_TOKENS
     assert {model.id for model in sdk.models.list()} == {"tiny", "org/name"}
@@ -340,7 +344,9 @@ def test_a_full_queue_is_a_529_for_anthropics_clients(stack: Stack) -> None:
     assert response.headers["retry-after"] == "3"
 
 
-def test_an_error_in_an_anthropic_stream_is_an_event(stack: Stack, sdk: anthropic.Anthropic) -> None:
+def test_an_error_in_an_anthropic_stream_is_an_event(stack: Stack, sdk: "Anthropic") -> None:
+    from anthropic import APIStatusError
+
     failure = QueueFull("lost").to_failure()
 
     def script(submit: Submit) -> Any:
@@ -348,7 +354,7 @@ def test_an_error_in_an_anthropic_stream_is_an_event(stack: Stack, sdk: anthropi
         yield Refused(request_id=submit.request_id, attempt=submit.attempt, failure=failure)
 
     stack.broker.script = script
-    with pytest.raises(anthropic.APIStatusError), sdk.messages.stream(**body()) as stream:
+    with pytest.raises(APIStatusError), sdk.messages.stream(**body()) as stream:
         stream.until_done()
 
 

@@ -5,7 +5,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from hypothesis import given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from broker.memory.decisions import Evict, Start, Wait
@@ -13,6 +13,7 @@ from broker.memory.ledger import Need
 from broker.memory.swaps import Demand, Turns
 from tests.broker.ledgers import A, B, C, ledger, worker
 from tests.broker.memory_machine import BEAT, EXIT, GB, MAX_WAIT, MIN_STAY, STEP, Ask, Machine
+from tests.marks import examples
 
 LONGEST_LOAD, LONGEST_ANSWER, LATEST = 10.0, 10.0, 2.0
 TURN = max(MIN_STAY, LONGEST_LOAD) + LONGEST_LOAD + LONGEST_ANSWER
@@ -106,7 +107,7 @@ def keep_promises(machine: Machine) -> None:
 
 
 @given(machines())
-@settings(max_examples=25)
+@examples(25)
 def test_random_schedules_keep_within_the_budget_starve_nobody_and_abort_nothing(machine: Machine) -> None:
     keep_promises(machine)
 
@@ -114,7 +115,7 @@ def test_random_schedules_keep_within_the_budget_starve_nobody_and_abort_nothing
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @given(machines())
-@settings(max_examples=200)
+@examples(200)
 def test_hundreds_of_random_schedules_keep_the_same_promises(machine: Machine) -> None:
     keep_promises(machine)
 

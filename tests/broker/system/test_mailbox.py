@@ -26,7 +26,7 @@ def peer(folder: Path, mailbox: Mailbox) -> Iterator[zmq.Socket[bytes]]:
         peer.set(zmq.LINGER, 0)
         peer.connect(f"ipc://{folder}/s")
         peer.send(b"hello")
-        assert mailbox.socket.poll(5000)
+        assert mailbox.socket.poll(60_000)
         assert mailbox.receive() == [b"p", b"hello"]
         yield peer
 

@@ -81,7 +81,7 @@ def test_minilm_gives_what_bert_of_the_paper_gives(minilm: LoadedEncoder, refere
 def test_minilm_gives_what_bert_of_the_paper_gives_for_texts_up_to_two_hundred_words(
     minilm: LoadedEncoder, reference: Reference
 ) -> None:
-    assert differences(minilm, reference, texts_of(range(0, 200, 4))) < 1e-5
+    assert differences(minilm, reference, texts_of(range(1, 200, 9))) < 1e-5
 
 
 def test_paraphrases_are_closer_than_everything_else(minilm: LoadedEncoder) -> None:

@@ -61,7 +61,7 @@ def loaded(folder: Path) -> LoadedModel:  # noqa: F811
     return here
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_engine(loaded: LoadedModel) -> MakeEngine:
     rules = TokenRules(token_bytes(loaded.tokenizer), frozenset(loaded.tokenizer.eos_token_ids))
 
@@ -71,12 +71,12 @@ def make_engine(loaded: LoadedModel) -> MakeEngine:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def jobs(loaded: LoadedModel) -> list[Job]:
     return [asked(loaded, prompt, options) for prompt in PROMPTS for options in OPTIONS]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone(make_engine: MakeEngine, jobs: list[Job]) -> Played:
     """Each by itself, in an engine of its own."""
     return {key: deltas for each in jobs for key, deltas in play(make_engine(), [each]).items()}

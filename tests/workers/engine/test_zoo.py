@@ -114,7 +114,8 @@ def test_an_architecture_of_mlx_lm_is_served_as_mlx_lm_computes_it(
 def _loaded(folder: Path, kind: str) -> tuple[LoadedModel | None, str]:
     try:
         make_folder(folder, config_of(kind, VOCABULARY))
-        return load(folder, inspect(folder), lambda phase, done, total: None), ""
+        # Tokenizer and template are the same for all, so they need no trial.
+        return load(folder, inspect(folder), lambda phase, done, total: None, trusted=True), ""
     except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, the table knows it or the test is red)
         return None, repr(error)
 

@@ -10,6 +10,7 @@ import pytest
 from shared.errors import InvalidRequest
 from shared.protocol import Delta, FinishReason, Grammar
 from tests.jobs import job
+from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
 from tests.workers.engines import ids, play, text
 from tests.workers.schemas import SCHEMAS, WORD, record
@@ -69,15 +70,15 @@ def test_a_thousand_answers_are_valid_for_their_schemas(engine: BatchEngine, gra
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"temperature": 0.0},
-        {"top_p": 0.9},
-        {"top_k": 5, "temperature": 1.3},
-        {"min_p": 0.1, "frequency_penalty": 1.0},
-        {"logit_bias": {2: 100.0}},
-        {"ignore_eos": True, "min_tokens": 3},
-        {"logprobs": 3, "n": 3},
-    ],
+    quick_and_slow(
+        (
+            {"temperature": 0.0},
+            {"min_p": 0.1, "frequency_penalty": 1.0},
+            {"logit_bias": {2: 100.0}},
+            {"logprobs": 3, "n": 3},
+        ),
+        ({"top_p": 0.9}, {"top_k": 5, "temperature": 1.3}, {"ignore_eos": True, "min_tokens": 3}),
+    ),
 )
 def test_every_sampling_mode_keeps_to_the_grammar(
     engine: BatchEngine, grammars: Grammars, options: dict[str, Any]
@@ -106,7 +107,7 @@ def test_the_model_may_stop_where_the_grammar_allows_it(engine: BatchEngine, gra
     assert ids(deltas)[-1] == 2 and check(deltas, {"type": "integer"})
 
 
-@pytest.mark.parametrize("cut", [1, 7, 15])
+@pytest.mark.parametrize("cut", quick_and_slow((7,), (1, 15)))
 def test_a_resumed_object_goes_on_as_the_unbroken_one(
     engine: BatchEngine, grammars: Grammars, cut: int
 ) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.marks import examples
 from tests.workers.engines import play
 from tests.workers.grammars.test_tool_grammar import TOOLS, calling, check, must_call, tool
 from workers.chat_template.call_format import CallFormat
@@ -105,7 +106,7 @@ def written(arguments: str) -> str:
     return f'<call>{{"name": "f", "arguments": "{escaped(arguments)}"}}</call>'
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     members=st.dictionaries(KEYS, SCHEMAS, min_size=1, max_size=3),
     seed=st.integers(0, 1 << 30),

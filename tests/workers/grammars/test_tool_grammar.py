@@ -30,6 +30,7 @@ from workers.output.vocabulary import token_bytes
 
 FAMILIES = {name: family(name) for name in GOLDEN} | {"plain": PLAIN}
 DERIVED = {name: tool_format_of(format_of(name)) for name in BY_TEMPLATE}
+FORMATS = ("json_tools", "qwen3_coder", "pythonic", "kimi_k2", "plain")
 QUICK = ("DeepSeek V4", "Kimi K3", "Apertus", "Solar Open")
 LOOK: dict[str, Any] = {
     "type": "object",
@@ -79,7 +80,9 @@ def check(deltas: list[Delta]) -> None:
     assert deltas[-1].finish is not None and deltas[-1].finish.reason == FinishReason.TOOL_CALLS
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", quick_and_slow(FORMATS, tuple(name for name in FAMILIES if name not in FORMATS))
+)
 def test_a_required_tool_call_is_generated_in_the_models_tool_format(
     engine: BatchEngine, grammars: Grammars, name: str
 ) -> None:

@@ -9,6 +9,7 @@ from shared.model_table import ModelTable
 from shared.models import ModelSource
 from shared.settings import Settings
 from tests.jobs import job
+from tests.marks import quick_and_slow
 from tests.tiny_model import CHAT_TEMPLATE, make_tiny_llama, make_tiny_model
 from tests.workers.engines import ids, play
 from tests.workers.model.folders import edit_json
@@ -62,6 +63,7 @@ def test_where_nothing_is_guessed_no_draft_is_loaded(folder: Path) -> None:
     assert "speculation" in served(folder, "/none", speculation="off").engine.report
 
 
+@pytest.mark.slow
 def test_a_draft_with_other_tokens_is_refused_by_the_name_of_its_key_and_the_first_of_them(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -95,7 +97,7 @@ def test_a_second_load_tries_no_draft_again_until_its_folder_changes(folder: Pat
     assert [tried(), tried()] == [True, False]
 
 
-@pytest.mark.parametrize("kind", ["sliding", "recurrent"])
+@pytest.mark.parametrize("kind", quick_and_slow((), ("sliding", "recurrent")))
 def test_a_draft_whose_caches_cannot_be_taken_back_is_refused(
     folder: Path, tmp_path: Path, kind: Any
 ) -> None:

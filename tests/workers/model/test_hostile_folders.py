@@ -63,10 +63,9 @@ def ends(folders: list[Path], trusted: str) -> list[tuple[str, float]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
-@pytest.mark.parametrize(
-    ("number", "trusted"),
-    [(20, "trusted"), pytest.param(30, "tried", marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
-)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("number", "trusted"), [(20, "trusted"), (12, "tried")])
 def test_a_damaged_folder_loads_or_is_refused_within_seconds(
     tmp_path: Path, number: int, trusted: str
 ) -> None:

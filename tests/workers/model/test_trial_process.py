@@ -155,6 +155,7 @@ def test_loading_refuses_what_the_trial_refuses(folder: Path) -> None:
     assert caught.value.permanent
 
 
+@pytest.mark.slow
 def test_the_template_of_an_operator_is_tried_and_used_in_place_of_the_models_own(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.marks import quick_and_slow
+from tests.marks import examples, quick_and_slow
 from tests.workers.chat_template.formats import CALLS, found, rendering
 from workers.chat_template.assistant_text import AssistantTurns
 from workers.chat_template.call_format import CallFormat
@@ -105,7 +105,7 @@ def cut(text: str, at: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(data=st.data())
 def test_rendered_calls_are_read_as_they_were_however_the_text_is_cut(kind: str, data: st.DataObject) -> None:
     several = found(kind).format.several
@@ -119,7 +119,7 @@ def test_rendered_calls_are_read_as_they_were_however_the_text_is_cut(kind: str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(data=st.data())
 def test_a_cut_off_text_never_gives_another_call(kind: str, data: st.DataObject) -> None:
     calls = data.draw(st.lists(CALL, min_size=1, max_size=2 if found(kind).format.several else 1))
@@ -132,7 +132,7 @@ def test_a_cut_off_text_never_gives_another_call(kind: str, data: st.DataObject)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(data=st.data())
 def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(
     kind: str, data: st.DataObject
@@ -160,7 +160,7 @@ def test_blanks_and_a_missing_first_or_last_mark_give_the_same_call_or_text(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(
     noise=st.lists(st.one_of(st.sampled_from(MARKS), WORDS, st.just("get"), st.just('{"a": 1')), max_size=8),
     data=st.data(),

@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.marks import examples
 from workers.chat_template.call_format import KEY_HOLE, NAME_HOLE, CallFormat
 from workers.output.channels import ChannelFilter, opened_by
 from workers.output.choice import Shown
@@ -203,7 +204,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(pieces=st.lists(PIECES, max_size=16), data=st.data())
 def test_no_cut_changes_what_a_channel_filter_shows(pieces: list[str], data: st.DataObject) -> None:
     text = "".join(pieces)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.marks import quick_and_slow
 from tests.workers.chat_template.formats import CALLS, rendering
 from workers.chat_template.analysis import TemplateAnalysis, analyse
 from workers.chat_template.demands import Demands
@@ -55,7 +56,9 @@ def demanded(tools: ToolFormat, count: int = 1) -> str:
 
 
 @pytest.mark.parametrize("kind", CALLS)
-@pytest.mark.parametrize("name", [None, "mistral", "mistral_list", "json_tools", "kimi_k2", "glm47"])
+@pytest.mark.parametrize(
+    "name", quick_and_slow((None, "kimi_k2"), ("mistral", "mistral_list", "json_tools", "glm47"))
+)
 def test_a_demanded_call_is_one_that_the_model_s_reader_reads(kind: str, name: str | None) -> None:
     tools = joined(table(name) if name else None, kind)
     assert tools is not None

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.marks import quick_and_slow
+from tests.marks import examples, quick_and_slow
 from tests.workers.output.family_templates import FAMILIES, HARMONY, format_of, template_of
 from tests.workers.output.test_call_reader import CALL, calls_of, cut, read_in, wanted
 from tests.workers.output.written import write
@@ -93,7 +93,7 @@ def test_two_calls_are_read_as_their_family_writes_them(family: str) -> None:
     assert cut_everywhere(family, FAMILIES[family]["two"]) == ("", "", [FIRST, SECOND])
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - BARE))
+@pytest.mark.parametrize("family", mostly_slow(sorted(set(FAMILIES) - BARE)))
 def test_text_before_a_call_is_text(family: str) -> None:
     text = "Let me see.\n" + FAMILIES[family]["one"]
     assert cut_everywhere(family, text) == ("", "Let me see.", [FIRST])
@@ -113,7 +113,7 @@ def test_an_answer_behind_thinking_has_no_mark(family: str) -> None:
     assert cut_everywhere(family, text) == ("hm\n", "four", [])
 
 
-@pytest.mark.parametrize("family", THINKING)
+@pytest.mark.parametrize("family", mostly_slow(THINKING))
 def test_a_call_ends_thinking_that_was_not_closed(family: str) -> None:
     text = "hm, 1 < 2\n" + FAMILIES[family]["one"]
     assert cut_everywhere(family, text, opened=True) == ("hm, 1 < 2\n", "", [FIRST])
@@ -141,7 +141,7 @@ def test_a_call_of_another_name_is_text(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ALL)
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(data=st.data())
 def test_any_calls_are_read_as_they_were_written_however_they_are_cut(
     family: str, data: st.DataObject

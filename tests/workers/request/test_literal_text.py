@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from shared.protocol import ChatPrompt, Generation, Run, Sampling, Submit, ToolUse
+from tests.marks import examples
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL, byte_tokenizer
 from workers.output.tool_formats import ModelOutputFormat, plain_parse, tool_format_named
 from workers.request.literal_text import LiteralSpecials, pattern_of
@@ -128,7 +129,7 @@ def test_text_that_spells_special_tokens_is_text_in_every_field_of_a_chat(
     assert (starts, ends, specials(ids).count(0)) == (turns, turns - 1, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.text(st.sampled_from([*"<|>im_endstar \nhé☺0123"]), max_size=30), min_size=1, max_size=4))
 def test_text_without_special_tokens_keeps_its_ids(kind: str, texts: list[str]) -> None:
     safe = [text for text in texts if not any(word in text for word in SPECIAL)]
@@ -138,7 +139,7 @@ def test_text_without_special_tokens_keeps_its_ids(kind: str, texts: list[str]) 
     assert ids_of(prepare, *messages) == prepare.tokenizer.encode(text, add_special_tokens=False)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.sampled_from([*SPECIAL, *"<|im_end|>", "hi", " ", "<|", "|>", "<|im_"]), max_size=12))
 def test_streamed_text_of_any_tokens_in_a_row_is_what_the_tokenizer_decodes(
     kind: str, pieces: list[str]

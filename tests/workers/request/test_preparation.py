@@ -55,11 +55,11 @@ def test_a_short_request_is_prepared_while_as_many_long_ones_as_there_may_be_are
     subject, answers = preparing(gate)
     for i in range(THREADS + 1):
         subject.submit(*sent(run(f"held-{i}", "x" * LONG)))
-    assert {gate.begun.get(timeout=10) for _ in range(LONG_AT_ONCE)} == {"held-0", "held-1"}
+    assert {gate.begun.get(timeout=60) for _ in range(LONG_AT_ONCE)} == {"held-0", "held-1"}
     subject.submit(*sent(run("short")))
-    assert answers.get(timeout=10)[0] == "short"
+    assert answers.get(timeout=60)[0] == "short"
     gate.open.set()
-    assert {answers.get(timeout=10)[0] for _ in range(THREADS + 1)} == {
+    assert {answers.get(timeout=60)[0] for _ in range(THREADS + 1)} == {
         f"held-{i}" for i in range(THREADS + 1)
     }
 
@@ -69,12 +69,12 @@ def test_a_long_request_is_prepared_however_many_short_ones_wait(gate: Gate) -> 
     for i in range(THREADS):
         subject.submit(*sent(run(f"held-{i}")))
     for _ in range(THREADS):
-        gate.begun.get(timeout=10)
+        gate.begun.get(timeout=60)
     for i in range(100):
         subject.submit(*sent(run(f"short-{i}")))
     subject.submit(*sent(run("long", "x" * LONG)))
     gate.open.set()
-    order = [answers.get(timeout=10)[0] for _ in range(THREADS + 101)]
+    order = [answers.get(timeout=60)[0] for _ in range(THREADS + 101)]
     assert "long" in order[: 2 * THREADS]
 
 
@@ -83,12 +83,12 @@ def test_a_queued_preparation_can_be_withdrawn_and_is_not_answered(gate: Gate) -
     for i in range(THREADS):
         subject.submit(*sent(run(f"held-{i}")))
     for _ in range(THREADS):
-        gate.begun.get(timeout=10)
+        gate.begun.get(timeout=60)
     subject.submit(*sent(run("left")))
     subject.submit(*sent(run("stays")))
     assert subject.withdraw("left") and not subject.withdraw("left") and not subject.withdraw("held-0")
     gate.open.set()
-    assert "left" not in {answers.get(timeout=10)[0] for _ in range(THREADS + 1)}
+    assert "left" not in {answers.get(timeout=60)[0] for _ in range(THREADS + 1)}
 
 
 def test_a_preparation_that_never_ends_is_given_up_and_its_thread_replaced() -> None:
@@ -108,13 +108,13 @@ def test_a_preparation_that_never_ends_is_given_up_and_its_thread_replaced() -> 
     for i in range(THREADS):
         subject.submit(*sent(run(f"endless-{i}")))
     for _ in range(THREADS):
-        begun.get(timeout=10)
+        begun.get(timeout=60)
     assert subject.give_up_overdue(time.monotonic()) == []
     given_up = subject.give_up_overdue(time.monotonic() + 6)
     assert {header.submit.request_id for header, _ in given_up} == {f"endless-{i}" for i in range(THREADS)}
     subject.submit(*sent(run("other")))
-    assert answers.get(timeout=10)[0] == "other"
-    deadline = time.monotonic() + 10
+    assert answers.get(timeout=60)[0] == "other"
+    deadline = time.monotonic() + 60
     while subject.stuck and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert subject.stuck == 0 and answers.empty()
@@ -125,19 +125,19 @@ def test_a_preparation_that_ends_after_being_given_up_is_not_answered_and_was_st
 ) -> None:
     subject, answers = preparing(gate, limit=5.0)
     subject.submit(*sent(run("held")))
-    gate.begun.get(timeout=10)
+    gate.begun.get(timeout=60)
     ((given_up, failure),) = subject.give_up_overdue(time.monotonic() + 6)
     assert given_up.submit.request_id == "held" and subject.stuck == 1
     assert (failure.status, failure.param) == (400, "prompt")
     gate.open.set()
     subject.submit(*sent(run("next")))
-    assert answers.get(timeout=10)[0] == "next" and answers.empty()
+    assert answers.get(timeout=60)[0] == "next" and answers.empty()
 
 
 def test_time_in_which_the_process_was_suspended_extends_the_deadlines(gate: Gate) -> None:
     subject, _ = preparing(gate, limit=5.0)
     subject.submit(*sent(run("held")))
-    gate.begun.get(timeout=10)
+    gate.begun.get(timeout=60)
     subject.forgive(60)
     assert subject.give_up_overdue(time.monotonic() + 60) == []
 
@@ -169,7 +169,7 @@ def test_any_exception_of_a_preparation_fails_its_request_and_no_thread(
     subject, answers = preparing(prepare)
     for i in range(2 * THREADS):
         subject.submit(*sent(run(f"r{i}")))
-    failures = [answers.get(timeout=20)[1] for _ in range(2 * THREADS)]
+    failures = [answers.get(timeout=60)[1] for _ in range(2 * THREADS)]
     assert all(isinstance(failure, Failure) and failure.status == 500 for failure in failures)
 
 

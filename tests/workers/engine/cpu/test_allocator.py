@@ -31,6 +31,7 @@ def faults(how: str) -> int:
     return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_the_next_pass_reuses_the_memory_pages_of_the_pass_before() -> None:
     assert faults("kept") < 1000 < faults("given back")

@@ -10,6 +10,7 @@ from mlx.nn.layers.linear import Linear
 
 from shared.settings import Settings
 from tests.exactness import exact, random
+from tests.marks import quick_and_slow
 from tests.tiny_model import Kind, make_tiny_model
 from workers.engine.cpu import invariance as module
 from workers.engine.cpu.install import Invariance
@@ -47,7 +48,7 @@ def test_a_model_with_inexact_attention_is_measured_as_rounding(monkeypatch: pyt
     assert invariance([]) == "rounding"
 
 
-@pytest.mark.parametrize("kind", ["sliding", "recurrent", "experts"])
+@pytest.mark.parametrize("kind", quick_and_slow(("recurrent",), ("sliding", "experts")))
 def test_a_model_with_layers_that_were_not_compared_is_rounding(tmp_path: Path, kind: Kind) -> None:
     patch_models()
     assert measure_invariance(tiny(tmp_path, kind).model) == "rounding"

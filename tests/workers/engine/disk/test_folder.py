@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from threading import Barrier, Thread
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.failpoints import VARIABLE
 from shared.kept_prompts import delete_prompts
+from tests.marks import examples
 from tests.workers.engine.disk.blocks import LAYOUT, PROMPT, chain, files, folder_in, tokens, write
 from workers.engine.disk.block import HEADER_MOST, Layout
 from workers.engine.disk.chain import BLOCK
@@ -195,7 +196,7 @@ TURN = st.tuples(st.integers(0, 9), st.integers(0, 2000), st.integers(1, 400))
 
 
 @given(st.lists(TURN, min_size=1, max_size=8))
-@settings(max_examples=15)
+@examples(15)
 def test_a_prompt_finds_all_that_it_has_in_common_with_any_earlier_one(
     turns: list[tuple[int, int, int]],
 ) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.marks import examples
 from tests.workers.engine.kv.test_prefix_cache import (
     BYTES,
     Sequences,
@@ -58,7 +59,7 @@ steps = st.one_of(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(steps, max_size=25))
 def test_what_is_evicted_is_what_a_search_through_all_nodes_would_find(
     kind: str, played: list[tuple[str, list[int] | int, str]]

@@ -1,10 +1,11 @@
 """The prefix cache matches the longest stored prefix and gives the keys and values of exactly its ids."""
 
 import mlx.core as mx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
+from tests.marks import examples
 from workers.engine.kv.checkpoints import has_checkpoint
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.mlx_caches import Cache, nbytes
@@ -70,7 +71,7 @@ def shared(one: list[int], other: list[int]) -> int:
     return common_prefix(as_ids(one), as_ids(other))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(Sequences, max_size=12), Sequences)
 def test_the_prefix_cache_matches_the_longest_stored_prefix(kept: list[list[int]], asked: list[int]) -> None:
     cache = PrefixCache(1 << 20, full_attention=True)
@@ -84,7 +85,7 @@ def test_the_prefix_cache_matches_the_longest_stored_prefix(kept: list[list[int]
     )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(Sequences, max_size=12), Sequences)
 def test_a_recurrent_cache_entry_matches_only_prompts_that_continue_it(
     kept: list[list[int]], asked: list[int]
@@ -100,7 +101,7 @@ def test_a_recurrent_cache_entry_matches_only_prompts_that_continue_it(
     assert cache.entries == sum(has_checkpoint(node.held) for node in nodes)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(st.tuples(Sequences, st.integers(0, 60)), max_size=12), st.booleans())
 def test_the_prefix_cache_stays_within_its_budget_and_counts_its_bytes(
     steps: list[tuple[list[int], int]], as_whole: bool
@@ -118,7 +119,7 @@ def test_the_prefix_cache_stays_within_its_budget_and_counts_its_bytes(
     assert not cache._roots
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(Sequences, max_size=12), st.integers(0, 3000), Sequences)
 def test_tokens_of_mixed_models_are_stored_once_and_match_at_the_last_checkpoint(
     kept: list[list[int]], size: int, asked: list[int]
@@ -252,7 +253,7 @@ def test_a_trie_edge_is_split_where_two_sequences_diverge() -> None:
     assert not root.children
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(st.tuples(Sequences, st.booleans()), max_size=12), st.booleans(), st.booleans())
 def test_what_is_forgotten_leaves_the_cache_as_if_it_had_never_been_there(
     kept: list[tuple[list[int], bool]], as_whole: bool, everything: bool

@@ -40,7 +40,7 @@ def some_ids(rng: random.Random, most: int) -> list[int]:
     return [rng.randrange(3, 250) for _ in range(rng.randrange(most))]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", quick_and_slow((0, 1), (2, 3, 4, 5)))
 def test_sequences_that_join_leave_and_move_between_slots_compute_what_they_compute_alone(
     slots: Slots, model: Any, seed: int
 ) -> None:

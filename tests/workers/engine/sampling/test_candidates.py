@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.marks import examples
 from workers.engine.sampling.candidates import Floats, above_floors, group_by_row, lower_bound, top_ids
 
 sizes = st.sampled_from([1, 2, 30, 1023, 1024, 2047, 2048, 5000])
@@ -17,7 +18,7 @@ def row(size: int, step: float, seed: int) -> Floats:
     return np.array(np.round(values / step) * step if step else values, dtype=np.float32)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sizes, steps, st.integers(0, 999), st.integers(1, 1500))
 def test_top_ids_are_in_order_of_value_and_equal_values_in_order_of_id(
     size: int, step: float, seed: int, count: int
@@ -26,7 +27,7 @@ def test_top_ids_are_in_order_of_value_and_equal_values_in_order_of_id(
     assert top_ids(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sizes, steps, st.integers(0, 999), st.integers(1, 1500))
 def test_at_least_count_tokens_reach_the_lower_bound(size: int, step: float, seed: int, count: int) -> None:
     values, count = row(size, step, seed), min(count, size)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.protocol import Sampling
+from tests.marks import examples
 from workers.engine.sampling import sparse, sparse_cuts
 from workers.engine.sampling.candidates import Floats
 from workers.engine.sampling.grammar_masks import GrammarMasks
@@ -19,7 +20,7 @@ from workers.engine.sampling.sampler import Sampler, SequenceParameters
 INDEX = 5
 ROUNDING = 1e-5  # of a mass
 LIBRARIES = pytest.mark.parametrize("xp", [mx, np], ids=["mlx", "numpy"])
-PLENTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PLENTY = settings(examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def full_attention(row: Floats, parameters: SequenceParameters, xp: ModuleType, top_p: float) -> int:
@@ -93,7 +94,7 @@ def test_every_draw_equals_a_draw_from_the_sorted_vocabulary(xp: ModuleType, dat
 
 
 @LIBRARIES
-@settings(PLENTY, max_examples=60)
+@settings(PLENTY, max_examples=examples(60).max_examples)
 @given(data=st.data())
 def test_a_sequence_draws_in_a_batch_what_it_draws_alone(xp: ModuleType, data: st.DataObject) -> None:
     rows = data.draw(st.lists(parameters, min_size=2, max_size=6))

@@ -6,10 +6,11 @@ from typing import Any, cast
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.protocol import Generation, Sampling, Stopping, TokenPrompt
+from tests.marks import examples
 from workers.engine.sampling.candidates import Floats
 from workers.engine.sampling.logit_processors import LogitProcessor, LogitProcessors, logit_processor_for
 
@@ -91,7 +92,7 @@ def full_attention(row: TokenSequence, logits: Floats, index: int) -> Floats:
     return out
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(rows, st.integers(0, 999), st.integers(0, 2))
 def test_each_sequence_of_a_batch_gets_its_own_penalties_at_every_index(
     rows: list[TokenSequence], seed: int, late: int

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.marks import quick_and_slow
 from workers.engine.speculation.depths import FIRST, MOST, Rates, WidthCosts, depths
 
 chance = st.floats(0, 1)
@@ -148,8 +149,8 @@ def played(rows: int, chance: float, cost: Callable[[int], float], most: int | N
     return tokens / seconds
 
 
-@pytest.mark.parametrize("chance", [0.05, 0.3, 0.6, 0.9])
-@pytest.mark.parametrize("rows", [1, 4, 16])
+@pytest.mark.parametrize("chance", quick_and_slow((0.05, 0.6), (0.3, 0.9)))
+@pytest.mark.parametrize("rows", quick_and_slow((1, 16), (4,)))
 @pytest.mark.parametrize(
     "cost",
     [lambda width: width, lambda width: 66 + 1.2 * width, lambda width: 60 + 8 * width, lambda width: 100],

@@ -93,19 +93,22 @@ def engine_with(loaded: LoadedModel, request: pytest.FixtureRequest) -> EngineWi
     return make
 
 
-@pytest.mark.parametrize("kind", ["equal", "other", "alike"])
+@pytest.mark.parametrize("kind", quick_and_slow(("alike",), ("equal", "other")))
 def test_a_draft_model_changes_no_answer_alone_or_in_company(
     engine_with: EngineWith, kind: str, request: pytest.FixtureRequest
 ) -> None:
     draft: LoadedModel = request.getfixturevalue(kind)
-    expected = play(engine_with(None), matrix(), steps_between=2)
+    jobs = matrix()[::3]  # each prompt and each way to draw among them
+    expected = play(engine_with(None), jobs, steps_between=2)
     engine = engine_with(drafting(draft))
-    answers = play(engine, matrix(), steps_between=2)
+    answers = play(engine, jobs, steps_between=2)
     assert without_bits(plain(answers)) == without_bits(plain(expected))
     assert int(engine.report["drafted_by_model"]) > 0
 
 
-@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 1.0, "seed": 5}])
+@pytest.mark.parametrize(
+    "sampling", quick_and_slow(({"temperature": 0.0},), ({"temperature": 1.0, "seed": 5},))
+)
 def test_the_model_itself_is_right_another_one_is_not_and_a_like_one_is_now_and_then(
     engine_with: EngineWith,
     equal: LoadedModel,
@@ -123,6 +126,7 @@ def test_the_model_itself_is_right_another_one_is_not_and_a_like_one_is_now_and_
     assert right(other) < right(alike) < right(equal)
 
 
+@pytest.mark.slow
 def test_a_grammar_and_calls_are_verified_token_by_token(
     engine_with: EngineWith,
     alike: LoadedModel,
@@ -138,7 +142,7 @@ def test_a_grammar_and_calls_are_verified_token_by_token(
     assert without_bits(plain(play(engine_with(drafting(alike)), jobs()))) == without_bits(plain(expected))
 
 
-@pytest.mark.parametrize("options", OPTIONS[:3])
+@pytest.mark.parametrize("options", quick_and_slow((OPTIONS[0],), (OPTIONS[1], OPTIONS[2])))
 def test_an_answer_that_was_cut_off_goes_on_with_a_draft_model(
     engine_with: EngineWith, alike: LoadedModel, options: dict[str, Any]
 ) -> None:

@@ -65,7 +65,7 @@ def without_bits(answers: dict[tuple[str, int], Any]) -> dict[tuple[str, int], A
 
 
 @pytest.mark.parametrize("depth", quick_and_slow((5,), (1, 2, 3, 4, 15)))
-@pytest.mark.parametrize("guess", [right, wrong, noise])
+@pytest.mark.parametrize("guess", quick_and_slow((right, noise), (wrong,)))
 def test_guesses_change_no_answer_at_any_depth_alone_or_in_company(
     engine_with: MakeEngine,
     guess: Callable[[Played, int], Guess],
@@ -80,7 +80,7 @@ def test_guesses_change_no_answer_at_any_depth_alone_or_in_company(
         assert speculator.counts.acceptance == (guess is right)
 
 
-@pytest.mark.parametrize("guess", [right, wrong, noise])
+@pytest.mark.parametrize("guess", quick_and_slow((noise,), (right, wrong)))
 @pytest.mark.parametrize("kind", quick_and_slow(("thinking, then call",), ("grammar", "call")))
 def test_grammars_and_calls_are_verified_token_by_token(
     engine_with: MakeEngine,
@@ -99,7 +99,7 @@ def test_grammars_and_calls_are_verified_token_by_token(
     assert without_bits(plain(answers)) == without_bits(plain(expected))
 
 
-@pytest.mark.parametrize("options", OPTIONS[:6])
+@pytest.mark.parametrize("options", quick_and_slow((OPTIONS[0], OPTIONS[3]), (*OPTIONS[1:3], *OPTIONS[4:6])))
 def test_an_answer_that_was_cut_off_goes_on_with_guesses(
     engine_with: MakeEngine, options: dict[str, Any]
 ) -> None:
