@@ -44,7 +44,7 @@ test-all: test test-slow
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/mypy || { test $$? -eq 2 && $(BIN)/mypy --num-workers 0; } # 2: its processes lost each other, on a busy machine
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 AGENTS := @openai/codex@0.171.0 @anthropic-ai/claude-code@2.1.197 opencode-ai@1.18.33
