@@ -3,7 +3,8 @@
 In turn, a pass has ended before the next one begins: MLX lets a CPU's host run a hundred operations ahead at the most.
 
 Ahead, the device always has a pass to compute while the host makes the next one and reads the tokens of the one before.
-A step launches the decode pass first, then the prefill pass behind it, and takes the tokens of the step before.
+A step launches the decode pass first, then the prefill pass behind it, and takes the tokens of the step before. One
+prefill pass is on its way at a time.
 """
 
 from collections.abc import Callable
@@ -123,6 +124,7 @@ class Ahead:
     def __init__(self, passes: Passes) -> None:
         self._passes = passes
         self.prefilled = False
+        self._last_prefill = 0  # the number of the pass
 
     @property
     def decoded(self) -> float:
@@ -151,6 +153,9 @@ class Ahead:
     def _prefill(self, plan: Plan, *, behind_decode: bool) -> Prefilled | None:
         """Launches the prefill pass; its time is counted when it has ended, and until then as it is believed to be."""
         passes, pending, history = self._passes, self._passes.pending, self._passes.history
+        if plan.prefill:
+            # MLX copies a prompt's cache before it writes to it while the pass of the chunk before still reads it.
+            pending.land(through=self._last_prefill)
         began = pending.now()
         prefilled = passes.prefills.run(plan.prefill, behind_decode=behind_decode)
         self.prefilled = prefilled is not None
@@ -168,6 +173,7 @@ class Ahead:
             told(seconds)
 
         pending.add([running.ended], launched=began, told=ended)
+        self._last_prefill = pending.newest
         return prefilled
 
     def _decode(self) -> list[Output]:
