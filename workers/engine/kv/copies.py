@@ -47,18 +47,13 @@ class Copies:
             self._bytes -= size
 
 
-def finish(arrays: Sequence[mx.array]) -> None:
+def finish(copies: Sequence[mx.array]) -> None:
     """Computes copies, after which the arrays they were taken from can be written in place."""
-    if not arrays:
-        return
-    if has_accelerator():
-        mx.async_eval(arrays)
-        settle()
-    else:
+    if copies:
+        mx.eval(copies)
+
+
+def settle(arrays: Sequence[mx.array]) -> None:
+    """Waits on an accelerator for the passes that use ``arrays``, and for no others that are on their way."""
+    if has_accelerator() and arrays:
         mx.eval(arrays)
-
-
-def settle() -> None:
-    """Waits on an accelerator until no pass has references to its arrays; an evaluated array may still have some."""
-    if has_accelerator():
-        mx.synchronize()

@@ -84,8 +84,12 @@ class Slab:
         return [buffer.array for buffer in self._layers[layer] or ()]
 
     @property
+    def arrays(self) -> list[mx.array]:
+        return [array for layer in range(len(self._layers)) for array in self.state(layer)]
+
+    @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for layer in range(len(self._layers)) for array in self.state(layer))
+        return sum(array.nbytes for array in self.arrays)
 
     # ---- room
 

@@ -97,8 +97,7 @@ class Slots:
             before.setdefault(slab, []).append(row)
         grown = {slab for slab in joining if slab.make_room(compact=self.compact)}
         order = [row for slab in self._slabs for row in before[slab]]
-        if joining.keys() - grown:
-            settle()
+        settle([array for slab in joining.keys() - grown for array in slab.arrays])
         copies = Copies()
         for part, source in zip(self._parts, parts_of(read), strict=True):
             if isinstance(part, StateRows):
@@ -143,10 +142,10 @@ class Slots:
             orders.append((slab, own))
         slots = [(slab, own, slab.copies(own)) for slab, own in orders]
         states = [(state, state.copies(order)) for state in self._states]
-        finish([array for _, _, copies in slots for _, _, arrays in copies for array in arrays])
-        finish([copy for _, copies in states for _, _, copy in copies])
-        for slab, own, moved in slots:
-            slab.keep(own, moved)
+        moved = [array for _, _, copies in slots for _, _, arrays in copies for array in arrays]
+        finish([*moved, *(copy for _, copies in states for _, _, copy in copies)])
+        for slab, own, moved_slots in slots:
+            slab.keep(own, moved_slots)
         for state, moved_rows in states:
             state.keep(order, moved_rows)
         self._slabs = [slab for slab in self._slabs if len(slab)]
