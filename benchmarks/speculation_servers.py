@@ -26,7 +26,7 @@ from benchmarks.speculation import edit
 from benchmarks.workloads import Ask
 
 ROUNDS = 2
-TOKENS = 64
+TOKENS = 48
 CLIENTS = (1, 4)
 TINY = {
     "hidden_size": 64,
