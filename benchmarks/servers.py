@@ -177,12 +177,12 @@ def our_server(
     return Server(spawn, tuple(path.name for path in folders), "/ready", folder)
 
 
-def their_server(folders: Sequence[Path], folder: Path) -> Server:
-    """mlx_lm.server takes a model's folder for a name, and holds one model at a time."""
+def their_server(folders: Sequence[Path], folder: Path, more: Sequence[str] = ()) -> Server:
+    """mlx_lm.server takes a model's folder for a name, and holds one model at a time. ``more``: options."""
     models = tuple(map(str, folders))
 
     def spawn(run_dir: Path, port: int) -> list[Child]:
-        options = ["--model", models[0], "--host", HOST, "--port", str(port), "--log-level", "WARNING"]
+        options = ["--model", models[0], "--host", HOST, "--port", str(port), "--log-level", "WARNING", *more]
         return [Child("workers.self_check.mlx_lm_server", *options, folder=run_dir)]
 
     return Server(spawn, models, "/health", folder)
