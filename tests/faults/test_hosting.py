@@ -3,9 +3,10 @@
 import base64
 import hashlib
 import json
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def served(*options: str, **keys: Any) -> dict[str, Any]:
-    return {"serve": [sys.executable, PROGRAM, "--port", "{port}", *options], "memory_gb": 0.1, **keys}
+    ours = ("--of", str(os.getpid()))  # tests of another run on this machine have theirs
+    return {"serve": [sys.executable, PROGRAM, "--port", "{port}", *options, *ours], "memory_gb": 0.1, **keys}
 
 
 MODELS = {
@@ -66,11 +68,22 @@ def words(say: str = "Hi") -> list[str]:
     return [f"{hashlib.sha256(f'{say}{number}'.encode()).hexdigest()[:6]} " for number in range(20)]
 
 
-def streamed(stack: FaultStack, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[str]:
-    """The data of each event, as they came."""
+def streamed(
+    stack: FaultStack,
+    body: dict[str, Any],
+    path: str = "/v1/chat/completions",
+    begun: Callable[[], object] = lambda: None,
+) -> list[str]:
+    """The data of each event, as they came; ``begun`` is called behind the first."""
+    events: list[str] = []
     with stack.http.stream("POST", path, json={**body, "stream": True}) as answer:
         assert answer.status_code == 200, answer.read()
-        return [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                events.append(line[6:])
+                if len(events) == 1:
+                    begun()
+    return events
 
 
 def text_of(events: list[str]) -> str:
@@ -294,23 +307,14 @@ def test_what_a_server_takes_is_what_it_is_charged_with(stack: FaultStack) -> No
 # ---------------------------------------------------------------- what dies
 
 
-def long_stream(stack: FaultStack) -> list[str]:
-    return streamed(stack, chat("good", say="long"))
-
-
-def in_the_middle(stack: FaultStack, kill: Any) -> list[str]:
-    """The events of a stream, in whose middle ``kill`` is called."""
-    ask(stack, "good")
-    with ThreadPoolExecutor(1) as clients:
-        answer = clients.submit(long_stream, stack)
-        stack.until(lambda: stack.in_flight() == 1, "in flight")
-        kill()
-        return answer.result()
+def long_stream(stack: FaultStack, begun: Callable[[], object] = lambda: None) -> list[str]:
+    """Of two seconds."""
+    return streamed(stack, chat("good", say="long"), begun=begun)
 
 
 @pytest.mark.slow
 def test_a_killed_broker_is_not_noticed(stack: FaultStack) -> None:
-    *chunks, last = in_the_middle(stack, stack.kill_broker)
+    *chunks, last = long_stream(stack, stack.kill_broker)
     assert last == "[DONE]"
     assert text_of(chunks) == "".join(words("long"))
     stack.until(lambda: stack.http.get("/ready").status_code == 200, "ready")
@@ -327,7 +331,7 @@ def test_a_server_that_is_killed_in_an_answer_is_one_error_event_and_nothing_is_
     assert keeper
     pid = {"server": server.pid, "worker": stack.worker_pid("good"), "keeper": keeper.pid}[whom]
     left = [server, keeper]
-    last = in_the_middle(stack, lambda: psutil.Process(pid).send_signal(signal.SIGKILL))[-1]
+    last = long_stream(stack, lambda: psutil.Process(pid).send_signal(signal.SIGKILL))[-1]
     assert json.loads(last)["error"]["code"] == "hosted_server_failed"
     stack.until(lambda: gone(left), "without its processes")
     assert ask(stack, "good").status_code == 200
@@ -344,7 +348,7 @@ def is_ready(stack: FaultStack) -> bool:
 def test_a_killed_api_ends_its_connections_and_frees_the_places_they_had(stack: FaultStack) -> None:
     api = stack.program("api")
     with pytest.raises(httpx.TransportError):
-        in_the_middle(stack, lambda: api.send_signal(signal.SIGKILL))
+        long_stream(stack, lambda: api.send_signal(signal.SIGKILL))
     stack.until(lambda: is_ready(stack), "ready")
     stack.until(lambda: stack.in_flight() == 0, "without a request in flight")
     [server] = servers("good")

@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--endpoints", default="chat/completions,completions,embeddings")
     parser.add_argument("--model", default="its-own-name")
     parser.add_argument("--step", type=float, default=0.0)
+    parser.add_argument("--of", help="whose it is; only to tell it from others in the list of processes")
     options = parser.parse_args()
     does = set(options.do)
     if "deaf" in does:
