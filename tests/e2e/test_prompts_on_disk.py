@@ -103,8 +103,8 @@ def test_another_api_key_reads_its_prompt_itself(tmp_path: Path) -> None:
     with life(tmp_path) as stack:
         ask(stack, question, 1)
     with life(tmp_path) as stack:
-        assert ask(stack, question, 1, key="two")[1] < 100
-        assert ask(stack, question, 1)[1] > 300
+        theirs, ours = ask(stack, question, 1, key="two")[1], ask(stack, question, 1)[1]
+        assert theirs < 100 < ours  # a worker that leaves writes as many blocks as there is time for
 
 
 def test_a_stream_whose_worker_is_killed_goes_on_without_reading_its_prompt_again(tmp_path: Path) -> None:

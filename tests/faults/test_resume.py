@@ -16,6 +16,7 @@ from tests.marks import quick_and_slow
 from tests.tiny_model import make_tiny_llama
 from workers.device import ACCELERATOR_PATH
 
+LONG = 400  # tokens; on any machine some of so many are guessed, however long its passes take
 CUT = 7  # tokens; a step gives up to 16, so the cut is at the first delta that has so many: a fault needs 23 tokens
 STEPWISE: dict[str, Any] = {"speculation": False}  # one token a step, where the cut has to be at one token
 PROMPT = "The cat sat on the mat and"
@@ -112,17 +113,17 @@ def test_what_a_killed_worker_verified_of_a_prediction_stays_counted(guessing: F
     options: dict[str, Any] = {
         "temperature": 0,
         "logit_bias": {"40": 50},
-        "max_tokens": 60,
+        "max_tokens": LONG,
         "ignore_eos": True,
     }
     text = ask(guessing, options)["text"][0]
     predicted = {**options, "prediction": {"type": "content", "content": text}}
     whole = ask(guessing, predicted)
     assert (whole["text"][0], whole["rejected"]) == (text, 0)
-    cut, rest = 30, 60 - 30
-    answer = broken(guessing, predicted, f"worker.said:{cut}+:kill9")
+    rest = 40
+    answer = broken(guessing, predicted, f"worker.said:{LONG - rest}+:kill9")
     assert answer["text"][0] == text
-    assert rest < answer["accepted"] <= 60  # more than the second attempt can have verified
+    assert rest < answer["accepted"] <= LONG  # more than the second attempt can have verified
     assert answer["rejected"] == 0
 
 
