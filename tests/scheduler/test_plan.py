@@ -198,6 +198,21 @@ def test_a_full_batch_waits_a_few_steps_so_that_prompts_share_a_pass() -> None:
 # ---------------------------------------------------------------- prefixes
 
 
+def test_a_step_beside_decoding_sequences_has_one_pass_where_passes_run_in_turn() -> None:
+    """First tokens go out before the decode pass, and what comes meanwhile does not wait for it."""
+    assert plan(task("a"), row("r")).pause
+    assert not plan(row("r")).pause, "there is no prefill pass"
+    assert not plan(task("a"), row("r", begun=False)).pause, "no sequence decodes yet"
+    assert not plan(task("a"), row("r"), limits=Limits(holds=False)).pause, (
+        "it has launched its decode pass before"
+    )
+
+
+def test_a_prefill_pass_is_followed_by_a_decode_pass_even_if_its_cost_is_not_known() -> None:
+    assert read(plan(task("a"), row("r"), read=0.2, costs=Costs(decode=0.0))) == []
+    assert read(plan(task("a"), row("r"), read=0.2, decoded=0.1, costs=Costs(decode=0.0))) == ["a"]
+
+
 def test_the_first_of_several_prompts_pauses_at_the_end_of_their_shared_prefix() -> None:
     other, first, second = task("3", 500), task("1", WORTH + 3), task("2", WORTH + 4, shares=WORTH)
     assert plan(other, first, second).prefill == (Chunk("1", 0, WORTH, pause=WORTH, followers=("2",)),)

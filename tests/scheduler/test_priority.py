@@ -73,7 +73,7 @@ def test_a_high_keys_first_tokens_take_at_most_half_as_long_again_beside_many_lo
     assert crowded <= 1.5 * alone
     assert tokens > 60  # per second; without any high client it gets 90
     late, _ = two_keys(4, 28, 120, without_priority)
-    assert late > 1.5 * alone, "the play can fail"
+    assert late > crowded, "the play can fail"
 
 
 @pytest.mark.parametrize("high", [40, 80])
@@ -132,20 +132,6 @@ def test_an_urgent_prompt_may_stall_lower_sequences_twice_as_long() -> None:
     costs, long = Costs(fixed=0.1, per_token=0.001), replace(HIGH, tokens=5000)
     assert plan(long, row("r", priority="high"), costs=costs).prefill == (Chunk("high", 0, 100),)
     assert plan(long, row("r", priority="low"), costs=costs).prefill == (Chunk("high", 0, 300),)
-
-
-def test_first_tokens_of_an_urgent_prompt_go_out_before_the_next_decode_pass() -> None:
-    low = row("r", priority="low")
-    assert plan(HIGH, low, decoded=0.1).pause
-    assert not plan(replace(HIGH, tokens=9_000), low, decoded=0.1).pause  # it has none yet
-    assert not plan(LOW, low, decoded=0.1).pause
-    assert not plan(HIGH, row("r", priority="high"), decoded=0.1).pause
-    assert not plan(HIGH, low).pause, "sequences have not decoded since the last high prompt"
-    assert plan(HIGH, low, read_for="low").pause
-    assert not plan(
-        HIGH, low, decoded=0.1, limits=Limits(holds=False)
-    ).pause  # an accelerator tells them at once
-    assert not plan(HIGH, low, decoded=0.1, limits=Limits(last_logits=False)).pause
 
 
 def test_an_urgent_prompt_does_not_wait_for_the_decode_pass_that_a_low_ones_prefill_owes() -> None:

@@ -210,7 +210,7 @@ class Plan:
     )
     prefill: tuple[Chunk, ...] = ()  # one pass: a chunk of one task, or the rest of several
     hold: bool = False  # no decode pass: first tokens wait for prompts that can still come with them
-    pause: bool = False  # no decode pass: the first tokens of this prefill pass do not wait for one
+    pause: bool = False  # no decode pass in the step of this prefill pass
 
     def __str__(self) -> str:
         parts = {"preempt": self.preempt, "restart": self.restart, "prefill": self.prefill}

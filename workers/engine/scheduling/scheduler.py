@@ -8,13 +8,14 @@ callers that had least of the machine, whatever its length and class: a wait is 
 Rule 4, passing: a task that does not fit, for want of batch slots or memory, is passed by tasks that do. After
 ``PASSED`` steps at the head of the order it is passed no more: sequences end until it fits.
 Rule 5, stall: a prefill pass beside sequences that decode has as many tokens as ``max_stall`` allows. Then they decode
-for a while, so that prefill has no more than ``read_share`` of the time.
+once at the least, and for a while, so that prefill has no more than ``read_share`` of the time. Where passes run in
+turn the step ends with the prefill pass: its first tokens go out, and what has come meanwhile is in the next plan.
 Rule 6, passes: short prompts share a pass; a long one has passes of its own, in chunks. A full batch waits a few steps
 for more prompts. On an accelerator prompts behind contexts of unlike length share a pass of few tokens only.
 Rule 7, priority: a prompt of higher priority than sequences that decode is urgent. It waits for no company, none of
 lower priority joins its pass, and the pass may be ``URGENT`` times as long. If the last prefill pass was for a lower
-one it does not wait until sequences have decoded (rule 5), and its first token does not wait for a decode pass; the
-next step has one. So sequences of low priority pause for one prefill pass of each higher priority at the most.
+one it does not wait until sequences have decoded (rule 5). So sequences of low priority pause for one prefill pass of
+each higher priority at the most.
 Rule 8, prefixes: a prefix that several waiting prompts share is prefilled once: see ``shared_prefixes``.
 Rule 9, hold: while no client has a token, first tokens wait for prompts to be prefilled beside theirs. Prompts are
 prefilled faster in one pass, and sequences that begin together end together.
@@ -84,7 +85,7 @@ def plan(view: View, now: float, order: Order = in_order) -> Plan:
         cache_bytes=room.cache_bytes if room.cache_bytes < view.memory.cache_bytes else None,
         prefill=chunks,
         hold=bool(chunks) and planner.holds(now),
-        pause=planner.pauses(),
+        pause=bool(chunks) and planner.pauses(),
     )
 
 
@@ -143,13 +144,8 @@ class _Planner:
         return self._decoding > 0 and RANKS[task.priority] < lowest
 
     def pauses(self) -> bool:
-        """Rule 7, after this plan's pass; where a step does not wait for its decode pass there is nothing to gain."""
-        if not (self._view.limits.holds and self._view.limits.last_logits):
-            return False
-        return any(
-            self._urgent(task) and (self._view.decoded > 0 or self._above_last(task))
-            for task in self._joining
-        )
+        """Rule 5; an accelerator has launched its decode pass before."""
+        return self._view.limits.holds and self._decoding > 0
 
     def _above_last(self, task: Task) -> bool:
         """Whether all of the last prefill pass was of lower priority."""
@@ -183,7 +179,8 @@ class _Planner:
         """Rule 5: whether prefill has had its share for now."""
         share, costs = self._view.limits.read_share, self._view.costs
         owed = min(self._view.read * (1 - share) / share, DECODES * costs.decode)
-        return self._decoding > 0 and self._view.decoded < owed and not self._comes_before_decode()
+        owes = self._view.decoded < owed or (self._view.read > 0 and not self._view.decoded)
+        return self._decoding > 0 and owes and not self._comes_before_decode()
 
     def _comes_before_decode(self) -> bool:
         """Rule 7."""
