@@ -15,6 +15,8 @@ from workers.engine.kv import slab_attention
 from workers.engine.kv.mlx_caches import Cache, TokenSpan, new_cache
 from workers.engine.kv.slots import Slots
 
+pytestmark = pytest.mark.usefixtures("attention_of_mlx_lm")
+
 
 def llama(layers: int) -> Any:
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 64}

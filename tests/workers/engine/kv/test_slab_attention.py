@@ -18,6 +18,7 @@ from workers.engine.kv.slots import SLABS_OF_ACCELERATOR, Slots
 from workers.model.load import inspect, load
 
 LENGTHS = [20, 600, 30]
+pytestmark = pytest.mark.usefixtures("attention_of_mlx_lm")
 
 
 @pytest.fixture(
