@@ -229,7 +229,7 @@ class FakeBroker:
             if self.deaf:
                 self._stop.wait(0.005)
                 continue
-            if self._socket.poll(2):
+            if self._socket.poll(2) and not self.deaf:  # it may have become so meanwhile
                 self._peer, data, *body = self._socket.recv_multipart()
                 message = wire.decode(wire.FROM_API, data)
                 if isinstance(message, SubmitHeader):
