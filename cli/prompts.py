@@ -87,7 +87,9 @@ def _forget(settings: Settings, namespace: str | None) -> _Forgotten:
                 f"what listens at {probe.address(settings)} gave no answer in {ANSWERS_WITHIN:.0f} s"
             )
         if broker_runs(settings.sockets_dir):
-            raise _Untold(f"its broker runs, but nothing answers at {probe.address(settings)}")
+            raise _Untold(
+                f"its broker runs, but nothing answers at {probe.address(settings)}, where MLX_SERVER_PORT has it"
+            )
         return _Forgotten()
     if seen.status != HTTPStatus.OK:
         raise _Untold(f"HTTP {seen.status}")
