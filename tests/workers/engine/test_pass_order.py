@@ -104,30 +104,32 @@ def decoding(engine: BatchEngine, rows: int = 2) -> None:
         engine.step()
 
 
-def test_a_pass_that_was_launched_behind_another_is_not_charged_with_its_time(
-    engine: BatchEngine, device: SimulatedDevice
-) -> None:
+def beside_a_long_prompt(engine: BatchEngine, device: SimulatedDevice) -> list[int]:
+    """Tokens of each pass while a long prompt is prefilled beside sequences that decode."""
     decoding(engine)
     before = len(device.passes)
     engine.add(job("long", PROMPT, max_tokens=2))
     while engine.report["prefilling"] or engine.report["waiting"]:
         engine.step()
+    return [tokens for tokens, _ in device.passes[before:]]
+
+
+def test_a_pass_that_was_launched_behind_another_is_not_charged_with_its_time(
+    engine: BatchEngine, device: SimulatedDevice
+) -> None:
+    passes = beside_a_long_prompt(engine, device)
     costs = engine._history.costs.now
     assert costs.slowness == pytest.approx(1.0, abs=0.02)
     assert costs.decode == pytest.approx(FLOOR, rel=0.02)
-    chunks = [tokens for tokens, _ in device.passes[before:] if tokens > 2]
+    chunks = [tokens for tokens in passes if tokens > 2]
     assert set(chunks[:-1]) == {57}, "each has as many tokens as the stall allows"
 
 
 def test_prefill_has_its_share_of_the_device_although_passes_are_counted_before_they_end(
     engine: BatchEngine, device: SimulatedDevice
 ) -> None:
-    decoding(engine)
-    before = len(device.passes)
-    engine.add(job("long", PROMPT, max_tokens=2))
-    while engine.report["prefilling"] or engine.report["waiting"]:
-        engine.step()
-    kinds = ["prefill" if tokens > 2 else "decode" for tokens, _ in device.passes[before:]]
+    passes = beside_a_long_prompt(engine, device)
+    kinds = ["prefill" if tokens > 2 else "decode" for tokens in passes]
     reads = [place for place, kind in enumerate(kinds) if kind == "prefill"]
     between = [later - earlier - 1 for earlier, later in pairwise(reads)]
     # A decode pass is a quarter of it and a prefill pass, and a little more.
