@@ -1,6 +1,7 @@
 """The order in which a step launches its passes and takes what they give: in turn on a CPU, ahead on an accelerator.
 
 In turn, a pass has ended before the next one begins: MLX lets a CPU's host run a hundred operations ahead at the most.
+Beside sequences that decode a step ends with its prefill pass, so that its tokens go out and new prompts are seen.
 
 Ahead, the device always has a pass to compute while the host makes the next one and reads the tokens of the one before.
 A step launches the decode pass first, then the prefill pass behind it, and takes the tokens of the step before. One
