@@ -194,7 +194,9 @@ async def at_rest(url: str) -> tuple[dict[str, Any], list[str]]:
             left = {name: status[name] for name in ("in_flight", "queued")}
             for name in ("rows", "prefilling", "waiting", "kv_bytes"):
                 left[name] = engine.get(name, "before the first report")
-            if not any(left.values()):
+            if (
+                not any(left.values()) and engine["tokens"]
+            ):  # the first report may be of before the first request
                 print(f"at rest: {engine}", flush=True)
                 return engine, []
             if time.monotonic() > deadline:
