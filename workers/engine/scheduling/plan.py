@@ -140,8 +140,8 @@ class Limits:
 
     ``last_logits``: a prompt's last pass gives its first token. ``holds``: first tokens are held, which pays where
     prompts are prefilled much faster together than one by one, as on a CPU; and passes run in turn, one in a step
-    beside sequences that decode. Where a decode pass takes longer than ``max_stall``, a prefill pass may take as long as it:
-    else a batch would never fill.
+    beside sequences that decode. Where a decode pass takes longer than ``max_stall``, a prefill pass may take as long
+    as it: else a batch would never fill.
     """
 
     rows: int = 32  # sequences that decode together
