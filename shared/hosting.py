@@ -25,6 +25,8 @@ PATHS: Final[dict[Endpoint, str]] = {
     "chat": "/v1/chat/completions",
     "images": "/v1/images/generations",
 }
+STREAMED: Final[tuple[Endpoint, ...]] = ("chat", "completions", "responses", "messages")
+"""Endpoints whose answers may be streams, which have an event by which they end."""
 
 
 class Hosted(Part):

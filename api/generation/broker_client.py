@@ -23,7 +23,7 @@ from api.generation.received import MAX_REPAIRS, Gap, Received
 from api.generation.replies import Replies
 from api.http.keys import current_key, prompt_namespace
 from api.http.side_thread import in_side_thread
-from api.metrics.counters import Counters
+from api.metrics.counters import Counters, Watch
 from shared import wire
 from shared.errors import (
     BrokerLost,
@@ -123,6 +123,9 @@ class BrokerClient:
         """Whether the broker was heard within ``heartbeat_timeout``."""
         return self._seen.is_set()
 
+    def watch(self, model: str) -> Watch:
+        return self.counters.watch(self._registry.resolve(model) or model, self._loop.time())
+
     async def generate(self, model: str, tasks: Sequence[Task], caller: str) -> Replies:
         """Returns at the first delta, or after ``first_token_silence`` without one. Raises refusals.
 
@@ -144,7 +147,7 @@ class BrokerClient:
                 caller,
                 group,
                 key.terms if key else None,
-                self.counters.watch(model, self._loop.time()),
+                self.watch(model),
             )
             for number, task in enumerate(tasks)
         ]
@@ -166,8 +169,6 @@ class BrokerClient:
             if own is replies:
                 del self._live[request.request_id]
                 request.count(start, tokens)
-                if request.watch:
-                    request.watch.count(start, tokens, self._loop.time())
                 self._send(Done(request_id=request.request_id, spent=request.newly_spent(), tokens=tokens))
 
     async def status(self, within: float, *, figures: bool = False) -> StatusReport:

@@ -1,8 +1,11 @@
 """The model names that a request may ask for; a name never becomes a path."""
 
+from collections.abc import Sequence
+
 from api.http.keys import ModelNotAllowed, current_key
 from api.http.served import note_model
 from shared.errors import InvalidRequest, ModelNotFound
+from shared.hosting import Endpoint
 from shared.settings import Settings
 
 
@@ -16,6 +19,12 @@ class Catalog:
         """Also later: an operator may change models and their names while the server runs."""
         self.registry = settings.registry
         self.ids = tuple(settings.sources)
+        self.hosted: dict[str, Sequence[Endpoint]] = {
+            model: settings.table(model).endpoints
+            for model, source in settings.sources.items()
+            if source.kind == "hosted"
+        }
+        """With the endpoints that the operator names; without any, its server is asked when it is started."""
         self._default = settings.default_model
 
     @property

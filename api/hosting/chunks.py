@@ -7,9 +7,8 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic_core import from_json
-
-from api.hosting.passing import Tokens
+from api.hosting.lines import Lines, TooLong
+from api.hosting.passing import Tokens, read_json
 from shared.protocol import CallPiece, Delta, Finish, FinishReason, Start
 
 _REASONS = {
@@ -29,15 +28,23 @@ class Chunks:
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
         self.complete = False
-        self._rest = b""
+        self._lines = Lines()
         self._index = 0
         self._reason: str | None = None
         self._begun: set[int] = set()  # calls that have an id and a name
 
+    @property
+    def texts(self) -> int:
+        """Deltas so far."""
+        return self._index
+
     def take(self, piece: bytes) -> Iterator[Delta]:
         """Raises BadChunk."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        for line in lines:
+        try:
+            lines = self._lines.take(piece)
+        except TooLong:
+            raise BadChunk("it sent an event that is too long") from None
+        for line in lines.split(b"\n"):
             if line.startswith(b"data:"):
                 yield from self._event(line[5:].strip())
 
@@ -61,7 +68,7 @@ class Chunks:
             self.complete = True
             return
         try:
-            chunk = from_json(data)
+            chunk = read_json(data)
         except ValueError:
             raise BadChunk("it sent an event that is no JSON") from None
         if not isinstance(chunk, dict):
@@ -110,4 +117,5 @@ class Chunks:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """Half a surrogate pair has no bytes."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""

@@ -15,7 +15,7 @@ from api.generation.parse import BOM, read_object, received
 from api.generation.replies import Replies
 from api.hosting.forms import MULTIPART, boundary_of, value_of, with_value
 from api.hosting.lease import Lease
-from api.hosting.proxy import Passing, missing
+from api.hosting.proxy import Passing, Patience, Translation, missing
 from api.hosting.renaming import named
 from api.hosting.translated import Translated
 from api.hosting.upstream import Upstreams
@@ -23,12 +23,9 @@ from api.http.caller import caller
 from api.http.json_limits import SMALL
 from api.http.side_thread import in_side_thread
 from shared.errors import EndpointMissing, InvalidRequest
-from shared.hosting import PATHS, Endpoint
+from shared.hosting import PATHS, STREAMED, Endpoint
 from shared.protocol import Generation, Place, Task
 from shared.settings import Settings
-
-TRANSLATED: tuple[Endpoint, ...] = ("responses", "messages")
-"""Dialects that are served all the same by a server that has chat completions only."""
 
 
 class Hosting:
@@ -42,7 +39,7 @@ class Hosting:
     def use(self, settings: Settings) -> None:
         """Also later: an operator may change models while the server runs."""
         self._settings = settings
-        self._hosted = {model for model, source in settings.sources.items() if source.kind == "hosted"}
+        self._patience = Patience(settings.first_token_silence, settings.keepalive)
         self._lacking.clear()
 
     async def close(self) -> None:
@@ -50,11 +47,16 @@ class Hosting:
 
     def serves(self, model: str) -> bool:
         """``model``: a name that was asked for."""
-        return (self._catalog.registry.resolve(model) or model) in self._hosted
+        return (self._catalog.registry.resolve(model) or model) in self._catalog.hosted
 
-    async def passed(self, req: Request, resp: Response, endpoint: Endpoint) -> bool:
-        """False: the request is not for a hosted model, or its server leaves this dialect to be translated."""
-        if not self._hosted:
+    async def passed(
+        self, req: Request, resp: Response, endpoint: Endpoint, translated: Translation | None = None
+    ) -> bool:
+        """False: the request is not for a hosted model, or its server leaves this dialect to ``translated``.
+
+        ``translated`` is called here only where the head of a stream had to go out before that was known.
+        """
+        if not self._catalog.hosted:
             return False
         asked = await self._asked(req)
         if not self.serves(asked.model) or (asked.model, endpoint) in self._lacking:
@@ -62,15 +64,18 @@ class Hosting:
         model, who = self._catalog.resolve(asked.model), caller(req)
         data = await received(req)
         lease = await Lease.take(self._broker, model, endpoint, data, who)
-        place = await _first_place(lease, asked.streams)
+        streams = asked.streams and endpoint in STREAMED
+        place = await _first_place(lease, streams)
         if place and endpoint not in place.endpoints:
             lease.give_back()
-            if endpoint not in TRANSLATED:
+            if translated is None:
                 raise missing(model, endpoint, place)
             self._lacking.add((model, endpoint))
             return False
-        passing = Passing(self._upstreams, endpoint, model, asked.named, _headers(req))
-        await passing.answer(resp, lease, place)
+        passing = Passing(
+            self._upstreams, endpoint, model, asked.named, _headers(req), streams, self._patience
+        )
+        await passing.answer(resp, lease, place, translated)
         return True
 
     async def only_hosted(self, req: Request, resp: Response, endpoint: Endpoint) -> None:

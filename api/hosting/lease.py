@@ -13,6 +13,7 @@ from api.generation.broker_client import BrokerClient
 from api.generation.replies import Replies
 from api.hosting.passing import Tokens
 from api.hosting.upstream import Upstream
+from api.metrics.counters import Watch
 from shared.errors import HostedServerFailed, ServingError
 from shared.hosting import Endpoint
 from shared.protocol import Hosted, Place, Start
@@ -21,10 +22,13 @@ NOTICED = 2.0  # seconds until the end of a server is known here, at most
 
 
 class Lease:
-    def __init__(self, broker: BrokerClient, replies: Replies, noticed: float = NOTICED) -> None:
+    def __init__(
+        self, broker: BrokerClient, replies: Replies, watch: Watch, noticed: float = NOTICED
+    ) -> None:
         self._broker = broker
         self._noticed = noticed
         self._replies = replies
+        self._watch = watch
         self._place: Place | None = None
 
     @classmethod
@@ -34,7 +38,8 @@ class Lease:
         """Returns once there is a place, or after ``first_token_silence`` without one. Raises refusals."""
         digest = blake2b(body, digest_size=16).hexdigest()
         task = Hosted(endpoint=endpoint, size=len(body), digest=digest)
-        return cls(broker, await broker.generate(model, [task], caller))
+        watch = broker.watch(model)
+        return cls(broker, await broker.generate(model, [task], caller), watch)
 
     @property
     def waiting(self) -> str:
@@ -90,8 +95,13 @@ class Lease:
             return False
         return True
 
+    def passes(self, texts: int) -> None:
+        """``texts``: how many pieces of text have passed by now; what is measured of them is when."""
+        self._watch.passes(texts, asyncio.get_running_loop().time())
+
     def done(self, tokens: Tokens) -> None:
         start = Start(prompt_tokens=tokens.prompt, cached_tokens=min(tokens.cached, tokens.prompt))
+        self._watch.count(start, tokens.out, asyncio.get_running_loop().time())
         self._broker.done(self._replies, start, tokens.out)
         self._replies.close()
 

@@ -2,28 +2,31 @@
 
 Rule 1: no other byte is changed.
 Rule 2: what passes is looked at for the tokens it tells, and for the event by which a stream of its endpoint ends.
+Rule 3: whatever an answer has in it, reading it raises ValueError at most.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.hosting.renaming import PLACES, renamed
-from shared.hosting import Endpoint
+from pydantic_core import from_json
 
-_LAST: dict[Endpoint, tuple[bytes, ...]] = {
-    "chat": (b"[DONE]", b'"error"'),
-    "completions": (b"[DONE]", b'"error"'),
-    "responses": (
-        b'"response.completed"',
-        b'"response.failed"',
-        b'"response.incomplete"',
-        b'"error"',
-        b"[DONE]",
-    ),
-    "messages": (b'"message_stop"', b'"error"'),
-}
-_KEPT = 4096  # bytes of an event in which its type is looked for
+from api.hosting.lines import Lines
+from api.hosting.renaming import PLACES, renamed
+from shared.hosting import STREAMED, Endpoint
+
+DONE = b"[DONE]"
+_LAST_TYPES = (
+    "response.completed",
+    "response.failed",
+    "response.incomplete",
+    "message_stop",
+    "error",
+)
+"""The types of events by which a stream of responses or messages ends."""
+_MOST_COUNTED = 1 << 53
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n")
 
 
 @dataclass
@@ -37,11 +40,11 @@ class Tokens:
         """``answer``: an object of any dialect; what it has of ``usage`` counts."""
         if not isinstance(answer, dict):
             return
-        for inner in ("response", "message"):
-            self.read(answer.get(inner))
-        usage = answer.get("usage")
-        if not isinstance(usage, dict):
-            return
+        for place in (answer.get("response"), answer.get("message"), answer):
+            if isinstance(place, dict) and isinstance(usage := place.get("usage"), dict):
+                self._count(usage)
+
+    def _count(self, usage: Mapping[str, Any]) -> None:
         self.prompt = _count(usage, "prompt_tokens", "input_tokens") or self.prompt
         self.out = _count(usage, "completion_tokens", "output_tokens") or self.out
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
@@ -51,7 +54,7 @@ class Tokens:
 
 def _count(usage: Any, *names: str) -> int:
     found = [usage[name] for name in names if isinstance(usage, dict) and type(usage.get(name)) is int]
-    return max(0, found[0]) if found else 0
+    return min(max(0, found[0]), _MOST_COUNTED) if found else 0
 
 
 @dataclass
@@ -61,22 +64,40 @@ class PassingEvents:
     endpoint: Endpoint
     model: str
     tokens: Tokens = field(default_factory=Tokens)
-    complete: bool = False  # the event has come that ends such a stream
-    _rest: bytes = b""
+    ended: bool = False  # the event has come that ends such a stream
+    _tail: bytes = b""  # the last bytes that have passed
+    _lines: Lines = field(default_factory=Lines)
     _events: int = 0
+    _choices: dict[Any, bool] = field(default_factory=dict)  # whether each has told why it ended
+
+    @property
+    def complete(self) -> bool:
+        """Some servers end a stream behind the reasons of all choices, without a last event."""
+        return self.ended or (bool(self._choices) and all(self._choices.values()))
 
     def take(self, piece: bytes) -> bytes:
-        """What may be passed on by now: whole lines."""
-        lines, newline, self._rest = (self._rest + piece).rpartition(b"\n")
-        return self._passed(lines + newline) if newline else b""
+        """What may be passed on by now: whole lines. Raises TooLong."""
+        out = self._passed(self._lines.take(piece))
+        self._tail = (self._tail + out)[-4:]
+        return out
+
+    @property
+    def between(self) -> bool:
+        """Whether a comment may follow: what has passed ends with a whole event."""
+        return not self._lines.waiting and (not self._tail or self._tail.endswith(_ENDS))
 
     def end(self) -> bytes:
         """The rest. Where no usage was told, each event with text counts as a token."""
+        out = self._passed(self._lines.end())
         if not self.tokens.told:
             self.tokens.out = self._events
-        rest, self._rest = self._rest, b""
-        self.complete = self.complete or self.endpoint not in _LAST
-        return self._passed(rest)
+        self.ended = self.ended or self.endpoint not in STREAMED
+        return out
+
+    @property
+    def texts(self) -> int:
+        """Events with text so far."""
+        return self._events
 
     def _passed(self, lines: bytes) -> bytes:
         if b"data:" not in lines:
@@ -86,28 +107,42 @@ class PassingEvents:
     def _line(self, line: bytes) -> bytes:
         if not line.startswith(b"data:"):
             return line
-        if any(mark in line[:_KEPT] for mark in _LAST.get(self.endpoint, ())):
-            self.complete = True
+        if line[5:].strip() == DONE:
+            self.ended = True
+            return line
         self._events += b'"content"' in line or b'"text"' in line or b'"delta"' in line
-        if b'"usage"' in line:
-            self._read(line)
-        if b'"model"' not in line:
-            return line
         try:
-            text = renamed(line[5:].decode(), self.model, PLACES)
+            self._look(read_json(line[5:]))
+            if b'"model"' not in line:
+                return line
+            return b"data:" + renamed(line[5:].decode(), self.model, PLACES).encode()
         except ValueError:
             return line
-        return b"data:" + text.encode()
 
-    def _read(self, line: bytes) -> None:
-        try:
-            self.tokens.read(json.loads(line[5:]))
-        except ValueError:
-            pass
+    def _look(self, event: Any) -> None:
+        if not isinstance(event, dict):
+            return
+        self.tokens.read(event)
+        self.ended = self.ended or event.get("type") in _LAST_TYPES or bool(event.get("error"))
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and isinstance(index := choice.get("index", 0), int):
+                self._choices[index] = self._choices.get(index, False) or bool(choice.get("finish_reason"))
 
 
 def passed_object(data: bytes, model: str, tokens: Tokens) -> bytes:
     """A whole answer. Raises ValueError when it is no JSON object."""
-    text = data.decode()
-    tokens.read(json.loads(text))
+    text = data.decode("utf-8-sig")
+    tokens.read(read_json(text))
     return renamed(text, model, PLACES).encode()
+
+
+def read_json(text: bytes | str) -> Any:
+    """Raises ValueError."""
+    try:
+        return from_json(text)
+    except ValueError:  # also of half a surrogate pair, which clients take
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None

@@ -40,7 +40,14 @@ def _spans(text: str, path: tuple[str, ...], at: int = 0) -> Iterator[tuple[int,
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, int, int]]:
-    """(key, begin and end of its value) of the object that begins at ``at``."""
+    """(key, begin and end of its value) of the object that begins at ``at``. Raises ValueError."""
+    try:
+        yield from _read_members(text, at)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _read_members(text: str, at: int) -> Iterator[tuple[str, int, int]]:
     at = _skip(text, at)
     if text[at : at + 1] != "{":
         raise ValueError("this is no JSON object")

@@ -91,9 +91,12 @@ class Translated:
     async def _read(self, lease: Lease, upstream: Upstream) -> None:
         chunks, piece = Chunks(self._tokens), upstream.first
         try:
-            while piece:
-                for delta in chunks.take(piece):
+            while True:
+                for delta in chunks.take(piece or b"\n"):
                     self._replies.put(delta)
+                lease.passes(chunks.texts)
+                if not piece:
+                    break
                 piece = await upstream.piece()
             self._replies.put(chunks.end())
         except BadChunk as error:

@@ -13,8 +13,9 @@ from shared.protocol import ChatPrompt, Generation, Grammar, Sampling, Stopping,
 
 
 def chat_request(generation: Generation, model: str) -> bytes:
-    """Raises InvalidRequest for what chat completions have no field for."""
+    """Raises InvalidRequest for what chat completions have no field for, or what is not read from their answers."""
     prompt = generation.prompt
+    _refuse(generation)
     if not isinstance(prompt, ChatPrompt):
         raise InvalidRequest("This model's server takes messages only.", param=generation.param)
     body: dict[str, Any] = {
@@ -33,7 +34,29 @@ def chat_request(generation: Generation, model: str) -> bytes:
         body["response_format"] = _response_format(generation.grammar)
     if prompt.template_kwargs:
         body["chat_template_kwargs"] = prompt.template_kwargs
+        if effort := prompt.template_kwargs.get("reasoning_effort"):
+            body["reasoning_effort"] = effort
     return to_json(body)
+
+
+def _refuse(generation: Generation) -> None:
+    """What would be lost without a word. The seed is not promised, and guesses change no answer."""
+    stopping = generation.stopping
+    lost = {
+        "top_logprobs": generation.logprobs is not None,
+        "min_tokens": stopping.min_tokens > 0,
+        "stop_token_ids": bool(stopping.stop_token_ids),
+        "ignore_eos": stopping.ignore_eos,
+        "echo": generation.echo,
+        "n": generation.n > 1,
+    }
+    for name, said in lost.items():
+        if said:
+            raise InvalidRequest(
+                f"{name!r} cannot be asked of this model's server in this dialect, which is translated to its chat "
+                "completions; ask at /v1/chat/completions.",
+                param=name,
+            )
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Rule 3: the end of the task that asked closes the connection, by which a server 
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import httpx
 
@@ -27,7 +28,7 @@ class Upstream:
     def __init__(self, model: str, answer: httpx.Response) -> None:
         self._model = model
         self._answer = answer
-        self._pieces = answer.aiter_raw()
+        self._pieces = answer.aiter_bytes()  # some compress whatever was asked for
         self.first = b""
 
     @property
@@ -80,8 +81,18 @@ class Upstreams:
     def __init__(self) -> None:
         self._client: httpx.AsyncClient | None = None
 
-    async def ask(self, model: str, url: str, body: bytes, headers: Mapping[str, str]) -> Upstream:
-        """Raises HostedServerFailed while no byte of an answer has come."""
+    async def ask(
+        self,
+        model: str,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        owner: "asyncio.Task[Any] | None" = None,
+    ) -> Upstream:
+        """Raises HostedServerFailed while no byte of an answer has come.
+
+        ``owner``: the task whose end is the end of the connection; else the one that asks.
+        """
         sent = {name: headers[name] for name in PASSED_ON if name in headers}
         client = self._client = self._client or _client()
         request = client.build_request(
@@ -92,9 +103,13 @@ class Upstreams:
         except httpx.HTTPError as error:
             raise _failed(model, error) from error
         upstream = Upstream(model, answer)
-        loop, owner = asyncio.get_running_loop(), asyncio.current_task()
+        loop, owner = asyncio.get_running_loop(), owner or asyncio.current_task()
         assert owner is not None
         owner.add_done_callback(lambda _: loop.create_task(upstream.close()))
+        if not (200 <= upstream.status < 300 or 400 <= upstream.status < 600):
+            raise HostedServerFailed(
+                f"The server of {model!r} answered with status {upstream.status}, neither an answer nor an error."
+            )
         upstream.first = await upstream.piece()
         return upstream
 
@@ -120,7 +135,7 @@ def _failed(model: str, error: httpx.HTTPError) -> HostedServerFailed:
             how = "takes no connection"
         case httpx.TimeoutException():
             how = f"sent nothing for {SILENCE:.0f} s"
-        case httpx.RemoteProtocolError() if "disconnected" in str(error) or "incomplete" in str(error):
+        case httpx.RemoteProtocolError() if "disconnected" in str(error) or "closed connection" in str(error):
             how = "closed the connection before its answer was whole"
         case httpx.RemoteProtocolError() | httpx.DecodingError():
             how = "answered with what is no HTTP"

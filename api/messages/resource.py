@@ -1,5 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens"""
 
+from functools import partial
+
 from falcon.asgi import Request, Response
 
 from api.generation.blocks import gather
@@ -27,8 +29,11 @@ class Messages:
         self._hosting = hosting
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        if await self._hosting.passed(req, resp, "messages"):
-            return
+        answer = partial(self._answer, req)
+        if not await self._hosting.passed(req, resp, "messages", answer):
+            await answer(resp)
+
+    async def _answer(self, req: Request, resp: Response) -> None:
         request = await read(req, MessagesRequest)
         model = self._catalog.resolve(request.model)
         generation, who = message_generation(request), caller(req)

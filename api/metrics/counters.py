@@ -98,6 +98,7 @@ class Watch:
         self._counters, self._model, self._begun = counters, model, begun
         self._prompt_counted = False
         self._last: dict[int, float] = {}  # when each choice had its last output
+        self._texts = 0
         self._first_token = counters.first_token.labels(model)
         self._between_tokens = counters.between_tokens.labels(model)
         self._generated = counters.generation_tokens.labels(model)
@@ -112,11 +113,14 @@ class Watch:
             counters.cache_hits.labels(self._model).inc(start.cached_tokens)
         if delta.ids:
             self._generated.inc(len(delta.ids))
-            if last := self._last.get(delta.choice):
-                self._between_tokens.observe(now - last)
-            elif not self._last:
-                self._first_token.observe(now - self._begun)
-            self._last[delta.choice] = now
+            self._time(delta.choice, now)
+
+    def _time(self, choice: int, now: float) -> None:
+        if last := self._last.get(choice):
+            self._between_tokens.observe(now - last)
+        elif not self._last:
+            self._first_token.observe(now - self._begun)
+        self._last[choice] = now
 
     def end(self, finish: Finish | None, now: float) -> None:
         """``finish``: of the choice that ended last."""
@@ -124,8 +128,14 @@ class Watch:
         self._counters.success.labels(self._model, _SUCCESS.get(reason, str(reason))).inc()
         self._counters.request_time.labels(self._model).observe(now - self._begun)
 
+    def passes(self, texts: int, now: float) -> None:
+        """Of another server's answer there have been ``texts`` pieces of text by now. It tells of tokens at its end."""
+        if texts > self._texts:
+            self._texts = texts
+            self._time(0, now)
+
     def count(self, start: Start, tokens: int, now: float) -> None:
-        """The whole answer of another server, which tells of its tokens at its end."""
+        """The whole answer of another server."""
         self.take(Delta(request_id="", attempt=0, index=0, start=start), now)
         self._generated.inc(tokens)
         self.end(None, now)

@@ -19,6 +19,7 @@ ASK_WITHIN = 1.0  # seconds; without an answer, every model is shown as loadable
 Known = Literal["hot", "loading", "downloading", "queued", "loadable", "failed"]
 _ORDER = get_args(Known)
 NOT_PROMISED = ["resume", "seed", "prompt_cache_by_key"]  # of a hosted model
+_NOT_TOLD = dict.fromkeys(("tools", "content", "reasoning", "json_schema", "infill", "speculation"))
 
 
 class Models:
@@ -51,8 +52,19 @@ class Models:
             aliases=self._catalog.registry.aliases_of(model) if id == model else [],
             alias_of=None if id == model else model,
             lifecycle="retired" if status == "failed" else "active",
+            capabilities=self._capabilities(model, state),
             **_known(state),
         )
+
+    def _capabilities(self, model: str, state: ModelStatus | None) -> ModelCapabilities | None:
+        """None: it was never loaded; what a hosted model is is known before."""
+        can = state.capabilities if state else None
+        if model in self._catalog.hosted:
+            endpoints = can.endpoints if can else self._catalog.hosted[model]
+            return ModelCapabilities(
+                kind="hosted", endpoints=list(endpoints), not_promised=NOT_PROMISED, **_NOT_TOLD
+            )
+        return None if can is None else ModelCapabilities(**can.model_dump(exclude={"bytes", "sampling"}))
 
 
 async def model_states(broker: BrokerClient) -> dict[str, ModelStatus]:
@@ -83,12 +95,6 @@ def _known(state: ModelStatus | None) -> dict[str, Any]:
         "replicas": state.replicas,
         "context_length": state.context_length or None,
         "max_input_tokens": state.context_length or None,
-        "capabilities": None
-        if can is None
-        else ModelCapabilities(
-            **can.model_dump(exclude={"bytes", "sampling"}),
-            not_promised=NOT_PROMISED if can.kind == "hosted" else [],
-        ),
         "size": None if can is None else can.bytes,
         "default_sampling": None if can is None else can.sampling,
     }

@@ -1,6 +1,7 @@
 """The routes of /v1/responses: create, continue, fetch and delete responses, and list their input."""
 
 from collections.abc import AsyncIterable, AsyncIterator
+from functools import partial
 
 from falcon.asgi import Request, Response
 
@@ -43,8 +44,11 @@ class Responses:
         self._conversations = conversations
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        if await self._hosting.passed(req, resp, "responses"):
-            return
+        answer = partial(self._answer, req)
+        if not await self._hosting.passed(req, resp, "responses", answer):
+            await answer(resp)
+
+    async def _answer(self, req: Request, resp: Response) -> None:
         request = await read(req, ResponsesRequest)
         model = self._catalog.resolve(request.model)
         who = caller(req)

@@ -116,7 +116,8 @@ def _ask(settings: Settings, path: str, key: str, read: Callable[[Any], T]) -> T
 def _model(settings: Settings, wanted: str | None, key: str) -> dict[str, Any]:
     """The model of this name or alias, else the only one; loaded, if nothing is known of it yet."""
     info = _ask(settings, f"/v1/models/{quote(wanted or _the_only(settings, key))}", key, _known)
-    if info["status"] == "failed" or (info["capabilities"] and info["context_length"]):
+    can = info["capabilities"] or {}
+    if info["status"] == "failed" or (can and info["context_length"]) or can.get("endpoints"):
         return info
     print(f"Loading {info['id']}, to see what it can do …", file=sys.stderr, flush=True)
     probe.post(settings, f"/admin/models/{quote(info['id'])}/load", {"wait": True}, PATIENCE)
@@ -138,7 +139,7 @@ def objections(program: Program, info: Mapping[str, Any]) -> Iterator[str]:
     model, can, context = info["id"], info["capabilities"] or {}, info["context_length"]
     if info["status"] == "failed":
         yield f"{model} cannot be loaded: {info['reason']}"
-    elif can.get("kind", "chat") != "chat":
+    elif can.get("kind", "chat") != "chat" and "chat" not in can.get("endpoints", ()):
         yield f"{model} is no chat model."
     elif program.needs_tools and can.get("tools") == "none":
         yield f"{model} cannot call tools, and {program.title} does its work with them."

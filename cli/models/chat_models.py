@@ -21,5 +21,7 @@ def chat_models(listed: Any) -> list[str]:
 def _may_chat(info: Mapping[str, Any]) -> bool:
     can = info.get("capabilities")
     if isinstance(can, dict) and can:
-        return can.get("kind", "chat") == "chat" or "chat" in can.get("endpoints", ())
+        kind, endpoints = can.get("kind", "chat"), can.get("endpoints", ())
+        unknown = kind == "hosted" and not endpoints  # until its server was started
+        return kind == "chat" or unknown or "chat" in endpoints
     return str(info["id"]) != EMBEDDED_EMBEDDER

@@ -33,7 +33,7 @@ def _row(settings: Settings, model: str, state: ModelStatus | None) -> dict[str,
     can = state.capabilities if state else None
     return {
         "id": model,
-        "kind": can.kind if can else "",
+        "kind": "hosted" if settings.sources[model].kind == "hosted" else can.kind if can else "",
         "state": state.state if state else "",
         "aliases": list(settings.registry.aliases_of(model)),
     }

@@ -75,6 +75,8 @@ def _abilities(can: Capabilities) -> Iterator[tuple[str, Any]]:
         yield "json schemas", can.json_schema
         yield "infill", can.infill
         yield "sampling", can.sampling
+    elif can.kind == "hosted":
+        yield "endpoints", can.endpoints
     else:
         yield "dimensions", can.dimensions
         yield "ranking", can.ranking

@@ -1,6 +1,8 @@
 """Another OpenAI-compatible server, for tests of hosted models: every answer is a function of the request.
 
-It imports nothing of ours. ``--do`` makes it misbehave as servers of the field do, one way a life or each time.
+It imports nothing of ours.
+``verbatim``: it answers with the last message, a list of [seconds of silence, text].
+``--do`` makes it misbehave as servers of the field do, one way a life or each time.
 """
 
 import argparse
@@ -31,6 +33,8 @@ WAYS = (
     "hangs",
     "no-json",
     "open",
+    "verbatim",
+    "floods",
 )
 PIECES = 20
 
@@ -63,6 +67,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(400, {"error": {"message": "no JSON"}})
             return
         self.server.misbehave(self, str(body))
+        if "verbatim" in self.server.does:
+            self.close_connection = True
+            for silence, said in json.loads(body["messages"][-1]["content"]):
+                time.sleep(silence)
+                self.wfile.write(said.encode("latin-1"))
+            return
         if endpoint == "audio/speech":
             self.send(200, "audio/wav", b"RIFF" + str(body["input"]).encode() * 100)
         elif endpoint == "images/generations":
@@ -190,6 +200,11 @@ def chunks(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [*said, end, {**base, "choices": [], "usage": usage()}]
 
 
+def flood() -> None:
+    while True:
+        print("y" * 10_000)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
@@ -197,6 +212,7 @@ def main() -> None:
     parser.add_argument("--endpoints", default="chat/completions,completions,embeddings")
     parser.add_argument("--model", default="its-own-name")
     parser.add_argument("--step", type=float, default=0.0)
+    parser.add_argument("--late", type=float, default=0.0, help="seconds until it listens")
     parser.add_argument("--of", help="whose it is; only to tell it from others in the list of processes")
     options = parser.parse_args()
     does = set(options.do)
@@ -207,6 +223,9 @@ def main() -> None:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
     if "silent" not in does:
         print("loading", flush=True)
+    if "floods" in does:
+        threading.Thread(target=flood, daemon=True).start()
+    time.sleep(options.late)
     server = Server(options.port, does, set(options.endpoints.split(",")), options.model, options.step)
     threading.Thread(target=server.serve_forever).start()
 

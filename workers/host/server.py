@@ -23,6 +23,7 @@ from shared.model_table import HostingKeys
 from shared.settings import PREFIX
 from workers.footprint import footprint_of
 from workers.host import keeper
+from workers.host.log_lines import LogLines
 
 _END_WITHIN = keeper.PATIENCE + 5.0  # seconds
 _CHUNK = 64 << 10
@@ -30,13 +31,12 @@ _CHUNK = 64 << 10
 
 @dataclass(eq=False)
 class HostedServer:
-    """``name``: of this life of it; ``said``: when it last logged anything but our asking for ``asked``."""
+    """``name``: of this life of it."""
 
     process: "subprocess.Popen[bytes]"
     port: int
-    asked: tuple[bytes, ...] = ()
+    lines: LogLines
     name: str = field(default_factory=lambda: secrets.token_hex(8))
-    said: float = field(default_factory=time.monotonic)
     _processes: list[psutil.Process] = field(default_factory=list)
 
     @classmethod
@@ -56,7 +56,7 @@ class HostedServer:
             env=_environment(table.env, port, os.environ),
             cwd=Path(table.cwd).expanduser() if table.cwd else None,
         )
-        server = cls(process, port, tuple(path.encode() for path in asked))
+        server = cls(process, port, LogLines(tuple(asked), time.monotonic()))
         threading.Thread(target=server._copy_log, name="log", daemon=True).start()
         return server
 
@@ -64,13 +64,16 @@ class HostedServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def said(self) -> float:
+        """When it last logged anything but our asking whether it is ready."""
+        return self.lines.said
+
     def _copy_log(self) -> None:
         assert self.process.stdout
         while said := os.read(self.process.stdout.fileno(), _CHUNK):
-            if any(not any(path in line for path in self.asked) for line in said.splitlines()):
-                self.said = time.monotonic()
-            with suppress(OSError):  # a full disk
-                os.write(2, said)
+            _log(self.lines.take(said, time.monotonic()))
+        _log(self.lines.end(time.monotonic()))
 
     def ended(self) -> int | None:
         """Its exit code, or minus the signal that killed it; None while it runs."""
@@ -117,6 +120,11 @@ class HostedServer:
             with suppress(psutil.Error):
                 process.kill()
         self._processes = []
+
+
+def _log(data: bytes) -> None:
+    with suppress(OSError):  # a full disk
+        os.write(2, data)
 
 
 def how_it_ended(code: int) -> str:

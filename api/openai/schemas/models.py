@@ -7,17 +7,17 @@ from api.generation.schemas import Response
 
 class ModelCapabilities(Response):
     """Of models that are no chat models: ``dimensions``, ``ranking`` (by the cosine of vectors, or by scores) and
-    ``truncates`` (a text that is too long is cut). Of a hosted model, which another server answers: its ``endpoints``,
-    and what is ``not_promised`` of it that is of all others.
+    ``truncates`` (a text that is too long is cut). Of a hosted model, which another server answers: its ``endpoints``
+    and what is ``not_promised`` of it that is of all others; what its server does not tell is null.
     """
 
     kind: Literal["chat", "embedding", "rerank", "hosted"] = "chat"
-    tools: Literal["native", "described", "none"]
-    content: Literal["text", "parts"]
-    reasoning: bool
-    json_schema: bool
-    infill: bool
-    speculation: bool = False
+    tools: Literal["native", "described", "none"] | None
+    content: Literal["text", "parts"] | None
+    reasoning: bool | None
+    json_schema: bool | None
+    infill: bool | None
+    speculation: bool | None = False
     dimensions: int | None = None
     ranking: Literal["cosine", "scores"] | None = None
     truncates: bool = False

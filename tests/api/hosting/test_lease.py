@@ -10,6 +10,7 @@ from api.generation.broker_client import BrokerClient
 from api.generation.replies import Replies
 from api.hosting.lease import Lease
 from api.hosting.upstream import Upstream
+from api.metrics.counters import Counters
 from shared.errors import HostedServerFailed
 from shared.protocol import Delta, Place
 
@@ -31,7 +32,7 @@ async def asked(
     ``meanwhile``: what the broker tells; ``lost``: a server ended before A's place was given.
     """
     replies = Replies(1, 0.01, lambda: None)
-    lease = Lease(cast(BrokerClient, None), replies, noticed=0.05)
+    lease = Lease(cast(BrokerClient, None), replies, Counters().watch("m", 0.0), noticed=0.05)
     urls: list[str] = []
 
     async def send(place: Place) -> Upstream:

@@ -56,6 +56,68 @@ def test_each_endpoint_has_its_last_event(endpoint: Endpoint, last: str) -> None
     assert passed(stream(end=last), [], endpoint)[1].complete
 
 
+def event(text: str | None = None, reason: str | None = None, index: int = 0, **fields: Any) -> str:
+    delta = {} if text is None else {"content": text}
+    choice = {"index": index, "delta": delta, "finish_reason": reason}
+    return f"data: {json.dumps({'choices': [choice], **fields})}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("events", "complete"),
+    [
+        (event("a") + event(reason="stop"), True),
+        (event("a") + event("b", index=1) + event(reason="stop"), False),
+        (event("a") + event("b", index=1) + event(reason="stop") + event(reason="length", index=1), True),
+        (event("say [DONE]"), False),
+        (event("a", logprobs={"content": [{"token": "error"}]}), False),
+        (event("a") + "data: [DONE]", True),
+        (event("a") + event(error={"message": "full"}), True),
+        (event("a", reason="null") + event(index="0"), True),  # type: ignore[arg-type]
+        ("data: [1]\n\ndata: null\n\ndata: {\n\n", False),
+    ],
+)
+def test_a_stream_is_complete_when_all_its_choices_have_told_why_they_ended(
+    events: str, complete: bool
+) -> None:
+    assert passed(events.encode(), [])[1].complete is complete
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n"])
+def test_a_comment_may_follow_a_whole_event_and_nothing_less(end: str) -> None:
+    passing = PassingEvents("chat", "ours")
+    found = []
+    for piece in (b"data: {}", end[: len(end) // 2].encode(), end[len(end) // 2 :].encode(), b"da"):
+        passing.take(piece)
+        found.append(passing.between)
+    assert found == [False, False, True, False]
+
+
+DEEP = '{"message":' * 5000 + "1" + "}" * 5000
+
+
+@pytest.mark.parametrize(
+    "answer", [DEEP, '{"a":' + "[" * 100_000 + "]" * 100_000 + "}", "[1]", '"text"', "", "\ud800", '{"a": ']
+)
+def test_an_answer_that_is_no_object_or_too_deep_is_a_value_error(answer: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        passed_object(answer.encode(errors="surrogatepass"), "ours", Tokens())
+    line = b"data: " + answer.encode(errors="surrogatepass") + b"\n\n"
+    assert passed(line, [])[0] == line
+
+
+@pytest.mark.parametrize("count", [10**30, 10**400, -(10**30), 1.5, True])
+def test_counts_that_no_machine_can_hold_are_bounded(count: Any) -> None:
+    tokens = Tokens()
+    passed_object(json.dumps({"usage": {"prompt_tokens": count}}).encode(), "ours", tokens)
+    assert 0 <= tokens.prompt <= 1 << 53
+
+
+def test_what_is_before_an_object_and_half_a_surrogate_pair_pass() -> None:
+    assert passed_object(b'\xef\xbb\xbf{"model": "x"}', "ours", Tokens()) == b'{"model": "ours"}'
+    half = b'{"model": "x", "a": "\\ud83d"}'
+    assert passed_object(half, "ours", Tokens()) == half.replace(b'"x"', b'"ours"')
+
+
 def test_without_a_usage_each_event_with_text_is_a_token() -> None:
     data = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in EVENTS[:3])
     assert passed(data, [])[1].tokens.out == 3

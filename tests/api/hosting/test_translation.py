@@ -85,6 +85,40 @@ def test_a_schema_is_a_response_format_and_another_grammar_is_refused() -> None:
     assert refused.value.param == "guided_regex"
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"logprobs": 3}, "top_logprobs"),
+        ({"n": 2}, "n"),
+        ({"echo": True}, "echo"),
+        ({"stopping": Stopping(min_tokens=1)}, "min_tokens"),
+        ({"stopping": Stopping(stop_token_ids=[2])}, "stop_token_ids"),
+        ({"stopping": Stopping(ignore_eos=True)}, "ignore_eos"),
+    ],
+)
+def test_what_would_be_lost_on_the_way_is_refused_by_name(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        request(**fields)
+    assert refused.value.param == name
+
+
+def test_every_field_of_a_generation_is_sent_refused_or_changes_no_answer() -> None:
+    sent = {"prompt", "sampling", "stopping", "grammar", "tool_use"}
+    refused = {"logprobs", "n", "echo"}
+    changes_nothing = {"split_reasoning", "cache_namespace", "cache_key", "prediction", "speculate"}
+    assert set(Generation.model_fields) == sent | refused | changes_nothing
+    assert set(Stopping.model_fields) == {"max_tokens", "stop", "min_tokens", "stop_token_ids", "ignore_eos"}
+
+
+def test_an_effort_is_said_as_servers_of_chat_completions_know_it() -> None:
+    prompt = ChatPrompt(
+        messages=[{"role": "user", "content": "Hi"}], template_kwargs={"reasoning_effort": "low"}
+    )
+    generation = Generation(prompt=prompt, sampling=Sampling(seed=1, unsaid=UNSAID))
+    body = json.loads(chat_request(generation, "m"))
+    assert (body["reasoning_effort"], body["chat_template_kwargs"]) == ("low", {"reasoning_effort": "low"})
+
+
 def test_only_messages_can_be_asked_for() -> None:
     generation = Generation(prompt=TextPrompt(text="Hi"), sampling=Sampling(seed=1))
     with pytest.raises(InvalidRequest):
