@@ -193,14 +193,14 @@ async def _or_silence(work: Awaitable[T], every: float) -> AsyncIterator[T | Non
 
 def told_error(model: str, upstream: Upstream, data: bytes) -> FailureFromElsewhere | HostedServerFailed:
     """What a server says in place of the stream that it was asked for."""
-    if upstream.status < 400:
-        return HostedServerFailed(f"The server of {model!r} was asked for a stream and answered without one.")
     try:
         said = from_json(data)
         error = said.get("error", said)
         message = error if isinstance(error, str) else str(error.get("message") or error)
     except (ValueError, AttributeError):
         return no_json(model, upstream, data)
+    if upstream.status < 400 and "error" not in said:
+        return HostedServerFailed(f"The server of {model!r} was asked for a stream and answered without one.")
     status = upstream.status if upstream.status >= 400 else HostedServerFailed.status
     code = HostedServerFailed.code if status >= 500 else "invalid_value"
     return FailureFromElsewhere(Failure(status=status, code=code, message=message[:2000]))

@@ -1,7 +1,7 @@
 """Requests of /v1/messages -> ``Generation``, the one inner request. Pure.
 
-Blocks and tools of unknown types and redacted thinking are left out. An image is refused by name; in a tool's result
-it is left out, and the model is told.
+Blocks and tools of unknown types and redacted thinking are left out. An image is refused by name, but for a model that
+``sees``; in a tool's result it is left out, and the model is told.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from api.generation.constraints import constraint
 from api.generation.grammars import grammar
 from api.generation.guessing import guessing
+from api.generation.images import image_part, with_images
 from api.generation.refusals import left_out, unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.templates import effort_kwargs
@@ -39,8 +40,9 @@ BETWEEN_BLOCKS = "\n\n"
 BILLING = "x-anthropic-billing-header:"
 
 
-def message_generation(request: MessagesRequest) -> Generation:
-    prompt = message_prompt(request)
+def message_generation(request: MessagesRequest, *, sees: bool = False) -> Generation:
+    """``sees``: images are parts of messages, as chat completions have them."""
+    prompt = message_prompt(request, sees=sees)
     use = _tool_use(request, prompt.tools or [])
     return Generation(
         prompt=prompt,
@@ -53,9 +55,9 @@ def message_generation(request: MessagesRequest) -> Generation:
     )
 
 
-def message_prompt(request: CountTokensRequest) -> ChatPrompt:
+def message_prompt(request: CountTokensRequest, *, sees: bool = False) -> ChatPrompt:
     return ChatPrompt(
-        messages=[*_system(request), *_messages(request.messages)],
+        messages=[*_system(request), *_messages(request.messages, sees)],
         tools=offered(request) or None,
         template_kwargs=_template_kwargs(request),
     )
@@ -107,14 +109,14 @@ def _system(request: CountTokensRequest) -> list[dict[str, Any]]:
     return [{"role": "system", "content": text}] if text else []
 
 
-def _messages(messages: Sequence[InputMessage]) -> Iterator[dict[str, Any]]:
+def _messages(messages: Sequence[InputMessage], sees: bool) -> Iterator[dict[str, Any]]:
     for i, message in enumerate(messages):
         if isinstance(message.content, str):
             yield {"role": message.role, "content": message.content}
         elif message.role == "assistant":
             yield _assistant(message.content)
         else:
-            yield from _user_turn(message.role, message.content, f"messages[{i}].content")
+            yield from _user_turn(message.role, message.content, f"messages[{i}].content", sees)
 
 
 def _assistant(blocks: Sequence[InputBlock]) -> dict[str, Any]:
@@ -134,20 +136,31 @@ def _past_call(block: ToolUseBlock) -> dict[str, Any]:
     return {"id": block.id, "type": "function", "function": function}
 
 
-def _user_turn(role: str, blocks: Sequence[InputBlock], path: str) -> Iterator[dict[str, Any]]:
-    """A tool's result is a message of its own; the texts between two results are one message."""
-    texts: list[str] = []
+def _user_turn(role: str, blocks: Sequence[InputBlock], path: str, sees: bool) -> Iterator[dict[str, Any]]:
+    """A tool's result is a message of its own; what is between two results is one message."""
+    parts: list[str | dict[str, Any]] = []
     empty = True
     for i, block in enumerate(blocks):
         if isinstance(block, ToolResultBlock):
-            if texts:
-                yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
-            texts, empty = [], False
+            if parts:
+                yield {"role": role, "content": with_images(parts, BETWEEN_BLOCKS)}
+            parts, empty = [], False
             yield _result(block)
+        elif sees and isinstance(block, ImageBlock):
+            parts.append(_image(block, f"{path}[{i}]"))
         else:
-            texts += _text(block, f"{path}[{i}]")
-    if texts or empty:
-        yield {"role": role, "content": BETWEEN_BLOCKS.join(texts)}
+            parts += _text(block, f"{path}[{i}]")
+    if parts or empty:
+        yield {"role": role, "content": with_images(parts, BETWEEN_BLOCKS)}
+
+
+def _image(block: ImageBlock, path: str) -> dict[str, Any]:
+    source = block.source
+    if source.type == "base64" and source.data:
+        return image_part(f"data:{source.media_type or 'image/png'};base64,{source.data}")
+    if source.type == "url" and source.url:
+        return image_part(source.url)
+    raise unsupported(f"{path}.source", "an image is given as base64 data or as a url")
 
 
 def _result(block: ToolResultBlock) -> dict[str, Any]:

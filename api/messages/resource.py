@@ -36,7 +36,7 @@ class Messages:
     async def _answer(self, req: Request, resp: Response) -> None:
         request = await read(req, MessagesRequest)
         model = self._catalog.resolve(request.model)
-        generation, who = message_generation(request), caller(req)
+        generation, who = message_generation(request, sees=self._hosting.serves(model)), caller(req)
         try:
             replies = await self._hosting.generate(model, [generation], who)
         except ServingError as error:

@@ -29,8 +29,18 @@ class TextBlock(Request):
     text: str
 
 
+class ImageSource(Request):
+    """Only read for a hosted model: ``data`` in base64, or a ``url``."""
+
+    type: str = ""
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+
+
 class ImageBlock(Request):
     type: Literal["image"]
+    source: ImageSource = ImageSource()
 
 
 class DocumentSource(Request):

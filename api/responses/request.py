@@ -20,9 +20,14 @@ from shared.protocol import ChatPrompt, Generation, Grammar, ToolUse
 LOGPROBS = "message.output_text.logprobs"
 
 
-def response_generation(request: ResponsesRequest, items: list[InputItem]) -> Generation:
-    """``items``: the whole conversation; the request's input is its end."""
-    prompt = response_prompt(request, items)
+def response_generation(
+    request: ResponsesRequest, items: list[InputItem], *, sees: bool = False
+) -> Generation:
+    """``items``: the whole conversation; the request's input is its end.
+
+    ``sees``: images are parts of messages, as chat completions have them.
+    """
+    prompt = response_prompt(request, items, sees=sees)
     use = _tool_use(request, prompt.tools or [])
     scored = request.top_logprobs or LOGPROBS in request.include
     return Generation(
@@ -38,10 +43,10 @@ def response_generation(request: ResponsesRequest, items: list[InputItem]) -> Ge
     )
 
 
-def response_prompt(request: ResponsesRequest, items: list[InputItem]) -> ChatPrompt:
+def response_prompt(request: ResponsesRequest, items: list[InputItem], *, sees: bool = False) -> ChatPrompt:
     _refuse(request)
     system = [] if request.instructions is None else [{"role": "system", "content": request.instructions}]
-    said = [*system, *messages(items)]
+    said = [*system, *messages(items, sees)]
     if not said:
         raise wrong("input", "it must have at least one item")
     return ChatPrompt(

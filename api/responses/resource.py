@@ -68,7 +68,8 @@ class Responses:
         self, model: str, request: ResponsesRequest, items: list[InputItem], who: str
     ) -> AsyncIterable[list[Delta]]:
         async def ask(items: list[InputItem]) -> AsyncIterable[list[Delta]]:
-            return await self._hosting.generate(model, [response_generation(request, items)], who)
+            generation = response_generation(request, items, sees=self._hosting.serves(model))
+            return await self._hosting.generate(model, [generation], who)
 
         return await (truncated(ask, items) if request.truncation == "auto" else ask(items))
 

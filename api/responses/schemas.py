@@ -39,6 +39,14 @@ class RefusalPart(Request):
     refusal: str
 
 
+class ImagePart(Request):
+    """Only read for a hosted model."""
+
+    type: Literal["input_image"]
+    image_url: str | None = None
+    detail: str | None = None
+
+
 class OtherPart(Request):
     type: str
 
@@ -46,8 +54,9 @@ class OtherPart(Request):
 Part = Annotated[
     Annotated[TextPart, Tag("text")]
     | Annotated[RefusalPart, Tag("refusal")]
+    | Annotated[ImagePart, Tag("input_image")]
     | Annotated[OtherPart, Tag("other")],
-    by_type("refusal", **dict.fromkeys(_TEXTS, "text")),
+    by_type("refusal", "input_image", **dict.fromkeys(_TEXTS, "text")),
 ]
 Parts = Annotated[list[Part], Field(max_length=MAX_ITEMS, fail_fast=True)]
 TextOrParts = Annotated[

@@ -1,17 +1,19 @@
 """Input items -> the inner messages. Pure.
 
 Rule 1: the thinking, text and calls of the model between two messages to it are one turn.
-Rule 2: items of unknown types are left out. A part that is not text is refused by name; in a tool's output it is left
-out, and the model is told.
+Rule 2: items of unknown types are left out. A part that is not text is refused by name, but for an image in a message
+to a model that ``sees``; in a tool's output it is left out, and the model is told.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from api.generation.images import image_part, with_images
 from api.generation.refusals import left_out, unsupported
 from api.responses.schemas import (
     FunctionCallItem,
     FunctionCallOutputItem,
+    ImagePart,
     InputItem,
     MessageItem,
     Part,
@@ -24,15 +26,16 @@ from api.responses.tools import long_name
 BETWEEN_OUTPUTS = "\n"  # between the parts of a tool's output
 
 
-def messages(items: Sequence[InputItem]) -> list[dict[str, Any]]:
-    transcript = _Transcript()
+def messages(items: Sequence[InputItem], sees: bool = False) -> list[dict[str, Any]]:
+    transcript = _Transcript(sees)
     for i, item in enumerate(items):
         transcript.add(item, f"input[{i}]")
     return transcript.messages
 
 
 class _Transcript:
-    def __init__(self) -> None:
+    def __init__(self, sees: bool) -> None:
+        self._sees = sees
         self.messages: list[dict[str, Any]] = []
         self._turn: dict[str, Any] | None = None
 
@@ -42,7 +45,7 @@ class _Transcript:
                 self._fresh_turn()["content"] = _text(item.content, f"{path}.content")
             case MessageItem():
                 role = "system" if item.role == "developer" else item.role
-                self._tell({"role": role, "content": _text(item.content, f"{path}.content")})
+                self._tell({"role": role, "content": self._content(item, f"{path}.content")})
             case FunctionCallItem():
                 name = long_name(item.namespace, item.name)
                 function = {"name": name, "arguments": item.arguments}
@@ -57,6 +60,15 @@ class _Transcript:
                     self._fresh_turn()["reasoning_content"] = thoughts
             case _:
                 pass
+
+    def _content(self, item: MessageItem, path: str) -> str | list[dict[str, Any]]:
+        if not self._sees or isinstance(item.content, str):
+            return _text(item.content, path)
+        parts = [
+            _image(part, f"{path}[{i}]") if isinstance(part, ImagePart) else _words(part, f"{path}[{i}]")
+            for i, part in enumerate(item.content)
+        ]
+        return with_images(parts, "")
 
     def _tell(self, message: dict[str, Any]) -> None:
         self.messages.append(message)
@@ -75,6 +87,12 @@ class _Transcript:
         return self._open_turn()
 
 
+def _image(part: ImagePart, path: str) -> dict[str, Any]:
+    if not part.image_url:
+        raise unsupported(path, "an image is given by its 'image_url'")
+    return image_part(part.image_url, **({"detail": part.detail} if part.detail else {}))
+
+
 def _output(output: str | Sequence[Part]) -> str:
     if isinstance(output, str):
         return output
@@ -87,13 +105,14 @@ def _output(output: str | Sequence[Part]) -> str:
 def _text(content: str | Sequence[Part], path: str) -> str:
     if isinstance(content, str):
         return content
-    texts = []
-    for i, part in enumerate(content):
-        text = _part_text(part)
-        if text is None:
-            raise unsupported(f"{path}[{i}]", f"this model reads text only, not {part.type[:64]}")
-        texts.append(text)
-    return "".join(texts)
+    return "".join(_words(part, f"{path}[{i}]") for i, part in enumerate(content))
+
+
+def _words(part: Part, path: str) -> str:
+    text = _part_text(part)
+    if text is None:
+        raise unsupported(path, f"this model reads text only, not {part.type[:64]}")
+    return text
 
 
 def _part_text(part: Part) -> str | None:

@@ -178,7 +178,17 @@ def test_bytes_of_images_and_audio_arrive_as_they_were_sent(stack: FaultStack) -
     content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
     body = {"model": "images", "messages": [{"role": "user", "content": content}]}
     answer = stack.http.post("/v1/chat/completions", json=body).json()
-    assert answer["choices"][0]["message"]["content"] == f"image {hashlib.sha256(image).hexdigest()}"
+    seen = f"image {hashlib.sha256(image).hexdigest()}"
+    assert answer["choices"][0]["message"]["content"] == seen
+    source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(image).decode()}
+    blocks = [{"type": "image", "source": source}, content[0]]
+    told = {"model": "images", "max_tokens": 99, "messages": [{"role": "user", "content": blocks}]}
+    message = stack.http.post("/v1/messages", json=told).json()
+    assert message["content"] == [{"type": "text", "text": seen}]
+    parts = [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": url}]
+    item = {"model": "images", "input": [{"role": "user", "content": parts}]}
+    response = stack.http.post("/v1/responses", json=item).json()
+    assert response["output"][0]["content"][0]["text"] == seen
     files: Any = {"file": ("a.wav", image, "audio/wav"), "model": (None, "images")}
     heard = stack.http.post("/v1/audio/transcriptions", files=files)
     assert heard.status_code == 200, heard.text
