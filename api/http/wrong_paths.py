@@ -40,8 +40,8 @@ _ELSEWHERE = {
 }
 _NOT_HERE = {
     "moderations": "moderation is not served",
-    "images": "images are not served",
-    "audio": "audio is not served",
+    "images": "of images only /v1/images/generations is served, by hosted models",
+    "audio": "of audio only /v1/audio/transcriptions and /v1/audio/speech are served, by hosted models",
     "realtime": "the realtime API is not served",
     "batches": "batches are not served",
     "files": "files are not served",
