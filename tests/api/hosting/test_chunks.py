@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from api.generation.blocks import Blocks
 from api.hosting.chunks import BadChunk, Chunks
 from api.hosting.passing import Tokens
 from shared.protocol import FinishReason
+from shared.wire import encode
 
 
 def event(delta: Any, reason: str | None = None, **fields: Any) -> bytes:
@@ -112,3 +114,52 @@ def test_any_json_is_read_or_bad_and_raises_nothing_else(value: Any) -> None:
             read(b"data: " + json.dumps(chunk).encode() + b"\n\n" + DONE)
         except BadChunk:
             pass
+
+
+_ANY: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["", "stop", "f", "\ud83d", "{}", "c1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["index", "id", "function", "name", "arguments", "content", "delta", "usage"]),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+_EVENT = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": _ANY
+        | st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "index": _ANY,
+                    "finish_reason": _ANY,
+                    "delta": st.fixed_dictionaries(
+                        {}, optional=dict.fromkeys(("content", "reasoning_content", "tool_calls"), _ANY)
+                    ),
+                },
+            ),
+            max_size=2,
+        ),
+        "usage": _ANY,
+        "error": _ANY,
+        "model": _ANY,
+    },
+)
+
+
+@given(st.lists(_EVENT, max_size=4))
+def test_whatever_is_in_an_event_it_becomes_deltas_with_bytes_or_one_error(events: list[Any]) -> None:
+    chunks = Chunks(Tokens())
+    said = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    with suppress(BadChunk):
+        deltas = [*chunks.take(said.encode()), chunks.end()]
+        for delta in deltas:
+            encode(delta)
