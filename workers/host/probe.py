@@ -5,10 +5,11 @@ says 404, 405 or 501.
 """
 
 import http.client
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
+
+from pydantic_core import from_json
 
 from shared.hosting import ENDPOINTS, PATHS, Endpoint
 
@@ -33,7 +34,7 @@ def model_names(port: int) -> list[str]:
     """Those that /v1/models lists; none where there is no such list."""
     answer = _ask(port, "/v1/models")
     with suppress(ValueError, TypeError, KeyError, AttributeError):
-        listed: Any = json.loads(answer[1]) if answer else {}
+        listed: Any = from_json(answer[1]) if answer else {}
         return [model["id"] for model in listed["data"] if isinstance(model["id"], str)]
     return []
 

@@ -5,8 +5,10 @@ Requests never pass here: the api that has a place asks the server by HTTP.
 
 import json
 import logging
+import os
 import time
 from hashlib import blake2b
+from pathlib import Path
 from queue import SimpleQueue
 from shutil import which
 from typing import Any
@@ -68,15 +70,20 @@ def serve_hosted(settings: Settings, model: str, worker_id: str | None) -> int:
 
 def inspected_hosted(table: ModelTable) -> Inspection:
     """``memory_gb`` of the table is the first guess; what the server's processes take is learned later."""
-    if why := no_program(table):
+    if why := cannot_start(table):
         return Inspection(reason=why, permanent=True)
     return Inspection(weights=int((table.memory_gb or 0) * _GB), architecture="hosted")
 
 
-def no_program(table: ModelTable) -> str | None:
-    """Why its command cannot be started on this machine, if it cannot."""
+def cannot_start(table: ModelTable) -> str | None:
+    """Why its command cannot be started on this machine, if that can be seen."""
+    folder = Path(table.cwd).expanduser() if table.cwd else Path()
+    if not folder.is_dir():
+        return f"its folder {str(folder)!r} (`cwd`) is not there"
     program = table.serve[0]
-    if which(program, path=table.env.get("PATH")) or which(program):
+    if "/" in program and (folder / program).is_file() and os.access(folder / program, os.X_OK):
+        return None
+    if "/" not in program and (which(program, path=table.env.get("PATH")) or which(program)):
         return None
     return f"its command {program!r} is no program on this machine"
 
@@ -88,7 +95,7 @@ def digest_of(table: ModelTable) -> str:
 
 
 def _started(table: ModelTable) -> HostedServer:
-    if why := no_program(table):
+    if why := cannot_start(table):
         raise LoadError(why, permanent=True)
     try:
         return HostedServer.start(table, (table.ready,) if table.ready else READY_PATHS)
