@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.inspect:
         return _inspect(settings, options.model)
     logs.configure(f"worker {options.model}" if options.model else "spare", settings.log_level)
+    if options.model and _is_hosted(settings, options.model):
+        from workers.host.serve import serve_hosted
+
+        return serve_hosted(settings, options.model, options.id)
     log.info("%s", describe_blas(open_blas(settings.blas)))
     if options.model:
         return _serve(settings, options.model, options.id)
@@ -42,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings, model: str, worker: str | None) -> int:
     logs.configure(f"worker {model}", settings.log_level)
-    source = settings.sources.get(model)
-    if source and source.kind == "hosted":
-        from workers.host.serve import serve_hosted
-
-        return serve_hosted(settings, model, worker)
     return serve(settings, model, worker, lambda progress: _load(settings, model, progress))
+
+
+def _is_hosted(settings: Settings, model: str) -> bool:
+    source = settings.sources.get(model)
+    return source is not None and source.kind == "hosted"
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
