@@ -18,6 +18,7 @@ from api.generation.event_streams import KEEP_ALIVE, idle_comment
 from api.hosting.lease import Lease
 from api.hosting.lines import TooLong
 from api.hosting.passing import PassingEvents, Tokens, passed_object
+from api.hosting.pieces import Pieces
 from api.hosting.upstream import JSON, Upstream, Upstreams, no_json
 from api.http.respond import EVENT_STREAM
 from api.http.side_thread import in_side_thread
@@ -113,22 +114,26 @@ class Passing:
         return await self.upstreams.ask(self.model, url, body, self.headers, self._owner)
 
     async def _events(self, lease: Lease, upstream: Upstream) -> AsyncIterator[bytes]:
-        passing, piece = PassingEvents(self.endpoint, self.model, self.tokens), upstream.first
+        passing = PassingEvents(self.endpoint, self.model, self.tokens)
+        piece: bytes | None = upstream.first
+        pieces = Pieces(upstream.piece, self.patience.comments)
         try:
-            while piece:
-                if out := passing.take(piece):
+            while piece != b"":
+                if piece is None:
+                    if passing.between:
+                        yield KEEP_ALIVE
+                elif out := passing.take(piece):
                     lease.passes(passing.texts)
                     yield out
-                async for found in _or_silence(upstream.piece(), self.patience.comments):
-                    if found is None and passing.between:
-                        yield KEEP_ALIVE
-                    piece = found or b""
+                piece = await pieces.next()
             if out := passing.end():
                 yield out
         except TooLong:
             raise HostedServerFailed(
                 f"The server of {self.model!r} sent an event that is too long."
             ) from None
+        finally:
+            pieces.close()
         if not passing.complete:
             raise HostedServerFailed(f"The server of {self.model!r} ended its answer before it was whole.")
         lease.done(self.tokens)

@@ -112,6 +112,30 @@ def test_counts_that_no_machine_can_hold_are_bounded(count: Any) -> None:
     assert 0 <= tokens.prompt <= 1 << 53
 
 
+@pytest.mark.parametrize(
+    ("line", "out"),
+    [
+        ('{"model": "theirs"}', '{"model": "ours"}'),
+        ('{"a": "model", "model" : "theirs"}', '{"a": "model", "model" : "ours"}'),
+        ('{"a": {"model": "theirs"}}', '{"a": {"model": "theirs"}}'),
+        ('{"response": {"model": "theirs"}}', '{"response": {"model": "ours"}}'),
+        (
+            '{"response": {"model": "theirs"}, "model": "theirs"}',
+            '{"response": {"model": "ours"}, "model": "ours"}',
+        ),
+        ('{"model": null}', '{"model": null}'),
+        ('{"model": "th\\"eirs"}', '{"model": "ours"}'),
+        (
+            '{"mod\\u0065l": "theirs", "a": "\\"model\\": \\"x\\""}',
+            '{"mod\\u0065l": "ours", "a": "\\"model\\": \\"x\\""}',
+        ),
+        ('{"mod\\u0065l": "theirs", "a": {"model": "x"}}', '{"mod\\u0065l": "ours", "a": {"model": "x"}}'),
+    ],
+)
+def test_only_the_name_of_the_model_is_changed_wherever_it_stands(line: str, out: str) -> None:
+    assert passed(f"data: {line}\n\n".encode(), [])[0] == f"data: {out}\n\n".encode()
+
+
 def test_what_is_before_an_object_and_half_a_surrogate_pair_pass() -> None:
     assert passed_object(b'\xef\xbb\xbf{"model": "x"}', "ours", Tokens()) == b'{"model": "ours"}'
     half = b'{"model": "x", "a": "\\ud83d"}'
