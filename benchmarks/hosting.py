@@ -13,7 +13,7 @@ from statistics import median
 
 from tests.cli.command import ROOT
 from tests.faults.stack import FaultStack, fault_stack
-from tests.faults.test_hosting import chat, servers
+from tests.faults.test_hosting import chat, servers, serving
 
 STREAMS = 200
 STEP = 0.002  # seconds between two events
@@ -22,12 +22,7 @@ SERVE = [sys.executable, PROGRAM, "--port", "{port}", "--step", str(STEP)]
 
 
 def main() -> int:
-    settings = {
-        "models": json.dumps({"good": {"serve": SERVE, "concurrency": 64}}),
-        "available_models": "good",
-        "worker_command": json.dumps([sys.executable, "-m", "workers"]),
-    }
-    with fault_stack(**settings) as stack:
+    with fault_stack(**serving({"good": {"serve": SERVE, "concurrency": 64}})) as stack:
         stream(stack.port)
         [at] = [int(p.cmdline()[3]) for p in servers("good", SERVE[4:])]
         for clients in (1, 8):

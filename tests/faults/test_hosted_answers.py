@@ -2,16 +2,13 @@
 
 import gzip
 import json
-import sys
 import time
 from collections.abc import Iterator
-from typing import Any
-
 import httpx
 import pytest
 
 from tests.faults.stack import FaultStack, fault_stack
-from tests.faults.test_hosting import chat, served
+from tests.faults.test_hosting import chat, served, serving
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 
@@ -34,14 +31,7 @@ DEEP = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[FaultStack]:
-    settings: dict[str, Any] = {
-        "models": json.dumps(MODELS),
-        "available_models": ",".join(MODELS),
-        "worker_command": json.dumps([sys.executable, "-m", "workers"]),
-        "first_token_silence": KEEP_ALIVE,
-        "keepalive": KEEP_ALIVE,
-    }
-    with fault_stack(**settings) as running:
+    with fault_stack(**serving(MODELS, first_token_silence=KEEP_ALIVE, keepalive=KEEP_ALIVE)) as running:
         yield running
         running.check()
 

@@ -41,17 +41,20 @@ MODELS = {
 }
 
 
+def serving(models: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The settings of a server with these tables of models."""
+    return {
+        "models": json.dumps(models),
+        "available_models": ",".join(models),
+        "worker_command": json.dumps([sys.executable, "-m", "workers"]),
+        **more,
+    }
+
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[FaultStack]:
-    settings: dict[str, Any] = {
-        "models": json.dumps(MODELS),
-        "available_models": ",".join(MODELS),
-        "worker_command": json.dumps([sys.executable, "-m", "workers"]),
-        "max_cache_size_gb": 4,
-        "min_stay": 0,
-        "first_token_silence": 60,  # how long a server takes to start decides of no answer's status
-    }
-    with fault_stack(**settings) as running:
+    patient = {"first_token_silence": 60}  # how long a server takes to start decides of no answer's status
+    with fault_stack(**serving(MODELS, max_cache_size_gb=4, min_stay=0, **patient)) as running:
         yield running
         running.check()
 
