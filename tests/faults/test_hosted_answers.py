@@ -4,6 +4,7 @@ import gzip
 import json
 import time
 from collections.abc import Iterator
+
 import httpx
 import pytest
 
