@@ -157,3 +157,15 @@ def test_an_engine_that_hangs_is_ended_with_its_stacks_in_the_log(stack: FaultSt
     log = stack.log(death["worker"])
     assert "Fatal Python error: Aborted" in log
     assert "failpoints.py" in log
+
+
+@pytest.mark.slow
+def test_a_worker_starts_after_the_token_and_the_logs_were_removed(stack: FaultStack) -> None:
+    victim = warm(stack)
+    (stack.folder / "worker.token").unlink()
+    for log in (stack.folder / "log").iterdir():
+        log.unlink()
+    (stack.folder / "log").rmdir()
+    os.kill(victim, signal.SIGKILL)
+    warm(stack)
+    assert list((stack.folder / "log").glob("worker-*.log"))

@@ -83,3 +83,15 @@ def test_a_worker_is_started_with_the_python_of_its_model(tmp_path: Path) -> Non
     assert children.spawn("worker-m-1", "m", str(other)) is None
     assert reaped(children) == [WorkerExited("worker-m-1", 0)]
     assert (tmp_path / "worker-m-1.log").read_text() == "-m workers --model m --id worker-m-1\n"
+
+
+def test_files_that_workers_need_are_put_back_before_each_start(tmp_path: Path) -> None:
+    said: list[str] = []
+    children = Supervisor(["/bin/sh", "-c", "exit 0"], tmp_path, restore=lambda: said.append("restored"))
+    children.spawn("worker-1", "m")
+    children.start_spare("spare-1")
+    assert children.spawn_from("spare-1", "worker-2")
+    before = len(said)
+    children.hand_over("worker-2", "m")
+    assert (before, len(said) > before) == (2, True)
+    children.close(PATIENCE)
