@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from shared.errors import InvalidRequest
+from shared.errors import ContextLengthExceeded, InvalidRequest
 from shared.protocol import ChatPrompt, Generation, Prompt, Run, Sampling, Submit, TextPrompt
 from tests.tiny_model import byte_tokenizer
 from workers.output.tool_formats import ModelOutputFormat
@@ -28,12 +28,12 @@ class Spelling:
 
     has_chat_template = True
 
-    def __init__(self) -> None:
+    def __init__(self, template: str = "<think>") -> None:
         backend = Tokenizer.from_str(byte_tokenizer().to_str())
         backend.add_tokens([AddedToken("<think>", normalized=False)])
         self.ids = backend.get_vocab_size()
         backend.add_tokens([AddedToken(FOREIGN, normalized=False)])
-        self.hf = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template="<think>")
+        self.hf = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.hf, name)
@@ -65,6 +65,16 @@ def test_the_end_of_a_thinking_that_would_be_forced_has_an_embedding() -> None:
     prepared(tokenizer, tokenizer.ids + 1, prompt, output_format=thinks)
     with pytest.raises(InvalidRequest, match=f"0 to {tokenizer.ids - 1}"):
         prepared(tokenizer, tokenizer.ids, prompt, output_format=thinks)
+
+
+def test_a_chat_longer_than_the_context_can_hold_is_refused_before_its_template_is_rendered() -> None:
+    tokenizer = Spelling("{{ 1 // 0 }}")
+    for prompt in (
+        ChatPrompt(messages=[{"role": "user", "content": "b" * 100_000}]),
+        ChatPrompt(messages=[{"role": "user", "content": "b"}], tools=[{"description": "b" * 100_000}]),
+    ):
+        with pytest.raises(ContextLengthExceeded):
+            prepared(tokenizer, tokenizer.ids, prompt)
 
 
 def test_no_more_of_a_text_is_read_than_the_context_holds() -> None:
