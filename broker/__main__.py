@@ -61,7 +61,7 @@ def main() -> int:
 
 def serve(settings: Settings, run_dir: RunDir) -> None:
     wakeup = Wakeup()
-    supervisor = Supervisor(settings.worker_command, settings.log_dir)
+    supervisor = Supervisor(settings.worker_command, settings.log_dir, restore=run_dir.restore)
     state_file = StateFile(settings.state_file)
     survivors = state_file.read()
     learned_file = LearnedFile(settings.learned_file)

@@ -32,7 +32,10 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{0,5}))?")
 _ORIGIN = re.compile(rf"null|[a-z][a-z0-9+.-]*://(?:{_HOST.pattern})?")  # as browsers write it, in lower case
 _DEFAULT_PORT = {"http": "80", "https": "443"}
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9_\-, ]{0,1024}")
-_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
+# What proxies and tunnels add; of X-Forwarded- and Cf- each has its own.
+_FORWARDED = re.compile(
+    rb"forwarded|via|(x-forwarded|x-original|cf)-.*|x-(real|client|cluster-client)-ip|(true|fly)-client-ip"
+)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def is_admin(path: str) -> bool:
 
 def _is_here(head: RequestHead) -> bool:
     """Whether the peer is on this machine and no proxy forwarded the request."""
-    if head.client is None or _FORWARDED & dict(head.headers).keys():
+    if head.client is None or any(_FORWARDED.fullmatch(name) for name, _ in head.headers):
         return False
     peer = head.client[0]
     return _loopback(peer) or (head.server is not None and peer == head.server[0])

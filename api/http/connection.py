@@ -6,10 +6,14 @@ Rule 2: connections are limited as api.http.connection_limits says.
 Rule 3: at most MAX_AHEAD pipelined requests are read ahead of their answers, as each costs memory.
 Rule 4: an answer to HTTP/1.0 is not chunked: without a length, it ends with its connection.
 Rule 5: extensions of the ASGI scope give the guard what ASGI has no message for.
+Rule 6: bytes that are no HTTP/1 are answered, with 505 where they name another version and with 400 else, as long as
+no answer has begun that the bytes would become part of.
 """
 
 import asyncio
 import logging
+import re
+import sys
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -17,12 +21,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from api.http.connection_limits import ConnectionLimits
 from api.http.errors import ErrorAnswer, OpenAIErrors
-from api.http.guard import ABORT, CLOSING, MAX_HEADERS, TARGET
+from api.http.guard import ABORT, CLOSING, MAX_HEADERS, OTHER_VERSION, TARGET
+from api.http.parser import RequestParser
 
 log = logging.getLogger(__name__)
 
 MAX_AHEAD = 8  # requests
 _ENDLESS = 1 << 62
+_HTTP_0_9 = re.compile(rb"[A-Z]{3,16} [^ \r\n]+\r?\n")  # a whole request of that version is one line
+_VERSION_REASONS = re.compile(
+    "version|Expected dot|PRI/"
+)  # why llhttp stops at a version; PRI is how HTTP/2 begins
 
 
 class Connection(HttpToolsProtocol):
@@ -44,6 +53,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.parser = RequestParser(self)  # type: ignore[assignment]
         self.address = self.client[0] if self.client else ""
         if not self.limits.add(self, self.loop.time()):
             self._send_last(
@@ -61,6 +71,9 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
+            return
+        if not self._head_bytes and self._at_rest() and _HTTP_0_9.fullmatch(data):
+            self._send_last(505, OTHER_VERSION, "invalid_http")
             return
         self._head_bytes += len(data)
         super().data_received(data)
@@ -85,8 +98,10 @@ class Connection(HttpToolsProtocol):
         self._head_complete()
         self._head_bytes = 0
         self.scope["extensions"][TARGET] = self.url.decode("latin-1")  # type: ignore[assignment]
+        old = self.parser.get_http_version() == "1.0"
+        self.expect_100_continue &= not old  # that version knows no answer before the answer
         super().on_headers_complete()
-        if self.parser.get_http_version() == "1.0":
+        if old:
             _without_chunks(self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -103,11 +118,15 @@ class Connection(HttpToolsProtocol):
             self.limits.idle(self, self.loop.time())
 
     def send_400_response(self, msg: str) -> None:
-        """Cuts the connection instead where an answer has begun: the bytes would become part of it."""
-        if self._at_rest():
-            self._send_last(400, msg, "invalid_http")
+        """Is called while httptools' error is handled. Cuts the connection instead where an answer is due before."""
+        if self._at_rest() or not (self.cycle.response_started or self.pipeline or self._body_is_whole()):
+            other = _VERSION_REASONS.search(str(sys.exc_info()[1]))
+            self._send_last(505 if other else 400, OTHER_VERSION if other else msg, "invalid_http")
         else:
             self.transport.abort()
+
+    def _body_is_whole(self) -> bool:
+        return not self.cycle.more_body
 
     def _at_rest(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle

@@ -36,6 +36,7 @@ ABORT, CLOSING, TARGET = "mlx_server.abort", "mlx_server.closing", "mlx_server.t
 CLIENT_LEFT = 499  # nginx's status for it; no client gets it
 NO_ROUTE = "none"
 FORM, TAKE_FORMS = b"multipart/form-data", ("/v1/audio/transcriptions",)
+OTHER_VERSION = "This server speaks HTTP/1.1."
 MAX_HEADERS = 64 << 10  # bytes
 MAX_TARGET = 8 << 10  # bytes
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -141,7 +142,7 @@ class Exchange:
 
     def _check_head(self) -> None:
         if self._scope["http_version"] not in ("1.0", "1.1"):
-            raise RequestError(505, "This server speaks HTTP/1.1.")
+            raise RequestError(505, OTHER_VERSION)
         if sum(len(name) + len(value) for name, value in self._scope["headers"]) > MAX_HEADERS:
             raise RequestError(431, f"The headers are larger than {MAX_HEADERS} bytes.")
         if len(self._scope["path"]) + len(self._scope.get("query_string", b"")) > MAX_TARGET:

@@ -2,9 +2,13 @@
 
 The lock is taken before anything else in it is touched, and held for life: a second bind on a path would steal the
 socket without an error. The kernel frees the lock however its holder ends.
+
+The token and the folder of logs are put back when they are gone: systems remove old files from /tmp after some days,
+and a worker without the token is none.
 """
 
 import fcntl
+import logging
 import os
 import secrets
 import stat
@@ -13,6 +17,8 @@ from pathlib import Path
 
 from shared.files import NotPrivate, make_private
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class RunDirError(Exception):
@@ -27,6 +33,7 @@ class RunDir:
     def __init__(self, settings: Settings) -> None:
         """Raises AlreadyRunningError with the holder's pid, or RunDirError."""
         os.umask(0o077)
+        self._settings = settings
         try:
             make_private(settings.sockets_dir)
             self.lock = _lock(settings.sockets_dir / "broker.lock")
@@ -38,6 +45,18 @@ class RunDir:
             raise RunDirError(str(error)) from None
         except OSError as error:
             raise RunDirError(f"{settings.sockets_dir} cannot be used: {error}") from error
+
+    def restore(self) -> None:
+        """Puts back what workers need and somebody removed. Raises nothing."""
+        logs, token = self._settings.log_dir, self._settings.token_file
+        if logs.is_dir() and token.exists():
+            return
+        try:
+            make_private(logs)
+            _keep_or_make_token(token, self.token)
+            log.warning("somebody has removed files of %s; they are there again", self._settings.sockets_dir)
+        except (NotPrivate, OSError) as error:
+            log.warning("somebody has removed files of the run directory, and they cannot be made: %s", error)
 
 
 def _lock(path: Path) -> int:
@@ -64,13 +83,13 @@ def _remove_stale_socket(path: Path) -> None:
     path.unlink()
 
 
-def _keep_or_make_token(path: Path) -> str:
-    """The token of an earlier broker is kept, so that its workers may come back."""
+def _keep_or_make_token(path: Path, new: str = "") -> str:
+    """The token of an earlier broker is kept, so that its workers may come back. ``new``: what is written else."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(file, "r+", encoding="ascii", errors="replace") as stream:
         os.fchmod(file, 0o600)
         token = stream.read().strip()
         if not token:
-            token = secrets.token_hex(32)
+            token = new or secrets.token_hex(32)
             stream.write(token + "\n")
     return token

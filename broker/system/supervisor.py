@@ -11,7 +11,7 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +100,15 @@ class Adopted:
 
 
 class Supervisor:
-    def __init__(self, command: Sequence[str], log_dir: Path, inspection: float = INSPECTION) -> None:
-        """``inspection``: seconds that one may take."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        log_dir: Path,
+        inspection: float = INSPECTION,
+        restore: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``inspection``: seconds that one may take. ``restore`` puts back the files that workers need."""
+        self._restore = restore
         self._command = list(command)
         self._log_dir = log_dir
         self._inspection = inspection
@@ -164,6 +171,7 @@ class Supervisor:
 
     def hand_over(self, worker: str, model: str) -> str | None:
         """Returns why it failed, if it did: then another process was tried."""
+        self._restore()
         if self.spares.hand_over(worker, model):
             return None
         silent = self._processes.pop(worker)
@@ -206,6 +214,7 @@ class Supervisor:
 
     def _output(self, worker: str) -> int:
         """A new log file, or /dev/null when it cannot be opened: a worker without a log is better than none."""
+        self._restore()
         self.trim_logs(make_room=1)
         path = self.log_of(worker)
         try:

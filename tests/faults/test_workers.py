@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from broker.system.supervisor import LOG_BYTES
 from tests.e2e.stack import DEADLINE
 from tests.faults.client import Stream
 from tests.faults.stack import FaultStack, all_right
@@ -157,3 +158,25 @@ def test_an_engine_that_hangs_is_ended_with_its_stacks_in_the_log(stack: FaultSt
     log = stack.log(death["worker"])
     assert "Fatal Python error: Aborted" in log
     assert "failpoints.py" in log
+
+
+@pytest.mark.slow
+def test_a_worker_starts_after_the_token_and_the_logs_were_removed(stack: FaultStack) -> None:
+    victim = warm(stack)
+    (stack.folder / "worker.token").unlink()
+    for log in (stack.folder / "log").iterdir():
+        log.unlink()
+    (stack.folder / "log").rmdir()
+    os.kill(victim, signal.SIGKILL)
+    warm(stack)
+    assert list((stack.folder / "log").glob("worker-*.log"))
+
+
+@pytest.mark.slow
+def test_the_log_of_a_worker_that_lives_on_and_on_is_cut_by_and_by(stack: FaultStack) -> None:
+    warm(stack)
+    [worker] = stack.workers("a")
+    log = stack.folder / "log" / f"{worker['id']}.log"
+    with log.open("ab") as more:
+        more.write(b"a line of no use\n" * (LOG_BYTES // 16))
+    stack.until(lambda: log.stat().st_size <= LOG_BYTES, "a log that is cut")

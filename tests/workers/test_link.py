@@ -50,6 +50,7 @@ class Broker:
         self.socket.bind(f"ipc://{folder}/worker.sock")
         self.worker = b""
         self.bodies: list[Delta] = []
+        self.made_by: set[str] = set()  # digests of weights
 
     def hear(self) -> Part:
         self.worker, header, *body = self.socket.recv_multipart()
@@ -57,6 +58,7 @@ class Broker:
         if body:
             chunks: Chunks = wire.decode(wire.TO_API, body[0])
             self.bodies += chunks.deltas
+            self.made_by.add(chunks.digest)
         return message
 
     def wait_for(self, kind: type[P], where: Callable[[P], bool] = lambda message: True) -> P:
@@ -112,6 +114,15 @@ def test_a_request_is_answered_step_by_step_and_its_end_is_in_the_header(
     broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
     assert [delta.index for delta in broker.bodies if delta.choice == 1] == [0, 1, 2]
     assert sum(delta.finish is not None for delta in broker.bodies) == 2
+
+
+def test_all_that_a_worker_says_of_answers_names_the_weights_that_made_them(
+    broker: Broker, worker: object
+) -> None:
+    weights = broker.wait_for(Register).digest
+    broker.say(run("r1", max_tokens=3))
+    broker.wait_for(Forward, lambda forward: forward.ended == {"r1": 1})
+    assert broker.made_by == {weights} != {""}
 
 
 def test_a_new_epoch_makes_the_worker_register_again_with_its_requests(

@@ -35,6 +35,14 @@ class Encoder:
 
         return self._checked(text, param, encode)
 
+    def beginning(self, text: str, param: str) -> list[int]:
+        """Of text that is no prompt, as many ids as the context holds. Raises InvalidRequest."""
+        text = text[: self._context_length * self.longest]
+        ids = self._read(
+            text, param, lambda text: list(self._tokenizer.encode(text, add_special_tokens=False))
+        )
+        return ids[: self._context_length]
+
     def encode_chat(self, text: str, param: str) -> list[int]:
         """``text``: a rendered template; escapes of ``literal_text`` are removed."""
         encode = self.literals.encode if self.literals.is_escaped(text) else None
@@ -54,17 +62,21 @@ class Encoder:
 
     def _checked(self, text: str, param: str, encode: Callable[[str], list[int]]) -> list[int]:
         self.refuse_long(len(text), param)
+        if len(text) > FIRST_PART * self._context_length:
+            first_part = self._read(text[: FIRST_PART * self._context_length], param, encode)
+            self._refuse_by_first_part(first_part, param)
+        return self._read(text, param, encode)
+
+    def _read(self, text: str, param: str, encode: Callable[[str], list[int]]) -> list[int]:
         try:
-            if len(text) > FIRST_PART * self._context_length:
-                self._refuse_by_first_part(encode(text[: FIRST_PART * self._context_length]), param)
             ids = encode(text)
-        except (ContextLengthExceeded, Overrun):
+        except Overrun:
             raise
         except BaseException as error:  # noqa: BLE001 - pyo3 raises a panic in Rust as a BaseException
             raise InvalidRequest(
                 f"This model's tokenizer cannot read this text ({type(error).__name__}).", param=param
             ) from None
-        self.check_ids(ids, param, "The prompt's text spells a token that is not the model's:")
+        self.check_ids(ids, param, "The text spells a token that is not the model's:")
         return ids
 
     def _refuse_by_first_part(self, ids: list[int], param: str) -> None:

@@ -101,14 +101,9 @@ class Preparation:
 
     def _prediction(self, generation: Generation) -> list[int]:
         """No more of it than the context has room for, because the rest can never be drawn."""
-        text = well_formed(generation.prediction[: self.context_length * self.encoder.longest])
-        if not text or not generation.speculate:
+        if not generation.prediction or not generation.speculate:
             return []
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)[: self.context_length]
-        self.encoder.check_ids(
-            ids, "prediction", "The prediction's text spells a token that is not the model's:"
-        )
-        return ids
+        return self.encoder.beginning(well_formed(generation.prediction), "prediction")
 
     def _ends(self, generation: Generation) -> frozenset[int]:
         asked = generation.stopping.stop_token_ids
@@ -142,7 +137,7 @@ class Preparation:
         budget = prompt.template_kwargs.get(BUDGET) if isinstance(prompt, ChatPrompt) else None
         if split is None or not isinstance(budget, int) or BUDGET in self.analysis.switches:
             return {}
-        end = list(self.tokenizer.encode(split.end, add_special_tokens=False))
+        end = self.encoder.beginning(split.end, prompt.param)
         return {"thinking_budget": budget, "thinking_end": end}
 
     def _has_channels(self, generation: Generation) -> bool:

@@ -126,7 +126,10 @@ def test_configured_origins_are_served(allowed: str, origin: str, status: int) -
         ([("host", "localhost")], "::ffff:127.0.0.1", 200),
         ([("host", "localhost")], "192.168.1.9", 403),
         ([("host", "llm.example.com")], "127.0.0.1", 403),
-        ([("host", "localhost"), ("x-forwarded-for", "1.2.3.4")], "127.0.0.1", 403),
+        *(
+            ([("host", "localhost"), (name, "1.2.3.4")], "127.0.0.1", 403)
+            for name in ("x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via", "cf-connecting-ip")
+        ),
         ([("host", "localhost"), ("origin", "null")], "127.0.0.1", 403),
         ([("host", "localhost"), ("origin", "http://evil.example")], "127.0.0.1", 403),
     ],

@@ -175,7 +175,13 @@ def test_too_many_pipelined_requests_are_cut() -> None:
 
 @pytest.mark.parametrize(
     ("version", "status"),
-    [(b"HTTP/2.0", b"505"), (b"", b"505"), (b"HTTP/1.0", b"200"), (b"HTTP/1.1", b"200")],
+    [
+        *(
+            (version, b"505")
+            for version in (b"HTTP/2.0", b"HTTP/1.2", b"HTTP/3", b"HTTP/11", b"HTTP/9.9", b"")
+        ),
+        *((version, b"200") for version in (b"HTTP/1.0", b"HTTP/1.1")),
+    ],
 )
 def test_other_versions_of_http_get_a_505(version: bytes, status: bytes) -> None:
     with serve(Guard(answers, Settings()), lifespan="off") as port, connect(port) as client:
@@ -183,6 +189,13 @@ def test_other_versions_of_http_get_a_505(version: bytes, status: bytes) -> None
             b"GET /health " + version + b"\r\nHost: localhost\r\n\r\n" if version else b"GET /health\r\n\r\n"
         )
         assert client.recv(1 << 16).split()[1] == status
+
+
+@pytest.mark.parametrize("said", [b"GET /health\r\n", b"GET /\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+def test_the_first_bytes_of_older_and_newer_http_get_a_505_at_once(said: bytes) -> None:
+    with serve(Guard(answers, Settings()), lifespan="off") as port, connect(port) as client:
+        client.sendall(said)
+        assert read_until_end(client).startswith(b"HTTP/1.1 505 ")
 
 
 def test_an_http_1_0_answer_without_a_length_is_not_chunked_and_ends_with_its_connection() -> None:

@@ -1,6 +1,7 @@
 """The run directory: private files, and a lock that names its holder and ends with it."""
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,24 @@ def test_lock_is_not_inherited_by_workers(settings: Settings) -> None:
     run_dir = RunDir(settings)
     assert not os.get_inheritable(run_dir.lock)
     os.close(run_dir.lock)
+
+
+def test_a_token_and_a_folder_of_logs_that_somebody_removed_are_put_back(settings: Settings) -> None:
+    run_dir = RunDir(settings)
+    os.close(run_dir.lock)
+    shutil.rmtree(settings.sockets_dir)
+    run_dir.restore()
+    assert settings.token_file.read_text().strip() == run_dir.token
+    assert settings.token_file.stat().st_mode & 0o777 == 0o600
+    assert settings.log_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_cannot_be_put_back_raises_nothing(settings: Settings) -> None:
+    run_dir = RunDir(settings)
+    os.close(run_dir.lock)
+    shutil.rmtree(settings.sockets_dir)
+    settings.sockets_dir.write_text("in the way")
+    run_dir.restore()
 
 
 def test_token_is_kept_or_made(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from broker.events import DownloadEnded, DownloadSaid, Inspected, SpareEnded, WorkerExited
-from broker.system.supervisor import Supervisor
+from broker.system.supervisor import KEPT_LOGS, LOG_BYTES, Supervisor
 from shared.protocol import Inspection
 
 PATIENCE = 30.0  # seconds; a sleep of the programs below is longer
@@ -83,3 +83,44 @@ def test_a_worker_is_started_with_the_python_of_its_model(tmp_path: Path) -> Non
     assert children.spawn("worker-m-1", "m", str(other)) is None
     assert reaped(children) == [WorkerExited("worker-m-1", 0)]
     assert (tmp_path / "worker-m-1.log").read_text() == "-m workers --model m --id worker-m-1\n"
+
+
+def test_files_that_workers_need_are_put_back_before_each_start(tmp_path: Path) -> None:
+    said: list[str] = []
+    children = Supervisor(["/bin/sh", "-c", "exit 0"], tmp_path, restore=lambda: said.append("restored"))
+    children.spawn("worker-1", "m")
+    children.start_spare("spare-1")
+    assert children.spawn_from("spare-1", "worker-2")
+    before = len(said)
+    children.hand_over("worker-2", "m")
+    assert (before, len(said) > before) == (2, True)
+    children.close(PATIENCE)
+
+
+def test_only_the_newest_logs_of_workers_that_ended_are_kept_and_those_of_living_ones(tmp_path: Path) -> None:
+    children = supervisor(tmp_path, "exec sleep 600")
+    children.spawn("worker-first", "m")
+    for number in range(KEPT_LOGS + 10):
+        log = tmp_path / f"worker-ended-{number}.log"
+        log.touch()
+        os.utime(log, (2e9 + number, 2e9 + number))
+    children.spawn("worker-last", "m")
+    kept = {log.name for log in tmp_path.glob("worker-*.log")}
+    assert {"worker-first.log", "worker-last.log", f"worker-ended-{KEPT_LOGS + 9}.log"} <= kept
+    assert len(kept) <= KEPT_LOGS + 1  # the first one is older than all that count
+    for worker in ("worker-first", "worker-last"):
+        children.signal(worker, signal.SIGKILL)
+    children.close(PATIENCE)
+
+
+def test_the_log_of_a_living_worker_is_cut_to_its_end(tmp_path: Path) -> None:
+    children = supervisor(tmp_path, "exec sleep 600")
+    children.spawn("worker-1", "m")
+    with (tmp_path / "worker-1.log").open("ab") as log:
+        log.write(b"an old line\n" * (LOG_BYTES // 12 + 1) + b"the newest line\n")
+    children.trim_logs()
+    left = (tmp_path / "worker-1.log").read_bytes()
+    assert len(left) <= LOG_BYTES
+    assert left.endswith(b"\nthe newest line\n")
+    children.signal("worker-1", signal.SIGKILL)
+    children.close(PATIENCE)
