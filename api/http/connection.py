@@ -5,14 +5,18 @@ than any head may be; uvicorn waits for ever. This holds for later requests of a
 Rule 2: connections are limited as api.http.connection_limits says.
 Rule 3: at most MAX_AHEAD pipelined requests are read ahead of their answers, as each costs memory.
 Rule 4: an answer to HTTP/1.0 is not chunked: without a length, it ends with its connection.
-Rule 5: extensions of the ASGI scope give the guard what ASGI has no message for.
+Rule 5: an offer to speak another protocol is not taken: the request is read as if the offer were not there. Java's
+HttpClient offers HTTP/2 with every request to an address without TLS, and httptools would drop the body of such a one.
+Rule 6: extensions of the ASGI scope give the guard what ASGI has no message for.
 """
 
 import asyncio
 import logging
+from array import array
 from collections.abc import MutableMapping
 from typing import Any
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.http.connection_limits import ConnectionLimits
@@ -23,6 +27,23 @@ log = logging.getLogger(__name__)
 
 MAX_AHEAD = 8  # requests
 _ENDLESS = 1 << 62
+_OF_OFFERS = (b"upgrade", b"http2-settings")
+
+
+class Parser(HttpRequestParser):
+    """httptools' parser, which stops at the end of a head that offers another protocol; this one goes on."""
+
+    def __init__(self, connection: "Connection") -> None:
+        super().__init__(connection)
+        self._connection = connection
+
+    def feed_data(self, data: "bytes | bytearray | memoryview[int] | array[int]") -> None:
+        while data:
+            try:
+                super().feed_data(data)
+                return
+            except HttpParserUpgrade as stop:
+                data = self._connection.head_without_offer() + bytes(data)[stop.args[0] :]
 
 
 class Connection(HttpToolsProtocol):
@@ -38,6 +59,11 @@ class Connection(HttpToolsProtocol):
     def of(cls, limits: ConnectionLimits) -> "type[Connection]":
         """A class with the limits of one server."""
         return type("Connection", (cls,), {"limits": limits})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parser = Parser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does for its own
 
     def cut(self) -> None:
         self.transport.abort()
@@ -82,6 +108,8 @@ class Connection(HttpToolsProtocol):
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():  # the head comes once more
+            return
         self._head_complete()
         self._head_bytes = 0
         self.scope["extensions"][TARGET] = self.url.decode("latin-1")  # type: ignore[assignment]
@@ -94,8 +122,19 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self.limits.end_request(self)
         super().on_message_complete()
+
+    def head_without_offer(self) -> bytes:
+        """The head that was just read, without what offers another protocol."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        fields = [(name, value) for name, value in self.headers if name not in _OF_OFFERS]
+        fields = [(name, _without_offer(value) if name == b"connection" else value) for name, value in fields]
+        lines = [method + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in fields]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -144,6 +183,12 @@ class Connection(HttpToolsProtocol):
         if not type(self)._full_logged:
             type(self)._full_logged = True
             log.warning("all connections that files allow are being served: new ones are refused with 503")
+
+
+def _without_offer(connection: bytes) -> bytes:
+    """``connection``: the value of that header."""
+    options = (option.strip() for option in connection.split(b","))
+    return b", ".join(option for option in options if option.lower() not in _OF_OFFERS)
 
 
 def _without_chunks(cycle: RequestResponseCycle) -> None:
