@@ -6,7 +6,7 @@ offered to the model only after the conversation names it.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, ValidationInfo, field_validator
 
 from api.generation.constraint_schemas import Constrained
 from api.generation.guessing import Guessed, is_zero
@@ -19,6 +19,7 @@ from api.generation.schemas import (
     Sampled,
     by_type,
     either,
+    without_blanks,
 )
 
 # ---------------------------------------------------------------- requests
@@ -206,6 +207,11 @@ class MessagesRequest(CountTokensRequest, Constrained, Guessed, Sampled):
     temperature: float = Field(1.0, ge=0, le=1)
     top_p: float = Field(1.0, ge=0, le=1)
     output_format: OutputFormat | None = None  # the older name of output_config.format
+
+    @field_validator("stop_sequences", mode="before")
+    @classmethod
+    def _blanks_end_nothing(cls, stop: Any, info: ValidationInfo) -> Any:
+        return without_blanks(stop) if info.context else stop
 
 
 # ---------------------------------------------------------------- responses
