@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Tag, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, Tag, ValidationInfo, field_validator
 
+from api.generation.refusals import RefusedParameter, each
 from api.generation.schemas import (
     MAX_ITEMS,
     ModelName,
@@ -16,11 +17,36 @@ from api.generation.schemas import (
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 
+_AS_TRAINED = "vectors and scores are as the model was trained to make them; leave it out"
+_NOT_CUT = "a text that is too long is refused; 'truncate' in the model's table has it cut"
+_REFUSED_OF_BOTH = {
+    **each("normalize normalise normalized use_activation activation add_special_tokens", _AS_TRAINED, True),
+    **each("softmax raw_scores late_chunking pooling pooling_type", _AS_TRAINED),
+    **each("truncate_prompt_tokens", _NOT_CUT, -1),
+    **each("truncation_direction", _NOT_CUT, "right", "Right"),
+    **each("options extra_body", "give these at the top of the request"),
+}
+
 
 class EmbeddingsRequest(Request):
     """``prompt_name`` is the name that sentence-transformers has for one of the model's prompts."""
 
     BLANK: ClassVar = frozenset({"prompt_name"})
+    REFUSES: ClassVar[dict[str, RefusedParameter]] = {
+        **_REFUSED_OF_BOTH,
+        **each("embd_normalize", _AS_TRAINED, 2),
+        **each(
+            "input_type task task_type prompt instruction instruct query_instruction",
+            "use 'prompt_name' with one of the model's prompts, or put it before the text",
+        ),
+        **each("output_dimension output_dimensionality", "use 'dimensions'", None),
+        **each(
+            "output_dtype embedding_type embedding_types precision",
+            "use 'encoding_format'",
+            *("float", "float32", ["float"], "", []),
+        ),
+        **each("return_sparse return_colbert_vecs return_multivector", "a text has one dense vector here"),
+    }
 
     model: ModelName | None = None
     input: TextOrTokens
@@ -66,11 +92,18 @@ Document = Annotated[
 
 class RerankRequest(Request):
     BLANK: ClassVar = frozenset({"instruction"})
+    REFUSES: ClassVar[dict[str, RefusedParameter]] = {
+        **_REFUSED_OF_BOTH,
+        **each("instruct task prompt prompt_name", "use 'instruction'"),
+        **each("rank_fields", "a document is a text, or an object with 'text'", ["text"], []),
+        **each("max_tokens_per_doc max_chunks_per_doc max_doc_length overlap overlap_tokens", _NOT_CUT),
+        **each("return_text", "use 'return_documents'"),
+    }
 
     model: ModelName | None = None
     query: NonEmpty
     documents: list[Document] = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
-    top_n: int | None = Field(None, ge=1)
+    top_n: int | None = Field(None, ge=1, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: bool = False
     instruction: str | None = None
 

@@ -1,40 +1,19 @@
 """The parameters of other servers that these schemas lack, and which of them are refused. Pure.
 
 Rule 1: a parameter that would change the answer is refused by its name, unless its value is neutral. REFUSED lists
-them; any other unknown name is ignored, as clients expect.
+those of requests that generate, ``REFUSES`` of a schema those of one that does not; any other unknown name is ignored,
+as clients expect.
 Rule 2: ignored are hints about speed, price, bookkeeping or the tuning of something that is off:
 service_tier, metadata, priority, cache_prompt, keep_alive, mirostat_tau without mirostat.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel
 
-from api.generation.refusals import unsupported
+from api.generation.refusals import NOTHING, Body, RefusedParameter, each, unsupported
 from api.generation.schemas import Sampled
-
-Body = Mapping[str, Any]
-
-NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
-
-
-@dataclass(frozen=True)
-class RefusedParameter:
-    """``neutral``: the values that ask for nothing, or a function that decides it from the value and the request."""
-
-    why: str
-    neutral: tuple[Any, ...] | Callable[[Any, Body], bool] = NOTHING
-
-    def allows(self, value: Any, body: Body) -> bool:
-        if callable(self.neutral):
-            return self.neutral(value, body)
-        return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in self.neutral)
-
-
-def _each(names: str, why: str, *neutral: Any) -> dict[str, RefusedParameter]:
-    return dict.fromkeys(names.split(), RefusedParameter(why, (*neutral, None) if neutral else NOTHING))
 
 
 def _continues(body: Body) -> bool:
@@ -53,6 +32,12 @@ def _as_its_prompts_are(value: Any, body: Body) -> bool:
     return value is None or value is ("prompt" in body or "content" in body)
 
 
+def _text_that_is_free(value: Any, body: Body) -> bool:
+    """/v1/responses has its constraint in ``text``."""
+    wanted = value.get("format") if isinstance(value, dict) else value
+    return wanted in (*NOTHING, {"type": "text"})
+
+
 def _without_penalties(value: Any, body: Body) -> bool:
     factors, terms = ("repetition_penalty", "repeat_penalty"), ("presence_penalty", "frequency_penalty")
     return value in (None, -1) or (
@@ -68,35 +53,36 @@ _PROMPT = "the prompt is read as it is; leave it out"
 _HARD_LIMIT = "tokens cannot be allowed or forbidden one by one; use 'logit_bias'"
 
 REFUSED: dict[str, RefusedParameter] = {
-    **_each(
+    **each(
         "adapters adapter adapter_id draft_model lora lora_path lora_adapter lora_adapters lora_request"
         " lora_id chat_template chat_template_file role_mapping control_vector control_vectors",
         _ANOTHER_MODEL,
     ),
-    **_each("modalities", _MEDIA, [], ["text"]),
-    **_each("audio image_data mm_processor_kwargs images videos prompt_embeds input_embeds", _MEDIA),
-    **_each(
+    **each("modalities", _MEDIA, [], ["text"]),
+    **each("audio image_data mm_processor_kwargs images videos prompt_embeds input_embeds", _MEDIA),
+    **each(
         "web_search_options web_search search_parameters mcp_servers plugins tool_resources container",
         "this server looks nothing up and runs nothing; give it 'tools' that the client runs",
     ),
     "web_search_options": RefusedParameter("this server looks nothing up; give it 'tools'", (None,)),
-    **_each("moderation guideline", "answers are not judged here"),
-    **_each("use_beam_search beam_search beam_width num_beams", _NO_SUCH_SAMPLER, False, 0, 1),
-    **_each("typical_p typical tfs_z tfs top_h", _NO_SUCH_SAMPLER, 1),
-    **_each(
+    **each("moderation guideline", "answers are not judged here"),
+    **each("use_beam_search beam_search beam_width num_beams", _NO_SUCH_SAMPLER, False, 0, 1),
+    **each("typical_p typical typ_p tfs_z tfs top_h", _NO_SUCH_SAMPLER, 1),
+    **each(
         "mirostat mirostat_mode top_a epsilon_cutoff eta_cutoff dynatemp_range dynatemp smoothing_factor"
-        " xtc_probability dry_multiplier no_repeat_ngram_size penalty_alpha skew",
+        " xtc_probability dry_multiplier no_repeat_ngram_size penalty_alpha skew temperature_last"
+        " repetition_detection",
         _NO_SUCH_SAMPLER,
     ),
-    **_each("top_n_sigma adaptive_target", _NO_SUCH_SAMPLER, -1, 0),
-    **_each("guidance_scale cfg_scale encoder_repetition_penalty repetition_decay", _NO_SUCH_SAMPLER, 1),
-    **_each(
+    **each("top_n_sigma nsigma adaptive_target", _NO_SUCH_SAMPLER, -1, 0),
+    **each("guidance_scale cfg_scale encoder_repetition_penalty repetition_decay", _NO_SUCH_SAMPLER, 1),
+    **each(
         "samplers sampler_seq sampler_order sampler_priority logit_processors logits_processors"
         " custom_logit_processor custom_params vllm_xargs negative_prompt min_keep",
         _NO_SUCH_SAMPLER,
     ),
-    **_each("do_sample", "set 'temperature' to 0", True),
-    **_each("watermark banned_tokens_strings", _NO_SUCH_SAMPLER),
+    **each("do_sample", "set 'temperature' to 0", True),
+    **each("watermark banned_tokens_strings", _NO_SUCH_SAMPLER),
     **dict.fromkeys(
         (
             *("repeat_last_n", "penalty_last_n", "rep_pen_range", "repetition_penalty_range"),
@@ -104,23 +90,32 @@ REFUSED: dict[str, RefusedParameter] = {
         ),
         RefusedParameter("penalties look at the whole text", _without_penalties),
     ),
-    **_each(
+    **each(
         "allowed_token_ids bad_words bad_words_ids banned_tokens suppress_tokens begin_suppress_tokens"
         " force_words_ids token_bans custom_token_bans sequence_bias",
         _HARD_LIMIT,
     ),
-    **_each("guided_structural_tag structural_tag grammar_triggers grammar_lazy", "there is no such grammar"),
-    **_each("stop_regex", "use 'stop'"),
-    **_each("include_stop_str_in_output no_stop_trim", "an answer ends before what stops it"),
-    **_each("t_max_predict_ms t_max_prompt_ms max_time", "time is not bounded; use 'max_tokens'"),
-    **_each("n_indent num_predict", "use 'max_tokens'", -1, *NOTHING),
-    **_each("thinking_token_budget reasoning_budget thinking_budget", "use 'reasoning_effort'", -1, None),
-    **_each("skip_special_tokens", "special tokens are never part of an answer", True),
-    **_each("include_reasoning separate_reasoning stream_reasoning", "thinking is always shown apart", True),
-    **_each("reasoning_format", "thinking is always shown apart", "", "auto", "deepseek", "deepseek-legacy"),
-    **_each("n best_of", "one answer is made for each request", 1, *NOTHING),
-    **_each("echo return_full_text", "the prompt is not said again here"),
-    **_each(
+    **each("guided_structural_tag structural_tag grammar_triggers grammar_lazy", "there is no such grammar"),
+    **each(
+        "stop_regex stop_sequence stop_strings stopping_strings custom_stopping_strings antiprompt",
+        "use 'stop'",
+    ),
+    **each("eos_token_id", "use 'stop_token_ids'", [], None),
+    **each("ban_eos_token", "use 'ignore_eos'"),
+    **each("random_seed sampler_seed", "use 'seed'", None),
+    **each("min_new_tokens min_length", "use 'min_tokens'"),
+    **each("rep_pen", "use 'repetition_penalty'", 1),
+    **each("include_stop_str_in_output no_stop_trim", "an answer ends before what stops it"),
+    **each("t_max_predict_ms t_max_prompt_ms max_time", "time is not bounded; use 'max_tokens'"),
+    **each("n_indent num_predict max_length", "use 'max_tokens'", -1, *NOTHING),
+    **each("thinking_token_budget reasoning_budget thinking_budget", "use 'reasoning_effort'", -1, None),
+    **each("skip_special_tokens", "special tokens are never part of an answer", True),
+    **each("include_reasoning separate_reasoning stream_reasoning", "thinking is always shown apart", True),
+    **each("reasoning_format", "thinking is always shown apart", "", "auto", "deepseek", "deepseek-legacy"),
+    **each("n best_of", "one answer is made for each request", 1, *NOTHING),
+    **each("num_return_sequences", "use 'n'", 1, *NOTHING),
+    **each("echo return_full_text", "the prompt is not said again here"),
+    **each(
         "prompt_logprobs decoder_input_details top_n_tokens n_probs post_sampling_probs return_hidden_states"
         " return_tokens_as_token_ids return_token_ids return_tokens return_logprob logprob_token_ids"
         " response_fields details echo_logprobs",
@@ -131,10 +126,10 @@ REFUSED: dict[str, RefusedParameter] = {
         [],
     ),
     "prompt_logprobs": RefusedParameter("use /v1/completions with 'echo' and 'logprobs'", (None,)),
-    **_each("logprobs top_logprobs", _OTHER_ANSWER),
-    **_each("truncate_prompt_tokens truncate", "a prompt that is too long is refused"),
-    **_each("documents input_ids input_extra decoder_input_ids", _PROMPT),
-    **_each("template system_prompt input_prefix input_suffix raw transforms tool_prompt", _PROMPT),
+    **each("logprobs top_logprobs", _OTHER_ANSWER),
+    **each("truncate_prompt_tokens truncate", "a prompt that is too long is refused"),
+    **each("documents input_ids input_extra decoder_input_ids", _PROMPT),
+    **each("template system_prompt input_prefix input_suffix raw transforms tool_prompt", _PROMPT),
     "add_generation_prompt": RefusedParameter(
         "the prompt goes on where the last message is the assistant's, else the assistant begins",
         _follows_the_last_message(False),
@@ -144,22 +139,31 @@ REFUSED: dict[str, RefusedParameter] = {
     ),
     "add_special_tokens": RefusedParameter("it is as the model was trained", _as_its_prompts_are),
     "add_special": RefusedParameter("it is as the model was trained", _as_its_prompts_are),
-    **_each("options", "give these at the top of the request"),
-    **_each("num_ctx max_model_len max_context_length n_ctx", "the context is as long as the model's"),
-    **_each("think", "use 'reasoning_effort' or 'enable_thinking'"),
-    **_each("response_schema response_mime_type output_schema json_mode", "use 'response_format'"),
-    **_each("max_output_tokens max_completion_tokens max_tokens", "this dialect has another name for it"),
-    **_each("response_format", "this dialect has another name for it", {"type": "text"}, *NOTHING),
-    **_each("functions function_call", "use 'tools'", "none", "auto", *NOTHING),
-    **_each("stop_sequences", "use 'stop'"),
-    **_each("suffix prefix", "it goes with /v1/completions only"),
-    **_each("system", "give a message with the role system"),
-    **_each("instructions", "give it as the system's message"),
-    **_each("previous_response_id conversation", "it goes with /v1/responses only"),
-    **_each("background", "answers are made while the client waits"),
-    **_each("tools", "use /v1/chat/completions"),
-    **_each("chat_template_kwargs enable_thinking", "say how much it shall think in this dialect's words"),
-    **_each("with_pieces return_token_strs", _OTHER_ANSWER),
+    **each("options extra_body generation_config generationConfig", "give these at the top of the request"),
+    **each("preamble system_instruction systemInstruction chat_history", "give it among the messages"),
+    **each("safe_prompt", _PROMPT),
+    **each("prompt_mode", "use 'reasoning_effort' or 'enable_thinking'"),
+    "text": RefusedParameter("use 'response_format'", _text_that_is_free),
+    **each("num_ctx max_model_len max_context_length n_ctx", "the context is as long as the model's"),
+    **each("think", "use 'reasoning_effort' or 'enable_thinking'"),
+    **each(
+        "response_schema response_mime_type output_schema output_format json_mode", "use 'response_format'"
+    ),
+    **each("max_output_tokens max_completion_tokens max_tokens", "this dialect has another name for it"),
+    **each("response_format", "this dialect has another name for it", {"type": "text"}, *NOTHING),
+    **each("functions function_call", "use 'tools'", "none", "auto", *NOTHING),
+    **each("stop_sequences", "use 'stop'"),
+    **each("suffix prefix", "it goes with /v1/completions only"),
+    **each("system", "give a message with the role system"),
+    **each("instructions", "give it as the system's message"),
+    **each("previous_response_id conversation", "it goes with /v1/responses only"),
+    **each("background", "answers are made while the client waits"),
+    **each("tools", "use /v1/chat/completions"),
+    **each(
+        "chat_template_kwargs enable_thinking reasoning",
+        "say how much it shall think in this dialect's words",
+    ),
+    **each("with_pieces return_token_strs", _OTHER_ANSWER),
 }
 PREFIXES = ("guided_",)  # every name with this prefix is a constraint
 _HINTS = ("guided_decoding_backend", "guided_decoding_disable_fallback")
@@ -175,11 +179,14 @@ _OF_PROMPTS = {
 def refuse(body: Body, schema: type[BaseModel]) -> None:
     """Raises UnsupportedParameter for a name that the schema lacks and whose value is not neutral.
 
-    For a request that generates nothing, only the names that would change the prompt are refused.
+    For a request that generates nothing, only the names that would change the prompt are refused, and its own.
     """
     generates = issubclass(schema, Sampled)
+    own = getattr(schema, "REFUSES", {})
     for name in sorted(body.keys() - names_of(schema)):
-        refusal = REFUSED.get(name) if generates or name in _OF_PROMPTS else None
+        refusal = own.get(name)
+        if refusal is None and (generates or name in _OF_PROMPTS):
+            refusal = REFUSED.get(name)
         if refusal is None and name.startswith(PREFIXES) and name not in _HINTS:
             refusal = RefusedParameter("there is no such constraint")
         if refusal is not None and not refusal.allows(body[name], body):

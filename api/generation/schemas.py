@@ -70,6 +70,10 @@ def whole_numbers(ids: Any) -> Any:
     return [whole_numbers(id) for id in ids] if ids and isinstance(ids[0], list) else ids
 
 
+def without_blanks(texts: Any) -> Any:
+    return [each for each in texts if each not in ("", None)] if isinstance(texts, list) else texts
+
+
 def _bounded(tokens: int, info: ValidationInfo) -> int:
     if info.context:
         return min(tokens, MOST_TOKENS)
@@ -178,9 +182,7 @@ class Sampled(Request):
     @field_validator("stop", mode="before")
     @classmethod
     def _blanks_stop_nothing(cls, stop: Any, info: ValidationInfo) -> Any:
-        if info.context and isinstance(stop, list):
-            return [each for each in stop if each not in ("", None)]
-        return stop
+        return without_blanks(stop) if info.context else stop
 
     @field_validator("stop_token_ids", mode="before")
     @classmethod

@@ -23,6 +23,11 @@ def thinking_kwargs(wanted: bool) -> dict[str, Any]:
     return {"enable_thinking": wanted, "thinking": wanted}
 
 
+def budget_kwargs(tokens: int | None) -> dict[str, Any]:
+    """``tokens``: of thinking, at most."""
+    return {} if tokens is None else {"enable_thinking": True, "thinking_budget": tokens}
+
+
 def checked_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in kwargs.items() if value is not None}
     for key, value in given.items():

@@ -75,3 +75,8 @@ def tool_use(
 def said(request: BaseModel, parameter: str) -> Any:
     """The parameter's value; None if the client did not say it."""
     return getattr(request, parameter) if parameter in request.model_fields_set else None
+
+
+def arguments_text(said: Any) -> Any:
+    """Arguments of a past call as text: clients that keep them as JSON send them so."""
+    return to_json(said).decode() if isinstance(said, dict | list) else said

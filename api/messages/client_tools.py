@@ -92,6 +92,8 @@ def client_tool(tool: OtherTool, path: str) -> CustomTool | None:
     """None for a tool that Anthropic's servers run. Raises UnsupportedParameter."""
     if tool.type.startswith(_SCREENS):
         raise unsupported(path, f"{tool.type[:64]} answers with pictures, and this model reads text only")
+    if tool.type == "function":
+        raise unsupported(f"{path}.type", "a tool has 'name' and 'input_schema' in this dialect")
     for beginning, (name, (description, schema)) in _KNOWN.items():
         if tool.type.startswith(beginning):
             return CustomTool(

@@ -25,6 +25,7 @@ from api.messages.schemas import (
     InputMessage,
     MessagesRequest,
     ResultPart,
+    SearchResultBlock,
     TextBlock,
     ThinkingBlock,
     ToolChangeBlock,
@@ -180,7 +181,7 @@ def _text(block: InputBlock, path: str) -> list[str]:
 
 def _is_visual(block: InputBlock | ResultPart) -> bool:
     """Whether it is an image, or a document that is not text."""
-    return isinstance(block, ImageBlock) or (isinstance(block, DocumentBlock) and block.source.type != "text")
+    return isinstance(block, ImageBlock) or (isinstance(block, DocumentBlock) and not block.source.is_text)
 
 
 def _texts(block: InputBlock | ResultPart) -> list[str]:
@@ -190,6 +191,9 @@ def _texts(block: InputBlock | ResultPart) -> list[str]:
         case ToolReferenceBlock() | ToolChangeBlock():
             return in_words(block)
         case DocumentBlock():
-            return [block.source.data]
+            return ["\n".join(filter(None, (block.title, block.context, block.source.text)))]
+        case SearchResultBlock():
+            found = (part.text for part in block.content)
+            return ["\n".join(filter(None, (block.title, block.source, *found)))]
         case _:
             return []

@@ -6,7 +6,8 @@ offered to the model only after the conversation names it.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, ValidationInfo, field_validator
+from pydantic_core import from_json
 
 from api.generation.constraint_schemas import Constrained
 from api.generation.guessing import Guessed, is_zero
@@ -19,9 +20,19 @@ from api.generation.schemas import (
     Sampled,
     by_type,
     either,
+    without_blanks,
 )
 
 # ---------------------------------------------------------------- requests
+
+
+def read_object(text: str) -> Any:
+    """The JSON object that the text is; nothing where it is none, as of a call that was cut off."""
+    try:
+        found = from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class TextBlock(Request):
@@ -43,18 +54,54 @@ class ImageBlock(Request):
     source: ImageSource = ImageSource()
 
 
+class OtherBlock(Request):
+    type: str
+
+
+TextOrOther = Annotated[
+    Annotated[TextBlock, Tag("text")] | Annotated[OtherBlock, Tag("other")], by_type("text")
+]
+
+
 class DocumentSource(Request):
+    """``text`` has ``data``, ``content`` has ``content``; other types are no text."""
+
     type: str
     data: str = ""
+    content: Annotated[
+        Annotated[str, Tag("string")]
+        | Annotated[list[TextOrOther], Tag("list"), Field(max_length=MAX_ITEMS, fail_fast=True)],
+        either("list", list),
+    ] = ""
+
+    @property
+    def is_text(self) -> bool:
+        parts = self.content if self.type == "content" and isinstance(self.content, list) else []
+        return self.type in ("text", "content") and all(isinstance(part, TextBlock) for part in parts)
+
+    @property
+    def text(self) -> str:
+        if self.type == "text":
+            return self.data
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if isinstance(part, TextBlock))
 
 
 class DocumentBlock(Request):
     type: Literal["document"]
     source: DocumentSource
+    title: str = ""
+    context: str = ""
 
 
-class OtherBlock(Request):
-    type: str
+class SearchResultBlock(Request):
+    """What the client's own search found."""
+
+    type: Literal["search_result"]
+    source: str = ""
+    title: str = ""
+    content: list[TextBlock] = Field([], max_length=MAX_ITEMS, fail_fast=True)
 
 
 class ToolReferenceBlock(Request):
@@ -68,9 +115,10 @@ ResultPart = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ImageBlock, Tag("image")]
     | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[SearchResultBlock, Tag("search_result")]
     | Annotated[ToolReferenceBlock, Tag("tool_reference")]
     | Annotated[OtherBlock, Tag("other")],
-    by_type("text", "image", "document", "tool_reference"),
+    by_type("text", "image", "document", "search_result", "tool_reference"),
 ]
 
 
@@ -79,6 +127,14 @@ class ToolUseBlock(Request):
     id: str
     name: str
     input: dict[str, Any] = {}
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _of_no_arguments(cls, input: Any, info: ValidationInfo) -> Any:
+        """Clients that put a streamed call together keep its text; PHP writes an empty object as a list."""
+        if info.context and isinstance(input, str):
+            return read_object(input)
+        return {} if info.context and input == [] else input
 
 
 class ToolResultBlock(Request):
@@ -148,13 +204,14 @@ InputBlock = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ImageBlock, Tag("image")]
     | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[SearchResultBlock, Tag("search_result")]
     | Annotated[ToolUseBlock, Tag("tool_use")]
     | Annotated[ToolResultBlock, Tag("tool_result")]
     | Annotated[ThinkingBlock, Tag("thinking")]
     | Annotated[ToolChangeBlock, Tag("tool_change")]
     | Annotated[OtherBlock, Tag("other")],
     by_type(
-        *("text", "image", "document", "tool_use", "tool_result", "thinking"),
+        *("text", "image", "document", "search_result", "tool_use", "tool_result", "thinking"),
         tool_addition="tool_change",
         tool_removal="tool_change",
     ),
@@ -216,6 +273,11 @@ class MessagesRequest(CountTokensRequest, Constrained, Guessed, Sampled):
     temperature: float = Field(1.0, ge=0, le=1)
     top_p: float = Field(1.0, ge=0, le=1)
     output_format: OutputFormat | None = None  # the older name of output_config.format
+
+    @field_validator("stop_sequences", mode="before")
+    @classmethod
+    def _blanks_end_nothing(cls, stop: Any, info: ValidationInfo) -> Any:
+        return without_blanks(stop) if info.context else stop
 
 
 # ---------------------------------------------------------------- responses

@@ -12,7 +12,7 @@ from api.generation.guessing import guessing
 from api.generation.refusals import left_out, unsupported, wrong
 from api.generation.sampling import sampling, stopping
 from api.generation.schemas import MAX_CHOICES
-from api.generation.templates import checked_kwargs, effort_kwargs, thinking_kwargs
+from api.generation.templates import budget_kwargs, checked_kwargs, effort_kwargs, thinking_kwargs
 from api.generation.tools import Tools, names_of, said, tool_use
 from api.openai.schemas import (
     ChatCompletionRequest,
@@ -48,7 +48,7 @@ def chat_generation(request: ChatCompletionRequest) -> Generation:
         prompt=chat_prompt(
             request.messages,
             [] if choice == "none" else tools,
-            effort_kwargs(request.reasoning_effort) | _thinking(request),
+            _reasoning(request) | effort_kwargs(request.reasoning_effort) | _thinking(request),
             request.chat_template_kwargs,
         ),
         sampling=sampling(request, request.temperature, request.top_p),
@@ -63,9 +63,19 @@ def chat_generation(request: ChatCompletionRequest) -> Generation:
     )
 
 
+def _reasoning(request: ChatCompletionRequest) -> dict[str, Any]:
+    if (wanted := request.reasoning) is None:
+        return {}
+    if wanted.exclude:
+        raise unsupported("reasoning.exclude", "thinking is always shown apart")
+    switch = {} if wanted.enabled is None else thinking_kwargs(wanted.enabled)
+    return effort_kwargs(wanted.effort) | budget_kwargs(wanted.max_tokens) | switch
+
+
 def _thinking(request: ChatCompletionRequest) -> dict[str, Any]:
-    if request.thinking is not None:
-        return thinking_kwargs(request.thinking.type != "disabled")
+    if (wanted := request.thinking) is not None:
+        budget = wanted.budget_tokens if wanted.type == "enabled" else None
+        return thinking_kwargs(wanted.type != "disabled") | budget_kwargs(budget)
     return {} if request.enable_thinking is None else thinking_kwargs(request.enable_thinking)
 
 

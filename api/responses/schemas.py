@@ -5,7 +5,7 @@ Items, tools and parts of unknown types are accepted here; the translation leave
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Tag, TypeAdapter
+from pydantic import Field, Tag, TypeAdapter, ValidationInfo, field_validator
 
 from api.generation.constraint_schemas import Constrained
 from api.generation.guessing import Guessed, is_zero
@@ -22,6 +22,7 @@ from api.generation.schemas import (
     either,
     is_none,
 )
+from api.generation.tools import arguments_text
 
 # ---------------------------------------------------------------- requests
 
@@ -79,8 +80,13 @@ class FunctionCallItem(Request):
     call_id: str
     name: str
     namespace: str | None = None
-    arguments: str
+    arguments: str = ""
     status: str | None = None
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _as_text(cls, arguments: Any, info: ValidationInfo) -> Any:
+        return arguments_text(arguments) if info.context else arguments
 
 
 class FunctionCallOutputItem(Request):

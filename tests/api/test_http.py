@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from typing import Any
 
 import openai
@@ -389,6 +390,36 @@ def test_a_chunked_request_body_is_read(stack: Stack) -> None:
     body = json.dumps(chat_body(max_tokens=1)).encode()
     response = stack.client.post("/v1/chat/completions", content=iter([body[:20], body[20:]]), headers=JSON)
     assert response.status_code == 200
+
+
+OFFERS = {
+    "Java's": ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"],
+    "a keeping": ["Connection: keep-alive, upgrade", "Upgrade: TLS/1.0, HTTP/1.1"],
+    "a socket's": ["Upgrade: websocket", "Connection: Upgrade"],
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("pieces", [1, 2, 1000])
+def test_an_offer_to_speak_another_protocol_is_not_taken_and_costs_no_body(
+    stack: Stack, offer: str, chunked: bool, pieces: int
+) -> None:
+    body = json.dumps(chat_body()).encode()
+    size = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    head = "\r\n".join([*lines, size, *OFFERS[offer], "", ""]).encode()
+    request = head + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+    with stack.connect() as connection:
+        for _ in range(2):  # the connection goes on
+            for i in range(pieces):
+                size_of_piece = -(-len(request) // pieces)
+                if piece := request[i * size_of_piece : (i + 1) * size_of_piece]:
+                    connection.sendall(piece)
+            response = HTTPResponse(connection)
+            response.begin()
+            assert response.status == 200
+            assert json.loads(response.read())["choices"][0]["message"]["content"] == TEXT
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 8388608", b"Transfer-Encoding: chunked"])

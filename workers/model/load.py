@@ -29,6 +29,7 @@ from workers.model.embedded import convert_once
 from workers.model.folder import (
     json_object,
     optional_json_object,
+    other_weights,
     refuse_code,
     require_regular_files,
     require_tokenizer,
@@ -42,8 +43,9 @@ from workers.model.load_error import (
     explained,
     first_line,
 )
+from workers.model.readable_folder import readable
 from workers.model.safetensors_headers import MAX_TENSORS_IN_ALL, Span, check_header, read_header, samples
-from workers.model.tokenizer import refuse_code_only, tokenizer_options
+from workers.model.tokenizer import ends_of, read_with, tokenizer_options
 from workers.model.trial_process import analysis_of, trial
 
 if TYPE_CHECKING:
@@ -219,7 +221,9 @@ def _model_type(config: Mapping[str, Any]) -> str:
 def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob(WEIGHTS))
     if not files:
-        raise IncompleteError(f"The model folder has no weights: no file named {WEIGHTS}.")
+        raise IncompleteError(
+            f"The model folder has no weights: no file named {WEIGHTS}{other_weights(folder)}."
+        )
     return files
 
 
@@ -266,7 +270,7 @@ def load(
     """
     kept = kept or KeptFindings()
     progress("import", 0, 0)
-    with explained(f"The model (of type {facts.model_type})"):
+    with explained(f"The model (of type {facts.model_type})"), readable(folder) as folder:
         text = template_in(template) if template else None
         if trusted and not template:
             loaded = _load(folder, facts, progress, accelerator, text)
@@ -324,7 +328,7 @@ def _load(
     if accelerator is None:
         accelerator = has_accelerator()
     progress("tokenizer", 0, 0)
-    tokenizer = _read_tokenizer(folder, load_config(folder).get("eos_token_id"), template, facts.allow_code)
+    tokenizer = _read_tokenizer(folder, load_config(folder), template, facts.allow_code)
     model, config = _weights_of(folder, facts)
     if not accelerator:
         log.info("no GPU: the weights of %s become float32", folder)
@@ -340,16 +344,19 @@ def _load(
 
 
 def _read_tokenizer(
-    folder: Path, eos: object, template: str | None = None, allow_code: bool = False
+    folder: Path, config: Mapping[str, Any], template: str | None = None, allow_code: bool = False
 ) -> "TokenizerWrapper":
     from mlx_lm.utils import load_tokenizer
 
-    read: Callable[..., TokenizerWrapper] = load_tokenizer
-    try:
-        return read(folder, tokenizer_options(folder, template, allow_code), eos_token_ids=eos)
-    except ValueError as error:
-        refuse_code_only(folder, error)
-        raise
+    def read(options: dict[str, Any]) -> "TokenizerWrapper":
+        made: TokenizerWrapper = load_tokenizer(folder, options)
+        return made
+
+    tokenizer = read_with(read, folder, tokenizer_options(folder, template, allow_code))
+    if ends := ends_of(config, lambda token: tokenizer.get_vocab().get(token)):
+        own = tokenizer.eos_token_id
+        tokenizer.eos_token_ids = ends if own is None else [*ends, own]
+    return tokenizer
 
 
 def _to_float32(model: "Module") -> None:

@@ -42,9 +42,10 @@ class AbsentError(LoadError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the message, and the second if the first ends with a colon."""
-    lines = [*str(error).splitlines(), ""]
-    return (f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") else lines[0])[:500].strip()
+    """The first line of the message, and the next that is not blank if the first ends with a colon."""
+    first, *rest = [*str(error).splitlines(), ""]
+    second = next((line for line in map(str.strip, rest) if line), "") if first.endswith(":") else ""
+    return f"{first} {second}"[:500].strip()
 
 
 @contextmanager

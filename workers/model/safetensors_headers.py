@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from workers.model.folder import refuse_pointer
 from workers.model.load_error import LoadError, first_line
 
 MAX_HEADER_BYTES = 32_000_000  # 100,000 tensors take 15 MB; parsing blocks every other thread
@@ -35,6 +36,8 @@ def read_header(file: Path) -> bytes:
         raise _garbled(file, "it is not a regular file")
     try:
         with file.open("rb") as stream:
+            refuse_pointer(file, stream.read(64))
+            stream.seek(0)
             length = int.from_bytes(stream.read(8), "little")
             room = file.stat().st_size - 8
             if not 2 <= length <= min(room, MAX_HEADER_BYTES):

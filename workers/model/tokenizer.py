@@ -2,14 +2,59 @@
 
 ``auto_map`` in tokenizer_config.json names Python code in the folder. If there is a tokenizer.json, it holds the whole
 tokenizer and is loaded as it is. Otherwise transformers may know the class; if not, the tokenizer is refused.
+tokenizer.json is also loaded as it is where transformers cannot have its class, or refuses a value in config.json.
 """
 
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from workers.model.chat_template_file import chat_template_of
 from workers.model.folder import optional_json_object
-from workers.model.load_error import LoadError
+from workers.model.load_error import LoadError, first_line
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_TEXT_PARTS = ("text_config", "language_config", "llm_config")
+_TYPE = "tokenizer_type"
+
+
+def read_with(read: Callable[[dict[str, Any]], T], folder: Path, options: dict[str, Any]) -> T:
+    """``read``: what makes a tokenizer with such options. Raises LoadError, or what ``read`` raises."""
+    try:
+        return read(options)
+    except Exception as error:
+        _refuse_code_only(folder, error)
+        if _TYPE in options or not (folder / "tokenizer.json").is_file():
+            raise
+        try:
+            made = read({**options, _TYPE: _read_as_it_is()})
+        except Exception:  # noqa: BLE001 (the first error is about the folder as its makers meant it)
+            raise error from None
+        log.warning("tokenizer.json of %s is read as it is: %s", folder.name, first_line(error))
+        return made
+
+
+def ends_of(config: Mapping[str, Any], id_of: Callable[[str], int | None]) -> list[int]:
+    """The ids of the tokens that end an answer, as a config says them: numbers, or the tokens themselves.
+
+    Empty where it says none, at its top or in its text part. ``id_of``: the id of a token, None for an unknown one.
+    """
+    parts = (config, *(config.get(name) for name in _TEXT_PARTS))
+    said = (part.get("eos_token_id") for part in parts if isinstance(part, Mapping))
+    return next((ids for one in said if (ids := list(_ids(one, id_of)))), [])
+
+
+def _ids(said: object, id_of: Callable[[str], int | None]) -> Iterable[int]:
+    for one in said if isinstance(said, list) else [said]:
+        if isinstance(one, str):
+            number = int(one) if one.isascii() and one.isdecimal() and len(one) < 10 else id_of(one)
+        else:
+            number = int(one) if isinstance(one, int | float) and one == one // 1 else None
+        if number is not None and number >= 0 and not isinstance(one, bool):
+            yield number
 
 
 def tokenizer_options(folder: Path, template: str | None = None, allow_code: bool = False) -> dict[str, Any]:
@@ -23,11 +68,11 @@ def tokenizer_options(folder: Path, template: str | None = None, allow_code: boo
     if template is not None:
         options["chat_template"] = template
     if not allow_code and _names_code(config) and (folder / "tokenizer.json").is_file():
-        options["tokenizer_type"] = _read_as_it_is()
+        options[_TYPE] = _read_as_it_is()
     return options
 
 
-def refuse_code_only(folder: Path, error: BaseException) -> None:
+def _refuse_code_only(folder: Path, error: BaseException) -> None:
     """Raises LoadError if ``error`` occurred because the tokenizer exists only as code."""
     config = optional_json_object(folder / "tokenizer_config.json")
     if _names_code(config) and not (folder / "tokenizer.json").is_file():

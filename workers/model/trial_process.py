@@ -147,17 +147,13 @@ def _say(**what: str) -> None:
 def _try(folder: str, template: str, code: str) -> None:
     from transformers import AutoTokenizer
 
-    from workers.model.tokenizer import refuse_code_only, tokenizer_options
+    from workers.model.tokenizer import read_with, tokenizer_options
 
     _say(step="Reading the tokenizer")
     _bounded(READ_SECONDS)
     own = template_in(Path(template)) if template else None
     options = tokenizer_options(Path(folder), own, code == _CODE)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except Exception as error:
-        refuse_code_only(Path(folder), error)
-        raise
+    tokenizer = read_with(lambda how: AutoTokenizer.from_pretrained(folder, **how), Path(folder), options)
     if len(tokenizer) > MOST_TOKENS:
         raise LoadError(f"The tokenizer has {len(tokenizer)} tokens; {MOST_TOKENS} are the most.", True)
     _say(step="Encoding a text with the tokenizer")

@@ -6,10 +6,13 @@ from pydantic import AliasChoices, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
 from api.generation.schemas import MAX_ITEMS, MAX_TOOLS, Request, either
+from api.generation.tools import arguments_text
 
 
 class TextPart(Request):
-    type: Literal["text"]
+    """``input_text`` and ``output_text`` are its names in /v1/responses."""
+
+    type: Literal["text", "input_text", "output_text"]
     text: str
 
 
@@ -26,7 +29,10 @@ class MediaPart(Request):
 
 
 ContentPart = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
-_TYPES_OF_PARTS = ("text", "refusal", "image_url", "input_audio", "file")
+_TYPES_OF_PARTS = (
+    *("text", "input_text", "output_text"),
+    *("refusal", "image_url", "input_audio", "file"),
+)
 
 
 def _with_parts_of_any_type(parts: list[Any]) -> list[Any]:
@@ -49,8 +55,15 @@ Content = Annotated[
 
 
 class FunctionCall(Request):
+    """Of a past call, whose arguments a model wrote and a client kept: the template gets what it can take of them."""
+
     name: str
-    arguments: str
+    arguments: str = ""
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _as_text(cls, arguments: Any, info: ValidationInfo) -> Any:
+        return arguments_text(arguments) if info.context else arguments
 
 
 class ToolCall(Request):

@@ -102,6 +102,18 @@ class ThinkingSwitch(Request):
     """DeepSeek's and GLM's form."""
 
     type: Literal["enabled", "adaptive", "auto", "disabled"]
+    budget_tokens: int | None = Field(None, ge=1)
+
+
+class ReasoningOptions(Request):
+    """OpenRouter's form of ``reasoning_effort``, which Ollama takes too."""
+
+    BLANK: ClassVar = frozenset({"effort"})
+
+    effort: Effort | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    enabled: bool | None = None
+    exclude: bool = False
 
 
 class ChatCompletionRequest(_GenerationRequest):
@@ -118,6 +130,7 @@ class ChatCompletionRequest(_GenerationRequest):
     functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     function_call: FunctionChoice | None = None
     reasoning_effort: Effort | None = None
+    reasoning: ReasoningOptions | None = None  # ``reasoning_effort`` and ``thinking`` win over it
     chat_template_kwargs: dict[str, Any] = {}
     enable_thinking: bool | None = None
     thinking: ThinkingSwitch | None = None
@@ -125,7 +138,7 @@ class ChatCompletionRequest(_GenerationRequest):
     @field_validator("top_logprobs")
     @classmethod
     def _only_with_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
-        if top is not None and info.data.get("logprobs") is False:
+        if top and info.data.get("logprobs") is False:
             raise ValueError("it is only allowed when 'logprobs' is true")
         return top
 

@@ -129,3 +129,33 @@ def test_bad_input_is_a_400_that_names_its_field_and_reaches_no_worker(
 
 def test_a_model_that_is_not_served_is_a_404(stack: Stack) -> None:
     assert ask(stack, model="other", input="a").status_code == 404
+
+
+NOT_NEUTRAL = {
+    "normalize": False,
+    "add_special_tokens": False,
+    "truncate_prompt_tokens": 10,
+    "embd_normalize": -1,
+    "input_type": "query",
+    "task": "retrieval",
+    "instruction": "Find it",
+    "embedding_types": ["int8"],
+    "output_dimension": 64,
+    "late_chunking": True,
+    "truncation_direction": "left",
+    "extra_body": {"a": 1},
+}
+
+
+@pytest.mark.parametrize("name", NOT_NEUTRAL)
+def test_what_would_give_other_vectors_is_refused_by_name(stack: Stack, name: str) -> None:
+    response = ask(stack, input="a", **{name: NOT_NEUTRAL[name]})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == name
+    assert ask(stack, input="a", **{name: None}).status_code == 200
+
+
+def test_what_changes_no_vector_is_ignored(stack: Stack) -> None:
+    neutral = {"normalize": True, "truncate": True, "embd_normalize": 2, "embedding_types": ["float"]}
+    hints = {"user": "u", "keep_alive": "5m", "options": {}, "truncate_prompt_tokens": -1, "priority": 1}
+    assert ask(stack, input="a", **neutral, **hints).json() == ask(stack, input="a").json()

@@ -84,3 +84,18 @@ def test_bad_input_is_a_400_that_names_its_field(stack: Stack, fields: dict[str,
     answer = ask(stack, **fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert not [m for m in stack.broker.received if isinstance(m, Submit)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("raw_scores", True), ("rank_fields", ["title"]), ("instruct", "Find it"), ("max_tokens_per_doc", 9)],
+)
+def test_what_would_give_other_scores_is_refused_by_name(stack: Stack, name: str, value: Any) -> None:
+    response = ask(stack, **{name: value})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+    nothing: dict[str, Any] = {name: None}
+    assert ask(stack, **nothing).status_code == 200
+
+
+def test_the_number_of_the_best_has_a_second_name(stack: Stack) -> None:
+    assert ask(stack, top_k=1).json()["results"] == ask(stack, top_n=1).json()["results"]

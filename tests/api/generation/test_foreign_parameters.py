@@ -213,6 +213,53 @@ def test_hints_and_neutral_values_of_foreign_parameters_are_ignored(fields: dict
     assert chat(**fields, **seed) == chat(**seed)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"reasoning": {"effort": "low"}}, {"enable_thinking": True, "reasoning_effort": "low"}),
+        ({"reasoning": {"effort": "none"}}, {"enable_thinking": False}),
+        ({"reasoning": {"enabled": False}}, {"enable_thinking": False, "thinking": False}),
+        ({"reasoning": {"max_tokens": 64}}, {"enable_thinking": True, "thinking_budget": 64}),
+        ({"reasoning": {"effort": "", "exclude": False, "summary": "auto"}}, {}),
+        ({"reasoning": {"effort": "low"}, "reasoning_effort": "none"}, {"enable_thinking": False}),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 64}},
+            {"enable_thinking": True, "thinking": True, "thinking_budget": 64},
+        ),
+        (
+            {"thinking": {"type": "disabled", "budget_tokens": 64}},
+            {"enable_thinking": False, "thinking": False},
+        ),
+    ],
+)
+def test_thinking_is_asked_for_in_the_forms_of_several_servers(
+    fields: dict[str, Any], said: dict[str, Any]
+) -> None:
+    prompt = chat(**fields).prompt
+    assert prompt.kind == "chat"
+    assert {name: prompt.template_kwargs.get(name) for name in said} == said
+    assert ("thinking_budget" in prompt.template_kwargs) is ("thinking_budget" in said)
+
+
+def test_thinking_cannot_be_left_out_of_an_answer() -> None:
+    with pytest.raises(UnsupportedParameter) as refused:
+        chat(reasoning={"exclude": True})
+    assert refused.value.param == "reasoning.exclude"
+
+
+@pytest.mark.parametrize("wanted", [{"format": {"type": "json_schema", "schema": SCHEMA}}, "json"])
+def test_a_constraint_in_the_form_of_another_dialect_is_refused(wanted: Any) -> None:
+    with pytest.raises(UnsupportedParameter):
+        chat(text=wanted)
+    assert chat(text={"format": {"type": "text"}, "verbosity": "low"}, seed=1) == chat(seed=1)
+
+
+def test_no_alternatives_are_asked_for_without_logprobs() -> None:
+    assert chat(top_logprobs=0, logprobs=False, seed=1) == chat(seed=1)
+    with pytest.raises(InvalidRequest):
+        chat(top_logprobs=1, logprobs=False)
+
+
 def test_continue_final_message_must_fit_the_role_of_the_last_message() -> None:
     begun = [*HI, {"role": "assistant", "content": "We"}]
     chat(messages=begun, continue_final_message=True, add_generation_prompt=False)
@@ -229,6 +276,7 @@ def test_whole_floats_and_empty_strings_are_read_as_integers_and_absent_fields(a
     assert (asked.n, asked.sampling.seed, asked.stopping.max_tokens, asked.sampling.top_k) == (2, 42, 5, 3)
     assert (asked.stopping.stop, asked.stopping.stop_token_ids, asked.grammar) == ([], [7], None)
     assert ask(stop=["", "x", None]).stopping.stop == ["x"]
+    assert message(stop_sequences=["", "x", None]).stopping.stop == ["x"]
     with pytest.raises(InvalidRequest):
         ask(n=1.5)
 

@@ -75,6 +75,39 @@ def test_a_pipe_in_place_of_a_model_file_is_refused(folder: Path, name: str) -> 
     assert name in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json"]
+)
+def test_a_pointer_of_git_lfs_in_place_of_a_file_is_called_so(folder: Path, name: str) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert f"{name} is a pointer of Git LFS" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("consolidated.safetensors", "mlx_lm.convert"),
+        ("pytorch_model-00001-of-00002.bin", "mlx_lm.convert"),
+        ("adapters.safetensors", "mlx_lm.fuse"),
+        ("model-q4.gguf", "llama.cpp"),
+        ("weights.npz", "mlx_lm.convert"),
+    ],
+)
+def test_weights_of_another_kind_are_named_and_what_to_do_with_them(
+    folder: Path, name: str, advice: str
+) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    assert name in refusal(folder)
+    assert advice in refusal(folder)
+
+
+def test_a_link_that_leads_nowhere_is_an_error_only_if_its_file_is_read(folder: Path) -> None:
+    (folder / "video_preprocessor.json").symlink_to(folder / "gone")
+    inspect(folder)
+    (folder / "added_tokens.json").symlink_to(folder / "gone")
+    assert "added_tokens.json" in refusal(folder)
+
+
 def test_a_reason_names_no_folder_of_this_disk(folder: Path) -> None:
     (folder / "config.json").write_text("{")
     assert str(folder) not in refusal(folder)

@@ -96,10 +96,8 @@ def test_the_context_is_the_configs_or_else_the_tokenizers_or_else_the_familys(
         {"hidden_size": "wide"},
         {"hidden_size": ABSENT},
         {"rope_scaling": 3},
-        {"max_position_embeddings": None},  # transformers checks it, mlx-lm does not
         {"vocab_size": 1 << 31 - 1},
         {"num_attention_heads": 0},
-        {"eos_token_id": "x"},
         {"rms_norm_eps": "tiny"},
     ],
 )
@@ -110,6 +108,51 @@ def test_a_model_that_does_not_fit_mlx_lm_is_refused_with_a_sentence(
     with pytest.raises(LoadError, match="does not fit mlx-lm") as caught:
         load(folder, inspect(folder), silent, trusted=True)
     assert caught.value.permanent
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"max_position_embeddings": None}, {"attention_bias": None}, {"max_position_embeddings": "512"}],
+)
+def test_a_value_that_only_transformers_minds_does_not_keep_a_model_from_loading(
+    folder: Path, changes: dict[str, object]
+) -> None:
+    edit_json(folder / "config.json", **changes)
+    loaded = load(folder, inspect(folder), silent, trusted=True)
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode("the réin 日")) == "the réin 日"
+
+
+def test_a_tokenizer_whose_class_is_of_a_library_that_is_not_here_is_read_from_its_file(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="MistralCommonBackend")
+    loaded = load(folder, inspect(folder), silent, trusted=True)
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode("the réin 日")) == "the réin 日"
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        ("<|im_end|>", {2}),
+        (["<|endoftext|>", 2], {0, 2}),
+        ("1", {1, 2}),
+        (1.0, {1, 2}),
+        ([0, None, "no such token", -1, True], {0, 2}),
+        (None, {2}),
+        ({}, {2}),
+    ],
+)
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_the_tokens_that_end_an_answer_are_told_by_number_or_by_name(
+    folder: Path, file: str, said: object, ends: set[int]
+) -> None:
+    for name in ("config.json", "generation_config.json"):
+        edit_json(folder / name, eos_token_id=said if name == file else ABSENT)
+    assert load(folder, inspect(folder), silent, trusted=True).tokenizer.eos_token_ids == ends
+
+
+def test_the_tokens_that_end_an_answer_may_be_told_in_the_text_part_of_a_config(folder: Path) -> None:
+    edit_json(folder / "generation_config.json", eos_token_id=ABSENT)
+    edit_json(folder / "config.json", eos_token_id=ABSENT, text_config={"eos_token_id": [0]})
+    assert load(folder, inspect(folder), silent, trusted=True).tokenizer.eos_token_ids == {0, 2}
 
 
 @pytest.mark.slow
