@@ -51,8 +51,13 @@ class Line:
 
 
 def read_dotenv(path: Path) -> list[Line]:
-    """The lines that name something of ours; none if there is no such file, or it cannot be read."""
+    """The lines that name something of ours; none if there is no such file, or it cannot be read.
+
+    A checkout may hold a link to a device that never ends.
+    """
     try:
+        if not (path.is_file() or path.is_fifo()):
+            return []
         with path.open(encoding="utf-8") as stream:
             numbers = {found.key: _line(found.original) for found in parse_stream(stream) if found.key}
         values = dotenv_values(path, encoding="utf-8")

@@ -1,5 +1,6 @@
 """``python -m api`` as a process."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -8,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from api.http.connection import Connection
 from tests.api.fake_broker import DEADLINE
 
 
@@ -103,6 +106,45 @@ def test_the_api_survives_more_connections_than_it_may_open_files(environment: d
             _, log = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
     assert "Traceback" not in log
+
+
+def client_of(listener: socket.socket) -> socket.socket:
+    client = socket.create_connection(listener.getsockname(), DEADLINE)
+    client.settimeout(0.2)
+    return client
+
+
+def closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.slow
+def test_one_address_has_no_more_requests_half_sent_than_the_setting_allows(
+    environment: dict[str, str],
+) -> None:
+    environment["MLX_SERVER_UNFINISHED_PER_ADDRESS"] = "2"
+    with listening() as listener:
+        number = listener.fileno()
+        command = [sys.executable, "-m", "api", "--fd", str(number)]
+        process = subprocess.Popen(command, env=environment, pass_fds=[number])
+        try:
+            httpx.get(f"http://127.0.0.1:{listener.getsockname()[1]}/health", timeout=DEADLINE)
+            with contextlib.ExitStack() as stack:
+                oldest, *_ = halves = [stack.enter_context(client_of(listener)) for _ in range(3)]
+                for half in halves:
+                    half.sendall(b"GET /hea")
+                deadline = time.monotonic() + Connection.patience / 2
+                while not closed(oldest):  # by the first that comes when the oldest is no longer new
+                    assert time.monotonic() < deadline, "none is cut"
+                    stack.enter_context(client_of(listener)).sendall(b"G")
+        finally:
+            process.terminate()
+            process.wait(DEADLINE)
 
 
 def test_the_api_never_imports_a_model_library() -> None:

@@ -59,3 +59,9 @@ def test_a_line_is_counted_from_the_top_also_behind_empty_ones(tmp_path: Path) -
     file = tmp_path / ".env"
     file.write_text("\n\n# a comment\nOTHER=1\n\n  MLX_SERVER_PORT=8001\nMLX_SERVER_TTL=3\n")
     assert [line.number for line in read_dotenv(file)] == [6, 7]
+
+
+@pytest.mark.parametrize("endless", ["/dev/zero", "/dev/full"])
+def test_a_dotenv_file_that_leads_to_a_device_without_an_end_is_not_read(tmp_path: Path, endless: str) -> None:
+    (file := tmp_path / ".env").symlink_to(endless)
+    assert read_dotenv(file) == []

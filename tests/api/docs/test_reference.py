@@ -1,14 +1,17 @@
 """The OpenAPI document and the page that shows it."""
 
+import asyncio
 import json
 import re
 import tomllib
 from hashlib import sha256
 from typing import Any
 
+from falcon.asgi import Response
+
 from api.app import make_routes
 from api.docs.openapi import FIELDS, OPERATIONS, REFS, document
-from api.docs.reference import FOLDERS
+from api.docs.reference import FOLDERS, OpenApi
 from api.generation.broker_client import BrokerClient
 from api.http.router import Routes
 from shared.settings import Settings
@@ -25,6 +28,13 @@ def test_the_openapi_document_has_every_route_and_no_other() -> None:
         if method not in ("OPTIONS", "HEAD")
     }
     assert known == {(one.method, one.path) for one in OPERATIONS}
+
+
+def test_the_openapi_document_is_made_once_however_many_ask_for_it() -> None:
+    answers = [Response() for _ in range(2)]
+    for answer in answers:
+        asyncio.run(OpenApi().on_get(None, answer))  # type: ignore[arg-type]
+    assert answers[0].data is answers[1].data is not None
 
 
 def references(node: Any) -> set[str]:

@@ -238,6 +238,15 @@ def test_a_compressed_body_is_unpacked_within_bounds(encoding: str, packed: byte
     assert status != 415 or "gzip" in response.headers["accept-encoding"]
 
 
+def test_a_compressed_body_counts_unpacked_among_all_bodies() -> None:
+    """Else a thousand small bodies would hold as much as they may have unpacked."""
+    with serve(Guard(answers, Settings(bodies_bytes=1 << 20)), lifespan="off") as port:
+        headers = {"content-encoding": "gzip", "content-type": "application/json"}
+        packed = gzip.compress(b" " * (2 << 20))
+        response = httpx.post(f"http://127.0.0.1:{port}/", content=packed, headers=headers, timeout=DEADLINE)
+    assert response.status_code == 503
+
+
 def test_a_refusal_is_one_line_in_the_log_that_quotes_nothing(
     stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
