@@ -11,6 +11,7 @@ from api.generation.catalog import Catalog
 from api.generation.event_streams import idle_comment
 from api.generation.parse import read
 from api.generation.prompt_reading import prompt_as_read
+from api.generation.refusals import unsupported
 from api.generation.replies import Replies
 from api.generation.usage import Identity, now
 from api.hosting.hosting import Hosting
@@ -104,6 +105,8 @@ class StoredResponses:
         self._conversations = conversations
 
     async def on_get(self, req: Request, resp: Response, id: str) -> None:
+        if req.get_param("stream", default="false").lower() not in ("false", "0", ""):
+            raise unsupported("stream", "a response is kept whole, and only when it has ended")
         respond_object(resp, (await self._conversations.get(id, caller(req))).response)
 
     async def on_delete(self, req: Request, resp: Response, id: str) -> None:

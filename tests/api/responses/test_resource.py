@@ -207,6 +207,14 @@ def test_a_stored_response_can_be_fetched_and_deleted(stack: Stack, sdk: openai.
             lost(made.id)
 
 
+def test_a_stored_response_is_not_streamed_and_says_so(stack: Stack, sdk: openai.OpenAI) -> None:
+    made = sdk.responses.create(model="tiny", input="Hi")
+    with pytest.raises(openai.BadRequestError) as refused:
+        list(sdk.responses.retrieve(made.id, stream=True))
+    assert refused.value.param == "stream"
+    assert sdk.responses.retrieve(made.id, stream=False).output_text == TEXT
+
+
 def test_the_input_items_of_a_response_are_listed_in_pages(stack: Stack) -> None:
     id = post(stack, input=[{"role": "user", "content": str(i)} for i in range(3)]).json()["id"]
     page = stack.client.get(f"/v1/responses/{id}/input_items?order=asc&limit=2").json()
