@@ -24,7 +24,7 @@ from workers.chat_template.switches import State, Switch, find_switches
 from workers.chat_template.thinking import ThinkingMarks, find_thinking
 
 MOST = 1 << 20  # characters of a probe's rendering
-VERSION = 1  # of what is derived; a kept analysis of another one is worth nothing
+VERSION = 2  # of what is derived; a kept analysis of another one is worth nothing
 
 Tools = Literal["native", "described", "none"]
 Source = Literal["template", "table", "ours"]
