@@ -326,9 +326,9 @@ def test_past_function_calls_and_their_answers_share_an_id() -> None:
     ("effort", "kwargs"),
     [
         ("none", {"enable_thinking": False}),
-        ("minimal", {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("minimal", {"enable_thinking": True, "reasoning_effort": "minimal"}),
         ("medium", {"enable_thinking": True, "reasoning_effort": "medium"}),
-        ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
+        ("max", {"enable_thinking": True, "reasoning_effort": "max"}),
     ],
 )
 def test_reasoning_effort_sets_the_variables_of_the_template(effort: str, kwargs: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from workers.chat_template.analysis import TemplateAnalysis, analyse, digest_of,
 from workers.chat_template.call_format import NAME_HOLE, CallFormat
 from workers.chat_template.families import FAMILIES
 from workers.chat_template.proof import prove
-from workers.chat_template.switches import Switch, heard
+from workers.chat_template.switches import SCALE, Switch, heard
 from workers.chat_template.thinking import ThinkingMarks
 
 AMBIGUOUS = {"whole end"}  # tags without escapes
@@ -180,6 +180,50 @@ def test_an_effort_reaches_what_the_template_listens_to(
     said: dict[str, Any], switches: dict[str, Switch], given: dict[str, Any]
 ) -> None:
     assert heard(said, switches) == {**said, **given}
+
+
+CHOSEN = "{% if e not in ['low', 'high'] %}{{ raise_exception('effort') }}{% endif %}{{ e }}"
+DEFAULT = "{% set e = reasoning_effort | default('xhigh') %}"
+SAYS = {
+    "any word": "Effort: {{ reasoning_effort or 'medium' }}",
+    "two words": "{% set e = reasoning_effort or 'low' %}" + CHOSEN,
+    "three, of which one is its own": DEFAULT + CHOSEN.replace("'high'", "'medium', 'xhigh'"),
+    "only what is longer": "{{ 'long' if reasoning_effort == 'max' }}{{ 'short' if reasoning_effort == 'high' }}",
+    "a switch for little": "{{ 'short' if low_effort }}",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "given"),
+    [
+        ("any word", "low low medium high high high"),
+        ("two words", "low low high high high high"),
+        ("three, of which one is its own", "low low medium xhigh xhigh xhigh"),
+        ("only what is longer", "high high high high max max"),
+    ],
+)
+def test_an_effort_becomes_the_nearest_that_the_template_takes(what: str, given: str) -> None:
+    analysis = analyse(SAYS[what] + CONTENT)
+    heard_of = [
+        heard({"reasoning_effort": effort}, analysis.switches)["reasoning_effort"] for effort in SCALE
+    ]
+    assert heard_of == given.split()
+
+
+def test_a_switch_for_little_effort_is_not_turned_on_by_much() -> None:
+    switches = analyse(SAYS["a switch for little"] + CONTENT).switches
+    assert [heard({"reasoning_effort": effort}, switches).get("low_effort") for effort in SCALE] == [
+        *(True, True),
+        *[None] * 4,
+    ]
+
+
+def test_a_template_of_which_nothing_is_known_gets_efforts_that_most_know() -> None:
+    assert [heard({"reasoning_effort": effort}, {})["reasoning_effort"] for effort in ("minimal", "max")] == [
+        "low",
+        "high",
+    ]
 
 
 # ---------------------------------------------------------------- hostile templates
