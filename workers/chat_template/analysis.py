@@ -95,6 +95,7 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
         return replace(analysis, reason="calls are not read as they are rendered")
     reason = found.reason
     if demands.shows_tools and (format := family_format(template, added_tokens)) is not None:
+        format = completed(format, template, added_tokens)
         return replace(analysis, format=format, source="table", reason=reason)
     return replace(analysis, reason=reason)
 
