@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from workers.chat_template.call_format import COUNT_HOLE as C
 from workers.chat_template.call_format import ID_HOLE as ID
+from workers.chat_template.call_format import KEY_HOLE as K
 from workers.chat_template.call_format import NAME_HOLE as N
 from workers.chat_template.call_format import CallFormat
 
@@ -130,6 +131,31 @@ FAMILIES = (
         "past calls are dropped",
     ),
     Family(
+        "GLM",
+        ("<tool_call>", "<arg_key>", "<arg_value>"),
+        CallFormat(
+            "tagged",
+            opening=f"<tool_call>{N}\n",
+            closing="</tool_call>",
+            key=f"<arg_key>{K}</arg_key>\n<arg_value>",
+            after="</arg_value>\n",
+        ),
+        "in case past calls are dropped or refused",
+    ),
+    Family(
+        "Qwen 3 Coder",
+        ("<tool_call>", "<function=", "<parameter="),
+        CallFormat(
+            "tagged",
+            opening=f"<tool_call>\n<function={N}>",
+            closing="\n</function>\n</tool_call>",
+            between="\n",
+            key=f"\n<parameter={K}>\n",
+            after="\n</parameter>",
+        ),
+        "in case past calls are dropped or refused",
+    ),
+    Family(
         "Hermes, Qwen, ERNIE, SmolLM3 and their kind",
         ("<tool_call>", "</tool_call>"),
         CallFormat("json", opening="<tool_call>", closing="</tool_call>"),
@@ -171,9 +197,10 @@ def _also(format: CallFormat) -> tuple[str, ...]:
     if format.kind == "name_json" and _DEEPSEEK in opening:  # V3 and V3.1, each as the other
         begin = outer + "<｜tool▁call▁begin｜>"
         return (f"{begin}function{_DEEPSEEK}{N}", f"{begin}{N}{_DEEPSEEK}")
-    if (
-        format.kind == "json_list" and outer.strip() == "[TOOL_CALLS]"
-    ):  # Mistral, in the forms of other versions
+    if format.kind == "tagged" and "<｜DSML｜tool_calls>" in outer:  # DeepSeek V4
+        return tuple(f"<｜DSML｜{word}>" + opening for word in ("toolcalls", "tool"))
+    # Mistral, in the forms of other versions.
+    if format.kind == "json_list" and outer.strip() == "[TOOL_CALLS]":
         return (f"[TOOL_CALLS]{N}[ARGS]",)
     if format.kind == "name_json" and opening == f"[TOOL_CALLS]{N}[ARGS]":
         return (f"[TOOL_CALLS]{N}[CALL_ID]{ID}[ARGS]",)

@@ -76,6 +76,27 @@ def test_a_template_that_shows_tools_and_no_calls_takes_its_family_from_the_mark
     assert analysis.format is not None
 
 
+@pytest.mark.parametrize(
+    ("example", "key"),
+    [
+        ("<tool_call>name\n<arg_key>key</arg_key>\n<arg_value>value</arg_value>\n</tool_call>", "<arg_key>"),
+        (
+            "<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n</tool_call>",
+            "<parameter=",
+        ),
+        ('<tool_call>\n{"name": "name"}\n</tool_call>', ""),
+    ],
+)
+def test_a_template_that_shows_an_example_and_no_past_calls_is_called_as_in_its_example(
+    example: str, key: str
+) -> None:
+    analysis = analyse(
+        "{{ tools | tojson ~ EXAMPLE if tools else '' }}".replace("EXAMPLE", repr(example)) + CONTENT
+    )
+    assert analysis.format is not None
+    assert key in analysis.format.key and bool(key) == bool(analysis.format.key)
+
+
 # ---------------------------------------------------------------- thinking
 
 THINKS = """\

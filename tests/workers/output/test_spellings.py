@@ -27,6 +27,10 @@ CITY = '{"city": "Paris"}'
 OBJECT = f'{{"name": "get_weather", "arguments": {CITY}}}'
 FIRST: Any = ("get_weather", {"city": "Paris"})
 SECOND: Any = ("get_time", {})
+DSML = (
+    '<｜DSML｜toolcalls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris'
+    "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+)
 DOTS = "<dots_function_call>"
 KIMI = "<|tool_calls_section_begin|><|tool_call_begin|>{}<|tool_call_argument_begin|>{}<|tool_call_end|>"
 KIMI_END = "<|tool_calls_section_end|>"
@@ -111,6 +115,12 @@ SPELLINGS: dict[str, tuple[str, str, str, list[Any]]] = {
     ),
     "DeepSeek's later form": (DEEPSEEK, f"{BEGIN}get_weather<｜tool▁sep｜>{CITY}{END}", "", ONE),
     "no fence": (DEEPSEEK, f"{BEGIN}function<｜tool▁sep｜>get_weather\n{CITY}{END}", "", ONE),
+    "an outer mark of DeepSeek's": (
+        "DeepSeek V4",
+        DSML,
+        "",
+        ONE,
+    ),
     "no kind before the name": (STEP, STEPS + INVOKE + STEPPED, "", ONE),
     "a mark between calls": (
         STEP,
