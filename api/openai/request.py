@@ -26,6 +26,7 @@ from api.openai.schemas import (
     RefusalPart,
     ResponseFormat,
     TextPart,
+    ThinkingPart,
     Tool,
     ToolChoice,
 )
@@ -65,7 +66,10 @@ def chat_generation(request: ChatCompletionRequest) -> Generation:
 
 def _thinking(request: ChatCompletionRequest) -> dict[str, Any]:
     if request.thinking is not None:
-        return thinking_kwargs(request.thinking.type != "disabled")
+        wanted, budget = request.thinking.type != "disabled", request.thinking.budget_tokens
+        return thinking_kwargs(wanted) | (
+            {"thinking_budget": budget} if wanted and budget is not None else {}
+        )
     return {} if request.enable_thinking is None else thinking_kwargs(request.enable_thinking)
 
 
@@ -211,8 +215,12 @@ def _what_it_did(message: ChatMessage) -> dict[str, Any]:
         out["tool_calls"] = [call.model_dump() for call in message.tool_calls]
     elif message.function_call is not None:
         out["tool_calls"] = [_legacy_call(message.function_call)]
+    parts = message.content if isinstance(message.content, list) else ()
+    thoughts = [part.text for part in parts if isinstance(part, ThinkingPart)]
     if message.reasoning_content is not None:
         out["reasoning_content"] = message.reasoning_content
+    elif thoughts:
+        out["reasoning_content"] = "\n".join(thoughts)
     return out
 
 
@@ -238,6 +246,8 @@ def _part_text(part: ContentPart, role: str, path: str) -> str:
             return part.text
         case RefusalPart():
             return part.refusal
+        case ThinkingPart():
+            return "" if role == "assistant" else part.text  # an assistant's is told apart
         case MediaPart() if role in ("tool", "function"):
             return left_out(part.kind or part.type)
         case MediaPart():

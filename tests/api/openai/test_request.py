@@ -337,6 +337,32 @@ def test_reasoning_effort_sets_the_variables_of_the_template(effort: str, kwargs
     assert prompt.template_kwargs == kwargs
 
 
+@pytest.mark.parametrize(
+    ("thinking", "budget"),
+    [
+        ({"type": "enabled", "budget_tokens": 64}, {"thinking_budget": 64}),
+        ({"type": "disabled", "budget_tokens": 64}, {}),
+    ],
+)
+def test_a_budget_beside_the_switch_bounds_thinking_that_is_on(
+    thinking: dict[str, Any], budget: dict[str, Any]
+) -> None:
+    prompt = chat(thinking=thinking).prompt
+    assert isinstance(prompt, ChatPrompt)
+    on = thinking["type"] == "enabled"
+    assert prompt.template_kwargs == {"enable_thinking": on, "thinking": on, **budget}
+
+
+@pytest.mark.parametrize("thought", ["hm", [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]])
+def test_thinking_that_comes_back_as_a_part_is_the_turns_thinking_and_no_text(thought: Any) -> None:
+    parts = [{"type": "thinking", "thinking": thought, "signature": "x"}, {"type": "text", "text": "four"}]
+    messages = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": parts}]
+    prompt = chat(messages=messages).prompt
+    assert isinstance(prompt, ChatPrompt)
+    said = "hm" if thought == "hm" else "h\nm"
+    assert prompt.messages[1] == {"role": "assistant", "content": "four", "reasoning_content": said}
+
+
 def test_chat_template_kwargs_win_over_reasoning_effort() -> None:
     prompt = chat(reasoning_effort="high", chat_template_kwargs={"enable_thinking": False}).prompt
     assert isinstance(prompt, ChatPrompt)
