@@ -60,9 +60,9 @@ AWKWARD_SCHEMAS: tuple[Json, ...] = (
 class Demands:
     """``shows_tools``: offered tools are in the prompt; ``calls``, ``results``: as the template's own turns.
 
-    ``untold``: calls and results in a conversation that offers no tools. ``system``: at all; ``late``: behind other
-    turns; ``second``: more than one at the front. ``users``, ``assistants``: two in a row; ``leading``: an assistant
-    first; ``alone``: a system message and no user; ``empty``: an answer of no words; ``behind_result``: a user right
+    ``untold``: calls and results in a conversation that offers no tools. ``system``: at all; ``ending``: with a
+    turn at the end that is no user's; ``late``: behind other turns; ``second``: more than one at the front. ``users``,
+    ``assistants``: two in a row; ``leading``: an assistant first; ``alone``: a system message and no user; ``empty``: an answer of no words; ``behind_result``: a user right
     behind a tool's result; ``unanswered``: a call without a result. ``text``, ``parts``: a user's content as text or
     as parts. ``beside``: text in a turn that calls; ``several``: calls in one turn. ``nothing``: what stands for no
     content beside a call. ``as_text``: arguments as JSON text. ``thoughts``: the field that past thinking is read from,
@@ -80,6 +80,7 @@ class Demands:
     users: Outcome = "kept"
     assistants: Outcome = "kept"
     leading: Outcome = "kept"
+    ending: Outcome = "kept"
     alone: Outcome = "kept"
     empty: Outcome = "kept"
     untold: Outcome = "kept"
@@ -166,6 +167,12 @@ def _of_turns(asking: _Asking, found: FoundFormat | None) -> dict[str, Json]:
             ask([system(), system(THIRD), system(RESULT), user()], [SYSTEM, THIRD, RESULT, USER]),
         ),
         "users": users,
+        "ending": _worst(
+            ask([system(), user(), assistant()], [SYSTEM, USER, TEXT]),
+            ask([system(), user(), asking.called(), asking.answered()], [SYSTEM, USER, RESULT], tools=True)
+            if found
+            else "kept",
+        ),
         "alone": both([system()], [SYSTEM]),
         "empty": ask([user(), assistant(""), user(THIRD)], [USER, THIRD]),
         "assistants": ask([user(), assistant(), assistant(THIRD), user(RESULT)], [USER, TEXT, THIRD, RESULT]),

@@ -158,20 +158,22 @@ def _arguments(turn: Message, demands: Demands) -> Message:
 
 def _systems(turns: list[Message], demands: Demands) -> list[Message]:
     """Messages of the system where the template shows them, else in the first one, or in a user's turn."""
+    ends = bool(turns) and turns[-1]["role"] in ("assistant", "tool")
+    kept = demands.system == "kept" and (demands.ending == "kept" or not ends)
     front = 0
     while front < len(turns) and turns[front]["role"] == "system":
         front += 1
     leading, rest = turns[:front], turns[front:]
-    if demands.late != "kept" and demands.system == "kept":
+    if demands.late != "kept" and kept:
         leading += [turn for turn in rest if turn["role"] == "system"]
         rest = [turn for turn in rest if turn["role"] != "system"]
     if len(leading) > 1 and demands.second != "kept":
         leading = [{**leading[0], "content": _joined(turn["content"] for turn in leading)}]
-    if demands.system != "kept":
+    if not kept:
         leading = [_as_user(turn) for turn in leading]
     if demands.late != "kept":
         rest = [_as_user(turn) if turn["role"] == "system" else turn for turn in rest]
-    if demands.late != "kept" or demands.system != "kept":
+    if demands.late != "kept" or not kept:
         return _users_together([*leading, *rest], demands, among=lambda turn: bool(turn.pop("folded", False)))
     return [*leading, *rest]
 

@@ -166,4 +166,12 @@ CONVERSATIONS: dict[str, tuple[list[Json], list[str]]] = {
         ],
         ["alpha1", "beta2", "gamma3", "delta4", "epsilon5", "zeta6"],
     ),
+    "system in a tool loop": (
+        [system("alpha1"), user("beta2"), assistant(None, call("rest", "")), result("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "system before a prefill": (
+        [system("alpha1"), user("beta2"), assistant("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
 }

@@ -89,6 +89,10 @@ STRICT = {
         "{% for t in tools %}{{ t | tojson }}{% for p in (t.function.parameters.properties or {}).values() %}"
         "{{ 'x' + p.get('description', '') }}{% endfor %}{% endfor %}",
     ),
+    "system in the last turn if it is a user's": "{% set ns = namespace(s='') %}{% if messages[0].role == 'system' %}"
+    "{% set ns.s = messages[0].content %}{% set messages = messages[1:] %}{% endif %}"
+    + template(_JSON)
+    + "{% if messages and messages[-1].role == 'user' %}{{ ns.s }}{% endif %}",
     "tools that are a list": "{% for t in tools %}{{ t | tojson }}{% endfor %}" + template(_JSON),
 }
 TEMPLATES = {**STRICT, **{kind: rendering(kind).template for kind in ("json", "tagged, lines", "list")}}
