@@ -6,16 +6,15 @@ from api.generation.refusals import unsupported, wrong
 from api.http.errors import MAX_KEY
 
 ALLOWED = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str, "thinking_budget": int}
-_KNOWN_TO_TEMPLATES = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
 def effort_kwargs(effort: str | None) -> dict[str, Any]:
-    """Templates know low, medium and high; other efforts become the nearest of them."""
+    """As it is: the worker tells it in the words that the model's template knows."""
     if effort is None:
         return {}
     if effort == "none":
         return {"enable_thinking": False}
-    return {"enable_thinking": True, "reasoning_effort": _KNOWN_TO_TEMPLATES.get(effort, effort)}
+    return {"enable_thinking": True, "reasoning_effort": effort}
 
 
 def thinking_kwargs(wanted: bool) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from api.openai.schemas import (
     RefusalPart,
     ResponseFormat,
     TextPart,
+    ThinkingPart,
     Tool,
     ToolChoice,
 )
@@ -74,7 +75,7 @@ def _reasoning(request: ChatCompletionRequest) -> dict[str, Any]:
 
 def _thinking(request: ChatCompletionRequest) -> dict[str, Any]:
     if (wanted := request.thinking) is not None:
-        budget = wanted.budget_tokens if wanted.type == "enabled" else None
+        budget = None if wanted.type == "disabled" else wanted.budget_tokens
         return thinking_kwargs(wanted.type != "disabled") | budget_kwargs(budget)
     return {} if request.enable_thinking is None else thinking_kwargs(request.enable_thinking)
 
@@ -221,8 +222,12 @@ def _what_it_did(message: ChatMessage) -> dict[str, Any]:
         out["tool_calls"] = [call.model_dump() for call in message.tool_calls]
     elif message.function_call is not None:
         out["tool_calls"] = [_legacy_call(message.function_call)]
+    parts = message.content if isinstance(message.content, list) else ()
+    thoughts = [part.text for part in parts if isinstance(part, ThinkingPart)]
     if message.reasoning_content is not None:
         out["reasoning_content"] = message.reasoning_content
+    elif thoughts:
+        out["reasoning_content"] = "\n".join(thoughts)
     return out
 
 
@@ -248,6 +253,8 @@ def _part_text(part: ContentPart, role: str, path: str) -> str:
             return part.text
         case RefusalPart():
             return part.refusal
+        case ThinkingPart():
+            return "" if role == "assistant" else part.text  # an assistant's is told apart
         case MediaPart() if role in ("tool", "function"):
             return left_out(part.kind or part.type)
         case MediaPart():

@@ -24,7 +24,7 @@ from workers.chat_template.switches import State, Switch, find_switches
 from workers.chat_template.thinking import ThinkingMarks, find_thinking
 
 MOST = 1 << 20  # characters of a probe's rendering
-VERSION = 1  # of what is derived; a kept analysis of another one is worth nothing
+VERSION = 2  # of what is derived; a kept analysis of another one is worth nothing
 
 Tools = Literal["native", "described", "none"]
 Source = Literal["template", "table", "ours"]
@@ -95,6 +95,7 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
         return replace(analysis, reason="calls are not read as they are rendered")
     reason = found.reason
     if demands.shows_tools and (format := family_format(template, added_tokens)) is not None:
+        format = completed(format, template, added_tokens)
         return replace(analysis, format=format, source="table", reason=reason)
     return replace(analysis, reason=reason)
 

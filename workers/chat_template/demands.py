@@ -33,7 +33,7 @@ from workers.chat_template.probes import (
 Outcome = Literal["kept", "dropped", "refused"]
 Ids = Literal["any", "nine", "functions"]
 
-LONG_ID = "call_" + "0a1b2c3d" * 3
+LONG_ID, SHORT_ID = "call_" + "0a1b2c3d" * 3, "c_1"
 OTHER, THIRD = ProbeCall(OTHER_NAME, {"zqkeycq": "zqvaluecq"}), "zqthirdq"
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 AWKWARD_SCHEMAS: tuple[Json, ...] = (
@@ -48,6 +48,10 @@ AWKWARD_SCHEMAS: tuple[Json, ...] = (
         "$defs": {"x": {}},
     },
     {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}},
+    {"type": "object", "properties": {"a": {"type": "string", "description": None}}},
+    {"type": "object", "properties": {"a": {"type": "object", "additionalProperties": False}}},
+    {"type": "object", "properties": {"a": {"type": "array", "items": [{"type": "string"}]}}},
+    {"type": ["object", "null"], "properties": {}, "required": None},
     {},
 )
 
@@ -56,12 +60,15 @@ AWKWARD_SCHEMAS: tuple[Json, ...] = (
 class Demands:
     """``shows_tools``: offered tools are in the prompt; ``calls``, ``results``: as the template's own turns.
 
-    ``system``: at all; ``late``: behind other turns; ``second``: two at the front. ``users``, ``assistants``: two in a
-    row; ``leading``: an assistant first; ``behind_result``: a user right behind a tool's result; ``unanswered``: a call
-    without a result. ``text``, ``parts``: a user's content as text or as parts. ``beside``: text in a turn that calls;
-    ``several``: calls in one turn. ``nothing``: what stands for no content beside a call. ``as_text``: arguments as
-    JSON text. ``thoughts``: the field that past thinking is read from, ``thoughts_shown``: whether it always gets into
-    the prompt, ``thoughts_beside``: with text and calls in one turn. ``plain_schemas``: tools need the plainest ones;
+    ``untold``: calls and results in a conversation that offers no tools. ``system``: at all; ``ending``: with a turn at
+    the end that is no user's; ``late``: behind other turns; ``second``: more than one at the front. ``users``,
+    ``assistants``: two in a row; ``leading``: an assistant first; ``alone``: a system message and no user; ``empty``: an
+    answer of no words; ``behind_result``: a user right behind a tool's result; ``unanswered``: a call without a result.
+    ``text``, ``parts``: a user's content as text or as parts. ``beside``: text in a turn that calls; ``several``: calls
+    in one turn. ``nothing``: what stands for no content beside a call. ``as_text``: arguments as JSON text.
+    ``thoughts``: the field that past thinking is read from, ``thoughts_shown``: whether it always gets into the prompt,
+    ``thoughts_beside``: with text and calls in one turn, ``inline``: past thinking between its marks in the content.
+    ``plain_schemas``: tools need the plainest ones;
     ``no_tools``: what stands for none.
     """
 
@@ -74,6 +81,10 @@ class Demands:
     users: Outcome = "kept"
     assistants: Outcome = "kept"
     leading: Outcome = "kept"
+    ending: Outcome = "kept"
+    alone: Outcome = "kept"
+    empty: Outcome = "kept"
+    untold: Outcome = "kept"
     behind_result: Outcome = "kept"
     unanswered: Outcome = "kept"
     text: Outcome = "kept"
@@ -86,6 +97,7 @@ class Demands:
     thoughts: str = ""
     thoughts_shown: bool = False
     thoughts_beside: Outcome = "kept"
+    inline: Outcome = "kept"
     plain_schemas: bool = False
     no_tools: tuple[()] | None = None
 
@@ -124,7 +136,7 @@ def find_demands(rendering: Rendering, found: FoundFormat | None) -> Demands:
         ids = IDS if found.ids != FUNCTIONS_IDS else (f"functions.{NAME}:0", f"functions.{OTHER_NAME}:1")
         asking = replace(asking, content=found.content, as_text=found.as_text, ids=ids)
     return Demands(
-        **_of_turns(asking),
+        **_of_turns(asking, found),
         **_of_calls(asking, found),
         shows_tools=asking.outcome([user()], [NAME, OTHER_NAME], tools=True) == "kept",
         no_tools=asking.no_tools,
@@ -133,18 +145,43 @@ def find_demands(rendering: Rendering, found: FoundFormat | None) -> Demands:
     )
 
 
-def _of_turns(asking: _Asking) -> dict[str, Json]:
+def _of_turns(asking: _Asking, found: FoundFormat | None) -> dict[str, Json]:
     ask = asking.outcome
+
+    def both(messages: Sequence[Message], words: Sequence[str]) -> Outcome:
+        """With tools too, if the template takes them at all."""
+        tools = ask([user()], [USER], tools=True) == "kept"
+        return _worst(ask(messages, words), *([ask(messages, words, tools=True)] if tools else []))
+
+    users = ask([user(), user(THIRD)], [USER, THIRD])
+    # Where users alternate, one that stands between two of them parts them only for some templates.
+    parted = [] if users == "kept" else [ask([user(), system(), user(THIRD)], [USER, SYSTEM, THIRD])]
     return {
         "system": ask([system(), user()], [SYSTEM, USER]),
         "late": _worst(
             ask([user(), assistant(), system(), user(THIRD)], [USER, TEXT, SYSTEM, THIRD]),
             ask([system(RESULT), user(), assistant(), system(), user()], [RESULT, USER, TEXT, SYSTEM]),
+            *parted,
         ),
-        "second": ask([system(), system(THIRD), user()], [SYSTEM, THIRD, USER]),
-        "users": ask([user(), user(THIRD)], [USER, THIRD]),
+        "second": _worst(
+            ask([system(), system(THIRD), user()], [SYSTEM, THIRD, USER]),
+            ask([system(), system(THIRD), system(RESULT), user()], [SYSTEM, THIRD, RESULT, USER]),
+        ),
+        "users": users,
+        "ending": _worst(
+            ask([system(), user(), assistant()], [SYSTEM, USER, TEXT]),
+            ask([system(), user(), asking.called(), asking.answered()], [SYSTEM, USER, RESULT], tools=True)
+            if found
+            else "kept",
+        ),
+        "alone": both([system()], [SYSTEM]),
+        "empty": ask([user(), assistant(""), user(THIRD)], [USER, THIRD]),
         "assistants": ask([user(), assistant(), assistant(THIRD), user(RESULT)], [USER, TEXT, THIRD, RESULT]),
-        "leading": ask([assistant(), user()], [TEXT, USER]),
+        "leading": _worst(
+            both([assistant(), user()], [TEXT, USER]),
+            both([asking.called(), asking.answered(), user()], [*VALUES, RESULT, USER]) if found else "kept",
+        ),
+        "inline": ask([user(), assistant(f"<think>{THOUGHT}</think>{TEXT}"), user(THIRD)], [THOUGHT]),
         "text": ask([user()], [USER]),
         "parts": _parts(asking),
     }
@@ -166,7 +203,9 @@ def _of_calls(asking: _Asking, found: FoundFormat | None) -> dict[str, Json]:
     called, answered, shown = asking.called(), asking.answered(), list(VALUES)
     both = asking.called([PLAIN, OTHER])
     second = asking.answered(1, THIRD, OTHER)
-    nine = ask(asking.called(ids=[LONG_ID]), asking.answered(id=LONG_ID), words=[RESULT])
+    nine = _worst(
+        *(ask(asking.called(ids=[id]), asking.answered(id=id), words=[RESULT]) for id in (LONG_ID, SHORT_ID))
+    )
     return {
         "results": ask(called, answered, words=[RESULT, *shown]),
         "behind_result": ask(called, answered, user(THIRD), words=[RESULT, THIRD, *shown]),
@@ -177,7 +216,11 @@ def _of_calls(asking: _Asking, found: FoundFormat | None) -> dict[str, Json]:
         "beside": _worst(
             ask(asking.called(text=TEXT), answered, words=[TEXT, RESULT, *shown]),
             ask(asking.called(text=TEXT), answered, assistant(THIRD), words=[TEXT, RESULT, THIRD, *shown]),
+            ask(
+                called, answered, asking.called([OTHER], text=TEXT, ids=asking.ids[1:]), second, words=[TEXT]
+            ),
         ),
+        "untold": asking.outcome([user(), called, answered], [RESULT, *shown]),
         "several": ask(both, answered, second, words=[*shown, "zqvaluecq", RESULT, THIRD]),
         "nothing": found.content,
         "as_text": found.as_text,
@@ -200,7 +243,11 @@ def _of_thoughts(asking: _Asking) -> dict[str, Json]:
             [*looped, assistant()],
             [user(), assistant(**thinks), user(THIRD)],
         ]
-        shown = [asking.outcome(messages, [THOUGHT], tools=True) == "kept" for messages in turns]
+        shown = [
+            asking.outcome(messages, [THOUGHT], tools=tools) == "kept"
+            for messages in turns
+            for tools in (True, False)
+        ]
         if any(shown) or any(_shown_by_switch(asking, messages) for messages in turns):
             both = [user(), {**asking.called(text=TEXT), **thinks}, asking.answered()]
             beside = asking.outcome(both, [RESULT], tools=True)

@@ -2,12 +2,15 @@
 
 Rule 1: a format that the template itself proves comes first; an entry here completes it, or stands in for it.
 Rule 2: an entry is chosen by marks of the template or of the vocabulary, never by a model's name.
-The forms were written down from knowledge of the models and are not yet checked against recorded answers.
+The forms are checked against the texts that the parsers of other servers are tried with.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from workers.chat_template.call_format import COUNT_HOLE as C
+from workers.chat_template.call_format import ID_HOLE as ID
+from workers.chat_template.call_format import KEY_HOLE as K
 from workers.chat_template.call_format import NAME_HOLE as N
 from workers.chat_template.call_format import CallFormat
 
@@ -21,6 +24,9 @@ _PYTHONIC = CallFormat(
     quotes=('"', '"'),
     escaped=True,
 )
+_DEEPSEEK = "<｜tool▁sep｜>"
+_STEP, _STEP_CALL = "<｜tool_calls_begin｜>", "<｜tool_call_begin｜>"
+_STEP_INVOKE = f'<steptml:invoke name="{N}">'
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,10 @@ FAMILIES = (
             closing="</steptml:invoke><｜tool_call_end｜>",
             key='<steptml:parameter name="\ue101">',
             after="</steptml:parameter>",
+            also=(
+                f"{_STEP}<｜tool_sep｜>{_STEP_CALL}{_STEP_INVOKE}",
+                f"{_STEP}<｜tool_sep｜>{_STEP_CALL}function<｜tool_sep｜>{_STEP_INVOKE}",
+            ),
         ),
         "in case past calls are dropped",
     ),
@@ -119,6 +129,31 @@ FAMILIES = (
         ("<function_call>",),
         CallFormat("json", opening="<function_call>"),
         "past calls are dropped",
+    ),
+    Family(
+        "GLM",
+        ("<tool_call>", "<arg_key>", "<arg_value>"),
+        CallFormat(
+            "tagged",
+            opening=f"<tool_call>{N}\n",
+            closing="</tool_call>",
+            key=f"<arg_key>{K}</arg_key>\n<arg_value>",
+            after="</arg_value>\n",
+        ),
+        "in case past calls are dropped or refused",
+    ),
+    Family(
+        "Qwen 3 Coder",
+        ("<tool_call>", "<function=", "<parameter="),
+        CallFormat(
+            "tagged",
+            opening=f"<tool_call>\n<function={N}>",
+            closing="\n</function>\n</tool_call>",
+            between="\n",
+            key=f"\n<parameter={K}>\n",
+            after="\n</parameter>",
+        ),
+        "in case past calls are dropped or refused",
     ),
     Family(
         "Hermes, Qwen, ERNIE, SmolLM3 and their kind",
@@ -148,11 +183,30 @@ def completed(format: CallFormat, template: str, added_tokens: Collection[str]) 
     """Adds to a format the spellings that models write and their template does not show."""
     if format.kind == "json" and not format.marks and "<|python_tag|>" in {*added_tokens, *_in(template)}:
         return replace(format, also=("<|python_tag|>",), between=";")  # Llama 3, which joins calls so
-    if format.kind == "name_json" and format.opening.startswith(N) and len(format.between.strip()) > 1:
-        return replace(
-            format, also=(format.between + format.opening,)
-        )  # functionary: behind text as between calls
-    return format
+    return replace(format, also=tuple(dict.fromkeys((*format.also, *_also(format)))))
+
+
+def _also(format: CallFormat) -> tuple[str, ...]:
+    """Other openings of the same family."""
+    outer, opening = format.outer[0], format.opening
+    if format.kind == "name_json" and opening.startswith(N) and len(format.between.strip()) > 1:
+        return (format.between + opening,)  # functionary: behind text as between calls
+    if format.kind == "name_json" and (id := f"functions.{N}:{C}") in opening:  # Kimi K2 varies its ids
+        ids = (f"{N}:{C}", f"functions.{N}", f"functions_{N}_{C}", f"functions_{N}:{C}", N)
+        return tuple(outer + opening.replace(id, each) for each in ids)
+    if format.kind == "name_json" and _DEEPSEEK in opening:  # V3 and V3.1, each as the other
+        begin = outer + "<｜tool▁call▁begin｜>"
+        return (f"{begin}function{_DEEPSEEK}{N}", f"{begin}{N}{_DEEPSEEK}")
+    if format.kind == "tagged" and "<｜DSML｜tool_calls>" in outer:  # DeepSeek V4
+        return tuple(f"<｜DSML｜{word}>" + opening for word in ("toolcalls", "tool"))
+    # Mistral, in the forms of other versions.
+    if format.kind == "json_list" and outer.strip() == "[TOOL_CALLS]":
+        return (f"[TOOL_CALLS]{N}[ARGS]",)
+    if format.kind == "name_json" and opening == f"[TOOL_CALLS]{N}[ARGS]":
+        return (f"[TOOL_CALLS]{N}[CALL_ID]{ID}[ARGS]",)
+    if format.kind == "tagged" and opening == f"{N}(" and outer.endswith(">["):
+        return (outer[:-1] + opening,)  # LFM2: the list's bracket is missing
+    return ()
 
 
 def _in(template: str) -> tuple[str, ...]:

@@ -27,8 +27,9 @@ def readable(messages: Sequence[Mapping[str, Json]], left_out: LeftOut) -> list[
 
 def _readable(message: Message, number: int, left_out: LeftOut) -> Message:
     role = _ROLES.get(message["role"], message["role"])
-    turn = {**message, "role": role, "content": _text(message.get("content"), left_out)}
-    thoughts = next((message[name] for name in _THOUGHTS if isinstance(message.get(name), str)), "")
+    content, thoughts = _thoughts_apart(message.get("content"), left_out)
+    turn = {**message, "role": role, "content": _text(content, left_out)}
+    thoughts = next((message[name] for name in _THOUGHTS if isinstance(message.get(name), str)), thoughts)
     for name in (*_THOUGHTS, "refusal", "function_call"):
         turn.pop(name, None)
     if thoughts:
@@ -42,6 +43,23 @@ def _readable(message: Message, number: int, left_out: LeftOut) -> Message:
     if calls and role == "assistant":
         turn["tool_calls"] = [_call(call, f"call{number:03d}x{i}") for i, call in enumerate(calls)]
     return turn
+
+
+def _thoughts_apart(content: Json, left_out: LeftOut) -> tuple[Json, str]:
+    """A message's content without the parts that are thinking, and their text."""
+    if not isinstance(content, list):
+        return content, ""
+    rest, thoughts = [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("thinking", "reasoning"):
+            said = part.get("thinking") or part.get("reasoning") or part.get("text")
+            thoughts.append(_text(said, left_out))
+        elif kind == "redacted_thinking":
+            left_out.append(("thinking", kind))
+        else:
+            rest.append(part)
+    return rest, "\n\n".join(filter(None, thoughts))
 
 
 def _text(content: Json, left_out: LeftOut) -> str:

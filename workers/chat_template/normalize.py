@@ -6,6 +6,7 @@ Rule 3: idempotent; the caller's messages are never changed.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ Message = dict[str, Json]
 START = "(The conversation begins with the answer.)"
 GO_ON = "(Understood.)"
 NO_RESULT = "(no result)"
+_INLINE = re.compile("<think>(.*?)</think>", re.DOTALL)
 
 
 @dataclass
@@ -35,11 +37,11 @@ def normalize(messages: Sequence[Message], tools: Sequence[Json] | None, demands
     """``messages``: in OpenAI's shape, with roles system, developer, user, assistant and tool."""
     left_out: list[tuple[str, str]] = []
     turns = readable(messages, left_out)
-    if demands.calls != "kept" or demands.results != "kept":
+    if demands.calls != "kept" or demands.results != "kept" or not (tools or demands.untold == "kept"):
         turns = [in_words(turn) for turn in turns]
     else:
         turns = _calls(paired(turns), demands, left_out)
-    turns = _systems(turns, demands)
+    turns = _with_user(_systems(_without_empty(turns, demands), demands), demands)
     turns = _alternating(turns, demands)
     turns = [_thoughts(turn, demands, left_out) for turn in turns]
     if demands.text != "kept" and demands.parts == "kept":
@@ -156,22 +158,47 @@ def _arguments(turn: Message, demands: Demands) -> Message:
 
 def _systems(turns: list[Message], demands: Demands) -> list[Message]:
     """Messages of the system where the template shows them, else in the first one, or in a user's turn."""
+    ends = bool(turns) and turns[-1]["role"] in ("assistant", "tool")
+    kept = demands.system == "kept" and (demands.ending == "kept" or not ends)
     front = 0
     while front < len(turns) and turns[front]["role"] == "system":
         front += 1
     leading, rest = turns[:front], turns[front:]
-    if demands.late != "kept" and demands.system == "kept":
+    if demands.late != "kept" and kept:
         leading += [turn for turn in rest if turn["role"] == "system"]
         rest = [turn for turn in rest if turn["role"] != "system"]
     if len(leading) > 1 and demands.second != "kept":
         leading = [{**leading[0], "content": _joined(turn["content"] for turn in leading)}]
-    if demands.system != "kept":
+    if not kept:
         leading = [_as_user(turn) for turn in leading]
     if demands.late != "kept":
         rest = [_as_user(turn) if turn["role"] == "system" else turn for turn in rest]
-    if demands.late != "kept" or demands.system != "kept":
+    if demands.late != "kept" or not kept:
         return _users_together([*leading, *rest], demands, among=lambda turn: bool(turn.pop("folded", False)))
     return [*leading, *rest]
+
+
+def _without_empty(turns: list[Message], demands: Demands) -> list[Message]:
+    """An answer of no words is left out where the template refuses it, and gets some if it has thinking."""
+    if demands.empty == "kept":
+        return turns
+    kept = []
+    for turn in turns:
+        if turn["role"] != "assistant" or turn.get("content") or turn.get("tool_calls"):
+            kept.append(turn)
+        elif turn.get("reasoning_content"):
+            kept.append({**turn, "content": GO_ON})
+    return kept
+
+
+def _with_user(turns: list[Message], demands: Demands) -> list[Message]:
+    """A template that needs a user gets one: what the system says, if nobody else says anything."""
+    if demands.alone == "kept" or any(turn["role"] == "user" for turn in turns):
+        return turns
+    if all(turn["role"] == "system" for turn in turns):
+        return [{"role": "user", "content": _joined(turn["content"] for turn in turns)}]
+    front = next(i for i, turn in enumerate(turns) if turn["role"] != "system")
+    return [*turns[:front], {"role": "user", "content": START}, *turns[front:]]
 
 
 def _as_user(turn: Message) -> Message:
@@ -234,6 +261,8 @@ def _joined(texts: Iterable[str | None]) -> str:
 
 def _thoughts(turn: Message, demands: Demands, left_out: list[tuple[str, str]]) -> Message:
     """Past thinking under the name that the template reads."""
+    if demands.inline != "kept" and turn["role"] == "assistant":
+        left_out += [("thinking", words) for words in _INLINE.findall(str(turn.get("content")))]
     thoughts = turn.get("reasoning_content")
     if not thoughts:
         return turn

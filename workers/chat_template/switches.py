@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jinja2 import nodes
+
 from workers.chat_template.environment import Json, Rendering
 from workers.chat_template.probes import user
 from workers.chat_template.thinking import ThinkingMarks
@@ -14,14 +16,14 @@ State = Literal["open", "closed", "free"]  # how a prompt leaves the thinking
 _ABOUT = re.compile("think|reason|effort|budget")
 _STRENGTH = re.compile("effort|strength")
 BUDGETS = {"low": 512, "medium": 2048}  # tokens; more effort has no budget
+SCALE = ("minimal", "low", "medium", "high", "xhigh", "max")  # efforts as clients name them
+COMMON = ("low", "medium", "high")  # what templates know that write any word
+_NAMED = re.compile(f"({'|'.join(SCALE)})_effort")  # a switch that is on or off
 VALUES: tuple[Json, ...] = (
     True,
     False,
     "none",
-    "low",
-    "medium",
-    "high",
-    "max",
+    *SCALE,
     "enabled",
     "disabled",
     "on",
@@ -38,11 +40,15 @@ ONES = (
 
 @dataclass(frozen=True)
 class Switch:
-    """``changes``: values under which the prompt differs; ``off``, ``on``: what closes or opens the thinking."""
+    """``changes``: values under which the prompt differs; ``off``, ``on``: what closes or opens the thinking.
+
+    ``efforts``: those of the scale that the template knows, if it may refuse or overhear others.
+    """
 
     changes: tuple[Json, ...]
     off: Json = None
     on: Json = None
+    efforts: tuple[str, ...] = ()
 
 
 def find_switches(rendering: Rendering, marks: ThinkingMarks | None) -> tuple[State, dict[str, Switch]]:
@@ -66,8 +72,19 @@ def find_switches(rendering: Rendering, marks: ThinkingMarks | None) -> tuple[St
                 off = _first(changed, "free", marks)
             if on is None and state == "closed":
                 on = _first(changed, "free", marks)
-            found[name] = Switch(tuple(value for value, _ in changed), off, on)
+            changes = tuple(value for value, _ in changed)
+            taken = [value for value, prompt in prompts if isinstance(prompt, str)]
+            efforts = _efforts(rendering, changes, taken) if _STRENGTH.search(name) else ()
+            found[name] = Switch(changes, off, on, efforts)
     return state, found
+
+
+def _efforts(rendering: Rendering, changes: Sequence[Json], taken: Sequence[Json]) -> tuple[str, ...]:
+    """Efforts that the template names or that change the prompt; of those that it takes."""
+    if "enabled" in changes and "on" in changes:  # it writes whatever it is told
+        return COMMON
+    named = {node.value for node in rendering.tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return tuple(effort for effort in SCALE if effort in taken and (effort in changes or effort in named))
 
 
 def state_of(prompt: str, marks: ThinkingMarks | None) -> State:
@@ -101,20 +118,31 @@ def heard(said: Mapping[str, Json], switches: Mapping[str, Switch]) -> dict[str,
         if value is not None and name not in told:
             return {**told, name: value}
     lessens = {name: switch for name, switch in switches.items() if switch.on is None}
-    return told if wish else {**told, **_effort("low", lessens)}
+    return told if wish or not lessens else {**told, **_effort("low", lessens)}
 
 
 def _effort(effort: Json, switches: Mapping[str, Switch]) -> dict[str, Json]:
-    if not isinstance(effort, str):
+    """The nearest effort that the template knows, under its name."""
+    if effort not in SCALE:
         return {}
-    if "reasoning_effort" in switches:
-        return {"reasoning_effort": effort}
-    for name, switch in switches.items():
-        if _STRENGTH.search(name) and effort in switch.changes:
-            return {name: effort}
+    for name in sorted(switches, key=lambda name: name != "reasoning_effort"):
+        switch = switches[name]
+        if named := _NAMED.fullmatch(name):
+            if SCALE.index(effort) <= SCALE.index(named[1]):
+                return {name: True}
+            continue
+        known = switch.efforts or [each for each in SCALE if each in switch.changes]
+        if _STRENGTH.search(name) and known:
+            return {name: _nearest(effort, known)}
         if "budget" in name and effort in BUDGETS and any(type(value) is int for value in switch.changes):
             return {name: BUDGETS[effort]}
-    return {}
+    return {} if switches else {"reasoning_effort": _nearest(effort, COMMON)}
+
+
+def _nearest(effort: str, known: Sequence[str]) -> str:
+    """Of two that are as near, the one that thinks more."""
+    at = SCALE.index(effort)
+    return min(known, key=lambda each: (abs(SCALE.index(each) - at), -SCALE.index(each)))
 
 
 def _wish(said: Mapping[str, Json]) -> bool | None:

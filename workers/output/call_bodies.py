@@ -30,9 +30,10 @@ class CallBody(Protocol):
 
 
 class _JsonBody:
-    def __init__(self, format: CallFormat, name: str, at: int) -> None:
+    def __init__(self, format: CallFormat, name: str, at: int, *, fenced: bool = False) -> None:
         self._format = format
         self._name = name
+        self._fenced = fenced
         self._start = at
         self._scan = Scan(at)
         self._closing = pieces_of(format.closing)
@@ -65,16 +66,18 @@ class _JsonBody:
     def _call(self, value: Json) -> ParsedCall:
         if not isinstance(value, dict):
             raise Mismatch
-        if self._format.kind == "name_json":
+        if self._name:
             return ParsedCall(self._name, value)
         if self._format.name_is_key:
             if len(value) != 1:
                 raise Mismatch
             name, arguments = next(iter(value.items()))
         else:
+            value = _inner(value)
             name, arguments = _at(value, self._format.name), _arguments(value, self._format.arguments)
         if isinstance(arguments, str):
             arguments = parse(arguments) if arguments.strip() else {}
+        arguments = {} if arguments is None else arguments
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise Mismatch
         return ParsedCall(name, arguments)
@@ -85,6 +88,8 @@ class ObjectBody(_JsonBody):
 
     def read(self, text: Text, follows: Follows) -> tuple[int, list[ParsedCall]]:
         end, value = self._value(text)
+        if self._fenced:
+            end = text.literal("```", text.skip_blanks(end))
         values = value if isinstance(value, list) and self._format.kind == "json" else [value]
         calls = [self._call(each) for each in values]
         return self._end(text, end), calls
@@ -101,6 +106,14 @@ class ListBody(_JsonBody):
         end, value = self._value(text)
         calls = [self._call(each) for each in (value if isinstance(value, list) else [value])]
         return self._end(text, end), calls
+
+
+def _inner(value: dict[str, Json]) -> dict[str, Json]:
+    """The call in an object of OpenAI's form, where a model writes that."""
+    inner = value.get("function")
+    if isinstance(inner, str) and "name" not in value:
+        return {"name": inner, **{key: each for key, each in value.items() if key != "function"}}
+    return inner if isinstance(inner, dict) and set(value) <= {"id", "type", "function"} else value
 
 
 def _spare_brackets(text: Text, at: int) -> int:

@@ -7,8 +7,13 @@ from typing import Any
 
 from workers.chat_template.call_format import CallFormat
 from workers.output.call_bodies import CallBody, ListBody, ObjectBody
-from workers.output.call_marks import MarkPiece, Matched, Names, Text, pieces_of
+from workers.output.call_marks import MarkPiece, Matched, Mismatch, Names, Text, pieces_of
 from workers.output.tagged_body import TaggedBody
+
+# Of a call without marks behind text; it is one only if its name is a tool's.
+BARE_STARTS = tuple(
+    f'{{{blank}"{key}"' for blank in ("", " ", "\n", "\n  ", "\n    ") for key in ("name", "type", "function")
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,13 @@ class CallGrammar:
     @cached_property
     def names(self) -> Names:
         return Names(frozenset(self.schemas))
+
+    def known(self, name: str) -> str:
+        """A tool's name, before which models may write a namespace. Raises Mismatch."""
+        for each in (name, name.removeprefix("functions.")):
+            if each in self.schemas:
+                return each
+        raise Mismatch
 
     @cached_property
     def opening(self) -> tuple[MarkPiece, ...]:
@@ -36,6 +48,22 @@ class CallGrammar:
         """What may begin a call behind another one."""
         return [pieces_of(self.format.between) + self.opening, *self.heads]
 
+    @cached_property
+    def object_heads(self) -> dict[str, list[tuple[MarkPiece, ...]]]:
+        """What may stand before a call as a JSON object, where the template shows no such object between the marks."""
+        found: dict[str, list[tuple[MarkPiece, ...]]] = {}
+        head = self.heads[0]
+        before = head[: next((i for i, piece in enumerate(head) if piece.has_name), len(head))]
+        last = max((i + 1 for i, piece in enumerate(before) if piece.strong), default=0)
+        for i, piece in enumerate(before[:last]):
+            if piece.strong:
+                found[piece.parts[0]] = [before[i:last]]
+        return found
+
+    def object_body(self, at: int, *, fenced: bool) -> CallBody:
+        """A call as a JSON object between this format's marks; ``fenced``: as a block of code."""
+        return ObjectBody(CallFormat("json", closing=self.format.closing), "", at, fenced=fenced)
+
     @property
     def bare(self) -> bool:
         """Whether a call has no mark before its name or its body, and so stands at the beginning of a text."""
@@ -48,10 +76,11 @@ class CallGrammar:
     @cached_property
     def ends(self) -> list[tuple[MarkPiece, ...]]:
         """What may end all calls: tokens that end the turn are no text, so last marks may be missing."""
-        strong = [i + 1 for i, piece in enumerate(self.outer_end) if piece.strong]
+        strong = [i for i, piece in enumerate(self.outer_end) if piece.strong]
         return [
             self.outer_end,
-            *(self.outer_end[:size] for size in reversed(strong) if size < len(self.outer_end)),
+            *(self.outer_end[: i + 1] for i in reversed(strong) if i + 1 < len(self.outer_end)),
+            *(self.outer_end[i:] for i in strong[:1] if i > 0),  # the bracket before it may be missing
         ]
 
     @cached_property
@@ -78,6 +107,8 @@ class CallGrammar:
                     found.setdefault(piece.parts[0], []).append(head[i:])
                 if piece.has_name:
                     break
+        if self.format.kind == "json" and not self.heads[0]:
+            found |= {word: [()] for word in BARE_STARTS}
         return found
 
     @cached_property
@@ -90,7 +121,7 @@ class CallGrammar:
             case "tagged":
                 return TaggedBody(self.format, self.schemas[matched.name], matched.name, matched.end)
             case "json_list":
-                return ListBody(self.format, "", matched.end)
+                return ListBody(self.format, matched.name, matched.end)
         return ObjectBody(self.format, matched.name, matched.end)
 
 

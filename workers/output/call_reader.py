@@ -19,6 +19,7 @@ from workers.output.call_marks import NO_NAMES, MarkPiece, Matched, Mismatch, Mo
 from workers.output.reasoning import overlap
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which UTF-8 cannot say; JSON can, escaped
+FENCE = "```json"
 
 
 @dataclass
@@ -106,6 +107,12 @@ class CallReader:
                 return True
             except Mismatch:
                 pass
+        for pieces in self._grammar.object_heads.get(found[0], ()):
+            try:
+                self._open_object(text, self._at, pieces)
+                return True
+            except Mismatch:
+                pass
         self._show(self._at + len(found[0]))
         return True
 
@@ -113,8 +120,8 @@ class CallReader:
         assert self._body is not None
         try:
             end, calls = self._body.read(text, self._follows)
-            named = [(call.name, as_json(call.arguments)) for call in calls]
-            if not named or any(call.name not in self._grammar.schemas for call in calls):
+            named = [(self._grammar.known(call.name), as_json(call.arguments)) for call in calls]
+            if not named:
                 raise Mismatch
         except (Mismatch, ValueError, RecursionError):
             self._give_up(text)
@@ -169,11 +176,25 @@ class CallReader:
         if self._grammar.format.kind != "tagged":
             if begins == len(text.text):
                 raise text.more()
-            if text.text[begins] not in "{[":
+            if text.text[begins] not in ("{" if matched.name else "{["):
                 raise Mismatch
             matched = Matched(begins, matched.name)
         self._body = self._grammar.body(text, matched)
         self._state = self._inside
+
+    def _open_object(self, text: Text, at: int, pieces: Sequence[MarkPiece]) -> None:
+        """Raises More, Mismatch."""
+        begins = text.skip_blanks(text.pieces(pieces, at, NO_NAMES, NO_NAMES).end)
+        try:
+            fenced = text.literal(FENCE, begins)
+        except Mismatch:
+            fenced = 0
+        begins = text.skip_blanks(fenced or begins)
+        if begins == len(text.text):
+            raise text.more()
+        if text.text[begins] not in "{[":
+            raise Mismatch
+        self._body, self._state = self._grammar.object_body(begins, fenced=bool(fenced)), self._inside
 
     def _follows(self, text: Text, at: int, weak: bool) -> bool:
         """Whether the text ends here, or another call or the end of all calls stands here. Raises More.

@@ -36,9 +36,20 @@ class TaggedBody:
             try:
                 found, kind = self._key(text, self._at, first=not self._arguments)
             except Mismatch:
+                self._as_object(text)
                 return self._end(text, self._at, follows), [ParsedCall(self._name, self._arguments)]
             value, self._at = self._value(text, found, kind, follows)
             self._arguments[found.key] = value
+
+    def _as_object(self, text: Text) -> None:
+        """All arguments as one JSON object, if a model wrote them so. Raises More, Mismatch, ValueError."""
+        at = text.skip_blanks(self._at)
+        if self._arguments or self._format.values == "loose" or not text.text.startswith("{", at):
+            return
+        if not text.whole and self._is_open(text.text, at, None):
+            raise More
+        value, self._at = parse_at(text.text, at)
+        self._arguments = value
 
     # ------------------------------------------------------------ marks
 
@@ -101,6 +112,12 @@ class TaggedBody:
                 continue
             if follows(text, end, self._weak):
                 return end
+        for i in range(1, len(self._closing)):
+            if all(piece.strong for piece in self._closing[i:]):  # of several ends the first are missing
+                try:
+                    return text.pieces(self._closing[i:], at, NO_NAMES, NO_NAMES).end
+                except Mismatch:
+                    pass
         raise Mismatch
 
     # ------------------------------------------------------------ values
@@ -111,6 +128,11 @@ class TaggedBody:
         if begin == len(text.text):
             raise text.more()
         if self._format.quotes[0]:
+            if (triple := self._triple(text, begin)) and (end := text.text.find(triple, begin + 3)) >= 0:
+                behind = text.pieces(pieces_of(self._format.after), end + 3, NO_NAMES, NO_NAMES).end
+                return self._unquoted(text.text[begin + 3 : end]), behind
+            if triple:
+                raise text.more()
             try:
                 start = text.literal(self._format.quotes[0], begin)
             except Mismatch:
@@ -121,6 +143,15 @@ class TaggedBody:
         after = self._format.after.replace(KEY_HOLE, key.key)
         end, behind = self._find_end(text, key.end, pieces_of(after), follows)
         return self._meaning(text.text[key.end : end], key.key, kind), behind
+
+    def _triple(self, text: Text, at: int) -> str:
+        """Python's triple quote, if the value begins with one: not where it may be a quote in quotes. Raises More."""
+        first = text.text[at : at + 3]
+        if not self._format.escaped or set(first) not in ({'"'}, {"'"}):
+            return ""
+        if len(first) < 3 and not text.whole:
+            raise More
+        return first if len(first) == 3 else ""
 
     def _bare(self, text: Text, at: int, key: str, follows: Follows) -> tuple[Json, int]:
         """A value without quotes in a format that has them: a constant, a number, an object or a list."""

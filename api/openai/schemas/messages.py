@@ -21,6 +21,21 @@ class RefusalPart(Request):
     refusal: str
 
 
+class ThinkingPart(Request):
+    """Past thinking as a part, in Mistral's or Anthropic's form; its text, or text parts."""
+
+    type: Literal["thinking"]
+    thinking: str | Annotated[list[TextPart], Field(max_length=MAX_ITEMS, fail_fast=True)]
+
+    @property
+    def text(self) -> str:
+        return (
+            self.thinking
+            if isinstance(self.thinking, str)
+            else "\n".join(each.text for each in self.thinking)
+        )
+
+
 class MediaPart(Request):
     """An image, a sound or a file, which text models refuse. ``kind``: another type of a tool's part."""
 
@@ -28,10 +43,10 @@ class MediaPart(Request):
     kind: str = ""
 
 
-ContentPart = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
+ContentPart = Annotated[TextPart | RefusalPart | ThinkingPart | MediaPart, Field(discriminator="type")]
 _TYPES_OF_PARTS = (
     *("text", "input_text", "output_text"),
-    *("refusal", "image_url", "input_audio", "file"),
+    *("refusal", "thinking", "image_url", "input_audio", "file"),
 )
 
 

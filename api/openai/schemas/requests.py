@@ -102,7 +102,7 @@ class ThinkingSwitch(Request):
     """DeepSeek's and GLM's form."""
 
     type: Literal["enabled", "adaptive", "auto", "disabled"]
-    budget_tokens: int | None = Field(None, ge=1)
+    budget_tokens: int | None = Field(None, ge=0)
 
 
 class ReasoningOptions(Request):

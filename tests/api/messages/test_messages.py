@@ -153,7 +153,7 @@ def test_an_anthropic_tool_choice_without_its_tool_is_refused(choice: Any) -> No
             {"enable_thinking": True, "thinking_budget": 1024},
         ),
         ({"thinking": {"type": "disabled"}}, {"enable_thinking": False}),
-        ({"output_config": {"effort": "max"}}, {"enable_thinking": True, "reasoning_effort": "high"}),
+        ({"output_config": {"effort": "max"}}, {"enable_thinking": True, "reasoning_effort": "max"}),
     ],
 )
 def test_anthropic_thinking_sets_the_variables_of_the_template(fields: Any, kwargs: dict[str, Any]) -> None:

@@ -326,15 +326,41 @@ def test_past_function_calls_and_their_answers_share_an_id() -> None:
     ("effort", "kwargs"),
     [
         ("none", {"enable_thinking": False}),
-        ("minimal", {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("minimal", {"enable_thinking": True, "reasoning_effort": "minimal"}),
         ("medium", {"enable_thinking": True, "reasoning_effort": "medium"}),
-        ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
+        ("max", {"enable_thinking": True, "reasoning_effort": "max"}),
     ],
 )
 def test_reasoning_effort_sets_the_variables_of_the_template(effort: str, kwargs: dict[str, Any]) -> None:
     prompt = chat(reasoning_effort=effort).prompt
     assert isinstance(prompt, ChatPrompt)
     assert prompt.template_kwargs == kwargs
+
+
+@pytest.mark.parametrize(
+    ("thinking", "budget"),
+    [
+        ({"type": "enabled", "budget_tokens": 64}, {"thinking_budget": 64}),
+        ({"type": "disabled", "budget_tokens": 64}, {}),
+    ],
+)
+def test_a_budget_beside_the_switch_bounds_thinking_that_is_on(
+    thinking: dict[str, Any], budget: dict[str, Any]
+) -> None:
+    prompt = chat(thinking=thinking).prompt
+    assert isinstance(prompt, ChatPrompt)
+    on = thinking["type"] == "enabled"
+    assert prompt.template_kwargs == {"enable_thinking": on, "thinking": on, **budget}
+
+
+@pytest.mark.parametrize("thought", ["hm", [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]])
+def test_thinking_that_comes_back_as_a_part_is_the_turns_thinking_and_no_text(thought: Any) -> None:
+    parts = [{"type": "thinking", "thinking": thought, "signature": "x"}, {"type": "text", "text": "four"}]
+    messages = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": parts}]
+    prompt = chat(messages=messages).prompt
+    assert isinstance(prompt, ChatPrompt)
+    said = "hm" if thought == "hm" else "h\nm"
+    assert prompt.messages[1] == {"role": "assistant", "content": "four", "reasoning_content": said}
 
 
 def test_chat_template_kwargs_win_over_reasoning_effort() -> None:

@@ -119,4 +119,59 @@ CONVERSATIONS: dict[str, tuple[list[Json], list[str]]] = {
         [user("beta2"), assistant("", call("weather", PARIS)), user("gamma3")],
         ["alpha1", "beta2", "gamma3"],
     ),
+    "system alone": ([system("alpha1")], ["alpha1"]),
+    "three systems": (
+        [system("alpha1"), system("beta2"), system("gamma3"), user("delta4")],
+        ["alpha1", "beta2", "gamma3", "delta4"],
+    ),
+    "system between users": (
+        [user("alpha1"), system("beta2"), user("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "an answer of no words": ([user("alpha1"), assistant(None), user("beta2")], ["alpha1", "beta2"]),
+    "an answer of thinking only": (
+        [user("alpha1"), assistant("", reasoning_content="beta2"), user("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "thinking as a part": (
+        [
+            user("alpha1"),
+            assistant([{"type": "thinking", "thinking": "beta2"}, {"type": "text", "text": "gamma3"}]),
+        ],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "thinking in the content": (
+        [user("alpha1"), assistant("<think>beta2</think>gamma3"), user("delta4")],
+        ["alpha1", "beta2", "gamma3", "delta4"],
+    ),
+    "a call first": (
+        [assistant(None, call("weather", PARIS)), result("beta2"), user("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "no user": (
+        [system("beta2"), assistant(None, call("weather", PARIS)), result("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "short ids": (
+        [user("beta2"), assistant(None, call("weather", PARIS, "x")), result("gamma3", "x")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "text beside the second call": (
+        [
+            user("beta2"),
+            assistant(None, call("weather", PARIS, "a")),
+            result("gamma3", "a"),
+            assistant("delta4", call("weather", '{"city": "epsilon5"}', "b")),
+            result("zeta6", "b"),
+        ],
+        ["alpha1", "beta2", "gamma3", "delta4", "epsilon5", "zeta6"],
+    ),
+    "system in a tool loop": (
+        [system("alpha1"), user("beta2"), assistant(None, call("rest", "")), result("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
+    "system before a prefill": (
+        [system("alpha1"), user("beta2"), assistant("gamma3")],
+        ["alpha1", "beta2", "gamma3"],
+    ),
 }

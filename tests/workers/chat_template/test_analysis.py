@@ -12,7 +12,7 @@ from workers.chat_template.analysis import TemplateAnalysis, analyse, digest_of,
 from workers.chat_template.call_format import NAME_HOLE, CallFormat
 from workers.chat_template.families import FAMILIES
 from workers.chat_template.proof import prove
-from workers.chat_template.switches import Switch, heard
+from workers.chat_template.switches import SCALE, Switch, heard
 from workers.chat_template.thinking import ThinkingMarks
 
 AMBIGUOUS = {"whole end"}  # tags without escapes
@@ -55,7 +55,7 @@ def test_several_calls_that_are_dropped_or_refused_are_known() -> None:
 def test_an_analysis_travels_as_json_and_one_of_another_version_is_nothing() -> None:
     analysis = analyse(rendering("loose").template, ["<think>", "</think>"])
     assert from_json(to_json(analysis)) == analysis
-    assert from_json(to_json(analysis).replace('"version":1', '"version":0')) is None
+    assert from_json(to_json(analysis).replace('"version":2', '"version":1')) is None
     assert digest_of("a", ["b"]) != digest_of("a") != digest_of("b")
 
 
@@ -74,6 +74,27 @@ def test_a_template_that_shows_tools_and_no_calls_takes_its_family_from_the_mark
     assert analysis.source == "table"
     assert analysis.tools == "native"
     assert analysis.format is not None
+
+
+@pytest.mark.parametrize(
+    ("example", "key"),
+    [
+        ("<tool_call>name\n<arg_key>key</arg_key>\n<arg_value>value</arg_value>\n</tool_call>", "<arg_key>"),
+        (
+            "<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n</tool_call>",
+            "<parameter=",
+        ),
+        ('<tool_call>\n{"name": "name"}\n</tool_call>', ""),
+    ],
+)
+def test_a_template_that_shows_an_example_and_no_past_calls_is_called_as_in_its_example(
+    example: str, key: str
+) -> None:
+    analysis = analyse(
+        "{{ tools | tojson ~ EXAMPLE if tools else '' }}".replace("EXAMPLE", repr(example)) + CONTENT
+    )
+    assert analysis.format is not None
+    assert key in analysis.format.key and bool(key) == bool(analysis.format.key)
 
 
 # ---------------------------------------------------------------- thinking
@@ -180,6 +201,50 @@ def test_an_effort_reaches_what_the_template_listens_to(
     said: dict[str, Any], switches: dict[str, Switch], given: dict[str, Any]
 ) -> None:
     assert heard(said, switches) == {**said, **given}
+
+
+CHOSEN = "{% if e not in ['low', 'high'] %}{{ raise_exception('effort') }}{% endif %}{{ e }}"
+DEFAULT = "{% set e = reasoning_effort | default('xhigh') %}"
+SAYS = {
+    "any word": "Effort: {{ reasoning_effort or 'medium' }}",
+    "two words": "{% set e = reasoning_effort or 'low' %}" + CHOSEN,
+    "three, of which one is its own": DEFAULT + CHOSEN.replace("'high'", "'medium', 'xhigh'"),
+    "only what is longer": "{{ 'long' if reasoning_effort == 'max' }}{{ 'short' if reasoning_effort == 'high' }}",
+    "a switch for little": "{{ 'short' if low_effort }}",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "given"),
+    [
+        ("any word", "low low medium high high high"),
+        ("two words", "low low high high high high"),
+        ("three, of which one is its own", "low low medium xhigh xhigh xhigh"),
+        ("only what is longer", "high high high high max max"),
+    ],
+)
+def test_an_effort_becomes_the_nearest_that_the_template_takes(what: str, given: str) -> None:
+    analysis = analyse(SAYS[what] + CONTENT)
+    heard_of = [
+        heard({"reasoning_effort": effort}, analysis.switches)["reasoning_effort"] for effort in SCALE
+    ]
+    assert heard_of == given.split()
+
+
+def test_a_switch_for_little_effort_is_not_turned_on_by_much() -> None:
+    switches = analyse(SAYS["a switch for little"] + CONTENT).switches
+    assert [heard({"reasoning_effort": effort}, switches).get("low_effort") for effort in SCALE] == [
+        *(True, True),
+        *[None] * 4,
+    ]
+
+
+def test_a_template_of_which_nothing_is_known_gets_efforts_that_most_know() -> None:
+    assert [heard({"reasoning_effort": effort}, {})["reasoning_effort"] for effort in ("minimal", "max")] == [
+        "low",
+        "high",
+    ]
 
 
 # ---------------------------------------------------------------- hostile templates

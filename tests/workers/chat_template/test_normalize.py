@@ -56,6 +56,43 @@ STRICT = {
     "one type": template(_JSON).replace(
         "{{ tools | tojson }}", "{% for t in tools %}{{ t | tojson }}" + _TYPES + "{% endfor %}"
     ),
+    "ids of nine letters or more": template(_JSON).replace(
+        "{%- for c in m.tool_calls %}",
+        "{%- for c in m.tool_calls %}{% if c.id | length < 9 %}{{ raise_exception('nine') }}{% endif %}",
+    ),
+    "a user somewhere": "{% if not messages | selectattr('role', 'equalto', 'user') | list %}"
+    "{{ raise_exception('no user') }}{% endif %}" + template(_JSON),
+    "words in every answer": template(_JSON).replace(
+        "<|assistant|>\n",
+        "{% if not (m.content or m.tool_calls) %}{{ raise_exception('empty') }}{% endif %}<|assistant|>\n",
+        1,
+    ),
+    "tools in the first user's turn": "{% if tools %}{{ messages[0].content }}"
+    "{% set messages = messages[1:] %}{% endif %}" + template(_JSON),
+    "calls beside tools only": template(_JSON).replace(
+        "{%- if m.tool_calls %}", "{%- if m.tool_calls and tools %}"
+    ),
+    "system beside the first turn": "{% if messages[0].role == 'system' %}<|user|>{{ messages[0].content }}"
+    "{{ messages[1].content }}{% set messages = messages[2:] %}{% endif %}" + template(_JSON),
+    "past thinking is cut off": template(_JSON).replace(
+        "{{ m.content or '' }}", "{{ (m.content or '').split('</think>')[-1] }}"
+    ),
+    "users alternate around systems": "{% set ns = namespace(last='') %}{% for m in messages %}"
+    "{% if m.role == 'user' and ns.last == 'user' %}{{ raise_exception('alternate') }}{% endif %}"
+    "{% if m.role != 'system' %}{% set ns.last = m.role %}{% endif %}{% endfor %}" + template(_JSON),
+    "text beside the first call only": "{% set ns = namespace(behind=false) %}"
+    + template(_JSON)
+    .replace("{{ m.content or '' }}", "{{ (m.content or '') if not (ns.behind and m.tool_calls) }}")
+    .replace("<|tool|>\n", "<|tool|>\n{% set ns.behind = true %}"),
+    "schemas with descriptions": template(_JSON).replace(
+        "{{ tools | tojson }}",
+        "{% for t in tools %}{{ t | tojson }}{% for p in (t.function.parameters.properties or {}).values() %}"
+        "{{ 'x' + p.get('description', '') }}{% endfor %}{% endfor %}",
+    ),
+    "system in the last turn if it is a user's": "{% set ns = namespace(s='') %}{% if messages[0].role == 'system' %}"
+    "{% set ns.s = messages[0].content %}{% set messages = messages[1:] %}{% endif %}"
+    + template(_JSON)
+    + "{% if messages and messages[-1].role == 'user' %}{{ ns.s }}{% endif %}",
     "tools that are a list": "{% for t in tools %}{{ t | tojson }}{% endfor %}" + template(_JSON),
 }
 TEMPLATES = {**STRICT, **{kind: rendering(kind).template for kind in ("json", "tagged, lines", "list")}}
