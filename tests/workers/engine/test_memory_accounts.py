@@ -86,7 +86,9 @@ def no_collector_and_no_pool() -> Iterator[None]:
 
 
 def settled(engine: BatchEngine) -> int:
-    """Bytes that MLX holds when an engine has answered something and forgotten it."""
+    """Bytes that MLX holds when an engine has answered something and forgotten it. Its lease has set a pool."""
+    mx.set_cache_limit(0)
+    mx.clear_cache()
     every = [job(str(kind), [9] * 20, temperature=kind, logprobs=1, echo=True) for kind in (0.0, 1.0)]
     play(engine, every)
     engine.forget(None, lambda forgotten: None)
@@ -128,6 +130,7 @@ def test_at_rest_the_arrays_are_those_of_the_model_and_what_is_counted_of_kept_p
 @pytest.mark.parametrize("heads", [1, 2])
 def test_a_kept_part_is_in_a_buffer_of_its_own_size(heads: int) -> None:
     """MLX calls a part of one head contiguous, and would hold all of what it was cut from."""
+    mx.clear_cache()
     before = held()
     layer, state = KVCache(), ArraysCache(1)
     layer.update_and_fetch(*[mx.ones((1, heads, 20, 4))] * 2)
