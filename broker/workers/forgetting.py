@@ -2,6 +2,7 @@
 
 Rule 1: a worker has forgotten when it says so, or when its process is gone: it has nothing in memory then.
 Rule 2: a worker of an earlier broker is told when it is back. One that loads has read no prompt.
+Rule 3: the broker forgets which beginnings of prompts a worker has read when that one has forgotten.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ class Forgetting:
             if worker and pending.order.query == said.query and worker_id in pending.told:
                 pending.said[worker_id] = said
                 pending.models.add(worker.model)
+                worker.kept.clear()
 
     def settle(self) -> Iterator[Action]:
         for pending in list(self._pending):

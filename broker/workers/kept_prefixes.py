@@ -23,6 +23,10 @@ class KeptPrefixes:
         while len(self._points) > self._most:
             del self._points[next(iter(self._points))]
 
+    def clear(self) -> None:
+        """The points do not tell whose they are, so the worker forgot a key's prompts or those of all."""
+        self._points.clear()
+
     def depth(self, points: Sequence[bytes]) -> int:
         """How many of a prompt's points lie before the end of what it shares with a prompt that was read here."""
         return next((depth for depth in range(len(points), 0, -1) if points[depth - 1] in self._points), 0)

@@ -18,7 +18,7 @@ from broker.workers.registry import Retained, Worker
 from shared.errors import Draining
 from shared.generation import ChatPrompt, Generation, Sampling
 from shared.prefix_path import POINT, points_of
-from shared.protocol import Bye, Failed, RunHeader, Submit
+from shared.protocol import Bye, Failed, ForgetPrompts, PromptsForgotten, RunHeader, Submit
 from shared.wire import header_of
 from tests.broker.plays import API, BODY, forward, make_broker, play, ready
 
@@ -118,6 +118,14 @@ def test_callers_with_unlike_namespaces_do_not_follow_each_other(pair: Broker) -
     play(pair, said("r1", "A", cache_namespace="anna"))
     assert ran(play(pair, said("r2", "A", cache_namespace="otto"))) == ["other"]
     assert ran(play(pair, said("r3", "A", cache_namespace="anna"))) == ["one"]
+
+
+def test_a_worker_that_has_forgotten_its_prompts_is_chosen_like_one_that_has_read_none(pair: Broker) -> None:
+    play(pair, said("r1", "A"))
+    assert ran(play(pair, said("r2", "A", "b"))) == ["one"]
+    play(pair, ApiSaid(API, ForgetPrompts(query="q", namespace="key")))
+    play(pair, WorkerSaid("one", PromptsForgotten(query="q", memory=1, disk=0)))
+    assert ran(play(pair, said("r3", "A", "b", "c"))) == ["other"]
 
 
 def test_what_was_read_goes_with_its_worker(pair: Broker) -> None:

@@ -125,7 +125,7 @@ def extract_state(layer: ArraysCache, row: int) -> ArraysCache:
     arrays: list[Any] = layer.cache
     own = ArraysCache(len(arrays))
     for entry, array in enumerate(arrays):
-        own[entry] = None if array is None else mx.contiguous(array[row : row + 1])
+        own[entry] = None if array is None else compact(array[row : row + 1])
     return own
 
 
@@ -136,7 +136,7 @@ def extract_window(layer: Any, row: int) -> RotatingKVCache:
         return own
     kept = layer.size()
     keys, values = (
-        mx.contiguous(ordered[:, :, ordered.shape[2] - kept :])
+        compact(ordered[:, :, ordered.shape[2] - kept :])
         for ordered in map(layer._temporal_order, (layer.keys, layer.values))
     )
     return rotating_layer(keys, values, layer.max_size, layer.offset)
@@ -190,9 +190,18 @@ def cut_out(batch: Cache, span: TokenSpan) -> Cache:
 def cut_out_layer(keys: mx.array, values: mx.array, span: TokenSpan) -> KVCache:
     tokens = slice(span.start, span.start + span.length)
     layer = KVCache()
-    parts = (mx.contiguous(array[span.row : span.row + 1, :, tokens]) for array in (keys, values))
+    parts = (compact(array[span.row : span.row + 1, :, tokens]) for array in (keys, values))
     layer.state = *parts, span.length
     return layer
+
+
+def compact(part: mx.array) -> mx.array:
+    """A copy in a buffer of its own, as large as the copy.
+
+    ``mx.contiguous`` gives a contiguous part of a buffer without a copy if the buffer is at most 16 KiB larger. A part
+    may be smaller than that, and its bytes alone are counted.
+    """
+    return mx.concatenate([part, part[:0]])
 
 
 def extend(batch: Cache, more: Cache) -> None:

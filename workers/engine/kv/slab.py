@@ -21,7 +21,7 @@ from workers.engine.kv.buffers import BlockBuffer, Ends, KVBuffer, TokenBuffer
 from workers.engine.kv.footprint import capacity_for, rounded
 from workers.engine.kv.key_blocks import BLOCK, blocks_for
 from workers.engine.kv.length_groups import LengthGroup, length_groups_of
-from workers.engine.kv.mlx_caches import TokenSpan, cut_out_layer, rotating_layer
+from workers.engine.kv.mlx_caches import TokenSpan, compact, cut_out_layer, rotating_layer
 from workers.engine.kv.queries import Queries, queries_of
 from workers.engine.kv.slab_attention import TokenView
 
@@ -173,9 +173,7 @@ class Slab:
     def _copies(self, layer: int, slot: int) -> list[mx.array]:
         """The keys and the values of a slot, as they lie there."""
         kept = _kept(self.lengths[slot], self._windows[layer])
-        return [
-            mx.contiguous(buffer.first(slice(slot, slot + 1), kept)) for buffer in self._layers[layer] or ()
-        ]
+        return [compact(buffer.first(slice(slot, slot + 1), kept)) for buffer in self._layers[layer] or ()]
 
     def copy_of(self, layer: int, slot: int, start: int = 0) -> KVCache | RotatingKVCache:
         """A copy of a slot as the cache of one sequence; without a window from token ``start`` on."""

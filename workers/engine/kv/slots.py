@@ -229,13 +229,15 @@ class Slots:
         first, slab = self._slab_of(row)
 
         def copy_of(part: Any) -> Any:
-            if isinstance(part, tuple):
-                return CacheList(*map(copy_of, part))
+            """Does not call itself: a function that does is a cycle, which would hold the slab until a collection."""
             if isinstance(part, StateRows):
                 return extract_state(part, row)
             return slab.copy_of(part.number, row - first, start)
 
-        return [copy_of(layer) for layer in self._layers]
+        return [
+            CacheList(*map(copy_of, layer)) if isinstance(layer, tuple) else copy_of(layer)
+            for layer in self._layers
+        ]
 
     def _slab_of(self, row: int) -> tuple[int, Slab]:
         return next((at, slab) for at, slab in self.slabs if row < at + len(slab))
