@@ -15,7 +15,7 @@ import pytest
 
 from api.http.body import GRACE
 from api.http.connection import MAX_AHEAD, Connection
-from api.http.guard import MAX_HEADERS, Guard
+from api.http.guard import ABORT, CLOSING, MAX_HEADERS, Guard
 from api.http.respond import one_line
 from shared.errors import QueueFull
 from shared.settings import Settings
@@ -236,6 +236,32 @@ def test_a_compressed_body_is_unpacked_within_bounds(encoding: str, packed: byte
         response = httpx.post(f"http://127.0.0.1:{port}/", content=packed, headers=headers, timeout=DEADLINE)
     assert response.status_code == status
     assert status != 415 or "gzip" in response.headers["accept-encoding"]
+
+
+@pytest.mark.parametrize("closing", [True, False])
+def test_a_write_that_fails_is_a_failure_unless_the_client_has_left(
+    closing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """uvloop raises RuntimeError for a connection that it has closed and not told of yet."""
+
+    async def send(message: Any) -> None:
+        raise RuntimeError("the handler is closed")
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()  # a request without a body that the client goes on waiting for
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/health",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "extensions": {CLOSING: lambda: closing, ABORT: lambda: None},
+    }
+    with contextlib.suppress(RuntimeError):
+        asyncio.run(Guard(answers, Settings())(scope, receive, send))
+    assert any(record.exc_info for record in caplog.records) is not closing
 
 
 def test_a_compressed_body_counts_unpacked_among_all_bodies() -> None:
