@@ -5,6 +5,7 @@ Rule 2: what a client writes stays text: words that spell a special token do not
 Rule 3: an id that the model has no embedding for is refused: it would be read out of bounds.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -143,6 +144,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     if not file.is_file():
         raise IncompleteError("The model folder has no tokenizer.json, which encoders need: fetch it again.")
     try:
-        return Tokenizer.from_file(str(file))
+        data = file.read_bytes()
+        return Tokenizer.from_str(data.decode(json.detect_encoding(data)))  # also with a byte order mark
     except Exception as error:
         raise LoadError(f"tokenizer.json cannot be read: {first_line(error)}.", permanent=True) from error

@@ -51,7 +51,7 @@ def _mended(folder: Path) -> dict[str, str]:
 
 
 def _without_mark(file: Path) -> str | None:
-    """The text of a file in another encoding than plain UTF-8; None where it is plain, or no JSON."""
+    """The text of a file in another encoding than plain UTF-8; None where it is plain, or no text."""
     with file.open("rb") as stream:
         start = stream.read(4)
         encoding = json.detect_encoding(start)
@@ -59,8 +59,6 @@ def _without_mark(file: Path) -> str | None:
             return None
         data = start + stream.read()
     try:
-        text = data.decode(encoding)
-        json.loads(text)
-    except (ValueError, RecursionError):
+        return data.decode(encoding)
+    except UnicodeDecodeError:
         return None
-    return text

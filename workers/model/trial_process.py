@@ -23,6 +23,7 @@ from typing import Any
 from shared.operators_files import template_in
 from workers.chat_template.analysis import UNKNOWN, TemplateAnalysis, analyse, from_json, to_json
 from workers.model.load_error import LoadError, Progress, first_line, load_error
+from workers.model.readable_folder import readable
 
 WALL_SECONDS = 600.0  # in all, also on a crowded machine; a process that waits uses no processor time
 READ_SECONDS = 15  # of processor time, like those below; the largest known tokenizers take 3
@@ -145,6 +146,11 @@ def _say(**what: str) -> None:
 
 
 def _try(folder: str, template: str, code: str) -> None:
+    with readable(Path(folder)) as view:
+        _try_readable(view, template, code)
+
+
+def _try_readable(folder: Path, template: str, code: str) -> None:
     from transformers import AutoTokenizer
 
     from workers.model.tokenizer import read_with, tokenizer_options
@@ -152,8 +158,8 @@ def _try(folder: str, template: str, code: str) -> None:
     _say(step="Reading the tokenizer")
     _bounded(READ_SECONDS)
     own = template_in(Path(template)) if template else None
-    options = tokenizer_options(Path(folder), own, code == _CODE)
-    tokenizer = read_with(lambda how: AutoTokenizer.from_pretrained(folder, **how), Path(folder), options)
+    options = tokenizer_options(folder, own, code == _CODE)
+    tokenizer = read_with(lambda how: AutoTokenizer.from_pretrained(folder, **how), folder, options)
     if len(tokenizer) > MOST_TOKENS:
         raise LoadError(f"The tokenizer has {len(tokenizer)} tokens; {MOST_TOKENS} are the most.", True)
     _say(step="Encoding a text with the tokenizer")

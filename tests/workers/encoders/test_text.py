@@ -1,10 +1,12 @@
 """Texts as token ids: nothing is cut in silence, and refusals name the text."""
 
+from pathlib import Path
+
 import pytest
 
 from shared.errors import ContextLengthExceeded, InvalidRequest
 from tests.workers.encoders.folders import word_tokenizer
-from workers.encoders.text import TextEncoder
+from workers.encoders.text import TextEncoder, read_tokenizer
 
 CLS, SEP = 2, 3
 
@@ -84,3 +86,10 @@ def test_a_text_is_lower_cased_where_its_makers_did_so() -> None:
     assert cased.text("A", "input").ids != cased.text("a", "input").ids
     lower = TextEncoder(tokenizer, max_length=8, ids=30, lower_case=True)
     assert lower.text("A", "input").ids == lower.text("a", "input").ids
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_tokenizer_is_read_with_a_byte_order_mark_too(tmp_path: Path, encoding: str) -> None:
+    written = word_tokenizer().to_str()
+    (tmp_path / "tokenizer.json").write_bytes(written.encode(encoding))
+    assert read_tokenizer(tmp_path).to_str() == written

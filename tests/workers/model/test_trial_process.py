@@ -170,6 +170,14 @@ def test_the_template_of_an_operator_is_tried_and_used_in_place_of_the_models_ow
     assert loaded.facts.digest != facts.digest, "a stream would go on under another template"
 
 
+def test_the_trial_reads_folders_that_libraries_cannot(folder: Path) -> None:
+    folder = folder.rename(folder.parent / "a [b]")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    with trial(folder) as await_trial:
+        await_trial(silent)
+
+
 @pytest.mark.slow
 def test_code_in_a_folder_is_run_only_where_the_operator_allows_it(folder: Path) -> None:
     (folder / "own.py").write_text("from mlx_lm.models.llama import Model, ModelArgs\n")
