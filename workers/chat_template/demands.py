@@ -60,16 +60,15 @@ AWKWARD_SCHEMAS: tuple[Json, ...] = (
 class Demands:
     """``shows_tools``: offered tools are in the prompt; ``calls``, ``results``: as the template's own turns.
 
-    ``untold``: calls and results in a conversation that offers no tools. ``system``: at all; ``ending``: with a turn at
-    the end that is no user's; ``late``: behind other turns; ``second``: more than one at the front. ``users``,
-    ``assistants``: two in a row; ``leading``: an assistant first; ``alone``: a system message and no user; ``empty``: an
-    answer of no words; ``behind_result``: a user right behind a tool's result; ``unanswered``: a call without a result.
-    ``text``, ``parts``: a user's content as text or as parts. ``beside``: text in a turn that calls; ``several``: calls
-    in one turn. ``nothing``: what stands for no content beside a call. ``as_text``: arguments as JSON text.
-    ``thoughts``: the field that past thinking is read from, ``thoughts_shown``: whether it always gets into the prompt,
-    ``thoughts_beside``: with text and calls in one turn, ``inline``: past thinking between its marks in the content.
-    ``plain_schemas``: tools need the plainest ones;
-    ``no_tools``: what stands for none.
+    ``untold``: calls and results in a conversation that offers no tools. ``system``: at all; ``ending``: with a turn
+    at the end that is no user's; ``late``: behind other turns; ``second``: more than one at the front. ``users``,
+    ``assistants``: two in a row; ``leading``: an assistant first; ``alone``: a system message and no user; ``empty``:
+    an answer of no words; ``behind_result``: a user right behind a tool's result; ``unanswered``: a call without a
+    result. ``text``, ``parts``: a user's content as text or as parts. ``beside``: text in a turn that calls;
+    ``several``: calls in one turn. ``nothing``: what stands for no content beside a call. ``as_text``: arguments as
+    JSON text. ``thoughts``: the field that past thinking is read from, ``thoughts_shown``: whether it always gets
+    into the prompt, ``thoughts_beside``: with text and calls in one turn, ``inline``: past thinking between its marks
+    in the content. ``plain_schemas``: tools need the plainest ones; ``no_tools``: what stands for none.
     """
 
     shows_tools: bool = True
