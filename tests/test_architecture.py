@@ -61,6 +61,7 @@ ENCODERS_SHARE = {
     CPU_DOOR,
     "workers.engine.scheduling.fairness",
     "workers.engine.figures",
+    "workers.engine.kv.device_memory",
 }  # with the engine of chat models
 
 ASKS_MLX = {"workers/device.py"}  # where it computes
@@ -303,7 +304,9 @@ def test_only_serve_model_imports_the_engine_and_others_only_the_door_of_its_cpu
         assert not names or name in USE_THE_CPU_DOOR, name
 
 
-def test_encoders_share_with_the_engine_only_turns_figures_and_the_door_of_its_cpu_folder() -> None:
+def test_encoders_share_with_the_engine_only_turns_figures_limits_of_memory_and_the_door_of_its_cpu_folder() -> (
+    None
+):
     for path in sources("workers/encoders"):
         others = {name for name in modules_of(path, "workers.engine") if not within(name, ENCODERS_SHARE)}
         assert not others, file_id(path)

@@ -151,9 +151,10 @@ async def endure(minutes: float, seed: int, folder: Path) -> list[str]:
     try:
         await server.start()
         url = server.url
-        load = Load(url, models[0].name, random.Random(seed), time.monotonic() + 60 * minutes)
         samples, processes = Samples(), parts(server)
+        await asyncio.sleep(REST + BEAT)
         fresh, _ = await at_rest(url)
+        load = Load(url, models[0].name, random.Random(seed), time.monotonic() + 60 * minutes)
         await asyncio.gather(load.run(), samples.take(processes, 60 * minutes))
         _, left_behind = await at_rest(url)
         await asyncio.sleep(REST + BEAT)

@@ -17,6 +17,7 @@ from workers.encoders.models.compute import Compute
 from workers.encoders.models.packed import group_of
 from workers.encoders.packing import Choice, Pending, choose, grouped
 from workers.engine.figures import Figures, Report
+from workers.engine.kv.device_memory import DeviceMemory
 from workers.job import Forgotten, KvUse, Output
 
 
@@ -47,7 +48,7 @@ class _Running:
 
 
 class EncoderEngine:
-    """``compute`` gives (texts, size) for each group of texts."""
+    """``compute`` gives (texts, size) for each group of texts. Its weights must be there."""
 
     def __init__(self, compute: Compute, limits: EncoderLimits, *, invariance: str = "rounding") -> None:
         self._compute = compute
@@ -57,6 +58,8 @@ class EncoderEngine:
         self._steps = self._tokens = 0
         self._invariance = invariance
         self._kv_use = KvUse()
+        self._device_memory = DeviceMemory(weights=mx.get_active_memory())
+        self._device_memory.lend(0)
         self._tally(0, 0, 0)
 
     @property
@@ -74,6 +77,7 @@ class EncoderEngine:
     def lend(self, size: int) -> None:
         """An encoder keeps no keys and values, so it is always within its lease."""
         self._kv_use = KvUse(obeyed=size)
+        self._device_memory.lend(size)
 
     def add(self, job: EncodingJob) -> None:
         pending = Pending(job.asker, [text.tokens for text in job.texts])

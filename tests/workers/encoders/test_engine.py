@@ -1,16 +1,19 @@
 """The encoders' engine: who is beside whom changes nothing, requests end whole, a cancelled one is forgotten."""
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from tests.workers.encoders import folders
 from tests.workers.encoders.encode import encode, job, table
 from tests.workers.encoders.test_families import load, texts
+from workers.device import ACCELERATOR_PATH
 from workers.encoders.engine import EncoderEngine, EncoderLimits
 from workers.encoders.invariance import invariance_of_encoder
 from workers.encoders.loading.load import LoadedEncoder
 from workers.encoders.text import EncodedText
 from workers.engine.cpu.model_patches import patch_models
+from workers.engine.kv.device_memory import LEAST_POOL, SCRATCH
 
 NEAR = 1e-6
 LENGTHS = (1, 2, 2, 3, 5, 7, 7, 7, 12, 20, 33, 40, 50)
@@ -80,3 +83,20 @@ def test_the_encoder_engines_report_counts_waiting_texts(encoder: LoadedEncoder)
         engine.step()
     assert engine.report["phase"] == "idle"
     assert engine.report["tokens"] == sum(text.tokens for text in some(encoder))
+
+
+def test_mlx_may_take_what_the_weights_need_and_what_is_lent(
+    encoder: LoadedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ACCELERATOR_PATH, "1")
+    before = mx.get_memory_limit(), mx.set_cache_limit(0)
+    try:
+        engine = EncoderEngine(encoder.compute, EncoderLimits())
+        weights = mx.get_memory_limit() - SCRATCH
+        assert 0 < weights < 1 << 30
+        engine.lend(1 << 30)
+        assert mx.get_memory_limit() == weights + (1 << 30) + SCRATCH
+        assert mx.set_cache_limit(0) == LEAST_POOL
+    finally:
+        mx.set_memory_limit(before[0])
+        mx.set_cache_limit(before[1])
