@@ -62,6 +62,8 @@ def test_a_line_is_counted_from_the_top_also_behind_empty_ones(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("endless", ["/dev/zero", "/dev/full"])
-def test_a_dotenv_file_that_leads_to_a_device_without_an_end_is_not_read(tmp_path: Path, endless: str) -> None:
+def test_a_dotenv_file_that_leads_to_a_device_without_an_end_is_not_read(
+    tmp_path: Path, endless: str
+) -> None:
     (file := tmp_path / ".env").symlink_to(endless)
     assert read_dotenv(file) == []
