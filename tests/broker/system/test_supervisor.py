@@ -87,13 +87,17 @@ def test_a_worker_is_started_with_the_python_of_its_model(tmp_path: Path) -> Non
 
 def test_files_that_workers_need_are_put_back_before_each_start(tmp_path: Path) -> None:
     said: list[str] = []
-    children = Supervisor(["/bin/sh", "-c", "exit 0"], tmp_path, restore=lambda: said.append("restored"))
+    children = Supervisor(
+        ["/bin/sh", "-c", "exec sleep 600"], tmp_path, restore=lambda: said.append("restored")
+    )
     children.spawn("worker-1", "m")
     children.start_spare("spare-1")
     assert children.spawn_from("spare-1", "worker-2")
     before = len(said)
     children.hand_over("worker-2", "m")
     assert (before, len(said) > before) == (2, True)
+    for worker in ("worker-1", "worker-2"):
+        children.signal(worker, signal.SIGKILL)
     children.close(PATIENCE)
 
 
