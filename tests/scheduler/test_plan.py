@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.key_terms import Priority
 from tests.scheduler.views import memory, plan, read, row, task, view
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.plan import SMALLEST, WORTH, Chunk, Costs, Limits, Plan, Row, Task
@@ -289,11 +290,28 @@ def test_the_youngest_sequence_leaves_when_the_others_cannot_grow() -> None:
     assert plan(*rows, memory=memory(1, 99, 99, 99)).preempt == ("b", "c")
 
 
-def test_half_prefilled_prompts_give_way_to_the_last_sequence_and_to_a_prompt_without_any() -> None:
+@pytest.mark.parametrize("passes", range(TURNS))
+@pytest.mark.parametrize("priority", ["normal", "low"])
+def test_a_prompt_that_is_being_read_is_not_given_up_for_a_younger_one(
+    passes: int, priority: Priority
+) -> None:
+    """Two that took each other's room in turn would never end."""
+    read_first = task("a", 300, bytes=320, done=64)
+    younger = task("b", 60, priority=priority)
+    for others in ([younger], [younger, task("c", 50)]):
+        found = plan(read_first, *others, memory=memory(600), passes=passes)
+        assert (found.restart, read(found)) == ((), ["a"])
+    urgent = plan(read_first, task("b", 60, priority="high"), memory=memory(600))
+    assert (urgent.restart, read(urgent)) == (("a",), ["b"])
+
+
+def test_half_prefilled_prompts_give_way_to_the_last_sequence_and_to_the_oldest_prompt() -> None:
     half = task("half", 300, bytes=400, done=200)
     assert plan(half, row("r"), memory=memory(500, 99)).restart == ("half",)
-    alone = plan(half, task("a", 60), memory=memory(450))
-    assert (alone.restart, read(alone)) == (("half",), ["a"])
+    older = plan(task("a", 60), half, memory=memory(450))
+    assert (older.restart, read(older)) == (("half",), ["a"])
+    younger = plan(half, task("a", 60), memory=memory(450))
+    assert (younger.restart, read(younger)) == ((), ["half"])
 
 
 def test_a_smaller_prompt_passes_one_that_does_not_fit_for_a_limited_time() -> None:

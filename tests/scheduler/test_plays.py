@@ -97,6 +97,42 @@ def test_nobody_waits_for_ever_however_many_short_prompts_come(
     assert waited < 20 + 4 * TURNS * alone
 
 
+@examples(40)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("xyz"), st.integers(3, 12), st.integers(1, 3)), min_size=2, max_size=6
+    ),
+    st.integers(0, 1_000),
+    st.booleans(),
+)
+def test_prompts_of_which_only_one_has_room_end_one_after_another(
+    asked: list[tuple[str, int, int]], more: int, holds: bool
+) -> None:
+    """Each is read in several chunks, and whoever begins meanwhile takes what another has read."""
+    chunk = 512
+    longest = max(chunks for _, chunks, _ in asked) * chunk + GROWTH
+    engine = SimulatedEngine(MACHINE, longest + GROWTH + more, Limits(rows=4, chunk=chunk, holds=holds))
+    for number, (caller, chunks, answer) in enumerate(asked):
+        engine.submit(Request(f"r{number}", caller, 0.0, ((f"p{number}", chunks * chunk),), answer))
+    least = sum(chunks + answer for _, chunks, answer in asked)
+    assert steps_of(engine, 3 * least + 50) < 3 * least + 50, "they take each other's room for ever"
+
+
+def steps_of(engine: SimulatedEngine, most: int) -> int:
+    steps = 0
+    while engine.active and steps < most:
+        engine.step()
+        steps += 1
+    return steps
+
+
+def test_what_a_prompt_without_room_for_another_has_read_is_lost_once_at_the_most() -> None:
+    engine = SimulatedEngine(MACHINE, 12 * 512 + 2 * GROWTH, Limits(rows=4, chunk=512))
+    engine.submit(Request("long", "x", 0.0, (("long", 12 * 512),), 1))
+    engine.submit(Request("short", "y", 0.0, (("short", 6 * 512),), 1))
+    assert steps_of(engine, 100) <= 12 + 6 + TURNS + 2
+
+
 def test_shortest_first_would_let_a_long_prompt_wait_for_ever() -> None:
     """The play above can fail."""
 

@@ -1,7 +1,9 @@
 """Memory and batch slots as the plan in the making would leave them: what fits, and what gives way. Pure.
 
 Rule 1: the prefix cache gives way first, then the headroom; neither for what would not fit anyway.
-Rule 2: one always fits. When no sequence decodes, partly prefilled tasks give way to it too.
+Rule 2: one always fits. When no sequence decodes, partly prefilled tasks give way to the oldest one that may run, and
+to no other: two that took each other's room in turn would never end. Beside it, once it is begun, fits what leaves room
+for the whole of it.
 See ``kv.cost`` for the rules of the bytes.
 """
 
@@ -32,6 +34,7 @@ class Ledger:
         self._places = list(range(len(view.running)))  # in the batch, of the rows that stay
         self._footprint = view.memory.footprint
         self.rows = list(view.running)
+        self.oldest: Task | None = None  # of the tasks that may run; see rule 2
         self.preempted: list[str] = []
         self.room = Room(cache_bytes=view.memory.size)
 
@@ -48,10 +51,11 @@ class Ledger:
         together = [*besides, task]
         if sum(each.sequences for each in together) > self.free_rows:
             return None
-        room = self._room_for(together)
-        if room or besides or self.rows:
-            return room
-        return self._squeezed(together)
+        return self._room_for(together)
+
+    def oldest_fits(self) -> Room | None:
+        """Rule 2; None where sequences decode."""
+        return None if self.rows or self.oldest is None else self._squeezed([self.oldest])
 
     def take(self, room: Room) -> None:
         self.room = room
@@ -78,10 +82,19 @@ class Ledger:
 
     def _room_for(self, tasks: Sequence[Task], restart: Sequence[Task] = ()) -> Room | None:
         free = self._memory.size - self._half_prefilled + sum(task.bytes for task in (*tasks, *restart))
+        free -= self._kept_for_oldest(tasks)
         needed = self._needed(tasks, compact=False)
         if compact := needed > free:
             needed = self._needed(tasks, compact=True)
         return None if needed > free else Room(compact, free - needed, tuple(task.id for task in restart))
+
+    def _kept_for_oldest(self, tasks: Sequence[Task]) -> int:
+        """Bytes that the oldest task needs yet, beside ``tasks``."""
+        oldest = self.oldest
+        if not tasks or self.rows or oldest is None or not oldest.bytes or oldest in tasks:
+            return 0
+        whole = self._memory.cost.bytes(oldest.tokens + GROWTH, 1, chunk=self._memory.chunk)
+        return max(0, whole - oldest.bytes)
 
     def _squeezed(self, tasks: Sequence[Task]) -> Room:
         """For what always fits."""

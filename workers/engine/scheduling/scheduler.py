@@ -98,6 +98,9 @@ class _Planner:
         self.ledger = Ledger(view)
         self._prefixes = Prefixes(view.waiting)
         self._free = [task for task in view.waiting if not self._prefixes.blocked(task)]
+        self.ledger.oldest = min(
+            self._free, key=lambda task: (RANKS[task.priority], task.number), default=None
+        )
         self._order: list[Task] | None = None
         self._stall = 1  # times ``max_stall`` that this plan's pass may take
         # What this plan's pass leaves:
@@ -196,16 +199,20 @@ class _Planner:
         return min(limits.chunk, max(costs.smallest, costs.knee(context), affordable))
 
     def _fitting(self) -> tuple[list[Task], Room | None]:
-        """Rule 4: the order from the first task that fits."""
+        """Rule 4: the order from the first task that fits; the oldest one always does where no sequence decodes."""
         refused: Task | None = None
         for position, task in enumerate(self.order() if self.ledger.free_rows > 0 else ()):
             if refused is None or task.may_fit_before(refused):
-                if room := self.ledger.fits(task):
+                room = self.ledger.fits(task)
+                if room is None and task is self.ledger.oldest and position == 0:
+                    room = self.ledger.oldest_fits()
+                if room:
                     return self.order()[position:], room
                 refused = task
             if self._view.step - task.since >= PASSED:
                 break
-        return [], None
+        oldest, room = self.ledger.oldest, self.ledger.oldest_fits()
+        return [oldest, *(task for task in self.order() if task is not oldest)] if oldest else [], room
 
     def _waits_for_more(self, order: list[Task]) -> bool:
         """Whether a pass over so few prompts would cost so many sequences more than it gives."""
