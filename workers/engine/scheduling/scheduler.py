@@ -6,7 +6,8 @@ steps without any, the youngest sequences of the caller with most are preempted.
 Rule 3, order: of a caller the prompt with fewest tokens left. Every ``TURNS``-th pass is the oldest prompt's of the
 callers that had least of the machine, whatever its length and class: a wait is bounded by what came before it.
 Rule 4, passing: a task that does not fit, for want of batch slots or memory, is passed by tasks that do. After
-``PASSED`` steps at the head of the order it is passed no more: sequences end until it fits.
+``PASSED`` steps at the head of the order it is passed no more: sequences end until it fits. Where none decodes the
+oldest prompt takes the room of those that are partly prefilled: see ``ledger``.
 Rule 5, stall: a prefill pass beside sequences that decode has as many tokens as ``max_stall`` allows. Then they decode
 once at the least, and for a while, so that prefill has no more than ``read_share`` of the time. Where passes run in
 turn the step ends with the prefill pass: its first tokens go out, and what has come meanwhile is in the next plan.
