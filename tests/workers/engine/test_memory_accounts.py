@@ -17,6 +17,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 from tests.jobs import job
 from tests.marks import examples
 from tests.workers.engines import MakeEngine, play
+from workers.engine.cpu.two_cores import second_stream
 from workers.engine.engine import BatchEngine
 from workers.engine.kv.mlx_caches import TokenSpan, cut_out, evaluate, extract_state, nbytes
 from workers.job import Job
@@ -96,8 +97,9 @@ def settled(engine: BatchEngine) -> int:
 
 
 def held() -> int:
-    """Bytes of MLX's arrays when all copies that were started have ended."""
+    """Bytes of MLX's arrays when all that was started has ended, on both streams of a CPU."""
     mx.synchronize()
+    mx.synchronize(second_stream())
     return mx.get_active_memory()
 
 

@@ -20,12 +20,13 @@ def on_two_cores(compute: Callable[[slice], mx.array], rows: int) -> mx.array:
     """Calls ``compute`` with slices of ``rows`` and concatenates the results along their first axis."""
     if rows < 2 or threads() < 2:
         return compute(slice(None))
-    with mx.stream(_stream()):
+    with mx.stream(second_stream()):
         first = compute(slice(rows // 2))
     return mx.concatenate([first, compute(slice(rows // 2, None))])
 
 
-def _stream() -> mx.Stream:
+def second_stream() -> mx.Stream:
+    """Of the calling thread. What it has computed may hold its inputs a moment longer than their result is awaited."""
     if not hasattr(_own, "stream"):
         _own.stream = mx.new_stream(mx.cpu)
     stream: mx.Stream = _own.stream
