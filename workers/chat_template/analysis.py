@@ -22,9 +22,10 @@ from workers.chat_template.probes import PLAIN, tools_for, user
 from workers.chat_template.proof import Proof, Verdict, prove
 from workers.chat_template.switches import State, Switch, find_switches
 from workers.chat_template.thinking import ThinkingMarks, find_thinking
+from workers.chat_template.turn_end import find_turn_ends
 
 MOST = 1 << 20  # characters of a probe's rendering
-VERSION = 2  # of what is derived; a kept analysis of another one is worth nothing
+VERSION = 3  # of what is derived; a kept analysis of another one is worth nothing
 
 Tools = Literal["native", "described", "none"]
 Source = Literal["template", "table", "ours"]
@@ -35,6 +36,7 @@ class TemplateAnalysis:
     """``format``: None where calls are written in our own words. ``reason``: why, or why not all is proved.
 
     ``source``: who says how calls look. ``limits``: probes that were not read as they were rendered.
+    ``turn_ends``: the added tokens that close an assistant's turn.
     """
 
     demands: Demands = field(default_factory=Demands)
@@ -46,6 +48,7 @@ class TemplateAnalysis:
     thinking: ThinkingMarks | None = None
     state: State = "free"
     switches: Mapping[str, Switch] = field(default_factory=dict)
+    turn_ends: tuple[str, ...] = ()
     version: int = VERSION
 
     @property
@@ -87,7 +90,12 @@ def _analyse(template: str, added_tokens: tuple[str, ...]) -> TemplateAnalysis:
     thinking = find_thinking(rendering, demands, added_tokens)
     state, switches = find_switches(rendering, thinking)
     analysis = TemplateAnalysis(
-        demands=demands, limits=proof.limits, thinking=thinking, state=state, switches=switches
+        demands=demands,
+        limits=proof.limits,
+        thinking=thinking,
+        state=state,
+        switches=switches,
+        turn_ends=find_turn_ends(rendering, added_tokens, thinking.close if thinking else ""),
     )
     if usable is not None:
         return replace(analysis, format=usable.format, source="template", proved=proof.proved)

@@ -45,7 +45,7 @@ from workers.model.load_error import (
 )
 from workers.model.readable_folder import readable
 from workers.model.safetensors_headers import MAX_TENSORS_IN_ALL, Span, check_header, read_header, samples
-from workers.model.tokenizer import ends_of, read_with, tokenizer_options
+from workers.model.tokenizer import add_turn_end, ends_of, read_with, tokenizer_options
 from workers.model.trial_process import analysis_of, trial
 
 if TYPE_CHECKING:
@@ -274,14 +274,17 @@ def load(
         text = template_in(template) if template else None
         if trusted and not template:
             loaded = _load(folder, facts, progress, accelerator, text)
-            loaded.analysis = analysis_of(loaded.tokenizer)
-            return loaded
+            return _analysed(loaded, analysis_of(loaded.tokenizer))
         analysis = kept.recall(
             "template", TemplateAnalysis, partial(_tried, folder, facts, progress, template), keeps=_ended
         )
-        loaded = _load(folder, facts, progress, accelerator, text)
-        loaded.analysis = analysis
-        return loaded
+        return _analysed(_load(folder, facts, progress, accelerator, text), analysis)
+
+
+def _analysed(loaded: LoadedModel, analysis: TemplateAnalysis) -> LoadedModel:
+    loaded.analysis = analysis
+    add_turn_end(loaded.tokenizer, analysis.turn_ends)
+    return loaded
 
 
 def _ended(analysis: TemplateAnalysis) -> bool:

@@ -6,7 +6,7 @@ tokenizer.json is also loaded as it is where transformers cannot have its class,
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,17 @@ def ends_of(config: Mapping[str, Any], id_of: Callable[[str], int | None]) -> li
     parts = (config, *(config.get(name) for name in _TEXT_PARTS))
     said = (part.get("eos_token_id") for part in parts if isinstance(part, Mapping))
     return next((ids for one in said if (ids := list(_ids(one, id_of)))), [])
+
+
+def add_turn_end(tokenizer: Any, turn_ends: Sequence[str]) -> None:
+    """Adds the last of these special tokens to ``eos_token_ids`` if none of them is there.
+
+    ``turn_ends``: what the template writes behind an answer.
+    """
+    special = {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = [special[token] for token in turn_ends if token in special]
+    if ids and not set(tokenizer.eos_token_ids) & set(ids):
+        tokenizer.eos_token_ids = {*tokenizer.eos_token_ids, ids[-1]}
 
 
 def _ids(said: object, id_of: Callable[[str], int | None]) -> Iterable[int]:

@@ -9,6 +9,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from workers.output.detokenizer import TokenizerDecoder, Vocabulary
@@ -49,6 +50,7 @@ class _Tokens:
         self._tokens: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         self._added = {int(id): token for id, token in tokenizer.added_tokens_decoder.items()}
         self._anchor = (_encode(tokenizer, "a") or [0])[-1]
+        self._before = self._decode([self._anchor])
         self._expected = list(self._read_samples())
 
     def _read_samples(self) -> Iterator[tuple[list[int], str]]:
@@ -80,14 +82,13 @@ class _Tokens:
         return self._table(lambda id, token: _from_sentencepiece(token))
 
     def behind_another(self) -> list[bytes]:
-        before = self._decode([self._anchor])
-        texts = self._decode_all([[self._anchor, id] for id in range(len(self._tokens))])
+        texts = self._behind_anchor(range(len(self._tokens)))
         falls_back = _falls_back_to_bytes(self._tokenizer)
 
         def added(id: int, token: str) -> bytes:
             if falls_back and (byte := _byte_of(token)) is not None:
                 return byte
-            return texts[id][len(before) :].encode("utf-8", "replace")
+            return texts[id].encode("utf-8", "replace")
 
         return self._table(added)
 
@@ -99,14 +100,30 @@ class _Tokens:
         table = []
         for id, token in enumerate(self._tokens):
             if id in self._added:
-                added = self._added[id]
-                table.append(b"" if added.special else added.content.encode())
+                table.append(self._added_texts.get(id, "").encode("utf-8", "replace"))
             else:
                 table.append(b"" if token is None else decode(id, token))
         return table
 
+    @cached_property
+    def _added_texts(self) -> dict[int, str]:
+        """The texts of the added tokens that are not special, as the decoder spells them ("▁▁" may be two spaces).
+
+        A byte-level decoder takes "ß" for an incomplete character: such a token's text is its content.
+        """
+        ids = [id for id, token in self._added.items() if not token.special]
+        texts = zip(ids, self._behind_anchor(ids), strict=True)
+        return {id: self._added[id].content if "\ufffd" in text else text for id, text in texts}
+
+    def _behind_anchor(self, ids: Sequence[int]) -> list[str]:
+        """The text that each of these ids adds behind the anchor."""
+        return [text[len(self._before) :] for text in self._decode_all([[self._anchor, id] for id in ids])]
+
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Without the clean-up of spaces, which needs the whole text and changes code (``a . b``)."""
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     def _decode_all(self, sequences: list[list[int]]) -> list[str]:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from tests.tiny_model import EOS, Kind, make_tiny_model
 from tests.workers.model.folders import ABSENT, ROOT, edit_json, silent
@@ -168,3 +169,16 @@ load(folder, inspect(folder), lambda *progress: None)
         [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(("behind", "ends"), [("<|turn_end|>", {0, 2}), ("{{ eos_token }}", {2})])
+def test_a_turn_end_that_only_the_template_tells_ends_answers(
+    folder: Path, behind: str, ends: set[int]
+) -> None:
+    file = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    first = str(tokenizer.id_to_token(0))
+    assert {token.content for token in tokenizer.get_added_tokens_decoder().values()} >= {first, EOS}
+    turn = "{{ m.role }}\n{{ m.content }}" + behind.replace("<|turn_end|>", first)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}" + turn + "\n{% endfor %}")
+    assert load(folder, inspect(folder), silent, trusted=True).tokenizer.eos_token_ids == ends

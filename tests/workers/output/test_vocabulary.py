@@ -170,3 +170,33 @@ def test_special_tokens_add_no_text_unless_they_are_delimiters(kind: str) -> Non
     assert (
         streamed(vocabulary.showing({"<|end|>": end}), [*ids, end]) == streamed(vocabulary, ids) + "<|end|>"
     )
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_an_added_token_of_sentencepiece_blanks_is_shown_as_spaces(normalized: bool) -> None:
+    tokenizer = sentencepiece()
+    tokenizer.add_tokens([AddedToken("▁▁▁", normalized=normalized)])
+    blanks = tokenizer.token_to_id("▁▁▁")
+    assert blanks is not None
+    vocabulary = token_bytes(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    assert vocabulary.own is None
+    ids = [*tokenizer.encode("x").ids, blanks, *tokenizer.encode("x").ids]
+    assert streamed(vocabulary, ids) == tokenizer.decode(ids)
+
+
+def test_an_added_token_that_a_byte_level_decoder_cannot_read_is_shown_as_it_is() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("ß")])
+    added = tokenizer.token_to_id("ß")
+    assert added is not None
+    assert streamed(token_bytes(PreTrainedTokenizerFast(tokenizer_object=tokenizer)), [added]) == "ß"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_that_cleans_up_spaces_streams_the_spaces_of_its_tokens(kind: str) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=KINDS[kind](), clean_up_tokenization_spaces=True)
+    plain = PreTrainedTokenizerFast(tokenizer_object=KINDS[kind]())
+    vocabulary = token_bytes(tokenizer)
+    assert (vocabulary.own is None) == (token_bytes(plain).own is None)
+    ids = tokenizer.encode("do n't a . b , c ! we 've", add_special_tokens=False)
+    assert streamed(vocabulary, ids) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
