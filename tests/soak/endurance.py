@@ -28,6 +28,7 @@ from cli.bench.figures import some_words
 from shared.settings import load_settings
 from workers.loop import REST
 
+PATIENCE = 300  # seconds
 CLIENTS = 12
 LEAVES = 0.15  # of the requests
 SAMPLE = 5.0  # seconds
@@ -72,7 +73,10 @@ class Load:
     wrong: list[str] = field(default_factory=list)
 
     async def run(self) -> None:
-        async with httpx.AsyncClient(base_url=self.url, timeout=300) as http, asyncio.TaskGroup() as clients:
+        async with (
+            httpx.AsyncClient(base_url=self.url, timeout=PATIENCE) as http,
+            asyncio.TaskGroup() as clients,
+        ):
             for _ in range(CLIENTS):
                 clients.create_task(self._client(http))
 
@@ -100,7 +104,11 @@ class Load:
             self.left += 1
             await self._leave(http, body)
             return None
-        answer = await http.post("/v1/chat/completions", json=body)
+        try:
+            answer = await http.post("/v1/chat/completions", json=body)
+        except httpx.TimeoutException:
+            self.wrong.append(f"{kind}: no answer within {PATIENCE} s to {len(str(messages))} characters")
+            return None
         if answer.status_code != 200:
             self.wrong.append(f"{kind}: {answer.status_code} {answer.text[:200]}")
             return None
