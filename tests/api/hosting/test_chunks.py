@@ -161,5 +161,5 @@ def test_whatever_is_in_an_event_it_becomes_deltas_with_bytes_or_one_error(event
     said = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
     with suppress(BadChunk):
         deltas = [*chunks.take(said.encode()), chunks.end()]
-        for delta in deltas:
-            encode(delta)
+        assert all(encode(delta) for delta in deltas)
+        assert [delta.finish is not None for delta in deltas] == [False] * (len(deltas) - 1) + [True]

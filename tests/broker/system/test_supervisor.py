@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.events import DownloadEnded, DownloadSaid, Inspected, SpareEnded, WorkerExited
@@ -12,8 +13,16 @@ from shared.protocol import Inspection
 PATIENCE = 30.0  # seconds; a sleep of the programs below is longer
 
 
-def supervisor(tmp_path: Path, script: str, inspection: float = PATIENCE) -> Supervisor:
-    return Supervisor(["/bin/sh", "-c", script], tmp_path, inspection)
+def supervisor(
+    tmp_path: Path, script: str, inspection: float = PATIENCE, restore: Callable[[], None] = lambda: None
+) -> Supervisor:
+    return Supervisor(["/bin/sh", "-c", script], tmp_path, inspection, restore)
+
+
+def kill_and_close(children: Supervisor, *workers: str) -> None:
+    for worker in workers:
+        children.signal(worker, signal.SIGKILL)
+    children.close(PATIENCE)
 
 
 def reaped(
@@ -87,18 +96,14 @@ def test_a_worker_is_started_with_the_python_of_its_model(tmp_path: Path) -> Non
 
 def test_files_that_workers_need_are_put_back_before_each_start(tmp_path: Path) -> None:
     said: list[str] = []
-    children = Supervisor(
-        ["/bin/sh", "-c", "exec sleep 600"], tmp_path, restore=lambda: said.append("restored")
-    )
+    children = supervisor(tmp_path, "exec sleep 600", restore=lambda: said.append("restored"))
     children.spawn("worker-1", "m")
     children.start_spare("spare-1")
     assert children.spawn_from("spare-1", "worker-2")
     before = len(said)
     children.hand_over("worker-2", "m")
     assert (before, len(said) > before) == (2, True)
-    for worker in ("worker-1", "worker-2"):
-        children.signal(worker, signal.SIGKILL)
-    children.close(PATIENCE)
+    kill_and_close(children, "worker-1", "worker-2")
 
 
 def test_only_the_newest_logs_of_workers_that_ended_are_kept_and_those_of_living_ones(tmp_path: Path) -> None:
@@ -112,9 +117,7 @@ def test_only_the_newest_logs_of_workers_that_ended_are_kept_and_those_of_living
     kept = {log.name for log in tmp_path.glob("worker-*.log")}
     assert {"worker-first.log", "worker-last.log", f"worker-ended-{KEPT_LOGS + 9}.log"} <= kept
     assert len(kept) <= KEPT_LOGS + 1  # the first one is older than all that count
-    for worker in ("worker-first", "worker-last"):
-        children.signal(worker, signal.SIGKILL)
-    children.close(PATIENCE)
+    kill_and_close(children, "worker-first", "worker-last")
 
 
 def test_the_log_of_a_living_worker_is_cut_to_its_end(tmp_path: Path) -> None:
