@@ -9,7 +9,7 @@ Rule 3: a stream on which nothing passes is told so by comments, between two eve
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from falcon.asgi import Response
 from pydantic_core import from_json
@@ -25,8 +25,6 @@ from api.http.side_thread import in_side_thread
 from shared.errors import EndpointMissing, FailureFromElsewhere, HostedServerFailed
 from shared.hosting import PATHS, Endpoint
 from shared.protocol import Failure, Place
-
-T = TypeVar("T")
 
 _PASSED_BACK = ("retry-after", "content-disposition")
 _OF_ANY_KIND: tuple[Endpoint, ...] = ("audio/speech", "audio/transcriptions")
@@ -149,12 +147,10 @@ class Passing:
         self, lease: Lease, asking: "asyncio.Future[Upstream]", translated: Translation | None
     ) -> AsyncIterator[bytes]:
         """The head is out already: what waits is told in comments, and an error becomes an event."""
+        while not (await asyncio.wait([asking], timeout=self.patience.comments))[0]:
+            yield idle_comment(lease.waiting) + KEEP_ALIVE
         try:
-            async for found in _or_silence(asking, self.patience.comments):
-                if found is None:
-                    yield idle_comment(lease.waiting) + KEEP_ALIVE
-                else:
-                    upstream = found
+            upstream = asking.result()
         except _Lacks as lacks:
             lease.give_back()
             if translated is None:
@@ -183,17 +179,6 @@ def _as_events(resp: Response) -> None:
     resp.content_type = EVENT_STREAM
     resp.set_header("x-accel-buffering", "no")  # nginx would buffer the events
     resp.cache_control = ["no-cache", "no-transform"]
-
-
-async def _or_silence(work: Awaitable[T], every: float) -> AsyncIterator[T | None]:
-    """None for each ``every`` seconds without a result, which comes last."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=every))[0]:
-            yield None
-        yield task.result()
-    finally:
-        task.cancel()
 
 
 def told_error(model: str, upstream: Upstream, data: bytes) -> FailureFromElsewhere | HostedServerFailed:
