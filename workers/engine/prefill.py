@@ -85,6 +85,11 @@ class PrefillTask:
         for sequence in self.sequences:
             sequence.prompt_logprobs = None
 
+    def give_up_cache(self) -> Cache | None:
+        """The caller's own from now on; for the last pass of the task."""
+        cache, self.cache = self.cache, None
+        return cache
+
     def advance(self, cache: Cache, tokens: int) -> None:
         self.cache = cache
         done = self.done + tokens

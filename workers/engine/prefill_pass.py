@@ -185,13 +185,12 @@ class PrefillPasses:
         A task alone is not copied into a batch cache. The last ids are left out, and so the logits, where they would
         need a pass of their own.
         """
-        caches = [r.cache if r.cache is not None else new_cache(self._model) for r in tasks]
         to_ends = self._last_logits and any(task.left for task in tasks)
         rest = [task.ids[task.done : None if to_ends else -1] for task in tasks]
         padded = max(map(len, rest)) * len(rest)
         done, more = [task.done for task in tasks], [len(ids) for ids in rest]
         where = spans(done, more, full_attention=self._full_attention)
-        cache = caches[0] if len(tasks) == 1 and self._caches.joins_alone else merge(caches)
+        cache = self._taken(tasks)
         logits, running = None, None
         if padded:
             read = feed_to_ends if to_ends else feed
@@ -201,6 +200,11 @@ class PrefillPasses:
         for task, tokens, span in zip(tasks, more, where, strict=True):
             self._reuse.prefilled(task, cache, span, tokens)
         return sum(more), cache, where, logits, running
+
+    def _taken(self, tasks: list[PrefillTask]) -> Cache:
+        """One cache of the tasks, which keep none: a layer of theirs is freed when it was read beside the others."""
+        caches = [task.give_up_cache() or new_cache(self._model) for task in tasks]
+        return caches[0] if len(tasks) == 1 and self._caches.joins_alone else merge(caches)
 
     def _joining(
         self, tasks: list[PrefillTask], cache: Cache, where: list[TokenSpan], logits: mx.array | None

@@ -11,6 +11,7 @@ from tests.workers.engines import play
 from workers.device import ACCELERATOR_PATH
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
+from workers.engine.kv import copies
 from workers.sequence import TokenRules
 
 ROWS, TOKENS, LAYERS = 4, 1000, 8
@@ -19,11 +20,12 @@ ONE = TOKENS * LAYERS * 4 * 64 * 2 * 4  # bytes of the keys and values of the pr
 
 
 @pytest.mark.parametrize("path", ["0", "1"])
-def test_sequences_behind_one_kept_prefix_take_less_than_three_copies(
+def test_sequences_behind_one_kept_prefix_take_one_copy_each_and_little_more(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are read side by side, and then written to their slots layer by layer."""
+    """They are read side by side, and then written to their slots layer by layer: no layer is there twice for long."""
     monkeypatch.setenv(ACCELERATOR_PATH, path)
+    monkeypatch.setattr(copies, "AHEAD", ROWS * ONE // LAYERS)  # a layer's, as the test's would all be on their way
     sizes: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -39,4 +41,4 @@ def test_sequences_behind_one_kept_prefix_take_less_than_three_copies(
     mx.reset_peak_memory()
     answers = play(engine, [job(f"{row}", [*prefix, 5 + row, 6], max_tokens=3) for row in range(ROWS)])
     assert all(deltas[0].start and deltas[0].start.cached_tokens >= TOKENS - 1 for deltas in answers.values())
-    assert mx.get_peak_memory() - before < 2.8 * ROWS * ONE
+    assert mx.get_peak_memory() - before < 1.5 * ROWS * ONE
