@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from benchmarks.simulated_engine import Life, Machine, Planned, Request, Segments, SimulatedEngine
 from shared.callers import Asker
-from workers.engine.kv.cost import Cost, LayerCost
+from workers.engine.memory.cost import Cost, LayerCost
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.plan import Costs, Limits, Plan, Task, View
 

@@ -14,8 +14,8 @@ from itertools import count
 
 from shared.callers import Asker
 from shared.key_terms import Priority
-from workers.engine.kv.cost import Cost
 from workers.engine.kv.footprint import Slabs, SlabSize, capacity_for, slab_for
+from workers.engine.memory.cost import Cost
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.caller_use import CallerUse
 from workers.engine.scheduling.fairness import RANKS

@@ -61,7 +61,7 @@ ENCODERS_SHARE = {
     CPU_DOOR,
     "workers.engine.scheduling.fairness",
     "workers.engine.figures",
-    "workers.engine.kv.device_memory",
+    "workers.engine.memory.device_memory",
 }  # with the engine of chat models
 
 ASKS_MLX = {"workers/device.py"}  # where it computes
@@ -274,6 +274,13 @@ def within(name: str, modules: Collection[str]) -> bool:
 def test_the_engine_imports_only_itself_and_the_seam() -> None:
     allowed = {"workers.engine", *SEAM}
     for path in sources("workers/engine"):
+        others = {name for name in modules_of(path, "workers") if not within(name, allowed)}
+        assert not others, file_id(path)
+
+
+def test_the_kv_store_knows_neither_who_keeps_prefixes_nor_what_memory_there_is() -> None:
+    allowed = {"workers.engine.kv", "workers.engine.pass_memo", *SEAM}
+    for path in sources("workers/engine/kv"):
         others = {name for name in modules_of(path, "workers") if not within(name, allowed)}
         assert not others, file_id(path)
 

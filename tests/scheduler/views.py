@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from shared.callers import Asker
-from workers.engine.kv.cost import Cost, LayerCost
 from workers.engine.kv.footprint import OneArray
+from workers.engine.memory.cost import Cost, LayerCost
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.plan import Costs, Limits, Memory, Plan, Row, Task, View
 

@@ -17,7 +17,7 @@ from workers.encoders.models.compute import Compute
 from workers.encoders.models.packed import group_of
 from workers.encoders.packing import Choice, Pending, choose, grouped
 from workers.engine.figures import Figures, Report
-from workers.engine.kv.device_memory import DeviceMemory
+from workers.engine.memory.device_memory import DeviceMemory
 from workers.job import Forgotten, KvUse, Output
 
 

@@ -23,17 +23,17 @@ from workers.engine.engine_limits import EngineLimits
 from workers.engine.figures import Figures, Report
 from workers.engine.findings import EngineFindings, shows_last_logits
 from workers.engine.forward import forward
-from workers.engine.kv.budget import Budget
 from workers.engine.kv.decode_caches import Alone, caches_of
-from workers.engine.kv.device_memory import DeviceMemory
-from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import can_pad, is_full_attention, new_cache
-from workers.engine.kv.prefix_cache import PrefixCache
+from workers.engine.memory.budget import Budget
+from workers.engine.memory.device_memory import DeviceMemory
+from workers.engine.memory.measured_cost import measure_cost
 from workers.engine.pass_order import Ahead, InTurn, Passes
 from workers.engine.pending_passes import PendingPasses
 from workers.engine.prefill import PrefillQueue
 from workers.engine.prefill_pass import PrefillPasses
 from workers.engine.prefix_reuse import PrefixReuse
+from workers.engine.prefixes.prefix_cache import PrefixCache
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.pass_costs import PassCosts
 from workers.engine.scheduling.pass_history import PassHistory

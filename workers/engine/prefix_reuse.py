@@ -11,8 +11,8 @@ from workers.engine.batch import BatchSlot
 from workers.engine.disk.chain import BLOCK
 from workers.engine.disk.tier import STRIDE, Disk
 from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, set_out
-from workers.engine.kv.prefix_cache import PrefixCache
 from workers.engine.prefill import PrefillQueue, PrefillTask
+from workers.engine.prefixes.prefix_cache import PrefixCache
 from workers.job import Forgotten
 from workers.sequence import TokenSequence
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from workers.engine.kv.device_memory import memory_beside
+from workers.engine.memory.device_memory import memory_beside
 from workers.job import Job, Served
 from workers.self_check.speed import begin, decode_jobs, end
 

@@ -13,7 +13,7 @@ from workers.encoders.invariance import invariance_of_encoder
 from workers.encoders.loading.load import LoadedEncoder
 from workers.encoders.text import EncodedText
 from workers.engine.cpu.model_patches import patch_models
-from workers.engine.kv.device_memory import LEAST_POOL, SCRATCH
+from workers.engine.memory.device_memory import LEAST_POOL, SCRATCH
 
 NEAR = 1e-6
 LENGTHS = (1, 2, 2, 3, 5, 7, 7, 7, 12, 20, 33, 40, 50)

@@ -21,8 +21,8 @@ from tests.zoo import architectures, as_mlx_lm_computes, config_of
 from workers.device import has_accelerator
 from workers.engine.engine import BatchEngine
 from workers.engine.forward import feed
-from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import nbytes, new_cache
+from workers.engine.memory.measured_cost import measure_cost
 from workers.job import Job
 from workers.model.load import LoadedModel, inspect, load
 from workers.model.serve_model import serve_model

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
-from workers.engine.kv.checkpoints import Layout
 from workers.engine.kv.mlx_caches import Cache, extract_window, parts_of, rotating_layer
+from workers.engine.prefixes.checkpoints import Layout
 
 Payload = npt.NDArray[np.uint8]
 

@@ -16,8 +16,8 @@ from workers.engine.disk.folder import BlockFolder
 from workers.engine.disk.tier import DiskTier
 from workers.engine.disk.writer import Writer
 from workers.engine.forward import feed
-from workers.engine.kv.checkpoints import flat
 from workers.engine.kv.mlx_caches import is_full_attention, new_cache
+from workers.engine.prefixes.checkpoints import flat
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from workers.engine.disk.checkpoint import Payload, Snapshot, full_parts, restor
 from workers.engine.disk.folder import BlockFolder, Content, Prefix
 from workers.engine.disk.writer import PAUSE, Block, Use, Writer
 from workers.engine.figures import Report
-from workers.engine.kv.checkpoints import Layout
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.mlx_caches import Cache
+from workers.engine.prefixes.checkpoints import Layout
 from workers.sequence import TokenSequence
 from workers.token_ids import Ids, as_ids
 

@@ -4,15 +4,15 @@ Rule 1: the prefix cache gives way first, then the headroom; neither for what wo
 Rule 2: one always fits. When no sequence decodes, partly prefilled tasks give way to the oldest one that may run, and
 to no other: two that took each other's room in turn would never end. Beside it, once it is begun, fits what leaves room
 for the whole of it.
-See ``kv.cost`` for the rules of the bytes.
+See ``memory.cost`` for the rules of the bytes.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from workers.engine.kv.cost import HEADROOM
 from workers.engine.kv.footprint import GROWTH
+from workers.engine.memory.cost import HEADROOM
 from workers.engine.scheduling.plan import Row, Task, View
 
 

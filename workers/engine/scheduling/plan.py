@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from shared.callers import Asker
 from shared.key_terms import Priority
-from workers.engine.kv.cost import Cost
 from workers.engine.kv.footprint import Footprint, OneArray
+from workers.engine.memory.cost import Cost
 
 SMALLEST = 48  # tokens; half the cost of a smaller pass is there whatever its size
 SMALLEST_BEYOND = 32  # tokens, where the knee is known; a matrix product takes as long for fewer

@@ -7,7 +7,7 @@ stand in the order of their ids, so what two of them have in common is the least
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from workers.engine.kv.radix import SMALLEST
+from workers.engine.prefixes.radix import SMALLEST
 from workers.engine.scheduling.plan import WORTH, Task
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
 
 from workers.engine.forward import feed
-from workers.engine.kv.cost import Cost, LayerCost
 from workers.engine.kv.footprint import GROWTH, rounded
 from workers.engine.kv.key_blocks import BLOCK
 from workers.engine.kv.mlx_caches import Cache, new_cache
+from workers.engine.memory.cost import Cost, LayerCost
 
 
 def measure_cost(model: Any, draft: Any = None) -> Cost:

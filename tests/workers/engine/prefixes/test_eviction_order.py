@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.marks import examples
-from tests.workers.engine.kv.test_prefix_cache import (
+from tests.workers.engine.prefixes.test_prefix_cache import (
     BYTES,
     Sequences,
     full_attention,
@@ -17,10 +17,10 @@ from tests.workers.engine.kv.test_prefix_cache import (
     two_attentions,
     whole,
 )
-from workers.engine.kv.eviction_order import SPARE, EvictionOrder
 from workers.engine.kv.mlx_caches import Cache
-from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.kv.radix import Node
+from workers.engine.prefixes.eviction_order import SPARE, EvictionOrder
+from workers.engine.prefixes.prefix_cache import PrefixCache
+from workers.engine.prefixes.radix import Node
 from workers.token_ids import as_ids
 
 KINDS: dict[str, Callable[[list[int], int], Cache]] = {

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from workers.engine.kv.cost import HEADROOM, Cost
 from workers.engine.kv.decode_caches import DecodeCaches
 from workers.engine.kv.footprint import GROWTH
+from workers.engine.memory.cost import HEADROOM, Cost
 
 T = TypeVar("T")
 

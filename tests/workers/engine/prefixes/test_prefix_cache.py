@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from tests.marks import examples
-from workers.engine.kv.checkpoints import has_checkpoint
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.mlx_caches import Cache, nbytes
-from workers.engine.kv.prefix_cache import PrefixCache
-from workers.engine.kv.radix import SMALLEST, Node, drop, grow, walk
+from workers.engine.prefixes.checkpoints import has_checkpoint
+from workers.engine.prefixes.prefix_cache import PrefixCache
+from workers.engine.prefixes.radix import SMALLEST, Node, drop, grow, walk
 from workers.token_ids import as_ids, common_prefix
 
 BYTES = 2 * 4  # of a token here: one key, one value, each one float32

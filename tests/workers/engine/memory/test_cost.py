@@ -8,8 +8,8 @@ from mlx_lm.models.cache import ArraysCache, CacheList, ConcatenateKVCache, KVCa
 
 from workers.engine.forward import feed
 from workers.engine.kv.footprint import GROWTH
-from workers.engine.kv.measured_cost import measure_cost
 from workers.engine.kv.mlx_caches import nbytes, new_cache
+from workers.engine.memory.measured_cost import measure_cost
 
 
 class Compressing(ConcatenateKVCache):

@@ -9,7 +9,7 @@ from tests.tiny_model import make_tiny_llama
 from workers.device import ACCELERATOR_PATH
 from workers.engine.engine import BatchEngine
 from workers.engine.engine_limits import EngineLimits
-from workers.engine.kv.device_memory import LEAST_POOL, MOST_POOL, SCRATCH, DeviceMemory, limits_for
+from workers.engine.memory.device_memory import LEAST_POOL, MOST_POOL, SCRATCH, DeviceMemory, limits_for
 from workers.model.load import inspect, load
 from workers.model.serve_model import vocabulary_size_of
 from workers.output.vocabulary import token_bytes

@@ -10,11 +10,11 @@ then lead to none: see ``eviction_order``.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.engine.kv import checkpoints
-from workers.engine.kv.checkpoints import can_be_cut, has_checkpoint
-from workers.engine.kv.eviction_order import EvictionOrder
 from workers.engine.kv.mlx_caches import Cache, divide, join, nbytes, set_out
-from workers.engine.kv.radix import SMALLEST, Node, Path, drop, grow, leave, walk
+from workers.engine.prefixes import checkpoints
+from workers.engine.prefixes.checkpoints import can_be_cut, has_checkpoint
+from workers.engine.prefixes.eviction_order import EvictionOrder
+from workers.engine.prefixes.radix import SMALLEST, Node, Path, drop, grow, leave, walk
 from workers.token_ids import Ids, as_ids
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
-from workers.engine.kv.radix import Node
+from workers.engine.prefixes.radix import Node
 
 SPARE = 64  # entries that need not count
 
