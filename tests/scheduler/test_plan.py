@@ -10,8 +10,9 @@ import pytest
 from shared.key_terms import Priority
 from tests.scheduler.views import memory, plan, read, row, task, view
 from workers.engine.scheduling import scheduler
+from workers.engine.scheduling.order import TURN, TURNS
 from workers.engine.scheduling.plan import SMALLEST, WORTH, Chunk, Costs, Limits, Plan, Row, Task
-from workers.engine.scheduling.scheduler import HOLD, PASSED, PATIENCE, PROMPTS_AT_ONCE, TURN, TURNS, YIELD
+from workers.engine.scheduling.scheduler import HOLD, PASSED, PATIENCE, PROMPTS_AT_ONCE, YIELD
 from workers.engine.scheduling.shared_prefixes import Prefixes
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ from tests.marks import examples
 from tests.scheduler.views import COST, plan, read, row, task
 from workers.engine.scheduling import scheduler
 from workers.engine.scheduling.fairness import LEVEL_STEPS
+from workers.engine.scheduling.order import TURNS
 from workers.engine.scheduling.plan import Chunk, Costs, Limits, Plan, View
-from workers.engine.scheduling.scheduler import PATIENCE, TURNS
+from workers.engine.scheduling.scheduler import PATIENCE
 
 # Like a model of 135M parameters on two cores: a pass is longer with each sequence and each token in it.
 CPU = Machine(Costs(fixed=0.03, per_token=0.0025), COST, decode=0.06, per_row=0.004, per_context=1e-6)

@@ -3,8 +3,7 @@
 Rule 1, memory: the youngest sequences are preempted until the others can have their next pass.
 Rule 2, callers: the caller with fewer sequences is next, weighed by its priority. For one that has waited ``YIELD``
 steps without any, the youngest sequences of the caller with most are preempted.
-Rule 3, order: of a caller the prompt with fewest tokens left. Every ``TURNS``-th pass is the oldest prompt's of the
-callers that had least of the machine, whatever its length and class: a wait is bounded by what came before it.
+Rule 3, order: of a caller the prompt with fewest tokens left, but now and then the oldest of all: see ``order``.
 Rule 4, passing: a task that does not fit, for want of batch slots or memory, is passed by tasks that do. After
 ``PASSED`` steps at the head of the order it is passed no more: sequences end until it fits. Where none decodes the
 oldest prompt takes the room of those that are partly prefilled: see ``ledger``.
@@ -22,18 +21,15 @@ Rule 9, hold: while no client has a token, first tokens wait for prompts to be p
 prefilled faster in one pass, and sequences that begin together end together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from shared.callers import Asker
-from workers.engine.scheduling.fairness import RANKS, in_turns, level, weights
+from workers.engine.scheduling.fairness import RANKS, level
 from workers.engine.scheduling.ledger import Ledger, Room
+from workers.engine.scheduling.order import Order, in_order
 from workers.engine.scheduling.plan import Chunk, Plan, Row, Task, View
 from workers.engine.scheduling.shared_prefixes import Prefixes
 
-TURNS = 4  # of so many prefill passes one is the oldest prompt's
-TURN = 2.0  # seconds of the machine; callers that had less are equals,
-FAIR = 1.5  # and so are those that had less than so many times the mean
 PASSED = 100  # steps for which a task may be overtaken
 YIELD = 16  # steps that a caller without a sequence waits for one to end
 PATIENCE = 3  # steps that a prompt may wait for others to share its pass
@@ -46,29 +42,6 @@ HOLD = 15  # times ``max_stall`` that first tokens are held
 # Chunks in a pass over several prompts that stalls no sequence: attention does not cost more for them. A longer prompt
 # holds no sequences.
 PROMPTS_AT_ONCE = 3
-
-
-def in_order(view: View, tasks: Sequence[Task], held: Sequence[Asker]) -> list[Task]:
-    """Rule 3, the next one first; ``held``: the askers of the decoding sequences."""
-    urgent = sorted(tasks, key=lambda task: (task.left, task.number))
-    alike = len({task.priority for task in urgent}) < 2
-    weight = None if alike else weights([(task.priority, view.step - task.since) for task in urgent])
-    order = in_turns(urgent, lambda task: task.asker, lambda task: task.sequences, held, weight)
-    if order and view.passes % TURNS == TURNS - 1:
-        oldest = _oldest(view, order)
-        order.remove(oldest)
-        order.insert(0, oldest)
-    return order
-
-
-def _oldest(view: View, tasks: Sequence[Task]) -> Task:
-    """The oldest task of the callers that had least."""
-    used = dict(view.used)
-    turn = max(TURN, FAIR * sum(used.values()) / max(1, len(used)))
-    return min(tasks, key=lambda task: (used.get(task.asker.caller, 0.0) // turn, task.since, task.number))
-
-
-Order = Callable[[View, Sequence[Task], Sequence[Asker]], list[Task]]
 
 
 def plan(view: View, now: float, order: Order = in_order) -> Plan:
