@@ -25,9 +25,8 @@ def test_sequences_behind_one_kept_prefix_take_one_copy_each_and_little_more(
 ) -> None:
     """They are read side by side, and then written to their slots layer by layer: no layer is there twice for long."""
     monkeypatch.setenv(ACCELERATOR_PATH, path)
-    monkeypatch.setattr(
-        copies, "AHEAD", ROWS * ONE // LAYERS
-    )  # a layer's, as the test's would all be on their way
+    # A layer's bytes: all copies of so small a model would be on their way at once.
+    monkeypatch.setattr(copies, "AHEAD", ROWS * ONE // LAYERS)
     sizes: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 32,

@@ -38,10 +38,8 @@ def _oldest(view: View, tasks: Sequence[Task]) -> Task:
     """The oldest task of the callers that had least, beyond an even share since it came."""
     used = dict(view.used)
     turn = max(TURN, FAIR * sum(used.values()) / max(1, len(used)))
-    askers = [*(task.asker for task in view.waiting), *(row.asker for row in view.running)]
-    share = view.costs.decode / len(
-        {asker.caller for asker in askers}
-    )  # seconds of a step; it takes a decode pass at the least
+    callers = {task.asker.caller for task in view.waiting} | {row.asker.caller for row in view.running}
+    share = view.costs.decode / len(callers)  # seconds of a step, which takes a decode pass at the least
 
     def place(task: Task) -> tuple[float, int, int]:
         beyond = used.get(task.asker.caller, 0.0) - share * (view.step - task.since)
