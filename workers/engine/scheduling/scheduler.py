@@ -14,8 +14,8 @@ Rule 6, passes: short prompts share a pass; a long one has passes of its own, in
 for more prompts. On an accelerator prompts behind contexts of unlike length share a pass of few tokens only.
 Rule 7, priority: a prompt of higher priority than sequences that decode is urgent. It waits for no company, none of
 lower priority joins its pass, and the pass may be ``URGENT`` times as long. If the last prefill pass was for a lower
-one it does not wait until sequences have decoded (rule 5). So sequences of low priority pause for one prefill pass of
-each higher priority at the most.
+one it does not wait until sequences have decoded (rule 5). So sequences pause for one prefill pass of each priority at
+the most, each higher than the one before.
 Rule 8, prefixes: a prefix that several waiting prompts share is prefilled once: see ``shared_prefixes``.
 Rule 9, hold: while no client has a token, first tokens wait for prompts to be prefilled beside theirs. Prompts are
 prefilled faster in one pass, and sequences that begin together end together.
