@@ -14,10 +14,10 @@ from tests.soak.swaps import Watch
 MB = 10**6
 
 
-def rules(replicas: str) -> dict[str, object]:
+def rules(replicas: str, ttl: float = 0) -> dict[str, object]:
     """Room for two requests in a worker, so that the third waits for a worker."""
     tables = {name: {"source": "/none", "replicas": replicas} for name in "ab"}
-    return {"models": json.dumps(tables), "available_models": "a,b", "max_in_flight": 2, "ttl": 3}
+    return {"models": json.dumps(tables), "available_models": "a,b", "max_in_flight": 2, "ttl": ttl}
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,14 @@ def crowded(stack: FaultStack) -> list[Stream]:
 
 
 @pytest.mark.slow
-def test_a_queue_brings_a_second_worker_which_leaves_again_when_it_is_idle(stack: FaultStack) -> None:
-    all_right(crowded(stack))
-    shown = {model["id"]: model for model in stack.http.get("/v1/models").json()["data"]}
-    assert (shown["a"]["replicas"], shown["b"]["replicas"]) == ("1-2", "1-2")
-    assert "start a with" in stack.log("broker") and "it has 1 of 1-2 workers" in stack.log("broker")
-    stack.until(lambda: not stack.status()["workers"], "unloaded after its ttl")
-    assert "one of its 2 workers had no request for 3 s" in stack.log("broker")
+def test_a_queue_brings_a_second_worker_which_leaves_again_when_it_is_idle() -> None:
+    with fault_stack("--step", "0.02", **rules("1-2", ttl=3)) as stack:
+        all_right(crowded(stack))
+        shown = {model["id"]: model for model in stack.http.get("/v1/models").json()["data"]}
+        assert (shown["a"]["replicas"], shown["b"]["replicas"]) == ("1-2", "1-2")
+        assert "start a with" in stack.log("broker") and "it has 1 of 1-2 workers" in stack.log("broker")
+        stack.until(lambda: not stack.status()["workers"], "unloaded after its ttl")
+        assert "one of its 2 workers had no request for 3 s" in stack.log("broker")
 
 
 @pytest.mark.slow
