@@ -13,26 +13,42 @@ from mlx.utils import tree_flatten
 
 from workers.engine.kv.mlx_caches import Cache, evaluate, new_cache
 from workers.engine.kv.prefill_batch import PaddedPrefillLayer
+from workers.engine.kv.state_rows import StateRows
 from workers.engine.pass_memo import begin_pass
 
 Compute = Callable[..., None]  # a cache that was written to, and arrays beside it
 
 
-def forward(model: Any, tokens: mx.array, cache: Cache, at: list[int] | None = None) -> mx.array:
+def forward(
+    model: Any,
+    tokens: mx.array,
+    cache: Cache,
+    at: list[int] | None = None,
+    *,
+    embeddings: mx.array | None = None,
+    positions: mx.array | None = None,
+) -> mx.array:
     """The lazy logits (rows, tokens, vocabulary) of ``tokens`` (rows, tokens), which are written to ``cache``.
 
-    ``at``: the position of each row whose logits are wanted, if no others are: (rows, 1, vocabulary). Raises
+    ``at``: the place in each row whose logits are wanted, if no others are: (rows, 1, vocabulary). Raises
     AttributeError with it for a model whose body has another name.
+    ``embeddings`` (rows, tokens, size): what the model reads in place of those of the tokens, such as an image's.
+    Raises TypeError with it for a model of mlx-lm that takes tokens only.
+    ``positions`` (rows,): that of each row's first token, where it is not the number of tokens before it. For a batch
+    of slots or a padded one; raises AttributeError for other caches, which count on from their own.
     """
     begin_pass()
+    if positions is not None:
+        _place(cache, positions)
+    inputs = {} if embeddings is None else {"input_embeddings": embeddings}
     if at is None:
-        logits: mx.array = model(tokens, cache=cache)
+        logits: mx.array = model(tokens, cache=cache, **inputs)
         return logits
     owner = model.language_model if "language_model" in model else model
     body = owner.model
     owner.model = _Showing(body, at)
     try:
-        logits = model(tokens, cache=cache)
+        logits = model(tokens, cache=cache, **inputs)
     finally:
         owner.model = body
     return logits[:, -1:]
@@ -94,6 +110,13 @@ def blank(model: Any, tokens: int) -> Cache:
         layer.state = mx.zeros((1, heads, tokens, size), dtype=layer.keys.dtype), values, tokens
     evaluate(cache)
     return cache
+
+
+def _place(cache: Cache, positions: mx.array) -> None:
+    for layer in cache:
+        for part in layer if isinstance(layer, tuple) else [layer]:
+            if not isinstance(part, StateRows):  # a state has no positions
+                part.place(positions)
 
 
 def _padded(rows: list[list[int]]) -> mx.array:

@@ -23,6 +23,7 @@ from workers.engine.kv.mlx_caches import (
     new_cache,
     spans,
 )
+from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
@@ -130,7 +131,7 @@ class PrefillPasses:
 
     def _advance(self, task: PrefillTask, size: int) -> Prefilled:
         """Prefills a chunk of one prompt."""
-        cache = task.cache if task.cache is not None else new_cache(self._model)
+        cache = self._own(task.cache, task.left + 1)
         stop, stops = task.shown.stop, task.shown.stops
         tokens, running = task.ids[task.done : task.done + size], None
         if task.scores:
@@ -203,8 +204,16 @@ class PrefillPasses:
 
     def _taken(self, tasks: list[PrefillTask]) -> Cache:
         """One cache of the tasks, which keep none: a layer of theirs is freed when it was read beside the others."""
-        caches = [task.give_up_cache() or new_cache(self._model) for task in tasks]
-        return caches[0] if len(tasks) == 1 and self._caches.joins_alone else merge(caches)
+        if len(tasks) == 1 and self._caches.joins_alone:
+            more = tasks[0].left + 1
+            return self._own(tasks[0].give_up_cache(), more)
+        return merge([task.give_up_cache() or new_cache(self._model) for task in tasks])
+
+    def _own(self, begun: Cache | SharedPrefix | None, more: int) -> Cache:
+        """A cache to prefill into; behind a hit with room for so many more tokens, so that none is copied again."""
+        if begun is None:
+            return new_cache(self._model)
+        return begun.copied(more) if isinstance(begun, SharedPrefix) else begun
 
     def _joining(
         self, tasks: list[PrefillTask], cache: Cache, where: list[TokenSpan], logits: mx.array | None

@@ -11,6 +11,7 @@ from workers.engine.batch import BatchSlot
 from workers.engine.disk.chain import BLOCK
 from workers.engine.disk.tier import STRIDE, Disk
 from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, set_out
+from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefixes.prefix_cache import PrefixCache
 from workers.job import Forgotten
@@ -72,7 +73,7 @@ class PrefixReuse:
         if hit:
             self.restored(task, hit.cache, hit.length)
 
-    def restored(self, task: PrefillTask, cache: Cache, tokens: int) -> None:
+    def restored(self, task: PrefillTask, cache: Cache | SharedPrefix, tokens: int) -> None:
         """Advances a task that has not begun behind what was found of it, in memory or on disk."""
         task.advance(cache, tokens)
         task.now(kept=tokens)
@@ -83,8 +84,10 @@ class PrefixReuse:
         """Offers a long prompt to the disk now and then, so that a killed worker's is not prefilled from its start."""
         if not self._full_attention:
             return  # see ``wants_checkpoint``
-        if task.cache is not None and task.done // STRIDE > (task.done - tokens) // STRIDE:
-            cut = partial(self._cut_out, task.cache, TokenSpan(0, 0, task.done))
+        cache = task.cache
+        assert not isinstance(cache, SharedPrefix)
+        if cache is not None and task.done // STRIDE > (task.done - tokens) // STRIDE:
+            cut = partial(self._cut_out, cache, TokenSpan(0, 0, task.done))
             self._offer(task.sequences[0], task.ids[: task.done // BLOCK * BLOCK], cut)
 
     def wants_checkpoint(self, task: PrefillTask) -> bool:
@@ -93,7 +96,7 @@ class PrefixReuse:
 
     def half_prefilled(self, task: PrefillTask) -> None:
         """Stores the prefilled part of a task; a cancelled task stores it for its retry."""
-        if task.cache is not None:
+        if task.cache is not None and not isinstance(task.cache, SharedPrefix):
             task.now(kept=task.done)
             cache, span = task.cache, TokenSpan(0, 0, task.done)
             self._keep(task.sequences[0], task.ids[: task.done], partial(self._cut_out, cache, span))

@@ -10,7 +10,8 @@ from mlx.nn.layers.base import Module
 from tests.tiny_model import VOCABULARY, Kind, make_tiny_model
 from workers.engine.batch_probe import gives_last_logits
 from workers.engine.forward import feed, feed_to_ends, forward
-from workers.engine.kv.mlx_caches import merge, new_cache
+from workers.engine.kv.mlx_caches import merge, new_cache, spans
+from workers.engine.kv.slots import Slots
 from workers.model.load import inspect, load
 
 SHOWN: list[Kind] = ["llama", "sliding", "gpt2", "internlm3", "dynamic", "experts"]
@@ -103,3 +104,45 @@ def test_a_failed_pass_with_last_logits_restores_the_model(tmp_path: Path) -> No
         forward(model, mx.array(5), new_cache(model), [0])
     assert model.model is body
     assert model(ids).shape[:2] == (1, 2)
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding"])
+def test_a_pass_takes_embeddings_in_place_of_tokens(tmp_path: Path, kind: Kind) -> None:
+    model, rows = model_of(tmp_path / "m", kind), mx.array([[20, 30, 40], [50, 60, 70]])
+    embeddings = model.model.embed_tokens(rows)
+    caches = [merge([new_cache(model), new_cache(model)]) for _ in range(3)]
+    of_tokens = forward(model, rows, caches[0])
+    nothing = mx.zeros_like(rows)
+    assert close(forward(model, nothing, caches[1], embeddings=embeddings), of_tokens)
+    last = forward(model, nothing, caches[2], [2, 1], embeddings=embeddings)
+    assert close(last[:, 0], of_tokens[mx.arange(2), mx.array([2, 1])])
+
+
+def test_a_model_that_takes_tokens_only_says_so_of_embeddings(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "m", "gpt2")
+    with pytest.raises(TypeError, match="input_embeddings"):
+        forward(model, mx.array([[20]]), new_cache(model), embeddings=mx.zeros((1, 1, 8)))
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_positions_are_apart_from_the_number_of_tokens_before(tmp_path: Path, in_blocks: bool) -> None:
+    """A rotation sees distances only: a row that is moved as a whole gives the same, one with a gap does not."""
+    model, prompts, then = model_of(tmp_path / "m", "llama"), [[5, 6, 7, 8], [9, 10, 11, 12]], [[20], [30]]
+
+    def after(shift: list[int], gap: int = 0) -> tuple[mx.array, mx.array]:
+        read = merge([new_cache(model), new_cache(model)])
+        first = forward(model, mx.array(prompts), read, positions=mx.array(shift))
+        slots = Slots(in_blocks=in_blocks)
+        slots.join(read, spans([0, 0], [4, 4], full_attention=True))
+        slots.begin()
+        return first, forward(model, mx.array(then), slots.layers, positions=mx.array(shift) + 4 + gap)
+
+    still, moved, parted = after([0, 0]), after([3, 40]), after([0, 0], 30)
+    assert all(close(one, other) for one, other in zip(still, moved, strict=True))
+    assert close(still[0], parted[0]) and not close(still[1], parted[1])
+
+
+def test_the_cache_of_one_sequence_counts_its_positions_itself(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "m", "llama")
+    with pytest.raises(AttributeError, match="place"):
+        forward(model, mx.array([[20]]), new_cache(model), positions=mx.array([3]))

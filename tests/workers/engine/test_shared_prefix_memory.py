@@ -1,5 +1,6 @@
-"""What sequences behind one kept prefix take while they begin, on both paths."""
+"""What sequences behind one kept prefix take while they begin."""
 
+import gc
 from typing import Any
 
 import mlx.core as mx
@@ -14,9 +15,34 @@ from workers.engine.engine_limits import EngineLimits
 from workers.engine.kv import copies
 from workers.sequence import TokenRules
 
-ROWS, TOKENS, LAYERS = 4, 1000, 8
+TOKENS = 1000
 WIDE: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64}
-ONE = TOKENS * LAYERS * 4 * 64 * 2 * 4  # bytes of the keys and values of the prefix
+ONE_LAYER = TOKENS * 4 * 64 * 2 * 4  # bytes of the keys and values of the prefix
+
+
+def peak(layers: int, rows: int, lengths: int = 1) -> float:
+    """Of the memory that rows behind one kept prefix take while they begin, in copies of the prefix by row.
+
+    ``lengths``: how many different ones.
+    """
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "vocab_size": 300,
+        "rms_norm_eps": 1e-5,
+    }
+    model = Model(ModelArgs(model_type="llama", num_hidden_layers=layers, **sizes, **WIDE))
+    mx.eval(model.parameters())
+    engine = BatchEngine(model, TokenRules([b"a"] * 300, frozenset({2})), 300, EngineLimits())
+    prefix = [(7 * i) % 250 + 3 for i in range(TOKENS)]
+    play(engine, [job("first", prefix, max_tokens=1)])
+    gc.collect()  # engines of other tests
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    ends = [[5 + row, 6, 7, 8, 9][: 2 + row % lengths] for row in range(rows)]
+    answers = play(engine, [job(f"{row}", [*prefix, *end], max_tokens=3) for row, end in enumerate(ends)])
+    assert all(deltas[0].start and deltas[0].start.cached_tokens >= TOKENS - 1 for deltas in answers.values())
+    return (mx.get_peak_memory() - before) / (rows * layers * ONE_LAYER)
 
 
 @pytest.mark.parametrize("path", ["0", "1"])
@@ -26,20 +52,14 @@ def test_sequences_behind_one_kept_prefix_take_one_copy_each_and_little_more(
     """They are read side by side, and then written to their slots layer by layer: no layer is there twice for long."""
     monkeypatch.setenv(ACCELERATOR_PATH, path)
     # A layer's bytes: all copies of so small a model would be on their way at once.
-    monkeypatch.setattr(copies, "AHEAD", ROWS * ONE // LAYERS)
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "vocab_size": 300,
-        "rms_norm_eps": 1e-5,
-    }
-    model = Model(ModelArgs(model_type="llama", num_hidden_layers=LAYERS, **sizes, **WIDE))
-    mx.eval(model.parameters())
-    engine = BatchEngine(model, TokenRules([b"a"] * 300, frozenset({2})), 300, EngineLimits())
-    prefix = [(7 * i) % 250 + 3 for i in range(TOKENS)]
-    play(engine, [job("first", prefix, max_tokens=1)])
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    answers = play(engine, [job(f"{row}", [*prefix, 5 + row, 6], max_tokens=3) for row in range(ROWS)])
-    assert all(deltas[0].start and deltas[0].start.cached_tokens >= TOKENS - 1 for deltas in answers.values())
-    assert mx.get_peak_memory() - before < 1.5 * ROWS * ONE
+    monkeypatch.setattr(copies, "AHEAD", 4 * ONE_LAYER)
+    assert peak(8, 4) < 1.3
+
+
+@pytest.mark.parametrize(("rows", "lengths"), [(1, 1), (4, 1), (4, 3)])
+def test_a_kept_prefix_is_copied_once_on_an_accelerator_where_no_other_decodes(
+    rows: int, lengths: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one layer a second copy would be made while the first is there."""
+    monkeypatch.setenv(ACCELERATOR_PATH, "1")
+    assert peak(1, rows, lengths) < 1.5

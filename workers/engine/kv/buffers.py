@@ -68,6 +68,10 @@ class KVBuffer(Protocol):
 
     def first(self, slots: slice, tokens: int) -> mx.array: ...
 
+    def adopt(self, array: mx.array) -> bool:
+        """Takes an array of the same capacity for its own, if it is laid out so; gives whether."""
+        ...
+
 
 class TokenBuffer:
     """(slots, heads, tokens, size)."""
@@ -94,6 +98,10 @@ class TokenBuffer:
     def first(self, slots: slice, tokens: int) -> mx.array:
         return self.array[slots, :, :tokens]
 
+    def adopt(self, array: mx.array) -> bool:
+        self.array = array
+        return True
+
 
 class BlockBuffer:
     """(slots, heads, blocks, size, BLOCK)."""
@@ -116,6 +124,9 @@ class BlockBuffer:
 
     def first(self, slots: slice, tokens: int) -> mx.array:
         return out_of_blocks(self.array[slots, :, : blocks_for(tokens)], tokens)
+
+    def adopt(self, array: mx.array) -> bool:
+        return False
 
 
 def _put_numbers(buffer: KVBuffer, at: mx.array, tokens: mx.array) -> None:

@@ -119,5 +119,13 @@ def capacity_for(there: tuple[int, int], rows: int, tokens: int, *, compact: boo
     return there if enough and math.prod(there) <= 2 * math.prod(ample) else ample
 
 
+def slab_tokens(width: int) -> int:
+    """Tokens of arrays that are to become a slab's, for sequences of ``width`` tokens that get one more.
+
+    Small ones are made as they are: their slab has slots in reserve, so it makes arrays of its own.
+    """
+    return rounded(width + 1, TOKENS) if width > SMALL else width
+
+
 def rounded(number: int, step: int) -> int:
     return -(-number // step) * step

@@ -22,6 +22,7 @@ from mlx_lm.models.cache import (
 from workers.engine.kv.copies import Copies
 from workers.engine.kv.footprint import GROWTH
 from workers.engine.kv.prefill_batch import padded_prefill_batch
+from workers.engine.kv.shared_prefix import SharedPrefix
 
 Cache = list[Any]
 
@@ -71,31 +72,11 @@ def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
     ]
 
 
-def join(parts: list[Cache], length: int) -> Cache:
-    """The first ``length`` tokens of full-attention caches joined in order, with room to grow."""
-    return [joined_layers(layers, length) for layers in zip(*parts, strict=True)]
-
-
-def joined_layers(layers: Sequence[KVCache], length: int) -> KVCache:
-    joined = KVCache()
-    keys, values = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
-    joined.state = _in_a_row(keys, length), _in_a_row(values, length), length
-    return joined
-
-
-def _in_a_row(arrays: list[mx.array], length: int) -> mx.array:
-    """(1, heads, tokens, size), the first ``length`` of them."""
-    *before, last = arrays
-    last = last[:, :, : length - sum(array.shape[2] for array in before)]
-    heads, size = last.shape[1], last.shape[3]
-    room = mx.zeros((1, heads, -length % GROWTH, size), dtype=last.dtype)
-    return mx.concatenate([*before, last, room], axis=2)
-
-
-def merge(caches: list[Cache]) -> Cache:
+def merge(begun: Sequence[Cache | SharedPrefix]) -> Cache:
     """One batch cache for sequences of unlike length."""
+    caches = [each for each in begun if not isinstance(each, SharedPrefix)]
     if all(map(is_full_attention, caches)):
-        return padded_prefill_batch(caches)
+        return padded_prefill_batch(begun)
     return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
 
 
@@ -236,6 +217,8 @@ def set_out(cache: Cache) -> None:
     mx.async_eval([layer.state for layer in cache if layer is not None])
 
 
-def nbytes(cache: Cache) -> int:
+def nbytes(cache: Cache | SharedPrefix) -> int:
     """A layer may be None, see ``checkpoints``."""
+    if isinstance(cache, SharedPrefix):
+        return cache.nbytes
     return sum(layer.nbytes for layer in cache if layer is not None)

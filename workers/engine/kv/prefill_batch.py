@@ -1,7 +1,8 @@
 """The padded prefill batch: full-attention keys and values of prompts in one pass, all aligned at their starts.
 
 mlx-lm's batch cache aligns sequences at their ends. Aligned at their starts, as in ``slots``, the sums of a sequence do
-not depend on how many tokens of the others were prefilled before (rule 1 of ``attention``).
+not depend on how many tokens of the others were prefilled before (rule 1 of ``attention``). And the arrays of a pass
+can become those of a slab, without a copy: see ``slab``.
 """
 
 from collections.abc import Sequence
@@ -9,28 +10,43 @@ from collections.abc import Sequence
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
+from workers.engine.kv.footprint import slab_tokens
+from workers.engine.kv.shared_prefix import SharedPrefix, cut_to
+
+Begun = Sequence[KVCache]  # of one layer: what holds the tokens of a row that were prefilled before, in order
+
 
 class PaddedPrefillLayer:
-    """The padded keys and values of one layer for one pass: (rows, heads, tokens, size), or None before any token."""
+    """The padded keys and values of one layer for one pass: (rows, heads, tokens, size), or None before any token.
 
-    def __init__(self, offset: mx.array, done: list[int], begun: Sequence[KVCache]) -> None:
-        self.offset = offset  # (rows,): tokens prefilled before; the same array in all layers
+    The arrays may have room behind the tokens of the pass, as a slab has.
+    """
+
+    def __init__(self, offset: mx.array, done: list[int], begun: Sequence[Begun]) -> None:
+        self.offset = offset  # (rows,): the position of the first new token; the same array in all layers
+        self._before = offset  # tokens prefilled before
         self._done = done
         self._begun = begun
-        self.keys = _side_by_side([layer.keys for layer in begun], done)
-        self.values = _side_by_side([layer.values for layer in begun], done)
+        self._width = max(done)
+        self.keys = self._side_by_side("keys")
+        self.values = self._side_by_side("values")
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Appends the same number of tokens to every row; shorter rows are padded at their ends."""
-        begun, self._begun = self._begun, []
-        self.keys = _side_by_side([layer.keys for layer in begun], self._done, keys)
-        self.values = _side_by_side([layer.values for layer in begun], self._done, values)
+        self._width = max(self._done) + keys.shape[2]
+        self.keys = self._side_by_side("keys", keys)
+        self.values = self._side_by_side("values", values)
+        self._begun = []
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
         """The keys and values; also read by layers that share this layer's cache."""
         assert self.keys is not None and self.values is not None
-        return self.keys, self.values
+        return self.keys[:, :, : self._width], self.values[:, :, : self._width]
+
+    def place(self, positions: mx.array) -> None:
+        """Gives the first new token of each row this position; it is written behind those before all the same."""
+        self.offset = positions
 
     def make_mask(
         self, n: int, return_array: bool = False, window_size: int | None = None
@@ -39,7 +55,7 @@ class PaddedPrefillLayer:
         if min(self._done) == max(self._done) and window_size is None and not return_array:
             return "causal" if n > 1 else None
         there = mx.arange(max(self._done) + n)
-        here = (self.offset[:, None] + mx.arange(n))[:, None, :, None]
+        here = (self._before[:, None] + mx.arange(n))[:, None, :, None]
         seen = there <= here
         return seen if window_size is None else seen & (here < there + window_size)
 
@@ -51,32 +67,43 @@ class PaddedPrefillLayer:
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.state)
 
+    def _side_by_side(self, name: str, new: mx.array | None = None) -> mx.array | None:
+        """The keys or the values of all rows, each with its new ones; lazy, and each token is copied once."""
+        if not any(self._done):
+            return new
+        begun = [
+            cut_to([getattr(part, name) for part in parts], length) if length else []
+            for parts, length in zip(self._begun, self._done, strict=True)
+        ]
+        return _beside(begun, self._done, new, slab_tokens(self._width))
 
-def padded_prefill_batch(caches: list[list[KVCache]]) -> list[PaddedPrefillLayer]:
+
+def padded_prefill_batch(begun: Sequence[Sequence[KVCache] | SharedPrefix]) -> list[PaddedPrefillLayer]:
     """One padded batch cache for sequences of unlike length."""
-    done = [cache[0].offset for cache in caches]
-    offset = mx.array(done, dtype=mx.int32)
-    return [PaddedPrefillLayer(offset, done, layers) for layers in zip(*caches, strict=True)]
-
-
-def _side_by_side(
-    begun: Sequence[mx.array | None], done: list[int], new: mx.array | None = None
-) -> mx.array | None:
-    """Pads to (rows, heads, tokens, size): the first ``done`` tokens of each row, then its new tokens."""
-    if not any(done):
-        return new
-    before = [
-        array if array is None else array[:, :, :length] for array, length in zip(begun, done, strict=True)
+    rows = [
+        each.layers() if isinstance(each, SharedPrefix) else [(layer,) for layer in each] for each in begun
     ]
-    if min(done) == max(done):
-        together = mx.concatenate([array for array in before if array is not None])
-        return together if new is None else mx.concatenate([together, new], axis=2)
-    like = next(array for array in before if array is not None)
-    more = 0 if new is None else new.shape[2]
-    room = mx.zeros((len(done), like.shape[1], max(done) + more, like.shape[3]), dtype=like.dtype)
-    for row, (array, length) in enumerate(zip(before, done, strict=True)):
-        if array is not None:
-            room[row : row + 1, :, :length] = array
+    done = [each.length if isinstance(each, SharedPrefix) else each[0].offset for each in begun]
+    offset = mx.array(done, dtype=mx.int32)
+    return [PaddedPrefillLayer(offset, done, layers) for layers in zip(*rows, strict=True)]
+
+
+def _beside(
+    begun: Sequence[Sequence[mx.array]], done: Sequence[int], new: mx.array | None, tokens: int
+) -> mx.array:
+    """(rows, heads, ``tokens``, size): what each row has begun with, then its new tokens, then zeros."""
+    like = next(array for arrays in begun for array in arrays)
+    heads, size = like.shape[1], like.shape[3]
+    if len(begun) == 1:
+        whole = [*begun[0], *([] if new is None else [new])]
+        room = mx.zeros((1, heads, tokens - sum(array.shape[2] for array in whole), size), dtype=like.dtype)
+        return mx.concatenate([*whole, room], axis=2)
+    beside = mx.zeros((len(begun), heads, tokens, size), dtype=like.dtype)
+    for row, (arrays, end) in enumerate(zip(begun, done, strict=True)):
+        start = 0
+        for array in arrays:
+            beside[row : row + 1, :, start : start + array.shape[2]] = array
+            start += array.shape[2]
         if new is not None:
-            room[row : row + 1, :, length : length + more] = new[row : row + 1]
-    return room
+            beside[row : row + 1, :, end : end + new.shape[2]] = new[row : row + 1]
+    return beside

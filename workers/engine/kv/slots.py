@@ -15,7 +15,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList
 
 from workers.device import has_accelerator
 from workers.engine.kv.copies import Copies, finish, settle
-from workers.engine.kv.footprint import TOKENS, Slabs, SlabSize, rounded, slab_for
+from workers.engine.kv.footprint import SMALL, TOKENS, Slabs, SlabSize, rounded, slab_for
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
@@ -59,7 +59,7 @@ class Slots:
         self._layers: Cache = []
         self._parts: list[SlotLayer | StateRows] = []  # the caches of all layers, in order
         self._windows: list[int | None] = []  # of the parts in the slabs
-        self.offset = mx.array([], dtype=mx.int32)
+        self.offset = self._before = mx.array([], dtype=mx.int32)  # see ``begin``
         self._shortest = 0
         self._counts: list[int] = []  # tokens of each sequence in this pass
         self._rows: mx.array | None = None  # the sequence of each token, where one has several
@@ -95,6 +95,10 @@ class Slots:
             slab.lengths.append(span.length)
             joining.setdefault(slab, []).append(span)
             before.setdefault(slab, []).append(row)
+        if len(joining) == 1 and (whole := _whole_of(read, spans)):
+            [slab] = joining
+            if not slab.rows:
+                slab.begin_with(*whole)
         grown = {slab for slab in joining if slab.make_room(compact=self.compact)}
         order = [row for slab in self._slabs for row in before[slab]]
         settle([array for slab in joining.keys() - grown for array in slab.arrays])
@@ -152,7 +156,7 @@ class Slots:
         return order
 
     def begin(self, counts: Sequence[int] | None = None) -> None:
-        """Begins a decode pass; ``offset`` is the write position of each token.
+        """Begins a decode pass; ``offset`` is the position of each token, the number of those before it.
 
         ``counts``: tokens of each sequence, each of which is a row of the pass; one of each if not given. ``room``
         tells what fits.
@@ -167,7 +171,7 @@ class Slots:
         several = len(offsets) > len(lengths)
         rows = [row for row, count in enumerate(self._counts) for _ in range(count)]
         self._rows = mx.array(rows, dtype=mx.int32) if several else None
-        self.offset = mx.array(offsets, dtype=mx.int32)
+        self.offset = self._before = mx.array(offsets, dtype=mx.int32)
         self.width = max(offsets) + 1
         self._shortest = min(offsets) + 1
         for first, slab in self.slabs:
@@ -220,7 +224,7 @@ class Slots:
         window = keys if window is None else window
         if not (self._shortest < keys or window < keys or wanted):
             return None
-        there, here = mx.arange(keys)[None], self.offset[:, None]
+        there, here = mx.arange(keys)[None], self._before[:, None]
         age = here - there if ring is None else (here - there + ring) % ring
         seen = (age >= 0) & (age <= here) & (age < window)
         return seen[:, None, None, :]
@@ -290,6 +294,10 @@ class SlotLayer:
     def offset(self) -> mx.array:
         return self._slots.offset
 
+    def place(self, positions: mx.array) -> None:
+        """Gives each token of this pass another position; it is written behind those before it all the same."""
+        self._slots.offset = positions
+
     def in_blocks(self, keys: mx.array, values: mx.array) -> list[SlabView] | None:
         """The slabs to attend to, or None if ``keys`` and ``values`` are not the arrays that this cache gave the model.
 
@@ -334,6 +342,18 @@ class SlotLayer:
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.state)
+
+
+def _whole_of(read: Cache, spans: Sequence[TokenSpan]) -> tuple[int, int] | None:
+    """Rows and tokens of the arrays of what was prefilled, if ``spans`` are its rows and it can be a slab."""
+    arrays = [
+        part.keys for part in parts_of(read) if not isinstance(part, ArraysCache) and not is_window(part)
+    ]
+    if not arrays or arrays[0] is None:
+        return None
+    rows, _, tokens, _ = arrays[0].shape
+    in_order = [(span.row, span.start) for span in spans] == [(row, 0) for row in range(rows)]
+    return (rows, tokens) if in_order and tokens > SMALL and tokens % TOKENS == 0 else None
 
 
 def _beside_each_other(parts: Sequence[mx.array], width: int) -> mx.array:

@@ -11,7 +11,8 @@ from typing import Any
 
 from mlx_lm.models.cache import CacheList, KVCache
 
-from workers.engine.kv.mlx_caches import Cache, divide, fork, joined_layers, parts_of
+from workers.engine.kv.mlx_caches import Cache, divide, fork, parts_of
+from workers.engine.kv.shared_prefix import joined_layers
 
 Layout = tuple[int, ...]  # by layer: the number of its caches; 0 for one that is not in a list
 
@@ -56,10 +57,10 @@ def _cut(part: Any, at: int) -> tuple[Any, Any]:
     return first, rest
 
 
-def restored(entries: Sequence[Cache], layout: Layout, length: int) -> Cache:
-    """A cache of ``length`` tokens: the tokens of all entries, and the checkpoint of the last."""
+def restored(entries: Sequence[Cache], layout: Layout, length: int, more: int) -> Cache:
+    """A cache of ``length`` tokens with room for ``more``: the tokens of all entries, the checkpoint of the last."""
     parts = [
-        joined_layers([entry[number] for entry in entries], length)
+        joined_layers([entry[number] for entry in entries], length, more)
         if type(part) is KVCache
         else fork([part])[0]
         for number, part in enumerate(entries[-1])

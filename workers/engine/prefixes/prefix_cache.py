@@ -2,7 +2,8 @@
 
 Each namespace has a trie over token ids. Full-attention keys and values are stored per edge, so a shared prefix is
 stored once. With full attention in all layers, every prefix of an entry can be matched; with windows or states, those
-that end at a checkpoint (see ``checkpoints``). Entries are never written to: a match gives copies. When bytes are
+that end at a checkpoint (see ``checkpoints``). Entries are never written to: a match gives copies, or
+with full attention in all layers the entries themselves, to be copied once. When bytes are
 short, the least recently used leaves of the trie are evicted first, or checkpoints at any node, with the tokens that
 then lead to none: see ``eviction_order``.
 """
@@ -10,7 +11,8 @@ then lead to none: see ``eviction_order``.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.engine.kv.mlx_caches import Cache, divide, join, nbytes, set_out
+from workers.engine.kv.mlx_caches import Cache, divide, nbytes, set_out
+from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefixes import checkpoints
 from workers.engine.prefixes.checkpoints import can_be_cut, has_checkpoint
 from workers.engine.prefixes.eviction_order import EvictionOrder
@@ -20,9 +22,9 @@ from workers.token_ids import Ids, as_ids
 
 @dataclass(frozen=True)
 class Hit:
-    """``cache`` holds the first ``length`` ids; it is the caller's own."""
+    """``cache`` holds the first ``length`` ids; it is the caller's own, or nobody writes to it."""
 
-    cache: Cache
+    cache: Cache | SharedPrefix
     length: int
 
 
@@ -67,8 +69,11 @@ class PrefixCache:
         self._found += length
         held = [node.held for node in nodes if node.held is not None]
         if self._full_attention:
-            return Hit(join(held, length), length)
-        return Hit(checkpoints.restored(held, self._layout, length), length)
+            return Hit(SharedPrefix(held, length), length)
+        more = (
+            len(ids) - length + 2
+        )  # the last id of a prompt is not asked for, and its slot has room for one more
+        return Hit(checkpoints.restored(held, self._layout, length, more), length)
 
     def missing(self, namespace: str, ids: Sequence[int]) -> int | None:
         """How many of the tokens are stored; None when all of ``ids`` are stored or nothing should be.

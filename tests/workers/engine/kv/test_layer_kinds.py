@@ -14,6 +14,7 @@ from tests.tiny_model import VOCABULARY, make_folder
 from tests.workers.engine.kv.decoding import alone, step
 from tests.zoo import WINDOW, config_of
 from workers.engine.forward import feed
+from workers.engine.kv import footprint
 from workers.engine.kv.decode_caches import Merged, caches_for
 from workers.engine.kv.mlx_caches import (
     Cache,
@@ -31,6 +32,8 @@ from workers.model.load import inspect, load
 # By architecture: how many sequences' bytes a leave and a join may copy. A state has no room for one more.
 COPIED = {"gemma3_text": (3, 1), "lfm2": (3, 1), "falcon_h1": (3, 1), "mamba2": (5, 7)}
 ROWS, TOKENS = 6, 300
+LONG = footprint.SMALL + 9
+REST = 250  # tokens behind a long prefix; they nearly fill the array of a cache of mlx-lm
 
 
 def tiny(folder: Path, kind: str) -> Any:
@@ -127,6 +130,26 @@ def arrays(layer: Any) -> Iterator[mx.array]:
             yield part
         elif not isinstance(part, int | None):
             yield from arrays(part)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_sequences_of_every_kind_of_layer_go_on_in_slots_behind_long_prefixes(
+    slots: Slots, model: Any, rows: int
+) -> None:
+    """Prefixes that were read before, and of which mlx-lm's caches have made arrays of any length."""
+    ids = [[(7 * i + row) % 247 + 3 for i in range(LONG + REST)] for row in range(rows)]
+    begun = [new_cache(model) for _ in ids]
+    for cache, row in zip(begun, ids, strict=True):
+        feed(model, cache, [row[:LONG]])
+    together = begun[0] if rows == 1 else merge(begun)
+    feed(model, together, [row[LONG:] for row in ids])
+    slots.join(together, spans([LONG] * rows, [REST] * rows, full_attention=False))
+    assert all(slab.tokens % footprint.TOKENS == 0 for _, slab in slots.slabs)
+    for token in (20, 30):
+        logits = step(model, slots, [token] * rows)
+        for row, mine in zip(ids, logits, strict=True):
+            row.append(token)
+            assert mx.allclose(mine, alone(model, row), atol=1e-4)
 
 
 def sequences_copied(caches: Slots, one: int, change: Callable[[], object]) -> float:

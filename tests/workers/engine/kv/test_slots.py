@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm.models.cache import KVCache
 
@@ -15,12 +16,15 @@ from workers.engine.forward import feed
 from workers.engine.kv import copies
 from workers.engine.kv.buffers import BlockBuffer, TokenBuffer
 from workers.engine.kv.decode_caches import Merged
-from workers.engine.kv.footprint import ROWS, TOKENS, slab_for
+from workers.engine.kv.footprint import ROWS, SMALL, TOKENS, slab_for
 from workers.engine.kv.length_groups import LengthGroup
-from workers.engine.kv.mlx_caches import Cache, TokenSpan, evaluate, merge, new_cache, spans
+from workers.engine.kv.mlx_caches import Cache, TokenSpan, divide, evaluate, merge, new_cache, spans
+from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.kv.slab import Slab
 from workers.engine.kv.slots import SLABS, Slots
 from workers.model.load import inspect, load
+
+LONG = SMALL + 1  # tokens; the slabs of shorter sequences have slots in reserve
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +171,69 @@ def test_only_prefilled_sequences_with_a_batch_slot_join_the_merged_caches(tmp_p
     logits = model(mx.array([[13]]), cache=merged.layers)
     assert logits.shape[0] == 1
     assert mx.allclose(logits[0, -1], alone(model, [*prompts[row], 13]), atol=1e-4)
+
+
+def read_behind(model: Any, rows: list[list[int]], length: int, parts: int) -> tuple[Cache, list[TokenSpan]]:
+    """Rows of which the first ``length`` tokens are in caches that others hold."""
+    begun = []
+    for row in rows:
+        rest, held = new_cache(model), []
+        feed(model, rest, [[*row[:length], 5]])
+        for _ in range(parts - 1):
+            first, rest = divide(rest, length // parts)
+            held.append(first)
+        begun.append(SharedPrefix([*held, rest], length))
+    cache, more = merge(begun), [row[length:] for row in rows]
+    if any(more):
+        feed(model, cache, more)
+    evaluate(cache)
+    return cache, spans([length] * len(rows), [len(ids) for ids in more], full_attention=True)
+
+
+def addresses(arrays: list[mx.array]) -> list[int]:
+    return [np.array(array, copy=False).__array_interface__["data"][0] for array in arrays]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("rests", [(0,), (20,), (7, 40, 1), (9, 9)])
+def test_the_arrays_of_a_pass_become_those_of_a_new_slab(
+    slots: Slots, model: Any, rests: tuple[int, ...], parts: int
+) -> None:
+    """Without a copy where they lie alike. Sequences that decode there, join or leave compute what they do alone."""
+    rng = random.Random(0)
+    rows = [[rng.randrange(3, 250) for _ in range(LONG + rest)] for rest in rests]
+    cache, where = read_behind(model, rows, LONG, parts)
+    passed = [addresses(layer.state) for layer in cache]
+    slots.join(cache, where)
+    alike = slice(1, 2) if slots._in_blocks else slice(2)  # the values, or the keys too
+    assert [addresses(layer.state)[alike] for layer in slots.layers] == [each[alike] for each in passed]
+    for round in range(3):
+        for _ in range(2):
+            tokens = [rng.randrange(3, 250) for _ in rows]
+            for row, token, mine in zip(rows, tokens, step(model, slots, tokens), strict=True):
+                row.append(token)
+                assert mx.allclose(mine, alone(model, row), atol=1e-4)
+        if round == 0:
+            new = [[rng.randrange(3, 250) for _ in range(LONG + 3)] for _ in range(2)]
+            order = slots.join(*read_behind(model, new, LONG, 1))
+            rows = [[*rows, *new][row] for row in order]
+        else:
+            rows = [rows[row] for row in slots.keep(list(range(1, len(rows))))]
+
+
+def test_what_a_padded_pass_left_behind_a_sequence_does_not_reach_the_next_one_in_its_slot(
+    slots: Slots, model: Any
+) -> None:
+    rows = [[7] * (LONG + 40), [8] * (LONG + 1)]
+    cache, where = read_behind(model, rows, LONG, 1)
+    for layer in cache:
+        layer.values[1:, :, LONG + 1 :] = mx.inf
+    slots.join(cache, where)
+    slots.keep([0])
+    slots.join(*read(model, [[9] * (LONG + 10)]))
+    assert len(slots.layers[0].state[0]) == 2  # the slot is used again
+    logits = step(model, slots, [10, 11])
+    assert mx.allclose(logits[1], alone(model, [*[9] * (LONG + 10), 11]), atol=1e-4)
 
 
 def spoilt(model: Any, tokens: int) -> Cache:
