@@ -279,7 +279,7 @@ def test_the_engine_imports_only_itself_and_the_seam() -> None:
 
 
 def test_the_kv_store_knows_neither_who_keeps_prefixes_nor_what_memory_there_is() -> None:
-    allowed = {"workers.engine.kv", "workers.engine.pass_memo", *SEAM}
+    allowed = {"workers.engine.kv", "workers.engine.pass_memo", "workers.engine.patches", *SEAM}
     for path in sources("workers/engine/kv"):
         others = {name for name in modules_of(path, "workers") if not within(name, allowed)}
         assert not others, file_id(path)

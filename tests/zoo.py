@@ -7,14 +7,11 @@ nearly all; what only one of them calls so, or wants shaped otherwise, is in ``O
 import ast
 import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 HIDDEN, HEADS, GROUPS, HEAD, LAYERS, EXPERTS = 32, 4, 2, 8, 4, 4
 CONTEXT = 512  # tokens
@@ -284,27 +281,3 @@ def _fields(module: ModuleType) -> set[str]:
     modules = [sys.modules[name] for name in homes if name.startswith("mlx_lm.models.")]
     classes = [each for home in modules for each in vars(home).values() if isinstance(each, type)]
     return {field.name for each in classes if is_dataclass(each) for field in fields(each)}
-
-
-@contextmanager
-def as_mlx_lm_computes() -> Iterator[None]:
-    """Without what ``install`` has put into its models."""
-    import mlx.core as mx
-    from mlx.nn.layers.linear import Linear
-    from mlx_lm.models import base
-
-    from workers.engine.cpu import matmul, model_patches, rope
-
-    theirs = {
-        "scaled_dot_product_attention": base.scaled_dot_product_attention,
-        "swiglu": model_patches._swiglu,
-    }
-    models = [module for name, module in sys.modules.items() if name.startswith("mlx_lm.models.")]
-    with ExitStack() as changes:
-        changes.enter_context(patch.object(mx.fast, "rope", rope._theirs))
-        changes.enter_context(patch.object(Linear, "__call__", matmul._linear))
-        for module in models:
-            for name, function in theirs.items():
-                if hasattr(module, name):
-                    changes.enter_context(patch.object(module, name, function))
-        yield

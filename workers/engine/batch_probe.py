@@ -23,7 +23,6 @@ from workers.engine.kv.mlx_caches import (
     can_merge,
     can_pad,
     fork,
-    is_full_attention,
     merge,
     new_cache,
     spans,
@@ -111,12 +110,11 @@ class _Probe:
 
     def _together(self, caches: list[Cache]) -> mx.array:
         """Logits (sequences, steps, vocabulary) of the batch."""
-        full_attention = is_full_attention(caches[0])
         read = merge(caches)
         feed(self._model, read, self._rests)
         decoding = caches_for(new_cache(self._model))
         done, more = (list(map(len, group)) for group in (self._prefixes, self._rests))
-        decoding.join(read, spans(done, more, full_attention=full_attention))
+        decoding.join(read, spans(read, done, more))
         logits = []
         for tokens in zip(*self._steps, strict=True):
             decoding.begin()

@@ -24,7 +24,7 @@ from workers.engine.figures import Figures, Report
 from workers.engine.findings import EngineFindings, shows_last_logits
 from workers.engine.forward import forward
 from workers.engine.kv.decode_caches import Alone, caches_of
-from workers.engine.kv.mlx_caches import can_pad, is_full_attention, new_cache
+from workers.engine.kv.mlx_caches import can_pad
 from workers.engine.memory.budget import Budget
 from workers.engine.memory.device_memory import DeviceMemory
 from workers.engine.memory.measured_cost import measure_cost
@@ -68,7 +68,6 @@ class BatchEngine:
         ahead = has_accelerator() if launches_ahead is None else launches_ahead
         self._caches = caches_of(model, limits.rows, findings.alone)
         batches = not isinstance(self._caches, Alone)
-        kinds = {"full_attention": is_full_attention(new_cache(model)), "batches": batches}
         self._rules = rules
         self._invariance = findings.invariance
         self._limits = limits.of_plans(
@@ -80,9 +79,9 @@ class BatchEngine:
         self.budget = Budget(limits.kv_bytes, cost, self._caches, limits.chunk)
         self._cache_bytes = limits.cache_bytes
         size = min(limits.cache_bytes, limits.kv_bytes)
-        self._prefixes = PrefixCache(size, full_attention=kinds["full_attention"])
+        self._prefixes = PrefixCache(size)
         self._disk = disk or NoDisk()
-        self._reuse = PrefixReuse(self._prefixes, self._disk, **kinds)
+        self._reuse = PrefixReuse(self._prefixes, self._disk, batches=batches)
         self._waiting = PrefillQueue()
         self._pending = PendingPasses() if pending is None else pending
         self._prefills = PrefillPasses(

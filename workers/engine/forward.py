@@ -11,8 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from workers.engine.kv.mlx_caches import Cache, evaluate, new_cache
-from workers.engine.kv.prefill_batch import PaddedPrefillLayer
+from workers.engine.kv.mlx_caches import Cache, evaluate, is_aligned_at_starts, new_cache
 from workers.engine.kv.state_rows import StateRows
 from workers.engine.pass_memo import begin_pass
 
@@ -61,7 +60,7 @@ def feed(model: Any, cache: Cache, rows: list[list[int]], compute: Compute = eva
     """
     lengths = [len(row) for row in rows]
     padding = [max(lengths) - length for length in lengths]
-    shifts = any(padding) and not all(type(layer) is PaddedPrefillLayer for layer in cache)
+    shifts = any(padding) and not is_aligned_at_starts(cache)
     if shifts:
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)

@@ -18,7 +18,6 @@ from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
     evaluate,
-    is_full_attention,
     merge,
     new_cache,
     spans,
@@ -97,7 +96,6 @@ class PrefillPasses:
         self._costs = costs
         self._last_logits = last_logits
         self._land = land
-        self._full_attention = is_full_attention(new_cache(model))
 
     def run(self, chunks: Sequence[Chunk], *, behind_decode: bool = False) -> Prefilled | None:
         """Runs the pass of a plan; None if there is nothing to run.
@@ -141,8 +139,8 @@ class PrefillPasses:
                 (size, task.done), cache, lambda compute: feed(self._model, cache, [tokens], compute)
             )
         task.advance(cache, size)
-        self._reuse.advanced(task, size)
-        if (stops and task.done == stop) or self._reuse.wants_checkpoint(task):
+        self._reuse.advanced(task, cache, size)
+        if (stops and task.done == stop) or self._reuse.wants_checkpoint(task, cache):
             self._reuse.half_prefilled(task)
         return Prefilled([task.shown], size, running)
 
@@ -190,8 +188,8 @@ class PrefillPasses:
         rest = [task.ids[task.done : None if to_ends else -1] for task in tasks]
         padded = max(map(len, rest)) * len(rest)
         done, more = [task.done for task in tasks], [len(ids) for ids in rest]
-        where = spans(done, more, full_attention=self._full_attention)
         cache = self._taken(tasks)
+        where = spans(cache, done, more)
         logits, running = None, None
         if padded:
             read = feed_to_ends if to_ends else feed

@@ -10,7 +10,7 @@ from functools import partial
 from workers.engine.batch import BatchSlot
 from workers.engine.disk.chain import BLOCK
 from workers.engine.disk.tier import STRIDE, Disk
-from workers.engine.kv.mlx_caches import Cache, TokenSpan, cut_out, extract, set_out
+from workers.engine.kv.mlx_caches import Cache, TokenSpan, copy_of, is_full_attention, set_out
 from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefixes.prefix_cache import PrefixCache
@@ -22,12 +22,11 @@ EVERY = 512  # tokens of a long prompt behind which a checkpoint is stored, for 
 
 
 class PrefixReuse:
-    """``full_attention``: of every layer; ``batches``: the caches of many sequences are one."""
+    """``batches``: the caches of many sequences are one."""
 
-    def __init__(self, prefixes: PrefixCache, disk: Disk, *, full_attention: bool, batches: bool) -> None:
+    def __init__(self, prefixes: PrefixCache, disk: Disk, *, batches: bool) -> None:
         self._prefixes = prefixes
         self._disk = disk
-        self._full_attention = full_attention
         self._batches = batches
         self.forgets = 0  # how often something was forgotten
         self._forgotten: dict[str, int] = {}  # by namespace: the last of them
@@ -80,30 +79,30 @@ class PrefixReuse:
         for sequence in task.sequences:
             sequence.cached_tokens = min(tokens, len(sequence.job.prompt))
 
-    def advanced(self, task: PrefillTask, tokens: int) -> None:
-        """Offers a long prompt to the disk now and then, so that a killed worker's is not prefilled from its start."""
-        if not self._full_attention:
-            return  # see ``wants_checkpoint``
-        cache = task.cache
-        assert not isinstance(cache, SharedPrefix)
-        if cache is not None and task.done // STRIDE > (task.done - tokens) // STRIDE:
-            cut = partial(self._cut_out, cache, TokenSpan(0, 0, task.done))
+    def advanced(self, task: PrefillTask, cache: Cache, tokens: int) -> None:
+        """Offers a long prompt to the disk now and then, so that a killed worker's is not prefilled from its start.
+
+        What has checkpoints is offered with them.
+        """
+        far = task.done // STRIDE > (task.done - tokens) // STRIDE
+        if far and is_full_attention(cache):
+            cut = partial(copy_of, cache, TokenSpan(0, 0, task.done))
             self._offer(task.sequences[0], task.ids[: task.done // BLOCK * BLOCK], cut)
 
-    def wants_checkpoint(self, task: PrefillTask) -> bool:
-        """Whether a long prompt has come far enough since the last one; with full attention all lengths match."""
-        return not self._full_attention and task.done - task.shown.kept >= EVERY
+    def wants_checkpoint(self, task: PrefillTask, cache: Cache) -> bool:
+        """Whether a long prompt has come far enough since the last one, where a checkpoint serves one length only."""
+        return task.done - task.shown.kept >= EVERY and not is_full_attention(cache)
 
     def half_prefilled(self, task: PrefillTask) -> None:
         """Stores the prefilled part of a task; a cancelled task stores it for its retry."""
         if task.cache is not None and not isinstance(task.cache, SharedPrefix):
             task.now(kept=task.done)
-            cache, span = task.cache, TokenSpan(0, 0, task.done)
-            self._keep(task.sequences[0], task.ids[: task.done], partial(self._cut_out, cache, span))
+            cut = partial(copy_of, task.cache, TokenSpan(0, 0, task.done))
+            self._keep(task.sequences[0], task.ids[: task.done], cut)
 
     def prefilled(self, task: PrefillTask, cache: Cache, span: TokenSpan, tokens: int) -> None:
         """Stores a prompt whose last pass had ``tokens``; a short one is stored with its answer."""
-        ids, cut = task.ids[: span.length], partial(self._cut_out, cache, span)
+        ids, cut = task.ids[: span.length], partial(copy_of, cache, span)
         if tokens >= WORTH_KEEPING or not self._batches:
             self._keep(task.sequences[0], ids, cut)
         else:
@@ -129,9 +128,3 @@ class PrefixReuse:
         own = cache(start)
         set_out(own)
         self._prefixes.keep(namespace, ids, own)
-
-    def _cut_out(self, cache: Cache, span: TokenSpan, start: int) -> Cache:
-        """A copy of one sequence's cache; of full layers from token ``start`` on."""
-        if self._full_attention:
-            return cut_out(cache, TokenSpan(span.row, span.start + start, span.length - start))
-        return extract(cache, span.row, start)

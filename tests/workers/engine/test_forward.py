@@ -133,7 +133,7 @@ def test_positions_are_apart_from_the_number_of_tokens_before(tmp_path: Path, in
         read = merge([new_cache(model), new_cache(model)])
         first = forward(model, mx.array(prompts), read, positions=mx.array(shift))
         slots = Slots(in_blocks=in_blocks)
-        slots.join(read, spans([0, 0], [4, 4], full_attention=True))
+        slots.join(read, spans(read, [0, 0], [4, 4]))
         slots.begin()
         return first, forward(model, mx.array(then), slots.layers, positions=mx.array(shift) + 4 + gap)
 

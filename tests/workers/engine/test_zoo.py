@@ -17,8 +17,9 @@ from shared.settings import Settings
 from tests.jobs import job
 from tests.tiny_model import VOCABULARY, make_folder
 from tests.workers.engines import cached_tokens, ids, play
-from tests.zoo import architectures, as_mlx_lm_computes, config_of
+from tests.zoo import architectures, config_of
 from workers.device import has_accelerator
+from workers.engine.cpu.install import uninstalled
 from workers.engine.engine import BatchEngine
 from workers.engine.forward import feed
 from workers.engine.kv.mlx_caches import nbytes, new_cache
@@ -172,7 +173,7 @@ class Generated:
 def _by_mlx_lm(model: Any, prompt: list[int]) -> Generated:
     from mlx_lm.generate import generate_step
 
-    with as_mlx_lm_computes():
+    with uninstalled():
         steps = [
             (int(token), cast(list[float], scores.tolist()))
             for token, scores in generate_step(mx.array(prompt), model, max_tokens=TOKENS)

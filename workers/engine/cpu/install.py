@@ -11,6 +11,8 @@ from workers.engine.cpu.allocator import give_back_freed_memory, keep_freed_memo
 from workers.engine.cpu.blas import Invariance, blas_identity, describe_blas, open_blas, share_cores
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import mlx.core as mx
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "masked_attention",
     "open_blas",
     "share_cores",
+    "uninstalled",
 ]
 
 
@@ -33,6 +36,7 @@ def install(model: Any = None) -> None:
     """Replaces attention, activations, rope, linear layers and the lm_head with this folder's kernels.
 
     The replacement holds for ``model`` and each later model of mlx-lm or ``mlx.nn``. None: a model without an lm_head.
+    In versions of mlx or mlx-lm that are not known the lm_head alone is replaced: see ``patches``.
     """
     from workers.engine.cpu.lm_head import install_lm_head
     from workers.engine.cpu.model_patches import patch_models
@@ -40,6 +44,13 @@ def install(model: Any = None) -> None:
     patch_models()
     if model is not None:
         install_lm_head(model)
+
+
+def uninstalled() -> "AbstractContextManager[None]":
+    """Gives mlx and mlx-lm their own functions back for a while; for tests. The lm_head of a model stays."""
+    from workers.engine.patches import taken_back
+
+    return taken_back()
 
 
 def invariance_of(model: Any) -> Invariance:

@@ -19,6 +19,7 @@ from mlx.utils import tree_unflatten
 from workers.engine.cpu.two_cores import on_two_cores
 from workers.engine.forward import forward
 from workers.engine.kv.mlx_caches import new_cache
+from workers.engine.patches import replaced
 
 BLOCK = 64  # outputs
 PIECE = 320  # the longest part of the inner dimension that is summed at once
@@ -43,11 +44,8 @@ def _lm_heads(model: Any) -> set[int]:
         found.add(id(layer))
         return theirs(layer, x)  # type: ignore[no-untyped-call, no-any-return]
 
-    Embedding.as_linear = recorded  # type: ignore[method-assign]
-    try:
+    with replaced(Embedding, "as_linear", recorded):
         logits = forward(model, mx.array([[0]]), new_cache(model))  # lazy: mlx computes nothing here
-    finally:
-        Embedding.as_linear = theirs  # type: ignore[method-assign]
     linear = [layer for _, layer in model.named_modules() if type(layer) is Linear]
     return found | {id(layer) for layer in linear if layer.weight.shape[0] == logits.shape[-1]}
 

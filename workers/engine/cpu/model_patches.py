@@ -11,6 +11,7 @@ from workers.engine.cpu.exp import swiglu
 from workers.engine.cpu.matmul import linear
 from workers.engine.cpu.rope import rope
 from workers.engine.cpu.two_cores import on_two_cores
+from workers.engine.patches import replace
 
 WORTH_TWO_CORES = 200_000  # elements of an activation; with fewer, the BLAS still occupies the other core
 
@@ -27,9 +28,9 @@ def patch_models() -> None:
         if name.startswith("mlx_lm.models.") and module not in (activations, base):
             for function, (theirs, faster) in ours.items():
                 if getattr(module, function, None) is theirs:
-                    setattr(module, function, faster)
-    mx.fast.rope = rope  # type: ignore[assignment]
-    Linear.__call__ = linear  # type: ignore[method-assign, assignment]
+                    replace(module, function, faster)
+    replace(mx.fast, "rope", rope)
+    replace(Linear, "__call__", linear)
 
 
 def activation(gate: mx.array, x: mx.array) -> mx.array:

@@ -21,7 +21,7 @@ from mlx_lm.models.cache import (
 
 from workers.engine.kv.copies import Copies
 from workers.engine.kv.footprint import GROWTH
-from workers.engine.kv.prefill_batch import padded_prefill_batch
+from workers.engine.kv.prefill_batch import PaddedPrefillLayer, padded_prefill_batch
 from workers.engine.kv.shared_prefix import SharedPrefix
 
 Cache = list[Any]
@@ -59,6 +59,11 @@ def is_full_attention(cache: Cache) -> bool:
     return all(type(layer) is KVCache for layer in cache)
 
 
+def is_aligned_at_starts(cache: Cache) -> bool:
+    """Whether each sequence's tokens begin at the start of its row, in all layers."""
+    return all(isinstance(layer, PaddedPrefillLayer) or type(layer) is KVCache for layer in cache)
+
+
 def fork(cache: Cache) -> Cache:
     """A cache that can grow apart from this one."""
     return copy.deepcopy(cache)
@@ -80,11 +85,18 @@ def merge(begun: Sequence[Cache | SharedPrefix]) -> Cache:
     return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
 
 
-def extract(cache: Cache, row: int, start: int = 0) -> Cache:
-    """A compact copy of one sequence's cache, from its own or from a batch that is aligned at its ends.
+def copy_of(cache: Cache, span: TokenSpan, start: int = 0) -> Cache:
+    """A compact copy of the cache of the sequence at ``span``, from its own or from a batch.
 
-    Layers with full attention have the tokens from ``start`` on.
+    Layers with full attention have its tokens from ``start`` on.
     """
+    if is_aligned_at_starts(cache):
+        return cut_out(cache, TokenSpan(span.row, span.start + start, span.length - start))
+    return extract(cache, span.row, start)
+
+
+def extract(cache: Cache, row: int, start: int = 0) -> Cache:
+    """As ``copy_of``, from its own cache or from a batch that is aligned at its ends."""
     return [_extracted(layer, row, start) for layer in cache]
 
 
@@ -199,13 +211,12 @@ def take_rows(batch: Cache, rows: list[int]) -> None:
         layer.filter(rows)
 
 
-def spans(done: list[int], rest: list[int], *, full_attention: bool) -> list[TokenSpan]:
-    """The spans after a ``feed`` of ``rest[i]`` tokens to merged caches of ``done[i]`` tokens."""
+def spans(cache: Cache, done: list[int], rest: list[int]) -> list[TokenSpan]:
+    """The spans in merged caches of ``done[i]`` tokens after a ``feed`` of ``rest[i]`` tokens."""
+    at_starts = is_aligned_at_starts(cache)
     lengths = [before + more for before, more in zip(done, rest, strict=True)]
     width = max(done) + max(rest)
-    return [
-        TokenSpan(row, 0 if full_attention else width - length, length) for row, length in enumerate(lengths)
-    ]
+    return [TokenSpan(row, 0 if at_starts else width - length, length) for row, length in enumerate(lengths)]
 
 
 def evaluate(cache: Cache, *more: mx.array) -> None:

@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from workers.engine.kv.queries import Queries
 from workers.engine.pass_memo import PassMemo
+from workers.engine.patches import replace
 
 Attention = Callable[..., mx.array]
 Mask = mx.array | str | None
@@ -49,8 +50,8 @@ _masks: PassMemo[mx.array] = PassMemo()
 
 
 def install() -> None:
-    """Replaces MLX's attention, for good."""
-    mx.fast.scaled_dot_product_attention = attention
+    """Replaces MLX's attention; see ``patches``."""
+    replace(mx.fast, "scaled_dot_product_attention", attention)
 
 
 def note(keys: mx.array, values: mx.array, views: Callable[[], Sequence[TokenView]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from mlx_lm.models.cache import CacheList, KVCache
 
 from workers.engine.kv.mlx_caches import Cache, divide, fork, parts_of
-from workers.engine.kv.shared_prefix import joined_layers
+from workers.engine.kv.shared_prefix import SharedPrefix, joined_layers
 
 Layout = tuple[int, ...]  # by layer: the number of its caches; 0 for one that is not in a list
 
@@ -27,8 +27,9 @@ def has_checkpoint(entry: Cache | None) -> bool:
     return entry is not None and all(part is not None for part in entry)
 
 
-def can_be_cut(entry: Cache) -> bool:
-    return all(type(part) is KVCache for part in entry)
+def can_be_cut(entry: Cache | None) -> bool:
+    """Whether a sequence can go on behind each of its tokens, not only behind the last."""
+    return entry is not None and all(type(part) is KVCache for part in entry)
 
 
 def without_checkpoint(entry: Cache) -> Cache | None:
@@ -57,8 +58,13 @@ def _cut(part: Any, at: int) -> tuple[Any, Any]:
     return first, rest
 
 
-def restored(entries: Sequence[Cache], layout: Layout, length: int, more: int) -> Cache:
-    """A cache of ``length`` tokens with room for ``more``: the tokens of all entries, the checkpoint of the last."""
+def restored(entries: Sequence[Cache], layout: Layout, length: int, more: int) -> Cache | SharedPrefix:
+    """A cache of ``length`` tokens with room for ``more``: the tokens of all entries, the checkpoint of the last.
+
+    With full attention in all layers the entries themselves, which are copied once, when they are read.
+    """
+    if can_be_cut(entries[-1]) and not any(layout):
+        return SharedPrefix(entries, length)
     parts = [
         joined_layers([entry[number] for entry in entries], length, more)
         if type(part) is KVCache

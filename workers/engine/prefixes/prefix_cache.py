@@ -2,21 +2,20 @@
 
 Each namespace has a trie over token ids. Full-attention keys and values are stored per edge, so a shared prefix is
 stored once. With full attention in all layers, every prefix of an entry can be matched; with windows or states, those
-that end at a checkpoint (see ``checkpoints``). Entries are never written to: a match gives copies, or
-with full attention in all layers the entries themselves, to be copied once. When bytes are
-short, the least recently used leaves of the trie are evicted first, or checkpoints at any node, with the tokens that
-then lead to none: see ``eviction_order``.
+that end at a checkpoint. What is of which kind is known to ``checkpoints`` alone. Entries are never written to. When
+bytes are short, the least recently used leaves of the trie are evicted first, or checkpoints at any node, with the
+tokens that then lead to none: see ``eviction_order``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.engine.kv.mlx_caches import Cache, divide, nbytes, set_out
+from workers.engine.kv.mlx_caches import Cache, nbytes, set_out
 from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefixes import checkpoints
 from workers.engine.prefixes.checkpoints import can_be_cut, has_checkpoint
 from workers.engine.prefixes.eviction_order import EvictionOrder
-from workers.engine.prefixes.radix import SMALLEST, Node, Path, drop, grow, leave, walk
+from workers.engine.prefixes.radix import SMALLEST, Node, Path, grow, leave, walk
 from workers.token_ids import Ids, as_ids
 
 
@@ -29,11 +28,8 @@ class Hit:
 
 
 class PrefixCache:
-    """``full_attention``: all layers have full attention."""
-
-    def __init__(self, budget: int, *, full_attention: bool) -> None:
+    def __init__(self, budget: int) -> None:
         self.budget = budget
-        self._full_attention = full_attention
         self._roots: dict[str, Node[Cache]] = {}
         self._namespaces: dict[Node[Cache], str] = {}  # by root
         self._order: EvictionOrder[Cache] = EvictionOrder(self._may_go)
@@ -68,8 +64,6 @@ class PrefixCache:
         self._touch(nodes)
         self._found += length
         held = [node.held for node in nodes if node.held is not None]
-        if self._full_attention:
-            return Hit(SharedPrefix(held, length), length)
         more = (
             len(ids) - length + 2
         )  # the last id of a prompt is not asked for, and its slot has room for one more
@@ -92,11 +86,8 @@ class PrefixCache:
         size = nbytes(cache)
         if size > self.budget:
             return
-        add = None
-        if not self._full_attention:
-            cache, self._layout = checkpoints.flat(cache)
-            add = checkpoints.with_checkpoint
-        grow(self._root(namespace), as_ids(ids), cache, self._cut, add)
+        cache, self._layout = checkpoints.flat(cache)
+        grow(self._root(namespace), as_ids(ids), cache, self._cut, checkpoints.with_checkpoint)
         self.bytes += size
         self.entries += 1
         self.changes += 1
@@ -116,7 +107,7 @@ class PrefixCache:
         del self._roots[self._namespaces.pop(root)]
         for node in root.nodes():
             self.bytes -= nbytes(node.held or [])
-            self.entries -= node.held is not None if self._full_attention else has_checkpoint(node.held)
+            self.entries -= has_checkpoint(node.held)
             node.held = None  # what is left of it in the order of eviction may not go any more
         self.changes += 1
 
@@ -135,8 +126,6 @@ class PrefixCache:
         """Gives the node that is left at the end of what was dropped."""
         assert node.held is not None
         self.bytes -= nbytes(node.held)
-        if self._full_attention:
-            return drop(node)
         node.held = checkpoints.without_checkpoint(node.held) if node.children else None
         self.bytes += nbytes(node.held or [])
         while node.parent is not None and not node.children and not has_checkpoint(node.held):
@@ -156,7 +145,7 @@ class PrefixCache:
 
     def _usable(self, path: Path[Cache]) -> tuple[list[Node[Cache]], int]:
         """The nodes to reuse and their total length: all that match, or those up to the last checkpoint."""
-        if self._full_attention:
+        if path.nodes and can_be_cut(path.nodes[-1].held):
             return path.nodes, path.length
         nodes = list(path.whole)
         while nodes and not has_checkpoint(nodes[-1].held):
@@ -165,25 +154,19 @@ class PrefixCache:
 
     def _may_go(self, node: Node[Cache]) -> bool:
         """Tokens that others continue stay; a checkpoint may go anywhere."""
-        if self._full_attention:
-            return node.held is not None and not node.children
-        return has_checkpoint(node.held) and not (node.children and can_be_cut(node.held or []))
+        return has_checkpoint(node.held) and not (node.children and can_be_cut(node.held))
 
     def _cut(self, cache: Cache, at: int) -> tuple[Cache | None, Cache]:
-        if not self._full_attention:
-            first, rest = checkpoints.cut(cache, at)
-            set_out([*(first or []), *rest])
-            self.entries += has_checkpoint(first)
-            return first, rest
-        first, rest = divide(cache, at)
-        set_out([*first, *rest])
-        self.entries += 1
+        first, rest = checkpoints.cut(cache, at)
+        set_out([*(first or []), *rest])
+        self.entries += has_checkpoint(first)
         return first, rest
 
     def _touch(self, nodes: list[Node[Cache]]) -> None:
         """A checkpoint is used by itself: those before it serve other prompts."""
         self._uses += 1
-        for node in nodes if self._full_attention else nodes[-1:]:
-            node.used = self._uses
+        for node in nodes:
+            if node is nodes[-1] or can_be_cut(node.held):
+                node.used = self._uses
         if nodes:
             self._order.offer(nodes[-1], self.entries)

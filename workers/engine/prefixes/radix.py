@@ -83,14 +83,6 @@ def grow(
     return node
 
 
-def drop(node: Node[Held]) -> Node[Held]:
-    """Drops a node's value, then each node up the trie that has neither a value nor children; gives the next one."""
-    node.held = None
-    while node.parent is not None and not node.children and node.held is None:
-        node = leave(node)
-    return node
-
-
 def leave(node: Node[Held]) -> Node[Held]:
     """Takes a node without children out of the trie and gives the one above it."""
     assert node.parent is not None

@@ -1,11 +1,11 @@
 """Slots as a CPU and as an accelerator have them."""
 
-import sys
+from collections.abc import Iterator
 
 import pytest
-from mlx_lm.models import base
 
-from workers.engine.cpu.attention import attention
+from workers.engine.cpu.install import uninstalled
+from workers.engine.kv import slab_attention
 from workers.engine.kv.slots import Slots
 
 
@@ -15,11 +15,8 @@ def slots(request: pytest.FixtureRequest) -> Slots:
 
 
 @pytest.fixture
-def attention_of_mlx_lm(monkeypatch: pytest.MonkeyPatch) -> None:
+def attention_of_mlx_lm() -> Iterator[None]:
     """As on an accelerator, also if other tests have installed a CPU's kernels in this process."""
-    for name, module in list(sys.modules.items()):
-        if (
-            name.startswith("mlx_lm.models.")
-            and vars(module).get("scaled_dot_product_attention") is attention
-        ):
-            monkeypatch.setattr(module, "scaled_dot_product_attention", base.scaled_dot_product_attention)
+    with uninstalled():
+        slab_attention.install()
+        yield

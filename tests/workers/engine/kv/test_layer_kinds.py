@@ -55,7 +55,7 @@ def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[TokenSpan]]:
     cache = caches[0] if len(prompts) == 1 else merge(caches)
     if any(prompts):
         feed(model, cache, prompts)
-    return cache, spans([0] * len(prompts), [len(prompt) for prompt in prompts], full_attention=False)
+    return cache, spans(cache, [0] * len(prompts), [len(prompt) for prompt in prompts])
 
 
 def some_prompts(model: Any, rng: random.Random) -> list[list[int]]:
@@ -143,7 +143,7 @@ def test_sequences_of_every_kind_of_layer_go_on_in_slots_behind_long_prefixes(
         feed(model, cache, [row[:LONG]])
     together = begun[0] if rows == 1 else merge(begun)
     feed(model, together, [row[LONG:] for row in ids])
-    slots.join(together, spans([LONG] * rows, [REST] * rows, full_attention=False))
+    slots.join(together, spans(together, [LONG] * rows, [REST] * rows))
     assert all(slab.tokens % footprint.TOKENS == 0 for _, slab in slots.slabs)
     for token in (20, 30):
         logits = step(model, slots, [token] * rows)

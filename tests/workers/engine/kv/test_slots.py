@@ -37,7 +37,7 @@ def read(model: Any, prompts: list[list[int]]) -> tuple[Cache, list[TokenSpan]]:
     cache = merge([new_cache(model) for _ in prompts])
     if any(prompts):
         feed(model, cache, prompts)
-    return cache, spans([0] * len(prompts), [len(prompt) for prompt in prompts], full_attention=True)
+    return cache, spans(cache, [0] * len(prompts), [len(prompt) for prompt in prompts])
 
 
 def some_ids(rng: random.Random, most: int) -> list[int]:
@@ -167,7 +167,7 @@ def test_only_prefilled_sequences_with_a_batch_slot_join_the_merged_caches(tmp_p
     cache = merge([new_cache(model) for _ in prompts])
     feed(model, cache, prompts)
     merged = Merged()
-    merged.join(cache, [spans([0, 0], [4, 4], full_attention=False)[row]])
+    merged.join(cache, [spans(cache, [0, 0], [4, 4])[row]])
     logits = model(mx.array([[13]]), cache=merged.layers)
     assert logits.shape[0] == 1
     assert mx.allclose(logits[0, -1], alone(model, [*prompts[row], 13]), atol=1e-4)
@@ -187,7 +187,7 @@ def read_behind(model: Any, rows: list[list[int]], length: int, parts: int) -> t
     if any(more):
         feed(model, cache, more)
     evaluate(cache)
-    return cache, spans([length] * len(rows), [len(ids) for ids in more], full_attention=True)
+    return cache, spans(cache, [length] * len(rows), [len(ids) for ids in more])
 
 
 def addresses(arrays: list[mx.array]) -> list[int]:

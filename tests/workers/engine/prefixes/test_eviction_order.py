@@ -64,7 +64,7 @@ steps = st.one_of(
 def test_what_is_evicted_is_what_a_search_through_all_nodes_would_find(
     kind: str, played: list[tuple[str, list[int] | int, str]]
 ) -> None:
-    quick, plain = (PrefixCache(1 << 20, full_attention=kind == "full") for _ in range(2))
+    quick, plain = (PrefixCache(1 << 20) for _ in range(2))
     plain._order = Searched(plain)
     for what, value, namespace in played:
         for cache in (quick, plain):

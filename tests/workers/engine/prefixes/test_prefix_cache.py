@@ -11,7 +11,7 @@ from workers.engine.kv.mlx_caches import Cache, nbytes
 from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefixes.checkpoints import has_checkpoint
 from workers.engine.prefixes.prefix_cache import PrefixCache
-from workers.engine.prefixes.radix import SMALLEST, Node, drop, grow, walk
+from workers.engine.prefixes.radix import SMALLEST, Node, grow, leave, walk
 from workers.token_ids import as_ids, common_prefix
 
 BYTES = 2 * 4  # of a token here: one key, one value, each one float32
@@ -75,7 +75,7 @@ def shared(one: list[int], other: list[int]) -> int:
 @examples(200)
 @given(st.lists(Sequences, max_size=12), Sequences)
 def test_the_prefix_cache_matches_the_longest_stored_prefix(kept: list[list[int]], asked: list[int]) -> None:
-    cache = PrefixCache(1 << 20, full_attention=True)
+    cache = PrefixCache(1 << 20)
     for ids in kept:
         keep(cache, long(ids))
     wanted = long(asked)
@@ -91,7 +91,7 @@ def test_the_prefix_cache_matches_the_longest_stored_prefix(kept: list[list[int]
 def test_a_recurrent_cache_entry_matches_only_prompts_that_continue_it(
     kept: list[list[int]], asked: list[int]
 ) -> None:
-    cache = PrefixCache(1 << 20, full_attention=False)
+    cache = PrefixCache(1 << 20)
     for ids in kept:
         keep(cache, long(ids), as_whole=True)
     wanted = long(asked)
@@ -107,7 +107,7 @@ def test_a_recurrent_cache_entry_matches_only_prompts_that_continue_it(
 def test_the_prefix_cache_stays_within_its_budget_and_counts_its_bytes(
     steps: list[tuple[list[int], int]], as_whole: bool
 ) -> None:
-    cache = PrefixCache(BYTES * 50, full_attention=not as_whole)
+    cache = PrefixCache(BYTES * 50)
     for ids, tokens in steps:
         keep(cache, long(ids), as_whole=as_whole)
         assert cache.bytes <= cache.budget
@@ -125,7 +125,7 @@ def test_the_prefix_cache_stays_within_its_budget_and_counts_its_bytes(
 def test_tokens_of_mixed_models_are_stored_once_and_match_at_the_last_checkpoint(
     kept: list[list[int]], size: int, asked: list[int]
 ) -> None:
-    cache = PrefixCache(1 << 20, full_attention=False)
+    cache = PrefixCache(1 << 20)
     for ids in map(long, kept):
         if (start := cache.missing("", ids)) is not None:
             cache.keep("", ids, mixed(ids, start))
@@ -160,7 +160,7 @@ def two_attentions(ids: list[int], start: int) -> Cache:
 
 
 def test_layers_with_several_attentions_match_wherever_prompts_part() -> None:
-    cache, prompts = PrefixCache(1 << 20, full_attention=False), [list(range(60)), [*range(40), 99, 98]]
+    cache, prompts = PrefixCache(1 << 20), [list(range(60)), [*range(40), 99, 98]]
     for ids in prompts:
         start = cache.missing("", ids)
         assert start is not None
@@ -178,7 +178,7 @@ def test_layers_with_several_attentions_match_wherever_prompts_part() -> None:
 
 def test_checkpoints_of_earlier_turns_are_evicted_before_another_chats_last_one() -> None:
     cache, turns = (
-        PrefixCache(1 << 20, full_attention=False),
+        PrefixCache(1 << 20),
         [list(range(length)) for length in (20, 40, 60)],
     )
     other = list(range(100, 140))
@@ -194,7 +194,7 @@ def test_checkpoints_of_earlier_turns_are_evicted_before_another_chats_last_one(
 
 
 def test_the_prefix_cache_evicts_least_recently_used_leaves_and_keeps_shared_prefixes() -> None:
-    system, cache = list(range(100, 120)), PrefixCache(BYTES * 30, full_attention=True)
+    system, cache = list(range(100, 120)), PrefixCache(BYTES * 30)
     keep(cache, [*system, 1, 2, 3, 4, 5])
     keep(cache, [*system, 6, 7, 8, 9, 10])
     assert cache.bytes == BYTES * 30
@@ -206,7 +206,7 @@ def test_the_prefix_cache_evicts_least_recently_used_leaves_and_keeps_shared_pre
 
 
 def test_matching_a_prefix_does_not_count_as_use_of_the_rest_of_the_entry() -> None:
-    system, cache = list(range(100, 120)), PrefixCache(BYTES * 1000, full_attention=True)
+    system, cache = list(range(100, 120)), PrefixCache(BYTES * 1000)
     keep(cache, [*system, 1])
     keep(cache, [*system, 2])
     found(cache, [*system, 1])
@@ -215,13 +215,13 @@ def test_matching_a_prefix_does_not_count_as_use_of_the_rest_of_the_entry() -> N
 
 
 def test_the_prefix_cache_never_matches_across_namespaces() -> None:
-    cache = PrefixCache(1 << 20, full_attention=True)
+    cache = PrefixCache(1 << 20)
     keep(cache, list(range(30)), "a")
     assert (found(cache, list(range(30)), "b"), found(cache, list(range(30)), "a")) == (0, 30)
 
 
 def test_a_prefix_cache_hit_may_be_written_to() -> None:
-    cache, ids = PrefixCache(1 << 20, full_attention=True), list(range(40))
+    cache, ids = PrefixCache(1 << 20), list(range(40))
     keep(cache, ids)
     for length in (40, 30):
         hit = cache.find("", ids[:length])
@@ -239,7 +239,8 @@ def test_a_deep_trie_is_walked_without_recursion() -> None:
     for _ in range(5000):
         node.children[1] = node = Node(as_ids([1]), parent=node)
     assert sum(1 for _ in root.nodes()) == 5000
-    drop(node)
+    while node.parent is not None:
+        node = leave(node)
     assert not root.children
 
 
@@ -251,8 +252,8 @@ def test_a_trie_edge_is_split_where_two_sequences_diverge() -> None:
     assert [node.held for node in path.nodes] == ["ab", "xy"]
     assert (path.length, path.inside) == (3, 1)
     assert [node.held for node in path.whole] == ["ab"]
-    for node in list(root.nodes()):
-        drop(node)
+    for node in reversed(list(root.nodes())):
+        leave(node)
     assert not root.children
 
 
@@ -261,7 +262,7 @@ def test_a_trie_edge_is_split_where_two_sequences_diverge() -> None:
 def test_what_is_forgotten_leaves_the_cache_as_if_it_had_never_been_there(
     kept: list[tuple[list[int], bool]], as_whole: bool, everything: bool
 ) -> None:
-    cache, other = (PrefixCache(1 << 20, full_attention=not as_whole) for _ in range(2))
+    cache, other = (PrefixCache(1 << 20) for _ in range(2))
     for ids, ours in kept:
         keep(cache, long(ids), "ours" if ours else "", as_whole=as_whole)
         if not ours and not everything:
@@ -277,7 +278,7 @@ def test_what_is_forgotten_leaves_the_cache_as_if_it_had_never_been_there(
 
 
 def test_a_namespace_that_nobody_used_has_nothing_to_forget() -> None:
-    cache = PrefixCache(1 << 20, full_attention=True)
+    cache = PrefixCache(1 << 20)
     keep(cache, long([1, 2]))
     changes = cache.changes
     assert cache.forget("another") == 0

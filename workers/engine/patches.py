@@ -1,0 +1,70 @@
+"""What is replaced in mlx and mlx-lm, and the one module that does it: it knows the versions, and can take all back.
+
+Rule 1: no other module sets an attribute of a module or class of theirs; tests/test_architecture.py checks this.
+Rule 2: only in the versions that the replacements were written for. Others may call them in another way, so there all
+    stays as it is: slower, and right. A warning says so once.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+KNOWN = {"mlx": "0.32", "mlx-lm": "0.32"}  # by distribution: its minor version, as pyproject.toml demands it
+
+_replaced: list[tuple[Any, str, Any]] = []  # the owner of an attribute, its name, and what was there
+
+
+def replace(owner: Any, name: str, ours: Any) -> None:
+    """Sets an attribute of a module or class of theirs; once more is no harm."""
+    theirs = getattr(owner, name)
+    if theirs is not ours and is_known():
+        _replaced.append((owner, name, theirs))
+        setattr(owner, name, ours)
+
+
+@contextmanager
+def taken_back() -> Iterator[None]:
+    """For a while mlx and mlx-lm are as they are without us; for tests."""
+    ours = [(owner, name, getattr(owner, name)) for owner, name, _ in _replaced]
+    while _replaced:
+        owner, name, theirs = _replaced.pop()
+        setattr(owner, name, theirs)
+    try:
+        yield
+    finally:
+        for each in ours:
+            replace(*each)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, ours: Any) -> Iterator[None]:
+    """Sets it for a while, in any version."""
+    theirs = getattr(owner, name)
+    setattr(owner, name, ours)
+    try:
+        yield
+    finally:
+        setattr(owner, name, theirs)
+
+
+@cache
+def is_known() -> bool:
+    """Whether the versions of mlx and mlx-lm here are those that the replacements were written for."""
+    here = {distribution: version(distribution) for distribution in KNOWN}
+    unknown = [
+        f"{name} {here[name]} (known: {known}.*)"
+        for name, known in KNOWN.items()
+        if not f"{here[name]}.".startswith(f"{known}.")
+    ]
+    if unknown:
+        log.warning(
+            "%s: the faster kernels are left out, and models compute with those of mlx and mlx-lm. "
+            "Install the versions that mlx-server asks for.",
+            ", ".join(unknown),
+        )
+    return not unknown
