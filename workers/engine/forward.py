@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from workers.engine.kv.mlx_caches import Cache, evaluate, is_aligned_at_starts, new_cache
+from workers.engine.kv.mlx_caches import Cache, evaluate, is_aligned_at_starts, new_cache, width_of_pass
 from workers.engine.kv.state_rows import StateRows
 from workers.engine.pass_memo import begin_pass
 
@@ -58,15 +58,10 @@ def feed(model: Any, cache: Cache, rows: list[list[int]], compute: Compute = eva
 
     Full-attention rows are aligned at their starts. Other rows are shifted, so that they are aligned at their ends.
     """
-    lengths = [len(row) for row in rows]
-    padding = [max(lengths) - length for length in lengths]
-    shifts = any(padding) and not is_aligned_at_starts(cache)
-    if shifts:
-        for layer in cache:
-            layer.prepare(lengths=lengths, right_padding=padding)
-    forward(model, _padded(rows), cache)
+    width = _prepare(cache, rows)
+    forward(model, _padded(rows, width), cache)
     compute(cache)
-    if shifts:
+    if any(len(row) < width for row in rows) and not is_aligned_at_starts(cache):
         for layer in cache:
             layer.finalize()
         compute(cache)
@@ -77,7 +72,8 @@ def feed_to_ends(model: Any, cache: Cache, rows: list[list[int]], compute: Compu
 
     The cost of the logits is the last layer's, instead of a pass for the first token.
     """
-    logits = forward(model, _padded(rows), cache, [len(row) - 1 for row in rows])[:, 0]
+    width = _prepare(cache, rows)
+    logits = forward(model, _padded(rows, width), cache, [len(row) - 1 for row in rows])[:, 0]
     compute(cache, logits)
     return logits
 
@@ -118,9 +114,18 @@ def _place(cache: Cache, positions: mx.array) -> None:
                 part.place(positions)
 
 
-def _padded(rows: list[list[int]]) -> mx.array:
-    """The rows padded with zeros: (rows, longest)."""
-    width = max(map(len, rows))
+def _prepare(cache: Cache, rows: list[list[int]]) -> int:
+    """Tells a batch cache which tokens will be padding; gives the tokens of a row with them."""
+    lengths = [len(row) for row in rows]
+    width = width_of_pass(cache, lengths)
+    if min(lengths) < width:
+        for layer in cache:
+            layer.prepare(lengths=lengths, right_padding=[width - length for length in lengths])
+    return width
+
+
+def _padded(rows: list[list[int]], width: int) -> mx.array:
+    """The rows padded with zeros: (rows, width)."""
     return mx.array([row + [0] * (width - len(row)) for row in rows])
 
 

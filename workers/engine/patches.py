@@ -1,20 +1,22 @@
-"""What is replaced in mlx and mlx-lm, and the one module that does it: it knows the versions, and can take all back.
+"""What is replaced in mlx and mlx-lm, and the one module that does it: it knows the versions, and can take it back.
 
-Rule 1: no other module sets an attribute of a module or class of theirs; tests/test_architecture.py checks this.
+Rule 1: no other module sets an attribute of a module or class of theirs. (Which BLAS the library of mlx calls is told
+    to the loader: see ``cpu.relocations``.)
 Rule 2: only in the versions that the replacements were written for. Others may call them in another way, so there all
     stays as it is: slower, and right. A warning says so once.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 log = logging.getLogger(__name__)
 
-KNOWN = {"mlx": "0.32", "mlx-lm": "0.32"}  # by distribution: its minor version, as pyproject.toml demands it
+KNOWN = {"mlx": "0.32", "mlx-lm": "0.32"}  # by distribution: its minor version, that of pyproject.toml
 
 _replaced: list[tuple[Any, str, Any]] = []  # the owner of an attribute, its name, and what was there
 
@@ -55,11 +57,11 @@ def replaced(owner: Any, name: str, ours: Any) -> Iterator[None]:
 @cache
 def is_known() -> bool:
     """Whether the versions of mlx and mlx-lm here are those that the replacements were written for."""
-    here = {distribution: version(distribution) for distribution in KNOWN}
+    here = {name: _version_of(name) for name in KNOWN}
     unknown = [
         f"{name} {here[name]} (known: {known}.*)"
         for name, known in KNOWN.items()
-        if not f"{here[name]}.".startswith(f"{known}.")
+        if not re.match(rf"{re.escape(known)}(?!\d)", here[name])
     ]
     if unknown:
         log.warning(
@@ -68,3 +70,10 @@ def is_known() -> bool:
             ", ".join(unknown),
         )
     return not unknown
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "of an unknown version"

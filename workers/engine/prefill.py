@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf
 
+from workers.engine.kv.kept_prefix import KeptPrefix
 from workers.engine.kv.mlx_caches import Cache, nbytes
-from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.scheduling.plan import Task
 from workers.sequence import TokenSequence
 from workers.token_ids import Ids, as_ids, common_prefix
@@ -29,7 +29,7 @@ class PrefillTask:
     since: int  # the step it came in
     number: int = 0
     came: float = inf  # when its request came, in seconds; inf: it has run before
-    cache: Cache | SharedPrefix | None = None  # of the first ``done`` ids
+    cache: Cache | KeptPrefix | None = None  # of the first ``done`` ids
 
     def __post_init__(self) -> None:
         self.read: Ids = as_ids(self.ids[:-1])
@@ -86,12 +86,12 @@ class PrefillTask:
         for sequence in self.sequences:
             sequence.prompt_logprobs = None
 
-    def give_up_cache(self) -> Cache | SharedPrefix | None:
+    def give_up_cache(self) -> Cache | KeptPrefix | None:
         """The caller's own from now on; for the last pass of the task."""
         cache, self.cache = self.cache, None
         return cache
 
-    def advance(self, cache: Cache | SharedPrefix, tokens: int) -> None:
+    def advance(self, cache: Cache | KeptPrefix, tokens: int) -> None:
         self.cache = cache
         done = self.done + tokens
         pause = None if self.shown.pause == done else self.shown.pause

@@ -14,6 +14,7 @@ import mlx.core as mx
 from workers.engine.batch import BatchSlot, parameters_of
 from workers.engine.forward import Compute, end_of, feed, feed_to_ends, start
 from workers.engine.kv.decode_caches import DecodeCaches
+from workers.engine.kv.kept_prefix import KeptPrefix
 from workers.engine.kv.mlx_caches import (
     Cache,
     TokenSpan,
@@ -22,7 +23,6 @@ from workers.engine.kv.mlx_caches import (
     new_cache,
     spans,
 )
-from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefix_reuse import PrefixReuse
 from workers.engine.sampling.logprobs import score_prompt_tokens
@@ -103,8 +103,8 @@ class PrefillPasses:
         ``behind_decode``: a decode pass of this step has sized the batch's buffers, for as many tokens as were planned.
         """
         tasks = self._waiting.find(chunk.task for chunk in chunks)
-        for task in tasks:
-            self._reuse.match(task)
+        for task, chunk in zip(tasks, chunks, strict=True):
+            self._reuse.match(task, chunk.start)
         # A prefix that was evicted for this plan is missing: the task has another turn.
         ready = [(task, chunk) for task, chunk in zip(tasks, chunks, strict=True) if task.done == chunk.start]
         for task, chunk in ready:
@@ -129,7 +129,7 @@ class PrefillPasses:
 
     def _advance(self, task: PrefillTask, size: int) -> Prefilled:
         """Prefills a chunk of one prompt."""
-        cache = self._own(task.cache, task.left + 1)
+        cache = self._own(task.cache, len(task.ids))
         stop, stops = task.shown.stop, task.shown.stops
         tokens, running = task.ids[task.done : task.done + size], None
         if task.scores:
@@ -203,15 +203,14 @@ class PrefillPasses:
     def _taken(self, tasks: list[PrefillTask]) -> Cache:
         """One cache of the tasks, which keep none: a layer of theirs is freed when it was read beside the others."""
         if len(tasks) == 1 and self._caches.joins_alone:
-            more = tasks[0].left + 1
-            return self._own(tasks[0].give_up_cache(), more)
+            return self._own(tasks[0].give_up_cache(), len(tasks[0].ids))
         return merge([task.give_up_cache() or new_cache(self._model) for task in tasks])
 
-    def _own(self, begun: Cache | SharedPrefix | None, more: int) -> Cache:
-        """A cache to prefill into; behind a hit with room for so many more tokens, so that none is copied again."""
+    def _own(self, begun: Cache | KeptPrefix | None, tokens: int) -> Cache:
+        """A cache to prefill into; behind a hit with room for so many tokens in all, so that none is copied again."""
         if begun is None:
             return new_cache(self._model)
-        return begun.copied(more) if isinstance(begun, SharedPrefix) else begun
+        return begun.copied(tokens) if isinstance(begun, KeptPrefix) else begun
 
     def _joining(
         self, tasks: list[PrefillTask], cache: Cache, where: list[TokenSpan], logits: mx.array | None

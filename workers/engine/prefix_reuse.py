@@ -10,8 +10,8 @@ from functools import partial
 from workers.engine.batch import BatchSlot
 from workers.engine.disk.chain import BLOCK
 from workers.engine.disk.tier import STRIDE, Disk
+from workers.engine.kv.kept_prefix import KeptPrefix
 from workers.engine.kv.mlx_caches import Cache, TokenSpan, copy_of, is_full_attention, set_out
-from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefill import PrefillQueue, PrefillTask
 from workers.engine.prefixes.prefix_cache import PrefixCache
 from workers.job import Forgotten
@@ -64,15 +64,19 @@ class PrefixReuse:
             if found:
                 self.restored(task, *found)
 
-    def match(self, task: PrefillTask) -> None:
-        """Advances a task that has not begun behind the longest prefix that the cache has."""
-        hit = (
-            None if task.cache is not None or task.scores else self._prefixes.find(task.namespace, task.read)
-        )
-        if hit:
+    def match(self, task: PrefillTask, start: int) -> None:
+        """Advances a task that has not begun behind the longest prefix that the cache has, if it ends at ``start``.
+
+        Else a task that has to wait would hold what may be evicted or forgotten meanwhile.
+        """
+        if task.cache is not None or task.scores:
+            return
+        if self._prefixes.matched(task.namespace, task.read) != start:
+            return
+        if hit := self._prefixes.find(task.namespace, task.read):
             self.restored(task, hit.cache, hit.length)
 
-    def restored(self, task: PrefillTask, cache: Cache | SharedPrefix, tokens: int) -> None:
+    def restored(self, task: PrefillTask, cache: Cache | KeptPrefix, tokens: int) -> None:
         """Advances a task that has not begun behind what was found of it, in memory or on disk."""
         task.advance(cache, tokens)
         task.now(kept=tokens)
@@ -95,7 +99,7 @@ class PrefixReuse:
 
     def half_prefilled(self, task: PrefillTask) -> None:
         """Stores the prefilled part of a task; a cancelled task stores it for its retry."""
-        if task.cache is not None and not isinstance(task.cache, SharedPrefix):
+        if task.cache is not None and not isinstance(task.cache, KeptPrefix):
             task.now(kept=task.done)
             cut = partial(copy_of, task.cache, TokenSpan(0, 0, task.done))
             self._keep(task.sequences[0], task.ids[: task.done], cut)

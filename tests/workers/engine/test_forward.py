@@ -94,7 +94,7 @@ def test_prefill_with_last_logits_ends_each_prompt_at_its_own_length(tmp_path: P
     logits = feed_to_ends(model, cache, rests)
     for row, ids in enumerate([[5, 6, 7], [40, 41, 8], [9, 10]]):
         assert close(logits[row], model(mx.array([ids]))[0, -1])
-    assert cache[0].keys.shape[2] == 5
+    assert cache[0].keys_and_values()[0].shape[2] == 5
 
 
 def test_a_failed_pass_with_last_logits_restores_the_model(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,8 @@ def test_what_is_replaced_for_a_while_is_back_after_an_error() -> None:
     ("here", "unknown"),
     [
         ({"mlx": "0.32.9", "mlx-lm": "0.32"}, ""),
+        ({"mlx": "0.32.4.dev20260101+abc", "mlx-lm": "0.32rc1"}, ""),
+        ({"mlx": "0.32.4"}, "mlx-lm of an unknown version"),
         ({"mlx": "0.33.0", "mlx-lm": "0.32.2"}, "mlx 0.33.0 (known: 0.32.*)"),
         ({"mlx": "0.32.4", "mlx-lm": "0.320.1"}, "mlx-lm 0.320.1 (known: 0.32.*)"),
     ],
@@ -53,7 +56,12 @@ def test_what_is_replaced_for_a_while_is_back_after_an_error() -> None:
 def test_in_versions_that_are_not_known_nothing_is_replaced_and_a_warning_says_what_to_do(
     here: dict[str, str], unknown: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(patches, "version", here.get)
+    def version(distribution: str) -> str:
+        if distribution not in here:
+            raise PackageNotFoundError(distribution)
+        return here[distribution]
+
+    monkeypatch.setattr(patches, "version", version)
     monkeypatch.setattr(patches, "_replaced", [])
     module = SimpleNamespace(attention="theirs", rope="theirs")
     with caplog.at_level(logging.WARNING):

@@ -120,11 +120,8 @@ def capacity_for(there: tuple[int, int], rows: int, tokens: int, *, compact: boo
 
 
 def slab_tokens(width: int) -> int:
-    """Tokens of arrays that are to become a slab's, for sequences of ``width`` tokens that get one more.
-
-    Small ones are made as they are: their slab has slots in reserve, so it makes arrays of its own.
-    """
-    return rounded(width + 1, TOKENS) if width > SMALL else width
+    """Tokens of arrays that can become a slab's, for sequences of ``width`` tokens that get one more."""
+    return rounded(width + 1, TOKENS)
 
 
 def rounded(number: int, step: int) -> int:

@@ -21,8 +21,8 @@ from mlx_lm.models.cache import (
 
 from workers.engine.kv.copies import Copies
 from workers.engine.kv.footprint import GROWTH
+from workers.engine.kv.kept_prefix import KeptPrefix
 from workers.engine.kv.prefill_batch import PaddedPrefillLayer, padded_prefill_batch
-from workers.engine.kv.shared_prefix import SharedPrefix
 
 Cache = list[Any]
 
@@ -77,9 +77,9 @@ def divide(cache: Cache, at: int) -> tuple[Cache, Cache]:
     ]
 
 
-def merge(begun: Sequence[Cache | SharedPrefix]) -> Cache:
+def merge(begun: Sequence[Cache | KeptPrefix]) -> Cache:
     """One batch cache for sequences of unlike length."""
-    caches = [each for each in begun if not isinstance(each, SharedPrefix)]
+    caches = [each for each in begun if not isinstance(each, KeptPrefix)]
     if all(map(is_full_attention, caches)):
         return padded_prefill_batch(begun)
     return [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
@@ -215,8 +215,17 @@ def spans(cache: Cache, done: list[int], rest: list[int]) -> list[TokenSpan]:
     """The spans in merged caches of ``done[i]`` tokens after a ``feed`` of ``rest[i]`` tokens."""
     at_starts = is_aligned_at_starts(cache)
     lengths = [before + more for before, more in zip(done, rest, strict=True)]
-    width = max(done) + max(rest)
+    width = max(done) + width_of_pass(cache, rest)
     return [TokenSpan(row, 0 if at_starts else width - length, length) for row, length in enumerate(lengths)]
+
+
+def width_of_pass(cache: Cache, rest: Sequence[int]) -> int:
+    """Tokens of the rows of a pass, padding included.
+
+    Padded rows of mlx-lm's windows have two at least: it takes a pass of one token for a decode pass, which has none.
+    """
+    padded = min(rest) < max(rest) and not is_aligned_at_starts(cache)
+    return max(2, *rest) if padded else max(rest)
 
 
 def evaluate(cache: Cache, *more: mx.array) -> None:
@@ -228,8 +237,8 @@ def set_out(cache: Cache) -> None:
     mx.async_eval([layer.state for layer in cache if layer is not None])
 
 
-def nbytes(cache: Cache | SharedPrefix) -> int:
+def nbytes(cache: Cache | KeptPrefix) -> int:
     """A layer may be None, see ``checkpoints``."""
-    if isinstance(cache, SharedPrefix):
+    if isinstance(cache, KeptPrefix):
         return cache.nbytes
     return sum(layer.nbytes for layer in cache if layer is not None)

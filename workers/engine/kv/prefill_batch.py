@@ -11,38 +11,60 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 from workers.engine.kv.footprint import slab_tokens
-from workers.engine.kv.shared_prefix import SharedPrefix, cut_to
+from workers.engine.kv.kept_prefix import KeptPrefix, cut_to, in_a_row
 
-Begun = Sequence[KVCache]  # of one layer: what holds the tokens of a row that were prefilled before, in order
+Parts = Sequence[KVCache]  # of one layer: what holds the tokens of a row that were prefilled before, in order
 
 
 class PaddedPrefillLayer:
     """The padded keys and values of one layer for one pass: (rows, heads, tokens, size), or None before any token.
 
-    The arrays may have room behind the tokens of the pass, as a slab has.
+    The arrays may have room behind the tokens of the pass, as a slab has. ``keys`` and ``values`` are made when they
+    are first asked for, because a pass makes others.
     """
 
-    def __init__(self, offset: mx.array, done: list[int], begun: Sequence[Begun]) -> None:
+    def __init__(self, offset: mx.array, done: list[int], begun: Sequence[Parts]) -> None:
         self.offset = offset  # (rows,): the position of the first new token; the same array in all layers
         self._before = offset  # tokens prefilled before
         self._done = done
         self._begun = begun
         self._width = max(done)
-        self.keys = self._side_by_side("keys")
-        self.values = self._side_by_side("values")
+        self._more: list[int] | None = None  # tokens of each row in the pass, if some are padded
+        self._arrays: tuple[mx.array | None, mx.array | None] | None = None
+
+    @property
+    def keys(self) -> mx.array | None:
+        return self._made()[0]
+
+    @property
+    def values(self) -> mx.array | None:
+        return self._made()[1]
+
+    def _made(self) -> tuple[mx.array | None, mx.array | None]:
+        if self._arrays is None:
+            self._arrays = self._side_by_side("keys"), self._side_by_side("values")
+        return self._arrays
+
+    def let_go(self) -> None:
+        """Of the arrays: they are others' from now on."""
+        self._arrays, self._begun = (None, None), []
+
+    def prepare(self, *, lengths: list[int], right_padding: list[int]) -> None:
+        """As mlx-lm's batch caches: how many tokens each row has in the pass; what pads the others is not kept."""
+        self._more = lengths
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Appends the same number of tokens to every row; shorter rows are padded at their ends."""
         self._width = max(self._done) + keys.shape[2]
-        self.keys = self._side_by_side("keys", keys)
-        self.values = self._side_by_side("values", values)
+        self._arrays = self._side_by_side("keys", keys), self._side_by_side("values", values)
         self._begun = []
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
         """The keys and values; also read by layers that share this layer's cache."""
-        assert self.keys is not None and self.values is not None
-        return self.keys[:, :, : self._width], self.values[:, :, : self._width]
+        keys, values = self._made()
+        assert keys is not None and values is not None
+        return keys[:, :, : self._width], values[:, :, : self._width]
 
     def place(self, positions: mx.array) -> None:
         """Gives the first new token of each row this position; it is written behind those before all the same."""
@@ -75,35 +97,30 @@ class PaddedPrefillLayer:
             cut_to([getattr(part, name) for part in parts], length) if length else []
             for parts, length in zip(self._begun, self._done, strict=True)
         ]
-        return _beside(begun, self._done, new, slab_tokens(self._width))
+        tokens = slab_tokens(self._width)
+        if new is None or len(begun) == 1:
+            rows = [arrays + ([] if new is None else [new]) for arrays in begun]
+        else:
+            more = self._more or [new.shape[2]] * len(begun)
+            rows = [[*arrays, new[row : row + 1, :, : more[row]]] for row, arrays in enumerate(begun)]
+        return in_a_row(rows[0], tokens) if len(rows) == 1 else _below_each_other(rows, tokens)
 
 
-def padded_prefill_batch(begun: Sequence[Sequence[KVCache] | SharedPrefix]) -> list[PaddedPrefillLayer]:
+def padded_prefill_batch(begun: Sequence[Sequence[KVCache] | KeptPrefix]) -> list[PaddedPrefillLayer]:
     """One padded batch cache for sequences of unlike length."""
-    rows = [
-        each.layers() if isinstance(each, SharedPrefix) else [(layer,) for layer in each] for each in begun
-    ]
-    done = [each.length if isinstance(each, SharedPrefix) else each[0].offset for each in begun]
+    rows = [each.layers() if isinstance(each, KeptPrefix) else [(layer,) for layer in each] for each in begun]
+    done = [each.length if isinstance(each, KeptPrefix) else each[0].offset for each in begun]
     offset = mx.array(done, dtype=mx.int32)
     return [PaddedPrefillLayer(offset, done, layers) for layers in zip(*rows, strict=True)]
 
 
-def _beside(
-    begun: Sequence[Sequence[mx.array]], done: Sequence[int], new: mx.array | None, tokens: int
-) -> mx.array:
-    """(rows, heads, ``tokens``, size): what each row has begun with, then its new tokens, then zeros."""
-    like = next(array for arrays in begun for array in arrays)
-    heads, size = like.shape[1], like.shape[3]
-    if len(begun) == 1:
-        whole = [*begun[0], *([] if new is None else [new])]
-        room = mx.zeros((1, heads, tokens - sum(array.shape[2] for array in whole), size), dtype=like.dtype)
-        return mx.concatenate([*whole, room], axis=2)
-    beside = mx.zeros((len(begun), heads, tokens, size), dtype=like.dtype)
-    for row, (arrays, end) in enumerate(zip(begun, done, strict=True)):
+def _below_each_other(rows: Sequence[Sequence[mx.array]], tokens: int) -> mx.array:
+    """(rows, heads, ``tokens``, size): the tokens of each row's arrays, then zeros."""
+    like = next(array for arrays in rows for array in arrays)
+    together = mx.zeros((len(rows), like.shape[1], tokens, like.shape[3]), dtype=like.dtype)
+    for row, arrays in enumerate(rows):
         start = 0
         for array in arrays:
-            beside[row : row + 1, :, start : start + array.shape[2]] = array
+            together[row : row + 1, :, start : start + array.shape[2]] = array
             start += array.shape[2]
-        if new is not None:
-            beside[row : row + 1, :, end : end + new.shape[2]] = new[row : row + 1]
-    return beside
+    return together

@@ -106,11 +106,9 @@ class Slab:
     def begin_with(self, rows: int, tokens: int) -> None:
         """The slab is new; ``write`` is given arrays of this capacity, in the order of its slots, as theirs to keep.
 
-        Behind a sequence they may have tokens of the padding.
+        They have zeros behind each sequence, as it leaves them itself.
         """
         self.rows, self.tokens, self._adopts = rows, tokens, True
-        if rows > 1:
-            self._taken_back = dict.fromkeys(range(rows), tokens)
 
     def resize(self, layer: int) -> None:
         for buffer in self._layers[layer] or ():

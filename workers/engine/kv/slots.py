@@ -25,6 +25,7 @@ from workers.engine.kv.mlx_caches import (
     parts_of,
     window_of,
 )
+from workers.engine.kv.prefill_batch import PaddedPrefillLayer
 from workers.engine.kv.slab import Slab, SlabView
 from workers.engine.kv.slab_attention import TokenView, install, note
 from workers.engine.kv.state_rows import StateRows, state_of
@@ -95,13 +96,14 @@ class Slots:
             slab.lengths.append(span.length)
             joining.setdefault(slab, []).append(span)
             before.setdefault(slab, []).append(row)
-        if len(joining) == 1 and (whole := _whole_of(read, spans)):
-            [slab] = joining
-            if not slab.rows:
-                slab.begin_with(*whole)
+        first, *others = joining
+        adopted = _whole(read, spans) if not others and not first.rows else []
+        if adopted:
+            first.begin_with(adopted[0].shape[0], adopted[0].shape[2])
         grown = {slab for slab in joining if slab.make_room(compact=self.compact)}
         order = [row for slab in self._slabs for row in before[slab]]
-        settle([array for slab in joining.keys() - grown for array in slab.arrays])
+        settle([*adopted, *(array for slab in joining.keys() - grown for array in slab.arrays)])
+        del adopted
         copies = Copies()
         for part, source in zip(self._parts, parts_of(read), strict=True):
             if isinstance(part, StateRows):
@@ -288,7 +290,10 @@ class SlotLayer:
                     slab.write_window(self.number, slot, extract_window(source, span.row))
             else:
                 slab.write(self.number, first, source.keys, source.values, spans)
-        source.keys = source.values = None
+        if isinstance(source, PaddedPrefillLayer):
+            source.let_go()
+        else:
+            source.keys = source.values = None
 
     @property
     def offset(self) -> mx.array:
@@ -344,16 +349,16 @@ class SlotLayer:
         return sum(array.nbytes for array in self.state)
 
 
-def _whole_of(read: Cache, spans: Sequence[TokenSpan]) -> tuple[int, int] | None:
-    """Rows and tokens of the arrays of what was prefilled, if ``spans`` are its rows and it can be a slab."""
-    arrays = [
-        part.keys for part in parts_of(read) if not isinstance(part, ArraysCache) and not is_window(part)
-    ]
-    if not arrays or arrays[0] is None:
-        return None
-    rows, _, tokens, _ = arrays[0].shape
+def _whole(read: Cache, spans: Sequence[TokenSpan]) -> list[mx.array]:
+    """The keys and values of full layers, if ``spans`` are all their rows and they can be a slab's; else none."""
+    full = [part for part in parts_of(read) if not isinstance(part, ArraysCache) and not is_window(part)]
+    if not full or full[0].keys is None:
+        return []
+    rows, _, tokens, _ = full[0].keys.shape
     in_order = [(span.row, span.start) for span in spans] == [(row, 0) for row in range(rows)]
-    return (rows, tokens) if in_order and tokens > SMALL and tokens % TOKENS == 0 else None
+    if not in_order or tokens <= SMALL or tokens % TOKENS:
+        return []
+    return [array for part in full for array in (part.keys, part.values)]
 
 
 def _beside_each_other(parts: Sequence[mx.array], width: int) -> mx.array:

@@ -1,4 +1,4 @@
-"""What the prefix cache stores of models with windows or states: tokens by edge, and checkpoints at nodes.
+"""What the prefix cache stores of a sequence: tokens by edge, and checkpoints at nodes.
 
 Keys and values of full layers are divided and joined like those of any model, so a prefix that entries share is stored
 once. A window or a state serves only the length at which it was taken: it is the checkpoint of the node where its ids
@@ -11,8 +11,8 @@ from typing import Any
 
 from mlx_lm.models.cache import CacheList, KVCache
 
+from workers.engine.kv.kept_prefix import KeptPrefix, joined_layers
 from workers.engine.kv.mlx_caches import Cache, divide, fork, parts_of
-from workers.engine.kv.shared_prefix import SharedPrefix, joined_layers
 
 Layout = tuple[int, ...]  # by layer: the number of its caches; 0 for one that is not in a list
 
@@ -58,15 +58,15 @@ def _cut(part: Any, at: int) -> tuple[Any, Any]:
     return first, rest
 
 
-def restored(entries: Sequence[Cache], layout: Layout, length: int, more: int) -> Cache | SharedPrefix:
-    """A cache of ``length`` tokens with room for ``more``: the tokens of all entries, the checkpoint of the last.
+def restored(entries: Sequence[Cache], layout: Layout, length: int, tokens: int) -> Cache | KeptPrefix:
+    """A cache of ``length`` tokens and room for ``tokens``: the tokens of all entries, the checkpoint of the last.
 
     With full attention in all layers the entries themselves, which are copied once, when they are read.
     """
     if can_be_cut(entries[-1]) and not any(layout):
-        return SharedPrefix(entries, length)
+        return KeptPrefix(entries, length)
     parts = [
-        joined_layers([entry[number] for entry in entries], length, more)
+        joined_layers([entry[number] for entry in entries], length, tokens)
         if type(part) is KVCache
         else fork([part])[0]
         for number, part in enumerate(entries[-1])

@@ -10,8 +10,8 @@ tokens that then lead to none: see ``eviction_order``.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workers.engine.kv.kept_prefix import KeptPrefix
 from workers.engine.kv.mlx_caches import Cache, nbytes, set_out
-from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefixes import checkpoints
 from workers.engine.prefixes.checkpoints import can_be_cut, has_checkpoint
 from workers.engine.prefixes.eviction_order import EvictionOrder
@@ -23,7 +23,7 @@ from workers.token_ids import Ids, as_ids
 class Hit:
     """``cache`` holds the first ``length`` ids; it is the caller's own, or nobody writes to it."""
 
-    cache: Cache | SharedPrefix
+    cache: Cache | KeptPrefix
     length: int
 
 
@@ -64,10 +64,8 @@ class PrefixCache:
         self._touch(nodes)
         self._found += length
         held = [node.held for node in nodes if node.held is not None]
-        more = (
-            len(ids) - length + 2
-        )  # the last id of a prompt is not asked for, and its slot has room for one more
-        return Hit(checkpoints.restored(held, self._layout, length, more), length)
+        prompt = len(ids) + 1  # its last id is not asked for
+        return Hit(checkpoints.restored(held, self._layout, length, prompt), length)
 
     def missing(self, namespace: str, ids: Sequence[int]) -> int | None:
         """How many of the tokens are stored; None when all of ``ids`` are stored or nothing should be.

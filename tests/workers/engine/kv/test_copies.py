@@ -88,6 +88,15 @@ def test_a_join_waits_once_for_all_layers(slots: Slots, monkeypatch: pytest.Monk
     assert waits(monkeypatch, lambda: slots.join(more, [TokenSpan(0, 0, TOKENS)])) == 1
 
 
+def test_a_slab_takes_over_the_arrays_of_a_pass_when_it_has_ended(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass holds them, so the next one would copy each of them whole."""
+    more = prefilled(1000)
+    assert waits(monkeypatch, lambda: slots.join(more, [TokenSpan(0, 0, 1000)])) == 1
+    assert [slab.tokens for _, slab in slots.slabs] == [128, 1024]
+
+
 def test_a_leave_waits_once_for_all_layers_and_only_if_a_sequence_moves(
     slots: Slots, monkeypatch: pytest.MonkeyPatch
 ) -> None:

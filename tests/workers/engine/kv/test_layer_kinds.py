@@ -152,6 +152,19 @@ def test_sequences_of_every_kind_of_layer_go_on_in_slots_behind_long_prefixes(
             assert mx.allclose(mine, alone(model, row), atol=1e-4)
 
 
+def test_prompts_of_no_token_and_of_one_are_read_in_one_pass(slots: Slots, model: Any) -> None:
+    """mlx-lm takes a pass of one token for one of a decode batch, which has no padding."""
+    if not can_pad(model):
+        pytest.skip("its states would include the padding")
+    rows = [list[int](), [5]]
+    slots.join(*read(model, rows))
+    for token in (20, 30):
+        logits = step(model, slots, [token] * 2)
+        for row, mine in zip(rows, logits, strict=True):
+            row.append(token)
+            assert mx.allclose(mine, alone(model, row), atol=1e-4)
+
+
 def sequences_copied(caches: Slots, one: int, change: Callable[[], object]) -> float:
     """The memory that a change takes for a moment beside what was there, in sequences of ``one`` bytes."""
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from tests.marks import examples
-from workers.engine.kv.footprint import GROWTH
+from workers.engine.kv.footprint import slab_tokens
+from workers.engine.kv.kept_prefix import KeptPrefix
 from workers.engine.kv.mlx_caches import Cache, nbytes
-from workers.engine.kv.shared_prefix import SharedPrefix
 from workers.engine.prefixes.checkpoints import has_checkpoint
 from workers.engine.prefixes.prefix_cache import PrefixCache
 from workers.engine.prefixes.radix import SMALLEST, Node, grow, leave, walk
@@ -57,12 +57,12 @@ def found(cache: PrefixCache, ids: list[int], namespace: str = "") -> int:
     hit = cache.find(namespace, ids)
     if hit is None:
         return 0
-    (layer,) = hit.cache.copied() if isinstance(hit.cache, SharedPrefix) else hit.cache
+    (layer,) = hit.cache.copied(len(ids) + 1) if isinstance(hit.cache, KeptPrefix) else hit.cache
     assert layer.offset == hit.length
     if isinstance(layer, KVCache):
         expected = mx.array(ids[: hit.length], dtype=mx.float32)
         assert layer.keys is not None and layer.values is not None
-        assert layer.keys.shape[2] == -(-hit.length // GROWTH) * GROWTH
+        assert layer.keys.shape[2] == slab_tokens(len(ids) + 1)
         assert mx.array_equal(layer.keys[0, 0, : hit.length, 0], expected)
         assert mx.array_equal(layer.values[0, 0, : hit.length, 0], -expected)
     return hit.length
@@ -226,8 +226,8 @@ def test_a_prefix_cache_hit_may_be_written_to() -> None:
     for length in (40, 30):
         hit = cache.find("", ids[:length])
         new = mx.full((1, 1, 3, 1), -1.0)
-        assert hit and isinstance(hit.cache, SharedPrefix)
-        [layer] = hit.cache.copied()
+        assert hit and isinstance(hit.cache, KeptPrefix)
+        [layer] = hit.cache.copied(length + 3)
         layer.update_and_fetch(new, new)
         mx.eval(layer.state)
         assert found(cache, ids) == 40

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from workers.engine.kv.footprint import GROWTH, rounded
+from workers.engine.kv.footprint import slab_tokens
 
 Cache = list[KVCache]
 
 
 @dataclass(frozen=True)
-class SharedPrefix:
+class KeptPrefix:
     """``parts``: full-attention caches in the order of their tokens, which nobody writes to; of all layers.
 
     ``length``: how many of their tokens are the prefix.
@@ -35,16 +35,19 @@ class SharedPrefix:
         """By layer: what holds its tokens."""
         return list(zip(*self.parts, strict=True))
 
-    def copied(self, more: int = 0) -> Cache:
-        """A cache to be written to, with room for so many more tokens; lazy."""
-        return [joined_layers(layers, self.length, more) for layers in self.layers()]
+    def copied(self, tokens: int) -> Cache:
+        """A cache to be written to, with room for so many tokens in all; lazy."""
+        return [joined_layers(layers, self.length, tokens) for layers in self.layers()]
 
 
-def joined_layers(layers: Sequence[KVCache], length: int, more: int = 0) -> KVCache:
-    """The first ``length`` tokens of these in a row, with room for so many more; lazy."""
-    joined = KVCache()
-    keys, values = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
-    joined.state = _in_a_row(keys, length, more), _in_a_row(values, length, more), length
+def joined_layers(layers: Sequence[KVCache], length: int, tokens: int) -> KVCache:
+    """The first ``length`` tokens of these in a row, with room for ``tokens`` in all; lazy."""
+    joined, room = KVCache(), slab_tokens(tokens)
+    keys, values = (
+        in_a_row(cut_to([getattr(layer, name) for layer in layers], length), room)
+        for name in ("keys", "values")
+    )
+    joined.state = keys, values, length
     return joined
 
 
@@ -58,9 +61,9 @@ def cut_to(arrays: Sequence[mx.array], length: int) -> list[mx.array]:
     return cut
 
 
-def _in_a_row(arrays: Sequence[mx.array], length: int, more: int) -> mx.array:
-    """(1, heads, tokens, size)."""
-    wanted = cut_to(arrays, length)
-    heads, size, dtype = arrays[0].shape[1], arrays[0].shape[3], arrays[0].dtype
-    room = mx.zeros((1, heads, rounded(length + more, GROWTH) - length, size), dtype=dtype)
-    return mx.concatenate([*wanted, room], axis=2)
+def in_a_row(arrays: Sequence[mx.array], tokens: int) -> mx.array:
+    """(1, heads, ``tokens``, size): the tokens of all arrays, then zeros."""
+    like = arrays[0]
+    missing = tokens - sum(array.shape[2] for array in arrays)
+    room = mx.zeros((1, like.shape[1], missing, like.shape[3]), dtype=like.dtype)
+    return mx.concatenate([*arrays, room], axis=2)
