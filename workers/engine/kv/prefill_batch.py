@@ -97,13 +97,12 @@ class PaddedPrefillLayer:
             cut_to([getattr(part, name) for part in parts], length) if length else []
             for parts, length in zip(self._begun, self._done, strict=True)
         ]
-        tokens = slab_tokens(self._width)
-        if new is None or len(begun) == 1:
-            rows = [arrays + ([] if new is None else [new]) for arrays in begun]
-        else:
+        if new is not None:
             more = self._more or [new.shape[2]] * len(begun)
-            rows = [[*arrays, new[row : row + 1, :, : more[row]]] for row, arrays in enumerate(begun)]
-        return in_a_row(rows[0], tokens) if len(rows) == 1 else _below_each_other(rows, tokens)
+            for row, arrays in enumerate(begun):
+                arrays.append(new[row : row + 1, :, : more[row]])
+        tokens = slab_tokens(self._width)
+        return in_a_row(begun[0], tokens) if len(begun) == 1 else _below_each_other(begun, tokens)
 
 
 def padded_prefill_batch(begun: Sequence[Sequence[KVCache] | KeptPrefix]) -> list[PaddedPrefillLayer]:
