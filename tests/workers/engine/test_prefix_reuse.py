@@ -5,10 +5,17 @@ from typing import Any
 import pytest
 
 from tests.jobs import job
+from tests.workers.engine.prefixes.test_prefix_cache import keep
 from tests.workers.engines import LONG, MakeEngine, cached_tokens, ids, play
 from workers.engine import engine as module
+from workers.engine.disk.tier import NoDisk
 from workers.engine.engine import BatchEngine
+from workers.engine.prefill import PrefillTask
+from workers.engine.prefix_reuse import PrefixReuse
+from workers.engine.prefixes.prefix_cache import PrefixCache
 from workers.job import Forgotten
+from workers.scripted.engine import RULES
+from workers.sequence import TokenSequence
 
 
 def test_a_cached_prompt_gives_the_same_answer_and_is_not_prefilled_again(make_engine: MakeEngine) -> None:
@@ -43,6 +50,20 @@ def test_a_prompt_without_a_match_is_matched_again_when_another_prefills_its_pre
     engine.step()  # there is no room for it in the pass of the first
     deltas = play(engine, [job("short", [*LONG, 6, 6, 6], max_tokens=2, ignore_eos=True)])
     assert cached_tokens(deltas["long", 0]) == len(LONG)
+
+
+def test_a_task_that_would_not_begin_behind_a_hit_does_not_hold_it() -> None:
+    """What it held could be evicted or forgotten while it waits."""
+    prefixes, kept = PrefixCache(1 << 20), list(range(30))
+    keep(prefixes, kept)
+    reuse = PrefixReuse(prefixes, NoDisk(), batches=True)
+    prompt = job("a", [*kept, 40, 41])
+    task = PrefillTask(prompt.prompt, [TokenSequence(prompt, 0, RULES)], 0)
+    for start in (0, 16):
+        reuse.match(task, start)
+        assert (task.cache, task.done, task.shown.bytes) == (None, 0, 0)
+    reuse.match(task, 30)
+    assert task.cache is not None and task.done == 30
 
 
 def test_the_next_turn_of_a_conversation_reuses_the_cached_answer(make_engine: MakeEngine) -> None:
